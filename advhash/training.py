@@ -1,0 +1,271 @@
+"""From a config to a trained victim: registry, data, cache, checkpoint, sanity."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from advhash.cache import cached_folder, content_key
+from advhash.checkpoint import (
+    CARD,
+    WEIGHTS,
+    load_victim,
+    save_victim,
+)
+from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
+from advhash.data import Dataset, Progress, silent
+from advhash.datasets import load_dataset
+from advhash.errors import RunError, UsageError
+from advhash.files import sha256, storage_errors
+from advhash.registry import VICTIMS
+from advhash.reports.victim import victim_flags, victim_metrics
+from advhash.victims.base import HashVictim
+
+__all__ = [
+    "Trained",
+    "cache_identity",
+    "derive_seed",
+    "export_checkpoint",
+    "is_checkpoint",
+    "plan_victim",
+    "resolve_device",
+    "train",
+    "train_document",
+]
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose, so that adding one draw changes no other."""
+    words = np.random.SeedSequence([seed, crc32(purpose.encode())]).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises UsageError: unknown or absent."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"--device: expected auto, cpu or a present GPU, got {name!r}") from None
+    return device
+
+
+@cache
+def _code_version(*packages: str) -> str:
+    """Digest of the sources that decide over a cached result, and of torch's version."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for package in packages:
+        folder = Path(str(import_module(package).__file__)).parent
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def load_data(config: DatasetConfig, default: str) -> Dataset:
+    """The configured data set; without a name, the victim's default one."""
+    return load_dataset(config.name or default, config.settings)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A victim, its data, and where its checkpoint lies."""
+
+    victim: HashVictim
+    data: Dataset
+    name: str
+    settings: dict[str, Any]
+    card: dict[str, Any]
+    folder: Path
+    fingerprint: str
+    cached: bool
+    seconds: float
+
+    @property
+    def replay(self) -> MethodConfig:
+        """The `[victim]` table that gets this victim again."""
+        return MethodConfig.build({"name": self.name, **self.settings})
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `--victim` names a folder or file rather than a registered victim."""
+    known = {entry.name for entry in VICTIMS}
+    return name not in known and ("/" in name or "\\" in name or Path(name).exists())
+
+
+def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, Any], str] | None:
+    """Data, full settings and cache key of a registered victim; None for a checkpoint."""
+    name = config.victim.name
+    if is_checkpoint(name):
+        return None
+    build = VICTIMS[name].build
+    VICTIMS[name].check_names("victim", config.victim.settings)
+    data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
+    arguments = build.data_arguments(data)  # type: ignore[attr-defined]
+    settings = VICTIMS.settings(name, {**arguments, **config.victim.settings})
+    key = content_key(
+        {
+            "victim": name,
+            "settings": settings,
+            "data": data.fingerprint(),
+            "seed": config.seed,
+            "device": resolve_device(config.device).type,
+            "code": _code_version("advhash.victims"),
+        }
+    )
+    return data, settings, key
+
+
+def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:
+    """The victim that the config names: from a checkpoint, from the cache, or trained now."""
+    device = resolve_device(config.device)
+    start = time.perf_counter()
+    planned = plan_victim(config)
+    if planned is None:
+        return _from_checkpoint(config, device, start)
+    data, settings, key = planned
+    name = config.victim.name
+    ran = False
+
+    def build(folder: Path) -> None:
+        nonlocal ran
+        ran = True
+        seed = derive_seed(config.seed, "victim")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            victim: HashVictim = VICTIMS.create(name, settings)
+        victim.to(device).fit(data, seed=seed, progress=progress)
+        victim.eval()
+        flags = victim_flags(victim, data)
+        metrics = victim_metrics(victim, data, derive_seed(config.seed, "bootstrap"))
+        save_victim(
+            folder,
+            victim,
+            name=name,
+            settings=settings,
+            source=VICTIMS[name].source,
+            seed=config.seed,
+            data={
+                "name": data.name,
+                "settings": dict(data.settings),
+                "fingerprint": data.fingerprint(),
+            },
+            metrics={name: vars(metric) for name, metric in metrics.items()},
+            flags=[vars(flag) for flag in flags],
+            seconds=round(time.perf_counter() - start, 2),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    folder = cached_folder("victims", key, build)
+    victim, card = load_victim(folder)
+    given = config.victim.settings
+    fixed = {"name", *victim.data_arguments(data)} - set(given)
+    kept = {key: value for key, value in settings.items() if key not in fixed}
+    return Trained(
+        victim.to(device),
+        data,
+        name,
+        kept,
+        card,
+        folder,
+        sha256(folder / WEIGHTS),
+        not ran,
+        time.perf_counter() - start,
+    )
+
+
+def _from_checkpoint(
+    config: TrainConfig | AttackConfig, device: torch.device, start: float
+) -> Trained:
+    folder = Path(config.victim.name).expanduser()
+    victim, card = load_victim(folder)
+    if config.victim.settings:
+        raise UsageError(
+            f"a checkpoint brings its settings: expected none, got "
+            f"{', '.join(config.victim.settings)}; train a new victim to change them"
+        )
+    stored = card.get("data")
+    if config.dataset.name is not None or not isinstance(stored, dict):
+        data = load_data(config.dataset, victim.default_dataset)
+    else:
+        settings = {**(stored.get("settings") or {}), **config.dataset.settings}
+        data = load_dataset(str(stored.get("name")), settings)
+    expected = victim.data_arguments(data)
+    card_settings = {key: card["settings"].get(key) for key in expected}
+    shapes = {
+        key: value
+        for key, value in expected.items()
+        if isinstance(value, int) and key != "database_rows" and card_settings[key] != value
+    }
+    if shapes:
+        key, value = next(iter(shapes.items()))
+        raise UsageError(
+            f"data set {data.name!r} does not fit checkpoint {folder}: expected {key} "
+            f"{card_settings[key]}, got {value}"
+        )
+    return Trained(
+        victim.to(device),
+        data,
+        str(folder.resolve()),
+        {},
+        card,
+        folder,
+        sha256(folder / WEIGHTS),
+        True,
+        time.perf_counter() - start,
+    )
+
+
+def train_document(trained: Trained) -> dict[str, Any]:
+    """What `advhash train --json` prints."""
+    card = trained.card
+    return {
+        "schema": "advhash/train/1",
+        "command": "train",
+        "checkpoint": str(trained.folder),
+        "fingerprint": trained.fingerprint,
+        "victim": {"name": card["name"], "settings": card["settings"]},
+        "dataset": card.get("data"),
+        "cached": trained.cached,
+        "seconds": card.get("seconds"),
+        "flags": card.get("flags", []),
+        "metrics": card.get("metrics", {}),
+    }
+
+
+def export_checkpoint(trained: Trained, out: Path) -> Path:
+    """Copy weights and card to a new folder, whole or not at all. Raises RunError, StorageError."""
+    if out.exists():
+        raise RunError(f"expected a new folder for --out, got {out}, which exists")
+    partial = out.with_name(out.name + ".partial")
+    with storage_errors(out):
+        try:
+            partial.mkdir(parents=True)
+            for name in (WEIGHTS, CARD):
+                shutil.copyfile(trained.folder / name, partial / name)
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def cache_identity(trained: Trained) -> dict[str, object]:
+    """What names victim, data and code in the keys of cached attack results."""
+    return {
+        "victim": trained.fingerprint,
+        "data": trained.data.fingerprint(),
+        "code": _code_version("advhash.victims", "advhash.attacks"),
+        "device": trained.victim.device.type,
+    }

@@ -1,0 +1,187 @@
+"""The contract of an attack: an algorithm that is not trusted, inside a harness that checks it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, final
+
+import torch
+from torch import Tensor
+
+from advhash.budget import Budget, round_toward
+from advhash.codes import HashCodes
+from advhash.data import Batch, Dataset, Modality, Progress, silent
+from advhash.errors import UsageError
+from advhash.victims.base import HashVictim, History
+
+__all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
+
+Goal = Literal["targeted", "untargeted"]
+Knowledge = frozenset[
+    Literal["weights", "gradients", "query codes", "database codes", "labels", "auxiliary data"]
+]
+
+
+@dataclass(frozen=True)
+class AttackData:
+    """What an attacker may look at: the training rows, and the database as the victim serves it.
+
+    codes:    (M,) the codes of `dataset.database` in the attacked direction
+    database: the name of that direction: "image", "text" or "fused"
+    modality: the modality of the queries that are attacked
+    """
+
+    dataset: Dataset
+    codes: HashCodes
+    database: str
+    modality: Modality
+
+    @property
+    def labels(self) -> Tensor:
+        """(M,C) labels of the database."""
+        return self.dataset.database.labels
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The outcome of `Attack.perturb`.
+
+    batch:    the adversarial items, inside the budget and the bounds, images on the 8-bit grid
+    codes:    their codes, hashed again after projection and rounding
+    distance: (B,) in the norm of the budget
+    overrun:  (B,) how far the algorithm went beyond the budget before the projection (0: inside)
+    """
+
+    batch: Batch
+    codes: HashCodes
+    distance: Tensor
+    overrun: Tensor
+
+
+@contextmanager
+def frozen(victim: HashVictim) -> Iterator[HashVictim]:
+    """The victim in eval mode, without parameter gradients; both are restored."""
+    training = {name: module.training for name, module in victim.named_modules()}
+    wanted = [parameter.requires_grad for parameter in victim.parameters()]
+    victim.eval().requires_grad_(False)
+    try:
+        yield victim
+    finally:
+        for parameter, flag in zip(victim.parameters(), wanted, strict=True):
+            parameter.requires_grad_(flag)
+        for name, module in victim.named_modules():
+            module.training = training[name]
+
+
+class Attack(ABC):
+    """An attack. Its constructor takes explicit keywords, stored unchanged.
+
+    goal:       "targeted" (reach the target's labels) or "untargeted"
+    modalities: the query modalities that it can move
+    knowledge:  what the attacker has
+    deviations: where this implementation differs from its source, one sentence each
+    trains:     whether `fit` is costly, so that its result is cached
+    fit_depends_on_budget: whether another budget needs another fit
+    history:    what fitting recorded, one row a report step
+    """
+
+    goal: ClassVar[Goal]
+    modalities: ClassVar[frozenset[Modality]]
+    knowledge: ClassVar[Knowledge]
+    deviations: ClassVar[tuple[str, ...]] = ()
+    default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
+    trains: ClassVar[bool] = False
+    fit_depends_on_budget: ClassVar[bool] = True
+    history: History
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn what `run` needs. The default learns nothing."""
+        return self
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What `fit` learnt, for the cache (only where `trains`)."""
+        return {}
+
+    def restore(self, victim: HashVictim, data: AttackData, state: Mapping[str, Tensor]) -> Self:
+        """The inverse of `state`."""
+        return self
+
+    @abstractmethod
+    def run(
+        self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
+    ) -> Tensor:
+        """Moved inputs, (B, …) like `batch.inputs` of the attacked modality.
+
+        `targets` are (B,C) labels, None when untargeted.
+        """
+
+    @final
+    def perturb(
+        self,
+        victim: HashVictim,
+        batch: Batch,
+        targets: Tensor | None,
+        budget: Budget,
+        modality: Modality = "image",
+        *,
+        seed: int = 0,
+        eight_bit: bool = True,
+    ) -> Perturbed:
+        """Run, and trust nothing: project onto budget and bounds, round, hash again, measure.
+
+        `eight_bit=False` leaves the pixels as floats. Only `seed` decides over chance.
+
+        Raises UsageError: targets missing or superfluous, a modality that attack or victim lack.
+        """
+        victim.check_modality(modality)
+        if modality not in self.modalities:
+            raise UsageError(
+                f"expected a query modality that {type(self).__name__} attacks "
+                f"({', '.join(sorted(self.modalities))}), got {modality!r}"
+            )
+        if (targets is not None) != (self.goal == "targeted"):
+            raise UsageError(f"expected targets only for targeted attacks; this one is {self.goal}")
+        batch = batch.to(victim.device)
+        targets = None if targets is None else targets.to(victim.device)
+        clean = batch.inputs[modality]
+        bounds = victim.bounds[modality]
+        devices = [victim.device] if victim.device.type == "cuda" else []
+        with frozen(victim), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            inputs = {name: values.clone() for name, values in batch.inputs.items()}
+            own = Batch(inputs, batch.labels.clone(), batch.index.clone())
+            aims = None if targets is None else targets.clone()
+            raw = self.run(victim, own, aims, budget).detach().to(clean)
+        if raw.shape != clean.shape or not bool(raw.isfinite().all()):
+            raise RuntimeError(
+                f"{type(self).__name__}.run returned {tuple(raw.shape)} for {tuple(clean.shape)}, "
+                f"finite: {bool(raw.isfinite().all())}"
+            )
+        slack = 1e-6 + 1e-5 * budget.eps  # float error of a norm grows with the norm
+        overrun = (
+            torch.zeros(len(clean), device=clean.device)
+            if math.isinf(budget.eps)
+            else (budget.distance(clean, raw) - budget.eps - slack).clamp_min(0)
+        )
+        moved = budget.project(clean, raw, bounds)
+        if modality == "image" and eight_bit:
+            moved = round_toward(clean, moved)
+        inputs = {**batch.inputs, modality: moved}
+        return Perturbed(
+            Batch(inputs, batch.labels, batch.index),
+            victim.encode(moved, modality),
+            budget.distance(clean, moved),
+            overrun,
+        )

@@ -1,0 +1,1 @@
+"""Defences and detectors."""

@@ -1,0 +1,43 @@
+"""The contracts of defences: hardening makes a victim, a detector scores inputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.budget import Budget
+from advhash.data import Batch, Modality, Progress, Split, silent
+from advhash.victims.base import HashVictim
+
+__all__ = ["Detector", "Hardening"]
+
+
+class Hardening(ABC):
+    """Makes a victim harder to fool. The result is a victim: attacks and reports apply to it."""
+
+    @abstractmethod
+    def harden(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> HashVictim:
+        """A new victim; the given one is left as it was."""
+
+
+class Detector(ABC):
+    """Scores inputs: higher = more anomalous. Fitted on clean items only."""
+
+    @abstractmethod
+    def fit(self, victim: HashVictim, clean: Split, modality: Modality) -> Self:
+        """Learn what is normal from clean items of the database or the validation split."""
+
+    @abstractmethod
+    def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
+        """(B,) float32, higher = more anomalous."""

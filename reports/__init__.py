@@ -1,0 +1,1 @@
+"""Reports: from a run record to tables, pictures and one page."""

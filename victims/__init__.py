@@ -1,0 +1,1 @@
+"""Victims: the hashing models that are attacked."""

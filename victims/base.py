@@ -1,0 +1,97 @@
+"""The contract of a victim: a model that turns inputs into real codes, hence into binary ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from advhash.codes import HashCodes
+from advhash.data import Dataset, Modality, Progress, Split, silent
+from advhash.errors import UsageError
+
+__all__ = ["HashVictim", "History"]
+
+History = list[dict[str, float | str]]  # one row an epoch: "phase", "epoch", losses
+
+
+class HashVictim(nn.Module, ABC):
+    """A hashing model. Its constructor takes explicit keywords and stores nothing else.
+
+    bits:    K
+    bounds:  the raw range of each modality, e.g. {"image": (0, 1)}; its keys are the modalities
+    history: what training recorded, one row an epoch
+    deviations: where this implementation differs from its source, one sentence each
+
+    Normalisation lives inside: `relax` sees [0,1] pixels and raw counts.
+    """
+
+    bits: int
+    bounds: Mapping[Modality, tuple[float, float]]
+    history: History
+    deviations: ClassVar[tuple[str, ...]] = ()
+    default_dataset: ClassVar[str] = "digits"
+    default_database: ClassVar[str] = "image"  # the direction of the headline
+
+    @classmethod
+    def data_arguments(cls, data: Dataset) -> dict[str, object]:
+        """The constructor arguments that follow from the data (number of classes, sizes …)."""
+        return {}
+
+    @abstractmethod
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V))."""
+
+    @abstractmethod
+    def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Train on `data.train` and, where rows are stored, hash the database."""
+
+    @final
+    def encode(self, inputs: Tensor, modality: Modality) -> HashCodes:
+        """Binary codes of B inputs. Leaves the training flag as it was, keeps no gradient.
+
+        Raises UsageError where the victim lacks the modality.
+        """
+        self.check_modality(modality)
+        training = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                return HashCodes.from_relaxed(self.relax(inputs.to(self.device), modality))
+        finally:
+            for module, flag in training:
+                module.training = flag
+
+    @final
+    def encode_split(self, split: Split, modality: Modality, batch_size: int = 256) -> HashCodes:
+        """Binary codes of all rows of a split."""
+        return HashCodes.concatenate(
+            [self.encode(batch.inputs[modality], modality) for batch in split.batches(batch_size)]
+        )
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What the database can hold: the modalities and, for some victims, "fused"."""
+        return tuple(self.bounds)
+
+    def database_codes(self, data: Dataset, database: str) -> HashCodes:
+        """Codes of `data.database` as this victim serves them.
+
+        The default hashes every row anew; a lifelong victim returns the rows that it froze.
+        """
+        return self.encode_split(data.database, database)
+
+    @final
+    def check_modality(self, modality: Modality) -> None:
+        if modality not in self.bounds:
+            raise UsageError(
+                f"expected a modality of the victim ({', '.join(self.bounds)}), got {modality!r}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
