@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -29,7 +28,10 @@ def parse_eps(text: str | float) -> float:
     if isinstance(text, str) and text.strip().lower() in ("none", "inf"):
         return math.inf
     try:
-        value = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
+        above, slash, below = str(text).partition("/")
+        value = float(above) / (float(below) if slash else 1)
+        if not math.isfinite(value):
+            raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ConfigError(
             f"eps: expected a number, a fraction such as 8/255 or none, got {text!r}"

@@ -287,7 +287,7 @@ def _flags(
     )
     if targets is not None:
         flags += check_targets(outcome.labels, targets)
-    flags += check_attack(metrics, noise, unbounded, targets is not None)
+    flags += check_attack(metrics, noise, fitted.budget, targets is not None)
     if not config.budget.eight_bit:
         flags.append(Flag("float_pixels", "warning", "Pixels were not rounded to 8 bits."))
     return flags

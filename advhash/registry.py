@@ -131,11 +131,11 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         for module in self._modules:
             importlib.import_module(module)
         for point in entry_points(group=f"advhash.{self.kind}s"):
             point.load()
+        self._loaded = True
 
     def __iter__(self) -> Iterator[Entry[T]]:
         self._load()

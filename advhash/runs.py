@@ -131,10 +131,10 @@ class RunFolder:
         write_text(self.path / name, text)
 
     def finish(self) -> Path:
-        """Drop the parts and give the folder its final name."""
-        shutil.rmtree(self.path / "parts", ignore_errors=True)
+        """Give the folder its final name and drop the parts."""
         with storage_errors(self.final):
             self.path.rename(self.final)
+        shutil.rmtree(self.final / "parts", ignore_errors=True)
         return self.final
 
     def abandon(self) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.stats import Metric
 
@@ -127,7 +128,7 @@ def check_targets(query: Labels, targets: Labels) -> list[Flag]:
 
 
 def check_attack(
-    metrics: Mapping[str, Metric | None], noise: float | None, unbounded: bool, targeted: bool
+    metrics: Mapping[str, Metric | None], noise: float | None, budget: Budget, targeted: bool
 ) -> list[Flag]:
     """Signs that the attack, not the victim, decided the figure.
 
@@ -161,7 +162,7 @@ def check_attack(
             )
         )
     covered = value("tmap_normalised")
-    if unbounded and covered is not None and covered < 0.5:
+    if budget.norm == "none" and covered is not None and covered < 0.5:
         flags.append(
             Flag(
                 "unbounded_misses_ceiling",
@@ -172,12 +173,14 @@ def check_attack(
         )
     over = value("overrun")
     if over:
+        shown = f"{over * 255:.1f}/255" if budget.norm == "linf" else f"{over:.3g}"
         flags.append(
             Flag(
                 "projected",
                 "warning",
-                f"The method went beyond the budget by {over:.3g} on average before the projection:"
-                " as published it has no bound, so these figures measure the projected method.",
+                f"The method went beyond the budget {budget} by {shown} on average before the "
+                "projection: as published it has no bound, so these figures measure the projected "
+                "method.",
             )
         )
     return flags

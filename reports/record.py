@@ -1,0 +1,167 @@
+"""The record of an attack run: `metrics.json` in the run folder, and what `--json` prints.
+
+JSON is the truth; every table, picture and page derives from it and from `queries.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from advhash.errors import RunError
+from advhash.sanity import Flag
+from advhash.stats import Metric
+
+__all__ = ["SCHEMA", "TARGETED_METRICS", "Example", "Flag", "Record", "Retrieved", "load_record"]
+
+SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
+TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Retrieved(_Part):
+    """One retrieved database row: how far, and whether it is relevant to query and to target."""
+
+    row: int
+    distance: int
+    relevant: bool
+    target_relevant: bool | None
+    name: str
+    picture: str | None  # path inside the run folder
+
+
+class Example(_Part):
+    """One query, before and after the attack, with what it retrieves."""
+
+    query: int
+    name: str
+    labels: list[str]
+    target: list[str] | None
+    clean_picture: str | None
+    adversarial_picture: str | None
+    perturbation_picture: str | None  # 10 × the change around mid-grey
+    linf: float
+    before: list[Retrieved]
+    after: list[Retrieved]
+
+
+class RunInfo(_Part):
+    id: str
+    folder: str
+    created: str  # ISO 8601, UTC
+    seed: int
+    device: str
+    version: str
+    seconds: dict[str, float]  # stage → wall seconds
+
+
+class MethodInfo(_Part):
+    """A victim or an attack: its name, every setting, where it comes from."""
+
+    name: str
+    settings: dict[str, Any]
+    source: str
+    summary: str
+    cached: bool  # taken from the cache, not trained in this run
+    fingerprint: str  # SHA-256 of the weights or of the fitted state; "" where there is none
+    history: list[dict[str, float | str]]
+    deviations: list[str]
+
+
+class VictimInfo(MethodInfo):
+    modalities: list[str]
+    notes: dict[str, Any]  # e.g. dlcmh: the categories that arrived in each increment
+
+
+class AttackInfo(MethodInfo):
+    goal: Literal["targeted", "untargeted"]
+    knowledge: list[str]
+
+
+class DatasetInfo(_Part):
+    name: str
+    settings: dict[str, Any]
+    fingerprint: str
+    classes: list[str]
+    database: int
+    train: int
+    queries: int
+    attribution: str
+
+
+class BudgetInfo(_Part):
+    norm: Literal["linf", "l2", "l0", "none"]
+    eps: float | None  # None: no bound
+    text: str
+    eight_bit: bool
+
+
+class Protocol(_Part):
+    targets: str | None  # the target rule; None when untargeted
+    query_modality: str
+    database: str
+    queries: int
+    top_k: int | None
+    ties: str
+    empty: str
+    empty_queries: int  # queries without a relevant database row
+    confidence: float
+    resamples: int
+
+
+class Record(_Part):
+    """Everything that a run found. Metrics are means over queries with a 95 % interval."""
+
+    schema_: Literal["advhash/attack/1"]
+    command: Literal["attack"]
+    run: RunInfo
+    victim: VictimInfo
+    attack: AttackInfo
+    dataset: DatasetInfo
+    budget: BudgetInfo
+    protocol: Protocol
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
+    examples: list[Example]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document, `schema` first, without NaN."""
+        body = self.model_dump(mode="json")
+        return {"schema": body.pop("schema_"), **body}
+
+    def dumps(self) -> str:
+        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Record:
+        """Raises ValueError where the text is not a record of this schema."""
+        body = json.loads(text)
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
+        body["schema_"] = body.pop("schema")
+        return cls.model_validate(body)
+
+
+def load_record(folder: Path) -> Record:
+    """Read a run. Raises RunError: no such run, not finished, damaged."""
+    file = folder / "metrics.json"
+    if not folder.is_dir():
+        raise RunError(f"expected a run folder, got {folder}: no such folder")
+    if not file.is_file():
+        raise RunError(
+            f"expected {file}: not there, so {folder} is no finished run; "
+            f"continue an interrupted one with `advhash attack --resume {folder}`"
+        )
+    try:
+        return Record.loads(file.read_text("utf-8"))
+    except (ValueError, ValidationError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None

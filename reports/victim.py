@@ -1,0 +1,53 @@
+"""What a victim is worth before any attack: MAP in every direction, and sanity flags."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from advhash.data import Dataset
+from advhash.hamming import relevance
+from advhash.metrics import chance_average_precision, retrieval_average_precision
+from advhash.sanity import Flag, check_codes, check_gradient
+from advhash.stats import Metric, mean_metric
+from advhash.targets import label_sets
+from advhash.victims.base import HashVictim
+
+__all__ = ["victim_flags", "victim_metrics"]
+
+
+def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Metric]:
+    """MAP of the query split in every direction, on rows never trained on, and chance."""
+    labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
+    relevant = relevance(labels, database_labels).sum(axis=1)
+    chance = chance_average_precision(relevant, len(data.database))
+    untrained = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
+    result = {"map_chance": mean_metric(chance, seed)}
+    for modality in victim.bounds:
+        query = victim.encode_split(data.query, modality)
+        for database in victim.directions:
+            codes = victim.database_codes(data, database)
+            score = retrieval_average_precision(query, codes, labels, database_labels)
+            result[f"map_{modality}_{database}"] = mean_metric(score, seed)
+            if len(untrained):
+                score = retrieval_average_precision(
+                    query, codes[untrained], labels, database_labels[untrained]
+                )
+                result[f"map_{modality}_{database}_untrained"] = mean_metric(score, seed)
+    return result
+
+
+def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
+    """Sanity of a victim before any attack: its codes, its randomness, its gradients."""
+    flags: list[Flag] = []
+    sets, _ = label_sets(data.database.labels.numpy())
+    for modality in victim.bounds:
+        codes, again = (victim.encode_split(data.database, modality) for _ in range(2))
+        flags += check_codes(codes, again, len(sets))
+        batch = data.validation.rows(torch.arange(min(64, len(data.validation))))
+        inputs = batch.inputs[modality].to(victim.device).requires_grad_()
+        with torch.enable_grad():
+            relaxed = victim.relax(inputs, modality)
+            (gradient,) = torch.autograd.grad(torch.tanh(relaxed).square().sum(), inputs)
+        flags += check_gradient(relaxed.detach(), gradient)
+    return flags

@@ -1,0 +1,508 @@
+"""The report page and the examples on it, from small run folders made through the record model."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advhash.codes import HashCodes
+from advhash.data import Dataset, Split
+from advhash.errors import RunError, StorageError
+from advhash.reports.html import page, render
+from advhash.reports.plots import curves, history_figures, interval_figure
+from advhash.reports.record import (
+    SCHEMA,
+    AttackInfo,
+    BudgetInfo,
+    DatasetInfo,
+    Flag,
+    Protocol,
+    Record,
+    RunInfo,
+    VictimInfo,
+)
+from advhash.reports.retrieval import build_examples, choose_examples, picture, retrieved
+from advhash.reports.verdict import findings, percent, run_labels, verdict
+from advhash.stats import Metric
+
+HOSTILE = "<script>alert('x')</script>"
+CLASSES = ("cat", HOSTILE, "dog")
+TARGETED = {
+    "map": Metric(0.8, 0.75, 0.85, 9),
+    "map_chance": Metric(0.3, 0.29, 0.31, 9),
+    "map_adversarial": Metric(0.4, 0.35, 0.45, 9),
+    "tmap": Metric(0.7654, 0.71, 0.82, 9),
+    "tmap_chance": Metric(0.3, 0.29, 0.31, 9),
+    "tmap_clean": Metric(0.2345, 0.2, 0.27, 9),
+    "tmap_ceiling": Metric(0.9012, 0.89, 0.91, 9),
+    "tmap_normalised": Metric(0.7963, 0.7012, 0.8523, 9),
+    "linf": Metric(8 / 255, 8 / 255, 8 / 255, 9),
+    "l2": Metric(1.5, 1.4, 1.6, 9),
+    "psnr": Metric(36.9, 36.0, 37.0, 9),
+    "ssim": Metric(0.94, 0.93, 0.95, 9),
+    "overrun": Metric(0.12, 0.1, 0.14, 9),
+    "seconds_fit": Metric(12.0, None, None, 1),
+    "seconds_per_image": Metric(0.01, None, None, 1),
+}
+UNTARGETED = {
+    name: None if name.startswith("tmap") else metric for name, metric in TARGETED.items()
+}
+HISTORY: list[dict[str, float | str]] = [
+    {"phase": "$bad$ <b>", "epoch": float(epoch), "loss": 2.0**-epoch, "note": "text"}
+    for epoch in range(9)
+]
+
+
+def dataset() -> Dataset:
+    """12 database rows and 6 queries of 8×8 pixels; labels cycle through the classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+        labels = torch.eye(3, dtype=torch.uint8)[torch.arange(count) % 3]
+        return Split({"image": pixels}, labels, tuple(f"{HOSTILE} {row}" for row in range(count)))
+
+    return Dataset("toy", {}, split(12), torch.arange(4), split(3), split(6), CLASSES)
+
+
+def codes(labels: torch.Tensor) -> HashCodes:
+    """Each class has a code of its own: 4 bits of 12."""
+    return HashCodes.pack(labels.repeat_interleave(4, dim=1).numpy())
+
+
+def make_run(folder: Path, *, goal: str = "targeted", pictures: bool = True) -> Path:
+    """A finished run in which every attacked query takes the code of its target."""
+    data = dataset()
+    folder.mkdir(parents=True)
+    targets = data.query.labels.roll(1, dims=1)
+    clean = data.query.inputs["image"].float() / 255
+    examples = build_examples(
+        folder,
+        dataset=data,
+        modality="image" if pictures else "text",
+        rows=np.arange(6),
+        adversarial=(clean + 8 / 255).clamp(0, 1) if pictures else None,
+        clean_codes=codes(data.query.labels),
+        adversarial_codes=codes(targets),
+        database_codes=codes(data.database.labels),
+        targets=targets if goal == "targeted" else None,
+        score=np.linspace(0, 1, 6),
+        linf=np.full(6, 8 / 255),
+        count=3,
+    )
+    record = Record(
+        schema_=SCHEMA,
+        command="attack",
+        run=RunInfo(
+            id=folder.name, folder=str(folder), created="2026-01-01T00:00:00+00:00", seed=0,
+            device="cpu", version="0", seconds={"victim": 1.0, "fit": 2.0, "attack": 0.5},
+        ),
+        victim=VictimInfo(
+            name="dlcmh", settings={"bits": 12}, source="a paper", summary="A victim.",
+            cached=True, fingerprint="ab", history=HISTORY, deviations=["smaller backbone"],
+            modalities=["image"], notes={},
+        ),
+        attack=AttackInfo.model_validate(
+            {
+                "name": "prosgan", "settings": {}, "source": "https://example.org/paper",
+                "summary": "An attack.", "cached": False, "fingerprint": "cd", "history": [],
+                "deviations": [], "goal": goal, "knowledge": ["weights"],
+            }
+        ),
+        dataset=DatasetInfo(
+            name="toy", settings={}, fingerprint="ef", classes=list(CLASSES), database=12,
+            train=4, queries=6, attribution="Pictures by nobody",
+        ),
+        budget=BudgetInfo(norm="linf", eps=8 / 255, text="L∞ 8/255", eight_bit=True),
+        protocol=Protocol(
+            targets="disjoint" if goal == "targeted" else None,
+            query_modality="image" if pictures else "text", database="fused", queries=6,
+            top_k=None, ties="expected", empty="zero", empty_queries=0, confidence=0.95,
+            resamples=2000,
+        ),
+        flags=[Flag(name="odd", level="warning", message=f"mind {HOSTILE}")],
+        metrics=TARGETED if goal == "targeted" else UNTARGETED,
+        metrics_by_direction={"image-text": UNTARGETED},
+        examples=examples,
+    )  # fmt: skip
+    (folder / "metrics.json").write_text(record.dumps(), encoding="utf-8")
+    return folder
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> Path:
+    """Rewrite the record of a run."""
+    file = folder / "metrics.json"
+    body = json.loads(file.read_text("utf-8"))
+    change(body)
+    file.write_text(json.dumps(body), encoding="utf-8")
+    return folder
+
+
+def record_of(folder: Path) -> Record:
+    return Record.loads((folder / "metrics.json").read_text("utf-8"))
+
+
+class Tags(HTMLParser):
+    """All start tags with their attributes, and the visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, run: Path) -> list[Path]:
+    """Targeted with a bound, targeted without one, untargeted."""
+
+    def free(body: dict) -> None:
+        body["budget"] = {"norm": "none", "eps": None, "text": "unbounded", "eight_bit": True}
+        body["metrics"]["tmap"] = {"value": 0.88, "low": 0.86, "high": 0.9, "n": 9}
+
+    return [
+        run,
+        edit(make_run(tmp_path / "free"), free),
+        make_run(tmp_path / "untargeted", goal="untargeted"),
+    ]
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_page_is_self_contained(runs: list[Path]) -> None:
+    html = page(runs)
+    parsed = Tags(html)
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in parsed.tags:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        for name in ("src", "href", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/", "#")), (tag, value)
+    assert set(re.findall(r"url\((.{12})", html)) <= {'"data:image/'}
+    assert "@import" not in html
+    policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv"))
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_hostile_names_are_escaped(runs: list[Path]) -> None:
+    html = page(runs)
+    assert "<script" not in html.lower()
+    assert html.count("&lt;script&gt;") > 10
+    assert HOSTILE in Tags(html).text
+
+
+def test_pictures_have_alt_texts_and_tables_have_captions(runs: list[Path]) -> None:
+    tags = Tags(page(runs)).tags
+    pictures = [attributes for tag, attributes in tags if tag == "img"]
+    assert len(pictures) > 3 * 3 * 23
+    assert all(attributes.get("alt") for attributes in pictures)
+    assert [t for t, _ in tags].count("table") == [t for t, _ in tags].count("caption") == 3
+    assert all(a.get("scope") in ("row", "col") for tag, a in tags if tag == "th")
+
+
+def test_marks_do_not_depend_on_colour(run: Path) -> None:
+    text = Tags(page([run])).text
+    examples = record_of(run).examples
+    shown = [item for one in examples for item in (*one.before, *one.after)]
+    assert sum(item.relevant for item in examples[0].before) == 4  # its own class comes first
+    assert sum(bool(item.target_relevant) for item in examples[0].after) == 4
+    assert "Before: 4 of 10 relevant to the query" in text
+    assert text.count("✓ query") == sum(item.relevant for item in shown) + 1  # and the legend
+    assert text.count("◎ target") == sum(bool(item.target_relevant) for item in shown) + 1
+    assert text.count("– neither") == 1 + sum(
+        not item.relevant and not item.target_relevant for item in shown
+    )
+
+
+def test_verdict_numbers_are_those_of_the_record(run: Path) -> None:
+    text = Tags(page([run])).text.replace("\xa0", " ")
+    assert (
+        "Of the distance between what clean queries get (t-MAP 23.4 %) and the best that any "
+        "anchor code gets (90.1 %), the attack covers 79.6 % (95 % interval 70.1 to 85.2 %)."
+    ) in text
+    assert "Strong attack" in text
+    assert "with t-MAP 76.5 % (95 % interval 71.0 to 82.0 %)" in text
+
+
+def test_untargeted_verdict_is_the_drop_of_map(runs: list[Path]) -> None:
+    text = Tags(page(runs[2:])).text.replace("\xa0", " ")
+    assert "MAP falls from 80.0 % (95 % interval 75.0 to 85.0 %) to 40.0 %" in text
+    assert "That is 80.0 % of what the victim had above chance." in text
+    assert "t-MAP" not in text
+
+
+def test_null_metrics_render_as_a_dash(runs: list[Path]) -> None:
+    def clear(body: dict) -> None:
+        body["metrics"] = dict.fromkeys(body["metrics"])
+
+    html = page([edit(runs[0], clear)])
+    assert "No verdict" in html
+    assert html.count('<td class="num">–</td>') > 15
+    assert "None" not in Tags(html).text
+
+
+@pytest.mark.parametrize(
+    ("share", "word"),
+    [
+        (Metric(0.95, 0.9, 1.0, 9), "Nearly complete"),
+        (Metric(0.3, 0.2, 0.4, 9), "Partial"),
+        (Metric(0.1, 0.05, 0.2, 9), "Weak"),
+        (Metric(0.1, -0.05, 0.2, 9), "No effect shown"),
+        (Metric(-0.1, -0.2, -0.05, 9), "No effect shown"),
+        (Metric(n=9), "No verdict"),
+    ],
+)
+def test_words_follow_the_interval(run: Path, share: Metric, word: str) -> None:
+    record = record_of(run)
+    record.metrics["tmap_normalised"] = share
+    assert verdict(record).word == word
+
+
+def test_untargeted_effect_needs_intervals_apart(runs: list[Path]) -> None:
+    record = record_of(runs[2])
+    record.metrics["map_adversarial"] = Metric(0.78, 0.73, 0.83, 9)
+    assert verdict(record).word == "No clear effect"
+    record.metrics["map_adversarial"] = Metric(0.81, 0.8, 0.83, 9)
+    assert verdict(record).word == "No effect shown"
+
+
+def test_page_is_deterministic(runs: list[Path]) -> None:
+    assert page(runs) == page(runs)
+
+
+def test_each_picture_is_embedded_once(runs: list[Path]) -> None:
+    rules = re.findall(r"background-image:url\(\"([^\"]+)", page(runs))
+    assert len(rules) == len(set(rules)) > 20
+
+
+def test_projection_loss_is_computed(runs: list[Path]) -> None:
+    records = [record_of(folder) for folder in runs]
+    found = " ".join(findings(records, run_labels(records))).replace("\xa0", " ")
+    lost = percent((0.88 - 0.7654) / (0.88 - 0.2345)).replace("\xa0", " ")
+    assert f"it loses {lost} of its effect over clean queries (88.0 % → 76.5 %" in found
+    assert "the same generator reaches" in found
+    assert "left the budget by 30.6/255 on average" in found
+    assert "The two intervals lie apart." in found
+
+
+def test_projection_of_another_generator_is_named_so(runs: list[Path]) -> None:
+    records = [record_of(folder) for folder in runs]
+    records[1].attack.fingerprint = "other"
+    found = " ".join(findings(records, run_labels(records)))
+    assert "A generator fitted for the run" in found
+    assert "same generator" not in found
+
+
+def test_blend_is_compared_at_the_same_l2_only(runs: list[Path]) -> None:
+    records = [record_of(runs[0]), record_of(runs[1])]
+    records[1].attack.name = "blend"
+    records[1].metrics["tmap"] = Metric(0.5, 0.4, 0.72, 9)
+    found = " ".join(findings(records, run_labels(records)))
+    assert "At the same L2 (1.50 and 1.50)" in found
+    assert "26.5 points more. The two intervals overlap" in found
+    records[1].metrics["l2"] = Metric(3.0, 2.9, 3.1, 9)
+    assert "no like-for-like rival" in " ".join(findings(records, run_labels(records)))
+
+
+def test_runs_that_cannot_be_compared_are_named(runs: list[Path]) -> None:
+    records = [record_of(folder) for folder in runs]
+    assert not [text for text in findings(records, run_labels(records)) if "differ in" in text]
+    records[1].victim.fingerprint = "other"
+    (text,) = [text for text in findings(records, run_labels(records)) if "differ in" in text]
+    assert "the victim" in text
+
+
+def test_labels_tell_runs_apart(run: Path) -> None:
+    one, other = record_of(run), record_of(run)
+    assert run_labels([one]) == ["prosgan, L∞ 8/255"]
+    other.run.id = "second"
+    assert len(set(run_labels([one, other]))) == 2
+
+
+def test_text_queries_render_without_pictures(tmp_path: Path) -> None:
+    html = page([make_run(tmp_path / "text", pictures=False)])
+    assert "A text query: no picture" in html
+    assert "Clean query" not in html
+
+
+def test_a_missing_or_damaged_picture_is_a_placeholder(run: Path) -> None:
+    record = record_of(run)
+    (run / str(record.examples[0].clean_picture)).unlink()
+    (run / str(record.examples[1].clean_picture)).write_bytes(b"<svg onload=alert(1)>")
+    html = page([run])
+    assert html.count("picture missing") == 2
+    assert "onload" not in html
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/passwd", "samples/../../secret.png", "link"]
+)
+def test_a_picture_outside_the_run_folder_is_refused(run: Path, name: str) -> None:
+    Image.new("RGB", (4, 4)).save(run.parent / "secret.png")
+    (run / "link").symlink_to(run.parent / "secret.png")
+
+    def change(body: dict) -> None:
+        body["examples"][0]["clean_picture"] = name
+
+    with pytest.raises(RunError, match="leaves it"):
+        page([edit(run, change)])
+
+
+def test_a_large_picture_is_reduced_for_the_page(run: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    file = run / str(record_of(run).examples[0].clean_picture)
+    Image.fromarray(noise).save(file)
+    assert "data:image/jpeg" in page([run])
+    assert len(page([run])) < file.stat().st_size
+
+
+def test_damaged_records_are_refused(run: Path, tmp_path: Path) -> None:
+    (run / "metrics.json").write_text('{"schema": "advhash/attack/1"}')
+    with pytest.raises(RunError, match="damaged"):
+        page([run])
+    with pytest.raises(RunError, match="no such folder"):
+        page([tmp_path / "absent"])
+    with pytest.raises(RunError, match="at least one"):
+        page([])
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_render_writes_the_page(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    render(runs, out)
+    assert out.read_text("utf-8") == page(runs)
+    assert [file.name for file in out.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_leaves_no_half_page(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    out = tmp_path / "report.html"
+
+    def fail(self: Path, data: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(data[:100])
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(StorageError, match="cannot write") as caught:
+        render([run], out)
+    assert "\n" not in str(caught.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_folder_as_output_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is a folder"):
+        render([run], tmp_path)
+
+
+# --- examples -----------------------------------------------------------------------------------
+
+
+def test_examples_are_ranks_at_equal_steps() -> None:
+    score = np.array([0.2, 0.9, np.nan, 0.1, 0.5, 0.7])
+    assert choose_examples(score, 3).tolist() == [1, 4, 3]
+    assert choose_examples(score, 99).tolist() == [1, 5, 4, 0, 3]
+    assert choose_examples([np.nan], 3).tolist() == []
+    assert choose_examples([0.5, 0.5, 0.5], 1).tolist() == [0]
+
+
+def test_retrieved_agrees_with_brute_force() -> None:
+    generator = np.random.default_rng(3)
+    database = generator.random((40, 70)) > 0.5
+    query = generator.random((1, 70)) > 0.5
+    labels = (generator.random((40, 5)) > 0.6).astype(np.uint8)
+    own, target = labels[0], labels[1]
+    found = retrieved(
+        HashCodes.pack(query), HashCodes.pack(database), own, labels, target_labels=target
+    )
+    far = [int((row != query[0]).sum()) for row in database]
+    order = sorted(range(40), key=lambda row: (far[row], row))[:10]
+    assert [item.row for item in found] == order
+    assert [item.distance for item in found] == [far[row] for row in order]
+    assert [item.relevant for item in found] == [bool((labels[row] & own).any()) for row in order]
+    assert [item.target_relevant for item in found] == [
+        bool((labels[row] & target).any()) for row in order
+    ]
+
+
+def test_sample_pictures_are_enlarged_without_smoothing(run: Path) -> None:
+    data = dataset()
+    example = record_of(run).examples[0]
+    assert example.query == 5  # the highest score
+    with Image.open(run / str(example.clean_picture)) as shown:
+        assert shown.size == (96, 96)
+        pixels = np.asarray(shown)
+    stored = data.query.inputs["image"][5].permute(1, 2, 0).numpy()
+    assert (pixels[::12, ::12] == stored).all()
+    assert (pixels[11::12, 11::12] == stored).all()
+    with Image.open(run / str(example.perturbation_picture)) as shown:
+        middle = np.asarray(shown)[::12, ::12][stored < 240]
+    assert set(middle.tolist()) == {round(255 * (0.5 + 10 * 8 / 255))}
+
+
+def test_shared_thumbnails_are_written_once(run: Path) -> None:
+    used = {item.picture for one in record_of(run).examples for item in (*one.before, *one.after)}
+    written = {f"samples/{file.name}" for file in (run / "samples").glob("database-*.png")}
+    assert used == written
+
+
+def test_large_pictures_keep_their_size_unless_thumbnails() -> None:
+    image = torch.rand(3, 300, 200)
+    assert picture(image).size == (200, 300)
+    assert max(picture(image, longest=128).size) == 128
+
+
+def test_a_full_disk_while_writing_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        make_run(tmp_path / "full")
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def test_curves_are_the_numbers_of_the_history() -> None:
+    (curve,) = curves(HISTORY)
+    assert (curve.column, curve.counter) == ("loss", "epoch")
+    assert curve.y == tuple(2.0**-epoch for epoch in range(9))
+
+
+def test_figures_take_hostile_and_odd_text() -> None:
+    assert len(history_figures(HISTORY)) == 1
+    assert history_figures([]) == []
+    assert history_figures([{"phase": "a", "epoch": 1.0}]) == []
+    odd: list[dict[str, float | str]] = [{"phase": "日本 $x", "_hidden": 1.0, "$": -1.0}]
+    assert len(history_figures(odd)) == 1
+
+
+def test_no_figure_without_a_value() -> None:
+    assert interval_figure([], "t-MAP") is None
