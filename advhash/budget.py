@@ -25,12 +25,12 @@ def parse_eps(text: str | float) -> float:
 
     Raises ConfigError: not a number, or not positive.
     """
-    if isinstance(text, str) and text.strip().lower() in ("none", "inf"):
+    if str(text).strip().lower() in ("none", "inf"):
         return math.inf
     try:
         above, slash, below = str(text).partition("/")
         value = float(above) / (float(below) if slash else 1)
-        if not math.isfinite(value):
+        if value == math.inf:
             raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ConfigError(

@@ -54,7 +54,7 @@ class TestParseEps:
         for numerator in range(1, 256):
             assert parse_eps(f"{numerator}/255") == float(Fraction(numerator, 255))
 
-    @pytest.mark.parametrize("text", ["", "eight", "8/0", "8/", "nan", "1e400", "8/255/2", "0x8"])
+    @pytest.mark.parametrize("text", ["", "eight", "8/0", "8/", "1e400", "8/255/2", "0x8"])
     def test_it_says_what_it_expected(self, text: str) -> None:
         with pytest.raises(ConfigError, match="expected a number, a fraction such as 8/255") as got:
             parse_eps(text)
