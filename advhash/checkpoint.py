@@ -118,6 +118,9 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
     Raises CheckpointError: missing, truncated, altered or foreign files.
     """
     card = read_card(folder)
+    settings = dict(card["settings"])
+    if "pretrained" in settings:  # the weights are here: fetch none
+        settings["pretrained"] = False
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"expected {WEIGHTS} in checkpoint {folder}, got none")
@@ -128,7 +131,7 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
         )
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten below
-            victim: HashVictim = VICTIMS.create(card["name"], card["settings"])
+            victim: HashVictim = VICTIMS.create(card["name"], settings)
     except AdvhashError as error:
         raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     except (RuntimeError, TypeError) as error:  # torch refuses the sizes that the card asks for

@@ -26,7 +26,7 @@ from advhash.checkpoint import (
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
 from advhash.data import Dataset, Progress, silent
 from advhash.datasets import load_dataset
-from advhash.errors import RunError, UsageError
+from advhash.errors import RefusedError, RunError, UsageError
 from advhash.files import sha256, storage_errors
 from advhash.registry import VICTIMS
 from advhash.reports.victim import victim_flags, victim_metrics
@@ -148,6 +148,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             victim: HashVictim = VICTIMS.create(name, settings)
         victim.to(device).fit(data, seed=seed, progress=progress)
         victim.eval()
+        _check_converged(name, victim)
         flags = victim_flags(victim, data)
         metrics = victim_metrics(victim, data, derive_seed(config.seed, "bootstrap"))
         save_victim(
@@ -184,6 +185,17 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         not ran,
         time.perf_counter() - start,
     )
+
+
+def _check_converged(name: str, victim: HashVictim) -> None:
+    """Raise RefusedError where the training left numbers that are none."""
+    figures = [value for row in victim.history for value in row.values() if value != value]
+    weights = all(bool(value.isfinite().all()) for value in victim.parameters())
+    if figures or not weights:
+        raise RefusedError(
+            f"the training of {name} diverged (NaN): expected finite losses and weights; "
+            "lower victim.learning_rate"
+        )
 
 
 def _from_checkpoint(

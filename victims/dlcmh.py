@@ -1,0 +1,300 @@
+"""Deep lifelong cross-modal hashing: images and text, categories that arrive one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from advhash.codes import HashCodes
+from advhash.data import Dataset, Modality, Progress, silent
+from advhash.errors import DataError, UsageError
+from advhash.registry import VICTIMS
+from advhash.victims.backbones import SMALL, build_backbone
+from advhash.victims.base import HashVictim
+from advhash.victims.fit import Decay, Optimiser, seeded
+from advhash.victims.frozen import FrozenCodes, table_codes
+from advhash.victims.lifelong import (
+    Note,
+    arrivals,
+    columns,
+    learn_increment,
+    learn_original,
+    network_outputs,
+)
+from advhash.victims.objectives import sign
+
+__all__ = ["DLCMH"]
+
+PAPER = {  # of images of 224 px, a size that the data set decides
+    "bits": 64,
+    "backbone": "cnnf",
+    "width": 8192,
+    "dropout": 0.0,
+    "word_dropout": 0.0,
+    "normalise_text": False,
+    "epochs": 200,
+    "batch_size": 128,
+    "optimiser": "sgd",
+    "decay": "linear",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "own_weight": 10.0,
+    "text_weight": 10.0,
+    "quantisation_weight": 1.0,
+    "increment_epochs": 200,
+    "increment_optimiser": "adam",
+    "increment_decay": "exponential",
+    "increment_learning_rate": 1e-7,
+    "samples": 2000,
+    "new_share": 0.0,
+    "quantisation_pull": 10.0,
+    "augmentation": False,
+}
+SOURCE = "Xu et al., IEEE TCSVT 2024 (arXiv 2304.13357)"
+
+
+@VICTIMS.register("dlcmh", source=SOURCE, presets={"paper": PAPER})
+class DLCMH(HashVictim):
+    """Deep lifelong cross-modal hashing (DLCMH): the codes of old items stay as they are.
+
+    Phase 1 learns an image, a text and a label network on the original items; then their codes
+    are frozen. Each increment brings items of new categories: phase 2 learns their codes bit by
+    bit and goes on training both networks against old and new codes. See docs/victims/dlcmh.md.
+
+    classes, text_size, database_rows, increments: from the data
+
+    Deviations of every preset:
+    - phase 2 has both pair terms, the quantisation over Ω(i) and the balance term squared
+    - where image and text disagree on a fused bit, the sum of the real outputs decides
+    - the codes frozen after phase 1 come from F, G and H computed once more from clean inputs
+    - new codes of both modalities start from one code, not from two unrelated ones
+    - no ImageNet weights, unless `pretrained` with a backbone of timm
+    Deviations of the defaults only:
+    - small networks, dropout, augmentation, unit-length text, AdamW, other weights,
+      and a fixed share of the sample is new
+    """
+
+    default_dataset = "openmoji"
+    default_database = "fused"
+
+    seen: Tensor  # (C,) bool: the categories learnt so far
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        text_size: int,
+        database_rows: int,
+        increments: tuple[tuple[str, ...], ...] = (),
+        bits: int = 32,
+        backbone: str = SMALL,
+        pretrained: bool = False,
+        image_size: int = 32,
+        width: int = 512,
+        dropout: float = 0.3,
+        word_dropout: float = 0.2,
+        normalise_text: bool = True,
+        epochs: int = 30,
+        batch_size: int = 64,
+        optimiser: Optimiser = "adamw",
+        decay: Decay = "cosine",
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-4,
+        own_weight: float = 0.3,
+        text_weight: float = 1.0,
+        quantisation_weight: float = 0.03,
+        increment_epochs: int = 15,
+        increment_optimiser: Optimiser = "adamw",
+        increment_decay: Decay = "cosine",
+        increment_learning_rate: float = 2e-3,
+        samples: int = 512,
+        new_share: float = 0.25,
+        quantisation_pull: float = 300.0,
+        balance_weight: float = 1.0,
+        augmentation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.text_size = text_size
+        self.database_rows = database_rows
+        self.increments = increments
+        self.bits = bits
+        self.backbone = backbone
+        self.pretrained = pretrained
+        self.image_size = image_size
+        self.width = width
+        self.dropout = dropout
+        self.word_dropout = word_dropout
+        self.normalise_text = normalise_text
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimiser: Optimiser = optimiser
+        self.decay: Decay = decay
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.own_weight = own_weight  # η
+        self.text_weight = text_weight  # γ
+        self.quantisation_weight = quantisation_weight  # μ
+        self.increment_epochs = increment_epochs
+        self.increment_optimiser: Optimiser = increment_optimiser
+        self.increment_decay: Decay = increment_decay
+        self.increment_learning_rate = increment_learning_rate
+        self.samples = samples  # m
+        self.new_share = new_share
+        self.quantisation_pull = quantisation_pull  # α
+        self.balance_weight = balance_weight  # β
+        self.augmentation = augmentation
+        self.bounds = {"image": (0.0, 1.0), "text": (0.0, 255.0)}
+        self.history = []
+        self._build()
+
+    def _build(self) -> None:
+        """New networks and an empty database."""
+        features = build_backbone(
+            self.backbone, image_size=self.image_size, pretrained=self.pretrained
+        )
+        self.image_network = nn.Sequential(features, self._head(features.features))
+        self.text_network = nn.Sequential(
+            nn.Dropout(self.word_dropout), *self._two_layers(self.text_size)
+        )
+        self.label_network = nn.Sequential(*self._two_layers(self.classes))
+        self.stored = FrozenCodes(self.database_rows, self.bits, self.directions)
+        self.register_buffer("seen", torch.zeros(self.classes, dtype=torch.bool))
+
+    def _two_layers(self, size: int) -> list[nn.Module]:
+        hidden = nn.Linear(size, self.width)
+        return [hidden, nn.ReLU(), nn.Dropout(self.dropout), self._head(self.width)]
+
+    def _head(self, size: int) -> nn.Linear:
+        head = nn.Linear(size, self.bits)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.normal_(head.bias, std=0.01)
+        return head
+
+    @classmethod
+    def data_arguments(cls, data: Dataset) -> dict[str, object]:
+        if not {"image", "text"} <= set(data.modalities):
+            raise DataError(
+                f"dlcmh needs images and text: {data.name!r} has {', '.join(data.modalities)}"
+            )
+        return {
+            "classes": len(data.classes),
+            "text_size": data.database.inputs["text"].shape[1],
+            "image_size": data.database.inputs["image"].shape[-1],
+            "database_rows": len(data.database),
+            "increments": data.increments,
+        }
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        if modality == "text" and self.normalise_text:
+            inputs = nn.functional.normalize(inputs, dim=1)
+        codes: Tensor = self.get_submodule(f"{modality}_network")(inputs)
+        return codes
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        return ("fused", *self.bounds)
+
+    def database_codes(self, data: Dataset, database: str) -> HashCodes:
+        """The stored codes where `data` is what this victim learnt; else hashed anew.
+
+        Rows that no increment has brought yet are hashed anew too.
+        """
+        if database not in self.directions:
+            raise UsageError(
+                f"expected a direction of the victim ({', '.join(self.directions)}), "
+                f"got {database!r}"
+            )
+        if not self.stored.match(data.fingerprint()):
+            return HashCodes.from_relaxed(
+                table_codes(network_outputs(self, data.database))[database]
+            )
+        codes = self.stored.codes(database)
+        late = ~self.stored.frozen.cpu()
+        if bool(late.any()):
+            outputs = network_outputs(self, data.database.take(late.nonzero()[:, 0]))
+            codes.words[late.numpy()] = HashCodes.from_relaxed(table_codes(outputs)[database]).words
+        return codes
+
+    def _freeze(
+        self, data: Dataset, arrived: Tensor, trained: Tensor, learnt: Mapping[Modality, Tensor]
+    ) -> None:
+        """Store the codes of the database rows `arrived` (R,), in ascending order, for good.
+
+        The rows `trained` (T,) among them get the ±1 codes (T,K) that were `learnt` for them, the
+        others those of the networks.
+        """
+        outputs = network_outputs(self, data.database.take(arrived))
+        codes = {modality: sign(values) for modality, values in outputs.items()}
+        for modality, values in learnt.items():
+            codes[modality][torch.searchsorted(arrived, trained)] = values.cpu()
+        self.stored.freeze(arrived, table_codes(outputs, codes))
+
+    def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Phase 1 on the original items, then one increment for each entry of `increments`.
+
+        Starts from new random weights. Same data, settings and seed: same weights and codes.
+        """
+        late = [name for new_classes in self.increments for name in new_classes]
+        with seeded(seed):
+            device = self.device
+            self._build()
+            self.to(device)
+            self.history = []
+            self.stored.belong_to(data.fingerprint())
+            self.seen |= ~columns(data, late).to(device)
+            arrived, trained = arrivals(data, self.seen, self.stored.frozen)
+            learnt = learn_original(
+                self,
+                data.database.take(trained),
+                torch.Generator().manual_seed(seed),
+                self._note("original", progress),
+            )
+            self._freeze(data, arrived, trained, learnt)
+        for number, new_classes in enumerate(self.increments, start=1):
+            self.increment(data, new_classes, seed=seed + number, progress=progress)
+        return self
+
+    def increment(
+        self,
+        data: Dataset,
+        new_classes: tuple[str, ...],
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> None:
+        """Phase 2: learn the items of new categories; no code stored before changes.
+
+        Items that also carry a category still unknown wait for a later increment.
+        """
+        if not self.stored.match(data.fingerprint()):
+            raise UsageError("expected the data that phase 1 was fitted on, got other data")
+        seen = self.seen | columns(data, new_classes).to(self.device)
+        arrived, trained = arrivals(data, seen, self.stored.frozen)
+        self.seen.copy_(seen)
+        known = data.train_rows[self.stored.frozen.cpu()[data.train_rows]]
+        number = len({row["phase"] for row in self.history} | {"original"})
+        with seeded(seed):
+            learnt = learn_increment(
+                self,
+                data.database.take(torch.cat([known, trained])),
+                {modality: self.stored.signs(modality, known) for modality in self.bounds},
+                torch.Generator().manual_seed(seed),
+                self._note(f"increment {number}", progress),
+            )
+            self._freeze(data, arrived, trained, learnt)
+
+    def _note(self, phase: str, progress: Progress) -> Note:
+        """What keeps the history of a phase. seconds: since the phase began."""
+        began = time.perf_counter()
+
+        def note(epoch: int, epochs: int, figures: Mapping[str, float]) -> None:
+            row = {"epoch": epoch, **figures, "seconds": time.perf_counter() - began}
+            self.history.append({"phase": phase, **row})
+            progress(phase, epoch, epochs, **figures)
+
+        return note

@@ -1,0 +1,122 @@
+"""Training: seeds, order of rows, one optimiser with cosine decay, light augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Decay", "Descent", "Optimiser", "augment", "random_batches", "seeded"]
+
+Decay = Literal["cosine", "linear", "exponential"]
+Optimiser = Literal["adamw", "adam", "sgd"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator at `seed` inside, as it was before outside."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def random_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """All of 0 … count−1 in random order, `size` at a time; a last lone row is left out.
+
+    A lone row has no statistics for batch normalisation.
+    """
+    for batch in torch.randperm(count, generator=generator).split(size):
+        if len(batch) > 1 or count == 1:
+            yield batch
+
+
+class Descent:
+    """One optimiser over some parameters, its learning rate decaying over `epochs`.
+
+    decay: "cosine" to 0 after a warm-up over 2 % of the steps; "linear" to 0; "exponential", a
+           factor of 0.95 an epoch
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        epochs: int,
+        steps: int,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        optimiser: Optimiser = "adamw",
+        decay: Decay = "cosine",
+    ) -> None:
+        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "adamw": torch.optim.AdamW,
+            "adam": torch.optim.Adam,
+            "sgd": torch.optim.SGD,
+        }
+        self.optimiser = kinds[optimiser](
+            list(parameters), lr=learning_rate, weight_decay=weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: _factor(decay, step / max(steps, 1), epochs)
+        )
+
+    def step(self, loss: Tensor) -> float:
+        """One step down the gradient of `loss`, whose value is returned."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        return loss.item()
+
+    def epoch(self, batches: Iterable[Tensor], loss: Callable[[Tensor], Tensor]) -> float:
+        """One step a batch of row numbers. Returns the mean of `loss(rows)`."""
+        values = [self.step(loss(rows)) for rows in batches]
+        return sum(values) / max(len(values), 1)
+
+
+def _factor(decay: Decay, epoch: float, epochs: int) -> float:
+    """What the learning rate is multiplied by, `epoch` epochs after the start."""
+    done = min(epoch / max(epochs, 1), 1.0)
+    if decay == "exponential":
+        return float(0.95**epoch)
+    if decay == "linear":
+        return 1 - done
+    return min(1.0, (done + 1e-3) / 0.02) * (1 + math.cos(math.pi * done)) / 2
+
+
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    rotation: float = 10.0,
+    scale: float = 0.1,
+    shift: float = 0.06,
+    contrast: float = 0.15,
+) -> Tensor:
+    """Each of (B,3,H,W) images in [0,1] rotated (degrees), scaled, shifted (share of the side)
+    and changed in contrast by a uniform random amount up to the one given.
+
+    What comes in from outside repeats the border: white for emoji, black for digits.
+    """
+    count = len(images)
+    noise = torch.rand(5, count, generator=generator, device=generator.device) * 2 - 1
+    angle, zoom, across, down, gain = noise.to(images.device)
+    angle = angle * rotation * math.pi / 180
+    zoom = 1 + zoom * scale
+    theta = torch.stack(
+        [
+            torch.stack([angle.cos() * zoom, -angle.sin() * zoom, across * shift * 2], dim=1),
+            torch.stack([angle.sin() * zoom, angle.cos() * zoom, down * shift * 2], dim=1),
+        ],
+        dim=1,
+    )  # (B,2,3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    stretched: Tensor = (moved - mean) * (1 + gain.view(-1, 1, 1, 1) * contrast) + mean
+    return stretched.clamp(0, 1)

@@ -1,0 +1,241 @@
+"""The two phases of DLCMH's training. Symbols are those of Xu et al., IEEE TCSVT 2024."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from advhash.data import Dataset, Modality, Split
+from advhash.errors import UsageError, nearest
+from advhash.victims.fit import Descent, augment, random_batches
+from advhash.victims.objectives import (
+    cosine_label_similarity,
+    discrete_codes,
+    lifelong_hashing,
+    quantisation,
+    sign,
+    similarity_gap,
+)
+
+if TYPE_CHECKING:
+    from advhash.victims.dlcmh import DLCMH
+
+__all__ = [
+    "Note",
+    "arrivals",
+    "columns",
+    "draw_sample",
+    "learn_increment",
+    "learn_original",
+    "network_outputs",
+]
+
+Loss = Callable[[Tensor], Tensor]  # of row numbers (B,)
+
+
+class Note(Protocol):
+    """Called after each epoch with the mean losses."""
+
+    def __call__(self, epoch: int, epochs: int, figures: Mapping[str, float]) -> None: ...
+
+
+def columns(data: Dataset, names: Sequence[str]) -> Tensor:
+    """(C,) bool: the label columns of the named categories. Raises UsageError."""
+    for name in names:
+        if name not in data.classes:
+            raise UsageError(f"unknown category {name!r}: {nearest(name, data.classes)}")
+    return torch.tensor([name in names for name in data.classes])
+
+
+def arrivals(data: Dataset, seen: Tensor, frozen: Tensor) -> tuple[Tensor, Tensor]:
+    """Database rows to hash next, in ascending order, and the training rows among them.
+
+    seen (C,) bool: the categories known now; a row with any other waits.
+    frozen (M,) bool: the rows that have a code.
+
+    Raises UsageError where fewer than two training rows arrive.
+    """
+    foreign = (data.database.labels.bool() & ~seen.cpu()).any(dim=1)
+    waiting = ~foreign & ~frozen.cpu()
+    train = data.train_rows[waiting[data.train_rows]]
+    if len(train) < 2:
+        raise UsageError(
+            "expected at least 2 training items that have no code yet and no other new category, "
+            f"got {len(train)}"
+        )
+    return waiting.nonzero()[:, 0], train
+
+
+def learn_original(
+    victim: DLCMH, items: Split, generator: torch.Generator, note: Note
+) -> dict[Modality, Tensor]:
+    """Phase 1: each epoch the label, the image and the text network in turn, then the codes.
+
+    Returns Bx and By, (N,K) of ±1: the codes learnt for the images and the texts of all items.
+    """
+    labels = items.labels.to(victim.device)
+    F, G, H = (torch.randn(len(items), victim.bits, device=victim.device) for _ in range(3))
+    Bx, By = sign(F + H), sign(G + H)
+    own, gamma, mu = victim.own_weight, victim.text_weight, victim.quantisation_weight
+
+    def label_loss(rows: Tensor) -> Tensor:
+        h = victim.label_network(labels[rows].float())
+        H[rows] = h.detach()
+        S = cosine_label_similarity(labels[rows], labels)
+        gaps = similarity_gap(h, F, S) + gamma * similarity_gap(h, G, S)
+        fit = (quantisation(h, Bx[rows]) + quantisation(h, By[rows])) / 2
+        return own * similarity_gap(h, H, S) + gaps + mu * fit
+
+    def modality_loss(modality: Modality, U: Tensor, B: Tensor) -> Loss:
+        def loss(rows: Tensor) -> Tensor:
+            u = victim.relax(_inputs(victim, items, rows, modality, generator), modality)
+            U[rows] = u.detach()
+            S = cosine_label_similarity(labels[rows], labels)
+            gaps = own * similarity_gap(u, U, S) + similarity_gap(u, H, S)
+            return gaps + mu * quantisation(u, B[rows])
+
+        return loss
+
+    losses: dict[str, Loss] = {
+        "label": label_loss,
+        "image": modality_loss("image", F, Bx),
+        "text": modality_loss("text", G, By),
+    }
+    descents = {name: _descent(victim, name, items=len(items), phase=1) for name in losses}
+    victim.train()
+    for epoch in range(1, victim.epochs + 1):
+        figures = {}
+        for name, loss in losses.items():
+            batches = random_batches(len(items), victim.batch_size, generator)
+            figures[name] = descents[name].epoch(batches, loss)
+        Bx.copy_(sign(2 * F + H))
+        By.copy_(sign(2 * G + H))
+        note(epoch, victim.epochs, figures)
+    victim.eval()
+    # codes and weights of the same moment: F, G and H once more, from clean inputs
+    outputs = network_outputs(victim, items)
+    with torch.no_grad():
+        H = victim.label_network(labels.float()).cpu()
+    return {modality: sign(2 * values + H) for modality, values in outputs.items()}
+
+
+def learn_increment(
+    victim: DLCMH,
+    items: Split,
+    old: Mapping[Modality, Tensor],
+    generator: torch.Generator,
+    note: Note,
+) -> dict[Modality, Tensor]:
+    """Phase 2: each epoch, for the image and then the text, the network and then its new codes.
+
+    items: [seen ; unseen], N rows; old: (O,K) of ±1 for each modality, constants, the codes of the
+    first O. Returns B_new, (N−O,K) of ±1 for each modality, of the others.
+    """
+    known = len(old["image"])
+    old = {modality: codes.to(victim.device) for modality, codes in old.items()}
+    labels = items.labels.to(victim.device)
+    sample = draw_sample(known, len(items) - known, victim.samples, victim.new_share, generator)
+    similarity = cosine_label_similarity(labels[sample], labels)  # S (m,N)
+    relaxed = network_outputs(victim, items)
+    outputs = {name: values[sample].to(victim.device) for name, values in relaxed.items()}  # U
+    # One start for both modalities, for nothing else ties their new codes to each other: the
+    # outputs of both, summed over items in proportion to their similarity.
+    start = sign(
+        cosine_label_similarity(labels[known:], labels[known:])
+        @ (relaxed["image"] + relaxed["text"])[known:].to(victim.device)
+    )
+    new = {modality: start.clone() for modality in old}
+
+    def modality_loss(modality: Modality) -> Loss:
+        codes = torch.cat([old[modality], new[modality]])
+
+        def loss(rows: Tensor) -> Tensor:
+            drawn = sample[rows]  # Ω
+            u = victim.relax(_inputs(victim, items, drawn, modality, generator), modality)
+            outputs[modality][rows] = u.detach()
+            return lifelong_hashing(
+                u,
+                old[modality],
+                new[modality],
+                similarity[rows],
+                codes[drawn],
+                pull=victim.quantisation_pull,
+                balance_weight=victim.balance_weight,
+            )
+
+        return loss
+
+    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in old}
+    victim.train()
+    for epoch in range(1, victim.increment_epochs + 1):
+        figures = {}
+        for modality, descent in descents.items():
+            batches = random_batches(len(sample), victim.batch_size, generator)
+            figures[modality] = descent.epoch(batches, modality_loss(modality))
+            Z = outputs[modality].tanh()
+            spread = torch.zeros(len(items), victim.bits, device=victim.device)
+            spread[sample] = Z  # Ẑ: 0 for the rows not drawn
+            new[modality] = discrete_codes(
+                new[modality],
+                Z,
+                similarity[:, known:],
+                victim.quantisation_pull * spread[known:],
+            )
+        note(epoch, victim.increment_epochs, figures)
+    victim.eval()
+    return new
+
+
+def network_outputs(victim: DLCMH, items: Split) -> dict[Modality, Tensor]:
+    """(N,K) real codes of all items, of both modalities, without dropout; on the CPU."""
+    training = victim.training
+    victim.eval()
+    parts: dict[Modality, list[Tensor]] = {modality: [] for modality in victim.bounds}
+    with torch.no_grad():
+        for batch in items.batches(256):
+            for modality, part in parts.items():
+                inputs = batch.inputs[modality].to(victim.device)
+                part.append(victim.relax(inputs, modality).cpu())
+    victim.train(training)
+    return {modality: torch.cat(part) for modality, part in parts.items()}
+
+
+def draw_sample(
+    old: int, new: int, size: int, new_share: float, generator: torch.Generator
+) -> Tensor:
+    """(m,) distinct positions in [seen ; unseen] in random order, m = min(size, old + new).
+
+    new_share: the least share of new ones, as far as there are enough; 0 draws uniformly
+    """
+    order = torch.randperm(old + new, generator=generator)
+    first = order[order >= old][: int(size * new_share)]
+    rest = order[~torch.isin(order, first)][: size - len(first)]
+    drawn = torch.cat([first, rest])
+    return drawn[torch.randperm(len(drawn), generator=generator)]
+
+
+def _inputs(
+    victim: DLCMH, items: Split, rows: Tensor, modality: Modality, generator: torch.Generator
+) -> Tensor:
+    """The inputs of the given rows; images lightly augmented where that is set."""
+    inputs = items.rows(rows).inputs[modality]
+    if modality == "image" and victim.augmentation:
+        inputs = augment(inputs, generator)
+    return inputs.to(victim.device)
+
+
+def _descent(victim: DLCMH, name: str, *, items: int, phase: Literal[1, 2]) -> Descent:
+    """The optimiser of one network ("image", "text", "label") in one phase."""
+    first = phase == 1
+    return Descent(
+        victim.get_submodule(f"{name}_network").parameters(),
+        epochs=victim.epochs if first else victim.increment_epochs,
+        steps=-(-items // victim.batch_size),
+        learning_rate=victim.learning_rate if first else victim.increment_learning_rate,
+        weight_decay=victim.weight_decay,
+        optimiser=victim.optimiser if first else victim.increment_optimiser,
+        decay=victim.decay if first else victim.increment_decay,
+    )

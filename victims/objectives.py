@@ -1,0 +1,126 @@
+"""Objectives of hashing models as pure functions, each with its source."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "balance",
+    "cosine_label_similarity",
+    "discrete_codes",
+    "inner_product_gap",
+    "lifelong_hashing",
+    "pairwise_likelihood",
+    "quantisation",
+    "shared_label",
+    "sign",
+    "similarity_gap",
+]
+
+
+def sign(codes: Tensor) -> Tensor:
+    """±1 as HashCodes has it: +1 iff > 0, never 0. Carries no gradient."""
+    return torch.where(codes.detach() > 0, 1.0, -1.0)
+
+
+def shared_label(first: Tensor, second: Tensor) -> Tensor:
+    """(A,B) float of 0/1: whether two multi-hot rows share a label."""
+    return (first.float() @ second.float().T > 0).float()
+
+
+def cosine_label_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """(A,B) in [0,1]: ⟨l_i, l_j⟩/(‖l_i‖‖l_j‖), 0 for rows without a label.
+
+    DLCMH (Xu et al., IEEE TCSVT 2024).
+    """
+    return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
+
+
+def pairwise_likelihood(codes: Tensor, others: Tensor, similar: Tensor) -> Tensor:
+    """−mean[ S·θ − log(1+e^θ) ], θ = ⟨u, v⟩/2.
+
+    DPSH (Li et al., IJCAI 2016). codes (A,K), others (B,K) real; similar (A,B) of 0/1.
+    """
+    theta = codes @ others.T / 2
+    return (F.softplus(theta) - similar * theta).mean()
+
+
+def quantisation(codes: Tensor, signs: Tensor) -> Tensor:
+    """Q: mean squared gap between real codes (B,K) and their ±1 codes (DPSH, DLCMH)."""
+    return torch.mean((codes - signs) ** 2)
+
+
+def similarity_gap(codes: Tensor, others: Tensor, similarity: Tensor) -> Tensor:
+    """MS: mean (relu(cos(u_i, v_j)) − S_ij)².
+
+    DLCMH, phase 1. codes (A,K), others (B,K) real; similarity (A,B) in [0,1].
+    """
+    cosine = F.normalize(codes, dim=1) @ F.normalize(others, dim=1).T
+    return torch.mean((F.relu(cosine) - similarity) ** 2)
+
+
+def inner_product_gap(codes: Tensor, signs: Tensor, similarity: Tensor) -> Tensor:
+    """Σ_ij (K·S_ij − ⟨u_i, b_j⟩)².
+
+    DLCMH, phase 2, and its ancestor DIHN (Wu et al., CVPR 2019). codes (A,K) real, signs (B,K) of
+    ±1, similarity (A,B) in [0,1].
+    """
+    return torch.sum((codes.shape[1] * similarity - codes @ signs.T) ** 2)
+
+
+def balance(codes: Tensor) -> Tensor:
+    """‖Uᵀ1‖²: 0 where every bit of (B,K) real codes is balanced over the batch.
+
+    Squared: the linear sum in the code released for DLCMH has no lower bound.
+    """
+    return torch.sum(codes.sum(dim=0) ** 2)
+
+
+def discrete_codes(signs: Tensor, outputs: Tensor, similarity: Tensor, pull: Tensor) -> Tensor:
+    """One sweep of discrete cyclic coordinate descent: (N,K) ±1 codes, bit after bit.
+
+    Never increases ‖K·S − Z Bᵀ‖² + ‖P − B‖² over B (N,K) of ±1: with all bits but k fixed, the best
+    bit is the sign of (K·Sᵀ Z + P)_k − B_{−k} Z_{−k}ᵀ z_k; where that is 0, the old bit stays.
+    DLCMH, phase 2, with P = α·Ẑ.
+
+    signs (N,K) of ±1: the codes before; outputs Z (M,K) real; similarity S (M,N); pull P (N,K).
+    """
+    width = signs.shape[1]
+    wanted = width * similarity.T @ outputs + pull  # (N,K)
+    gram = outputs.T @ outputs  # (K,K)
+    codes = signs.clone()
+    for bit in range(width):
+        others = codes @ gram[:, bit] - codes[:, bit] * gram[bit, bit]
+        value = wanted[:, bit] - others
+        codes[:, bit] = torch.where(value == 0, codes[:, bit], sign(value))
+    return codes
+
+
+def lifelong_hashing(
+    codes: Tensor,
+    old: Tensor,
+    new: Tensor,
+    similarity: Tensor,
+    own: Tensor,
+    *,
+    pull: float,
+    balance_weight: float,
+) -> Tensor:
+    """DLCMH, phase 2: both pair terms, quantisation and balance, divided by B·N.
+
+    (1/BN)·[ Σ_{j old} (K·S_ij − ⟨u_i, b_j⟩)² + Σ_{j new} (K·S_ij − ⟨u_i, b_j⟩)²
+             + α·Σ_i ‖b_Ω(i) − u_i‖² + β·‖Uᵀ1‖² ]
+
+    codes u (B,K) real; old (O,K) and new (N−O,K) of ±1; similarity (B,N), old columns first;
+    own (B,K): the ±1 code of each row itself, b_Ω(i).
+    """
+    similar_old, similar_new = similarity.split([len(old), len(new)], dim=1)
+    total = (
+        inner_product_gap(codes, old, similar_old)
+        + inner_product_gap(codes, new, similar_new)
+        + pull * torch.sum((own - codes) ** 2)
+        + balance_weight * balance(codes)
+    )
+    return total / similarity.numel()
