@@ -46,6 +46,27 @@ class Entry(Generic[T]):
         """First line of the docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
+    @property
+    def deviations(self) -> list[str]:
+        """Where the method differs from its source: the bullets of its docstring.
+
+        They stand under a line that begins with "Deviations", in the class or its bases.
+        """
+        classes = self.build.__mro__ if inspect.isclass(self.build) else (self.build,)
+        found: list[str] = []
+        for owner in classes:
+            listing = False
+            for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
+                if line.startswith("Deviations"):
+                    listing = True
+                elif listing and line.startswith("- "):
+                    found.append(line[2:])
+                elif listing and line.startswith("  "):
+                    found[-1] += " " + line.strip()
+                else:
+                    listing = False
+        return [text.rstrip(";.") for text in found]
+
     @functools.cached_property
     def model(self) -> type[BaseModel]:
         """The pydantic model of the constructor's keyword-only arguments."""

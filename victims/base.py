@@ -13,9 +13,16 @@ from advhash.codes import HashCodes
 from advhash.data import Dataset, Modality, Progress, Split, silent
 from advhash.errors import UsageError
 
-__all__ = ["HashVictim", "History"]
+__all__ = ["HashVictim", "History", "expect_positive"]
 
 History = list[dict[str, float | str]]  # one row an epoch: "phase", "epoch", losses
+
+
+def expect_positive(**values: float) -> None:
+    """Raise ValueError for the first setting that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"expected {name} above 0, got {value}")
 
 
 class HashVictim(nn.Module, ABC):
@@ -24,7 +31,6 @@ class HashVictim(nn.Module, ABC):
     bits:    K
     bounds:  the raw range of each modality, e.g. {"image": (0, 1)}; its keys are the modalities
     history: what training recorded, one row an epoch
-    deviations: where this implementation differs from its source, one sentence each
 
     Normalisation lives inside: `relax` sees [0,1] pixels and raw counts.
     """
@@ -32,7 +38,6 @@ class HashVictim(nn.Module, ABC):
     bits: int
     bounds: Mapping[Modality, tuple[float, float]]
     history: History
-    deviations: ClassVar[tuple[str, ...]] = ()
     default_dataset: ClassVar[str] = "digits"
     default_database: ClassVar[str] = "image"  # the direction of the headline
 

@@ -14,7 +14,7 @@ from advhash.data import Dataset, Modality, Progress, silent
 from advhash.errors import DataError, UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.backbones import SMALL, build_backbone
-from advhash.victims.base import HashVictim
+from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Decay, Optimiser, seeded
 from advhash.victims.frozen import FrozenCodes, table_codes
 from advhash.victims.lifelong import (
@@ -118,6 +118,9 @@ class DLCMH(HashVictim):
         augmentation: bool = True,
     ) -> None:
         super().__init__()
+        expect_positive(
+            bits=bits, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        )
         self.classes = classes
         self.text_size = text_size
         self.database_rows = database_rows

@@ -12,7 +12,7 @@ from advhash.data import Dataset, Modality, Progress, silent
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.backbones import SMALL, build_backbone
-from advhash.victims.base import HashVictim
+from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Descent, augment, random_batches, seeded
 from advhash.victims.objectives import pairwise_likelihood, quantisation, shared_label, sign
 
@@ -63,6 +63,9 @@ class DPSH(HashVictim):
         augmentation: bool = True,
     ) -> None:
         super().__init__()
+        expect_positive(
+            bits=bits, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        )
         self.bits = bits
         self.backbone = backbone
         self.pretrained = pretrained
