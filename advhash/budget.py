@@ -90,7 +90,8 @@ class Budget:
         """(B,) distance of each item in this budget's norm (L∞ for "none")."""
         change = (moved - clean).flatten(1)
         if self.norm == "l2":
-            return torch.linalg.vector_norm(change, dim=1)
+            length: Tensor = torch.linalg.vector_norm(change, dim=1)
+            return length
         if self.norm == "l0":
             return (change != 0).sum(dim=1).float()
         return change.abs().amax(dim=1)

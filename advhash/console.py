@@ -139,7 +139,11 @@ def _plain_progress() -> Progress:
         begun.setdefault(stage, now)
         last[stage] = now
         spent = now - begun[stage]
-        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        left = (
+            f", about {spent / done * (total - done):.0f} s left"
+            if spent > 1 and 0 < done < total
+            else ""
+        )
         shown = f" ({_figures(figures)})" if figures else ""
         sys.stderr.write(f"{stage}: {done}/{total}{shown}{left}\n")
         sys.stderr.flush()

@@ -83,7 +83,6 @@ class Attack(ABC):
     goal:       "targeted" (reach the target's labels) or "untargeted"
     modalities: the query modalities that it can move
     knowledge:  what the attacker has
-    deviations: where this implementation differs from its source, one sentence each
     trains:     whether `fit` is costly, so that its result is cached
     fit_depends_on_budget: whether another budget needs another fit
     history:    what fitting recorded, one row a report step
@@ -92,7 +91,6 @@ class Attack(ABC):
     goal: ClassVar[Goal]
     modalities: ClassVar[frozenset[Modality]]
     knowledge: ClassVar[Knowledge]
-    deviations: ClassVar[tuple[str, ...]] = ()
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     trains: ClassVar[bool] = False
     fit_depends_on_budget: ClassVar[bool] = True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import tomllib
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+import tomli_w
 
 from advhash.attacks.base import Attack
 from advhash.errors import ConfigError, UnknownName
@@ -282,3 +284,24 @@ class TestEveryRegisteredMethod:
         for entry in VICTIMS:
             assert issubclass(entry.build, HashVictim), entry.name  # type: ignore[arg-type]
             assert entry.build.default_dataset in known, entry.name  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "preset"),
+    [
+        (registry, entry.name, preset)
+        for registry in (VICTIMS, ATTACKS)
+        for entry in registry
+        for preset in ("small", *entry.presets)
+    ],
+)
+def test_settings_of_every_preset_survive_the_config_file(
+    registry: Registry[Any], name: str, preset: str
+) -> None:
+    """TOML has no None: a setting may be None only where that is its default."""
+    needed = {"classes": 3, "text_size": 5, "database_rows": 7}
+    given = {key: needed[key] for key in needed if key in registry[name].model.model_fields}
+    settings = registry.settings(name, {"preset": preset, **given})
+    written = {key: value for key, value in settings.items() if value is not None}
+    again = registry.settings(name, tomllib.loads(tomli_w.dumps(written)))
+    assert again == settings
