@@ -30,6 +30,7 @@ from advhash.errors import RefusedError, RunError, UsageError
 from advhash.files import sha256, storage_errors
 from advhash.registry import VICTIMS
 from advhash.reports.victim import victim_flags, victim_metrics
+from advhash.runs import environment
 from advhash.victims.base import HashVictim
 
 __all__ = [
@@ -166,6 +167,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             metrics={name: vars(metric) for name, metric in metrics.items()},
             flags=[vars(flag) for flag in flags],
             seconds=round(time.perf_counter() - start, 2),
+            environment=environment(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
