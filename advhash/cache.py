@@ -18,18 +18,30 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from advhash.data import Dataset, Split, SplitName
-from advhash.errors import StorageError
+from advhash.errors import CheckpointError, StorageError
 from advhash.files import storage_errors
 
-__all__ = ["cache_root", "cached_dataset", "cached_folder", "content_key"]
+T = TypeVar("T")
+
+__all__ = ["cache_root", "cached", "cached_dataset", "cached_folder", "content_key"]
 
 ADVICE = "free space there, or set ADVHASH_CACHE to a folder that can be written"
+DAMAGE = (
+    CheckpointError,
+    SafetensorError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
 
 
@@ -73,6 +85,24 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
+def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """What `read` makes of the cached folder; a damaged one is discarded and built again, once."""
+    for last in (False, True):
+        folder = cached_folder(kind, key, build)
+        try:
+            return read(folder)
+        except PermissionError as error:
+            raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
+        except DAMAGE as error:
+            if last:
+                raise StorageError(
+                    f"the cache folder {folder} came back damaged right after it was written: "
+                    "check the disk, or set ADVHASH_CACHE to another one"
+                ) from error
+            _discard(folder)
+    raise AssertionError("unreachable")
+
+
 def _sweep(parent: Path) -> None:
     """Remove temporary folders that killed processes left behind."""
     for left in parent.glob(".*.tmp"):
@@ -101,19 +131,7 @@ def cached_dataset(content: object, build: Callable[[], Dataset]) -> Dataset:
     A damaged copy in the cache is built again. What comes back was always read from the cache, so
     that a first and a second call agree.
     """
-    key = content_key(content)
-    for _ in range(2):
-        folder = cached_folder("data", key, lambda folder: _write(folder, build()))
-        try:
-            return _read(folder)
-        except PermissionError as error:
-            raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
-            _discard(folder)
-    raise StorageError(
-        f"the cache folder {folder} came back damaged right after it was written: "
-        "check the disk, or set ADVHASH_CACHE to another one"
-    )
+    return cached("data", content_key(content), lambda folder: _write(folder, build()), _read)
 
 
 SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")

@@ -28,7 +28,11 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at the data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+TABLES = ("victim", "attack", "dataset", "budget", "protocol")
 KINDS = ("victims", "attacks", "datasets", "defenses", "detectors")
+
+
+_told: list[int] = []  # that an interrupt was reported
 
 
 def main() -> None:
@@ -38,6 +42,10 @@ def main() -> None:
     except AdvhashError as error:
         _fail(str(error), *getattr(error, "__notes__", ()))
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == 130 and not _told:  # Typer swallows an interrupt without a word
+            _fail("interrupted")
+        raise
 
 
 def _fail(*lines: str) -> None:
@@ -150,7 +158,10 @@ def data_show(
     from advhash.datasets import load_dataset
     from advhash.pipeline import save_image_grid
 
-    data = load_dataset(name, _tables(settings).get("dataset", {}))
+    tables = _tables(settings)
+    if set(tables) - {"dataset"}:
+        raise ConfigError(f"--set: expected dataset.key=value, got {' '.join(settings or [])}")
+    data = load_dataset(name, tables.get("dataset", {}))
     if image_grid is not None:
         save_image_grid(data, image_grid)
     if as_json:
@@ -262,6 +273,10 @@ def attack(
     from advhash.runs import refuse_partial
 
     if resume is not None:
+        given = (victim, method, dataset, bits, norm, eps, match, targets, query_modality)
+        more = (database, queries, seed, device, out, settings, config)
+        if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
+            raise UsageError("--resume continues a run as it was: expected no other settings")
         with _working(quiet) as progress:
             record = resume_run(resume, progress)
     else:
@@ -357,6 +372,8 @@ def _tables(settings: list[str] | None) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for text in settings or []:
         keys, value = parse_assignment(text)
+        if len(keys) < 2 and keys[0] in TABLES:
+            raise ConfigError(f"--set {text}: expected {keys[0]}.key=value")
         table = result
         for key in keys[:-1]:
             table = table.setdefault(key, {})
@@ -386,4 +403,5 @@ def _working(quiet: bool) -> Iterator[Progress]:
             yield progress
     except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
         _fail("interrupted", *getattr(error, "__notes__", ()))
+        _told.append(130)
         raise typer.Exit(130) from None

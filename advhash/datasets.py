@@ -43,7 +43,7 @@ def load_dataset(name: str, settings: Mapping[str, object] | None = None) -> Dat
     if name not in registered and is_path:
         if "root" in settings:
             raise ConfigError(f"expected one image folder, got {name!r} and the setting 'root'")
-        settings["root"] = name
+        settings["root"] = str(Path(name).expanduser().resolve())
         name = "folder"
     data: Dataset = DATASETS.create(name, settings)
     return data

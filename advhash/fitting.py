@@ -10,7 +10,7 @@ from typing import Any
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
-from advhash.cache import cached_folder, content_key
+from advhash.cache import cached, content_key
 from advhash.checkpoint import read_tensors, write_tensors
 from advhash.config import AttackConfig
 from advhash.data import Progress, silent
@@ -68,16 +68,13 @@ def fit_attack(
         write_tensors(folder / "state.safetensors", attack.state())
         write_json(folder / "fit.json", {"seconds": seconds, "history": attack.history})
 
-    folder = cached_folder("attacks", content_key(identity), build)
-    fit = json.loads((folder / "fit.json").read_text("utf-8"))
-    attack = ATTACKS.create(name, settings)
-    attack.restore(trained.victim, data, read_tensors(folder / "state.safetensors"))
-    return FittedAttack(
-        attack,
-        settings,
-        budget,
-        sha256(folder / "state.safetensors"),
-        not ran,
-        fit["seconds"],
-        fit["history"],
-    )
+    def read(folder: Path) -> FittedAttack:
+        fit = json.loads((folder / "fit.json").read_text("utf-8"))
+        fitted: Attack = ATTACKS.create(name, settings)
+        fitted.restore(trained.victim, data, read_tensors(folder / "state.safetensors"))
+        fingerprint = sha256(folder / "state.safetensors")
+        return FittedAttack(
+            fitted, settings, budget, fingerprint, not ran, fit["seconds"], fit["history"]
+        )
+
+    return cached("attacks", content_key(identity), build, read)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
-from advhash.cache import cache_root
+from advhash.cache import cache_root, content_key
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig, BudgetConfig, DatasetConfig, MethodConfig, read_toml
 from advhash.data import Batch, Dataset, Progress, Split, silent
@@ -23,7 +23,7 @@ from advhash.errors import UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
-from advhash.registry import ATTACKS
+from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
 from advhash.reports.measures import (
@@ -46,6 +46,7 @@ from advhash.training import (
     resolve_device,
     train,
 )
+from advhash.victims.base import HashVictim
 
 __all__ = ["attack", "attack_plan", "resume", "save_image_grid"]
 
@@ -64,8 +65,7 @@ def attack(
     finished, and is removed otherwise.
     """
     seconds: dict[str, float] = {}
-    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-    config.budget.resolve(method.default_budget)  # a wrong name or value must not cost a training
+    _check(config)  # a wrong name or value must not cost a training
     trained = _timed(seconds, "victim", lambda: train(config, progress))
     config = resolve(config, trained)
     if folder is None:
@@ -73,6 +73,7 @@ def attack(
         folder = RunFolder.start(out or Path("runs") / new_run_id(label))
     try:
         folder.write_text("config.toml", config.to_toml())
+        folder.identify(content_key({**cache_identity(trained), "config": config.to_toml()}))
         write_json(folder.path / "env.json", environment())
         record = _attack_into(folder, config, trained, seconds, progress)
         folder.write_text("metrics.json", record.dumps())
@@ -186,9 +187,9 @@ def _attack_queries(
             eight_bit=config.budget.eight_bit,
         )
         return {
-            "moved": result.batch.inputs[modality],
+            "moved": result.batch.inputs[modality].cpu(),
             "words": torch.from_numpy(result.codes.words.view(np.int64)),
-            "overrun": result.overrun,
+            "overrun": result.overrun.cpu(),
             "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
         }
 
@@ -276,6 +277,7 @@ def _flags(
         config.protocol.noise_control
         and not unbounded
         and config.protocol.query_modality == "image"
+        and config.attack.name != "noise"
     ):
         noise = _noise_score(config, trained, fitted, outcome, database)
     flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
@@ -289,7 +291,14 @@ def _flags(
         flags += check_targets(outcome.labels, targets)
     flags += check_attack(metrics, noise, fitted.budget, targets is not None)
     if not config.budget.eight_bit:
-        flags.append(Flag("float_pixels", "warning", "Pixels were not rounded to 8 bits."))
+        flags.append(
+            Flag(
+                "float_pixels",
+                "warning",
+                "Pixels were not rounded to 8 bits after the attack; gradient attacks search on "
+                "the 8-bit grid all the same.",
+            )
+        )
     return flags
 
 
@@ -320,15 +329,22 @@ def _noise_score(
     return float(np.nanmean(columns["map_adversarial"]))
 
 
-def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
-    """The config with every default written out, so that its file replays the run.
-
-    Raises UsageError: a direction or a modality that victim or attack lack.
-    """
-    victim, data = trained.victim, trained.data
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    method: Attack = ATTACKS.create(config.attack.name, settings)
+def _check(config: AttackConfig) -> None:
+    """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
+    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     budget = config.budget.resolve(method.default_budget)
+    if budget.norm not in method.norms:
+        raise UsageError(
+            f"--norm: {config.attack.name} works under {', '.join(sorted(method.norms))}, "
+            f"got {budget.norm}"
+        )
+    planned = plan_victim(config)
+    if planned is not None:
+        _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
+
+
+def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> str:
+    """The attacked direction. Raises UsageError: one, or a modality, that victim or attack lack."""
     database = config.protocol.database or victim.default_database
     if database not in victim.directions:
         raise UsageError(
@@ -340,6 +356,19 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
             f"--query-modality: {config.attack.name} attacks "
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
         )
+    return database
+
+
+def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
+    """The config with every default written out, so that its file replays the run.
+
+    Raises UsageError: a direction or a modality that victim or attack lack.
+    """
+    victim, data = trained.victim, trained.data
+    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
+    method: Attack = ATTACKS.create(config.attack.name, settings)
+    budget = config.budget.resolve(method.default_budget)
+    database = _check_threat(config, victim, method)
     return config.model_copy(
         update={
             "device": str(victim.device),
@@ -360,6 +389,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
+    _check(config)
     planned = plan_victim(config)
     if planned is None:
         trained = train(config)

@@ -111,6 +111,19 @@ class RunFolder:
             raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
         return run
 
+    def identify(self, key: str) -> None:
+        """Note what the parts belong to. Raises RunError where earlier ones belong to another run.
+
+        key: names the config, the victim, the data and the code
+        """
+        file = self.path / "identity"
+        if file.is_file() and file.read_text("utf-8") != key:
+            raise RunError(
+                f"the finished batches in {self.path} were made with another config, victim, data "
+                "set or version of advhash: expected the same; delete the folder and start again"
+            )
+        write_text(file, key)
+
     def part(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of one part of the work: read where it is done already, else made."""
         file = self.path / "parts" / f"{name}.safetensors"
@@ -135,6 +148,7 @@ class RunFolder:
         with storage_errors(self.final):
             self.path.rename(self.final)
         shutil.rmtree(self.final / "parts", ignore_errors=True)
+        (self.final / "identity").unlink(missing_ok=True)
         return self.final
 
     def abandon(self) -> bool:

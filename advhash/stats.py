@@ -56,7 +56,7 @@ def mean_metric(values: npt.ArrayLike, seed: int) -> Metric:
     if len(kept) == 0 or not np.isfinite(kept).all():
         return Metric(n=len(kept))
     value = float(kept.mean())
-    if np.ptp(kept) == 0:
+    if len(kept) > 1 and np.ptp(kept) == 0:
         return Metric(value=value, low=value, high=value, n=len(kept))
     interval = (
         _interval((kept,), lambda x, axis: x.mean(axis=axis), seed) if len(kept) > 1 else None

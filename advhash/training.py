@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,7 +17,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from advhash.cache import cached_folder, content_key
+from advhash.cache import cached, content_key
 from advhash.checkpoint import (
     CARD,
     WEIGHTS,
@@ -31,6 +32,7 @@ from advhash.files import sha256, storage_errors
 from advhash.registry import VICTIMS
 from advhash.reports.victim import victim_flags, victim_metrics
 from advhash.runs import environment
+from advhash.sanity import Flag
 from advhash.victims.base import HashVictim
 
 __all__ = [
@@ -64,14 +66,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+_SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "pictures.py", "verdict.py"}
+
+
 @cache
-def _code_version(*packages: str) -> str:
-    """Digest of the sources that decide over a cached result, and of torch's version."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for package in packages:
-        folder = Path(str(import_module(package).__file__)).parent
+def _code_version() -> str:
+    """Digest of all sources that can decide over a cached result, and of torch's and timm's."""
+    digest = hashlib.sha256(f"torch {torch.__version__} timm {version('timm')}".encode())
+    for package in ("", ".victims", ".attacks", ".defenses", ".reports"):
+        folder = Path(str(import_module(f"advhash{package}").__file__)).parent
         for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
+            if file.name not in _SHOWING:
+                digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -123,7 +129,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
             "data": data.fingerprint(),
             "seed": config.seed,
             "device": resolve_device(config.device).type,
-            "code": _code_version("advhash.victims"),
+            "code": _code_version(),
         }
     )
     return data, settings, key
@@ -171,8 +177,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    folder = cached_folder("victims", key, build)
-    victim, card = load_victim(folder)
+    folder, victim, card = cached("victims", key, build, lambda path: (path, *load_victim(path)))
     given = config.victim.settings
     fixed = {"name", *victim.data_arguments(data)} - set(given)
     kept = {key: value for key, value in settings.items() if key not in fixed}
@@ -187,6 +192,27 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         not ran,
         time.perf_counter() - start,
     )
+
+
+def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
+    """Other splits of the victim's own data would put training rows among the queries."""
+    stored = card.get("data")
+    known = stored if isinstance(stored, dict) else {}
+    if known.get("fingerprint") == data.fingerprint():
+        return
+    if known.get("name") == data.name:
+        raise UsageError(
+            f"checkpoint {folder} was trained on {data.name} with settings "
+            f"{known.get('settings')}: other ones would put training rows among the queries; "
+            "train a new victim, or attack it on another data set"
+        )
+    flag = Flag(
+        "foreign_data",
+        "warning",
+        f"The victim was trained on {known.get('name', 'unknown data')}, not on {data.name}: "
+        "the database is hashed anew, and whether training rows are among the queries is unknown.",
+    )
+    card["flags"] = [vars(flag)]
 
 
 def _check_converged(name: str, victim: HashVictim) -> None:
@@ -216,6 +242,7 @@ def _from_checkpoint(
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
+    _check_data(folder, card, data)
     expected = victim.data_arguments(data)
     card_settings = {key: card["settings"].get(key) for key in expected}
     shapes = {
@@ -280,6 +307,6 @@ def cache_identity(trained: Trained) -> dict[str, object]:
     return {
         "victim": trained.fingerprint,
         "data": trained.data.fingerprint(),
-        "code": _code_version("advhash.victims", "advhash.attacks"),
+        "code": _code_version(),
         "device": trained.victim.device.type,
     }

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self, final
 import torch
 from torch import Tensor
 
-from advhash.budget import Budget, round_toward
+from advhash.budget import Budget, Norm, round_toward
 from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Progress, silent
 from advhash.errors import UsageError
@@ -83,6 +83,7 @@ class Attack(ABC):
     goal:       "targeted" (reach the target's labels) or "untargeted"
     modalities: the query modalities that it can move
     knowledge:  what the attacker has
+    norms:      the budgets that it can work under
     trains:     whether `fit` is costly, so that its result is cached
     fit_depends_on_budget: whether another budget needs another fit
     history:    what fitting recorded, one row a report step
@@ -92,6 +93,7 @@ class Attack(ABC):
     modalities: ClassVar[frozenset[Modality]]
     knowledge: ClassVar[Knowledge]
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
+    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
     fit_depends_on_budget: ClassVar[bool] = True
     history: History

@@ -30,11 +30,11 @@ from advhash.attacks.prosgan_networks import (
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.data import Batch, Modality, Progress, Split, silent
-from advhash.errors import UsageError
+from advhash.errors import RefusedError, UsageError
 from advhash.metrics import retrieval_average_precision
 from advhash.registry import ATTACKS
 from advhash.targets import choose_targets
-from advhash.victims.base import HashVictim
+from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import seeded
 
 __all__ = ["DISCRIMINATOR_EVERY", "ProSGAN"]
@@ -43,7 +43,7 @@ DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)
 VALIDATION_ROWS = 96
 VALIDATE_EPOCHS = 5
-TERMS = {"cvpr": hash_term, "tmm": hash_term_tmm}
+TERMS = {"cvpr": (hash_term, 5.0), "tmm": (hash_term_tmm, 1.0)}  # with the published weight
 
 PAPER = {
     "epochs": 100,
@@ -78,8 +78,8 @@ class ProSGAN(Attack):
     decay:         "cosine" to 0, or "linear" to 0 over the second half, as published
     rec_weight:    weight of the squared distance; without a budget this alone keeps it small
     rec_warmup:    share of the steps over which that weight rises from a tenth
-    hash_weight, objective, alpha: h = tanh(α·u/s), s the mean |u| of the training images;
-                   "cvpr" is 5·(1 − mean h∘p), "tmm" mean (1 − h∘p)²
+    objective, hash_weight, alpha: h = tanh(α·u/s), s the mean |u| of the training images;
+                   "cvpr" is 1 − mean h∘p, of weight 5, "tmm" mean (1 − h∘p)², of weight 1
     discriminator: False trains without it
     prototype:     "prototype" conditions on PrototypeNet's feature and aims at its code;
                    "majority" conditions on and aims at the majority code of the label set
@@ -118,7 +118,7 @@ class ProSGAN(Attack):
         decay: Decay = "cosine",
         rec_weight: float = 15.0,
         rec_warmup: float = 0.5,
-        hash_weight: float = 5.0,
+        hash_weight: float | None = None,
         objective: Literal["cvpr", "tmm"] = "cvpr",
         alpha: float = 1.0,
         discriminator: bool = True,
@@ -139,8 +139,20 @@ class ProSGAN(Attack):
         positive_share: float = 0.75,
     ) -> None:
         counts = (epochs, batch_size, width, lifts, shrink, discriminator_depth, prototype_steps)
-        if min(counts) < 1 or min(downs, blocks) < 0 or min(rec_weight, hash_weight) < 0:
+        sizes = (hidden, feature, discriminator_width)
+        if (
+            min(*counts, *sizes) < 1
+            or min(downs, blocks) < 0
+            or min(rec_weight, hash_weight or 0) < 0
+        ):
             raise ValueError("expected positive sizes and counts and weights >= 0")
+        expect_positive(
+            learning_rate=learning_rate,
+            prototype_learning_rate=prototype_learning_rate,
+            theta_scale=theta_scale,
+        )
+        if not 0 <= positive_share < 1:
+            raise ValueError(f"expected positive_share in [0,1), got {positive_share}")
         if not 0 <= rec_warmup <= 1 or not alpha > 0:
             raise ValueError(
                 f"expected rec_warmup in [0,1] and alpha > 0, got {rec_warmup} and {alpha}"
@@ -272,6 +284,8 @@ class ProSGAN(Attack):
         ).to(device)
         maker = torch.optim.Adam(generator.parameters(), self.learning_rate, BETAS)
         judge = torch.optim.Adam(critic.parameters(), self.learning_rate, BETAS)
+        hash_loss, published = TERMS[self.objective]
+        hash_weight = published if self.hash_weight is None else self.hash_weight
         steps, step = self.epochs * -(-len(train) // self.batch_size), 0
         for epoch in range(self.epochs):
             seen: dict[str, list[float]] = {}
@@ -292,15 +306,20 @@ class ProSGAN(Attack):
                         descend(judge, terms["discriminator"])
                     terms["gan"] = lsgan(critic(moved), sets[drawn], real=True)
                 soft = soft_code(victim.relax(moved, "image"), self.alpha, scale)
-                terms["hash"] = TERMS[self.objective](soft, codes[drawn])
+                terms["hash"] = hash_loss(soft, codes[drawn])
                 terms["reconstruction"] = reconstruction(raw, images)
                 weight = self.rec_weight * risen(self.rec_warmup, step / steps)
-                loss = self.hash_weight * terms["hash"] + weight * terms["reconstruction"]
+                loss = hash_weight * terms["hash"] + weight * terms["reconstruction"]
                 descend(maker, loss + terms["gan"] if self.discriminator else loss)
                 for name, term in terms.items():
                     seen.setdefault(name, []).append(term.item())
                 step += 1
             means = {name: sum(values) / len(values) for name, values in seen.items()}
+            if not all(math.isfinite(value) for value in means.values()):
+                raise RefusedError(
+                    f"the training of ProS-GAN diverged in epoch {epoch + 1}: expected finite "
+                    "losses; lower attack.learning_rate"
+                )
             row = {"step": float(step), **means}
             if (epoch + 1) % VALIDATE_EPOCHS == 0 or step == steps:
                 row |= self._validate(victim, data)

@@ -14,7 +14,7 @@ import torch
 
 from advhash.attacks.anchors import ANCHORS, anchor_codes
 from advhash.attacks.base import AttackData, frozen
-from advhash.cache import cached_folder, content_key
+from advhash.cache import cached, content_key
 from advhash.checkpoint import read_tensors, write_tensors
 from advhash.codes import HashCodes
 from advhash.data import Progress, silent
@@ -73,7 +73,11 @@ def target_ceilings(
         "top_k": top_k,
         "seed": _SEED,
     }
-    folder = cached_folder("ceilings", content_key(content), build)
-    best = read_tensors(folder / _FILE)["scores"].numpy().max(axis=0)  # (S,)
+
+    def read(folder: Path) -> npt.NDArray[np.float64]:
+        scores: npt.NDArray[np.float64] = read_tensors(folder / _FILE)["scores"].numpy()
+        return np.asarray(scores.max(axis=0))
+
+    best = cached("ceilings", content_key(content), build, read)  # (S,)
     position = {row.tobytes(): index for index, row in enumerate(sets)}
     return np.asarray([best[position[row.tobytes()]] for row in targets], dtype=np.float64)
