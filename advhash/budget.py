@@ -97,7 +97,8 @@ class Budget:
         return change.abs().amax(dim=1)
 
     def project(self, clean: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:
-        """The nearest point inside the ball and the bounds (for l0: the largest changes kept)."""
+        """A point inside ball and bounds: projected onto the ball (l0: the largest changes kept),
+        then clipped to the bounds, which cannot leave the ball."""
         change = moved - clean
         if self.norm == "linf":
             change = change.clamp(-self.eps, self.eps)

@@ -93,7 +93,7 @@ class BudgetConfig(_Table):
 
 
 class ProtocolConfig(_Table):
-    """How the figures are taken; see `design` in ARCHITECTURE.md."""
+    """How the figures are taken; see docs/metrics.md."""
 
     targets: TargetRule = "disjoint"
     query_modality: str = "image"

@@ -144,6 +144,7 @@ def make_record(
             query_modality=protocol.query_modality,
             database=str(protocol.database),
             queries=len(queries),
+            batch_size=protocol.batch_size,
             top_k=protocol.top_k,
             ties=protocol.ties,
             empty=protocol.empty,

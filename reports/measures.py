@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -117,8 +115,3 @@ def retrieval_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
         else None
     )
     return result
-
-
-def concatenate(parts: list[Mapping[str, npt.NDArray[np.float64]]]) -> Columns:
-    """Columns of consecutive batches joined."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

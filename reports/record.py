@@ -76,7 +76,7 @@ class MethodInfo(_Part):
 
 class VictimInfo(MethodInfo):
     modalities: list[str]
-    notes: dict[str, Any]  # e.g. dlcmh: the categories that arrived in each increment
+    notes: dict[str, Any]  # from its card: metrics, seconds, seed
 
 
 class AttackInfo(MethodInfo):
@@ -107,6 +107,7 @@ class Protocol(_Part):
     query_modality: str
     database: str
     queries: int
+    batch_size: int | None = None  # anchors are drawn batch by batch
     top_k: int | None
     ties: str
     empty: str

@@ -269,6 +269,16 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
         (["attack", *SMALL, "--method", "dhta", "--query-modality", "text"], 2, "image"),
         (["attack", *SMALL, "--method", "dhta", "--device", "tpu9"], 2, "--device"),
         (["attack", *SMALL, "--method", "dhta", "--config", "none.toml"], 2, "none.toml"),
+        (["attack", *SMALL, "--method", "dhta", "--set", "victim=5"], 2, "victim.key"),
+        (["attack", *SMALL, "--method", "dhta", "--norm", "l0", "--eps", "3"], 2, "linf"),
+        (
+            ["attack", "--victim", "dpsh", "--method", "dhta", "--dataset", "breast_cancer"],
+            3,
+            "images",
+        ),
+        (["attack", *SMALL, "--method", "dhta", "--database", "no", "--dry-run"], 2, "image"),
+        (["attack", *SMALL, "--method", "prosgan", "--set", "attack.hidden=0"], 2, "sizes"),
+        (["data", "show", "digits", "--set", "size=64"], 2, "dataset.key"),
         (["attack", *SMALL], 2, "--method"),
         (["attack", "--method", "dhta"], 2, "--victim"),
         (["attack", "--resume", "nowhere"], 3, "interrupted run"),
@@ -436,9 +446,9 @@ def test_interrupted_run_resumes_to_the_same_figures(
     assert not out.exists()
     done = sorted(path.name for path in parts.glob("*.safetensors"))
     assert 1 <= len(done) < 6
-    stamps = {name: (parts / name).stat().st_mtime_ns for name in done}
-    for name in done:  # they are used, not made again: mark one
-        assert stamps[name]
+    first = safetensors.torch.load_file(parts / done[0])
+    marked = {**first, "seconds": torch.tensor(24_000.0, dtype=torch.float64)}
+    safetensors.torch.save_file(marked, parts / done[0])  # used, not made again: it shows below
     resumed = subprocess.run(
         [sys.executable, "-m", "advhash", "attack", "--resume", str(out), "--json", "-q"],
         capture_output=True,
@@ -451,13 +461,14 @@ def test_interrupted_run_resumes_to_the_same_figures(
         text=True,
         check=True,
     )
-    first, second = json.loads(resumed.stdout), json.loads(whole.stdout)
+    again, second = json.loads(resumed.stdout), json.loads(whole.stdout)
+    assert again["metrics"]["seconds_per_image"]["value"] > 1000
     for name, metric in second["metrics"].items():
         if not name.startswith("seconds"):
-            assert first["metrics"][name] == metric, name
+            assert again["metrics"][name] == metric, name
     assert out.is_dir()
     assert not Path(f"{out}.partial").exists()
-    assert first["victim"]["fingerprint"] == document["victim"]["fingerprint"]
+    assert again["victim"]["fingerprint"] == document["victim"]["fingerprint"]
 
 
 def test_interrupt_before_any_batch_leaves_nothing(
@@ -505,3 +516,64 @@ def test_parts_hold_plain_tensors_only(tmp_path: Path) -> None:
     run.part("0", lambda: {"moved": torch.zeros(2, 3)})
     stored = safetensors.torch.load_file(run.path / "parts/0.safetensors")
     assert stored["moved"].shape == (2, 3)
+
+
+def test_main_job_on_a_small_scale(advhash: Run, tmp_path: Path) -> None:
+    """dlcmh × prosgan through the command: every direction, one increment, the record whole."""
+    code, out, err = advhash(
+        "attack", "--victim", "dlcmh", "--method", "prosgan", "--set", "victim.epochs=3", "--set",
+        "victim.increment_epochs=2", "--set", "dataset.size=16", "--set", "attack.epochs=2",
+        "--set", "attack.prototype_steps=60", "--set", "attack.width=8", "--queries", "30", "-q",
+        "--json", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(out)
+    assert set(document["metrics_by_direction"]) == {"image-fused", "image-image", "image-text"}
+    for name, metric in document["metrics_by_direction"]["image-fused"].items():
+        assert document["metrics"][name] == metric
+    metrics = {name: entry["value"] for name, entry in document["metrics"].items()}
+    assert metrics["map"] > metrics["map_chance"] + 0.1
+    assert metrics["tmap"] > metrics["tmap_clean"]  # even this little training moves the queries
+    assert metrics["overrun"] == 0
+    assert document["budget"] == {**document["budget"], "norm": "none", "eps": None}
+    assert document["victim"]["settings"]["increments"]
+    phases = {row["phase"] for row in document["victim"]["history"]}
+    assert phases == {"original", "increment 1"}
+    assert {row["phase"] for row in document["attack"]["history"]} == {"prototype", "generator"}
+
+
+def test_resume_refuses_batches_of_another_run(advhash: Run, tmp_path: Path) -> None:
+    from advhash.errors import RunError
+    from advhash.runs import RunFolder
+
+    run = RunFolder.start(tmp_path / "run")
+    run.identify("one config, victim and code")
+    run.identify("one config, victim and code")
+    with pytest.raises(RunError, match="start again"):
+        run.identify("another")
+    code, _, err = advhash("attack", "--resume", tmp_path / "run", "--eps", "4/255")
+    assert (code, "no other settings" in one_line(err)) == (2, True)
+
+
+def test_other_splits_of_the_training_data_are_refused(advhash: Run, tmp_path: Path) -> None:
+    """They would put rows that the checkpoint was trained on among the queries."""
+    victim = tmp_path / "victim"
+    assert advhash("train", *SMALL, "-q", "--out", victim)[0] == 0
+    code, _, err = advhash(
+        "attack", "--victim", victim, "--method", "dhta", "--set", "dataset.seed=5", "-q"
+    )
+    assert (code, "training rows" in one_line(err)) == (2, True)
+
+
+def test_damaged_cache_entries_are_made_again(
+    advhash: Run, tmp_path: Path, session_cache: Path
+) -> None:
+    assert advhash(*QUICK, "--out", tmp_path / "one")[0] == 0
+    for file in session_cache.rglob("*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:99])
+    for file in session_cache.rglob("*/ceilings.safetensors"):
+        file.write_bytes(b"")
+    code, _, err = advhash(*QUICK, "--out", tmp_path / "two")
+    assert code == 0, err
+    records = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
+    assert records[0]["metrics"]["tmap"] == records[1]["metrics"]["tmap"]

@@ -90,8 +90,8 @@ def test_nan_rows_are_left_out_and_not_counted() -> None:
     [
         ([], Metric()),
         ([np.nan, np.nan], Metric()),
-        ([0.25], Metric(0.25, 0.25, 0.25, 1)),
-        ([0.25, np.nan], Metric(0.25, 0.25, 0.25, 1)),
+        ([0.25], Metric(0.25, None, None, 1)),
+        ([0.25, np.nan], Metric(0.25, None, None, 1)),
         ([0.5] * 9, Metric(0.5, 0.5, 0.5, 9)),
         ([0.5, np.inf], Metric(n=2)),
         ([-np.inf, np.inf], Metric(n=2)),

@@ -88,6 +88,7 @@ class DPSH(HashVictim):
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
+        check_images(data)
         return {"image_size": data.database.inputs["image"].shape[-1]}
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
@@ -96,8 +97,7 @@ class DPSH(HashVictim):
 
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
         """Train from new random weights. Same data, settings and seed: same weights."""
-        if "image" not in data.modalities:
-            raise DataError(f"dpsh needs images: {data.name!r} has {', '.join(data.modalities)}")
+        check_images(data)
         with seeded(seed):
             self.network = self._build().to(self.device)
             self.history = []
@@ -135,3 +135,9 @@ class DPSH(HashVictim):
                 {"phase": "train", "epoch": epoch + 1, "loss": value, "seconds": seconds}
             )
             progress("train", epoch + 1, self.epochs, loss=value)
+
+
+def check_images(data: Dataset) -> None:
+    """Raise DataError where there are no images."""
+    if "image" not in data.modalities:
+        raise DataError(f"dpsh needs images: {data.name!r} has {', '.join(data.modalities)}")
