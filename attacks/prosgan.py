@@ -146,11 +146,11 @@ class ProSGAN(Attack):
             or min(rec_weight, hash_weight or 0) < 0
         ):
             raise ValueError("expected positive sizes and counts and weights >= 0")
-        expect_positive(
-            learning_rate=learning_rate,
-            prototype_learning_rate=prototype_learning_rate,
-            theta_scale=theta_scale,
-        )
+        expect_positive(theta_scale=theta_scale)
+        if min(learning_rate, prototype_learning_rate) < 0:
+            raise ValueError(
+                f"expected learning rates >= 0, got {learning_rate} and {prototype_learning_rate}"
+            )
         if not 0 <= positive_share < 1:
             raise ValueError(f"expected positive_share in [0,1), got {positive_share}")
         if not 0 <= rec_warmup <= 1 or not alpha > 0:

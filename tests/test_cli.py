@@ -431,6 +431,8 @@ def test_interrupted_run_resumes_to_the_same_figures(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # a background job inherits an ignored SIGINT: Python then never raises KeyboardInterrupt
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     parts = Path(f"{out}.partial") / "parts"
     deadline = time.monotonic() + 120
