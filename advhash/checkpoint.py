@@ -107,9 +107,36 @@ def read_card(folder: Path) -> dict[str, Any]:
         for key, kind in (("name", str), ("settings", dict), ("files", dict)):
             if not isinstance(card.get(key), kind):
                 raise ValueError(f"no {kind.__name__} under {key!r}")
+        _check_notes(card)
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"expected a victim card in {file}, got {_line(error)}") from None
     return dict(card)
+
+
+def _check_notes(card: Mapping[str, Any]) -> None:
+    """Raise ValueError where history, flags or data are not as `save_victim` writes them."""
+    rows = card.get("history", [])
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(v, str | int | float) for v in row.values())
+        for row in rows
+    ):
+        raise ValueError("no list of flat rows under 'history'")
+    flags = card.get("flags", [])
+    levels = {"info", "warning", "error"}
+    if not isinstance(flags, list) or not all(
+        isinstance(flag, dict)
+        and set(flag) == {"name", "level", "message"}
+        and flag["level"] in levels
+        for flag in flags
+    ):
+        raise ValueError("no list of flags under 'flags'")
+    data = card.get("data")
+    if data is not None and not (
+        isinstance(data, dict)
+        and isinstance(data.get("name"), str)
+        and isinstance(data.get("settings"), dict)
+    ):
+        raise ValueError("no data set under 'data'")
 
 
 def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ _told: list[int] = []  # that an interrupt was reported
 
 def main() -> None:
     """Entry point. Exit codes: see `advhash.errors`; a bug keeps its traceback and exits with 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ∞ or × shows ? instead
+            stream.reconfigure(errors="replace")
     try:
         app()
     except AdvhashError as error:
@@ -74,9 +78,9 @@ def _datasets(incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. [default: 0]")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. (default: 0)")]
 Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [default: auto]")
+    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -93,11 +97,11 @@ DatasetName = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="A name or an image folder. [default: the victim's]",
+        help="A name or an image folder. (default: the victim's)",
         autocompletion=_datasets,
     ),
 ]
-Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. [default: 32]")]
+Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
@@ -226,7 +230,7 @@ def attack(
     bits: Bits = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")] = None,
     eps: Annotated[
-        str | None, typer.Option("--eps", help="e.g. 8/255, 0.03 or none. [default: the method's]")
+        str | None, typer.Option("--eps", help="e.g. 8/255, 0.03 or none. (default: the method's)")
     ] = None,
     match: Annotated[
         Path | None,
@@ -236,18 +240,18 @@ def attack(
         str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")
     ] = None,
     query_modality: Annotated[
-        str | None, typer.Option("--query-modality", help="image or text. [default: image]")
+        str | None, typer.Option("--query-modality", help="image or text. (default: image)")
     ] = None,
     database: Annotated[
-        str | None, typer.Option("--database", help="image, text or fused. [default: victim's]")
+        str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
     ] = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", help="How many queries. [default: all]")
+        int | None, typer.Option("--queries", help="How many queries. (default: all)")
     ] = None,
     seed: Seed = None,
     device: Device = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder to write. [default: runs/<id>]")
+        Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue this interrupted run.")
@@ -287,7 +291,7 @@ def attack(
             if norm is not None or eps is not None:
                 raise UsageError("--match sets the budget: expected no --norm and no --eps")
             refuse_partial(match)
-            distance = load_record(match).metrics["l2"]
+            distance = load_record(match).metrics.get("l2")
             if distance is None or not distance.value:
                 raise UsageError(f"--match: run {match} did not move its queries")
             budget |= {"norm": "l2", "eps": distance.value}

@@ -99,7 +99,7 @@ class ProtocolConfig(_Table):
     query_modality: str = "image"
     database: str | None = None  # None: the victim's default direction
     queries: int | None = Field(default=None, ge=1)  # None: the whole query split
-    top_k: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=None, ge=1, lt=2**31)
     ties: Ties = "expected"
     empty: Empty = "zero"
     batch_size: int = Field(default=100, ge=1)

@@ -20,6 +20,8 @@ _DISK = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
+    errno.EISDIR: "a folder of that name is there",
+    errno.ENOENT: "a folder of the path cannot be made",
     errno.EROFS: "the file system is read-only",
     errno.EFBIG: "the file size limit is reached",
     errno.ENOTDIR: "a part of the path is a file",

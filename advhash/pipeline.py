@@ -19,7 +19,7 @@ from advhash.codes import HashCodes
 from advhash.config import AttackConfig, BudgetConfig, DatasetConfig, MethodConfig, read_toml
 from advhash.data import Batch, Dataset, Progress, Split, silent
 from advhash.datasets import image_grid
-from advhash.errors import UsageError
+from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
@@ -80,7 +80,7 @@ def attack(
         render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
-        if folder.abandon():
+        if folder.abandon() and not isinstance(error, RunError):
             error.add_note(f"finished batches are kept: continue with --resume {folder.final}")
         raise
     return record

@@ -82,6 +82,7 @@ class Entry(Generic[T]):
             f"{self.name}_settings",
             __config__=ConfigDict(
                 extra="forbid",
+                allow_inf_nan=False,
                 arbitrary_types_allowed=True,
                 protected_namespaces=(),
                 validate_default=False,

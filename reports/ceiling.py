@@ -76,6 +76,8 @@ def target_ceilings(
 
     def read(folder: Path) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = read_tensors(folder / _FILE)["scores"].numpy()
+        if scores.shape != (len(ANCHORS), len(sets)) or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError("expected average precisions of all anchors")
         return np.asarray(scores.max(axis=0))
 
     best = cached("ceilings", content_key(content), build, read)  # (S,)

@@ -163,6 +163,6 @@ def load_record(folder: Path) -> Record:
         )
     try:
         return Record.loads(file.read_text("utf-8"))
-    except (ValueError, ValidationError, OSError) as error:
+    except (ValueError, ValidationError, OSError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
