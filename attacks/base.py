@@ -30,6 +30,7 @@ Knowledge = frozenset[
 class AttackData:
     """What an attacker may look at: the training rows, and the database as the victim serves it.
 
+    dataset:  attacks read its database, training and validation rows, never its queries
     codes:    (M,) the codes of `dataset.database` in the attacked direction
     database: the name of that direction: "image", "text" or "fused"
     modality: the modality of the queries that are attacked
