@@ -47,10 +47,10 @@ class HashCodes:
         if values.ndim != 2 or values.shape[1] == 0:
             raise ValueError(f"expected (N, K) bits with K >= 1, got shape {values.shape}")
         count, width = values.shape
-        padded = np.zeros((count, -(-width // _WORD) * _WORD), dtype=bool)
-        padded[:, :width] = values
-        packed = np.packbits(padded, axis=1, bitorder="little")
-        return cls(packed.view("<u8").astype(np.uint64, copy=False), width)
+        octets = np.packbits(values.astype(bool, copy=False), axis=1, bitorder="little")
+        padded = np.zeros((count, -(-width // _WORD) * _WORD // 8), dtype=np.uint8)
+        padded[:, : octets.shape[1]] = octets
+        return cls(padded.view("<u8").astype(np.uint64, copy=False), width)
 
     @classmethod
     def from_relaxed(cls, relaxed: Tensor) -> HashCodes:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from advhash.codes import HashCodes
 
-__all__ = ["DistanceHistograms", "distances", "histograms", "nearest", "relevance"]
+__all__ = ["DistanceHistograms", "Labels", "distances", "histograms", "nearest", "relevance"]
 
-_CHUNK_PAIRS = 4_000_000
+Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
+
+_QUERIES = 1024  # counted at a time: their histograms are held once a thread
+_TENSOR_PAIRS = 16_000_000  # pairs in memory at a time where codes are tensors
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,27 @@ class DistanceHistograms:
 
     total: npt.NDArray[np.int64]
     relevant: npt.NDArray[np.int64]
+
+    @classmethod
+    def add(cls, parts: Iterable[DistanceHistograms]) -> DistanceHistograms:
+        """Of the union of database shards. Raises ValueError for no shard at all."""
+        found = list(parts)
+        if not found:
+            raise ValueError("expected the histograms of at least one shard, got none")
+        return cls(
+            np.sum([part.total for part in found], axis=0),
+            np.sum([part.relevant for part in found], axis=0),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Database rows that were counted."""
+        return int(self.total[0].sum()) if len(self.total) else 0
+
+    @property
+    def relevant_rows(self) -> npt.NDArray[np.int64]:
+        """(N,) relevant database rows of each query."""
+        return np.asarray(self.relevant.sum(axis=1))
 
 
 def distances(query: HashCodes, database: HashCodes) -> npt.NDArray[np.uint16]:
@@ -55,28 +85,161 @@ def relevance(
     return np.asarray(shared > 0)
 
 
+@overload
 def histograms(
+    query: HashCodes, database: HashCodes, query_labels: Labels, database_labels: Labels
+) -> DistanceHistograms: ...
+@overload
+def histograms(
+    query: Tensor, database: Tensor, query_labels: Tensor, database_labels: Tensor
+) -> DistanceHistograms: ...
+def histograms(
+    query: HashCodes | Tensor,
+    database: HashCodes | Tensor,
+    query_labels: Labels | Tensor,
+    database_labels: Labels | Tensor,
+) -> DistanceHistograms:
+    """Distance histograms of all and of the relevant database rows, exact, in little memory.
+
+    Packed codes are counted by the kernel in `bit_slices`, on all cores. Tensors (N,K) and (M,K)
+    of real codes (bit = 1 iff > 0) with labels (N,C), (M,C) are counted where they are, such as on
+    a GPU. Rows are relevant where they share a label with the query. The database may be mapped
+    from a file.
+
+    Raises ValueError where bits, label columns or numbers of rows do not fit, or a code is NaN.
+
+    >>> query, database = HashCodes.pack([[1, 0]]), HashCodes.pack([[1, 1], [0, 1], [1, 1]])
+    >>> hot = np.array([[1, 0], [0, 1], [0, 1]], dtype=np.uint8)
+    >>> counts = histograms(query, database, hot[:1], hot)
+    >>> counts.total.tolist(), counts.relevant.tolist()
+    ([[0, 2, 1]], [[0, 1, 0]])
+    """
+    if isinstance(query, Tensor):
+        assert isinstance(database, Tensor)
+        assert isinstance(query_labels, Tensor)
+        assert isinstance(database_labels, Tensor)
+        return _tensor_histograms(query, database, query_labels, database_labels)
+    assert isinstance(database, HashCodes)
+    assert not isinstance(query_labels, Tensor)
+    assert not isinstance(database_labels, Tensor)
+    if query.bits != database.bits:
+        raise ValueError(f"expected codes of {database.bits} bits, got {query.bits}")
+    wanted, owned = _packed(query_labels), _packed(database_labels)
+    _check_labels((len(wanted), wanted.bits), (len(owned), owned.bits), len(query), len(database))
+    total = np.zeros((len(query), query.bits + 1), dtype=np.int64)
+    relevant = np.zeros_like(total)
+    if len(database):
+        for start in range(0, len(query), _QUERIES):
+            chunk = slice(start, start + _QUERIES)
+            _count(query[chunk], database, wanted[chunk], owned, total[chunk], relevant[chunk])
+    return DistanceHistograms(total, relevant)
+
+
+def _packed(labels: Labels) -> HashCodes:
+    return labels if isinstance(labels, HashCodes) else HashCodes.pack(labels)
+
+
+def _check_labels(
+    query: tuple[int, ...], database: tuple[int, ...], queries: int, rows: int
+) -> None:
+    if query[1] != database[1]:
+        raise ValueError(f"expected {database[1]} label columns, got {query[1]}")
+    for name, found, expected in (("query", query[0], queries), ("database", database[0], rows)):
+        if found != expected:
+            raise ValueError(f"expected {expected} rows of {name} labels, got {found}")
+
+
+def _count(
     query: HashCodes,
     database: HashCodes,
-    query_labels: npt.NDArray[np.uint8],
-    database_labels: npt.NDArray[np.uint8],
+    query_labels: HashCodes,
+    database_labels: HashCodes,
+    total: npt.NDArray[np.int64],
+    relevant: npt.NDArray[np.int64],
+) -> None:
+    """Add to the histograms of the queries: blocks of database rows shared out among threads."""
+    from advhash import bit_slices  # here, since numba takes half a second to import
+
+    words = np.ascontiguousarray(database.words).view(np.int64)
+    labels = np.ascontiguousarray(database_labels.words).view(np.int64)
+    blocks = -(-len(words) // (64 * bit_slices.BLOCK_WORDS))
+    threads = min(_threads(), blocks)
+    chosen = bit_slices.query_rows(query.unpack(), query_labels.unpack())
+    edges = [blocks * part // threads for part in range(threads + 1)]
+
+    def run(part: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        counts = np.zeros_like(total), np.zeros_like(relevant)
+        scratch = bit_slices.Scratch.allocate(query.bits, words.shape[1], labels.shape[1])
+        bit_slices.add_histograms(
+            words, labels, *chosen, edges[part], edges[part + 1], scratch, *counts
+        )
+        return counts
+
+    with ThreadPoolExecutor(threads) as pool:
+        for counts in pool.map(run, range(threads)):
+            total += counts[0]
+            relevant += counts[1]
+
+
+def _threads() -> int:
+    """Cores this process may use; fewer where NUMBA_NUM_THREADS says so."""
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(allowed, int(os.environ.get("NUMBA_NUM_THREADS", allowed))))
+
+
+def _tensor_histograms(
+    query: Tensor, database: Tensor, query_labels: Tensor, database_labels: Tensor
 ) -> DistanceHistograms:
-    """Distance histograms of all and of the relevant rows; memory grows with one chunk only."""
-    levels = query.bits + 1
-    total = np.zeros((len(query), levels), dtype=np.int64)
-    relevant = np.zeros_like(total)
-    step = max(1, _CHUNK_PAIRS // max(1, len(database)))
-    for start in range(0, len(query), step):
-        rows = slice(start, min(start + step, len(query)))
-        far = distances(query[rows], database).astype(np.int64)
-        hit = relevance(query_labels[rows], database_labels)
-        count = len(far)
-        far += levels * np.arange(count)[:, None]
-        total[rows] = np.bincount(far.ravel(), minlength=count * levels).reshape(count, levels)
-        relevant[rows] = np.bincount(far[hit], minlength=count * levels).reshape(count, levels)
+    """Distances by a product of ±1 codes: (K − ⟨a, b⟩)/2, exact in float32."""
+    bits = database.shape[1]
+    if query.shape[1] != bits:
+        raise ValueError(f"expected codes of {bits} bits, got {query.shape[1]}")
+    _check_labels(
+        tuple(query_labels.shape), tuple(database_labels.shape), len(query), len(database)
+    )
+    if bool(query.isnan().any()) or bool(database.isnan().any()):
+        raise ValueError("expected real codes, got NaN: the model that made them is broken")
+    levels = bits + 1
+    signs = torch.where(database > 0, 1.0, -1.0)
+    owned = database_labels.float()
+    parts = []
+    for chunk, wanted in zip(
+        query.split(max(1, _TENSOR_PAIRS // max(1, len(database)))),
+        query_labels.split(max(1, _TENSOR_PAIRS // max(1, len(database)))),
+        strict=True,
+    ):
+        far = ((bits - torch.where(chunk > 0, 1.0, -1.0) @ signs.T) / 2).round().long()
+        far += levels * torch.arange(len(chunk), device=far.device)[:, None]
+        hit = wanted.to(owned) @ owned.T > 0
+        size = len(chunk) * levels
+        parts.append(
+            [
+                torch.bincount(rows, minlength=size).view(-1, levels).cpu().numpy()
+                for rows in (far.flatten(), far[hit])
+            ]
+        )
+    total, relevant = (
+        np.concatenate([np.zeros((0, levels), np.int64), *(part[kind] for part in parts)])
+        for kind in (0, 1)
+    )
     return DistanceHistograms(total, relevant)
 
 
 def nearest(query: HashCodes, database: HashCodes, count: int) -> npt.NDArray[np.int64]:
-    """(N,count) database rows by Hamming distance, ties by row."""
-    return np.argsort(distances(query, database), axis=1, kind="stable")[:, :count]
+    """(N, min(count, M)) database rows by Hamming distance, ties by row, which no library promises.
+
+    Raises ValueError where the bits differ.
+
+    >>> nearest(HashCodes.pack([[1, 1]]), HashCodes.pack([[0, 0], [1, 0], [1, 1], [0, 1]]), 3)
+    array([[2, 1, 3]])
+    """
+    count = min(count, len(database))
+    result = np.empty((len(query), count), dtype=np.int64)
+    for row in range(len(query)):
+        far = distances(query[row : row + 1], database)[0]
+        within = np.cumsum(np.bincount(far, minlength=1))
+        rows = np.flatnonzero(far <= np.searchsorted(within, count))
+        result[row] = rows[np.argsort(far[rows], kind="stable")[:count]]
+    return result

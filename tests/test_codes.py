@@ -152,17 +152,17 @@ class TestHistograms:
         assert np.array_equal(counts.total, total)
         assert np.array_equal(counts.relevant, relevant)
 
-    @pytest.mark.parametrize("pairs", [1, 29, 30, 100, 13 * 29])
-    def test_chunks_change_nothing(self, monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+    @pytest.mark.parametrize("queries", [1, 5, 12, 13])
+    def test_chunks_of_queries_change_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, queries: int
+    ) -> None:
         whole = self.counts()
         calls = []
-        distances = hamming.distances
-        monkeypatch.setattr(hamming, "_CHUNK_PAIRS", pairs)
-        monkeypatch.setattr(
-            hamming, "distances", lambda *codes: calls.append(1) or distances(*codes)
-        )
+        count = hamming._count
+        monkeypatch.setattr(hamming, "_QUERIES", queries)
+        monkeypatch.setattr(hamming, "_count", lambda *codes: calls.append(1) or count(*codes))
         chunked = self.counts()
-        assert len(calls) == -(-13 // max(1, pairs // 29))
+        assert len(calls) == -(-13 // queries)
         assert np.array_equal(chunked.total, whole.total)
         assert np.array_equal(chunked.relevant, whole.relevant)
 

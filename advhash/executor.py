@@ -1,0 +1,151 @@
+"""Where tasks run: `inline`, `local` processes, or a Dask cluster at `dask:tcp://HOST:PORT`.
+
+A task is a function of one argument that can be pickled; it may run twice, as one whose worker
+dies is given to another worker.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from advhash.data import Progress, silent
+from advhash.errors import RefusedError, UsageError
+
+__all__ = ["check_executor", "run_tasks"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_ATTEMPTS = 4  # of a task whose worker dies
+_CONNECT_SECONDS = 10
+
+
+def check_executor(executor: str) -> None:
+    """Raise UsageError where `executor` names no place for tasks to run.
+
+    Dask's scheduler runs whatever it is sent: other addresses than this machine's need TLS.
+    """
+    if executor in ("inline", "local"):
+        return
+    kind, _, address = executor.partition(":")
+    parts = urlsplit(address)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if kind != "dask" or parts.scheme not in ("tcp", "tls") or not parts.hostname or not port:
+        raise UsageError(
+            f"expected --executor inline, local or dask:tcp://HOST:PORT, got {executor!r}"
+        )
+    if parts.scheme == "tcp" and not _is_loopback(parts.hostname):
+        raise UsageError(
+            f"expected dask:tls://{parts.netloc} for another machine, got tcp: "
+            "a Dask scheduler runs what anyone sends it (certificates: Dask's own configuration)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run_tasks(
+    executor: str,
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    stage: str = "tasks",
+    progress: Progress = silent,
+) -> list[Result]:
+    """The results of all tasks, in their order.
+
+    Raises UsageError for an unknown executor or a cluster that does not answer, RefusedError where
+    a task's worker dies again and again. What a task raises is raised here.
+    """
+    check_executor(executor)
+    progress(stage, 0, len(tasks))
+    if executor == "inline":
+        results = []
+        for task in tasks:
+            results.append(function(task))
+            progress(stage, len(results), len(tasks))
+        return results
+    if executor == "local":
+        return _run_local(function, tasks, stage, progress)
+    return _run_dask(executor.removeprefix("dask:"), function, tasks, stage, progress)
+
+
+def _one_thread() -> None:
+    """Processes share the cores: each counts with one thread."""
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+
+
+def _run_local(
+    function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
+) -> list[Result]:
+    done: dict[int, Result] = {}
+    for _ in range(_ATTEMPTS):
+        left = [place for place in range(len(tasks)) if place not in done]
+        workers = min(os.cpu_count() or 1, len(left))
+        if not left:
+            break
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+            waiting = {pool.submit(function, tasks[place]): place for place in left}
+            try:
+                while waiting:
+                    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        done[waiting.pop(future)] = future.result()
+                        progress(stage, len(done), len(tasks))
+            except BrokenProcessPool:
+                continue
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    if len(done) < len(tasks):
+        raise RefusedError(
+            f"{len(tasks) - len(done)} of {len(tasks)} tasks lost their worker {_ATTEMPTS} times: "
+            "look for a lack of memory, or use --executor inline"
+        )
+    return [done[place] for place in range(len(tasks))]
+
+
+def _run_dask(
+    address: str,
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    stage: str,
+    progress: Progress,
+) -> list[Result]:
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError:
+        raise UsageError("--executor dask: expected Dask: pip install dask distributed") from None
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        line = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(f"no Dask scheduler answers at {address} ({line})") from None
+    with client:
+        futures = client.map(function, list(tasks), pure=False)
+        for count, _ in enumerate(as_completed(futures), start=1):
+            progress(stage, count, len(tasks))
+        try:
+            results: list[Result] = client.gather(futures)
+        except KilledWorker as error:
+            raise RefusedError(
+                f"a task lost its Dask worker too often: look for a lack of memory ({error.task})"
+            ) from None
+    return results
