@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash._version import __version__
+from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at the data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(codes_app, name="codes")
+app.command("eval")(evaluate_codes)
 
 TABLES = ("victim", "attack", "dataset", "budget", "protocol")
 KINDS = ("victims", "attacks", "datasets", "defenses", "detectors")

@@ -22,6 +22,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -193,24 +194,19 @@ def _read_header(path: Path) -> _Header:
     return _Header(bits, rows, classes, digest)
 
 
-class _reading:
-    """Turns what can be wrong with a file as such into one DataError line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"expected a file, got {self.path}: not there") from None
-        if isinstance(error, IsADirectoryError):
-            raise DataError(f"expected a file, got the folder {self.path}") from None
-        if isinstance(error, PermissionError):
-            raise DataError(f"cannot read {self.path}: no permission") from None
-        if isinstance(error, MemoryError):
-            raise DataError(f"{self.path}: does not fit in memory; use a {SUFFIX} file") from None
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can be wrong with a file as such into one DataError line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"expected a file, got {path}: not there") from None
+    except IsADirectoryError:
+        raise DataError(f"expected a file, got the folder {path}") from None
+    except PermissionError:
+        raise DataError(f"cannot read {path}: no permission") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit in memory; use a {SUFFIX} file") from None
 
 
 def read_codes(path: Path, labels: Path | None = None, *, verify: bool = True) -> LabelledCodes:
@@ -281,7 +277,7 @@ def _line(error: BaseException) -> str:
 
 
 def _text_rows(path: Path) -> Iterator[list[int]]:
-    """Rows of −1, 0 and 1, separated by blanks or commas, or of 0 and 1 without anything between."""
+    """Rows of −1, 0 and 1 between blanks or commas, or of 0 and 1 with nothing between."""
     values = {"0": 0, "1": 1, "-1": -1, "+1": 1}
     width = None
     with path.open(encoding="utf-8", errors="replace") as stream:

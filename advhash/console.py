@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_card",
+    "print_evaluation",
     "print_json",
     "print_rows",
     "print_run",
@@ -70,6 +71,23 @@ def _figure(metric: Mapping[str, Any] | None, digits: int = 3) -> str:
     if metric["low"] is not None and metric["n"] > 1:
         text += f"  [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
     return text
+
+
+def print_evaluation(document: Mapping[str, Any]) -> None:
+    """Figures of codes from outside."""
+    sys.stdout.write(
+        f"{document['queries']} queries against {document['database']} codes of "
+        f"{document['bits']} bits, {document['classes']} classes; "
+        f"{document['empty_queries']} queries without a relevant row\n"
+    )
+    rows = [
+        {"metric": name, "value  [95 % interval]": _figure(metric)}
+        for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    sys.stdout.write(
+        f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s\n"
+    )
 
 
 def print_training(document: Mapping[str, Any]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from advhash.progress import Progress, silent
 
 __all__ = [
     "Batch",
@@ -25,16 +27,6 @@ __all__ = [
 
 Modality = str  # "image", "text"; later "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
-
-
-class Progress(Protocol):
-    """Called as work goes on: what is done, how far, out of how much, with which figures."""
-
-    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None: ...
-
-
-def silent(stage: str, done: int, total: int, **figures: float) -> None:
-    """The progress that shows nothing."""
 
 
 def to_unit(values: Tensor) -> Tensor:

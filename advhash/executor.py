@@ -15,8 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from advhash.data import Progress, silent
 from advhash.errors import RefusedError, UsageError
+from advhash.progress import Progress, silent
 
 __all__ = ["check_executor", "run_tasks"]
 
@@ -140,7 +140,7 @@ def _run_dask(
         raise UsageError(f"no Dask scheduler answers at {address} ({line})") from None
     with client:
         futures = client.map(function, list(tasks), pure=False)
-        for count, _ in enumerate(as_completed(futures), start=1):
+        for count, _ in enumerate(as_completed(futures, loop=client.loop), start=1):
             progress(stage, count, len(tasks))
         try:
             results: list[Result] = client.gather(futures)

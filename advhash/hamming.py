@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from advhash.codes import HashCodes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DistanceHistograms", "Labels", "distances", "histograms", "nearest", "relevance"]
 
@@ -114,17 +115,18 @@ def histograms(
     >>> counts.total.tolist(), counts.relevant.tolist()
     ([[0, 2, 1]], [[0, 1, 0]])
     """
-    if isinstance(query, Tensor):
-        assert isinstance(database, Tensor)
-        assert isinstance(query_labels, Tensor)
-        assert isinstance(database_labels, Tensor)
-        return _tensor_histograms(query, database, query_labels, database_labels)
-    assert isinstance(database, HashCodes)
-    assert not isinstance(query_labels, Tensor)
-    assert not isinstance(database_labels, Tensor)
+    if isinstance(query, HashCodes):
+        assert isinstance(database, HashCodes)
+        return _packed_histograms(query, database, _packed(query_labels), _packed(database_labels))
+    assert not isinstance(database, HashCodes)
+    return _tensor_histograms(query, database, query_labels, database_labels)
+
+
+def _packed_histograms(
+    query: HashCodes, database: HashCodes, wanted: HashCodes, owned: HashCodes
+) -> DistanceHistograms:
     if query.bits != database.bits:
         raise ValueError(f"expected codes of {database.bits} bits, got {query.bits}")
-    wanted, owned = _packed(query_labels), _packed(database_labels)
     _check_labels((len(wanted), wanted.bits), (len(owned), owned.bits), len(query), len(database))
     total = np.zeros((len(query), query.bits + 1), dtype=np.int64)
     relevant = np.zeros_like(total)
@@ -135,7 +137,7 @@ def histograms(
     return DistanceHistograms(total, relevant)
 
 
-def _packed(labels: Labels) -> HashCodes:
+def _packed(labels: Any) -> HashCodes:
     return labels if isinstance(labels, HashCodes) else HashCodes.pack(labels)
 
 
@@ -190,9 +192,11 @@ def _threads() -> int:
 
 
 def _tensor_histograms(
-    query: Tensor, database: Tensor, query_labels: Tensor, database_labels: Tensor
+    query: Tensor, database: Tensor, query_labels: Any, database_labels: Any
 ) -> DistanceHistograms:
     """Distances by a product of ±1 codes: (K − ⟨a, b⟩)/2, exact in float32."""
+    import torch  # here, since codes in files need none
+
     bits = database.shape[1]
     if query.shape[1] != bits:
         raise ValueError(f"expected codes of {bits} bits, got {query.shape[1]}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from advhash.code_files import LabelledCodes, checksum, map_codes
 from advhash.codes import HashCodes
-from advhash.data import Progress, silent
 from advhash.errors import DataError
 from advhash.executor import run_tasks
 from advhash.hamming import DistanceHistograms, histograms
+from advhash.progress import Progress, silent
 
 __all__ = ["Shard", "cut", "sharded_histograms"]
 
@@ -45,7 +46,7 @@ def cut(gallery: LabelledCodes, shards: int) -> list[Shard]:
         raise ValueError(f"expected at least 1 shard, got {shards}")
     count = max(1, min(shards, len(gallery)))
     edges = [len(gallery) * part // count for part in range(count + 1)]
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     if gallery.path is None:
         return [Shard(gallery[start:stop], start, stop) for start, stop in spans]
     path, digest = gallery.path.resolve(), checksum(gallery.path)

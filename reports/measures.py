@@ -9,12 +9,13 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from advhash.codes import HashCodes
-from advhash.hamming import relevance
+from advhash.hamming import histograms
 from advhash.metrics import (
     Empty,
     Ties,
+    average_precision,
     chance_average_precision,
-    retrieval_average_precision,
+    stable_average_precision,
 )
 from advhash.stats import Metric, mean_metric, ratio_metric
 
@@ -26,7 +27,8 @@ __all__ = [
     "retrieval_metrics",
 ]
 
-Columns = dict[str, npt.NDArray[np.float64]]
+Floats = npt.NDArray[np.float64]
+Columns = dict[str, Floats]
 Labels = npt.NDArray[np.uint8]
 
 
@@ -78,25 +80,32 @@ def retrieval_columns(
     ceiling: (N,) best average precision of any anchor for the query's target
     """
 
-    def score(codes: HashCodes, wanted: Labels) -> npt.NDArray[np.float64]:
-        return retrieval_average_precision(
-            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
+    def score(codes: HashCodes, wanted: Labels) -> tuple[Floats, Floats]:
+        """Average precision of each query, and that of a random order."""
+        counts = histograms(codes, database, wanted, database_labels)
+        chance = chance_average_precision(
+            counts.relevant_rows, len(database), top_k=top_k, empty=empty
         )
+        if ties == "stable":
+            precision = stable_average_precision(
+                codes, database, wanted, database_labels, top_k=top_k, empty=empty
+            )
+        else:
+            precision = average_precision(counts, ties=ties, top_k=top_k, empty=empty)
+        return precision, chance
 
-    def chance(wanted: Labels) -> npt.NDArray[np.float64]:
-        relevant = relevance(wanted, database_labels).sum(axis=1)
-        return chance_average_precision(relevant, len(database), top_k=top_k, empty=empty)
-
+    clean_score, chance = score(clean, labels)
     columns = {
-        "map": score(clean, labels),
-        "map_chance": chance(labels),
-        "map_adversarial": score(adversarial, labels),
+        "map": clean_score,
+        "map_chance": chance,
+        "map_adversarial": score(adversarial, labels)[0],
     }
     if targets is not None and ceiling is not None:
+        target_score, target_chance = score(adversarial, targets)
         columns |= {
-            "tmap": score(adversarial, targets),
-            "tmap_chance": chance(targets),
-            "tmap_clean": score(clean, targets),
+            "tmap": target_score,
+            "tmap_chance": target_chance,
+            "tmap_clean": score(clean, targets)[0],
             "tmap_ceiling": ceiling,
         }
     return columns

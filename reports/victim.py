@@ -6,8 +6,12 @@ import numpy as np
 import torch
 
 from advhash.data import Dataset
-from advhash.hamming import relevance
-from advhash.metrics import chance_average_precision, retrieval_average_precision
+from advhash.hamming import histograms
+from advhash.metrics import (
+    average_precision,
+    chance_average_precision,
+    retrieval_average_precision,
+)
 from advhash.sanity import Flag, check_codes, check_gradient
 from advhash.stats import Metric, mean_metric
 from advhash.targets import label_sets
@@ -19,21 +23,23 @@ __all__ = ["victim_flags", "victim_metrics"]
 def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Metric]:
     """MAP of the query split in every direction, on rows never trained on, and chance."""
     labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
-    relevant = relevance(labels, database_labels).sum(axis=1)
-    chance = chance_average_precision(relevant, len(data.database))
     untrained = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
-    result = {"map_chance": mean_metric(chance, seed)}
+    result: dict[str, Metric] = {}
     for modality in victim.bounds:
         query = victim.encode_split(data.query, modality)
         for database in victim.directions:
             codes = victim.database_codes(data, database)
-            score = retrieval_average_precision(query, codes, labels, database_labels)
-            result[f"map_{modality}_{database}"] = mean_metric(score, seed)
+            counts = histograms(query, codes, labels, database_labels)
+            if not result:
+                chance = chance_average_precision(counts.relevant_rows, len(data.database))
+                result["map_chance"] = mean_metric(chance, seed)
+            name = f"map_{modality}_{database}"
+            result[name] = mean_metric(average_precision(counts), seed)
             if len(untrained):
                 score = retrieval_average_precision(
                     query, codes[untrained], labels, database_labels[untrained]
                 )
-                result[f"map_{modality}_{database}_untrained"] = mean_metric(score, seed)
+                result[f"{name}_untrained"] = mean_metric(score, seed)
     return result
 
 
