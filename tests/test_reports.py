@@ -17,6 +17,7 @@ from PIL import Image
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
 from advhash.errors import RunError, StorageError
+from advhash.reports.findings import findings
 from advhash.reports.html import page, render
 from advhash.reports.plots import curves, history_figures, interval_figure
 from advhash.reports.record import (
@@ -31,7 +32,7 @@ from advhash.reports.record import (
     VictimInfo,
 )
 from advhash.reports.retrieval import build_examples, choose_examples, picture, retrieved
-from advhash.reports.verdict import findings, percent, run_labels, verdict
+from advhash.reports.verdict import percent, run_labels, verdict
 from advhash.stats import Metric
 
 HOSTILE = "<script>alert('x')</script>"
