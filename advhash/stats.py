@@ -118,12 +118,10 @@ def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike, seed: int) ->
         raise ValueError(f"expected two rows of equal length, got {one.shape} and {other.shape}")
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         differences = (one - other)[~(np.isnan(one) | np.isnan(other))]
-    metric = mean_metric(differences, seed)
     if len(differences) == 0 or not np.isfinite(differences).all():
         return Difference(n=len(differences))
-    return Difference(
-        metric.value, metric.low, metric.high, metric.n, _sign_flip_p(differences, seed)
-    )
+    mean, p = mean_metric(differences, seed), _sign_flip_p(differences, seed)
+    return Difference(mean.value, mean.low, mean.high, mean.n, p)
 
 
 def _sign_flip_p(differences: Floats, seed: int) -> float:
