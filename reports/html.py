@@ -18,6 +18,8 @@ from jinja2 import Environment, StrictUndefined
 from advhash import __version__
 from advhash.errors import RunError, StorageError
 from advhash.files import write_bytes
+from advhash.reports.findings import findings
+from advhash.reports.pairs import Pair, Queries, compare, load_queries, map_lost
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Effect, history_figures, interval_figure
 from advhash.reports.record import Example, Flag, Record, Retrieved, load_record
@@ -26,7 +28,6 @@ from advhash.reports.verdict import (
     NO_VALUE,
     STRENGTHS,
     Verdict,
-    findings,
     length,
     percent,
     run_labels,
@@ -68,6 +69,16 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A paired difference as the template sees it."""
+
+    first: str
+    second: str
+    figure: str
+    pair: Pair
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the template sees it."""
 
@@ -77,6 +88,8 @@ class Run:
     examples: list[Shown]
     victim_curves: list[tuple[str, str]]
     attack_curves: list[tuple[str, str]]
+    queries: Queries | None
+    damage: str  # why there are no queries
 
 
 def _rank(place: int, count: int) -> str:
@@ -156,6 +169,22 @@ def _flags(runs: Sequence[Run]) -> list[tuple[Flag, list[str]]]:
     return sorted(found.values(), key=lambda item: levels.index(item[0].level))
 
 
+def _compared(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Compared]:
+    figures = {"tmap": "t-MAP", "map_adversarial": "MAP attacked"}
+    return [
+        Compared(runs[pair.first].label, runs[pair.second].label, figures[pair.metric], pair)
+        for pair in pairs
+    ]
+
+
+def _covered(names: Sequence[str], plural: str) -> str:
+    """Up to three names of what a page covers, or how many there are."""
+    found = list(dict.fromkeys(names))
+    if len(found) > 3:
+        return f"{len(found)} {plural}"
+    return " and ".join(part for part in (", ".join(found[:-1]), found[-1]) if part)
+
+
 def _points(metric: Metric | None) -> str:
     """100 × the value, as tables show it."""
     if metric is None or metric.value is None:
@@ -176,12 +205,24 @@ def _number(value: Metric | float | None, digits: int = 2) -> str:
     return NO_VALUE if number is None else f"{number:.{digits}f}"
 
 
+def _chance(p: float | None) -> str:
+    """A p-value; the smallest that permutations can give is 0.0002."""
+    return NO_VALUE if p is None else f"{p:.4f}"
+
+
 def _distance(value: Metric | float | None, modality: str) -> str:
     return length(value.value if isinstance(value, Metric) else value, modality)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
+    try:
+        return load_queries(folder, record), ""
+    except RunError as error:
+        return None, str(error)
 
 
 def page(folders: Sequence[Path]) -> str:
@@ -191,17 +232,22 @@ def page(folders: Sequence[Path]) -> str:
     records = [load_record(folder) for folder in folders]
     pictures = Pictures()
     curves = _CurvesOnce()
-    runs = [
-        Run(
-            label,
-            record,
-            verdict(record),
-            _shown(folder, record, pictures),
-            curves(record.victim.history),
-            curves(record.attack.history),
+    runs = []
+    for folder, record, label in zip(folders, records, run_labels(records), strict=True):
+        queries, damage = _queries(folder, record)
+        runs.append(
+            Run(
+                label,
+                record,
+                verdict(record, map_lost(queries)),
+                _shown(folder, record, pictures),
+                curves(record.victim.history),
+                curves(record.attack.history),
+                queries,
+                damage,
+            )
         )
-        for folder, record, label in zip(folders, records, run_labels(records), strict=True)
-    ]
+    pairs = compare(records, [run.queries for run in runs])
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -211,6 +257,7 @@ def page(folders: Sequence[Path]) -> str:
         number=_number,
         distance=_distance,
         json=_json,
+        chance=_chance,
         percent=percent,
     )
     source = (resources.files("advhash.reports") / "template.html").read_text("utf-8")
@@ -219,7 +266,10 @@ def page(folders: Sequence[Path]) -> str:
         first=runs[0],
         figures=_figures(runs),
         aimed=any(record.attack.goal == "targeted" for record in records),
-        findings=findings(records, [run.label for run in runs]),
+        findings=findings(records, [run.label for run in runs], pairs),
+        compared=_compared(runs, pairs),
+        victims=_covered([record.victim.name for record in records], "victims"),
+        datasets=_covered([record.dataset.name for record in records], "data sets"),
         flags=_flags(runs),
         strengths=STRENGTHS,
         knowledge=KNOWLEDGE,

@@ -10,6 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +20,9 @@ from PIL import Image
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
 from advhash.errors import RunError, StorageError
+from advhash.reports.findings import findings
 from advhash.reports.html import page, render
+from advhash.reports.pairs import compare, load_queries
 from advhash.reports.plots import curves, history_figures, interval_figure
 from advhash.reports.record import (
     SCHEMA,
@@ -31,8 +36,8 @@ from advhash.reports.record import (
     VictimInfo,
 )
 from advhash.reports.retrieval import build_examples, choose_examples, picture, retrieved
-from advhash.reports.verdict import findings, percent, run_labels, verdict
-from advhash.stats import Metric
+from advhash.reports.verdict import percent, run_labels, verdict
+from advhash.stats import Metric, holm, paired_difference
 
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ("cat", HOSTILE, "dog")
@@ -386,6 +391,269 @@ def test_damaged_records_are_refused(run: Path, tmp_path: Path) -> None:
         page([tmp_path / "absent"])
     with pytest.raises(RunError, match="at least one"):
         page([])
+
+
+# --- runs compared query by query ---------------------------------------------------------------
+
+
+HARD = np.array([0.1, 0.3, 0.5, 0.6, 0.8, 0.9])  # six queries, from hard to easy
+
+
+def with_queries(
+    folder: Path, gain: npt.ArrayLike = 0.0, *, change: Callable[[dict], None] = lambda _: None
+) -> Path:
+    """Write `queries.parquet` to a run, and its means into the record.
+
+    gain: of the headline figure over that of the hard and easy queries above
+    """
+    goal = record_of(folder).attack.goal
+    main = "tmap" if goal == "targeted" else "map_adversarial"
+    table: dict = {"query": [4, 0, 2, 1, 3, 5], "map:fused": np.full(6, 0.8)}
+    if goal == "targeted":
+        table["target"] = [[row % 3] for row in table["query"]]
+    table[f"{main}:fused"] = (HARD + gain)[table["query"]]
+    change(table)
+    pq.write_table(pa.table(table), folder / "queries.parquet")
+
+    def mean(body: dict) -> None:
+        for name in (main, "map") if goal == "untargeted" else (main,):
+            column = np.asarray(table[f"{name}:fused"], dtype=np.float64)
+            body["metrics"][name] = {**body["metrics"][name], "value": float(np.nanmean(column))}
+
+    return edit(folder, mean)
+
+
+@pytest.fixture
+def rivals(tmp_path: Path) -> list[Path]:
+    """Three runs on the same queries; the second is a little better on each, the third the same."""
+    better = np.array([0.05, 0.06, 0.04, 0.05, 0.07, 0.03])
+    runs = [with_queries(make_run(tmp_path / "one"))]
+    runs.append(with_queries(make_run(tmp_path / "two"), better))
+    runs.append(with_queries(make_run(tmp_path / "three")))
+    return runs
+
+
+def compared(folders: list[Path]) -> list:
+    records = [record_of(folder) for folder in folders]
+    return compare(records, [load_queries(*pair) for pair in zip(folders, records, strict=True)])
+
+
+def section(html: str) -> str:
+    """The text of “Compared pairwise”."""
+    return Tags(html.partition('aria-labelledby="pairs"')[2].partition("</section>")[0]).text
+
+
+def test_pairs_are_computed_from_the_queries(rivals: list[Path]) -> None:
+    columns = []
+    for folder in rivals:
+        table = pq.read_table(folder / "queries.parquet").sort_by("query")
+        columns.append(table["tmap:fused"].to_numpy())
+    pairs = compared(rivals)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in pairs:
+        assert pair.difference == paired_difference(columns[pair.first], columns[pair.second], 0)
+    assert pairs[0].difference.value == pytest.approx(-0.05)
+    assert pairs[0].difference.p == 2 / 2**6  # better on all six queries
+    assert [pair.adjusted for pair in pairs] == holm([pair.difference.p for pair in pairs])
+
+
+def test_the_page_shows_them(rivals: list[Path]) -> None:
+    html = page(rivals)
+    text = section(html)
+    assert "allows for the 3 rows of this table" in text
+    assert "-5.0" in text
+    assert "0.0312" in text  # p
+    assert "0.0938" in text  # adjusted for three
+    assert "above 0 means that the first is the stronger attack" in text
+    assert "In MAP" not in text
+    assert "Left out" not in text
+    assert "<script" not in html
+    tags = [tag for tag, _ in Tags(html).tags]
+    assert tags.count("table") == tags.count("caption") == 4
+
+
+def test_one_run_has_no_pairs_and_looks_as_before(rivals: list[Path]) -> None:
+    html = page(rivals[:1])
+    assert "Compared pairwise" not in html
+    assert "<title>prosgan against dlcmh on toy – advhash report</title>" in html
+    assert "How well dlcmh withstands prosgan (L∞ 8/255) on toy" in html
+
+
+def test_a_page_over_several_runs_says_so(rivals: list[Path]) -> None:
+    def other(body: dict) -> None:
+        body["victim"]["name"] = HOSTILE
+
+    html = page(rivals)
+    assert "<title>3 runs against dlcmh on toy – advhash report</title>" in html
+    assert "How well dlcmh withstands 3 attack runs on toy" in html
+    assert "Of the 3 runs, the first" in html
+    text = Tags(page([rivals[0], edit(rivals[1], other)])).text
+    assert f"How well dlcmh and {HOSTILE} withstand 2 attack runs on toy" in text
+
+
+def test_only_runs_of_the_same_task_are_paired(rivals: list[Path]) -> None:
+    def victim(body: dict) -> None:
+        body["victim"]["fingerprint"] = "other"
+
+    def targets(table: dict) -> None:
+        table["target"] = [[2]] * 6
+
+    def queries(table: dict) -> None:
+        table["query"] = [4, 0, 2, 1, 3, 5][::-1]
+        table["target"] = [[row % 3] for row in table["query"]]
+
+    assert len(compared(rivals)) == 3
+    with_queries(rivals[2], change=queries)  # the same queries in another order
+    assert len(compared(rivals)) == 3
+    with_queries(rivals[2], change=targets)
+    assert [(pair.first, pair.second) for pair in compared(rivals)] == [(0, 1)]
+    edit(rivals[1], victim)
+    assert compared(rivals) == []
+    assert "No paired comparison is possible" in section(page(rivals))
+
+
+def test_other_queries_are_not_paired(rivals: list[Path]) -> None:
+    def others(table: dict) -> None:
+        table["query"] = [9, 0, 2, 1, 3, 5]
+        table["tmap:fused"] = HARD
+
+    with_queries(rivals[1], change=others)
+    assert [(pair.first, pair.second) for pair in compared(rivals)] == [(0, 2)]
+
+
+def test_a_query_without_a_figure_is_left_out_of_its_pairs(rivals: list[Path]) -> None:
+    def hole(table: dict) -> None:
+        table["tmap:fused"] = [None, *table["tmap:fused"][1:]]
+
+    with_queries(rivals[0], change=hole)
+    assert [pair.difference.n for pair in compared(rivals)] == [5, 5, 6]
+
+
+def missing(file: Path) -> None:
+    file.unlink()
+
+
+def broken(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def short(file: Path) -> None:
+    pq.write_table(pq.read_table(file).slice(1), file)
+
+
+def without_column(file: Path) -> None:
+    pq.write_table(pq.read_table(file).drop_columns(["tmap:fused"]), file)
+
+
+def twice(file: Path) -> None:
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(0, "query", pa.array([0, 0, 2, 1, 3, 5])), file)
+
+
+def words(file: Path) -> None:
+    table = pq.read_table(file)
+    column = pa.array([HOSTILE] * 6)
+    place = table.schema.names.index("tmap:fused")
+    pq.write_table(table.set_column(place, "tmap:fused", column), file)
+
+
+def no_target(file: Path) -> None:
+    table = pq.read_table(file)
+    column = pa.array([None] * 6, pa.list_(pa.int64()))
+    pq.write_table(table.set_column(table.schema.names.index("target"), "target", column), file)
+
+
+def of_another_run(file: Path) -> None:
+    table = pq.read_table(file)
+    place = table.schema.names.index("tmap:fused")
+    pq.write_table(table.set_column(place, "tmap:fused", pa.array(HARD / 2)), file)
+
+
+def outside(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.parent.parent / "one" / "queries.parquet")
+
+
+def folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (missing, "a run folder without it"),
+        (outside, "a run folder without it"),
+        (folder, "a run folder without it"),
+        (broken, "got a damaged one"),
+        (short, "5 queries, 6 in the record"),
+        (without_column, "no column 'tmap:fused'"),
+        (twice, "a query stands in it twice"),
+        (words, "got a damaged one"),
+        (no_target, "got a damaged one"),
+        (of_another_run, "not that of the record"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_damaged_queries_leave_a_page_without_that_run_in_pairs(
+    rivals: list[Path], damage: Callable[[Path], None], said: str
+) -> None:
+    damage(rivals[2] / "queries.parquet")
+    with pytest.raises(RunError, match=r"queries\.parquet") as caught:
+        load_queries(rivals[2], record_of(rivals[2]))
+    assert "\n" not in str(caught.value)
+    html = page(rivals)
+    text = section(html)
+    assert said in text
+    assert "allows for the 1 row of this table" in text
+    assert "<script" not in html
+
+
+def test_sentences_give_the_paired_difference(rivals: list[Path]) -> None:
+    def free(body: dict) -> None:
+        body["budget"] = {"norm": "none", "eps": None, "text": "unbounded", "eight_bit": True}
+
+    def blend(body: dict) -> None:
+        body["attack"]["name"] = "blend"
+
+    edit(rivals[1], free)
+    edit(rivals[2], blend)
+    records = [record_of(run) for run in rivals]
+    pairs = compared(rivals)
+    found = findings(records, run_labels(records), pairs)
+    (lost,) = [text.replace("\xa0", " ") for text in found if "Trained without" in text]
+    interval = f"{-100 * pairs[0].difference.high:.1f} to {-100 * pairs[0].difference.low:.1f}"
+    assert lost.endswith(
+        f"On the same 6 queries the difference is 5.0 points (95 % interval {interval})."
+    )
+    (same,) = [text for text in found if "At the same L2" in text and "L∞ 8/255” reaches" in text]
+    assert "the interval does not lie above zero, so their order is not settled" in same
+    assert "intervals" not in " ".join(found)
+
+
+def test_an_untargeted_effect_is_judged_query_by_query(tmp_path: Path) -> None:
+    """The two intervals overlap, and yet every query loses a little."""
+
+    def overlapping(body: dict) -> None:
+        body["metrics"]["map"] = {"value": 0.8, "low": 0.5, "high": 0.9, "n": 6}
+        body["metrics"]["map_adversarial"] |= {"low": 0.4, "high": 0.85}
+
+    def little(table: dict) -> None:
+        table["map:fused"] = table["map_adversarial:fused"] + np.linspace(0.05, 0.1, 6)
+
+    run = edit(make_run(tmp_path / "run", goal="untargeted"), overlapping)
+    with_queries(run, change=little)
+    text = Tags(page([run])).text.replace("\xa0", " ")
+    assert "Query by query, that is 7.5 points (95 % interval 6." in text
+    assert "Partial attack" in text
+    (run / "queries.parquet").unlink()
+    assert "The two intervals overlap, so no clear effect is shown." in page([run])
+
+    def mixed(table: dict) -> None:
+        table["map:fused"] = table["map_adversarial:fused"] + [0.3, -0.2, 0.2, -0.2, 0.1, 0.0]
+
+    with_queries(run, change=mixed)
+    assert "The interval does not lie above zero, so no clear effect is shown." in page([run])
 
 
 # --- writing ------------------------------------------------------------------------------------

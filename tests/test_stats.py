@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import bootstrap, norm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, kstest, norm, permutation_test
 
 from advhash.stats import (
     CONFIDENCE,
+    PERMUTATIONS,
     RESAMPLES,
+    Difference,
     Metric,
+    hierarchical_mean,
+    holm,
     mean_metric,
+    paired_difference,
     ratio_metric,
+    ratio_of_means,
     single_metric,
 )
 
@@ -176,6 +186,305 @@ class TestRatio:
         floor, ceiling = np.array([0.0, 0.5]), np.array([1.0, 0.4])
         metric = ratio_metric(np.array([0.5, 0.5]), floor, ceiling, 0)
         assert metric == Metric(value=pytest.approx(0.25 / 0.45), n=2)
+
+    def test_it_is_the_ratio_of_means_of_the_two_distances(self) -> None:
+        above, below = self.value - self.floor, self.ceiling - self.floor
+        assert ratio_metric(self.value, self.floor, self.ceiling, 3) == ratio_of_means(
+            above, below, 3
+        )
+
+
+def test_a_share_of_seconds_is_a_ratio_of_means() -> None:
+    part, whole = np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 8.0, 10.0, 5.0])
+    metric = ratio_of_means(part, whole, 0)
+    assert (metric.value, metric.n) == (6 / 20, 3)
+    assert 0.25 <= metric.low < 0.3 < metric.high <= 0.5
+
+
+def test_a_ratio_that_no_resample_changes_is_known_exactly() -> None:
+    whole = np.random.default_rng(1).random(50)
+    assert ratio_of_means(0.3 * whole, whole, 0) == Metric(*[pytest.approx(0.3)] * 3, n=50)
+    assert ratio_of_means(0 * whole, whole, 0) == Metric(0.0, 0.0, 0.0, 50)
+    assert ratio_metric(whole + 1, whole, whole + 1, 0).low == 1.0
+
+
+def test_ratios_without_a_value() -> None:
+    assert ratio_of_means([1.0, 2.0], [1.0, -1.0], 0) == Metric(n=2)
+    assert ratio_of_means([1.0, np.inf], [1.0, 1.0], 0) == Metric(n=2)
+    assert ratio_of_means([], [], 0) == Metric()
+    with pytest.raises(ValueError, match="equal length"):
+        ratio_of_means([1.0], [1.0, 2.0], 0)
+
+
+def sign_flip_p_by_hand(differences: list[float]) -> float:
+    """The share of all 2ⁿ sign patterns whose sum lies at least as far from 0."""
+    observed = abs(sum(differences)) - 1e-9
+    sums = [
+        abs(sum(sign * d for sign, d in zip(signs, differences, strict=True)))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    return sum(total >= observed for total in sums) / len(sums)
+
+
+class TestPaired:
+    """Two methods on the same queries, whose difficulty varies far more than the methods differ."""
+
+    generator = np.random.default_rng(11)
+    second = generator.random(80)
+    first = second + 0.02 + generator.normal(0, 0.05, 80)
+
+    def test_value_and_interval_are_those_of_the_mean_difference(self) -> None:
+        found = paired_difference(self.first, self.second, 4)
+        expected = mean_metric(self.first - self.second, 4)
+        assert (found.value, found.low, found.high, found.n) == (
+            expected.value, expected.low, expected.high, 80,
+        )  # fmt: skip
+
+    def test_it_sees_what_overlapping_intervals_hide(self) -> None:
+        one, other = mean_metric(self.first, 0), mean_metric(self.second, 0)
+        assert one.low < other.high  # they overlap widely
+        found = paired_difference(self.first, self.second, 0)
+        assert found.low > 0
+        assert found.p < 0.01
+
+    def test_order_turns_the_sign_only(self) -> None:
+        one = paired_difference(self.first, self.second, 0)
+        other = paired_difference(self.second, self.first, 0)
+        assert other.value == -one.value
+        assert other.low == pytest.approx(-one.high, abs=2e-4)
+        assert other.p == pytest.approx(one.p, abs=0.01)
+
+    @pytest.mark.parametrize("shift", [0.0, 0.01, 0.02])
+    def test_random_signs_agree_with_scipys_permutations(self, shift: float) -> None:
+        differences = self.first - self.second - shift
+        expected = permutation_test(
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=PERMUTATIONS,
+            rng=np.random.default_rng(1),
+            batch=500,
+        ).pvalue
+        found = paired_difference(differences, np.zeros(80), 0).p
+        noise = np.sqrt(expected * (1 - expected) / PERMUTATIONS)
+        assert found == pytest.approx(expected, abs=6 * noise + 2e-4)
+
+    @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+    @settings(max_examples=60, deadline=None)
+    def test_few_queries_get_the_exact_p(self, tenths: list[int]) -> None:
+        differences = [tenth / 10 for tenth in tenths]
+        found = paired_difference(differences, [0.0] * len(tenths), 0)
+        assert found.p == pytest.approx(sign_flip_p_by_hand(differences))
+        assert found.p > 0
+
+    def test_sums_that_are_equal_on_paper_are_equally_extreme(self) -> None:
+        assert sum([0.1, 0.2, -0.3]) != 0  # in floating point
+        assert paired_difference([0.1, 0.2, -0.3], [0.0] * 3, 0).p == 1
+
+    def test_p_is_never_zero(self) -> None:
+        found = paired_difference(self.second + 1 + self.first / 9, self.second, 0)
+        assert found.p == pytest.approx(2 / (PERMUTATIONS + 1))
+
+    def test_exact_and_random_signs_meet(self) -> None:
+        """13 queries with a difference are flipped exactly, 14 at random."""
+        differences = self.first[:13] - self.second[:13]
+        exact = paired_difference(differences, np.zeros(13), 0).p
+        assert exact == paired_difference(np.append(differences, 0), np.zeros(14), 1).p
+        nearly = paired_difference(np.append(differences, 1e-9), np.zeros(14), 1).p
+        assert nearly == pytest.approx(exact, abs=0.02)
+
+    def test_p_is_uniform_where_there_is_no_difference(self) -> None:
+        generator = np.random.default_rng(3)
+        found = []
+        for seed in range(200):
+            hard = generator.exponential(size=40)
+            one, other = hard * generator.random(40), hard * generator.random(40)
+            found.append(paired_difference(one, other, seed).p)
+        assert kstest(found, "uniform").pvalue > 0.01
+        assert 2 <= sum(p <= 0.05 for p in found) <= 20
+
+    def test_a_nan_in_either_leaves_the_query_out_of_both(self) -> None:
+        one, other = (np.append(x, x[:2]) for x in (self.first, self.second))
+        one[80] = other[81] = np.nan
+        assert paired_difference(one, other, 5) == paired_difference(self.first, self.second, 5)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "expected"),
+        [
+            ([], [], Difference()),
+            ([np.nan], [1.0], Difference()),
+            ([0.75], [0.5], Difference(0.25, None, None, 1, 1.0)),
+            ([0.5] * 4, [0.5] * 4, Difference(0.0, 0.0, 0.0, 4, 1.0)),
+            ([0.75] * 4, [0.5] * 4, Difference(0.25, 0.25, 0.25, 4, 2 / 16)),
+            ([np.inf, 1.0], [np.inf, 1.0], Difference(n=2)),
+            ([np.inf, 1.0], [0.0, 1.0], Difference(n=2)),
+        ],
+        ids=["none", "nan", "one", "identical", "shifted", "inf-inf", "inf"],
+    )
+    def test_degenerate_pairs(
+        self, first: list[float], second: list[float], expected: Difference
+    ) -> None:
+        assert paired_difference(first, second, 0) == expected
+
+    def test_different_lengths_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"equal length, got \(2,\) and \(3,\)"):
+            paired_difference([0.1, 0.2], [0.1, 0.2, 0.3], 0)
+
+
+def two_levels_by_hand(
+    groups: list[npt.NDArray[np.float64]], resamples: int, *, same_queries: bool
+) -> tuple[float, float]:
+    """Seeds resampled, then queries inside each drawn seed, in explicit loops."""
+    generator = np.random.default_rng(77)
+    means = []
+    for _ in range(resamples):
+        rows = generator.integers(len(groups[0]), size=len(groups[0]))
+        drawn = []
+        for _ in groups:
+            group = groups[generator.integers(len(groups))]
+            if not same_queries:
+                rows = generator.integers(len(group), size=len(group))
+            drawn.append(group[rows].mean())
+        means.append(np.mean(drawn))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def runs(
+    generator: np.random.Generator, seeds: int, *, of_seeds: float, of_queries: float
+) -> list[npt.NDArray[np.float64]]:
+    """Values around 0 of 60 queries that all seeds share."""
+    shared = generator.normal(0, of_queries, 60)
+    return [
+        generator.normal(0, of_seeds) + shared + generator.normal(0, 1, 60) for _ in range(seeds)
+    ]
+
+
+class TestHierarchical:
+    groups = runs(np.random.default_rng(1), 4, of_seeds=0.5, of_queries=1.0)
+
+    @pytest.mark.parametrize("same_queries", [False, True])
+    def test_it_agrees_with_explicit_loops(self, same_queries: bool) -> None:
+        low, high = two_levels_by_hand(self.groups, 8000, same_queries=same_queries)
+        metric = hierarchical_mean(self.groups, 0, same_queries=same_queries)
+        tolerance = 0.06 * (high - low)
+        assert metric.low == pytest.approx(low, abs=tolerance)
+        assert metric.high == pytest.approx(high, abs=tolerance)
+        assert metric.value == pytest.approx(np.mean([group.mean() for group in self.groups]))
+        assert metric.n == 240
+
+    def test_groups_of_unequal_length_weigh_the_same(self) -> None:
+        metric = hierarchical_mean([np.zeros(10), np.ones(1000)], 0)
+        assert (metric.value, metric.n) == (0.5, 1010)
+        assert (metric.low, metric.high) == (0, 1)
+
+    def test_three_levels_are_the_mean_of_means_of_means(self) -> None:
+        tree = [[[0.0, 0.2], [0.4]], [[1.0, 1.0, 1.0]]]
+        metric = hierarchical_mean(tree, 0)
+        assert metric.value == pytest.approx(((0.1 + 0.4) / 2 + 1) / 2)
+        assert metric.n == 6
+        assert 0 <= metric.low < metric.value < metric.high <= 1
+
+    def test_victim_seeds_widen_what_attack_seeds_alone_would_give(self) -> None:
+        """Attacks on one victim agree; resampled as if independent they would look certain."""
+        generator = np.random.default_rng(8)
+        victims = [[v + generator.normal(0, 0.1, 50) for _ in range(3)] for v in (0.1, 0.5, 0.9)]
+        flat = hierarchical_mean([attack for victim in victims for attack in victim], 0)
+        nested = hierarchical_mean(victims, 0)
+        assert nested.value == pytest.approx(flat.value)
+        assert nested.high - nested.low > 1.4 * (flat.high - flat.low)
+
+    @pytest.mark.parametrize(("seeds", "apart"), [(3, 71), (9, 60)])
+    def test_shared_queries_need_to_be_drawn_together(self, seeds: int, apart: int) -> None:
+        generator = np.random.default_rng(6)
+        covered = {True: 0, False: 0}
+        for seed in range(80):
+            groups = runs(generator, seeds, of_seeds=0.05, of_queries=2.0)
+            for same in covered:
+                metric = hierarchical_mean(groups, seed, same_queries=same)
+                covered[same] += metric.low <= 0 <= metric.high
+        assert covered[True] > 71  # 95 % say 76
+        assert covered[False] < apart
+
+    def test_it_covers_the_truth_where_seeds_vary_and_are_many(self) -> None:
+        generator = np.random.default_rng(7)
+        covered = 0
+        for seed in range(80):
+            groups = [generator.normal(0, 0.2) + generator.normal(0, 1, 60) for _ in range(9)]
+            metric = hierarchical_mean(groups, seed)
+            covered += metric.low <= 0 <= metric.high
+        assert covered >= 70
+
+    def test_one_group_has_the_interval_over_queries(self) -> None:
+        for groups in ([SKEWED], [[SKEWED]], [SKEWED, [np.nan]], [SKEWED, []], SKEWED):
+            assert hierarchical_mean(groups, 3) == mean_metric(SKEWED, 3)
+
+    def test_only_the_seed_decides_over_chance(self) -> None:
+        assert hierarchical_mean(self.groups, 1) == hierarchical_mean(self.groups, 1)
+        assert hierarchical_mean(self.groups, 1) != hierarchical_mean(self.groups, 2)
+
+    def test_nan_leaves_a_query_out_of_its_group_or_of_all(self) -> None:
+        holes = [group.copy() for group in self.groups]
+        holes[0][3] = np.nan
+        assert hierarchical_mean(holes, 0).n == 239
+        rest = [np.delete(group, 3) for group in self.groups]
+        shared = hierarchical_mean(holes, 0, same_queries=True)
+        assert shared == hierarchical_mean(rest, 0, same_queries=True)
+        assert shared.n == 236
+
+    @pytest.mark.parametrize("same_queries", [False, True])
+    def test_degenerate_groups(self, same_queries: bool) -> None:
+        def mean(groups: list[list[float]]) -> Metric:
+            return hierarchical_mean(groups, 0, same_queries=same_queries)
+
+        assert mean([]) == mean([[]]) == mean([[np.nan], [np.nan]]) == Metric()
+        assert mean([[0.5, 0.5], [0.5, 0.5]]) == Metric(0.5, 0.5, 0.5, 4)
+        assert mean([[0.5, np.inf], [0.5, 0.5]]) == Metric(n=4)
+        assert mean([[0.25], [0.75]]) == Metric(0.5, 0.25, 0.75, 2)
+
+    def test_groups_of_other_queries_are_refused_as_the_same(self) -> None:
+        with pytest.raises(ValueError, match="same queries"):
+            hierarchical_mean([[0.1, 0.2], [0.3]], 0, same_queries=True)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([], []),
+        ([0.2], [0.2]),
+        ([0.01, 0.02, 0.03], [0.03, 0.04, 0.04]),
+        ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]),  # wherever they stand
+        ([0.01, 0.01, 0.9], [0.03, 0.03, 0.9]),
+        ([0.5, 0.6, 1.0], [1.0, 1.0, 1.0]),
+        ([None, 0.01, None, 0.02], [None, 0.02, None, 0.02]),
+    ],
+)
+def test_holm_by_hand(p_values: list[float | None], adjusted: list[float | None]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_holm_keeps_nan_and_refuses_what_is_no_probability() -> None:
+    kept, other = holm([float("nan"), 0.3])
+    assert np.isnan(kept)
+    assert other == 0.3
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        holm([1.5])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.sampled_from([0.01, 0.05, 0.2]))
+def test_holm_rejects_as_its_definition_does(p_values: list[float], alpha: float) -> None:
+    """From the smallest on, as long as p₍ᵢ₎ ≤ α/(m − i + 1); never below p nor above Bonferroni."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    rejected = set()
+    for rank, place in enumerate(order):
+        if p_values[place] * (len(p_values) - rank) > alpha:
+            break
+        rejected.add(place)
+    adjusted = holm(p_values)
+    assert {place for place, p in enumerate(adjusted) if p <= alpha} == rejected
+    assert [adjusted[place] for place in order] == sorted(adjusted)
+    for p, found in zip(p_values, adjusted, strict=True):
+        assert p <= found <= min(1, p * len(p_values)) or found == p
 
 
 def test_a_single_figure_has_no_interval() -> None:
