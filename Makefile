@@ -46,6 +46,7 @@ test-all: lint types
 	$(BIN)/pytest -m "slow or not slow"
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/attack_cost.py
 
 docs: $(STAMP)

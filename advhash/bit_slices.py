@@ -13,7 +13,7 @@ slices do not overlap.
 """
 
 # numba's compiler works on untyped builders and on functions that it types itself.
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return,misc"
 
 from __future__ import annotations
 

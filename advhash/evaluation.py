@@ -109,8 +109,8 @@ def evaluate(
     if top_k is not None and top_k < 1:
         raise UsageError(f"expected --top-k above 0, got {top_k}")
     if convention is not None and (convention == "prosgan") is not (top_k is None):
-        wanted = "the whole ranking: no --top-k" if convention == "prosgan" else "a --top-k"
-        raise UsageError(f"--convention {convention} takes {wanted}")
+        cut = "the whole ranking: no --top-k" if convention == "prosgan" else "a --top-k"
+        raise UsageError(f"--convention {convention} takes {cut}")
     histograms(query.codes[:1], query.codes[:1], query.labels[:1], query.labels[:1])  # compile
     began = time.perf_counter()
     wanted = (query.labels,) if targets is None else (query.labels, targets)

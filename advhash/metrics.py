@@ -118,7 +118,7 @@ class _Levels:
         if ties == "expected":
             return np.asarray((self.share * self.seen).sum(axis=1))
         _, shown = self.relevant_span(ties)
-        return shown.sum(axis=1).astype(np.float64)
+        return np.asarray(shown.sum(axis=1), dtype=np.float64)
 
 
 def average_precision(

@@ -1,0 +1,286 @@
+"""`advhash eval` and `advhash codes`, as a user calls them, and the evaluation behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import average_precision_score
+
+from advhash import cli
+from advhash.code_files import LabelledCodes, write_codes
+from advhash.codes import HashCodes
+from advhash.errors import DataError
+from advhash.evaluation import evaluate
+from advhash.hamming import histograms
+from advhash.metrics import chance_average_precision
+from advhash.stats import mean_metric
+from advhash.targets import label_sets
+
+SPLITS = Path(__file__).parents[2] / "shared/data/hash_label_splits/prosgan_label_splits.npz"
+
+
+def sample(rows: int, seed: int, bits: int = 24, classes: int = 6) -> LabelledCodes:
+    generator = np.random.default_rng(seed)
+    return LabelledCodes(
+        HashCodes.pack(generator.random((rows, bits)) < 0.5),
+        HashCodes.pack(generator.random((rows, classes)) < 0.25),
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    write_codes(tmp_path / "query.npz", sample(40, 1))
+    write_codes(tmp_path / "database.npz", sample(900, 2))
+    np.save(tmp_path / "targets.npy", sample(40, 3).labels.unpack().astype(np.uint8))
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("sys.argv", ["advhash", *(str(word) for word in words)])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        monkey.undo()
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    code, out, err = run(capsys, *words, "--json", "--quiet")
+    assert code == 0, err
+    parsed: dict[str, Any] = json.loads(out)
+    return parsed
+
+
+def test_eval_prints_what_it_promises(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--targets", files / "targets.npy",
+    )  # fmt: skip
+    assert found["schema"] == "advhash/eval/1"
+    for name in ("map", "tmap"):
+        assert found[f"{name}_pessimistic"] <= found[name] <= found[f"{name}_optimistic"]
+        assert found[f"{name}_chance"] == pytest.approx(found[name], abs=0.05)  # random codes
+    assert found["seconds"] > 0
+    assert found["pairs_per_second"] == pytest.approx(2 * 40 * 900 / found["seconds"])
+    assert (found["queries"], found["database"], found["bits"], found["classes"]) == (
+        40,
+        900,
+        24,
+        6,
+    )
+    metric = found["metrics"]["map"]
+    assert metric["low"] < found["map"] == metric["value"] < metric["high"]
+    assert metric["n"] == 40
+    assert found["precision_recall"]["recall"][-1] == pytest.approx(1 - found["empty_queries"] / 40)
+
+
+def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz"
+    )
+    assert not [name for name in found if name.startswith("tmap")]
+
+
+def test_every_format_and_executor_gives_the_same_number(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "codes", "import", files / "database.npz", files / "gallery.codes")
+    assert code == 0, err
+    for name in ("gallery.txt", "gallery.npy"):
+        assert run(capsys, "codes", "export", files / "gallery.codes", files / name)[0] == 0
+    values = [
+        document(capsys, "eval", "--codes", files / "query.npz", "--database", files / name, *more)
+        for name, *more in (
+            ("database.npz",),
+            ("gallery.codes",),
+            ("gallery.codes", "--shards", "7"),
+            ("gallery.codes", "--executor", "local"),
+            ("gallery.txt", "--database-labels", files / "database.npz"),
+            ("gallery.npy", "--database-labels", files / "gallery.codes"),
+        )
+    ]
+    assert len({value["map"] for value in values}) == 1
+    assert len({value["tmap"] for value in values if "tmap" in value}) == 0
+
+
+def test_the_figures_of_every_query_are_kept(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--out", files / "new/queries.parquet", "--top-k", 50, "--seed", 3,
+    )  # fmt: skip
+    table = pq.read_table(files / "new/queries.parquet")
+    assert table.num_rows == 40
+    for name in ("map", "map_chance", "ndcg", "precision_at_k", "recall_at_k"):
+        again = mean_metric(table[name].to_numpy(), seed=3)
+        assert vars(again) == found["metrics"][name]
+
+
+def test_the_table_for_people_has_every_figure(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--convention", "prosgan",
+    )  # fmt: skip
+    assert code == 0, err
+    for word in (
+        "map_optimistic",
+        "map_chance",
+        "map_prosgan",
+        "ndcg",
+        "billion pairs/s",
+        "24 bits",
+    ):
+        assert word in out
+    assert "shards: 1/1" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (["--codes", "missing.npz"], 3, "not there"),
+        (["--codes", "narrow.npz"], 3, "expected queries of 24 bits as in the database, got 23"),
+        (["--codes", "classes.npz"], 3, "expected 6 label columns of the queries"),
+        (["--codes", "none.npz"], 3, "expected at least one row in queries, got none"),
+        (["--database", "none.npz"], 3, "expected at least one row in the database, got none"),
+        (["--targets", "narrow.npz"], 3, "expected 40 rows of targets, one a query, got 5"),
+        (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 and 40"),
+        (["--top-k", "0"], 2, "expected --top-k above 0, got 0"),
+        (["--shards", "0"], 2, "expected --shards above 0, got 0"),
+        (["--executor", "slurm"], 2, "expected --executor inline, local or dask"),
+        (["--convention", "dhta"], 2, "--convention dhta takes a --top-k"),
+        (["--convention", "prosgan", "--top-k", "5"], 2, "takes the whole ranking: no --top-k"),
+        (["--empty", "error", "--database", "lonely.npz"], 3, "have no relevant database row"),
+    ],
+)
+def test_bad_input_is_one_line(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    write_codes(files / "narrow.npz", sample(5, 4, bits=23))
+    write_codes(files / "classes.npz", sample(5, 4, classes=7))
+    write_codes(files / "none.npz", sample(0, 4))
+    write_codes(
+        files / "lonely.npz",
+        LabelledCodes(HashCodes.pack(np.ones((1, 24))), HashCodes.pack(np.zeros((1, 6)))),
+    )
+    options = {"--codes": "query.npz", "--database": "database.npz"}
+    options |= dict(zip(change[::2], change[1::2], strict=True))
+    words = [word for pair in options.items() for word in pair]
+    found, out, err = run(capsys, "eval", *words, "--quiet")
+    assert found == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["import", "query.npz", "query.npy"], "ends in .codes, got 'query.npy'"),
+        (["export", "query.npz", "out.txt"], "expected a checkpoint folder, got query.npz"),
+        (["export", "dpshh", "out.txt"], "did you mean 'dpsh'?"),
+        (["export", "missing.codes", "out.txt"], "not there"),
+        (["export", "gallery.codes", "out.txt", "--bits", "8"], "--bits is for a victim"),
+        (["export", "gallery.codes", "out.pkl"], "ends in .codes, .npz, .npy, .txt"),
+    ],
+)
+def test_conversions_that_cannot_be_are_one_line(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    write_codes(files / "gallery.codes", sample(5, 4))
+    code, _, err = run(capsys, "codes", *words)
+    assert code in (2, 3)
+    assert message in err
+    assert not list(files.glob("out.*"))
+
+
+def test_codes_of_a_victim_can_be_taken_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exported codes score what the victim's card says."""
+    card = document(
+        capsys, "train", "--victim", "dpsh", "--bits", 16, "--set", "victim.epochs=1",
+        "--out", tmp_path / "victim",
+    )  # fmt: skip
+    for part in ("database", "query"):
+        code, _, err = run(
+            capsys, "codes", "export", tmp_path / "victim", tmp_path / f"{part}.codes",
+            "--part", part, "--quiet",
+        )  # fmt: skip
+        assert code == 0, err
+    found = document(
+        capsys,
+        "eval",
+        "--codes",
+        tmp_path / "query.codes",
+        "--database",
+        tmp_path / "database.codes",
+    )
+    assert found["map"] == card["metrics"]["map_image_image"]["value"]
+    assert found["bits"] == 16
+
+
+def test_all_equal_codes_score_chance_exactly() -> None:
+    labels = sample(300, 1).labels
+    one_code = HashCodes.pack(np.ones((300, 16)))
+    query = LabelledCodes(one_code[:20], labels[:20])
+    columns = evaluate(query, LabelledCodes(one_code, labels)).columns
+    assert columns["map"].tolist() == columns["map_chance"].tolist()
+    assert (
+        columns["map_pessimistic"].mean() < columns["map"].mean() < columns["map_optimistic"].mean()
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_map_equals_sklearn_where_nothing_ties(shards: int) -> None:
+    """Codes of one row each at distances 0 … K."""
+    bits, generator = 60, np.random.default_rng(4)
+    far = generator.permutation(61)
+    database = HashCodes.pack(np.arange(bits) < far[:, None])
+    hit = generator.random(61) < 0.4
+    labels = np.stack([hit, ~hit], axis=1)
+    query = LabelledCodes(HashCodes.pack(np.zeros((1, bits))), HashCodes.pack([[1, 0]]))
+    found = evaluate(query, LabelledCodes(database, HashCodes.pack(labels)), shards=shards)
+    expected = average_precision_score(hit, -far)
+    for name in ("map", "map_optimistic", "map_pessimistic"):
+        assert found.columns[name][0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_targets_must_have_the_classes_of_the_database() -> None:
+    with pytest.raises(DataError, match="expected 6 label columns of the targets"):
+        evaluate(sample(5, 1), sample(9, 2), targets=HashCodes.pack(np.ones((5, 7))))
+
+
+@pytest.mark.skipif(not SPLITS.is_file(), reason="../shared/data/hash_label_splits is not here")
+def test_prosgan_targets_on_flickr25k_start_from_two_thirds() -> None:
+    """field.md §4: 66.7 % of FLICKR-25K is relevant to a uniform target, before any attack."""
+    labels: npt.NDArray[np.uint8] = np.load(SPLITS)["flickr25k_database_labels"].astype(np.uint8)
+    sets, _ = label_sets(labels)
+    nothing = HashCodes.pack(np.zeros((len(labels), 12)))
+    counts = histograms(nothing[: len(sets)], nothing, sets, labels)
+    fraction = 100 * counts.relevant_rows.mean() / len(labels)
+    chance = 100 * chance_average_precision(counts.relevant_rows, len(labels)).mean()
+    assert fraction == pytest.approx(66.7, abs=0.3)
+    assert chance == pytest.approx(fraction, abs=0.1)
