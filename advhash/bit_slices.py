@@ -26,13 +26,14 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["BLOCK_WORDS", "GROUP", "Scratch", "add_histograms", "query_rows"]
+__all__ = ["BLOCK_WORDS", "GROUP", "HALF", "Scratch", "add_histograms", "query_rows"]
 
 LANES = 8  # words of 64 rows in a vector
 BLOCK_WORDS = (
     32  # words in a slice of a block, 2,048 rows: 64 bits and their inverses fit in 32 KiB
 )
 GROUP = 16  # slices added at a time, into planes 0 to 3 and a carry: K is padded to a multiple
+HALF = 32  # bits of a count: relevant rows are counted in the upper half of a word
 _LOW = 4  # planes 0 to 3: a distance is GROUP · high + low
 
 _WORD = ir.IntType(64)
@@ -74,10 +75,23 @@ def _size(value):
     return ir.Constant(_WORD, value)
 
 
-def _full_adder(builder, first, second, third):
+def _full_adder(context, builder, bits):
     """Sum and carry of three bits in every position."""
+    first, second, third = bits
+    if "+avx512f" in context.codegen().magic_tuple()[2]:  # one instruction each, not two
+        arguments = [_VECTOR, _VECTOR, _VECTOR, ir.IntType(32)]
+        logic = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(_VECTOR, arguments),
+            "llvm.x86.avx512.pternlog.q.512",
+        )
+        tables = (0b10010110, 0b11101000)  # odd number of ones; at least two ones
+        total, carry = (
+            builder.call(logic, [*bits, ir.Constant(ir.IntType(32), table)]) for table in tables
+        )
+        return total, carry
     differ = builder.xor(first, second)
-    carry = builder.or_(builder.and_(differ, third), builder.and_(builder.not_(differ), first))
+    carry = builder.or_(builder.and_(differ, third), builder.and_(first, second))
     return builder.xor(differ, third), carry
 
 
@@ -94,12 +108,14 @@ def _add_slices(typing, slices, offsets, start, word, planes):
             row = builder.gep(chosen, [builder.add(arguments[2], _size(place))])
             addends.append(block.load(builder.add(builder.load(row), arguments[3])))
         for plane in range(_LOW):
-            running = total.load(_size(LANES * plane))
+            addends.append(total.load(_size(LANES * plane)))
             carries = []
-            for first, second in zip(addends[::2], addends[1::2], strict=True):
-                running, carry = _full_adder(builder, running, first, second)
+            while len(addends) > 1:
+                bits, addends = addends[:3], addends[3:]
+                rest, carry = _full_adder(context, builder, bits)
+                addends.append(rest)
                 carries.append(carry)
-            total.store(_size(LANES * plane), running)
+            total.store(_size(LANES * plane), addends[0])
             addends = carries
         return addends[0]
 
@@ -186,6 +202,14 @@ def _external(name, result):
     return function
 
 
+@intrinsic
+def _upper_half(typing, value):
+    def generate(context, builder, signature, arguments):
+        return builder.shl(arguments[0], ir.Constant(_VECTOR, [HALF] * LANES))
+
+    return _lanes(value), generate
+
+
 _population = _external("llvm.ctpop.v8i64", _lanes)
 _total = _external("llvm.vector.reduce.add.v8i64", types.int64)
 _union = _external("llvm.vector.reduce.or.v8i64", types.int64)
@@ -201,26 +225,30 @@ class Scratch(NamedTuple):
     planes: npt.NDArray[np.int64]  # bits of the distances of 512 rows
     low: npt.NDArray[np.int64]  # where a distance modulo GROUP is 0 … 15
     groups: npt.NDArray[np.int64]  # where a distance divided by GROUP is 0, 1, …
-    seen: npt.NDArray[np.int64]  # whether a group has rows
     shared: npt.NDArray[np.int64]  # where a row shares a label with the query
     valid: npt.NDArray[np.int64]  # where there is a row: the last block is not full
     square: npt.NDArray[np.int64]  # 64 rows to be transposed
 
     @classmethod
     def allocate(cls, bits: int, code_words: int, label_words: int) -> Scratch:
-        groups = bits // GROUP + 1
         sizes = (
             128 * code_words * BLOCK_WORDS,
             128 * label_words * BLOCK_WORDS,
             LANES * max(bits.bit_length(), _LOW),
             GROUP * BLOCK_WORDS,
-            groups * BLOCK_WORDS,
-            groups,
+            (bits // GROUP + 1) * BLOCK_WORDS,
             BLOCK_WORDS,
             BLOCK_WORDS,
             64,
         )
-        return cls(*(np.zeros(size, np.int64) for size in sizes))
+        return cls(*(_aligned(size) for size in sizes))
+
+
+def _aligned(size: int) -> npt.NDArray[np.int64]:
+    """Zeros that begin on a cache line, so that no vector spans two: 1.4 times as fast."""
+    room = np.zeros(size + LANES, np.int64)
+    start = -room.ctypes.data // 8 % LANES
+    return room[start : start + size]
 
 
 def query_rows(
@@ -239,25 +267,13 @@ def query_rows(
     return BLOCK_WORDS * rows, BLOCK_WORDS * 2 * np.nonzero(labels)[1], starts
 
 
-@njit(nogil=True, cache=True)
-def _transpose(square):
-    """64 words: bit j of word i becomes bit i of word j (Warren, Hacker's Delight, §7-3)."""
-    width = 32
-    mask = 0x00000000FFFFFFFF
-    while width:
-        row = 0
-        while row < 64:
-            swap = ((square[row] >> width) ^ square[row + width]) & mask
-            square[row] ^= swap << width
-            square[row + width] ^= swap
-            row = (row + width + 1) & ~width
-        width >>= 1
-        mask ^= mask << width
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _slice_block(words, start, valid, slices, square):
-    """Slices of the rows from `start` on: bit k at row 2k of `slices`, its inverse at row 2k+1."""
+    """Slices of the rows from `start` on: bit k at row 2k of `slices`, its inverse at row 2k+1.
+
+    64 words at a time are transposed as a square of bits: bit j of word i becomes bit i of word j
+    (Warren, Hacker's Delight, §7-3).
+    """
     stride = valid.shape[0]
     for place in range(stride):
         first = start + 64 * place
@@ -266,16 +282,26 @@ def _slice_block(words, start, valid, slices, square):
         for word in range(words.shape[1]):
             for row in range(64):
                 square[row] = words[first + row, word] if row < count else 0
-            _transpose(square)
+            width = 32
+            mask = 0x00000000FFFFFFFF
+            while width:
+                row = 0
+                while row < 64:
+                    swap = ((square[row] >> width) ^ square[row + width]) & mask
+                    square[row] ^= swap << width
+                    square[row + width] ^= swap
+                    row = (row + width + 1) & ~width
+                width >>= 1
+                mask ^= mask << width
             for bit in range(64):
                 offset = 2 * (64 * word + bit) * stride + place
                 slices[offset] = square[bit]
                 slices[offset + stride] = ~square[bit]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def add_histograms(
-    words, labels, code_rows, label_rows, label_starts, first, last, scratch, total, relevant
+    words, labels, code_rows, label_rows, label_starts, first, last, scratch, counts
 ):
     """Add the distance histograms of some blocks of BLOCK_WORDS · 64 database rows.
 
@@ -283,33 +309,33 @@ def add_histograms(
     code_rows:       int64 (N,G): offsets of the slices that a query's distance adds, from `rows_of`
     label_rows:      int64: offsets of the slices of its labels, query after query;
                      those of query i are label_rows[label_starts[i] : label_starts[i + 1]]
-    total, relevant: int64 (N,K+1), added to
+    counts:          int64 (N,K+1), added to: rows at each distance, and 2³² times the relevant ones
     """
-    slices, label_slices, planes, low, groups, seen, shared, valid, square = scratch
-    bits = total.shape[1] - 1
+    slices, label_slices, planes, low, groups, shared, valid, square = scratch
+    bits = counts.shape[1] - 1
     stride = BLOCK_WORDS
     planes_count = planes.shape[0] // LANES
-    groups_count = seen.shape[0]
     for block in range(first, last):
         start = 64 * stride * block
         _slice_block(words, start, valid, slices, square)
         _slice_block(labels, start, valid, label_slices, square)
-        for query in range(total.shape[0]):
+        for query in range(counts.shape[0]):
             offsets = code_rows[query]
-            for group in range(groups_count):
-                seen[group] = 0
             for word in range(0, stride, LANES):
                 for plane in range(planes_count):
                     _store(planes, LANES * plane, _zero())
+                reached = _LOW + 1  # planes that the sum so far can fill
                 for place in range(0, offsets.shape[0], GROUP):
                     carry = _add_slices(slices, offsets, place, word, planes)
-                    for plane in range(_LOW, planes_count):
+                    while (1 << reached) <= place + GROUP:
+                        reached += 1
+                    for plane in range(_LOW, min(reached, planes_count)):
                         old = _load(planes, LANES * plane)
                         _store(planes, LANES * plane, _differ(old, carry))
                         carry = _both(old, carry)
                 rows = _load(valid, word)
                 _low_masks(planes, rows, low, word, stride)
-                for group in range(groups_count):
+                for group in range(bits // GROUP + 1):
                     mask = rows
                     for plane in range(_LOW, planes_count):
                         bit = _load(planes, LANES * plane)
@@ -318,14 +344,15 @@ def add_histograms(
                         else:
                             mask = _without(mask, bit)
                     _store(groups, group * stride + word, mask)
-                    if _union(mask) != 0:
-                        seen[group] = 1
                 union = _zero()
                 for place in range(label_starts[query], label_starts[query + 1]):
                     union = _either(union, _load(label_slices, label_rows[place] + word))
                 _store(shared, word, union)
-            for group in range(groups_count):
-                if seen[group] == 0:
+            for group in range(bits // GROUP + 1):
+                union = _zero()
+                for word in range(0, stride, LANES):
+                    union = _either(union, _load(groups, group * stride + word))
+                if _union(union) == 0:
                     continue
                 for value in range(min(GROUP, bits + 1 - GROUP * group)):
                     rows_here = _zero()
@@ -337,5 +364,5 @@ def add_histograms(
                         rows_here = _plus(rows_here, _population(mask))
                         hits = _both(mask, _load(shared, word))
                         relevant_here = _plus(relevant_here, _population(hits))
-                    total[query, GROUP * group + value] += _total(rows_here)
-                    relevant[query, GROUP * group + value] += _total(relevant_here)
+                    both = _plus(rows_here, _upper_half(relevant_here))
+                    counts[query, GROUP * group + value] += _total(both)

@@ -169,18 +169,18 @@ def _count(
     chosen = bit_slices.query_rows(query.unpack(), query_labels.unpack())
     edges = [blocks * part // threads for part in range(threads + 1)]
 
-    def run(part: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        counts = np.zeros_like(total), np.zeros_like(relevant)
+    def run(part: int) -> npt.NDArray[np.int64]:
+        counts = np.zeros_like(total)
         scratch = bit_slices.Scratch.allocate(query.bits, words.shape[1], labels.shape[1])
         bit_slices.add_histograms(
-            words, labels, *chosen, edges[part], edges[part + 1], scratch, *counts
+            words, labels, *chosen, edges[part], edges[part + 1], scratch, counts
         )
         return counts
 
     with ThreadPoolExecutor(threads) as pool:
         for counts in pool.map(run, range(threads)):
-            total += counts[0]
-            relevant += counts[1]
+            total += counts & ((1 << bit_slices.HALF) - 1)
+            relevant += counts >> bit_slices.HALF
 
 
 def _threads() -> int:

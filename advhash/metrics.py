@@ -88,6 +88,7 @@ class _Levels:
     """The levels of N rankings, cut after the first `top_k` rows; all fields (N,K+1).
 
     rows, relevant: in the level; before, hits: rows and relevant rows in nearer levels
+    edges:          (N,K+2) ranks at which the levels begin and the last one ends, within the cut
     seen:           rows of the level within the cut
     """
 
@@ -95,10 +96,11 @@ class _Levels:
         _check_cut(top_k)
         self.rows = counts.total
         self.relevant = counts.relevant
-        self.before = np.cumsum(self.rows, axis=1) - self.rows
+        edges = np.pad(np.cumsum(self.rows, axis=1), ((0, 0), (1, 0)))
+        self.before = edges[:, :-1]
         self.hits = np.cumsum(self.relevant, axis=1) - self.relevant
-        left = self.rows if top_k is None else top_k - self.before
-        self.seen = np.clip(left, 0, self.rows)
+        self.edges = edges if top_k is None else np.minimum(edges, top_k)
+        self.seen = np.diff(self.edges)
 
     @property
     def share(self) -> Floats:
@@ -141,7 +143,7 @@ def average_precision(
     levels = _Levels(counts, top_k)
     if ties == "expected":
         # Σ 1/(N₀+j) and Σ (j−1)/(N₀+j) = seen − (N₀+1)·Σ 1/(N₀+j), j = 1..seen
-        inverse = _harmonic(levels.before + levels.seen) - _harmonic(levels.before)
+        inverse = np.diff(_harmonic(levels.edges))
         spread = levels.seen - (levels.before + 1) * inverse
         slope = (levels.relevant - 1) / np.maximum(levels.rows - 1, 1)
         level = levels.share * ((levels.hits + 1) * inverse + slope * spread)

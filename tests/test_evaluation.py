@@ -284,3 +284,15 @@ def test_prosgan_targets_on_flickr25k_start_from_two_thirds() -> None:
     chance = 100 * chance_average_precision(counts.relevant_rows, len(labels)).mean()
     assert fraction == pytest.approx(66.7, abs=0.3)
     assert chance == pytest.approx(fraction, abs=0.1)
+
+
+def test_the_page_shows_the_benchmark() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs/evaluation.md").read_text()
+    bench = json.loads((root / "benchmarks/evaluation.json").read_text())
+    peers = bench["peers"]
+    for name in ("calc_map", "calc_map_float_labels", "torch"):
+        seconds, times = peers[f"seconds_{name}"], peers[f"times_faster_than_{name}"]
+        assert f"| {1000 * seconds:.0f} ms | {times:.0f} times |" in page
+    assert f"{peers['pairs_per_second'] / 1e9:.1f} billion pairs/s" in page
+    assert f"{bench['mapped_gallery']['peak_memory_gib']:.2f} GiB of memory" in page
