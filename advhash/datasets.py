@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from advhash import array_sets, captioned, image_folder, image_lists, mat_sets, openmoji, splits
+from advhash import (
+    array_sets,
+    caption_table,
+    flickr8k,
+    image_folder,
+    image_lists,
+    mat_sets,
+    openmoji,
+    splits,
+)
 from advhash.data import Dataset
 from advhash.errors import ConfigError, DataError
 from advhash.reading import cached_reading, check_size, same
@@ -24,7 +33,8 @@ from advhash.registry import DATASETS
 
 __all__ = ["READERS", "image_grid", "load_dataset"]
 
-READERS = (array_sets, captioned, image_lists, mat_sets)  # imported here to be registered
+# Imported here, and so registered.
+READERS = (array_sets, caption_table, flickr8k, image_lists, mat_sets)
 TILE = 64  # least pixels of an image in a grid
 
 

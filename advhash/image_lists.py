@@ -1,4 +1,4 @@
-"""Lists of images with their labels, as HashNet and ProS-GAN ship them for FLICKR-25K, NUS-WIDE …
+"""Lists of images with their labels, as HashNet and ProS-GAN ship them.
 
     ROOT/database_img.txt    one path below ROOT a line
     ROOT/database_label.txt  the labels of that line, 0 or 1, separated by blanks
@@ -14,7 +14,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -200,9 +200,8 @@ def read_list(folder: Path, part: str, layout: Layout) -> Listed:
         absent = ", ".join(file.name for file in pair if not file.is_file())
         raise layout.missing(folder, f"got no {absent} (and no {single})")
     for number, path in enumerate(names, 1):
-        parts = PurePosixPath(path).parts
-        if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
-            reading.inside(folder, path, f"{image_file}, line {number}")
+        if not reading.is_inside(path):
+            reading.inside(folder, [path], f"{image_file}, line {number}")
     return Listed(tuple(names), _labels(labels, label_file), files)
 
 
@@ -238,7 +237,7 @@ def _build(
     rows, counts = _rows(lists, folder, choices)
     names = [*lists["database"].names, *lists["test"].names]
     labels = np.concatenate([lists["database"].labels, lists["test"].labels])
-    paths = [reading.inside(photos, path, f"the lists in {folder}") for path in names]
+    paths = reading.inside(photos, names, f"the lists in {folder}")
 
     def load(row: int) -> Pixels:
         return decode(paths[row], choices.size, choices.fit)
@@ -275,9 +274,9 @@ def _rows(
     shared: npt.NDArray[np.bool_] = np.array([path in asked for path in database.names])
     if shared.any() and choices.overlap == "refuse":
         raise DataError(
-            f"expected queries that are not in the database, got {len(asked & first.keys())} in "
-            f"both lists of {folder} (a query would find itself): set dataset.overlap=drop to take "
-            "them out of the database"
+            f"expected queries that are not in the database, got {len(asked & first.keys())} of "
+            f"{len(asked)} in both lists of {folder} (a query would find itself): set "
+            "dataset.overlap=drop to take them out of the database"
         )
     labelled = database.labels.sum(1) > 0
     usable = [path for row, path in enumerate(database.names) if labelled[row] and not shared[row]]

@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.io
-import scipy.sparse
 from PIL import Image
 
-from advhash import picture_sets, reading, splits
+from advhash import mat_files, picture_sets, reading, splits
 from advhash.data import Dataset
 from advhash.errors import ConfigError, DataError
 from advhash.image_folder import Fit, decode, printable
 from advhash.image_rows import Pixels
+from advhash.mat_files import Variable, variables
 from advhash.picture_sets import Items, card_of_rows, picture_splits
 from advhash.reading import Layout, cached_reading, check_size
 from advhash.registry import DATASETS
@@ -47,9 +45,6 @@ CONTENTS = (
     ".mat files with the variables LAll (labels), YAll (tags) and either IAll (pictures) or FAll "
     "(names of image files)"
 )
-HDF5 = b"\x89HDF\r\n\x1a\n"
-HDF5_OFFSETS = (0, 512)  # MATLAB puts 512 bytes of its own before it
-CHUNKS = 256 * 2**20  # bytes of unpacked chunks that h5py keeps: rows are read in order
 
 
 @dataclass(frozen=True)
@@ -138,28 +133,13 @@ def _read(
         functools.partial(_build, name, layout, folder, files, photos, choices, held_back, card),
         asdict(choices),
         ("pillow", "scipy"),
-        (__file__, picture_sets),
+        (__file__, mat_files, picture_sets),
         [
             os.path.realpath(photos),
             reading.stamps(folder, files, "the list of .mat files"),
             *(reading.content(classes) if classes.is_file() else []),
         ],
     )
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One variable of a MATLAB file.
-
-    read: all of it or, with a number, one slice along the first or the last axis
-    reversed: its axes are in the opposite order to MATLAB's
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    read: Callable[..., npt.NDArray[Any]]
-    strings: Callable[[], list[str]]
-    reversed: bool
 
 
 def _build(
@@ -174,18 +154,17 @@ def _build(
     target: Path,
 ) -> Dataset:
     with ExitStack() as stack:
-        variables: dict[str, Variable] = {}
-        for file in files:
-            path = reading.inside(folder, file, "the list of .mat files")
-            variables = {**stack.enter_context(_variables(path)), **variables}
+        there: dict[str, Variable] = {}
+        for path in reading.inside(folder, files, "the list of .mat files"):
+            there = {**stack.enter_context(variables(path)), **there}
         found = {
-            kind: variables[known]
+            kind: there[known]
             for kind, names in VARIABLES.items()
             for known in reversed(names)
-            if known in variables
+            if known in there
         }
         if not {"tags", "labels"} <= found.keys() or not {"pictures", "files"} & found.keys():
-            got = ", ".join(printable(known) for known in sorted(variables)) or "none"
+            got = ", ".join(printable(known) for known in sorted(there)) or "none"
             raise layout.missing(folder, f"got the variables {got}")
         labels, tags = _tables(found["labels"], found["tags"])
         if "pictures" in found:
@@ -308,87 +287,10 @@ def _picture_loader(pictures: Variable, count: int, choices: Choices) -> picture
 def _file_loader(
     where: str, names: Sequence[str], photos: Path, choices: Choices
 ) -> picture_sets.Load:
-    paths = [reading.inside(photos, name, where) for name in names]
+    paths = reading.inside(photos, names, where)
     reading.stamps(photos, names, where)  # which tells all that are missing at once
 
     def load(row: int) -> Pixels:
         return decode(paths[row], choices.size, choices.fit)
 
     return load
-
-
-@contextmanager
-def _variables(file: Path) -> Iterator[dict[str, Variable]]:
-    """The variables of a MATLAB file by name, open as long as the context. Raises DataError."""
-    with file.open("rb") as stream:
-        head = stream.read(max(HDF5_OFFSETS) + len(HDF5))
-    if any(head[start : start + len(HDF5)] == HDF5 for start in HDF5_OFFSETS):
-        with _hdf5(file) as variables:
-            yield variables
-    else:
-        yield _matlab5(file)
-
-
-def _matlab5(file: Path) -> dict[str, Variable]:
-    try:
-        listed = scipy.io.whosmat(file)
-    except Exception as error:  # SciPy's reader raises whatever broken bytes lead it to
-        raise DataError(f"expected a MATLAB file {file}, got: {error}") from None
-    return {name: _matlab5_variable(file, name, shape) for name, shape, _ in listed}
-
-
-def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...]) -> Variable:
-    @functools.cache
-    def whole() -> npt.NDArray[Any]:
-        try:
-            array = scipy.io.loadmat(file, variable_names=[name])[name]
-        except Exception as error:
-            raise DataError(f"expected {name} in the MATLAB file {file}, got: {error}") from None
-        return np.asarray(array.toarray() if scipy.sparse.issparse(array) else array)
-
-    def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
-        return whole() if row is None else np.take(whole(), row, axis)
-
-    def strings() -> list[str]:
-        return [str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in whole().ravel()]
-
-    return Variable(f"{file}:{name}", tuple(shape), read, strings, reversed=False)
-
-
-@contextmanager
-def _hdf5(file: Path) -> Iterator[dict[str, Variable]]:
-    try:
-        import h5py
-    except ImportError:
-        raise DataError(
-            f"expected h5py to read {file} (MATLAB 7.3): pip install 'advhash-toolkit[mat]'"
-        ) from None
-    try:
-        opened = h5py.File(file, "r", rdcc_nbytes=CHUNKS)
-    except OSError as error:
-        raise DataError(f"expected a MATLAB 7.3 file {file}, got: {error}") from None
-    with opened:
-        yield {
-            name: _hdf5_variable(opened, f"{file}:{name}", value)
-            for name, value in opened.items()
-            if isinstance(value, h5py.Dataset)
-        }
-
-
-def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
-    def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
-        try:
-            if row is None:
-                return np.asarray(stored[()])
-            return np.asarray(stored[row] if axis == 0 else stored[..., row])
-        except OSError as error:
-            raise DataError(f"expected whole data in {where}, got: {error}") from None
-
-    def strings() -> list[str]:
-        try:
-            return ["".join(map(chr, opened[cell][()].ravel())) for cell in stored[()].ravel()]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"expected a cell array of names in {where}, got: {error}") from None
-
-    reversed_ = "MATLAB_class" in stored.attrs
-    return Variable(where, tuple(stored.shape), read, strings, reversed=reversed_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import zipfile
@@ -31,6 +32,7 @@ __all__ = [
     "class_names",
     "content",
     "inside",
+    "is_inside",
     "read_lines",
     "read_npz",
     "same",
@@ -86,20 +88,37 @@ class Layout:
         )
 
 
-def inside(root: Path, name: str, where: str) -> Path:
-    """The file `name` below `root`. Raises DataError: it leads out of it, by itself or by a link.
+def is_inside(name: str) -> bool:
+    """Whether a path, as it is written, stays below the folder that it starts from.
 
-    where: what named the file, e.g. "train_img.txt, line 3"
+    >>> [is_inside(name) for name in ("a/b.jpg", "../b.jpg", "/etc/passwd", "")]
+    [True, False, False, False]
     """
     path = PurePosixPath(name)
-    lexical = not (path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts)
-    found = root / name
-    if not lexical or not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root)):
-        raise DataError(
-            f"{where}: expected a path inside {root}, got {printable(name)!r}, which leads out of "
-            "it; correct the path, or copy the files instead of linking them"
-        )
-    return found
+    return not (path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts)
+
+
+def inside(root: Path, names: Iterable[str], where: str) -> list[Path]:
+    """The files `names` below `root`.
+
+    where: what named them, e.g. "train_img.txt, line 3"
+
+    Raises DataError: one that leads out of `root`, by itself or by a link.
+    """
+    real = os.path.realpath(root)
+    folder = functools.cache(os.path.realpath)  # of the few folders that many files share
+    files = []
+    for name in names:
+        file = root / name
+        follows = is_inside(name) and os.path.islink(file)
+        place = os.path.realpath(file) if follows else folder(file.parent)
+        if not is_inside(name) or not Path(place).is_relative_to(real):
+            raise DataError(
+                f"{where}: expected a path inside {root}, got {printable(name)!r}, which leads out "
+                "of it; correct the path, or copy the files instead of linking them"
+            )
+        files.append(file)
+    return files
 
 
 def stamps(root: Path, names: Iterable[str], where: str) -> str:
