@@ -1,7 +1,7 @@
 """From photographs with captions to a data set.
 
 The text of an item is its first caption, as counts of words; the caption itself is kept in
-`Split.texts`.
+`Split.texts`. Items without a label are left out; those without a known word are searched only.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def assemble(
 ) -> Dataset:
     texts = [words(caption) for caption in found.captions]
     parts = np.array(found.parts)
-    database = np.flatnonzero((parts == "train") | (parts == "held_out"))
+    labelled: npt.NDArray[np.bool_] = found.labels.sum(1) > 0
+    database = np.flatnonzero(((parts == "train") | (parts == "held_out")) & labelled)
     known = frequent_words((texts[row] for row in database.tolist()), vocabulary)
     counts = count_words(texts, known)
     items = Items(found.names, found.labels, found.load, found.captions, counts)
@@ -78,7 +79,8 @@ def assemble(
             **card,
             **entries,
             "vocabulary_words": len(known),
-            "database_without_label_or_text": int((~usable)[database].sum()),
+            "items_without_label_left_out": int((~labelled).sum()),
+            "database_without_known_word": int((~usable)[database].sum()),
             "giveaway_words": splits.giveaway_words(
                 [texts[row] for row in database.tolist()], found.labels[database], found.classes
             ),

@@ -22,7 +22,7 @@ from advhash.image_folder import quietly, reason, refuse_broken
 __all__ = ["Pixels", "Stored", "decode_blocks", "image_file", "map_images", "write_images"]
 
 Pixels = npt.NDArray[np.uint8]
-BLOCK = 128  # images in memory at once
+BLOCK = 64  # images in memory at once
 MAX_THREADS = 8
 # Without it Linux refuses to map, writable, a file larger than memory. Python names it since 3.13.
 NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
@@ -50,7 +50,7 @@ def image_file(folder: Path, split: str) -> Path:
 def decode_blocks(
     names: Sequence[str], load: Callable[[int], Pixels], where: str
 ) -> Iterator[Pixels]:
-    """`load(row)`, (3,H,W), of every row in order, at most 128 images together, by threads.
+    """`load(row)`, (3,H,W), of every row in order, at most 64 together, by threads.
 
     Raises DataError, after all are read: how many could not be, and the first three with reasons.
     """
