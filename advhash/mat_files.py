@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def _matlab5(file: Path) -> dict[str, Variable]:
 
 
 def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...]) -> Variable:
+    loading = threading.Lock()  # or each of several threads would load all of it
+
     @functools.cache
     def whole() -> npt.NDArray[Any]:
         try:
@@ -68,7 +71,9 @@ def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...]) -> Variable
         return np.asarray(array.toarray() if scipy.sparse.issparse(array) else array)
 
     def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
-        return whole() if row is None else np.take(whole(), row, axis)
+        with loading:
+            values = whole()
+        return values if row is None else np.take(values, row, axis)
 
     def strings() -> list[str]:
         return [str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in whole().ravel()]

@@ -8,6 +8,7 @@ import os
 import pickle  # noqa: TID251  (written here as CIFAR-10 is published; read by torchvision)
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -553,6 +554,22 @@ def test_matlab_files_of_every_layout_give_the_same_data(
             assert split.inputs["text"][row].tolist() == counts[item].tolist()
     assert data.increments == (("label 2", "label 3"),)
     assert data.vocabulary == ()
+
+
+def test_threads_load_a_matlab_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matlab5(tmp_path)
+    loaded: list[str] = []
+    load = scipy.io.loadmat
+
+    def slow(file: Path, variable_names: list[str]) -> object:
+        loaded.extend(variable_names)
+        time.sleep(0.05)
+        return load(file, variable_names=variable_names)
+
+    monkeypatch.setattr(scipy.io, "loadmat", slow)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    load_dataset("mirflickr_mat", {"root": str(tmp_path), **SMALL})
+    assert sorted(loaded) == ["IAll", "LAll", "YAll"]
 
 
 def test_matlab_pictures_are_resized(tmp_path: Path) -> None:
