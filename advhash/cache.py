@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from advhash.data import Dataset, Split, SplitName
 from advhash.errors import CheckpointError, StorageError
 from advhash.files import storage_errors
+from advhash.image_rows import image_file, map_images
 
 T = TypeVar("T")
 
@@ -125,30 +126,37 @@ def _discard(folder: Path) -> None:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def cached_dataset(content: object, build: Callable[[], Dataset]) -> Dataset:
+def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset:
     """The data set that `content` (JSON-able) names, built and stored where it is not yet.
 
-    A damaged copy in the cache is built again. What comes back was always read from the cache, so
-    that a first and a second call agree.
+    `build(folder)` may write images into `image_file(folder, split)`: they stay there and are
+    mapped, not read. A damaged copy in the cache is built again; of mapped images only the size is
+    checked. What comes back was always read from the cache, so that a first and a second call
+    agree.
     """
-    return cached("data", content_key(content), lambda folder: _write(folder, build()), _read)
+    return cached("data", content_key(content), lambda folder: _write(folder, build(folder)), _read)
 
 
 SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")
+FIELDS = ("name", "settings", "classes", "increments", "card", "attribution", "vocabulary")
 
 
 def _write(folder: Path, data: Dataset) -> None:
     tensors = {"train_rows": data.train_rows.contiguous()}
-    description: dict[str, object] = {
-        field: getattr(data, field)
-        for field in ("name", "settings", "classes", "increments", "card", "attribution")
-    }
+    description: dict[str, object] = {field: getattr(data, field) for field in FIELDS}
     for name in SPLITS:
         split = data.split(name)
         tensors[f"{name}/labels"] = split.labels.contiguous()
         for modality, values in split.inputs.items():
-            tensors[f"{name}/input/{modality}"] = values.contiguous()
-    description["names"] = {name: data.split(name).names for name in SPLITS}
+            if modality not in split.digests:
+                tensors[f"{name}/input/{modality}"] = values.contiguous()
+    for field in ("names", "texts"):
+        description[field] = {name: getattr(data.split(name), field) for name in SPLITS}
+    description["mapped"] = {
+        name: {"shape": tuple(split.inputs["image"].shape), "sha256": split.digests["image"]}
+        for name, split in ((name, data.split(name)) for name in SPLITS)
+        if split.digests
+    }
     description["fingerprint"] = data.fingerprint()
     (folder / "dataset.json").write_text(json.dumps(description, allow_nan=False))
     try:
@@ -172,7 +180,18 @@ def _read(folder: Path) -> Dataset:
             for full, values in sorted(tensors.items())
             if full.startswith(prefix)
         }
-        splits[name] = Split(inputs, tensors[f"{name}/labels"], tuple(stored["names"][name]))
+        digests = {}
+        if name in stored["mapped"]:
+            image = stored["mapped"][name]
+            inputs["image"] = map_images(image_file(folder, name), image["shape"])
+            digests["image"] = image["sha256"]
+        splits[name] = Split(
+            dict(sorted(inputs.items())),
+            tensors[f"{name}/labels"],
+            tuple(stored["names"][name]),
+            tuple(stored["texts"][name]),
+            digests,
+        )
     data = Dataset(
         name=stored["name"],
         settings=stored["settings"],
@@ -181,6 +200,7 @@ def _read(folder: Path) -> Dataset:
         increments=tuple(tuple(increment) for increment in stored["increments"]),
         card=stored["card"],
         attribution=stored["attribution"],
+        vocabulary=tuple(stored["vocabulary"]),
         **splits,
     )
     if data.fingerprint() != stored["fingerprint"]:

@@ -62,12 +62,18 @@ class Batch:
 class Split:
     """The rows of one split, as stored: images uint8 (N,3,H,W), text (N,V) uint8 counts.
 
+    Large images lie in a mapped file: `rows` and `batches` read what they return, no more.
+
     names: one short human-readable name a row, for pictures and tables
+    texts: what the counts of "text" were made from, one string a row, or ()
+    digests: SHA-256 of the inputs that lie in a mapped file, so that none is read to be compared
     """
 
     inputs: Mapping[Modality, Tensor]
     labels: Tensor
     names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    digests: Mapping[Modality, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,12 +98,14 @@ class Split:
             yield self.rows(torch.arange(start, min(start + size, len(self))))
 
     def take(self, index: Tensor | npt.NDArray[np.int64]) -> Split:
-        """A split of the given rows only."""
+        """A split of the given rows only, copied into memory."""
         index = torch.as_tensor(index, dtype=torch.int64)
+        rows = index.tolist()
         return Split(
             {name: values[index] for name, values in self.inputs.items()},
             self.labels[index],
-            tuple(self.names[int(row)] for row in index) if self.names else (),
+            tuple(self.names[row] for row in rows) if self.names else (),
+            tuple(self.texts[row] for row in rows) if self.texts else (),
         )
 
 
@@ -113,6 +121,7 @@ class Dataset:
                 tuple of class names; an item is new if it carries any of them
     card:       what a reader must know: counts, source, licence, warnings
     attribution: the line that the licence demands beside every picture, or ""
+    vocabulary: what the V columns of "text" count, e.g. "word:dog"; () where that is not known
     """
 
     name: str
@@ -125,6 +134,7 @@ class Dataset:
     increments: tuple[tuple[str, ...], ...] = ()
     card: Mapping[str, object] = field(default_factory=dict)
     attribution: str = ""
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -135,21 +145,28 @@ class Dataset:
         return self.database.take(self.train_rows)
 
     def split(self, name: SplitName) -> Split:
-        return {
-            "train": self.train,
-            "database": self.database,
-            "validation": self.validation,
-            "query": self.query,
-        }[name]
+        if name == "train":  # a copy, made only where it is asked for
+            return self.train
+        return {"database": self.database, "validation": self.validation, "query": self.query}[name]
 
     def fingerprint(self) -> str:
         """SHA-256 over all stored values: equal iff the data are equal."""
         digest = hashlib.sha256(repr((self.name, self.classes)).encode())
+        if self.vocabulary:
+            digest.update(repr(self.vocabulary).encode())
         for split in (self.database, self.validation, self.query):
             for modality in sorted(split.inputs):
-                values = split.inputs[modality].contiguous()
+                values = split.inputs[modality]
                 digest.update(f"{modality}{tuple(values.shape)}{values.dtype}".encode())
-                digest.update(values.numpy().tobytes())
-            digest.update(split.labels.contiguous().numpy().tobytes())
-        digest.update(self.train_rows.numpy().tobytes())
+                known = split.digests.get(modality)
+                digest.update(_bytes(values) if known is None else known.encode())
+            digest.update(_bytes(split.labels))
+            if split.texts:
+                digest.update(repr(split.texts).encode())
+        digest.update(_bytes(self.train_rows))
         return digest.hexdigest()
+
+
+def _bytes(values: Tensor) -> memoryview:
+    """The bytes of a tensor; no copy where its rows lie one after the other."""
+    return values.contiguous().numpy().reshape(-1).view(np.uint8).data

