@@ -30,6 +30,7 @@ __all__ = [
     "Ties",
     "average_precision",
     "chance_average_precision",
+    "recall_at",
     "retrieval_average_precision",
     "stable_average_precision",
 ]
@@ -102,6 +103,23 @@ def average_precision(
         # Σ (R₀+i)/(start+i), i = 1..shown
         level = shown + (hits - start) * inverse
     return _close(level.sum(axis=1), counts.relevant.sum(axis=1), top_k, empty)
+
+
+def recall_at(counts: DistanceHistograms, k: int) -> Floats:
+    """(N,) expected share of each query's relevant rows among its first k; 0 where there are none.
+
+    Inside a level that the cut divides, every order is as likely.
+
+    >>> counts = DistanceHistograms(np.array([[1, 2]]), np.array([[1, 1]]))
+    >>> recall_at(counts, 1).tolist(), recall_at(counts, 2).tolist()
+    ([0.5], [0.75])
+    """
+    if k < 1:
+        raise ValueError(f"expected k >= 1, got {k}")
+    before = np.cumsum(counts.total, axis=1) - counts.total
+    seen = np.clip(k - before, 0, counts.total)
+    found = (counts.relevant * seen / np.maximum(counts.total, 1)).sum(axis=1)
+    return np.asarray(found / np.maximum(counts.relevant.sum(axis=1), 1))
 
 
 def stable_average_precision(

@@ -190,7 +190,8 @@ def dct_matrix(rows: int, size: int, first: int = 0) -> npt.NDArray[np.float64]:
     [[1.0, 1.0], [0.7071, -0.7071]]
     """
     frequency = np.arange(first, first + rows)[:, None]
-    return np.cos(math.pi / 2 / size * frequency * (2 * np.arange(size) + 1))
+    angles = math.pi / 2 / size * frequency * (2 * np.arange(size) + 1)
+    return np.asarray(np.cos(angles), np.float64)
 
 
 def pdq_transform() -> Floats:
