@@ -36,6 +36,7 @@ def bring(
     )
     flags = victim_flags(victim, data)
     if not victim.differentiable:
+        flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
         flags.append(
             Flag(
                 "no_gradient",
