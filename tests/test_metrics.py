@@ -17,7 +17,14 @@ from torchmetrics.functional.retrieval import (
 
 from advhash.codes import HashCodes
 from advhash.errors import DataError
-from advhash.metrics import Empty, Ties, chance_average_precision, retrieval_average_precision
+from advhash.hamming import DistanceHistograms
+from advhash.metrics import (
+    Empty,
+    Ties,
+    chance_average_precision,
+    recall_at,
+    retrieval_average_precision,
+)
 
 ALL_TIES: list[Ties] = ["expected", "optimistic", "pessimistic", "stable"]
 CUTS = [None, 1, 2, 3, 5, 100]
@@ -312,3 +319,18 @@ def test_expected_value_of_a_large_level_matches_sampled_orders() -> None:
         sampled.append(precision_of_order([relevant[row] for row in order], 50))
     error = np.std(sampled) / np.sqrt(len(sampled))
     assert score(far, relevant, "expected", 50) == pytest.approx(np.mean(sampled), abs=5 * error)
+
+
+def test_recall_is_the_mean_over_all_orders_inside_the_levels() -> None:
+    total, relevant = np.array([[1, 3, 0, 2]]), np.array([[0, 2, 0, 1]])
+    levels = [[False], [True, True, False], [True, False]]
+    orders = [
+        [hit for level in order for hit in level]
+        for order in itertools.product(*(itertools.permutations(level) for level in levels))
+    ]
+    for k in range(1, 8):
+        expected = np.mean([sum(order[:k]) / 3 for order in orders])
+        assert recall_at(DistanceHistograms(total, relevant), k) == pytest.approx(expected)
+    assert recall_at(DistanceHistograms(total, 0 * relevant), 3).tolist() == [0]
+    with pytest.raises(ValueError, match="k >= 1, got 0"):
+        recall_at(DistanceHistograms(total, relevant), 0)

@@ -153,7 +153,7 @@ def test_a_broken_picture_is_named(photos: Path) -> None:
 def test_too_few_and_too_many(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="got no folder"):
         load_dataset("near_duplicates", {"root": str(tmp_path / "nowhere")})
-    with pytest.raises(DataError, match="at least 20 images in .*, got 10: add images"):
+    with pytest.raises(DataError, match=r"at least 20 images in .*, got 10: add images"):
         load_dataset("near_duplicates", {"root": str(photos / "deep")})
     for file in photos.rglob("*.png"):
         Image.new("RGB", (9, 9)).save(file)

@@ -147,9 +147,10 @@ class ExternalVictim(HashVictim):
                 f"--victim {self.name}: called with images {tuple(inputs.shape)} on "
                 f"{inputs.device}, it raised {_reason(error)}"
             ) from error
-        wanted = (len(inputs), self.bits or "K")
         shape = tuple(codes.shape)
-        if len(shape) != 2 or shape[0] != len(inputs) or not (shape[1] == (self.bits or shape[1])):
+        wanted = (len(inputs), self.bits or "K")
+        bits = shape[1] if len(shape) == 2 else 0
+        if bits < 1 or shape[0] != len(inputs) or self.bits not in (0, bits):
             raise UsageError(
                 f"--victim {self.name}: expected {wanted} codes for {tuple(inputs.shape)} images, "
                 f"got {shape}"
