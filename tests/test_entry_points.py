@@ -20,7 +20,6 @@ MODULE = '''
 import torch
 from advhash.attacks.baselines import Noise
 from advhash.datasets import load_dataset
-from advhash.errors import UsageError
 from advhash.registry import ATTACKS, DATASETS, VICTIMS
 from advhash.victims.base import HashVictim
 
@@ -119,8 +118,7 @@ def test_a_package_brings_victims_attacks_and_data_sets(site: Path) -> None:
     [
         ("raise RuntimeError('broken')", "RuntimeError: broken"),
         (
-            "from advhash.errors import UsageError
-from advhash.registry import VICTIMS\n"
+            "from advhash.registry import VICTIMS\n"
             "VICTIMS.register('dpsh', source='x')(lambda: None)",
             "ValueError: victim 'dpsh' is registered already",
         ),
