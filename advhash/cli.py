@@ -94,7 +94,11 @@ Config = Annotated[
 ]
 Victim = Annotated[
     str | None,
-    typer.Option("--victim", help="A name or a checkpoint folder.", autocompletion=_victims),
+    typer.Option(
+        "--victim",
+        help="A name, a checkpoint folder or module:function.",
+        autocompletion=_victims,
+    ),
 ]
 DatasetName = Annotated[
     str | None,
@@ -105,6 +109,10 @@ DatasetName = Annotated[
     ),
 ]
 Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
@@ -187,6 +195,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", help="Copy the checkpoint to this new folder.")
     ] = None,
+    trust_code: TrustCode = False,
     settings: Settings = None,
     config: Config = None,
     as_json: Json = False,
@@ -212,7 +221,7 @@ def train(
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
     with _working(quiet) as progress:
-        trained = train_victim(TrainConfig.build(values), progress)
+        trained = train_victim(TrainConfig.build(values).trusting(trust_code), progress)
     document = train_document(trained)
     if out is not None:
         document["checkpoint"] = str(export_checkpoint(trained, out))
@@ -259,6 +268,7 @@ def attack(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue this interrupted run.")
     ] = None,
+    trust_code: TrustCode = False,
     settings: Settings = None,
     config: Config = None,
     float_pixels: Annotated[
@@ -285,7 +295,7 @@ def attack(
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
         with _working(quiet) as progress:
-            record = resume_run(resume, progress)
+            record = resume_run(resume, progress, trust_code=trust_code)
     else:
         budget: dict[str, Any] = {"norm": norm, "eps": eps}
         if float_pixels:
@@ -317,7 +327,7 @@ def attack(
         for table, option in (("victim", "--victim"), ("attack", "--method")):
             if "name" not in values.get(table, {}):
                 raise UsageError(f"expected {option} (see `advhash list {table}s`)")
-        parsed = AttackConfig.build(values)
+        parsed = AttackConfig.build(values).trusting(trust_code)
         if dry_run:
             print_json(attack_plan(parsed))
             return

@@ -8,10 +8,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.errors import ConfigError, nearest
@@ -106,7 +106,26 @@ class ProtocolConfig(_Table):
     noise_control: bool = True
 
 
-class TrainConfig(_Table):
+class _Command(_Table):
+    """Whether the user trusts code that the config names is told with the command, never in a file.
+
+    A config from a stranger could name any function: it is neither read from a file nor written.
+    """
+
+    _trust_code: bool = PrivateAttr(default=False)
+
+    @property
+    def trust_code(self) -> bool:
+        return self._trust_code
+
+    def trusting(self, trust_code: bool) -> Self:
+        """The same config, with the word of the user about code it names."""
+        config = self.model_copy()
+        config._trust_code = trust_code
+        return config
+
+
+class TrainConfig(_Command):
     """`advhash train`: a victim, a data set, a seed."""
 
     command: Literal["train"] = "train"
@@ -116,7 +135,7 @@ class TrainConfig(_Table):
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
 
 
-class AttackConfig(_Table):
+class AttackConfig(_Command):
     """`advhash attack`."""
 
     command: Literal["attack"] = "attack"

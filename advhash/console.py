@@ -99,7 +99,8 @@ def print_training(document: Mapping[str, Any]) -> None:
     print_rows(("metric", "value  [95 % interval]"), rows)
     for flag in document["flags"]:
         sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
-    sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
+    if document["checkpoint"] is not None:
+        sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
 
 
 def print_run(record: Record) -> None:

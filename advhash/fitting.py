@@ -51,6 +51,7 @@ def fit_attack(
     identity = {
         **cache_identity(trained),
         "attack": name,
+        "method": ATTACKS[name].digest,
         "settings": settings,
         "seed": config.seed,
         "database": data.database,

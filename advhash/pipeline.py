@@ -69,7 +69,7 @@ def attack(
     trained = _timed(seconds, "victim", lambda: train(config, progress))
     config = resolve(config, trained)
     if folder is None:
-        label = f"{trained.card['name']}-{config.attack.name}"
+        label = f"{trained.card['name']}-{config.attack.name}".replace(":", ".")
         folder = RunFolder.start(out or Path("runs") / new_run_id(label))
     try:
         folder.write_text("config.toml", config.to_toml())
@@ -86,10 +86,13 @@ def attack(
     return record
 
 
-def resume(given: Path, progress: Progress = silent) -> Record:
-    """Continue an interrupted run from its own config. Raises RunError, ConfigError."""
+def resume(given: Path, progress: Progress = silent, *, trust_code: bool = False) -> Record:
+    """Continue an interrupted run from its own config. Raises RunError, ConfigError.
+
+    trust_code: whether a function that the config names as victim may be imported
+    """
     folder = RunFolder.resume(given)
-    config = AttackConfig.build(read_toml(folder.path / "config.toml"))
+    config = AttackConfig.build(read_toml(folder.path / "config.toml")).trusting(trust_code)
     return attack(config, progress=progress, folder=folder)
 
 
@@ -356,6 +359,7 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"--query-modality: {config.attack.name} attacks "
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
         )
+    method.check_gradients(victim)
     return database
 
 
@@ -394,7 +398,9 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     if planned is None:
         trained = train(config)
         resolve(config, trained)
-        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
+        data = trained.data
+        place = {"checkpoint": str(trained.folder)} if trained.folder else {"name": trained.name}
+        victim: dict[str, Any] = {**place, "trained": True}
     else:
         data, victim_settings, key = planned
         victim = {

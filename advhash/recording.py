@@ -20,7 +20,7 @@ from advhash.codes import HashCodes
 from advhash.config import AttackConfig
 from advhash.files import storage_errors
 from advhash.fitting import FittedAttack
-from advhash.registry import ATTACKS, VICTIMS
+from advhash.registry import ATTACKS
 from advhash.reports.measures import Columns
 from advhash.reports.record import (
     SCHEMA,
@@ -107,7 +107,7 @@ def make_record(
             cached=trained.cached,
             fingerprint=trained.fingerprint,
             history=trained.victim.history,
-            deviations=VICTIMS[card["name"]].deviations,
+            deviations=trained.deviations,
             modalities=list(trained.victim.bounds),
             notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
         ),

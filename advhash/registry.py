@@ -14,12 +14,14 @@ set of settings that replaces the defaults, e.g. `preset="paper"`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -66,6 +68,18 @@ class Entry(Generic[T]):
                 else:
                     listing = False
         return [text.rstrip(";.") for text in found]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file that defines the method; "" for those of advhash.
+
+        Cache keys hold all files of advhash already; a package's own file must not be confused
+        with what it was before.
+        """
+        file = inspect.getsourcefile(inspect.unwrap(self.build))
+        if self.build.__module__.partition(".")[0] == "advhash" or file is None:
+            return ""
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
     @functools.cached_property
     def model(self) -> type[BaseModel]:
@@ -156,7 +170,14 @@ class Registry(Generic[T]):
         for module in self._modules:
             importlib.import_module(module)
         for point in entry_points(group=f"advhash.{self.kind}s"):
-            point.load()
+            try:
+                point.load()
+            except Exception as error:  # code of others can raise anything
+                package = point.dist.name if point.dist else "an unknown package"
+                raise UsageError(
+                    f"{package} registers a {self.kind} in {point.value!r}, which raised "
+                    f"{type(error).__name__}: {error}; repair or uninstall {package}"
+                ) from error
         self._loaded = True
 
     def __iter__(self) -> Iterator[Entry[T]]:
@@ -185,11 +206,13 @@ class Registry(Generic[T]):
 
 
 # The element types are kept as Any here: this module lies below those that define them.
-VICTIMS: Registry[Any] = Registry("victim", ("advhash.victims.image", "advhash.victims.dlcmh"))
+VICTIMS: Registry[Any] = Registry(
+    "victim", ("advhash.victims.image", "advhash.victims.dlcmh", "advhash.victims.perceptual")
+)
 ATTACKS: Registry[Any] = Registry(
     "attack",
     ("advhash.attacks.gradient", "advhash.attacks.prosgan", "advhash.attacks.baselines"),
 )
 DEFENSES: Registry[Any] = Registry("defense", ())
 DETECTORS: Registry[Any] = Registry("detector", ())
-DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets",))
+DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

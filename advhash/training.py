@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from advhash.data import Dataset, Progress, silent
 from advhash.datasets import load_dataset
 from advhash.errors import RefusedError, RunError, UsageError
 from advhash.files import sha256, storage_errors
+from advhash.own_victim import bring
+from advhash.own_victim import fingerprint as own_fingerprint
 from advhash.registry import VICTIMS
 from advhash.reports.victim import victim_flags, victim_metrics
 from advhash.runs import environment
 from advhash.sanity import Flag
 from advhash.victims.base import HashVictim
+from advhash.victims.external import ExternalVictim, is_external
 
 __all__ = [
     "Trained",
@@ -88,14 +92,14 @@ def load_data(config: DatasetConfig, default: str) -> Dataset:
 
 @dataclass(frozen=True)
 class Trained:
-    """A victim, its data, and where its checkpoint lies."""
+    """A victim, its data, and where its checkpoint lies: None for a function of the user."""
 
     victim: HashVictim
     data: Dataset
     name: str
     settings: dict[str, Any]
     card: dict[str, Any]
-    folder: Path
+    folder: Path | None
     fingerprint: str
     cached: bool
     seconds: float
@@ -105,6 +109,16 @@ class Trained:
         """The `[victim]` table that gets this victim again."""
         return MethodConfig.build({"name": self.name, **self.settings})
 
+    @property
+    def deviations(self) -> list[str]:
+        """Where the victim differs from its source."""
+        return VICTIMS[self.card["name"]].deviations if self.folder else []
+
+    @property
+    def method_digest(self) -> str:
+        """Of the file that a package brings the victim in, see `Entry.digest`."""
+        return VICTIMS[self.card["name"]].digest if self.folder else ""
+
 
 def is_checkpoint(name: str) -> bool:
     """Whether `--victim` names a folder or file rather than a registered victim."""
@@ -113,8 +127,14 @@ def is_checkpoint(name: str) -> bool:
 
 
 def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, Any], str] | None:
-    """Data, full settings and cache key of a registered victim; None for a checkpoint."""
+    """Data, full settings and cache key of a registered victim; None for one that comes trained.
+
+    Raises UsageError: a function of the user without `--trust-code`.
+    """
     name = config.victim.name
+    if is_external(name):
+        _check_trust(config)
+        return None
     if is_checkpoint(name):
         return None
     build = VICTIMS[name].build
@@ -125,6 +145,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     key = content_key(
         {
             "victim": name,
+            "method": VICTIMS[name].digest,
             "settings": settings,
             "data": data.fingerprint(),
             "seed": config.seed,
@@ -136,12 +157,13 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
 
 
 def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:
-    """The victim that the config names: from a checkpoint, from the cache, or trained now."""
+    """The victim that the config names: brought, from a checkpoint, from the cache, or trained."""
     device = resolve_device(config.device)
     start = time.perf_counter()
     planned = plan_victim(config)
     if planned is None:
-        return _from_checkpoint(config, device, start)
+        external = is_external(config.victim.name)
+        return (_brought if external else _from_checkpoint)(config, device, start)
     data, settings, key = planned
     name = config.victim.name
     ran = False
@@ -188,7 +210,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         kept,
         card,
         folder,
-        sha256(folder / WEIGHTS),
+        _fingerprint(folder, victim, card),
         not ran,
         time.perf_counter() - start,
     )
@@ -224,6 +246,40 @@ def _check_converged(name: str, victim: HashVictim) -> None:
             f"the training of {name} diverged (NaN): expected finite losses and weights; "
             "lower victim.learning_rate"
         )
+
+
+def _fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
+    """SHA-256 of the weights; where there are none, of name and settings, which then decide."""
+    if victim.state_dict():
+        return sha256(folder / WEIGHTS)
+    settings = json.dumps(card["settings"], sort_keys=True)
+    return hashlib.sha256(f"{card['name']} {settings}".encode()).hexdigest()
+
+
+def _check_trust(config: TrainConfig | AttackConfig) -> None:
+    """Raise UsageError before code of the user is imported without their word."""
+    name = config.victim.name
+    if not config.trust_code:
+        raise UsageError(
+            f"--victim {name} runs the code of {name.partition(':')[0]!r}: expected --trust-code "
+            "as well, if you trust it"
+        )
+    if config.victim.settings:
+        raise UsageError(
+            f"--victim {name} brings its settings: expected none, got "
+            f"{', '.join(config.victim.settings)}"
+        )
+
+
+def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
+    name = config.victim.name
+    data = load_data(config.dataset, ExternalVictim.default_dataset)
+    bootstrap = derive_seed(config.seed, "bootstrap")
+    victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
+    seconds = time.perf_counter() - start
+    return Trained(
+        victim, data, name, {}, card, None, own_fingerprint(victim, data), False, seconds
+    )
 
 
 def _from_checkpoint(
@@ -263,7 +319,7 @@ def _from_checkpoint(
         {},
         card,
         folder,
-        sha256(folder / WEIGHTS),
+        _fingerprint(folder, victim, card),
         True,
         time.perf_counter() - start,
     )
@@ -275,7 +331,7 @@ def train_document(trained: Trained) -> dict[str, Any]:
     return {
         "schema": "advhash/train/1",
         "command": "train",
-        "checkpoint": str(trained.folder),
+        "checkpoint": str(trained.folder) if trained.folder else None,
         "fingerprint": trained.fingerprint,
         "victim": {"name": card["name"], "settings": card["settings"]},
         "dataset": card.get("data"),
@@ -287,7 +343,12 @@ def train_document(trained: Trained) -> dict[str, Any]:
 
 
 def export_checkpoint(trained: Trained, out: Path) -> Path:
-    """Copy weights and card to a new folder, whole or not at all. Raises RunError, StorageError."""
+    """Copy weights and card to a new folder, whole or not at all.
+
+    Raises RunError, StorageError; UsageError for a function of the user, which has no weights.
+    """
+    if trained.folder is None:
+        raise UsageError(f"--out: {trained.name} has no checkpoint to copy; name it again instead")
     if out.exists():
         raise RunError(f"expected a new folder for --out, got {out}, which exists")
     partial = out.with_name(out.name + ".partial")
@@ -306,6 +367,7 @@ def cache_identity(trained: Trained) -> dict[str, object]:
     """What names victim, data and code in the keys of cached attack results."""
     return {
         "victim": trained.fingerprint,
+        "method": trained.method_digest,
         "data": trained.data.fingerprint(),
         "code": _code_version(),
         "device": trained.victim.device.type,

@@ -119,6 +119,15 @@ class Attack(ABC):
         """The inverse of `state`."""
         return self
 
+    @final
+    def check_gradients(self, victim: HashVictim) -> None:
+        """Raise UsageError where the attack needs gradients and the victim has none."""
+        if "gradients" in self.knowledge and not victim.differentiable:
+            raise UsageError(
+                f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
+                "without; choose an attack without (blend, noise) or give real codes made in torch"
+            )
+
     @abstractmethod
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
@@ -144,9 +153,11 @@ class Attack(ABC):
 
         `eight_bit=False` leaves the pixels as floats. Only `seed` decides over chance.
 
-        Raises UsageError: targets missing or superfluous, a modality that attack or victim lack.
+        Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
+        an attack by gradients on a victim without.
         """
         victim.check_modality(modality)
+        self.check_gradients(victim)
         if modality not in self.modalities:
             raise UsageError(
                 f"expected a query modality that {type(self).__name__} attacks "

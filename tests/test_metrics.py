@@ -17,7 +17,13 @@ from torchmetrics.functional.retrieval import (
 
 from advhash.codes import HashCodes
 from advhash.errors import DataError
-from advhash.metrics import Empty, Ties, chance_average_precision, retrieval_average_precision
+from advhash.hamming import DistanceHistograms
+from advhash.metrics import (
+    Empty,
+    Ties,
+    chance_average_precision,
+    retrieval_average_precision,
+)
 
 ALL_TIES: list[Ties] = ["expected", "optimistic", "pessimistic", "stable"]
 CUTS = [None, 1, 2, 3, 5, 100]

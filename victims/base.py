@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import ClassVar, Self, final
 
 import torch
@@ -31,6 +32,7 @@ class HashVictim(nn.Module, ABC):
     bits:    K
     bounds:  the raw range of each modality, e.g. {"image": (0, 1)}; its keys are the modalities
     history: what training recorded, one row an epoch
+    differentiable: whether the gradient of `relax` in its inputs says anything
 
     Normalisation lives inside: `relax` sees [0,1] pixels and raw counts.
     """
@@ -38,6 +40,7 @@ class HashVictim(nn.Module, ABC):
     bits: int
     bounds: Mapping[Modality, tuple[float, float]]
     history: History
+    differentiable: bool = True
     default_dataset: ClassVar[str] = "digits"
     default_database: ClassVar[str] = "image"  # the direction of the headline
 
@@ -98,5 +101,5 @@ class HashVictim(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the weights are; a victim without any follows its buffers."""
+        return next(chain(self.parameters(), self.buffers())).device

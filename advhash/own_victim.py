@@ -1,0 +1,79 @@
+"""A victim that the user brings as `module:function`: its figures, its card, its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import torch
+
+from advhash.data import Dataset
+from advhash.errors import DataError
+from advhash.reports.victim import victim_flags, victim_metrics
+from advhash.sanity import Flag
+from advhash.victims.external import ExternalVictim, import_function, source_file
+
+__all__ = ["bring", "fingerprint"]
+
+SAMPLES = 8  # images that a function is tried on
+
+
+def bring(
+    name: str, data: Dataset, device: torch.device, *, seed: int, bootstrap_seed: int
+) -> tuple[ExternalVictim, dict[str, Any]]:
+    """Import and try the function, and take its figures. **Runs the user's code.**
+
+    Returns the victim and a card as a checkpoint has it, which is kept nowhere: there are no
+    weights to store. Raises UsageError, DataError.
+    """
+    if "image" not in data.modalities:
+        raise DataError(f"{name} needs images: {data.name!r} has {', '.join(data.modalities)}")
+    begun = time.perf_counter()
+    sample = data.validation.rows(torch.arange(min(SAMPLES, len(data.validation))))
+    victim = ExternalVictim(
+        import_function(name), name=name, sample=sample.inputs["image"].to(device)
+    )
+    flags = victim_flags(victim, data)
+    if not victim.differentiable:
+        flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
+        flags.append(
+            Flag(
+                "no_gradient",
+                "warning",
+                "The victim gives no gradient (it ends in a sign or leaves torch): attacks that "
+                "need one refuse it, which says nothing about its robustness.",
+            )
+        )
+    file = source_file(name)
+    card = {
+        "name": name,
+        "settings": {},
+        "source": f"code of the user: {file.name if file else name}",
+        "seed": seed,
+        "data": {
+            "name": data.name,
+            "settings": dict(data.settings),
+            "fingerprint": data.fingerprint(),
+        },
+        "metrics": {
+            key: vars(metric)
+            for key, metric in victim_metrics(victim, data, bootstrap_seed).items()
+        },
+        "flags": [vars(flag) for flag in flags],
+        "seconds": round(time.perf_counter() - begun, 2),
+    }
+    return victim, card
+
+
+def fingerprint(victim: ExternalVictim, data: Dataset) -> str:
+    """SHA-256 of the name, of the source file of its module, and of the codes of the database.
+
+    The codes tell apart what the file does not show: weights loaded from elsewhere, other modules.
+    """
+    digest = hashlib.sha256(victim.name.encode())
+    file = source_file(victim.name)
+    if file is not None and file.is_file():
+        digest.update(file.read_bytes())
+    digest.update(victim.encode_split(data.database, "image").words.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""Packages that bring their own methods, found by their entry points."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advhash.errors import UsageError
+from advhash.registry import ATTACKS, DATASETS, VICTIMS, Entry, Registry
+
+MODULE = '''
+import torch
+from advhash.attacks.baselines import Noise
+from advhash.datasets import load_dataset
+from advhash.registry import ATTACKS, DATASETS, VICTIMS
+from advhash.victims.base import HashVictim
+
+LEVEL = 0.3
+
+
+@VICTIMS.register("corner", source="a test")
+class Corner(HashVictim):
+    """Pixels of the middle against a level."""
+
+    default_dataset = "few"
+
+    def __init__(self, *, bits: int = 8) -> None:
+        super().__init__()
+        self.bits = bits
+        self.bounds = {"image": (0.0, 1.0)}
+        self.history = []
+        self.level = torch.nn.Parameter(torch.tensor(0.5))
+
+    def relax(self, inputs, modality):
+        start = inputs[0].numel() // 2
+        return inputs.flatten(1)[:, start : start + self.bits] - LEVEL
+
+    def fit(self, data, *, seed, progress=None):
+        return self
+
+
+@ATTACKS.register("shake", source="a test")
+class Shake(Noise):
+    """Noise by another name."""
+
+
+@DATASETS.register("few", source="a test")
+def few(*, seed: int = 0):
+    """Digits of 16 pixels."""
+    return load_dataset("digits", {"size": 16, "seed": seed})
+'''
+POINTS = """
+[advhash.victims]
+corner = plugin_module
+
+[advhash.attacks]
+shake = plugin_module
+
+[advhash.datasets]
+few = plugin_module
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder as pip leaves it: a module and the metadata of its distribution."""
+    (tmp_path / "plugin_module.py").write_text(MODULE)
+    metadata = tmp_path / "advhash_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: advhash-plugin\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(POINTS)
+    return tmp_path
+
+
+def advhash(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "ADVHASH_CACHE": str(site / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "advhash", *arguments],
+        env=environment, cwd=site, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_package_brings_victims_attacks_and_data_sets(site: Path) -> None:
+    run = advhash(
+        site, "attack", "--victim", "corner", "--method", "shake", "--queries", "10", "-q",
+        "--json", "--out", "run",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    record = json.loads(run.stdout)
+    assert [record[part]["name"] for part in ("victim", "attack")] == ["corner", "shake"]
+    assert record["victim"]["source"] == "a test"
+
+    (site / "plugin_module.py").write_text(MODULE.replace("LEVEL = 0.3", "LEVEL = 0.6"))
+    changed = json.loads(advhash(site, "train", "--victim", "corner", "--json", "-q").stdout)
+    assert not changed["cached"]  # the name, settings and weights of before, but other code
+    before = record["victim"]["notes"]["metrics"]["map_image_image"]["value"]
+    assert changed["metrics"]["map_image_image"]["value"] != before
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("raise RuntimeError('broken')", "RuntimeError: broken"),
+        (
+            "from advhash.registry import VICTIMS\n"
+            "VICTIMS.register('dpsh', source='x')(lambda: None)",
+            "ValueError: victim 'dpsh' is registered already",
+        ),
+        (None, "ModuleNotFoundError"),
+    ],
+    ids=["raises", "takes-a-name", "absent"],
+)
+def test_a_broken_package_is_named_in_one_line(
+    site: Path, module: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if module is None:
+        (site / "plugin_module.py").unlink()
+    else:
+        (site / "plugin_module.py").write_text(module)
+    assert VICTIMS["dpsh"].digest == ""  # all victims of advhash are there
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "plugin_module", raising=False)
+    monkeypatch.setattr(
+        "advhash.registry.entry_points",
+        lambda group: [
+            point
+            for distribution in distributions(path=[str(site)])
+            for point in distribution.entry_points
+            if point.group == group
+        ],
+    )
+    with pytest.raises(UsageError, match=reason) as got:
+        list(Registry[Any]("victim", ()))
+    text = str(got.value)
+    assert text.startswith("advhash-plugin registers a victim in 'plugin_module', which raised ")
+    assert text.endswith("; repair or uninstall advhash-plugin")
+    assert "\n" not in text
+
+
+def method(*, size: int = 1) -> int:
+    """A method of another package, as this file is."""
+    return size
+
+
+def test_the_file_of_a_method_is_in_its_digest() -> None:
+    own: Entry[Any] = Entry("method", method, "here")
+    assert own.digest == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    registries: list[Registry[Any]] = [VICTIMS, ATTACKS, DATASETS]
+    assert {entry.digest for registry in registries for entry in registry} == {""}
