@@ -185,7 +185,15 @@ class Registry(Generic[T]):
 
 
 # The element types are kept as Any here: this module lies below those that define them.
-VICTIMS: Registry[Any] = Registry("victim", ("advhash.victims.image", "advhash.victims.dlcmh"))
+VICTIMS: Registry[Any] = Registry(
+    "victim",
+    (
+        "advhash.victims.image",
+        "advhash.victims.hashnet",
+        "advhash.victims.csq",
+        "advhash.victims.dlcmh",
+    ),
+)
 ATTACKS: Registry[Any] = Registry(
     "attack",
     ("advhash.attacks.gradient", "advhash.attacks.prosgan", "advhash.attacks.baselines"),
