@@ -293,6 +293,7 @@ def train_document(trained: Trained) -> dict[str, Any]:
         "seconds": card.get("seconds"),
         "flags": card.get("flags", []),
         "metrics": card.get("metrics", {}),
+        "codes": card.get("codes", {}),
     }
 
 

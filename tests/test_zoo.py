@@ -60,10 +60,12 @@ def digits() -> Dataset:
 @pytest.fixture(scope="module")
 def trained(digits: Dataset) -> dict[str, HashVictim]:
     """Every image hash after a few seconds of training."""
+    few = replace(digits, train_rows=digits.train_rows[:600])
+    small = {"bits": 16, "epochs": 6, "batch_size": 32}
     victims = {}
     for name in NAMES:
-        given = {**VICTIMS[name].build.data_arguments(digits), "bits": 16, "epochs": 5}
-        victims[name] = VICTIMS.create(name, given).fit(digits, seed=0)
+        given = {**VICTIMS[name].build.data_arguments(digits), **small}
+        victims[name] = VICTIMS.create(name, given).fit(few, seed=0)
     return victims
 
 
@@ -289,7 +291,7 @@ class TestHashNet:
         victim = trained["hashnet"]
         scale = float(victim.get_buffer("scale"))
         assert scale == 3
-        settings = VICTIMS.settings("hashnet", {"bits": 16, "image_size": 16, "epochs": 5})
+        settings = VICTIMS.settings("hashnet", {"bits": 16, "image_size": 16, "epochs": 6})
         save_victim(tmp_path, victim, name="hashnet", settings=settings)
         loaded, _ = load_victim(tmp_path)
         assert float(loaded.get_buffer("scale")) == scale
@@ -330,10 +332,11 @@ class TestEveryImageHash:
     ) -> None:
         assert mean_ap(trained[name], digits) > 0.6  # chance: 0.10
 
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", ["csq", "hashnet"])  # they count labels, others only compare
     def test_learns_from_several_labels(self, name: str) -> None:
         whole = load_dataset("openmoji", {"size": 16})
-        given = {**VICTIMS[name].build.data_arguments(whole), "bits": 16, "epochs": 4}
+        whole = replace(whole, train_rows=whole.train_rows[:640])
+        given = {**VICTIMS[name].build.data_arguments(whole), "bits": 16, "epochs": 5}
         victim = VICTIMS.create(name, given).fit(whole, seed=0)
         assert mean_ap(victim, whole) > 0.25  # chance: 0.14
 
