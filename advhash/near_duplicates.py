@@ -25,8 +25,8 @@ from torch import Tensor
 from advhash import image_folder, openmoji, splits
 from advhash.cache import cached_dataset
 from advhash.data import Dataset, Split
-from advhash.datasets import check_size
 from advhash.errors import ConfigError, DataError
+from advhash.reading import check_size
 from advhash.registry import DATASETS
 
 __all__ = ["VARIANTS", "Variant", "altered"]

@@ -207,7 +207,14 @@ class Registry(Generic[T]):
 
 # The element types are kept as Any here: this module lies below those that define them.
 VICTIMS: Registry[Any] = Registry(
-    "victim", ("advhash.victims.image", "advhash.victims.dlcmh", "advhash.victims.perceptual")
+    "victim",
+    (
+        "advhash.victims.image",
+        "advhash.victims.hashnet",
+        "advhash.victims.csq",
+        "advhash.victims.dlcmh",
+        "advhash.victims.perceptual",
+    ),
 )
 ATTACKS: Registry[Any] = Registry(
     "attack",

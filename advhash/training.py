@@ -23,17 +23,19 @@ from advhash.checkpoint import (
     CARD,
     WEIGHTS,
     load_victim,
+    read_card,
     save_victim,
 )
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
-from advhash.data import Dataset, Progress, silent
+from advhash.data import Dataset, Progress, SplitName, silent
 from advhash.datasets import load_dataset
 from advhash.errors import RefusedError, RunError, UsageError
-from advhash.files import sha256, storage_errors
+from advhash.files import sha256, storage_errors, write_text
+from advhash.model_card import PAGE, model_card
 from advhash.own_victim import bring
 from advhash.own_victim import fingerprint as own_fingerprint
 from advhash.registry import VICTIMS
-from advhash.reports.victim import victim_flags, victim_metrics
+from advhash.reports.victim import code_figures, victim_flags, victim_metrics
 from advhash.runs import environment
 from advhash.sanity import Flag
 from advhash.victims.base import HashVictim
@@ -70,6 +72,8 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+_SPLITS: tuple[SplitName, ...] = ("train", "database", "validation", "query")
+_NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in the victim's
 _SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "pictures.py", "verdict.py"}
 
 
@@ -191,6 +195,11 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
                 "name": data.name,
                 "settings": dict(data.settings),
                 "fingerprint": data.fingerprint(),
+                "rows": {name: len(data.split(name)) for name in _SPLITS},
+                **{key: data.card[key] for key in _NOTES if key in data.card},
+            },
+            codes={
+                name: code_figures(victim.database_codes(data, name)) for name in victim.directions
             },
             metrics={name: vars(metric) for name, metric in metrics.items()},
             flags=[vars(flag) for flag in flags],
@@ -198,6 +207,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             environment=environment(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        write_text(folder / PAGE, model_card(read_card(folder)))
 
     folder, victim, card = cached("victims", key, build, lambda path: (path, *load_victim(path)))
     given = config.victim.settings
@@ -339,11 +349,12 @@ def train_document(trained: Trained) -> dict[str, Any]:
         "seconds": card.get("seconds"),
         "flags": card.get("flags", []),
         "metrics": card.get("metrics", {}),
+        "codes": card.get("codes", {}),
     }
 
 
 def export_checkpoint(trained: Trained, out: Path) -> Path:
-    """Copy weights and card to a new folder, whole or not at all.
+    """Copy weights, card and page to a new folder, whole or not at all.
 
     Raises RunError, StorageError; UsageError for a function of the user, which has no weights.
     """
@@ -355,8 +366,9 @@ def export_checkpoint(trained: Trained, out: Path) -> Path:
     with storage_errors(out):
         try:
             partial.mkdir(parents=True)
-            for name in (WEIGHTS, CARD):
-                shutil.copyfile(trained.folder / name, partial / name)
+            for name in (WEIGHTS, CARD, PAGE):
+                if name != PAGE or (trained.folder / PAGE).is_file():  # older ones have no page
+                    shutil.copyfile(trained.folder / name, partial / name)
             partial.rename(out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from advhash.codes import HashCodes
 from advhash.data import Dataset
 from advhash.hamming import histograms
 from advhash.metrics import (
@@ -17,7 +18,25 @@ from advhash.stats import Metric, mean_metric
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
 
-__all__ = ["victim_flags", "victim_metrics"]
+__all__ = ["code_figures", "victim_flags", "victim_metrics"]
+
+
+def code_figures(codes: HashCodes) -> dict[str, float]:
+    """How well N codes use their K bits.
+
+    rows, distinct: N, and how many codes differ from one another
+    balance: mean over bits of 1 − |2p − 1|, p the share of ones: 1 at best, 0 for constant bits
+    entropy: mean over bits of −p·log₂ p − (1−p)·log₂(1−p), 1 at best
+    """
+    share = codes.unpack().mean(axis=0)
+    parts = np.stack([share, 1 - share])
+    logs = np.log2(parts, out=np.zeros_like(parts), where=parts > 0)
+    return {
+        "rows": len(codes),
+        "distinct": len(np.unique(codes.words, axis=0)),
+        "balance": float((1 - np.abs(2 * share - 1)).mean()),
+        "entropy": float(-(parts * logs).sum(axis=0).mean()),
+    }
 
 
 def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Metric]:

@@ -32,6 +32,23 @@ def test_documents_show_the_measured_numbers(row: dict[str, Any]) -> None:
         assert shown in (ROOT / "README.md").read_text()
 
 
+def test_the_table_of_victims_shows_the_measured_numbers() -> None:
+    cells = json.loads((ROOT / "benchmarks/victim_table.json").read_text())
+    text = (ROOT / "docs/victims/table.md").read_text()
+    for cell in cells:
+        for name, metric in cell["metrics"].items():
+            if name == "map_chance" or name.endswith("_untrained"):
+                continue
+            shown = f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+            direction = " → ".join(name.split("_")[1:])
+            section = text.partition(f"## {cell['dataset']}\n")[2].partition("\n## ")[0]
+            rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")]
+            column = rows[0].index(f"{cell['bits']} bits")
+            row = next(r for r in rows if r[:2] == [f"| `{cell['victim']}`", direction])
+            assert row[column] == shown, (cell["dataset"], cell["victim"], cell["bits"], name)
+            assert metric["low"] > cell["metrics"]["map_chance"]["high"]
+
+
 def run(folder: Path, victim: str, method: str, **budget: Any) -> Record:
     config = {"victim": {"name": victim}, "attack": {"name": method}, "budget": budget}
     return attack(AttackConfig.build(config), folder)

@@ -17,7 +17,6 @@ from torchmetrics.functional.retrieval import (
 
 from advhash.codes import HashCodes
 from advhash.errors import DataError
-from advhash.hamming import DistanceHistograms
 from advhash.metrics import (
     Empty,
     Ties,

@@ -74,10 +74,6 @@ def tiny_dlcmh(data: Dataset, **settings: object) -> DLCMH:
     return DLCMH(**arguments)  # type: ignore[arg-type]
 
 
-def tiny_dpsh() -> DPSH:
-    return DPSH(epochs=2, bits=12)
-
-
 @pytest.fixture(scope="module")
 def trained(emoji: Dataset) -> DLCMH:
     return tiny_dlcmh(emoji).fit(emoji, seed=3)
@@ -301,10 +297,13 @@ class TestFit:
 
 
 def build(name: str, emoji: Dataset, digits: Dataset) -> tuple[HashVictim, Dataset]:
-    return (tiny_dlcmh(emoji), emoji) if name == "dlcmh" else (tiny_dpsh(), digits)
+    if name == "dlcmh":
+        return tiny_dlcmh(emoji), emoji
+    given = {**VICTIMS[name].build.data_arguments(digits), "epochs": 2, "bits": 12}
+    return VICTIMS.create(name, given), digits
 
 
-@pytest.mark.parametrize("name", ["dlcmh", "dpsh"])
+@pytest.mark.parametrize("name", ["csq", "dlcmh", "dph", "dpsh", "hashnet"])
 class TestEveryVictim:
     def test_same_seed_same_weights(self, name: str, emoji: Dataset, digits: Dataset) -> None:
         torch.manual_seed(11)
@@ -375,7 +374,9 @@ class TestEveryVictim:
         victim, data = build(name, emoji, digits)
         given = type(victim).data_arguments(data)
         paper = VICTIMS[name].settings("victim", {"preset": "paper", **given})
-        assert paper["backbone"] == "cnnf"
+        assert paper["backbone"] == {"dlcmh": "cnnf", "dpsh": "cnnf", "csq": "resnet50"}.get(
+            name, "vgg11"
+        )
         small = VICTIMS[name].settings("victim", given)
         assert small["bits"] == 32
 

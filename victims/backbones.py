@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advhash.errors import ConfigError, UsageError, nearest
+from advhash.victims.pretrained import pretrained_network
 
 __all__ = ["SMALL", "Backbone", "build_backbone", "cnnf"]
 
@@ -44,7 +45,7 @@ class Backbone(nn.Module):
 def build_backbone(name: str, *, image_size: int, pretrained: bool = False) -> Backbone:
     """The network `name`, "cnnf" or any model of timm, without its classifier.
 
-    Nothing is downloaded unless `pretrained=True`.
+    Nothing is downloaded unless `pretrained=True`; see `pretrained_network`.
 
     Raises ConfigError for a name that timm lacks or an image size that the network cannot take,
     UsageError where pretrained weights cannot be had.
@@ -65,7 +66,8 @@ def build_backbone(name: str, *, image_size: int, pretrained: bool = False) -> B
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
     size = {"img_size": image_size} if fixed else {}
     try:
-        network = timm.create_model(name, num_classes=0, pretrained=pretrained, **size)
+        create = pretrained_network if pretrained else timm.create_model
+        network = create(name, num_classes=0, **size)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         if pretrained:
             raise UsageError(

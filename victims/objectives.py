@@ -8,15 +8,21 @@ from torch import Tensor
 
 __all__ = [
     "balance",
+    "central_similarity",
+    "centroids",
     "cosine_label_similarity",
     "discrete_codes",
     "inner_product_gap",
+    "label_overlap",
     "lifelong_hashing",
+    "log_cosh_quantisation",
+    "pairwise_gap",
     "pairwise_likelihood",
     "quantisation",
     "shared_label",
     "sign",
     "similarity_gap",
+    "weighted_likelihood",
 ]
 
 
@@ -38,6 +44,16 @@ def cosine_label_similarity(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
 
 
+def label_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """(A,B) in [0,1]: |l_i ∩ l_j| / |l_i ∪ l_j|, 0 for rows without a label.
+
+    HashNet (Cao et al., ICCV 2017).
+    """
+    both = first.float() @ second.float().T
+    either = first.float().sum(dim=1, keepdim=True) + second.float().sum(dim=1) - both
+    return both / either.clamp_min(1)
+
+
 def pairwise_likelihood(codes: Tensor, others: Tensor, similar: Tensor) -> Tensor:
     """−mean[ S·θ − log(1+e^θ) ], θ = ⟨u, v⟩/2.
 
@@ -45,6 +61,57 @@ def pairwise_likelihood(codes: Tensor, others: Tensor, similar: Tensor) -> Tenso
     """
     theta = codes @ others.T / 2
     return (F.softplus(theta) - similar * theta).mean()
+
+
+def pairwise_gap(codes: Tensor, others: Tensor, similar: Tensor) -> Tensor:
+    """mean (⟨h_i, g_j⟩/K − (2·S_ij − 1))².
+
+    Deep pairwise hashing (Yang et al., IEEE TCYB 2018), the "DPH" of the code of ProS-GAN and SAAT.
+    codes (A,K), others (B,K) in [−1,1]; similar (A,B) of 0/1.
+    """
+    return torch.mean((codes @ others.T / codes.shape[1] - (2 * similar - 1)) ** 2)
+
+
+def weighted_likelihood(codes: Tensor, others: Tensor, overlap: Tensor, alpha: float) -> Tensor:
+    """mean w_ij·[ log(1+e^θ) − S_ij·θ ], θ = α·⟨h_i, g_j⟩.
+
+    S_ij = 1 where the overlap c_ij is above 0; w_ij = c_ij·N/N₁ there and N/N₀ elsewhere, with N
+    pairs, N₁ of them similar and N₀ not. HashNet (Cao et al., ICCV 2017). codes (A,K), others (B,K)
+    real; overlap (A,B) in [0,1], see `label_overlap`.
+    """
+    similar = overlap > 0
+    positive = similar.sum().clamp_min(1)
+    negative = (~similar).sum().clamp_min(1)
+    weight = overlap.numel() * torch.where(similar, overlap / positive, 1 / negative)
+    theta = alpha * codes @ others.T
+    return (weight * (F.softplus(theta) - similar.float() * theta)).mean()
+
+
+def centroids(labels: Tensor, centres: Tensor, ties: Tensor) -> Tensor:
+    """(B,K) of ±1: the majority of the centres of each row's labels, bit by bit.
+
+    CSQ (Yuan et al., CVPR 2020). labels (B,C) multi-hot; centres (C,K) of ±1; ties (K,) of ±1: the
+    bits where the votes are equal, so the whole code of a row without a label.
+    """
+    votes = labels.float() @ centres
+    return torch.where(votes == 0, ties, sign(votes))
+
+
+def central_similarity(codes: Tensor, aims: Tensor) -> Tensor:
+    """−mean[ c·log h + (1−c)·log(1−h) ], h = (tanh u + 1)/2 and c = (aim + 1)/2.
+
+    CSQ (Yuan et al., CVPR 2020). codes u (B,K) real; aims (B,K) of ±1. h is the logistic function
+    of 2u, so nothing overflows.
+    """
+    return F.binary_cross_entropy_with_logits(2 * codes, (aims + 1) / 2)
+
+
+def log_cosh_quantisation(codes: Tensor) -> Tensor:
+    """mean log cosh(|2h − 1| − 1) = mean log cosh(|tanh u| − 1), of (B,K) real codes u.
+
+    CSQ (Yuan et al., CVPR 2020): a smooth distance of the soft code to ±1.
+    """
+    return torch.log(torch.cosh(torch.tanh(codes).abs() - 1)).mean()
 
 
 def quantisation(codes: Tensor, signs: Tensor) -> Tensor:

