@@ -179,5 +179,11 @@ def test_nothing_that_can_run_code_is_loaded_or_saved(file: Path) -> None:
             assert not (node.module == "torch" and named & {"load", "save"}), ast.unparse(node)
     assert not modules & UNSAFE
     forbidden = {"torch.load", "torch.save", "eval", "exec", "yaml.load", "pd.read_pickle"}
-    assert not calls(file) & forbidden
+    found = calls(file) & forbidden
+    if file.name == "pretrained.py":  # one pickle of known bytes, of which only tensors may come
+        source = file.read_text("utf-8")
+        assert source.count("torch.load(") == source.count("weights_only=True") == 1
+        assert "LITE0_SHA256" in source
+        found -= {"torch.load"}
+    assert not found
     assert "allow_pickle=True" not in file.read_text("utf-8")
