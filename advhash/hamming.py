@@ -21,6 +21,7 @@ __all__ = ["DistanceHistograms", "Labels", "distances", "histograms", "nearest",
 Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
 
 _QUERIES = 1024  # counted at a time: their histograms are held once a thread
+_COUNTED_ROWS = 1 << 30  # at most, in one call of the kernel: a count has half a word
 _TENSOR_PAIRS = 16_000_000  # pairs in memory at a time where codes are tensors
 
 
@@ -166,8 +167,9 @@ def _count(
     labels = np.ascontiguousarray(database_labels.words).view(np.int64)
     blocks = -(-len(words) // (64 * bit_slices.BLOCK_WORDS))
     threads = min(_threads(), blocks)
+    parts = max(threads, -(-len(words) // _COUNTED_ROWS))
     chosen = bit_slices.query_rows(query.unpack(), query_labels.unpack())
-    edges = [blocks * part // threads for part in range(threads + 1)]
+    edges = [blocks * part // parts for part in range(parts + 1)]
 
     def run(part: int) -> npt.NDArray[np.int64]:
         counts = np.zeros_like(total)
@@ -178,7 +180,7 @@ def _count(
         return counts
 
     with ThreadPoolExecutor(threads) as pool:
-        for counts in pool.map(run, range(threads)):
+        for counts in pool.map(run, range(parts)):
             total += counts & ((1 << bit_slices.HALF) - 1)
             relevant += counts >> bit_slices.HALF
 

@@ -251,6 +251,28 @@ def test_files_that_are_not_what_they_say_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value), name
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_any_damage_is_read_or_refused_and_never_a_traceback(tmp_path: Path, name: str) -> None:
+    """NumPy raises a dozen kinds of errors on damaged headers."""
+    data = sample(20, 9)
+    write_codes(tmp_path / name, data)
+    np.save(tmp_path / "labels.npy", data.labels.unpack())
+    content = (tmp_path / name).read_bytes()
+    generator = np.random.default_rng(0)
+    refused: list[str] = []
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[generator.integers(min(200, len(content)))] = generator.integers(256)
+        end = len(damaged) - int(generator.integers(200)) * int(generator.random() < 0.2)
+        (tmp_path / f"x{name}").write_bytes(damaged[:end])
+        try:
+            read_codes(tmp_path / f"x{name}", tmp_path / "labels.npy")
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not [line for line in refused if "\n" in line]
+
+
 def test_labels_come_from_every_format(tmp_path: Path) -> None:
     data = sample()
     write_codes(tmp_path / f"a{SUFFIX}", data)

@@ -80,6 +80,21 @@ def test_several_blocks_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
         check(*data)
 
 
+def test_more_rows_than_half_a_word_can_count_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = bit_slices.add_histograms
+    monkeypatch.setattr(hamming, "_COUNTED_ROWS", BLOCK)
+    monkeypatch.setattr(bit_slices, "add_histograms", lambda *a: calls.append(a[5:7]) or kernel(*a))
+    rows = 4 * BLOCK + 3
+    check(
+        random_bits(2, 9, 1),
+        random_bits(rows, 9, 2),
+        np.ones((2, 1), bool),
+        np.ones((rows, 1), bool),
+    )
+    assert sorted(calls) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+
+
 def test_the_number_of_threads_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
     assert hamming._threads() == 1
