@@ -289,11 +289,11 @@ def _text_rows(path: Path) -> Iterator[list[int]]:
     """Rows of −1, 0 and 1 between blanks or commas, or of 0 and 1 with nothing between."""
     values = {"0": 0, "1": 1, "-1": -1, "+1": 1}
     width = None
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
-            words = line.replace(",", " ").split()
-            if not words:
+            if not line.strip():
                 continue
+            words = [word.strip() for word in line.split(",")] if "," in line else line.split()
             if len(words) == 1 and set(words[0]) <= {"0", "1"}:
                 words = list(words[0])
             wrong = next((word for word in words if word not in values), None)

@@ -163,10 +163,17 @@ def test_codes_may_be_plus_and_minus_1(tmp_path: Path, dtype: npt.DTypeLike) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["0 1 1\n1 0 0\n", "0,1,1\n1,0,0", "011\n\n100\n", "-1 +1 1\n1 -1 -1"]
+    "text",
+    [
+        "0 1 1\n1 0 0\n",
+        "0,1,1\n1,0,0",
+        "011\n\n100\n",
+        "\ufeff0 1 1\r\n1 0 0\r\n",
+        "-1 +1 1\n1 -1 -1",
+    ],
 )
 def test_text_in_every_form(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (tmp_path / "labels.csv").write_text("1 0\n0 1\n")
     data = read_codes(tmp_path / "a.txt", tmp_path / "labels.csv")
     assert data.codes.unpack().astype(int).tolist() == [[0, 1, 1], [1, 0, 0]]
@@ -179,6 +186,7 @@ def test_text_in_every_form(tmp_path: Path, text: str) -> None:
         ("0 1\n0 2\n", "line 2: expected 0, 1 or -1, got '2'"),
         ("0 1\n0 1 1\n", "line 2: expected 2 values as before, got 3"),
         ("0 nan\n", "line 1: expected 0, 1 or -1, got 'nan'"),
+        ("0,1\n0,,1\n", "line 2: expected 0, 1 or -1, got ''"),
         ("1 -1\n0 1\n", r"sign\(0\) is no bit"),
         ("\x00\xff", "line 1: expected 0, 1 or -1"),
     ],
