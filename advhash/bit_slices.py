@@ -215,6 +215,15 @@ _total = _external("llvm.vector.reduce.add.v8i64", types.int64)
 _union = _external("llvm.vector.reduce.or.v8i64", types.int64)
 
 
+def _compiled(function):
+    """Compiled on first use and kept on disk, unless there is no folder to keep it in."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # a read-only installation without a home
+        return njit(**options)(function)
+
+
 class Scratch(NamedTuple):
     """What a thread needs beside its histograms: allocated here, since numba's own allocation
     takes most of a second to compile.
@@ -267,7 +276,7 @@ def query_rows(
     return BLOCK_WORDS * rows, BLOCK_WORDS * 2 * np.nonzero(labels)[1], starts
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@_compiled
 def _slice_block(words, start, valid, slices, square):
     """Slices of the rows from `start` on: bit k at row 2k of `slices`, its inverse at row 2k+1.
 
@@ -299,7 +308,7 @@ def _slice_block(words, start, valid, slices, square):
                 slices[offset + stride] = ~square[bit]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@_compiled
 def add_histograms(
     words, labels, code_rows, label_rows, label_starts, first, last, scratch, counts
 ):

@@ -20,7 +20,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +52,11 @@ _HEADER = struct.Struct("<8sIIQII32s")
 _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
 _MOST_BITS = 1024
+# what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
+_UNREADABLE = (
+    *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
+    *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 _FORMATS = f"{SUFFIX}, .npz (arrays `codes` and `labels`), .npy, or text (.txt, .csv)"
 
 
@@ -205,6 +212,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"expected a file, got the folder {path}") from None
     except PermissionError:
         raise DataError(f"cannot read {path}: no permission") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {_line(error)}") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit in memory; use a {SUFFIX} file") from None
 
@@ -253,7 +262,7 @@ def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
 def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
     try:
         found = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not an array that NumPy reads ({_line(error)})") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
@@ -262,13 +271,13 @@ def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
 
 def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
             array: npt.NDArray[np.generic] = archive[name]
             return array
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not an archive that NumPy reads ({_line(error)})") from None
 
 
@@ -280,11 +289,11 @@ def _text_rows(path: Path) -> Iterator[list[int]]:
     """Rows of −1, 0 and 1 between blanks or commas, or of 0 and 1 with nothing between."""
     values = {"0": 0, "1": 1, "-1": -1, "+1": 1}
     width = None
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
-            words = line.replace(",", " ").split()
-            if not words:
+            if not line.strip():
                 continue
+            words = [word.strip() for word in line.split(",")] if "," in line else line.split()
             if len(words) == 1 and set(words[0]) <= {"0", "1"}:
                 words = list(words[0])
             wrong = next((word for word in words if word not in values), None)

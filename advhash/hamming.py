@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.codes import HashCodes
+from advhash.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ __all__ = ["DistanceHistograms", "Labels", "distances", "histograms", "nearest",
 Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
 
 _QUERIES = 1024  # counted at a time: their histograms are held once a thread
+_COUNTED_ROWS = 1 << 30  # at most, in one call of the kernel: a count has half a word
 _TENSOR_PAIRS = 16_000_000  # pairs in memory at a time where codes are tensors
 
 
@@ -160,14 +162,16 @@ def _count(
     relevant: npt.NDArray[np.int64],
 ) -> None:
     """Add to the histograms of the queries: blocks of database rows shared out among threads."""
+    available = _threads()  # before numba, which fails on a bad setting in its own words
     from advhash import bit_slices  # here, since numba takes half a second to import
 
     words = np.ascontiguousarray(database.words).view(np.int64)
     labels = np.ascontiguousarray(database_labels.words).view(np.int64)
     blocks = -(-len(words) // (64 * bit_slices.BLOCK_WORDS))
-    threads = min(_threads(), blocks)
+    threads = min(available, blocks)
+    parts = max(threads, -(-len(words) // _COUNTED_ROWS))
     chosen = bit_slices.query_rows(query.unpack(), query_labels.unpack())
-    edges = [blocks * part // threads for part in range(threads + 1)]
+    edges = [blocks * part // parts for part in range(parts + 1)]
 
     def run(part: int) -> npt.NDArray[np.int64]:
         counts = np.zeros_like(total)
@@ -178,17 +182,23 @@ def _count(
         return counts
 
     with ThreadPoolExecutor(threads) as pool:
-        for counts in pool.map(run, range(threads)):
+        for counts in pool.map(run, range(parts)):
             total += counts & ((1 << bit_slices.HALF) - 1)
             relevant += counts >> bit_slices.HALF
 
 
 def _threads() -> int:
-    """Cores this process may use; fewer where NUMBA_NUM_THREADS says so."""
+    """Cores this process may use; fewer where NUMBA_NUM_THREADS says so.
+
+    Raises UsageError where that is no number above 0.
+    """
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, min(allowed, int(os.environ.get("NUMBA_NUM_THREADS", allowed))))
+    wanted = os.environ.get("NUMBA_NUM_THREADS", str(allowed))
+    if not wanted.isdecimal() or int(wanted) == 0:
+        raise UsageError(f"expected a number above 0 in NUMBA_NUM_THREADS, got {wanted!r}")
+    return min(allowed, int(wanted))
 
 
 def _tensor_histograms(

@@ -163,10 +163,17 @@ def test_codes_may_be_plus_and_minus_1(tmp_path: Path, dtype: npt.DTypeLike) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["0 1 1\n1 0 0\n", "0,1,1\n1,0,0", "011\n\n100\n", "-1 +1 1\n1 -1 -1"]
+    "text",
+    [
+        "0 1 1\n1 0 0\n",
+        "0,1,1\n1,0,0",
+        "011\n\n100\n",
+        "\ufeff0 1 1\r\n1 0 0\r\n",
+        "-1 +1 1\n1 -1 -1",
+    ],
 )
 def test_text_in_every_form(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (tmp_path / "labels.csv").write_text("1 0\n0 1\n")
     data = read_codes(tmp_path / "a.txt", tmp_path / "labels.csv")
     assert data.codes.unpack().astype(int).tolist() == [[0, 1, 1], [1, 0, 0]]
@@ -179,6 +186,7 @@ def test_text_in_every_form(tmp_path: Path, text: str) -> None:
         ("0 1\n0 2\n", "line 2: expected 0, 1 or -1, got '2'"),
         ("0 1\n0 1 1\n", "line 2: expected 2 values as before, got 3"),
         ("0 nan\n", "line 1: expected 0, 1 or -1, got 'nan'"),
+        ("0,1\n0,,1\n", "line 2: expected 0, 1 or -1, got ''"),
         ("1 -1\n0 1\n", r"sign\(0\) is no bit"),
         ("\x00\xff", "line 1: expected 0, 1 or -1"),
     ],
@@ -249,6 +257,28 @@ def test_files_that_are_not_what_they_say_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message) as caught:
             read_codes(tmp_path / name)
         assert "\n" not in str(caught.value), name
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_any_damage_is_read_or_refused_and_never_a_traceback(tmp_path: Path, name: str) -> None:
+    """NumPy raises a dozen kinds of errors on damaged headers."""
+    data = sample(20, 9)
+    write_codes(tmp_path / name, data)
+    np.save(tmp_path / "labels.npy", data.labels.unpack())
+    content = (tmp_path / name).read_bytes()
+    generator = np.random.default_rng(0)
+    refused: list[str] = []
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[generator.integers(min(200, len(content)))] = generator.integers(256)
+        end = len(damaged) - int(generator.integers(200)) * int(generator.random() < 0.2)
+        (tmp_path / f"x{name}").write_bytes(damaged[:end])
+        try:
+            read_codes(tmp_path / f"x{name}", tmp_path / "labels.npy")
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not [line for line in refused if "\n" in line]
 
 
 def test_labels_come_from_every_format(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from advhash import bit_slices, hamming
 from advhash.codes import HashCodes
+from advhash.errors import UsageError
 from advhash.hamming import DistanceHistograms, histograms
 
 BLOCK = 64 * bit_slices.BLOCK_WORDS
@@ -80,6 +82,21 @@ def test_several_blocks_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
         check(*data)
 
 
+def test_more_rows_than_half_a_word_can_count_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = bit_slices.add_histograms
+    monkeypatch.setattr(hamming, "_COUNTED_ROWS", BLOCK)
+    monkeypatch.setattr(bit_slices, "add_histograms", lambda *a: calls.append(a[5:7]) or kernel(*a))
+    rows = 4 * BLOCK + 3
+    check(
+        random_bits(2, 9, 1),
+        random_bits(rows, 9, 2),
+        np.ones((2, 1), bool),
+        np.ones((rows, 1), bool),
+    )
+    assert sorted(calls) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+
+
 def test_the_number_of_threads_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
     assert hamming._threads() == 1
@@ -87,6 +104,22 @@ def test_the_number_of_threads_follows_the_environment(monkeypatch: pytest.Monke
     unbounded = hamming._threads()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert hamming._threads() == unbounded >= 1
+    for wrong in ("0", "-1", "abc", ""):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
+        with pytest.raises(UsageError, match="above 0 in NUMBA_NUM_THREADS"):
+            hamming._threads()
+
+
+def test_the_kernel_needs_no_folder_to_keep_what_it_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object, **options: object) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(*arguments, **options)
+
+    monkeypatch.setattr(bit_slices, "njit", refuse)
+    assert bit_slices._compiled(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.98, 1.0])
