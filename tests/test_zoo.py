@@ -27,6 +27,7 @@ from advhash.errors import ConfigError, DataError
 from advhash.metrics import retrieval_average_precision
 from advhash.model_card import PAGE, model_card
 from advhash.registry import VICTIMS
+from advhash.reports.ceiling import target_ceilings
 from advhash.reports.victim import code_figures, victim_flags
 from advhash.targets import choose_targets
 from advhash.training import export_checkpoint, train
@@ -357,6 +358,22 @@ class TestEveryImageHash:
             return float(retrieval_average_precision(codes, served.codes, targets, labels).mean())
 
         assert tmap(moved.codes) > tmap(victim.encode(batch.inputs["image"], "image")) + 0.2
+
+    def test_a_perfect_database_has_a_ceiling_of_one(
+        self, trained: dict[str, HashVictim], digits: Dataset
+    ) -> None:
+        """Its average precision sums to 1.0000000000000004: no sign of a damaged cache."""
+        real = hash_centres(10, 16)[digits.database.labels.argmax(dim=1)]
+        real[::17, 0] *= -1
+        real[::18, 1] *= -1  # own class: distance 0 to 2; others: at least 6
+        codes = HashCodes.from_relaxed(real)
+        served = AttackData(digits, codes, "image", "image")
+        found = target_ceilings(
+            trained["csq"], served, np.eye(10, dtype=np.uint8), ties="expected", top_k=None,
+            identity={"test": "perfect"},
+        )  # fmt: skip
+        assert found.max() == 1
+        assert found.min() > 1 - 1e-9
 
     @pytest.mark.parametrize("name", NAMES)
     def test_tables_are_refused(self, name: str) -> None:

