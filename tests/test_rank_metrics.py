@@ -70,6 +70,23 @@ def check(
     assert got("pessimistic") == pytest.approx(min(slow), abs=1e-12)
 
 
+def precision_of(hits: list[int], cut: int | None) -> float:
+    found = [rank for rank, hit in enumerate(hits[:cut], start=1) if hit]
+    possible = min(sum(hits), cut or len(hits))
+    return sum(place / rank for place, rank in enumerate(found, start=1)) / max(1, possible)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rankings, st.one_of(st.none(), cuts))
+def test_average_precision(ranking: Ranking, cut: int | None) -> None:
+    counts = counts_of(ranking)
+    check(
+        ranking,
+        lambda hits: precision_of(hits, cut),
+        lambda ties: float(average_precision(counts, ties=ties, top_k=cut)[0]),
+    )
+
+
 @settings(max_examples=150, deadline=None)
 @given(rankings, cuts)
 def test_precision_at_k(ranking: Ranking, cut: int) -> None:
