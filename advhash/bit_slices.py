@@ -1,7 +1,7 @@
 """The counting kernel: Hamming distances of 512 database rows at once, in bit slices.
 
-A block of database rows is transposed: slice k holds bit k of all its rows, 64 rows a word. The
-distance of a query to all rows of the block is the sum of K slices (each as it is or inverted,
+A block of 2,048 database rows is transposed: slice k holds bit k of all its rows, 64 rows a word.
+The distance of a query to all rows of the block is the sum of K slices (each as it is or inverted,
 as the query has the bit 0 or 1), added with carry-save adders into about log2(K) planes: plane i
 holds bit i of every distance. The rows at distance d are then a conjunction of the planes, the
 relevant ones among them a conjunction with the union of the query's label slices, and both are
@@ -315,7 +315,7 @@ def add_histograms(
     """Add the distance histograms of some blocks of BLOCK_WORDS · 64 database rows.
 
     words, labels:   int64 (M,·): packed codes and labels of the database
-    code_rows:       int64 (N,G): offsets of the slices that a query's distance adds, from `rows_of`
+    code_rows:       int64 (N,G): from `query_rows`, offsets of the slices that a distance adds
     label_rows:      int64: offsets of the slices of its labels, query after query;
                      those of query i are label_rows[label_starts[i] : label_starts[i + 1]]
     counts:          int64 (N,K+1), added to: rows at each distance, and 2³² times the relevant ones

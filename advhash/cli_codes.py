@@ -63,13 +63,17 @@ def evaluate_codes(
     """
     from advhash.code_files import read_codes, read_labels
     from advhash.console import print_evaluation, print_json, progress_display
-    from advhash.evaluation import evaluate, write_queries
+    from advhash.evaluation import check_out, evaluate, write_queries
     from advhash.executor import check_executor
     from advhash.progress import silent
 
     check_executor(executor)
     if shards is not None and shards < 1:
         raise UsageError(f"expected --shards above 0, got {shards}")
+    if seed < 0:
+        raise UsageError(f"expected --seed 0 or above, got {seed}")
+    if out is not None:
+        check_out(out)
     query = read_codes(codes, labels)
     gallery = read_codes(database, database_labels)
     with nullcontext(silent) if quiet else progress_display() as progress:

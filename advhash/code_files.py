@@ -57,7 +57,7 @@ _UNREADABLE = (
     *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
     *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-_FORMATS = f"{SUFFIX}, .npz (arrays `codes` and `labels`), .npy, or text (.txt, .csv)"
+_FORMATS = f"{SUFFIX}, .npz (arrays `codes` and `labels`), .npy, or text (.txt, .csv, .tsv)"
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def read_codes(path: Path, labels: Path | None = None, *, verify: bool = True) -
 
     Codes are (N,K) of 0 and 1 or of −1 and 1, 1 ≤ K ≤ 1024. Raises DataError.
     """
-    if path.suffix == SUFFIX:
+    if path.suffix.lower() == SUFFIX:
         mapped = map_codes(path, verify=verify)
         return mapped if labels is None else LabelledCodes(mapped.codes, read_labels(labels))
     codes = _pack(path, _read_array(path, "codes"), "codes")
@@ -233,7 +233,7 @@ def read_codes(path: Path, labels: Path | None = None, *, verify: bool = True) -
         raise DataError(f"{path}: expected at most {_MOST_BITS} bits, got {codes.bits}")
     if labels is not None:
         return LabelledCodes(codes, read_labels(labels))
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise DataError(f"{path}: has codes alone; expected a second file with their labels")
     return LabelledCodes(codes, read_labels(path))
 
@@ -243,18 +243,18 @@ def read_labels(path: Path) -> HashCodes:
 
     Raises DataError.
     """
-    if path.suffix == SUFFIX:
+    if path.suffix.lower() == SUFFIX:
         return map_codes(path).labels
     return _pack(path, _read_array(path, "labels"), "labels")
 
 
 def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
     with _reading(path):
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return _loaded(path, "r")
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return _member(path, name)
-        if path.suffix in (".txt", ".csv", ".tsv", ""):
+        if path.suffix.lower() in (".txt", ".csv", ".tsv"):
             return np.array(list(_text_rows(path)), dtype=np.int8)
     raise DataError(f"{path}: expected {_FORMATS}")
 

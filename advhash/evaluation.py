@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from advhash.code_files import LabelledCodes
 from advhash.codes import HashCodes
 from advhash.errors import DataError, UsageError
-from advhash.files import storage_errors
+from advhash.files import write_bytes
 from advhash.hamming import DistanceHistograms, histograms
 from advhash.metrics import (
     Convention,
@@ -34,7 +34,7 @@ from advhash.progress import Progress, silent
 from advhash.sharding import sharded_histograms
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric
 
-__all__ = ["Evaluation", "evaluate", "write_queries"]
+__all__ = ["Evaluation", "check_out", "evaluate", "write_queries"]
 
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
@@ -46,13 +46,16 @@ class Evaluation:
 
     columns: `map`, `map_optimistic`, … of each query; NaN where it is left out
     curve:   precision and recall within every Hamming radius 0..K
-    seconds: from codes in memory to the columns; loading and compiling the kernel are not in it
+    empty_queries: queries without a relevant row; empty_targets: the same by their targets
+    seconds: from codes in memory to MAP, its bounds and chance, for labels and targets; loading,
+             compiling the kernel, the further columns and the intervals are not in it
     pairs:   pairs of query and database row that were compared
     """
 
     columns: Mapping[str, Floats]
     curve: tuple[Floats, Floats]
     empty_queries: int
+    empty_targets: int | None
     seconds: float
     pairs: int
 
@@ -68,6 +71,7 @@ class Evaluation:
             "seconds": self.seconds,
             "pairs_per_second": self.pairs / self.seconds,
             "empty_queries": self.empty_queries,
+            "empty_targets": self.empty_targets,
             "metrics": {name: vars(metric) for name, metric in metrics.items()},
             "precision_recall": {
                 "radius": list(range(len(self.curve[0]))),
@@ -111,6 +115,7 @@ def evaluate(
     if convention is not None and (convention == "prosgan") is not (top_k is None):
         cut = "the whole ranking: no --top-k" if convention == "prosgan" else "a --top-k"
         raise UsageError(f"--convention {convention} takes {cut}")
+    top_k = None if top_k is None else min(top_k, len(database))
     histograms(query.codes[:1], query.codes[:1], query.labels[:1], query.labels[:1])  # compile
     began = time.perf_counter()
     wanted = (query.labels,) if targets is None else (query.labels, targets)
@@ -121,24 +126,25 @@ def evaluate(
     if targets is not None:
         columns |= _columns(counts[1], "tmap", top_k, empty)
     seconds = time.perf_counter() - began
-    columns["precision_within_2"] = precision_within(counts[0], _RADIUS)
+    columns["precision_within_2"] = precision_within(counts[0], _RADIUS, empty=empty)
     columns["ndcg"] = normalised_gain(counts[0], top_k=top_k, empty=empty)
     if top_k is not None:
-        columns["precision_at_k"] = precision_at(counts[0], top_k)
+        columns["precision_at_k"] = precision_at(counts[0], top_k, empty=empty)
         columns["recall_at_k"] = recall_at(counts[0], top_k, empty=empty)
     if convention is not None:
         columns[f"map_{convention}"] = published_average_precision(
             convention,
             query.codes,
             database.codes,
-            query.labels.unpack().astype(np.uint8),
-            database.labels.unpack().astype(np.uint8),
+            query.labels,
+            database.labels,
             top_k=top_k,
         )
     return Evaluation(
         columns,
         precision_recall_curve(counts[0], empty=empty),
         int((counts[0].relevant_rows == 0).sum()),
+        None if targets is None else int((counts[1].relevant_rows == 0).sum()),
         seconds,
         len(query) * len(database) * len(wanted),
     )
@@ -181,10 +187,18 @@ def _check(query: LabelledCodes, database: LabelledCodes, targets: HashCodes | N
 
 
 def write_queries(file: Path, evaluation: Evaluation) -> None:
-    """One row a query: enough to compute every mean and interval again. Raises StorageError."""
+    """One row a query, as Parquet: enough to compute every mean and interval again.
+
+    Raises UsageError for a name that does not end in .parquet, StorageError.
+    """
+    check_out(file)
     table = {"query": np.arange(len(evaluation.columns["map"])), **evaluation.columns}
-    with storage_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        pq.write_table(pa.table(table), partial)
-        partial.replace(file)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), buffer)
+    write_bytes(file, buffer.getvalue().to_pybytes())
+
+
+def check_out(file: Path) -> None:
+    """Raise UsageError where the name does not say what is written."""
+    if file.suffix != ".parquet":
+        raise UsageError(f"expected --out to end in .parquet, got {file.name!r}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from advhash.cores import usable_cores
 from advhash.errors import RefusedError, UsageError
 from advhash.progress import Progress, silent
 
@@ -35,12 +37,12 @@ def check_executor(executor: str) -> None:
     if executor in ("inline", "local"):
         return
     kind, _, address = executor.partition(":")
-    parts = urlsplit(address)
     try:
-        port = parts.port
+        parts = urlsplit(address)
+        known = kind == "dask" and parts.scheme in ("tcp", "tls") and parts.port
     except ValueError:
-        port = None
-    if kind != "dask" or parts.scheme not in ("tcp", "tls") or not parts.hostname or not port:
+        known = None
+    if not known or not parts.hostname:
         raise UsageError(
             f"expected --executor inline, local or dask:tcp://HOST:PORT, got {executor!r}"
         )
@@ -86,9 +88,10 @@ def run_tasks(
     return _run_dask(executor.removeprefix("dask:"), function, tasks, stage, progress)
 
 
-def _one_thread() -> None:
-    """Processes share the cores: each counts with one thread."""
+def _begin_worker() -> None:
+    """Processes share the cores, so each counts with one thread; the parent tells of Ctrl-C."""
     os.environ["NUMBA_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_local(
@@ -97,11 +100,11 @@ def _run_local(
     done: dict[int, Result] = {}
     for _ in range(_ATTEMPTS):
         left = [place for place in range(len(tasks)) if place not in done]
-        workers = min(os.cpu_count() or 1, len(left))
+        workers = min(usable_cores(), len(left))
         if not left:
             break
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
             waiting = {pool.submit(function, tasks[place]): place for place in left}
             try:
                 while waiting:
@@ -112,7 +115,7 @@ def _run_local(
             except BrokenProcessPool:
                 continue
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)  # waits for the tasks that run now
                 raise
     if len(done) < len(tasks):
         raise RefusedError(

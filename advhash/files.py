@@ -24,6 +24,9 @@ _DISK = {
     errno.ENOENT: "a folder of the path cannot be made",
     errno.EROFS: "the file system is read-only",
     errno.EFBIG: "the file size limit is reached",
+    errno.EEXIST: "a part of the path is a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link leads back to itself",
     errno.ENOTDIR: "a part of the path is a file",
 }
 

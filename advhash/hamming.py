@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,12 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.codes import HashCodes
-from advhash.errors import UsageError
+from advhash.cores import usable_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DistanceHistograms", "Labels", "distances", "histograms", "nearest", "relevance"]
+__all__ = [
+    "DistanceHistograms",
+    "Labels",
+    "distances",
+    "histograms",
+    "nearest",
+    "packed",
+    "relevance",
+]
 
 Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
 
@@ -119,7 +126,7 @@ def histograms(
     """
     if isinstance(query, HashCodes):
         assert isinstance(database, HashCodes)
-        return _packed_histograms(query, database, _packed(query_labels), _packed(database_labels))
+        return _packed_histograms(query, database, packed(query_labels), packed(database_labels))
     assert not isinstance(database, HashCodes)
     return _tensor_histograms(query, database, query_labels, database_labels)
 
@@ -139,7 +146,8 @@ def _packed_histograms(
     return DistanceHistograms(total, relevant)
 
 
-def _packed(labels: Any) -> HashCodes:
+def packed(labels: Any) -> HashCodes:
+    """Multi-hot labels (N,C), packed unless they are already."""
     return labels if isinstance(labels, HashCodes) else HashCodes.pack(labels)
 
 
@@ -162,7 +170,7 @@ def _count(
     relevant: npt.NDArray[np.int64],
 ) -> None:
     """Add to the histograms of the queries: blocks of database rows shared out among threads."""
-    available = _threads()  # before numba, which fails on a bad setting in its own words
+    available = usable_cores()  # before numba, which fails on a bad setting in its own words
     from advhash import bit_slices  # here, since numba takes half a second to import
 
     words = np.ascontiguousarray(database.words).view(np.int64)
@@ -185,20 +193,6 @@ def _count(
         for counts in pool.map(run, range(parts)):
             total += counts & ((1 << bit_slices.HALF) - 1)
             relevant += counts >> bit_slices.HALF
-
-
-def _threads() -> int:
-    """Cores this process may use; fewer where NUMBA_NUM_THREADS says so.
-
-    Raises UsageError where that is no number above 0.
-    """
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    wanted = os.environ.get("NUMBA_NUM_THREADS", str(allowed))
-    if not wanted.isdecimal() or int(wanted) == 0:
-        raise UsageError(f"expected a number above 0 in NUMBA_NUM_THREADS, got {wanted!r}")
-    return min(allowed, int(wanted))
 
 
 def _tensor_histograms(

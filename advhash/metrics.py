@@ -25,7 +25,7 @@ from scipy.special import digamma
 
 from advhash.codes import HashCodes
 from advhash.errors import DataError
-from advhash.hamming import DistanceHistograms, distances, histograms, relevance
+from advhash.hamming import DistanceHistograms, Labels, distances, histograms, packed
 
 __all__ = [
     "PUBLISHED",
@@ -167,14 +167,17 @@ def chance_average_precision(
     return average_precision(counts, top_k=top_k, empty=empty)
 
 
-def precision_at(counts: DistanceHistograms, top_k: int, *, ties: LevelTies = "expected") -> Floats:
+def precision_at(
+    counts: DistanceHistograms, top_k: int, *, ties: LevelTies = "expected", empty: Empty = "zero"
+) -> Floats:
     """(N,) share of relevant rows among the first min(top_k, M).
 
     >>> counts = DistanceHistograms(np.array([[1, 2]]), np.array([[1, 1]]))
     >>> precision_at(counts, 2).tolist()
     [0.75]
     """
-    return _Levels(counts, top_k).found(ties) / max(1, min(top_k, counts.rows))
+    found = _Levels(counts, top_k).found(ties) / max(1, min(top_k, counts.rows))
+    return _close(found, counts.relevant_rows, empty)
 
 
 def recall_at(
@@ -186,7 +189,9 @@ def recall_at(
     return _close(found / np.maximum(relevant, 1), relevant, empty)
 
 
-def precision_within(counts: DistanceHistograms, radius: int = 2) -> Floats:
+def precision_within(
+    counts: DistanceHistograms, radius: int = 2, *, empty: Empty = "zero"
+) -> Floats:
     """(N,) share of relevant rows within a Hamming radius (hash lookup): 0 where there is no row.
 
     Raises ValueError for a negative radius.
@@ -195,7 +200,7 @@ def precision_within(counts: DistanceHistograms, radius: int = 2) -> Floats:
         raise ValueError(f"expected a radius >= 0, got {radius}")
     rows = counts.total[:, : radius + 1].sum(axis=1)
     hits = counts.relevant[:, : radius + 1].sum(axis=1)
-    return np.asarray(hits / np.maximum(rows, 1))
+    return _close(hits / np.maximum(rows, 1), counts.relevant_rows, empty)
 
 
 def precision_recall_curve(
@@ -253,15 +258,18 @@ def normalised_gain(
 def _ranked_hits(
     query: HashCodes,
     database: HashCodes,
-    query_labels: npt.NDArray[np.uint8],
-    database_labels: npt.NDArray[np.uint8],
+    query_labels: Labels,
+    database_labels: Labels,
     top_k: int | None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Of each query: the ranks (from 1) of its hits within the first k, ties by row, and its R."""
+    wanted, owned = packed(query_labels), packed(database_labels)
+    if wanted.bits != owned.bits:
+        raise ValueError(f"expected {owned.bits} label columns, got {wanted.bits}")
     for row in range(len(query)):
         one = slice(row, row + 1)
         order = np.argsort(distances(query[one], database)[0], kind="stable")[:top_k]
-        hit = relevance(query_labels[one], database_labels)[0]
+        hit = (wanted.words[row] & owned.words).any(axis=1)
         yield np.flatnonzero(hit[order]) + 1, int(hit.sum())
 
 
@@ -272,8 +280,8 @@ def _precision_sum(ranks: npt.NDArray[np.int64]) -> float:
 def stable_average_precision(
     query: HashCodes,
     database: HashCodes,
-    query_labels: npt.NDArray[np.uint8],
-    database_labels: npt.NDArray[np.uint8],
+    query_labels: Labels,
+    database_labels: Labels,
     *,
     top_k: int | None = None,
     empty: Empty = "zero",
@@ -290,8 +298,8 @@ def published_average_precision(
     convention: Convention,
     query: HashCodes,
     database: HashCodes,
-    query_labels: npt.NDArray[np.uint8],
-    database_labels: npt.NDArray[np.uint8],
+    query_labels: Labels,
+    database_labels: Labels,
     *,
     top_k: int | None = None,
 ) -> Floats:

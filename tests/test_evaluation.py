@@ -98,7 +98,17 @@ def test_every_format_and_executor_gives_the_same_number(
     for name in ("gallery.txt", "gallery.npy"):
         assert run(capsys, "codes", "export", files / "gallery.codes", files / name)[0] == 0
     values = [
-        document(capsys, "eval", "--codes", files / "query.npz", "--database", files / name, *more)
+        document(
+            capsys,
+            "eval",
+            "--codes",
+            files / "query.npz",
+            "--database",
+            files / name,
+            "--targets",
+            files / "targets.npy",
+            *more,
+        )
         for name, *more in (
             ("database.npz",),
             ("gallery.codes",),
@@ -109,7 +119,8 @@ def test_every_format_and_executor_gives_the_same_number(
         )
     ]
     assert len({value["map"] for value in values}) == 1
-    assert len({value["tmap"] for value in values if "tmap" in value}) == 0
+    assert len({value["tmap"] for value in values}) == 1
+    assert values[0]["tmap"] != values[0]["map"]
 
 
 def test_the_figures_of_every_query_are_kept(
@@ -156,6 +167,12 @@ def test_the_table_for_people_has_every_figure(
         (["--database", "none.npz"], 3, "expected at least one row in the database, got none"),
         (["--targets", "narrow.npz"], 3, "expected 40 rows of targets, one a query, got 5"),
         (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 and 40"),
+        (["--seed", "-1"], 2, "expected --seed 0 or above, got -1"),
+        (["--out", "figures.json"], 2, "expected --out to end in .parquet, got 'figures.json'"),
+        (["--out", "folder.parquet"], 3, "a folder of that name is there"),
+        (["--out", "query.npz/x.parquet"], 3, "a part of the path is a file"),
+        (["--out", 300 * "a" + ".parquet"], 3, "the name is too long"),
+        (["--executor", "dask:tcp://[::1"], 2, "expected --executor inline, local or dask"),
         (["--top-k", "0"], 2, "expected --top-k above 0, got 0"),
         (["--shards", "0"], 2, "expected --shards above 0, got 0"),
         (["--executor", "slurm"], 2, "expected --executor inline, local or dask"),
@@ -180,6 +197,7 @@ def test_bad_input_is_one_line(
         files / "lonely.npz",
         LabelledCodes(HashCodes.pack(np.ones((1, 24))), HashCodes.pack(np.zeros((1, 6)))),
     )
+    (files / "folder.parquet").mkdir()
     options = {"--codes": "query.npz", "--database": "database.npz"}
     options |= dict(zip(change[::2], change[1::2], strict=True))
     words = [word for pair in options.items() for word in pair]
@@ -188,6 +206,7 @@ def test_bad_input_is_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert out == ""
+    assert not list(files.glob("*.partial")) + list(files.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -242,12 +261,69 @@ def test_codes_of_a_victim_can_be_taken_elsewhere(
     assert found["bits"] == 16
 
 
+@pytest.mark.parametrize("cut", [50, 10**15])
+def test_conventions_and_skipped_queries_go_through_the_command(
+    files: Path, capsys: pytest.CaptureFixture[str], cut: int
+) -> None:
+    """Against loops: a query without a hit is dropped by dhta, counts 0 for deephash."""
+    query, database = sample(40, 1), sample(900, 2)
+    bits, owned = database.codes.unpack(), database.labels.unpack()
+    values = []
+    for code, wanted in zip(query.codes.unpack(), query.labels.unpack(), strict=True):
+        order = np.argsort((code != bits).sum(axis=1), kind="stable")[: min(cut, 900)]
+        ranks = np.flatnonzero((wanted & owned).any(axis=1)[order]) + 1
+        values.append(float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else None)
+    hits = [value for value in values if value is not None]
+    assert 0 < len(hits) < 40
+    common = ("eval", "--codes", files / "query.npz", "--database", files / "database.npz")
+    for convention, expected, count in (
+        ("dhta", np.mean(hits), len(hits)),
+        ("deephash", sum(hits) / 40, 40),
+    ):
+        found = document(
+            capsys, *common, "--convention", convention, "--top-k", cut, "--empty", "skip"
+        )
+        assert found[f"map_{convention}"] == pytest.approx(expected, abs=1e-12)
+        assert found["metrics"][f"map_{convention}"]["n"] == count
+        counted = 40 - found["empty_queries"]
+        for name in ("map", "ndcg", "precision_within_2", "precision_at_k", "recall_at_k"):
+            assert found["metrics"][name]["n"] == counted < 40
+        assert found["precision_recall"]["precision"][2] == pytest.approx(
+            found["precision_within_2"]
+        )
+
+
+def test_a_convention_of_the_whole_ranking_goes_through_the_command(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--convention", "prosgan",
+    )  # fmt: skip
+    assert found["map_pessimistic"] < found["map_prosgan"] < found["map_optimistic"]
+
+
+def test_targets_that_nothing_carries_are_counted(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(files / "none.npy", np.zeros((40, 6)))
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--targets", files / "none.npy",
+    )  # fmt: skip
+    assert (found["empty_targets"], found["tmap"]) == (40, 0.0)
+
+
 def test_all_equal_codes_score_chance_exactly() -> None:
     labels = sample(300, 1).labels
     one_code = HashCodes.pack(np.ones((300, 16)))
     query = LabelledCodes(one_code[:20], labels[:20])
     columns = evaluate(query, LabelledCodes(one_code, labels)).columns
     assert columns["map"].tolist() == columns["map_chance"].tolist()
+    relevant = (query.labels.unpack()[:, None] & labels.unpack()).any(axis=2).sum(axis=1)
+    harmonic = sum(1 / rank for rank in range(1, 301))
+    formula = (harmonic + (relevant - 1) / 299 * (300 - harmonic)) / 300
+    assert columns["map"] == pytest.approx(np.where(relevant == 0, 0, formula), abs=1e-12)
     assert (
         columns["map_pessimistic"].mean() < columns["map"].mean() < columns["map_optimistic"].mean()
     )
@@ -286,13 +362,24 @@ def test_prosgan_targets_on_flickr25k_start_from_two_thirds() -> None:
     assert chance == pytest.approx(fraction, abs=0.1)
 
 
-def test_the_page_shows_the_benchmark() -> None:
+def test_the_benchmark_reached_what_was_asked_and_the_page_shows_it() -> None:
     root = Path(__file__).parent.parent
     page = (root / "docs/evaluation.md").read_text()
     bench = json.loads((root / "benchmarks/evaluation.json").read_text())
-    peers = bench["peers"]
-    for name in ("calc_map", "calc_map_float_labels", "torch"):
+    peers, gallery, words = (
+        bench[name] for name in ("peers", "mapped_gallery", "seconds_per_word_relative_to_one")
+    )
+    for name in ("calc_map", "calc_map_float_labels", "torch", "faiss_top_100", "popcount_only"):
         seconds, times = peers[f"seconds_{name}"], peers[f"times_faster_than_{name}"]
-        assert f"| {1000 * seconds:.0f} ms | {times:.0f} times |" in page
+        assert f"| {1000 * seconds:.0f} ms | {times:.1f} times |" in page
+    assert f"| {1000 * peers['seconds_advhash']:.0f} ms " in page
     assert f"{peers['pairs_per_second'] / 1e9:.1f} billion pairs/s" in page
-    assert f"{bench['mapped_gallery']['peak_memory_gib']:.2f} GiB of memory" in page
+    assert f"{gallery['seconds']:.1f} s for 1,000" in page
+    assert f"{gallery['peak_memory_gib']:.2f} GiB" in page
+    for figure in bench["compilation"].values():
+        assert f"{figure:.1f} s" in page
+    assert peers["times_faster_than_calc_map"] >= 150
+    assert peers["times_faster_than_torch"] >= 40
+    assert peers["times_faster_than_faiss_top_100"] >= 2
+    assert gallery["peak_memory_gib"] < 1
+    assert max(words.values()) < 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from advhash import bit_slices, hamming
 from advhash.codes import HashCodes
+from advhash.cores import usable_cores
 from advhash.errors import UsageError
 from advhash.hamming import DistanceHistograms, histograms
 
@@ -78,7 +79,7 @@ def test_several_blocks_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> N
         random_bits(rows, 9, 4, 0.1),
     )
     for threads in (1, 2, 3, 50):
-        monkeypatch.setattr(hamming, "_threads", lambda count=threads: count)
+        monkeypatch.setattr(hamming, "usable_cores", lambda count=threads: count)
         check(*data)
 
 
@@ -99,15 +100,15 @@ def test_more_rows_than_half_a_word_can_count_are_split(monkeypatch: pytest.Monk
 
 def test_the_number_of_threads_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
-    assert hamming._threads() == 1
+    assert usable_cores() == 1
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1000")
-    unbounded = hamming._threads()
+    unbounded = usable_cores()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
-    assert hamming._threads() == unbounded >= 1
+    assert usable_cores() == unbounded >= 1
     for wrong in ("0", "-1", "abc", ""):
         monkeypatch.setenv("NUMBA_NUM_THREADS", wrong)
         with pytest.raises(UsageError, match="above 0 in NUMBA_NUM_THREADS"):
-            hamming._threads()
+            usable_cores()
 
 
 def test_the_kernel_needs_no_folder_to_keep_what_it_compiled(

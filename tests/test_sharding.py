@@ -113,6 +113,34 @@ def test_what_a_task_raises_is_raised_here(executor: str) -> None:
         run_tasks(executor, int, ["1", "x", "3"])
 
 
+def test_an_interrupt_leaves_no_process_behind_and_no_noise(
+    mapped: LabelledCodes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(stage: str, done: int, total: int, **figures: float) -> None:
+        if done == 20:  # both have begun
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGINT)  # a terminal sends it to the whole group
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        precisions(mapped, shards=40, executor="local", progress=interrupt)
+    assert not multiprocessing.active_children()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_processes_are_as_many_as_the_cores_that_may_be_used(
+    mapped: LabelledCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int | None] = set()
+
+    def look(stage: str, done: int, total: int, **figures: float) -> None:
+        seen.update(process.pid for process in multiprocessing.active_children())
+
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert precisions(mapped, shards=4, executor="local", progress=look) == WHOLE
+    assert len(seen) == 1
+
+
 def test_results_keep_the_order_of_their_tasks() -> None:
     assert run_tasks("inline", int, ["3", "1", "2"]) == [3, 1, 2]
     assert run_tasks("local", int, ["3", "1", "2"]) == [3, 1, 2]
@@ -122,7 +150,7 @@ def test_results_keep_the_order_of_their_tasks() -> None:
 @pytest.mark.parametrize(
     "executor",
     ["", "remote", "dask", "dask:", "dask:tcp://", "dask:tcp://127.0.0.1", "dask:http://a:1",
-     "dask:tcp://127.0.0.1:port", "dask:tcp://127.0.0.1:99999"],
+     "dask:tcp://127.0.0.1:port", "dask:tcp://[::1", "dask:tcp://127.0.0.1:99999"],
 )  # fmt: skip
 def test_an_unknown_executor_is_a_usage_error(executor: str) -> None:
     with pytest.raises(UsageError, match="expected --executor inline, local or dask:tcp"):
