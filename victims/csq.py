@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advhash.data import Dataset
 from advhash.registry import VICTIMS
+from advhash.victims.backbones import PRETRAINED
 from advhash.victims.image import ImageHashing
 from advhash.victims.objectives import central_similarity, centroids, log_cosh_quantisation
 
@@ -50,7 +51,8 @@ def random_signs(bits: int) -> Tensor:
             "bits": 64,
             "epochs": 100,
             "augmentation": False,
-        }
+        },
+        "pretrained": PRETRAINED,
     },
 )
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from advhash.codes import HashCodes
-from advhash.data import Dataset, Modality, Progress, silent
+from advhash.data import Dataset, Modality, Progress, Split, silent
 from advhash.errors import DataError, UsageError
 from advhash.registry import VICTIMS
-from advhash.victims.backbones import SMALL, build_backbone
+from advhash.victims.backbones import (
+    PRETRAINED,
+    SMALL,
+    build_backbone,
+    check_frozen,
+    frozen_features,
+)
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Decay, Optimiser, seeded
 from advhash.victims.frozen import FrozenCodes, table_codes
@@ -21,11 +27,12 @@ from advhash.victims.lifelong import (
     Note,
     arrivals,
     columns,
+    draw_sample,
     learn_increment,
     learn_original,
     network_outputs,
 )
-from advhash.victims.objectives import sign
+from advhash.victims.objectives import cosine_label_similarity, shared_label, sign
 
 __all__ = ["DLCMH"]
 
@@ -54,10 +61,11 @@ PAPER = {  # of images of 224 px, a size that the data set decides
     "quantisation_pull": 10.0,
     "augmentation": False,
 }
+Similarity = Literal["cosine", "binary"]
 SOURCE = "Xu et al., IEEE TCSVT 2024 (arXiv 2304.13357)"
 
 
-@VICTIMS.register("dlcmh", source=SOURCE, presets={"paper": PAPER})
+@VICTIMS.register("dlcmh", source=SOURCE, presets={"paper": PAPER, "pretrained": PRETRAINED})
 class DLCMH(HashVictim):
     """Deep lifelong cross-modal hashing (DLCMH): the codes of old items stay as they are.
 
@@ -66,6 +74,7 @@ class DLCMH(HashVictim):
     bit and goes on training both networks against old and new codes. See docs/victims/dlcmh.md.
 
     classes, text_size, database_rows, increments: from the data
+    similarity: how labels are compared: by their cosine, or as 1 where they share one (ablation)
 
     Deviations of every preset:
     - phase 2 has both pair terms, the quantisation over Ω(i) and the balance term squared
@@ -91,8 +100,10 @@ class DLCMH(HashVictim):
         database_rows: int,
         increments: tuple[tuple[str, ...], ...] = (),
         bits: int = 32,
+        similarity: Similarity = "cosine",
         backbone: str = SMALL,
         pretrained: bool = False,
+        freeze_backbone: bool = False,
         image_size: int = 32,
         width: int = 512,
         dropout: float = 0.3,
@@ -121,13 +132,16 @@ class DLCMH(HashVictim):
         expect_positive(
             bits=bits, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
         )
+        check_frozen(freeze_backbone, augmentation)
         self.classes = classes
         self.text_size = text_size
         self.database_rows = database_rows
         self.increments = increments
         self.bits = bits
+        self.similarity: Similarity = similarity
         self.backbone = backbone
         self.pretrained = pretrained
+        self.freeze_backbone = freeze_backbone
         self.image_size = image_size
         self.width = width
         self.dropout = dropout
@@ -158,7 +172,10 @@ class DLCMH(HashVictim):
     def _build(self) -> None:
         """New networks and an empty database."""
         features = build_backbone(
-            self.backbone, image_size=self.image_size, pretrained=self.pretrained
+            self.backbone,
+            image_size=self.image_size,
+            pretrained=self.pretrained,
+            frozen=self.freeze_backbone,
         )
         self.image_network = nn.Sequential(features, self._head(features.features))
         self.text_network = nn.Sequential(
@@ -192,6 +209,11 @@ class DLCMH(HashVictim):
             "increments": data.increments,
         }
 
+    def compare(self, first: Tensor, second: Tensor) -> Tensor:
+        """S (A,B) in [0,1] of multi-hot labels (A,C) and (B,C)."""
+        binary = self.similarity == "binary"
+        return (shared_label if binary else cosine_label_similarity)(first, second)
+
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         if modality == "text" and self.normalise_text:
             inputs = nn.functional.normalize(inputs, dim=1)
@@ -223,18 +245,22 @@ class DLCMH(HashVictim):
             codes.words[late.numpy()] = HashCodes.from_relaxed(table_codes(outputs)[database]).words
         return codes
 
-    def _freeze(
-        self, data: Dataset, arrived: Tensor, trained: Tensor, learnt: Mapping[Modality, Tensor]
-    ) -> None:
-        """Store the codes of the database rows `arrived` (R,), in ascending order, for good.
+    def _rows(self, data: Dataset, rows: Tensor) -> Split:
+        """Database rows (R,) in memory, as the image network takes them."""
+        return frozen_features(self.image_network[0], data.database.take(rows), self.device)
 
-        The rows `trained` (T,) among them get the ±1 codes (T,K) that were `learnt` for them, the
-        others those of the networks.
+    def _freeze(
+        self, items: Split, arrived: Tensor, places: Tensor, learnt: Mapping[Modality, Tensor]
+    ) -> None:
+        """Store the codes of `items`, the database rows `arrived` (R,), for good.
+
+        Those at `places` (T,) get the ±1 codes (T,K) that were `learnt` for them, the others those
+        of the networks.
         """
-        outputs = network_outputs(self, data.database.take(arrived))
+        outputs = network_outputs(self, items)
         codes = {modality: sign(values) for modality, values in outputs.items()}
         for modality, values in learnt.items():
-            codes[modality][torch.searchsorted(arrived, trained)] = values.cpu()
+            codes[modality][places] = values.cpu()
         self.stored.freeze(arrived, table_codes(outputs, codes))
 
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
@@ -251,13 +277,14 @@ class DLCMH(HashVictim):
             self.stored.belong_to(data.fingerprint())
             self.seen |= ~columns(data, late).to(device)
             arrived, trained = arrivals(data, self.seen, self.stored.frozen)
+            items, places = self._rows(data, arrived), torch.searchsorted(arrived, trained)
             learnt = learn_original(
                 self,
-                data.database.take(trained),
+                items.take(places),
                 torch.Generator().manual_seed(seed),
                 self._note("original", progress),
             )
-            self._freeze(data, arrived, trained, learnt)
+            self._freeze(items, arrived, places, learnt)
         for number, new_classes in enumerate(self.increments, start=1):
             self.increment(data, new_classes, seed=seed + number, progress=progress)
         return self
@@ -281,15 +308,22 @@ class DLCMH(HashVictim):
         self.seen.copy_(seen)
         known = data.train_rows[self.stored.frozen.cpu()[data.train_rows]]
         number = len({row["phase"] for row in self.history} | {"original"})
+        generator = torch.Generator().manual_seed(seed)
+        sample = draw_sample(len(known), len(trained), self.samples, self.new_share, generator)
+        drawn = known[sample[sample < len(known)]]
         with seeded(seed):
+            items, places = self._rows(data, arrived), torch.searchsorted(arrived, trained)
             learnt = learn_increment(
                 self,
-                data.database.take(torch.cat([known, trained])),
-                {modality: self.stored.signs(modality, known) for modality in self.bounds},
-                torch.Generator().manual_seed(seed),
-                self._note(f"increment {number}", progress),
+                old=self._rows(data, drawn),
+                new=items.take(places),
+                labels=data.database.labels[torch.cat([known, trained])],
+                known={modality: self.stored.signs(modality, known) for modality in self.bounds},
+                sample=sample,
+                generator=generator,
+                note=self._note(f"increment {number}", progress),
             )
-            self._freeze(data, arrived, trained, learnt)
+            self._freeze(items, arrived, places, learnt)
 
     def _note(self, phase: str, progress: Progress) -> Note:
         """What keeps the history of a phase. seconds: since the phase began."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advhash.data import Modality
 from advhash.registry import VICTIMS
+from advhash.victims.backbones import PRETRAINED
 from advhash.victims.base import expect_positive
 from advhash.victims.image import PROSGAN_CODE, ImageHashing
 from advhash.victims.objectives import label_overlap, weighted_likelihood
@@ -20,7 +21,7 @@ __all__ = ["HashNet"]
 @VICTIMS.register(
     "hashnet",
     source="Cao et al., ICCV 2017 (arXiv 1702.00758)",
-    presets={"paper": {**PROSGAN_CODE, "final_scale": 10.0}},
+    presets={"paper": {**PROSGAN_CODE, "final_scale": 10.0}, "pretrained": PRETRAINED},
 )
 @dataclass(kw_only=True, eq=False, repr=False)
 class HashNet(ImageHashing):

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from advhash.data import Dataset, Modality, Progress, silent
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
-from advhash.victims.backbones import SMALL, build_backbone
+from advhash.victims.backbones import (
+    PRETRAINED,
+    SMALL,
+    build_backbone,
+    check_frozen,
+    frozen_features,
+)
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Descent, augment, random_batches, seeded
 from advhash.victims.objectives import (
@@ -46,6 +52,7 @@ class ImageHashing(HashVictim):
     bits:          K
     backbone:      "cnnf" or any model of timm
     pretrained:    load timm's weights
+    freeze_backbone: train the linear layer only, on features that are computed once
     image_size:    pixels, from the data
     learning_rate, weight_decay: AdamW with cosine decay after a short warm-up
     augmentation:  rotation 10°, scale 10 %, shift 6 %, contrast 15 %
@@ -58,6 +65,7 @@ class ImageHashing(HashVictim):
     bits: int = 32
     backbone: str = SMALL
     pretrained: bool = False
+    freeze_backbone: bool = False
     image_size: int = 32
     epochs: int = 12
     batch_size: int = 64
@@ -73,13 +81,17 @@ class ImageHashing(HashVictim):
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
         )
+        check_frozen(self.freeze_backbone, self.augmentation)
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
         self.network = self._build()
 
     def _build(self) -> nn.Sequential:
         features = build_backbone(
-            self.backbone, image_size=self.image_size, pretrained=self.pretrained
+            self.backbone,
+            image_size=self.image_size,
+            pretrained=self.pretrained,
+            frozen=self.freeze_backbone,
         )
         return nn.Sequential(features, nn.Linear(features.features, self.bits))
 
@@ -115,7 +127,7 @@ class ImageHashing(HashVictim):
         return self
 
     def _descend(self, data: Dataset, generator: torch.Generator, progress: Progress) -> None:
-        train = data.train
+        train = frozen_features(self.network[0], data.train, self.device)
         labels = train.labels.to(self.device)
         descent = Descent(
             self.parameters(),
@@ -152,7 +164,8 @@ class ImageHashing(HashVictim):
             "epochs": 150,
             "batch_size": 128,
             "augmentation": False,
-        }
+        },
+        "pretrained": PRETRAINED,
     },
 )
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -182,7 +195,7 @@ class DPSH(ImageHashing):
 @VICTIMS.register(
     "dph",
     source="Yang et al., IEEE TCYB 2018 (HAG), as trained by the code of ProS-GAN and SAAT",
-    presets={"paper": PROSGAN_CODE},
+    presets={"paper": PROSGAN_CODE, "pretrained": PRETRAINED},
 )
 @dataclass(kw_only=True, eq=False, repr=False)
 class DPH(ImageHashing):

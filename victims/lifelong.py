@@ -12,7 +12,6 @@ from advhash.data import Dataset, Modality, Split
 from advhash.errors import UsageError, nearest
 from advhash.victims.fit import Descent, augment, random_batches
 from advhash.victims.objectives import (
-    cosine_label_similarity,
     discrete_codes,
     lifelong_hashing,
     quantisation,
@@ -28,6 +27,7 @@ __all__ = [
     "arrivals",
     "columns",
     "draw_sample",
+    "joined",
     "learn_increment",
     "learn_original",
     "network_outputs",
@@ -84,7 +84,7 @@ def learn_original(
     def label_loss(rows: Tensor) -> Tensor:
         h = victim.label_network(labels[rows].float())
         H[rows] = h.detach()
-        S = cosine_label_similarity(labels[rows], labels)
+        S = victim.compare(labels[rows], labels)
         gaps = similarity_gap(h, F, S) + gamma * similarity_gap(h, G, S)
         fit = (quantisation(h, Bx[rows]) + quantisation(h, By[rows])) / 2
         return own * similarity_gap(h, H, S) + gaps + mu * fit
@@ -93,7 +93,7 @@ def learn_original(
         def loss(rows: Tensor) -> Tensor:
             u = victim.relax(_inputs(victim, items, rows, modality, generator), modality)
             U[rows] = u.detach()
-            S = cosine_label_similarity(labels[rows], labels)
+            S = victim.compare(labels[rows], labels)
             gaps = own * similarity_gap(u, U, S) + similarity_gap(u, H, S)
             return gaps + mu * quantisation(u, B[rows])
 
@@ -124,51 +124,61 @@ def learn_original(
 
 def learn_increment(
     victim: DLCMH,
-    items: Split,
-    old: Mapping[Modality, Tensor],
+    *,
+    old: Split,
+    new: Split,
+    labels: Tensor,
+    known: Mapping[Modality, Tensor],
+    sample: Tensor,
     generator: torch.Generator,
     note: Note,
 ) -> dict[Modality, Tensor]:
     """Phase 2: each epoch, for the image and then the text, the network and then its new codes.
 
-    items: [seen ; unseen], N rows; old: (O,K) of ±1 for each modality, constants, the codes of the
-    first O. Returns B_new, (N−O,K) of ±1 for each modality, of the others.
+    labels: (N,C) of all items, O known ones and then the new ones
+    known: (O,K) of ±1 for each modality: constants, the codes of the known items
+    sample: (m,) positions among the N; `old` has the rows of those below O, in this order
+    new: the N−O rows of the new items
+
+    Returns B_new, (N−O,K) of ±1 for each modality.
     """
-    known = len(old["image"])
-    old = {modality: codes.to(victim.device) for modality, codes in old.items()}
-    labels = items.labels.to(victim.device)
-    sample = draw_sample(known, len(items) - known, victim.samples, victim.new_share, generator)
-    similarity = cosine_label_similarity(labels[sample], labels)  # S (m,N)
+    count = len(known["image"])
+    known = {modality: codes.to(victim.device) for modality, codes in known.items()}
+    labels = labels.to(victim.device)
+    similarity = victim.compare(labels[sample], labels)  # S (m,N)
+    items = joined(old, new)
+    rows_of_sample = sample - count + len(old)  # of new ones, in `items`
+    rows_of_sample[sample < count] = torch.arange(len(old))
     relaxed = network_outputs(victim, items)
-    outputs = {name: values[sample].to(victim.device) for name, values in relaxed.items()}  # U
+    outputs = {name: values[rows_of_sample].to(victim.device) for name, values in relaxed.items()}
     # One start for both modalities, for nothing else ties their new codes to each other: the
     # outputs of both, summed over items in proportion to their similarity.
     start = sign(
-        cosine_label_similarity(labels[known:], labels[known:])
-        @ (relaxed["image"] + relaxed["text"])[known:].to(victim.device)
+        victim.compare(labels[count:], labels[count:])
+        @ (relaxed["image"] + relaxed["text"])[len(old) :].to(victim.device)
     )
-    new = {modality: start.clone() for modality in old}
+    learnt = {modality: start.clone() for modality in known}
 
     def modality_loss(modality: Modality) -> Loss:
-        codes = torch.cat([old[modality], new[modality]])
+        codes = torch.cat([known[modality], learnt[modality]])
 
         def loss(rows: Tensor) -> Tensor:
-            drawn = sample[rows]  # Ω
+            drawn = rows_of_sample[rows]
             u = victim.relax(_inputs(victim, items, drawn, modality, generator), modality)
             outputs[modality][rows] = u.detach()
             return lifelong_hashing(
                 u,
-                old[modality],
-                new[modality],
+                known[modality],
+                learnt[modality],
                 similarity[rows],
-                codes[drawn],
+                codes[sample[rows]],  # Ω
                 pull=victim.quantisation_pull,
                 balance_weight=victim.balance_weight,
             )
 
         return loss
 
-    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in old}
+    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in known}
     victim.train()
     for epoch in range(1, victim.increment_epochs + 1):
         figures = {}
@@ -176,17 +186,25 @@ def learn_increment(
             batches = random_batches(len(sample), victim.batch_size, generator)
             figures[modality] = descent.epoch(batches, modality_loss(modality))
             Z = outputs[modality].tanh()
-            spread = torch.zeros(len(items), victim.bits, device=victim.device)
+            spread = torch.zeros(len(labels), victim.bits, device=victim.device)
             spread[sample] = Z  # Ẑ: 0 for the rows not drawn
-            new[modality] = discrete_codes(
-                new[modality],
+            learnt[modality] = discrete_codes(
+                learnt[modality],
                 Z,
-                similarity[:, known:],
-                victim.quantisation_pull * spread[known:],
+                similarity[:, count:],
+                victim.quantisation_pull * spread[count:],
             )
         note(epoch, victim.increment_epochs, figures)
     victim.eval()
-    return new
+    return learnt
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The rows of both, in memory."""
+    return Split(
+        {name: torch.cat([values, second.inputs[name]]) for name, values in first.inputs.items()},
+        torch.cat([first.labels, second.labels]),
+    )
 
 
 def network_outputs(victim: DLCMH, items: Split) -> dict[Modality, Tensor]:
