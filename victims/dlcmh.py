@@ -268,6 +268,13 @@ class DLCMH(HashVictim):
 
         Starts from new random weights. Same data, settings and seed: same weights and codes.
         """
+        self.fit_original(data, seed=seed, progress=progress)
+        for number, new_classes in enumerate(self.increments, start=1):
+            self.increment(data, new_classes, seed=seed + number, progress=progress)
+        return self
+
+    def fit_original(self, data: Dataset, *, seed: int, progress: Progress = silent) -> None:
+        """Phase 1: new weights, learnt on the items without a category of `increments`."""
         late = [name for new_classes in self.increments for name in new_classes]
         with seeded(seed):
             device = self.device
@@ -285,9 +292,6 @@ class DLCMH(HashVictim):
                 self._note("original", progress),
             )
             self._freeze(items, arrived, places, learnt)
-        for number, new_classes in enumerate(self.increments, start=1):
-            self.increment(data, new_classes, seed=seed + number, progress=progress)
-        return self
 
     def increment(
         self,
