@@ -44,9 +44,11 @@ from advhash.victims.external import ExternalVictim, is_external
 __all__ = [
     "Trained",
     "cache_identity",
+    "code_version",
     "derive_seed",
     "export_checkpoint",
     "is_checkpoint",
+    "load_data",
     "plan_victim",
     "resolve_device",
     "train",
@@ -78,7 +80,7 @@ _SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "picture
 
 
 @cache
-def _code_version() -> str:
+def code_version() -> str:
     """Digest of all sources that can decide over a cached result, and of torch's and timm's."""
     digest = hashlib.sha256(f"torch {torch.__version__} timm {version('timm')}".encode())
     for package in ("", ".victims", ".attacks", ".defenses", ".reports"):
@@ -154,7 +156,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
             "data": data.fingerprint(),
             "seed": config.seed,
             "device": resolve_device(config.device).type,
-            "code": _code_version(),
+            "code": code_version(),
         }
     )
     return data, settings, key
@@ -381,6 +383,6 @@ def cache_identity(trained: Trained) -> dict[str, object]:
         "victim": trained.fingerprint,
         "method": trained.method_digest,
         "data": trained.data.fingerprint(),
-        "code": _code_version(),
+        "code": code_version(),
         "device": trained.victim.device.type,
     }
