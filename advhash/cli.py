@@ -17,6 +17,7 @@ import typer
 from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
+from advhash.processes import is_main_process, process_count
 
 if TYPE_CHECKING:
     from advhash.data import Progress
@@ -118,11 +119,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stder
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"advhash {__version__}\n")
         raise typer.Exit
+    if process_count() > 1 and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "
+            "start this command alone"
+        )
 
 
 @app.command("list")
@@ -206,6 +213,7 @@ def train(
     from advhash.console import print_json, print_training
     from advhash.training import export_checkpoint, train_document
     from advhash.training import train as train_victim
+    from advhash.victims.acceleration import leave
 
     values = _gather(
         config,
@@ -220,8 +228,11 @@ def train(
         raise UsageError("expected --victim (see `advhash list victims`)")
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-    with _working(quiet) as progress:
+    with _working(quiet or not is_main_process()) as progress:
         trained = train_victim(TrainConfig.build(values).trusting(trust_code), progress)
+    leave()
+    if not is_main_process():
+        return
     document = train_document(trained)
     if out is not None:
         document["checkpoint"] = str(export_checkpoint(trained, out))
