@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,9 +36,7 @@ from advhash.cli_options import (
     working,
 )
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
-
-if TYPE_CHECKING:
-    pass
+from advhash.processes import is_main_process, process_count
 
 app = typer.Typer(
     help="How easily can binary codes be fooled? Attack, measure and report hashing retrieval.",
@@ -73,11 +71,17 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"advhash {__version__}\n")
         raise typer.Exit
+    if process_count() > 1 and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "
+            "start this command alone"
+        )
 
 
 @app.command("list")
@@ -161,6 +165,7 @@ def train(
     from advhash.console import print_json, print_training
     from advhash.training import export_checkpoint, train_document
     from advhash.training import train as train_victim
+    from advhash.victims.acceleration import leave
 
     values = gather(
         config,
@@ -175,8 +180,11 @@ def train(
         raise UsageError("expected --victim (see `advhash list victims`)")
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-    with working(quiet) as progress:
+    with working(quiet or not is_main_process()) as progress:
         trained = train_victim(TrainConfig.build(values).trusting(trust_code), progress)
+    leave()
+    if not is_main_process():
+        return
     document = train_document(trained)
     if out is not None:
         document["checkpoint"] = str(export_checkpoint(trained, out))

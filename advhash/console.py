@@ -168,18 +168,18 @@ def progress_display() -> Iterator[Progress]:
 def _plain_progress() -> Progress:
     """A line when a stage begins and ends, and every five seconds in between."""
     last: dict[str, float] = {}
-    begun: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
         if stage in last and done < total and now - last[stage] < _PLAIN_SECONDS:
             return
-        begun.setdefault(stage, now)
+        since, first = begun.setdefault(stage, (now, done))
         last[stage] = now
-        spent = now - begun[stage]
+        spent = now - since
         left = (
-            f", about {spent / done * (total - done):.0f} s left"
-            if spent > 1 and 0 < done < total
+            f", about {spent / (done - first) * (total - done):.0f} s left"
+            if spent > 1 and first < done < total
             else ""
         )
         shown = f" ({_figures(figures)})" if figures else ""
