@@ -20,6 +20,7 @@ from advhash.victims.objectives import (
 )
 
 if TYPE_CHECKING:
+    from advhash.victims.base import HashVictim
     from advhash.victims.dlcmh import DLCMH
 
 __all__ = [
@@ -207,7 +208,7 @@ def joined(first: Split, second: Split) -> Split:
     )
 
 
-def network_outputs(victim: DLCMH, items: Split) -> dict[Modality, Tensor]:
+def network_outputs(victim: HashVictim, items: Split) -> dict[Modality, Tensor]:
     """(N,K) real codes of all items, of both modalities, without dropout; on the CPU."""
     training = victim.training
     victim.eval()
