@@ -32,13 +32,14 @@ from advhash.data import Dataset, Progress, Split
 from advhash.hamming import histograms
 from advhash.metrics import average_precision, chance_average_precision
 from advhash.orders import Order, arrived_rows, stage_of
-from advhash.registry import VICTIMS
 from advhash.victims.backbones import frozen_features
 from advhash.victims.base import HashVictim
+from advhash.victims.dcmh import DCMH
 from advhash.victims.dlcmh import DLCMH
 from advhash.victims.fit import seeded
 from advhash.victims.frozen import table_codes
 from advhash.victims.lifelong import learn_original, network_outputs
+from advhash.victims.training_state import Phase
 
 __all__ = ["DIRECTIONS", "METHODS", "Cell", "Stage", "run_cell", "subset"]
 
@@ -182,8 +183,7 @@ class _Protocol:
         self.stages: list[Stage] = []
 
     def _build(self, **changes: Any) -> DLCMH:
-        victim: DLCMH = VICTIMS.create("dlcmh", {**self.settings, **changes})
-        return victim.to(self.device)
+        return DLCMH(**{**self.settings, **changes}).to(self.device)
 
     def phase_one(self, **changes: Any) -> DLCMH:
         victim, clock = self._build(**changes), _Clock()
@@ -224,7 +224,7 @@ class _Protocol:
                 victim,
                 self.data.database.take(self.data.train_rows[new]),
                 torch.Generator().manual_seed(self.seed + stage),
-                lambda epoch, epochs, figures: self.progress("finetune", epoch, epochs, **figures),
+                Phase("finetune", victim, self.progress),
             )
         tables = self._hashed(victim, stage)
         spent = clock.spent
@@ -254,13 +254,11 @@ class _Protocol:
 
     def dcmh(self, stage: int) -> None:
         data = subset(self.data, self.arrived[stage])
-        arguments = {"database_rows": len(data.database)} if "database_rows" in self.rival else {}
-        victim: HashVictim = VICTIMS.create("dcmh", {**self.rival, **arguments})
-        victim = victim.to(self.device)
+        victim = DCMH(**self.rival).to(self.device)
         clock = _Clock()
         victim.fit(data, seed=self.seed, progress=self.progress)
         tables = {way: victim.database_codes(data, way) for way in victim.directions}
-        self.note("dcmh", stage, victim, tables, clock.spent)
+        self.note("dcmh", stage, victim, tables, clock.spent, victim.epochs)
 
     def note(
         self,

@@ -52,6 +52,7 @@ from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES
 from advhash.training import code_version, derive_seed, load_data, resolve_device
+from advhash.victims.dcmh import DCMH
 from advhash.victims.dlcmh import DLCMH
 
 __all__ = ["LifelongPlan", "lifelong", "lifelong_plan", "plan_document"]
@@ -113,18 +114,16 @@ def lifelong_plan(config: LifelongConfig) -> LifelongPlan:
     if "increments" in given:
         raise UsageError("the order of categories is set by lifelong.categories, not by the victim")
     victim = VICTIMS.settings("dlcmh", {**DLCMH.data_arguments(data), **given})
-    rival_class: Any = VICTIMS["dcmh"].build
     shared = {
         name: victim[name]
         for name in ("bits", "backbone", "pretrained", "freeze_backbone", "augmentation")
     }
     rival = VICTIMS.settings(
-        "dcmh", {**rival_class.data_arguments(data), **shared, **config.rival.settings}
+        "dcmh", {**DCMH.data_arguments(data), **shared, **config.rival.settings}
     )
     attack = ATTACKS.settings("prosgan", config.attack.settings)
-    victim_class: Any = VICTIMS["dlcmh"].build
-    for build, settings in ((victim_class, victim), (rival_class, rival)):
-        build(**settings)  # a wrong value must not cost a training
+    for name, settings in (("dlcmh", victim), ("dcmh", rival)):
+        VICTIMS.create(name, settings)  # a wrong value must not cost a training
     device = str(resolve_device(config.device))
     tasks = [
         Task(

@@ -357,7 +357,7 @@ def _from_checkpoint(
     shapes = {
         key: value
         for key, value in expected.items()
-        if isinstance(value, int) and key != "database_rows" and card_settings[key] != value
+        if isinstance(value, int | str) and key != "database_rows" and card_settings[key] != value
     }
     if shapes:
         key, value = next(iter(shapes.items()))
