@@ -94,6 +94,7 @@ def main(name: str, folder: Path, phase: str = "", epoch: str = "") -> None:
     torch.set_num_threads(1)
     data = tiny(name)
     training.load_data = lambda config, default: data
+    training.plan_victim(config(name))  # imports everything once, for all children
     calm = folder / "calm.log"
     began = time.monotonic()
     os.waitpid(start(name, folder / "calm", calm), 0)
