@@ -17,12 +17,14 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.data import Progress
+    from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
 
 __all__ = [
     "print_card",
     "print_evaluation",
     "print_json",
+    "print_lifelong",
     "print_rows",
     "print_run",
     "print_training",
@@ -114,6 +116,23 @@ def print_run(record: Record) -> None:
     rows = [
         {"metric": name, "value  [95 % interval]": _figure(metric, 4 if "seconds" in name else 3)}
         for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_lifelong(record: LifelongRecord) -> None:
+    """Headline of a lifelong run and where its report is."""
+    protocol = record.protocol
+    sys.stdout.write(
+        f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
+        f"{len(protocol.seeds)} seeds, {record.last} increments\n"
+    )
+    rows = [
+        {"metric": name, "value  [95 % interval]": _figure(metric)}
+        for name, metric in record.document()["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
     for flag in record.flags:

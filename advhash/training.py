@@ -47,9 +47,11 @@ from advhash.victims.training_state import TrainingState
 __all__ = [
     "Trained",
     "cache_identity",
+    "code_version",
     "derive_seed",
     "export_checkpoint",
     "is_checkpoint",
+    "load_data",
     "plan_victim",
     "resolve_device",
     "train",
@@ -92,7 +94,7 @@ _SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "picture
 
 
 @cache
-def _code_version() -> str:
+def code_version() -> str:
     """Digest of all sources that can decide over a cached result, and of torch's and timm's."""
     digest = hashlib.sha256(f"torch {torch.__version__} timm {version('timm')}".encode())
     for package in ("", ".victims", ".attacks", ".defenses", ".reports"):
@@ -169,7 +171,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
             "seed": config.seed,
             "device": resolve_device(config.device).type,
             "precision": precision(resolve_device(config.device)),
-            "code": _code_version(),
+            "code": code_version(),
         }
     )
     return data, settings, key
@@ -355,7 +357,7 @@ def _from_checkpoint(
     shapes = {
         key: value
         for key, value in expected.items()
-        if isinstance(value, int) and key != "database_rows" and card_settings[key] != value
+        if isinstance(value, int | str) and key != "database_rows" and card_settings[key] != value
     }
     if shapes:
         key, value = next(iter(shapes.items()))
@@ -422,6 +424,6 @@ def cache_identity(trained: Trained) -> dict[str, object]:
         "victim": trained.fingerprint,
         "method": trained.method_digest,
         "data": trained.data.fingerprint(),
-        "code": _code_version(),
+        "code": code_version(),
         "device": trained.victim.device.type,
     }

@@ -36,7 +36,7 @@ class HashVictim(nn.Module, ABC):
     training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
 
-    Normalisation lives inside: `relax` sees [0,1] pixels and raw counts.
+    Normalisation lives inside: `relax` sees [0,1] pixels and raw counts, tokens or embeddings.
     """
 
     bits: int
@@ -54,7 +54,10 @@ class HashVictim(nn.Module, ABC):
 
     @abstractmethod
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V))."""
+        """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V)).
+
+        Tokens are whole numbers, which have no gradient: their `differentiable_inputs` have.
+        """
 
     @abstractmethod
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
@@ -78,6 +81,17 @@ class HashVictim(nn.Module, ABC):
         finally:
             for module, flag in training:
                 module.training = flag
+
+    @final
+    def differentiable_inputs(self, inputs: Tensor, modality: Modality) -> Tensor:
+        """Inputs as floats that `relax` takes with the same codes and can be derived in.
+
+        Tokens (B,L), whole numbers up to the upper bound V−1, become one-hot (B,L,V); all others
+        stay as they are. A change of one entry [i,l,v] is a step toward token v at place l.
+        """
+        if inputs.is_floating_point():
+            return inputs
+        return nn.functional.one_hot(inputs, int(self.bounds[modality][1]) + 1).float()
 
     @final
     def encode_split(self, split: Split, modality: Modality, batch_size: int = 256) -> HashCodes:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advhash.codes import HashCodes
-from advhash.data import Dataset, Modality, Progress, Split, silent
-from advhash.errors import DataError, UsageError
+from advhash.data import Dataset, Modality, Progress, Split, TextKind, silent
+from advhash.errors import UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.backbones import (
     PRETRAINED,
@@ -31,6 +31,7 @@ from advhash.victims.lifelong import (
     network_outputs,
 )
 from advhash.victims.objectives import cosine_label_similarity, shared_label, sign
+from advhash.victims.text_encoders import code_layer, text_arguments, text_bounds, text_encoder
 from advhash.victims.training_state import Phase
 
 __all__ = ["DLCMH"]
@@ -73,7 +74,8 @@ class DLCMH(HashVictim):
     are frozen. Each increment brings items of new categories: phase 2 learns their codes bit by
     bit and goes on training both networks against old and new codes. See docs/victims/dlcmh.md.
 
-    classes, text_size, database_rows, increments: from the data
+    classes, text, text_size, database_rows, increments: from the data; for `text` see
+        docs/victims/text_encoders.md
     similarity: how labels are compared: by their cosine, or as 1 where they share one (ablation)
 
     Deviations of every preset:
@@ -99,6 +101,7 @@ class DLCMH(HashVictim):
         text_size: int,
         database_rows: int,
         increments: tuple[tuple[str, ...], ...] = (),
+        text: TextKind = "words",
         bits: int = 32,
         similarity: Similarity = "cosine",
         backbone: str = SMALL,
@@ -118,13 +121,13 @@ class DLCMH(HashVictim):
         own_weight: float = 0.3,
         text_weight: float = 1.0,
         quantisation_weight: float = 0.03,
-        increment_epochs: int = 15,
+        increment_epochs: int = 12,
         increment_optimiser: Optimiser = "adamw",
         increment_decay: Decay = "cosine",
         increment_learning_rate: float = 2e-3,
         samples: int = 512,
-        new_share: float = 0.25,
-        quantisation_pull: float = 300.0,
+        new_share: float = 0.3,
+        quantisation_pull: float = 600.0,
         balance_weight: float = 1.0,
         augmentation: bool = True,
     ) -> None:
@@ -137,6 +140,7 @@ class DLCMH(HashVictim):
         self.text_size = text_size
         self.database_rows = database_rows
         self.increments = increments
+        self.text: TextKind = text
         self.bits = bits
         self.similarity: Similarity = similarity
         self.backbone = backbone
@@ -165,7 +169,7 @@ class DLCMH(HashVictim):
         self.quantisation_pull = quantisation_pull  # α
         self.balance_weight = balance_weight  # β
         self.augmentation = augmentation
-        self.bounds = {"image": (0.0, 1.0), "text": (0.0, 255.0)}
+        self.bounds = {"image": (0.0, 1.0), "text": text_bounds(text, text_size)}
         self.history = []
         self._build()
 
@@ -177,34 +181,30 @@ class DLCMH(HashVictim):
             pretrained=self.pretrained,
             frozen=self.freeze_backbone,
         )
-        self.image_network = nn.Sequential(features, self._head(features.features))
-        self.text_network = nn.Sequential(
-            nn.Dropout(self.word_dropout), *self._two_layers(self.text_size)
+        self.image_network = nn.Sequential(features, code_layer(features.features, self.bits))
+        self.text_network = text_encoder(
+            self.text,
+            text_size=self.text_size,
+            bits=self.bits,
+            width=self.width,
+            dropout=self.dropout,
+            word_dropout=self.word_dropout,
+            normalise_text=self.normalise_text,
         )
-        self.label_network = nn.Sequential(*self._two_layers(self.classes))
+        self.label_network = nn.Sequential(
+            nn.Linear(self.classes, self.width),
+            nn.ReLU(),
+            nn.Dropout(self.dropout),
+            code_layer(self.width, self.bits),
+        )
         self.stored = FrozenCodes(self.database_rows, self.bits, self.directions)
         self.register_buffer("seen", torch.zeros(self.classes, dtype=torch.bool))
 
-    def _two_layers(self, size: int) -> list[nn.Module]:
-        hidden = nn.Linear(size, self.width)
-        return [hidden, nn.ReLU(), nn.Dropout(self.dropout), self._head(self.width)]
-
-    def _head(self, size: int) -> nn.Linear:
-        head = nn.Linear(size, self.bits)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.normal_(head.bias, std=0.01)
-        return head
-
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
-        if not {"image", "text"} <= set(data.modalities):
-            raise DataError(
-                f"dlcmh needs images and text: {data.name!r} has {', '.join(data.modalities)}"
-            )
         return {
+            **text_arguments(data, "dlcmh"),
             "classes": len(data.classes),
-            "text_size": data.database.inputs["text"].shape[1],
-            "image_size": data.database.inputs["image"].shape[-1],
             "database_rows": len(data.database),
             "increments": data.increments,
         }
@@ -215,8 +215,6 @@ class DLCMH(HashVictim):
         return (shared_label if binary else cosine_label_similarity)(first, second)
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        if modality == "text" and self.normalise_text:
-            inputs = nn.functional.normalize(inputs, dim=1)
         codes: Tensor = self.get_submodule(f"{modality}_network")(inputs)
         return codes
 

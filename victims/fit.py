@@ -5,19 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advhash.data import Modality, Split
 from advhash.errors import UsageError
 from advhash.victims.acceleration import accelerated, add_gradients, joined, share
 
-__all__ = ["Decay", "Descent", "Optimiser", "augment", "random_batches", "seeded"]
+__all__ = [
+    "Decay",
+    "Descent",
+    "Optimiser",
+    "augment",
+    "batch_outputs",
+    "random_batches",
+    "seeded",
+]
 
 Decay = Literal["cosine", "linear", "exponential"]
 Optimiser = Literal["adamw", "adam", "sgd"]
+
+
+class Augmenting(Protocol):
+    """A victim that says whether its images are augmented."""
+
+    augmentation: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor: ...
 
 
 @contextmanager
@@ -134,6 +154,25 @@ class Descent:
         self.schedule.load_state_dict(dict(numbers["schedule"]))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(numbers["scaler"])
+
+
+def batch_outputs(
+    victim: Augmenting,
+    descent: Descent,
+    items: Split,
+    rows: Tensor,
+    modality: Modality,
+    generator: torch.Generator,
+) -> Tensor:
+    """(B,K) real codes of the given rows; images lightly augmented where that is set."""
+
+    def codes(part: slice) -> Tensor:
+        inputs = items.rows(rows[part]).inputs[modality]
+        if modality == "image" and victim.augmentation:
+            inputs = augment(inputs, generator, batch=len(rows), part=part)
+        return victim.relax(inputs.to(victim.device), modality)
+
+    return descent.outputs(len(rows), codes)
 
 
 def _factor(decay: Decay, epoch: float, epochs: int) -> float:

@@ -24,7 +24,7 @@ from advhash.victims.backbones import (
     frozen_features,
 )
 from advhash.victims.base import HashVictim, expect_positive
-from advhash.victims.fit import Descent, augment, random_batches, seeded
+from advhash.victims.fit import Descent, batch_outputs, random_batches, seeded
 from advhash.victims.objectives import (
     pairwise_gap,
     pairwise_likelihood,
@@ -139,13 +139,8 @@ class ImageHashing(HashVictim):
         )
 
         def loss(rows: Tensor) -> Tensor:
-            def codes(part: slice) -> Tensor:
-                images = train.rows(rows[part]).inputs["image"]
-                if self.augmentation:
-                    images = augment(images, generator, batch=len(rows), part=part)
-                return self.relax(images.to(self.device), "image")
-
-            return self.objective(descent.outputs(len(rows), codes), labels[rows])
+            codes = batch_outputs(self, descent, train, rows, "image", generator)
+            return self.objective(codes, labels[rows])
 
         for epoch in phase.epochs(self.epochs, descents={"all": descent}, generator=generator):
             self.advance(epoch - 1)

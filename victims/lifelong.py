@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advhash.data import Dataset, Modality, Split
 from advhash.errors import UsageError, nearest
-from advhash.victims.fit import Descent, augment, random_batches
+from advhash.victims.fit import Descent, batch_outputs, random_batches
 from advhash.victims.objectives import (
     discrete_codes,
     lifelong_hashing,
@@ -20,6 +20,7 @@ from advhash.victims.objectives import (
 )
 
 if TYPE_CHECKING:
+    from advhash.victims.base import HashVictim
     from advhash.victims.dlcmh import DLCMH
     from advhash.victims.training_state import Phase
 
@@ -89,7 +90,7 @@ def learn_original(
 
     def modality_loss(modality: Modality, U: Tensor, B: Tensor) -> Loss:
         def loss(rows: Tensor) -> Tensor:
-            u = _outputs(victim, descents[modality], items, rows, modality, generator)
+            u = batch_outputs(victim, descents[modality], items, rows, modality, generator)
             U[rows] = u.detach()
             S = victim.compare(labels[rows], labels)
             gaps = own * similarity_gap(u, U, S) + similarity_gap(u, H, S)
@@ -163,7 +164,7 @@ def learn_increment(
 
         def loss(rows: Tensor) -> Tensor:
             drawn = rows_of_sample[rows]
-            u = _outputs(victim, descents[modality], items, drawn, modality, generator)
+            u = batch_outputs(victim, descents[modality], items, drawn, modality, generator)
             outputs[modality][rows] = u.detach()
             return lifelong_hashing(
                 u,
@@ -211,7 +212,7 @@ def joined(first: Split, second: Split) -> Split:
     )
 
 
-def network_outputs(victim: DLCMH, items: Split) -> dict[Modality, Tensor]:
+def network_outputs(victim: HashVictim, items: Split) -> dict[Modality, Tensor]:
     """(N,K) real codes of all items, of both modalities, without dropout; on the CPU."""
     training = victim.training
     victim.eval()
@@ -237,25 +238,6 @@ def draw_sample(
     rest = order[~torch.isin(order, first)][: size - len(first)]
     drawn = torch.cat([first, rest])
     return drawn[torch.randperm(len(drawn), generator=generator)]
-
-
-def _outputs(
-    victim: DLCMH,
-    descent: Descent,
-    items: Split,
-    rows: Tensor,
-    modality: Modality,
-    generator: torch.Generator,
-) -> Tensor:
-    """(B,K) real codes of the given rows; images lightly augmented where that is set."""
-
-    def codes(part: slice) -> Tensor:
-        inputs = items.rows(rows[part]).inputs[modality]
-        if modality == "image" and victim.augmentation:
-            inputs = augment(inputs, generator, batch=len(rows), part=part)
-        return victim.relax(inputs.to(victim.device), modality)
-
-    return descent.outputs(len(rows), codes)
 
 
 def _descent(victim: DLCMH, name: str, *, items: int, phase: Literal[1, 2]) -> Descent:
