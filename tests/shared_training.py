@@ -22,6 +22,16 @@ from advhash.victims.base import HashVictim
 # no batch normalisation that trains and no dropout: then several processes do what one does
 SETTINGS = {
     "dpsh": {"freeze_backbone": True, "augmentation": False, "epochs": 3, "batch_size": 27},
+    "dcmh": {
+        "freeze_backbone": True,
+        "augmentation": False,
+        "dropout": 0.0,
+        "word_dropout": 0.0,
+        "width": 32,
+        "bits": 16,
+        "epochs": 3,
+        "batch_size": 31,
+    },
     "dlcmh": {
         "freeze_backbone": True,
         "augmentation": False,
