@@ -31,13 +31,14 @@ from advhash.victims import training_state
 SETTINGS = {
     "hashnet": {"epochs": 6, "stages": 3, "bits": 16},
     "csq": {"epochs": 6, "bits": 16},
+    "dcmh": {"epochs": 6, "width": 32, "bits": 16},
     "dlcmh": {"epochs": 4, "increment_epochs": 4, "width": 32, "bits": 16},
 }
 
 
 def tiny(name: str) -> Dataset:
-    """Few rows; for dlcmh two increments, and word dropout as by default."""
-    if name != "dlcmh":
+    """Few rows; emoji of two increments for cross-modal victims."""
+    if name not in ("dcmh", "dlcmh"):
         digits = load_dataset("digits", {})
         return replace(
             digits,
@@ -94,6 +95,7 @@ def main(name: str, folder: Path, phase: str = "", epoch: str = "") -> None:
     torch.set_num_threads(1)
     data = tiny(name)
     training.load_data = lambda config, default: data
+    training.plan_victim(config(name))  # imports everything once, for all children
     calm = folder / "calm.log"
     began = time.monotonic()
     os.waitpid(start(name, folder / "calm", calm), 0)

@@ -64,8 +64,9 @@ def check(calm: list[str], wild: list[list[str]]) -> None:
         assert seconds[0] > 0
 
 
-def test_killed_image_hash(tmp_path: Path) -> None:
-    check(*killed("hashnet", tmp_path, "train", "2"))
+@pytest.mark.parametrize("name", ["hashnet", "dcmh"])
+def test_killed(tmp_path: Path, name: str) -> None:
+    check(*killed(name, tmp_path, "train", "2"))
 
 
 @pytest.mark.parametrize("moment", [("original", "2"), ("increment 1", "2"), ("increment 2", "3")])
