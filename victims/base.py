@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Modality, Progress, Split, silent
 from advhash.errors import UsageError
+from advhash.victims.training_state import UNSAVED, TrainingState
 
 __all__ = ["HashVictim", "History", "expect_positive"]
 
@@ -32,6 +33,7 @@ class HashVictim(nn.Module, ABC):
     bits:    K
     bounds:  the raw range of each modality, e.g. {"image": (0, 1)}; its keys are the modalities
     history: what training recorded, one row an epoch
+    training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
 
     Normalisation lives inside: `relax` sees [0,1] pixels and raw counts, tokens or embeddings.
@@ -40,6 +42,7 @@ class HashVictim(nn.Module, ABC):
     bits: int
     bounds: Mapping[Modality, tuple[float, float]]
     history: History
+    training_state: TrainingState = UNSAVED
     differentiable: bool = True
     default_dataset: ClassVar[str] = "digits"
     default_database: ClassVar[str] = "image"  # the direction of the headline
@@ -58,7 +61,10 @@ class HashVictim(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
-        """Train on `data.train` and, where rows are stored, hash the database."""
+        """Train on `data.train` and, where rows are stored, hash the database.
+
+        A victim that trains for long does so in a `Phase`, which goes on after a kill.
+        """
 
     @final
     def encode(self, inputs: Tensor, modality: Modality) -> HashCodes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Self
 
@@ -21,11 +20,12 @@ from advhash.victims.backbones import (
     frozen_features,
 )
 from advhash.victims.base import HashVictim, expect_positive
-from advhash.victims.fit import Decay, Descent, Optimiser, augment, random_batches, seeded
+from advhash.victims.fit import Decay, Descent, Optimiser, batch_outputs, random_batches, seeded
 from advhash.victims.frozen import table_codes
 from advhash.victims.lifelong import network_outputs
 from advhash.victims.objectives import cross_modal_hashing, shared_label, sign
 from advhash.victims.text_encoders import code_layer, text_arguments, text_bounds, text_encoder
+from advhash.victims.training_state import Phase
 
 __all__ = ["DCMH"]
 
@@ -183,7 +183,6 @@ class DCMH(HashVictim):
 
     def _descend(self, items: Split, generator: torch.Generator, progress: Progress) -> None:
         """Each epoch the image network, the text network, then B = sign(F + G)."""
-        began = time.perf_counter()
         labels = items.labels.to(self.device)
         outputs = {
             modality: torch.randn(len(items), self.bits, device=self.device)
@@ -193,10 +192,7 @@ class DCMH(HashVictim):
 
         def modality_loss(modality: Modality, own: Tensor, other: Tensor) -> Callable[..., Tensor]:
             def loss(rows: Tensor) -> Tensor:
-                inputs = items.rows(rows).inputs[modality]
-                if modality == "image" and self.augmentation:
-                    inputs = augment(inputs, generator)
-                batch = self.relax(inputs.to(self.device), modality)
+                batch = batch_outputs(self, descents[modality], items, rows, modality, generator)
                 own[rows] = batch.detach()
                 return cross_modal_hashing(
                     batch,
@@ -226,12 +222,12 @@ class DCMH(HashVictim):
             )
             for modality in losses
         }
-        for epoch in range(1, self.epochs + 1):
+        tensors = {**outputs, "codes": codes}
+        phase = Phase("train", self, progress)
+        for _ in phase.epochs(self.epochs, descents=descents, generator=generator, tensors=tensors):
             figures = {}
             for modality, loss in losses.items():
                 batches = random_batches(len(items), self.batch_size, generator)
                 figures[modality] = descents[modality].epoch(batches, loss)
             codes.copy_(sign(outputs["image"] + outputs["text"]))
-            seconds = time.perf_counter() - began
-            self.history.append({"phase": "train", "epoch": epoch, **figures, "seconds": seconds})
-            progress("train", epoch, self.epochs, **figures)
+            phase.note(**figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -24,7 +23,6 @@ from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Decay, Optimiser, seeded
 from advhash.victims.frozen import FrozenCodes, table_codes
 from advhash.victims.lifelong import (
-    Note,
     arrivals,
     columns,
     draw_sample,
@@ -34,6 +32,7 @@ from advhash.victims.lifelong import (
 )
 from advhash.victims.objectives import cosine_label_similarity, shared_label, sign
 from advhash.victims.text_encoders import code_layer, text_arguments, text_bounds, text_encoder
+from advhash.victims.training_state import Phase
 
 __all__ = ["DLCMH"]
 
@@ -63,6 +62,7 @@ PAPER = {  # of images of 224 px, a size that the data set decides
     "augmentation": False,
 }
 Similarity = Literal["cosine", "binary"]
+_ORIGINAL = "original"  # the name of phase 1
 SOURCE = "Xu et al., IEEE TCSVT 2024 (arXiv 2304.13357)"
 
 
@@ -121,13 +121,13 @@ class DLCMH(HashVictim):
         own_weight: float = 0.3,
         text_weight: float = 1.0,
         quantisation_weight: float = 0.03,
-        increment_epochs: int = 15,
+        increment_epochs: int = 12,
         increment_optimiser: Optimiser = "adamw",
         increment_decay: Decay = "cosine",
         increment_learning_rate: float = 2e-3,
         samples: int = 512,
-        new_share: float = 0.25,
-        quantisation_pull: float = 300.0,
+        new_share: float = 0.3,
+        quantisation_pull: float = 600.0,
         balance_weight: float = 1.0,
         augmentation: bool = True,
     ) -> None:
@@ -266,6 +266,17 @@ class DLCMH(HashVictim):
 
         Starts from new random weights. Same data, settings and seed: same weights and codes.
         """
+        phases = [_ORIGINAL, *(_increment(n + 1) for n in range(len(self.increments)))]
+        first = self.training_state.resume(self, phases)
+        if first == 0:
+            self.fit_original(data, seed=seed, progress=progress)
+        for number, new_classes in enumerate(self.increments, start=1):
+            if number >= first:
+                self.increment(data, new_classes, seed=seed + number, progress=progress)
+        return self
+
+    def fit_original(self, data: Dataset, *, seed: int, progress: Progress = silent) -> None:
+        """Phase 1: new weights, learnt on the items without a category of `increments`."""
         late = [name for new_classes in self.increments for name in new_classes]
         with seeded(seed):
             device = self.device
@@ -280,12 +291,9 @@ class DLCMH(HashVictim):
                 self,
                 items.take(places),
                 torch.Generator().manual_seed(seed),
-                self._note("original", progress),
+                Phase(_ORIGINAL, self, progress),
             )
             self._freeze(items, arrived, places, learnt)
-        for number, new_classes in enumerate(self.increments, start=1):
-            self.increment(data, new_classes, seed=seed + number, progress=progress)
-        return self
 
     def increment(
         self,
@@ -305,7 +313,7 @@ class DLCMH(HashVictim):
         arrived, trained = arrivals(data, seen, self.stored.frozen)
         self.seen.copy_(seen)
         known = data.train_rows[self.stored.frozen.cpu()[data.train_rows]]
-        number = len({row["phase"] for row in self.history} | {"original"})
+        number = len({row["phase"] for row in self.history} | {_ORIGINAL})
         generator = torch.Generator().manual_seed(seed)
         sample = draw_sample(len(known), len(trained), self.samples, self.new_share, generator)
         drawn = known[sample[sample < len(known)]]
@@ -319,17 +327,11 @@ class DLCMH(HashVictim):
                 known={modality: self.stored.signs(modality, known) for modality in self.bounds},
                 sample=sample,
                 generator=generator,
-                note=self._note(f"increment {number}", progress),
+                phase=Phase(_increment(number), self, progress),
             )
             self._freeze(items, arrived, places, learnt)
 
-    def _note(self, phase: str, progress: Progress) -> Note:
-        """What keeps the history of a phase. seconds: since the phase began."""
-        began = time.perf_counter()
 
-        def note(epoch: int, epochs: int, figures: Mapping[str, float]) -> None:
-            row = {"epoch": epoch, **figures, "seconds": time.perf_counter() - began}
-            self.history.append({"phase": phase, **row})
-            progress(phase, epoch, epochs, **figures)
-
-        return note
+def _increment(number: int) -> str:
+    """The name of an increment's phase, the first being 1."""
+    return f"increment {number}"
