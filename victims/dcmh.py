@@ -65,6 +65,7 @@ class DCMH(HashVictim):
 
     Deviations of every preset:
     - an epoch draws each item once, where the code draws batches afresh
+    - the learning rate falls step by step, and the hidden text layer begins as torch's do
     - no ImageNet weights, unless `pretrained` with a backbone of timm
     - the fused code, of an item with both modalities, is sign(F+G) as in dlcmh
     Deviations of the defaults only:
