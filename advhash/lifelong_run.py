@@ -251,10 +251,10 @@ def _write_cell(folder: Path, cell: Cell, attacked: list[Robustness]) -> None:
     }
     for stage in cell.stages:
         for way, values in stage.columns.items():
-            tensors[f"map/{stage.method}/{stage.stage}/{way}"] = torch.from_numpy(values)
+            tensors[f"map/{stage.method}/{stage.stage}/{way}"] = torch.from_numpy(values.copy())
     for one in attacked:
         for name, values in one.values.items():
-            tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values)
+            tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
     write_tensors(folder / "cell.safetensors", tensors)
     timing = ("method", "stage", "seconds", "cpu_seconds", "epochs", "changed", "trace")
     write_json(
