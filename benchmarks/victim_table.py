@@ -33,13 +33,13 @@ DATASETS: dict[str, dict[str, object]] = {
     "digits": {},
     "openmoji": {},
     "cifar10": {},
-    "flickr8k": {"size": 96},
+    "flickr8k": {},
 }
 PRESETS = {"flickr8k": "pretrained"}  # of all victims there
 NOTES = {
     "cifar10": "The 20,000 recompressed photographs of `../shared/data`: not comparable with "
     "published figures.",
-    "flickr8k": "96 px, `preset=pretrained`: a linear layer (and the text network) over the "
+    "flickr8k": "64 px, `preset=pretrained`: a linear layer (and the text network) over the "
     "features of EfficientNet-Lite0.",
 }
 IMAGE_HASHES = {"dpsh", "dph", "hashnet", "csq"}
