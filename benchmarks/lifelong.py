@@ -151,8 +151,7 @@ def _units(key: str) -> tuple[float, int]:
 def _columns(last: int) -> list[tuple[int, str]]:
     return [
         (0, "all"),
-        *((s, group) for s in range(1, last + 1) for group in ("all", "old", "new")),
-        (last, "first"),
+        *((s, group) for s in range(1, last + 1) for group in ("all", "old", "new", "first")),
     ]
 
 
