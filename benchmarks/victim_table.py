@@ -28,7 +28,7 @@ from advhash.training import train
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/victims/table.md"
 VICTIMS = ["dpsh", "dph", "hashnet", "csq", "dlcmh", "dcmh"]
-EPOCHS = {"digits": 12, "openmoji": 60, "cifar10": 5, "flickr8k": 30}  # of image hashes
+EPOCHS = {"digits": 12, "openmoji": 60, "cifar10": 30, "flickr8k": 30}  # of image hashes
 DATASETS: dict[str, dict[str, object]] = {
     "digits": {},
     "openmoji": {},
