@@ -61,6 +61,7 @@ def lifelong(
     """
     from advhash.config import LifelongConfig
     from advhash.console import print_json, print_lifelong
+    from advhash.executor import check_executor
     from advhash.lifelong_run import lifelong as run_lifelong
     from advhash.lifelong_run import lifelong_plan, plan_document
 
@@ -78,6 +79,7 @@ def lifelong(
     if "name" not in values.get("victim", {}):
         raise UsageError("expected --victim dlcmh")
     parsed = LifelongConfig.build(values)
+    check_executor(executor)
     if dry_run:
         print_json(plan_document(lifelong_plan(parsed)))
         return

@@ -162,13 +162,13 @@ class OrdersConfig(_Table):
     attacked_seeds: how many of the seeds of each order are attacked; 0: none
     """
 
-    orders: int = Field(default=3, ge=1, le=100)
-    increments: int = Field(default=2, ge=1, le=20)
+    orders: int = Field(default=3, ge=1, le=100, strict=True)
+    increments: int = Field(default=2, ge=1, le=20, strict=True)
     share: float = Field(default=0.08, gt=0, lt=1)  # of the database, of one increment
-    seeds: int = Field(default=3, ge=1, le=100)
+    seeds: int = Field(default=3, ge=1, le=100, strict=True)
     categories: list[list[list[str]]] | None = None
-    attacked_seeds: int = Field(default=1, ge=0)
-    queries: int = Field(default=100, ge=1)  # that are attacked
+    attacked_seeds: int = Field(default=1, ge=0, strict=True)
+    queries: int = Field(default=100, ge=1, strict=True)  # that are attacked
 
 
 class LifelongConfig(_Table):

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, ratio_of_means
+from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric
 
-__all__ = ["hierarchical_mean", "hierarchical_ratio"]
+__all__ = ["crossed_mean", "crossed_ratio", "hierarchical_mean"]
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -64,36 +64,90 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
     return Metric(value=value, low=low, high=high, n=len(values))
 
 
-def hierarchical_ratio(numerator: Groups, denominator: Groups, seed: int) -> Metric:
-    """Ratio of two hierarchical means with a 95 % percentile interval, both resampled together.
+def crossed_mean(values: npt.ArrayLike, seed: int) -> Metric:
+    """Mean over orders, seeds, stages and queries with its 95 % percentile interval.
 
-    numerator, denominator: groups as in `hierarchical_mean`, of the same shape, row i of a seed
-    being the same query in both; NaN in the same places
+    values: (O,E,T,N), query n being the same in all orders, seeds and stages; NaN where it does not
+            count. The mean is that of the stages' means over queries, each stage weighing the same.
+
+    Each resample draws orders, then seeds within each drawn one, and draws the queries once for all
+    of them, as a hard query is hard everywhere (Owen 2007, the pigeonhole bootstrap); stages are
+    not drawn. With 3 orders and 3 seeds it is too narrow where these are what varies, see
+    `hierarchical_mean`. `n` counts the values.
+
+    Raises ValueError: values of another shape.
+
+    >>> crossed_mean([[[[0.2, 0.4]]], [[[0.6, 0.8]]]], seed=0).value
+    0.5
+    """
+    cells = _cells(values)
+    resampled = _crossed(cells, seed)
+    return _summary(_crossed_value(cells), resampled, int((~np.isnan(cells)).sum()))
+
+
+def crossed_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, seed: int) -> Metric:
+    """Ratio of two crossed means, both resampled together; arrays as in `crossed_mean`.
 
     No value where the denominator's mean is not positive; no interval where that of a resample is
-    not. One group alone gives `ratio_of_means`.
+    not.
 
-    Raises ValueError: groups of different shapes.
-
-    >>> ratio = hierarchical_ratio([[0.2, 0.4], [0.6, 0.8]], [[0.1, 0.2], [0.3, 0.4]], seed=0)
-    >>> round(ratio.value, 3), round(ratio.low, 3), ratio.n
-    (2.0, 2.0, 4)
+    >>> crossed_ratio([[[[0.2, 0.4]]]], [[[[0.1, 0.2]]]], seed=0).value
+    2.0
     """
-    above, below = _prepared(numerator, False), _prepared(denominator, False)
-    shapes = [[len(leaf) for leaf in _leaves(tree)] for tree in (above, below)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"expected groups of the same shape, got {shapes[0]} and {shapes[1]}")
-    count = sum(shapes[0])
-    if len(shapes[0]) == 1:
-        return ratio_of_means(_leaves(above)[0], _leaves(below)[0], seed)
-    if not _mean(below) > 0 or not np.isfinite(_mean(above)):
+    above, below = _cells(numerator), _cells(denominator)
+    count = int((~np.isnan(above)).sum())
+    bottom = _crossed_value(below)
+    if not bottom > 0:
         return Metric(n=count)
-    means = [_resampled_means(tree, seed, False) for tree in (above, below)]  # of the same draws
-    value = _mean(above) / _mean(below)
-    if not (means[1] > 0).all():
-        return Metric(value=value, n=count)
-    low, high = _bounds(means[0] / means[1])
+    floor = _crossed(below, seed)
+    if not (floor[~np.isnan(floor)] > 0).all():
+        return Metric(value=_crossed_value(above) / bottom, n=count)
+    return _summary(_crossed_value(above) / bottom, _crossed(above, seed) / floor, count)
+
+
+def _cells(values: npt.ArrayLike) -> Floats:
+    cells = np.asarray(values, dtype=np.float64)
+    if cells.ndim != 4:
+        raise ValueError(f"expected orders × seeds × stages × queries, got shape {cells.shape}")
+    return cells
+
+
+def _summary(value: float, resampled: Floats, count: int) -> Metric:
+    if np.isnan(value) or np.isnan(resampled).all():
+        return Metric(n=count)
+    low, high = _bounds(resampled[~np.isnan(resampled)])
     return Metric(value=value, low=low, high=high, n=count)
+
+
+def _mean_of(values: Floats, axis: int) -> Floats:
+    """The mean without NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0).sum(axis=axis)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def _crossed_value(cells: Floats) -> float:
+    for _ in range(4):
+        cells = _mean_of(cells, -1)
+    return float(cells)
+
+
+def _crossed(cells: Floats, seed: int) -> Floats:
+    """(RESAMPLES,) means; arrays of the same shape and seed get the same draws."""
+    orders, seeds, stages, queries = cells.shape
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(queries, np.full(queries, 1 / queries), size=RESAMPLES)
+    flat = cells.reshape(-1, queries)
+    known = ~np.isnan(flat)
+    count = known @ weights.T  # (O·E·T, RESAMPLES)
+    total = np.where(known, flat, 0) @ weights.T
+    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    runs = _mean_of(means.reshape(orders, seeds, stages, RESAMPLES), 2)
+    drawn = generator.integers(orders, size=(RESAMPLES, orders, 1))
+    inner = generator.integers(seeds, size=(RESAMPLES, orders, seeds))
+    picked = runs[drawn, inner, np.arange(RESAMPLES)[:, None, None]]
+    return _mean_of(_mean_of(picked, -1), -1)
 
 
 def _bounds(resampled: Floats) -> tuple[float, float]:

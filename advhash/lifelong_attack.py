@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from advhash.attacks.base import Attack, AttackData
@@ -21,6 +22,9 @@ from advhash.reports.lifelong_figures import Robustness
 from advhash.targets import choose_targets
 
 __all__ = ["attack_stages"]
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 BATCH = 100
 
@@ -81,8 +85,21 @@ def attack_stages(
                 "tmap_chance": chance_average_precision(relevant, len(labels)),
                 "l2": moved.double().numpy(),
             }
-            found.append(Robustness(name, stage, values))
+            found.append(
+                Robustness(
+                    name,
+                    stage,
+                    {key: _spread(v, rows, len(data.query)) for key, v in values.items()},
+                )
+            )
     return found
+
+
+def _spread(values: Floats, rows: Rows, count: int) -> Floats:
+    """(N,) with the values at their rows of the query split, NaN elsewhere."""
+    whole = np.full(count, np.nan)
+    whole[rows] = values
+    return whole
 
 
 def _parts(batch: Batch, targets: np.ndarray[Any, Any]) -> list[tuple[Batch, np.ndarray[Any, Any]]]:

@@ -4,12 +4,16 @@ After increment s, a method answers the queries whose categories are all known, 
 rows that are there. What is compared:
 
 frozen             the networks of phase 1, for queries and for new rows
+codes_only         the same networks; new rows get the codes that phase 2 starts from, from labels
 finetune           phase 1 continued on the new items alone, the whole database hashed anew
 dlcmh              phase 2: the increment
 dlcmh_binary       phases 1 and 2 with binary instead of cosine similarity
 retrain            phase 1 on everything that is there, with all its epochs
 retrain_same_time  the same with as many epochs as take the time of the increment
 dcmh               DCMH on everything that is there
+
+Each is scored on the codes that it serves, in which rows that were trained on may have codes learnt
+with their labels; on these among rows never trained on; and on codes of its networks alone.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ __all__ = ["DIRECTIONS", "METHODS", "Cell", "Stage", "run_cell", "subset"]
 Floats = npt.NDArray[np.float64]
 Codes = Mapping[str, HashCodes]
 METHODS = (
-    *("frozen", "finetune", "dlcmh", "dlcmh_binary"),
+    *("frozen", "codes_only", "finetune", "dlcmh", "dlcmh_binary"),
     *("retrain", "retrain_same_time", "dcmh"),
 )
 DIRECTIONS = ("image_text", "text_image", "image_fused", "text_fused")  # query, database
@@ -58,12 +62,15 @@ class Stage:
     """What one method is after one increment (stage 0: after phase 1).
 
     columns: AP of each of the N queries in every direction, NaN for one that is still unknown;
-             "first_…": of the queries of phase 1 among the rows of phase 1 alone
+             "untrained_…": among rows never trained on; "hashed_…": all rows hashed by the networks
+             of this stage; "first_…": of the queries of phase 1 among the rows of phase 1 alone;
+             "before_…": of the queries and rows that were known one stage before
     seconds, cpu_seconds: wall and processor time of the training that led here, hashing included;
              None where nothing was trained
     epochs:  of this training
     changed: share of the rows that had a code before whose code is another one now
-    trace:   of a retraining, (seconds, MAP of all queries, mean of image→text and text→image)
+    trace:   of a retraining, (seconds, MAP of all queries on hashed codes, mean of image→text and
+             text→image)
     """
 
     method: str
@@ -114,8 +121,11 @@ def run_cell(
     first, binary = protocol.phase_one(), protocol.phase_one(similarity="binary")
     victim, tuned = copy.deepcopy(first), copy.deepcopy(first)
     victims, tables = [first], [protocol.served(first, 0)]
+    assigned = copy.deepcopy(first)
+    assigned.samples = 0  # phase 2 without a training item: its networks stay
     for stage, names in enumerate(order, start=1):
         protocol.note("frozen", stage, first, protocol.served(first, stage))
+        protocol.increment("codes_only", stage, assigned, names)
         tuned = protocol.finetune(stage, tuned)
         seconds = protocol.increment("dlcmh", stage, victim, names)
         protocol.increment("dlcmh_binary", stage, binary, names)
@@ -189,8 +199,11 @@ class _Protocol:
         victim, clock = self._build(**changes), _Clock()
         victim.fit_original(self.data, seed=self.seed, progress=self.progress)
         spent = clock.spent
-        for name in ("dlcmh_binary",) if changes else ("frozen", "finetune", "dlcmh"):
-            self.note(name, 0, victim, self.served(victim, 0), spent, victim.epochs)
+        served, epochs = self.served(victim, 0), victim.epochs
+        for name in ("dlcmh_binary",) if changes else ("frozen", "codes_only", "dlcmh"):
+            self.note(name, 0, victim, served, spent, epochs)
+        if not changes:
+            self.note("finetune", 0, victim, self._hashed(victim, 0), spent, epochs)
         return victim
 
     def increment(self, name: str, stage: int, victim: DLCMH, names: tuple[str, ...]) -> float:
@@ -206,7 +219,7 @@ class _Protocol:
 
     def finetune(self, stage: int, before: DLCMH) -> DLCMH:
         """The networks go on with phase 1, on the new items alone."""
-        served = self._hashed(before, stage - 1) if stage > 1 else self.served(before, 0)
+        served = self._hashed(before, stage - 1)
         victim = self._build(
             epochs=before.increment_epochs,
             learning_rate=before.increment_learning_rate,
@@ -280,7 +293,7 @@ class _Protocol:
         rows = self.arrived[stage].numpy()
         return {way: victim.database_codes(self.data, way)[rows] for way in victim.directions}
 
-    def _hashed(self, victim: DLCMH, stage: int) -> Codes:
+    def _hashed(self, victim: HashVictim, stage: int) -> Codes:
         """The codes of the rows that are there, all from the networks."""
         outputs = network_outputs(victim, self.data.database.take(self.arrived[stage]))
         return {way: HashCodes.from_relaxed(signs) for way, signs in table_codes(outputs).items()}
@@ -294,25 +307,45 @@ class _Protocol:
 
     def _columns(self, stage: int, victim: HashVictim, tables: Codes) -> dict[str, Floats]:
         query = {name: victim.encode_split(self.data.query, name) for name in ("image", "text")}
-        first = torch.searchsorted(self.arrived[stage], self.arrived[0]).numpy()
+        hashed = self._hashed(victim, stage)
+        rows = self.arrived[stage]
+        untrained = ~torch.isin(rows, self.data.train_rows)
+        earlier = max(stage - 1, 0)
         columns = {}
         for way in DIRECTIONS:
             modality, database = way.split("_")
-            columns[way] = self._precision(query[modality], tables[database], stage, stage)
-            columns[f"first_{way}"] = self._precision(
-                query[modality], tables[database][first], 0, 0
-            )
+            for view, codes, kept, known in (
+                ("", tables, rows, stage),
+                ("hashed_", hashed, rows, stage),
+                ("untrained_", tables, rows[untrained], stage),
+                ("first_", tables, self.arrived[0], 0),
+                ("before_", tables, self.arrived[earlier], earlier),
+            ):
+                places = torch.searchsorted(rows, kept).numpy()
+                columns[view + way] = self._precision(
+                    query[modality], codes[database][places], kept, known
+                )
         return columns
 
-    def _precision(self, query: HashCodes, table: HashCodes, stage: int, known: int) -> Floats:
-        """AP of each query among the rows of `stage`; NaN where it is not known then."""
-        labels = self.data.database.labels[self.arrived[stage]].numpy()
+    def _precision(self, query: HashCodes, table: HashCodes, rows: Tensor, known: int) -> Floats:
+        """AP of each query among these database rows; NaN where it is not known at that stage."""
+        labels = self.data.database.labels[rows].numpy()
         found = average_precision(histograms(query, table, self.data.query.labels.numpy(), labels))
         return np.where(self.query_stage <= known, found, np.nan)
 
-    def _mean(self, stage: int, victim: DLCMH) -> float:
-        columns = self._columns(stage, victim, self._hashed(victim, stage))
-        return float(np.nanmean([columns["image_text"], columns["text_image"]]))
+    def _mean(self, stage: int, victim: HashVictim) -> float:
+        """MAP of all queries on hashed codes, mean of image → text and text → image."""
+        hashed = self._hashed(victim, stage)
+        found = [
+            self._precision(
+                victim.encode_split(self.data.query, modality),
+                hashed[database],
+                self.arrived[stage],
+                stage,
+            )
+            for modality, database in (("image", "text"), ("text", "image"))
+        ]
+        return float(np.nanmean(found))
 
     def chance(self, stage: int) -> Floats:
         labels = self.data.database.labels[self.arrived[stage]].int()

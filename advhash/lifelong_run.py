@@ -22,12 +22,12 @@ from advhash.checkpoint import read_tensors, write_tensors
 from advhash.config import DatasetConfig, LifelongConfig, MethodConfig
 from advhash.data import Dataset, Progress, silent
 from advhash.datasets import load_dataset
-from advhash.errors import UsageError
+from advhash.errors import DataError, UsageError
 from advhash.executor import check_executor, run_tasks
 from advhash.files import write_bytes, write_json
 from advhash.lifelong_attack import attack_stages
 from advhash.lifelong_cell import Cell, run_cell
-from advhash.orders import Order, draw_order, stage_of
+from advhash.orders import Order, draw_orders, stage_of
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.html import render
 from advhash.reports.lifelong import (
@@ -52,12 +52,20 @@ from advhash.reports.record import DatasetInfo, RunInfo
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES
-from advhash.training import code_version, derive_seed, load_data, resolve_device
+from advhash.training import (
+    code_version,
+    data_settings,
+    derive_seed,
+    load_data,
+    resolve_device,
+)
+from advhash.victims.acceleration import precision
 from advhash.victims.dcmh import DCMH
 from advhash.victims.dlcmh import DLCMH
 
 __all__ = ["LifelongPlan", "lifelong", "lifelong_plan", "plan_document"]
 
+LEAST_ROWS = 2
 ENOUGH = 10  # new queries of an increment: below, its figures say little
 
 
@@ -67,6 +75,7 @@ class Task:
 
     dataset: str
     dataset_settings: dict[str, Any]
+    fingerprint: str
     order: Order
     order_number: int
     seed: int
@@ -80,7 +89,12 @@ class Task:
 
     @property
     def key(self) -> str:
-        return content_key({**dataclasses.asdict(self), "code": code_version()})
+        parts = dataclasses.asdict(self)
+        del parts["order_number"], parts["seed_number"]  # names, which decide over nothing
+        if self.attack is None:
+            del parts["queries"]
+        precise = precision(torch.device(self.device))
+        return content_key({**parts, "precision": precise, "code": code_version()})
 
 
 @dataclass(frozen=True)
@@ -101,35 +115,49 @@ def lifelong_plan(config: LifelongConfig) -> LifelongPlan:
             raise UsageError(f"the lifelong protocol takes {table} {expected}, got {name!r}")
     data = load_data(config.dataset, DLCMH.default_dataset)
     wanted = config.lifelong
+    if wanted.attacked_seeds > wanted.seeds:
+        raise UsageError(
+            f"expected lifelong.attacked_seeds of at most {wanted.seeds}, got "
+            f"{wanted.attacked_seeds}"
+        )
     if wanted.categories is None:
-        orders = [
-            draw_order(
-                data, wanted.increments, wanted.share, derive_seed(config.seed, f"order {n}")
-            )
-            for n in range(wanted.orders)
-        ]
+        seed = derive_seed(config.seed, "orders")
+        orders = draw_orders(data, wanted.orders, wanted.increments, wanted.share, seed)
     else:
         orders = [tuple(tuple(names) for names in order) for order in wanted.categories]
         _check_orders(data, orders)
+    _check_rows(data, orders)
     given = {**config.victim.settings}
     if "increments" in given:
         raise UsageError("the order of categories is set by lifelong.categories, not by the victim")
-    victim = VICTIMS.settings("dlcmh", {**DLCMH.data_arguments(data), **given})
+    victim = VICTIMS.settings("dlcmh", data_settings(data, DLCMH.data_arguments(data), given))
     shared = {
         name: victim[name]
         for name in ("bits", "backbone", "pretrained", "freeze_backbone", "augmentation")
     }
-    rival = VICTIMS.settings(
-        "dcmh", {**DCMH.data_arguments(data), **shared, **config.rival.settings}
-    )
+    other = {
+        name: value
+        for name, value in config.rival.settings.items()
+        if name in shared and value != shared[name]
+    }
+    if other:
+        raise UsageError(
+            f"the rival is built like the victim: expected no rival.{next(iter(other))}; set "
+            f"victim.{next(iter(other))}"
+        )
+    arguments = data_settings(data, DCMH.data_arguments(data), config.rival.settings)
+    rival = VICTIMS.settings("dcmh", {**arguments, **shared})
     attack = ATTACKS.settings("prosgan", config.attack.settings)
     for name, settings in (("dlcmh", victim), ("dcmh", rival)):
         VICTIMS.create(name, settings)  # a wrong value must not cost a training
+    ATTACKS.create("prosgan", attack)
     device = str(resolve_device(config.device))
+    fingerprint = data.fingerprint()
     tasks = [
         Task(
             data.name,
             dict(data.settings),
+            fingerprint,
             order,
             number,
             derive_seed(config.seed, f"lifelong {seed}"),
@@ -181,6 +209,20 @@ def _check_orders(data: Dataset, orders: list[Order]) -> None:
             )
 
 
+def _check_rows(data: Dataset, orders: list[Order]) -> None:
+    """Raise UsageError where a phase would have nothing to learn from, or orders are the same."""
+    if len(set(orders)) < len(orders):
+        raise UsageError("lifelong.categories: expected orders that differ")
+    for number, order in enumerate(orders):
+        stages = stage_of(data.database.labels[data.train_rows], data.classes, order)
+        rows = torch.bincount(stages, minlength=len(order) + 1).tolist()
+        if min(rows) < LEAST_ROWS:
+            raise UsageError(
+                f"order {number}: expected at least {LEAST_ROWS} training rows for phase 1 and "
+                f"each increment, got {rows}"
+            )
+
+
 def lifelong(
     config: LifelongConfig,
     out: Path | None = None,
@@ -222,6 +264,11 @@ def run_task(task: Task, progress: Progress = silent) -> CellFigures:
     def build(folder: Path) -> None:
         torch.set_num_threads(task.threads)
         data = load_dataset(task.dataset, task.dataset_settings)
+        if data.fingerprint() != task.fingerprint:
+            raise DataError(
+                f"expected the data of {task.dataset!r} that the run began with, got others: their "
+                "files have changed, or a worker sees other ones"
+            )
         cell = run_cell(
             data,
             task.order,
@@ -376,15 +423,14 @@ def _flags(plan: LifelongPlan) -> list[Flag]:
                 f"Fewer than {ENOUGH} queries ({'; '.join(few)}): figures of these say little.",
             )
         )
-    if len(plan.tasks) < 3:
-        flags.append(
-            Flag(
-                "few_cells",
-                "warning",
-                f"{len(plan.tasks)} orders and seeds in all: the intervals hardly show how much "
-                "the order of categories and the seed matter.",
-            )
+    flags.append(
+        Flag(
+            "few_cells",
+            "info" if len(plan.tasks) >= 9 else "warning",
+            f"{len(plan.orders)} orders and {len(plan.tasks) // len(plan.orders)} seeds: intervals "
+            "from so few are too narrow where orders and seeds are what varies.",
         )
+    )
     return flags
 
 

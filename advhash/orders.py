@@ -10,54 +10,80 @@ from torch import Tensor
 from advhash.data import Dataset
 from advhash.errors import DataError
 
-__all__ = ["Order", "arrived_rows", "draw_order", "stage_of"]
+__all__ = ["Order", "arrived_rows", "draw_orders", "stage_of"]
 
 Order = tuple[tuple[str, ...], ...]  # the new categories of each increment
 IMPLIED = 0.9  # share of the rows of a category that carry another, from which it implies that one
 LARGEST = 2.5  # an increment brings at most so many times the share that was asked for
 
 
-def draw_order(data: Dataset, increments: int, share: float, seed: int) -> Order:
-    """Categories drawn for each increment until it brings `share` of the database, at least.
+def draw_orders(data: Dataset, count: int, increments: int, share: float, seed: int) -> list[Order]:
+    """Orders of categories: what is drawn for each increment until it brings `share` of the
+    database, at least.
 
     A category comes with those that imply it, as an increment of fruit would be none where food was
     known before: only categories that imply no other are drawn. One that would bring over 2.5 times
-    the share is left with the original data.
+    the share is left with the original data. Categories that an earlier order drew come last, so
+    that orders differ as far as the categories allow.
 
     Raises DataError where the categories do not suffice.
     """
     labels = data.database.labels.numpy().astype(bool)
     implied = _implied(labels)
     heads = [column for column in range(labels.shape[1]) if not implied[column].any()]
-    wanted = share * len(labels)
-    left = np.random.default_rng(seed).permutation(heads).tolist()
-    order = []
-    for _ in range(increments):
-        chosen: list[int] = []
-        for head in list(left):
-            more = [*chosen, head, *np.flatnonzero(implied[:, head]).tolist()]
-            rows = int(labels[:, more].any(axis=1).sum())
-            if 0 < rows <= LARGEST * wanted:
-                chosen = more
-                left.remove(head)
-            if chosen and labels[:, chosen].any(axis=1).sum() >= wanted:
-                break
-        if not chosen or labels[:, chosen].any(axis=1).sum() < wanted:
-            raise DataError(
-                f"expected categories for {increments} increments of {100 * share:.0f} % of "
-                f"{data.name!r} each, got too few: ask for fewer or smaller increments"
-            )
-        order.append(tuple(data.classes[column] for column in sorted(set(chosen))))
-    return tuple(order)
+    generator = np.random.default_rng(seed)
+    drawn: dict[int, int] = dict.fromkeys(heads, 0)  # how often
+    orders: list[Order] = []
+    for _ in range(count):
+        shuffled = generator.permutation(heads).tolist()
+        queue = sorted(shuffled, key=lambda head: drawn[head])  # stable: in random order
+        order, taken = [], set[int]()
+        for _ in range(increments):
+            chosen = _increment(labels, implied, queue, taken, share * len(labels))
+            if not chosen:
+                raise DataError(
+                    f"expected categories for {increments} increments of {100 * share:.0f} % of "
+                    f"{data.name!r} each, got too few: ask for fewer or smaller increments"
+                )
+            taken |= chosen
+            order.append(tuple(data.classes[column] for column in sorted(chosen)))
+        for head in taken & set(heads):
+            drawn[head] += 1
+        orders.append(tuple(order))
+    return orders
+
+
+def _increment(
+    labels: npt.NDArray[np.bool_],
+    implied: npt.NDArray[np.bool_],
+    queue: list[int],
+    taken: set[int],
+    wanted: float,
+) -> set[int]:
+    """Columns from the front of the queue that bring `wanted` rows; none where they do not."""
+    chosen: set[int] = set()
+    for head in queue:
+        more = {head, *np.flatnonzero(implied[:, head]).tolist()} - taken
+        if head in taken | chosen:
+            continue
+        rows = labels[:, sorted(chosen | more)].any(axis=1).sum()
+        if 0 < rows <= LARGEST * wanted:
+            chosen |= more
+            if rows >= wanted:
+                return chosen
+    return set()
 
 
 def _implied(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(C,C): whether nearly all rows of category i carry the larger category j."""
+    """(C,C): whether category i implies the larger j: nearly all of its rows carry j."""
     both = labels.T.astype(np.int64) @ labels
     counts = both.diagonal()
     share = both / np.maximum(counts[:, None], 1)
     larger = (counts[None, :] > counts[:, None]) & (counts[:, None] > 0)
-    return np.asarray((share >= IMPLIED) & larger)
+    implied = (share >= IMPLIED) & larger
+    for _ in counts:  # what is implied by what is implied
+        implied |= implied.astype(np.int64) @ implied > 0
+    return np.asarray(implied)
 
 
 def stage_of(labels: Tensor, classes: tuple[str, ...], order: Order) -> Tensor:

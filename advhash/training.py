@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -48,6 +49,7 @@ __all__ = [
     "Trained",
     "cache_identity",
     "code_version",
+    "data_settings",
     "derive_seed",
     "export_checkpoint",
     "is_checkpoint",
@@ -90,7 +92,15 @@ def resolve_device(name: str) -> torch.device:
 
 _SPLITS: tuple[SplitName, ...] = ("train", "database", "validation", "query")
 _NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in the victim's
-_SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "pictures.py", "verdict.py"}
+_SHOWING = {  # decides over no cached result: folder → files
+    "advhash": {
+        *("cli.py", "cli_codes.py", "cli_lifelong.py", "cli_options.py", "console.py", "doctor.py"),
+        *("lifelong_run.py", "hierarchical.py"),
+    },
+    "reports": {
+        *("html.py", "plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
+    },
+}
 
 
 @cache
@@ -100,9 +110,26 @@ def code_version() -> str:
     for package in ("", ".victims", ".attacks", ".defenses", ".reports"):
         folder = Path(str(import_module(f"advhash{package}").__file__)).parent
         for file in sorted(folder.glob("*.py")):
-            if file.name not in _SHOWING:
+            if file.name not in _SHOWING.get(package.removeprefix(".") or "advhash", ()):
                 digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def data_settings(
+    data: Dataset, arguments: Mapping[str, object], given: Mapping[str, object]
+) -> dict[str, object]:
+    """The settings of a victim: those that follow from the data, and the given ones.
+
+    Raises UsageError: a given one contradicts the data. `increments` is a choice.
+    """
+    for name, value in arguments.items():
+        if name in given and given[name] != value and name != "increments":
+            hint = "; set dataset.text" if name in ("text", "text_size") else ""
+            raise UsageError(
+                f"victim.{name} follows from the data {data.name!r}: expected {value!r}, got "
+                f"{given[name]!r}{hint}"
+            )
+    return {**arguments, **given}
 
 
 def load_data(config: DatasetConfig, default: str) -> Dataset:
@@ -161,7 +188,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     VICTIMS[name].check_names("victim", config.victim.settings)
     data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
-    settings = VICTIMS.settings(name, {**arguments, **config.victim.settings})
+    settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
     key = content_key(
         {
             "victim": name,

@@ -22,7 +22,7 @@ from advhash.reports.findings import findings
 from advhash.reports.lifelong import LIFELONG, NAMES, LifelongRecord
 from advhash.reports.lifelong import figures as lifelong_figures
 from advhash.reports.lifelong import verdict as lifelong_verdict
-from advhash.reports.lifelong_figures import GROUPS
+from advhash.reports.lifelong_figures import GROUPS, VIEWS, View
 from advhash.reports.pairs import Pair, Queries, compare, load_queries, map_lost
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Effect, history_figures, interval_figure
@@ -237,12 +237,15 @@ class Lifelong:
     verdict: list[str]
     figures: list[tuple[str, str, str]]
     groups: Sequence[str]
+    views: Mapping[View, str]
     names: Mapping[str, str]
 
 
 def _lifelong(folder: Path) -> Lifelong:
     record = LifelongRecord.read(folder / "metrics.json")
-    return Lifelong(record, lifelong_verdict(record), lifelong_figures(record), list(GROUPS), NAMES)
+    return Lifelong(
+        record, lifelong_verdict(record), lifelong_figures(record), list(GROUPS), VIEWS, NAMES
+    )
 
 
 def _templates() -> Environment:

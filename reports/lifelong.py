@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from advhash.errors import RunError
-from advhash.reports.lifelong_figures import GROUPS, Group
+from advhash.reports.lifelong_figures import GROUPS, Group, View
 from advhash.reports.plots import COLOURS, MUTED, STYLE, data_uri
 from advhash.reports.record import DatasetInfo, RunInfo
 from advhash.sanity import Flag
@@ -25,6 +25,7 @@ __all__ = ["LIFELONG", "NAMES", "LifelongRecord", "figures", "verdict"]
 LIFELONG: Literal["advhash/lifelong/1"] = "advhash/lifelong/1"
 NAMES = {
     "frozen": "frozen networks of phase 1",
+    "codes_only": "new codes from labels, networks frozen",
     "finetune": "naive fine-tuning, all hashed anew",
     "dlcmh": "DLCMH increment",
     "dlcmh_binary": "DLCMH increment, binary similarity",
@@ -33,9 +34,15 @@ NAMES = {
     "dcmh": "DCMH on everything",
     "chance": "chance",
 }
-MARKS = dict(zip(NAMES, "sDo^vP*x", strict=True))
-TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", MUTED), strict=True))
-DASHED = {"dlcmh_binary", "retrain_same_time", "chance"}
+MARKS = dict(zip(NAMES, "sdDo^vP*x", strict=True))
+TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", "#1f2328", MUTED), strict=True))
+TOLD = (  # what the verdict tells
+    *("increment_seconds_ratio", "increment_cpu_seconds_ratio", "map_new_gain"),
+    *("map_new_gain_same_time", "map_new_gain_untrained", "map_new_gain_same_time_untrained"),
+    *("map_new_gain_hashed", "map_all_gap", "forgetting_old", "forgetting_old_finetune"),
+    "old_codes_changed",
+)
+DASHED = {"codes_only", "dlcmh_binary", "retrain_same_time", "chance"}
 
 
 class _Part(BaseModel):
@@ -69,6 +76,7 @@ class MapRow(_Part):
     stage: int
     group: Group
     direction: str
+    view: View
     metric: Metric
 
 
@@ -111,6 +119,21 @@ class LifelongRecord(_Part):
     times: list[TimeRow]
     robustness: list[AttackRow]
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """What the page relies on."""
+        lengths = {len(rows) for rows in self.protocol.rows}
+        if len(lengths) != 1 or min(lengths) < 2:
+            raise ValueError("expected as many stages, above 1, in every order")
+        methods = {row.method for row in self.table} | {row.method for row in self.times}
+        unknown = sorted(methods - set(NAMES))
+        if unknown:
+            raise ValueError(f"expected known methods, got {unknown[0]!r}")
+        absent = sorted(set(TOLD) - set(self.metrics))
+        if absent:
+            raise ValueError(f"expected the metric {absent[0]!r}, got none")
+        return self
+
     def document(self) -> dict[str, Any]:
         """The JSON document, `schema` first, without NaN."""
         body = self.model_dump(mode="json")
@@ -132,9 +155,18 @@ class LifelongRecord(_Part):
                 f"expected a lifelong record in {file}, got a damaged one: {first}"
             ) from None
 
-    def at(self, method: str, stage: int, group: Group, direction: str = "mean") -> Metric | None:
+    def at(
+        self,
+        method: str,
+        stage: int,
+        group: Group,
+        direction: str = "mean",
+        view: View = "served",
+    ) -> Metric | None:
         """One cell of the table."""
         for row in self.table:
+            if row.view != view:
+                continue
             if (row.method, row.stage, row.group, row.direction) == (
                 method,
                 stage,
@@ -155,42 +187,68 @@ class LifelongRecord(_Part):
 
 def verdict(record: LifelongRecord) -> list[str]:
     """What was found, in sentences, with intervals."""
-    found = record.metrics
-
-    def percent(name: str, digits: int = 0) -> str:
-        metric = found.get(name)
-        if metric is None or metric.value is None:
-            return "not known"
-        text = f"{100 * metric.value:.{digits}f} %"
-        if metric.low is None or metric.high is None:
-            return text
-        return f"{text} [{100 * metric.low:.{digits}f}, {100 * metric.high:.{digits}f}]"
-
-    changed = found["old_codes_changed"]
+    found = {name: record.metrics[name] or Metric() for name in TOLD}
+    changed = found["old_codes_changed"].value
     sentences = [
-        f"An increment takes {percent('increment_seconds_ratio')} of the time of retraining on "
-        "everything.",
-        "On queries of new categories, MAP is "
-        f"{percent('map_new_gain')} above the frozen networks and "
-        f"{percent('map_new_gain_same_time')} above retraining in the same time (relative).",
-        f"Retraining with all its epochs is ahead by {percent('map_all_gap', 1)} of MAP on all "
-        "queries (absolute).",
-        f"On the queries of phase 1, {percent('forgetting_old', 1)} of MAP is lost by the last "
-        f"increment, {percent('forgetting_old_finetune', 1)} by naive fine-tuning.",
-        f"Share of old codes that changed: {0.0 if changed is None else changed.value}.",
+        f"An increment takes {_share(found['increment_seconds_ratio'])} of the time of retraining "
+        f"on everything (processor time: {_share(found['increment_cpu_seconds_ratio'])}).",
+        "On queries of new categories, its MAP is "
+        f"{_gain(found['map_new_gain'])} the frozen networks and "
+        f"{_gain(found['map_new_gain_same_time'])} retraining in the same time.",
+        "Part of that are codes learnt with the labels of the rows: among rows never trained on it "
+        f"is {_gain(found['map_new_gain_untrained'])} the frozen networks and "
+        f"{_gain(found['map_new_gain_same_time_untrained'])} retraining in the same time; with all "
+        f"rows hashed by the networks, {_gain(found['map_new_gain_hashed'])} the frozen ones.",
+        f"Against full retraining, all queries {_lost(found['map_all_gap'])}.",
+        f"Queries of phase 1 {_lost(found['forgetting_old'])} among the rows of phase 1 by the "
+        f"last increment; with naive fine-tuning they {_lost(found['forgetting_old_finetune'])}.",
+        "No old code changed."
+        if changed == 0
+        else f"Of the old codes, {100 * changed:.1f} % changed."
+        if changed is not None
+        else "Whether old codes changed is not known.",
     ]
     stale, fresh = (
         [row for row in record.robustness if row.attack == name and row.stage == record.last]
         for name in ("stale", "fresh")
     )
-    if stale and fresh and stale[0].tmap.value is not None and fresh[0].tmap.value is not None:
+    if stale and fresh:
         sentences.append(
-            f"ProS-GAN fitted to the victim of phase 1 still has t-MAP "
-            f"{100 * stale[0].tmap.value:.0f} % after the last increment; a fresh one "
-            f"{100 * fresh[0].tmap.value:.0f} % (clean queries "
-            f"{100 * (stale[0].tmap_clean.value or 0):.0f} %)."
+            "ProS-GAN fitted to the victim of phase 1 still has t-MAP "
+            f"{_share(stale[0].tmap)} after the last increment, a fresh one "
+            f"{_share(fresh[0].tmap)}; clean queries have {_share(stale[0].tmap_clean)}."
         )
     return sentences
+
+
+def _share(metric: Metric) -> str:
+    """A share in percent with its interval."""
+    if metric.value is None:
+        return "an unknown share"
+    return f"{100 * metric.value:.0f} %{_interval(metric, 0)}"
+
+
+def _interval(metric: Metric, digits: int, sign: int = 1) -> str:
+    if metric.low is None or metric.high is None:
+        return ""
+    low, high = sorted((100 * sign * metric.low, 100 * sign * metric.high))
+    unsure = ", which may be chance" if low < 0 < high else ""
+    return f" [{low:z.{digits}f}, {high:z.{digits}f}]{unsure}"
+
+
+def _gain(metric: Metric) -> str:
+    if metric.value is None:
+        return "an unknown share above"
+    side = "above" if metric.value >= 0 else "below"
+    sign = 1 if metric.value >= 0 else -1
+    return f"{abs(100 * metric.value):.0f} %{_interval(metric, 0, sign)} {side}"
+
+
+def _lost(metric: Metric) -> str:
+    if metric.value is None:
+        return "lose an unknown amount"
+    verb, sign = ("lose", 1) if metric.value >= 0 else ("gain", -1)
+    return f"{verb} {abs(100 * metric.value):.1f} points of MAP{_interval(metric, 1, sign)}"
 
 
 def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
@@ -206,6 +264,14 @@ def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
                     f"MAP, mean of image → text and text → image: {meaning}.",
                 )
             )
+        drawn.append(
+            (
+                _map_figure(record, "new", "untrained"),
+                "MAP of new queries among rows that were never trained on. The same numbers stand "
+                "in the table below.",
+                "MAP of new queries among rows never trained on.",
+            )
+        )
         drawn.append(
             (
                 _time_figure(record),
@@ -244,7 +310,7 @@ def _line(
     known = [(stage, metric) for stage, metric in points if metric.value is not None]
     if not known:
         return
-    colour = TINTS[name] if name in TINTS else COLOURS[place]
+    colour = TINTS[name] if name in TINTS else COLOURS[place % len(COLOURS)]
     across = [stage + 0.02 * (place - 3) for stage, _ in known]
     axes.plot(
         across,
@@ -266,23 +332,25 @@ def _finish(figure: Figure) -> str:
     return data_uri(figure)
 
 
-def _map_figure(record: LifelongRecord, group: Group) -> str:
+def _map_figure(record: LifelongRecord, group: Group, view: View = "served") -> str:
     figure, axes = _panel(record, "MAP (%)")
     for place, method in enumerate(NAMES):
         points = [
             (stage, metric)
             for stage in range(record.last + 1)
-            if (metric := _start(record, method, stage, group)) is not None
+            if (metric := _start(record, method, stage, group, view)) is not None
         ]
         _line(axes, place, method, NAMES[method], points)
     return _finish(figure)
 
 
-def _start(record: LifelongRecord, method: str, stage: int, group: Group) -> Metric | None:
+def _start(
+    record: LifelongRecord, method: str, stage: int, group: Group, view: View
+) -> Metric | None:
     """Phase 1 has one group, so that the curves of old queries begin with all of its queries."""
     if stage == 0:
-        return None if group == "new" else record.at(method, 0, "all")
-    return record.at(method, stage, group)
+        return None if group == "new" else record.at(method, 0, "all", view=view)
+    return record.at(method, stage, group, view=view)
 
 
 def _time_figure(record: LifelongRecord) -> str:

@@ -9,16 +9,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from advhash.hierarchical import hierarchical_mean, hierarchical_ratio
+from advhash.hierarchical import crossed_mean, crossed_ratio
 from advhash.stats import Metric, single_metric
 
 __all__ = [
     "GROUPS",
+    "VIEWS",
     "WAYS",
     "CellFigures",
     "Group",
     "Robustness",
     "Timing",
+    "View",
     "headline",
     "robustness_rows",
     "table_rows",
@@ -41,6 +43,12 @@ WAYS = {  # "mean" is of image → text and text → image
     "image_fused": ("image_fused",),
     "text_fused": ("text_fused",),
 }
+View = Literal["served", "untrained", "hashed"]
+VIEWS: dict[View, str] = {
+    "served": "the codes that a method serves",
+    "untrained": "these, of rows never trained on",
+    "hashed": "all rows hashed by the networks",
+}
 Row = dict[str, object]
 
 
@@ -60,7 +68,7 @@ class Robustness:
     """AP with the target's labels of attacked queries of phase 1, at one stage.
 
     attack: "stale", fitted to the victim of phase 1, or "fresh", fitted to the present one
-    values: "tmap", "tmap_clean", "tmap_chance" and "l2", each (Q,)
+    values: "tmap", "tmap_clean", "tmap_chance" and "l2", each (N,), NaN for a query not attacked
     """
 
     attack: str
@@ -86,12 +94,24 @@ class CellFigures:
         """S, the number of increments."""
         return len(self.rows) - 1
 
-    def precision(self, method: str, stage: int, group: Group = "all", way: str = "mean") -> Floats:
-        """AP of the queries of a group, the mean of the directions that `way` names."""
+    def precision(
+        self,
+        method: str,
+        stage: int,
+        group: Group = "all",
+        way: str = "mean",
+        view: View = "served",
+    ) -> Floats:
+        """(N,) AP, the mean over the directions of `way`; NaN for queries of another group."""
+        prefix = "first_" if group == "first" else "" if view == "served" else f"{view}_"
         found = self.columns[method, stage]
-        prefix = "first_" if group == "first" else ""
         values = np.mean([found[prefix + name] for name in WAYS[way]], axis=0)
-        return np.asarray(values[self._members(stage, group)])
+        return np.where(self._members(stage, group), values, np.nan)
+
+    def kept(self, method: str, stage: int, prefix: str = "before_") -> Floats:
+        """(N,) AP of what was known one stage before, with the codes and networks of `stage`."""
+        found = self.columns[method, stage]
+        return np.asarray(np.mean([found[prefix + name] for name in WAYS["mean"]], axis=0))
 
     def _members(self, stage: int, group: Group) -> npt.NDArray[np.bool_]:
         when = self.query_stage
@@ -101,79 +121,92 @@ class CellFigures:
 
     def chance_of(self, stage: int, group: Group) -> Floats:
         at = 0 if group == "first" else stage
-        return np.asarray(self.chance[at][self._members(stage, group)])
+        return np.where(self._members(stage, group), self.chance[at], np.nan)
 
 
-def nested(
-    cells: Sequence[CellFigures], take: Callable[[CellFigures], Floats]
-) -> list[list[Floats]]:
-    """[order][seed] → values, for the hierarchical bootstrap."""
+Take = Callable[["CellFigures", int], Floats]  # a cell and a stage → (N,)
+
+
+def stacked(cells: Sequence[CellFigures], take: Take, stages: Sequence[int]) -> Floats:
+    """(O,E,T,N) of all orders, seeds and stages, for the crossed bootstrap."""
     orders = sorted({cell.order for cell in cells})
-    return [[take(cell) for cell in cells if cell.order == order] for order in orders]
-
-
-def over_stages(take: Callable[[CellFigures, int], Floats]) -> Callable[[CellFigures], Floats]:
-    """The values of all increments of a cell, one after the other."""
-    return lambda cell: np.concatenate([take(cell, stage) for stage in range(1, cell.last + 1)])
+    return np.array(
+        [
+            [[take(cell, stage) for stage in stages] for cell in cells if cell.order == order]
+            for order in orders
+        ]
+    )
 
 
 def headline(cells: Sequence[CellFigures], seed: int) -> dict[str, Metric | None]:
     """The figures of `--json`; means over increments, orders and seeds."""
+    last = cells[0].last
+    every = range(1, last + 1)
 
-    def mean(take: Callable[[CellFigures], Floats]) -> Metric:
-        return hierarchical_mean(nested(cells, take), seed)
+    def mean(take: Take, stages: Sequence[int] = every) -> Metric:
+        return crossed_mean(stacked(cells, take, stages), seed)
 
-    def gain(rival: str, group: Group) -> Metric:
-        def of(method: str) -> list[list[Floats]]:
-            return nested(
-                cells, over_stages(lambda cell, stage: cell.precision(method, stage, group))
+    def gain(rival: str, group: Group, view: View = "served", method: str = "dlcmh") -> Metric:
+        def of(name: str) -> Floats:
+            return stacked(
+                cells, lambda cell, stage: cell.precision(name, stage, group, view=view), every
             )
 
-        return _moved(hierarchical_ratio(of("dlcmh"), of(rival), seed), -1.0)
+        return _moved(crossed_ratio(of(method), of(rival), seed), -1.0)
 
-    def gap(rival: str) -> Metric:
+    def gap(view: View) -> Metric:
         return mean(
-            over_stages(
-                lambda cell, stage: cell.precision(rival, stage) - cell.precision("dlcmh", stage)
+            lambda cell, stage: (
+                cell.precision("retrain", stage, view=view)
+                - cell.precision("dlcmh", stage, view=view)
             )
         )
 
     def forgotten(method: str) -> Metric:
         return mean(
-            lambda cell: (
-                cell.precision(method, 0, "first") - cell.precision(method, cell.last, "first")
-            )
+            lambda cell, stage: (
+                cell.precision(method, 0, "first") - cell.precision(method, stage, "first")
+            ),
+            [last],
         )
 
-    def in_service(cell: CellFigures) -> Floats:
-        known = cell.query_stage == 0
-        after = cell.columns["dlcmh", cell.last]
-        kept = np.mean([after[name][known] for name in WAYS["mean"]], axis=0)
-        return np.asarray(cell.precision("dlcmh", 0) - kept)
+    def in_service(cell: CellFigures, stage: int) -> Floats:
+        lost = cell.precision("dlcmh", 0) - cell.precision("dlcmh", stage)
+        return np.where(cell.query_stage == 0, lost, np.nan)
 
     def share(figure: str) -> Metric:
-        def ratios(cell: CellFigures, stage: int) -> Floats:
+        def ratio(cell: CellFigures, stage: int) -> Floats:
             above, below = (
                 getattr(cell.timing[name, stage], figure) for name in ("dlcmh", "retrain")
             )
             return np.array([above / below])
 
-        return mean(over_stages(ratios))
+        return mean(ratio)
 
-    reached = [
-        _seconds_to_reach(cell, stage) for cell in cells for stage in range(1, cell.last + 1)
-    ]
+    reached = [_seconds_to_reach(cell, stage) for cell in cells for stage in every]
     known = [value for value in reached if value is not None]
+    gains = {
+        f"map_new_gain{name}{'' if view == 'served' else f'_{view}'}": gain(rival, "new", view)
+        for view in VIEWS
+        for name, rival in (
+            *(("", "frozen"), ("_same_time", "retrain_same_time")),
+            *(("_retrain", "retrain"), ("_dcmh", "dcmh")),
+        )
+    }
     return {
         "increment_seconds_ratio": share("seconds"),
         "increment_cpu_seconds_ratio": share("cpu_seconds"),
-        "map_new_gain": gain("frozen", "new"),
-        "map_new_gain_same_time": gain("retrain_same_time", "new"),
-        "map_new_gain_retrain": gain("retrain", "new"),
+        **gains,
+        "map_new_gain_codes_only": gain("frozen", "new", method="codes_only"),
         "map_all_gain_same_time": gain("retrain_same_time", "all"),
-        "map_all_gap": gap("retrain"),
+        "map_all_gap": gap("served"),
+        "map_all_gap_untrained": gap("untrained"),
+        "map_all_gap_hashed": gap("hashed"),
         "forgetting_old": forgotten("dlcmh"),
-        "forgetting_old_in_service": mean(in_service),
+        "forgetting_each": mean(
+            lambda cell, stage: cell.precision("dlcmh", stage - 1) - cell.kept("dlcmh", stage)
+        ),
+        "forgetting_old_in_service": mean(in_service, [last]),
         "forgetting_old_finetune": forgotten("finetune"),
         "forgetting_old_binary": forgotten("dlcmh_binary"),
         "old_codes_changed": single_metric(_most_changed(cells, "dlcmh")),
@@ -200,61 +233,69 @@ def _most_changed(cells: Sequence[CellFigures], method: str) -> float:
 
 
 def _seconds_to_reach(cell: CellFigures, stage: int) -> float | None:
-    """When a retraining first has the MAP of the increment; None where it never has."""
-    wanted = float(cell.precision("dlcmh", stage).mean())
-    timing = cell.timing["retrain", stage]
-    final = (timing.seconds or 0.0, float(cell.precision("retrain", stage).mean()))
-    return next((when for when, value in [*timing.trace, final] if value >= wanted), None)
+    """When a retraining first has the MAP of the increment, both on hashed codes; else None."""
+    wanted = float(np.nanmean(cell.precision("dlcmh", stage, view="hashed")))
+    return next((t for t, value in cell.timing["retrain", stage].trace if value >= wanted), None)
 
 
 def table_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
-    """MAP of each method, stage, group and direction, with chance as a method of its own."""
+    """MAP of each method, stage, group, direction and view, with chance as a method of its own."""
     rows: list[Row] = []
     first = cells[0]
     keys = [*first.columns, *(("chance", stage) for stage in range(first.last + 1))]
     for method, stage in keys:
-        for group in GROUPS:
-            if stage == 0 and group != "all":
-                continue
-            for way in WAYS if method != "chance" else ("mean",):
+        for group, way, view in _parts(method, stage):
 
-                def values(
-                    cell: CellFigures,
-                    method: str = method,
-                    stage: int = stage,
-                    group: Group = group,
-                    way: str = way,
-                ) -> Floats:
-                    if method == "chance":
-                        return cell.chance_of(stage, group)
-                    return cell.precision(method, stage, group, way)
+            def take(
+                cell: CellFigures,
+                stage: int,
+                method: str = method,
+                group: Group = group,
+                way: str = way,
+                view: View = view,
+            ) -> Floats:
+                if method == "chance":
+                    return cell.chance_of(stage, group)
+                return cell.precision(method, stage, group, way, view)
 
-                metric = hierarchical_mean(nested(cells, values), seed)
-                rows.append(
-                    {
-                        "method": method,
-                        "stage": stage,
-                        "group": group,
-                        "direction": way,
-                        "metric": metric,
-                    }
-                )
+            rows.append(
+                {
+                    "method": method,
+                    "stage": stage,
+                    "group": group,
+                    "direction": way,
+                    "view": view,
+                    "metric": crossed_mean(stacked(cells, take, [stage]), seed),
+                }
+            )
     return rows
+
+
+def _parts(method: str, stage: int) -> list[tuple[Group, str, View]]:
+    """Groups, directions and views that a method has at a stage."""
+    groups: list[Group] = list(GROUPS) if stage else ["all"]
+    if method == "chance":
+        return [(group, "mean", "served") for group in groups]
+    views: list[View] = ["untrained", "hashed"]
+    return [
+        *((group, way, "served") for group in groups for way in WAYS),
+        *((group, "mean", view) for group in groups if group != "first" for view in views),
+    ]
 
 
 def timing_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
     """What was trained: seconds, epochs and changed codes of each method and stage."""
     rows: list[Row] = []
     for method, stage in cells[0].timing:
-        if cells[0].timing[method, stage].seconds is None:
-            continue
         found = [cell.timing[method, stage] for cell in cells]
+        if found[0].seconds is None:
+            continue
 
         def of(name: str, method: str = method, stage: int = stage) -> Metric:
-            def take(one: CellFigures) -> Floats:
-                return np.array([getattr(one.timing[method, stage], name)], dtype=np.float64)
+            def take(one: CellFigures, at: int) -> Floats:
+                return np.array([getattr(one.timing[method, at], name)], dtype=np.float64)
 
-            return hierarchical_mean(nested(cells, take), seed)
+            return crossed_mean(stacked(cells, take, [stage]), seed)
 
         epochs = [timing.epochs for timing in found if timing.epochs is not None]
         rows.append(
@@ -278,13 +319,13 @@ def robustness_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
     for attack, stage in keys:
 
         def of(name: str, attack: str = attack, stage: int = stage) -> Metric:
-            def take(cell: CellFigures) -> Floats:
+            def take(cell: CellFigures, stage: int) -> Floats:
                 (one,) = (
                     one for one in cell.robustness if (one.attack, one.stage) == (attack, stage)
                 )
                 return one.values[name]
 
-            return hierarchical_mean(nested(attacked, take), seed)
+            return crossed_mean(stacked(attacked, take, [stage]), seed)
 
         names = ("tmap", "tmap_clean", "tmap_chance", "l2")
         rows.append({"attack": attack, "stage": stage, **{name: of(name) for name in names}})

@@ -18,12 +18,12 @@ from advhash.cli import app
 from advhash.config import LifelongConfig
 from advhash.data import Dataset, silent
 from advhash.datasets import load_dataset
-from advhash.errors import ConfigError, RunError, UsageError
+from advhash.errors import ConfigError, DataError, RunError, UsageError
 from advhash.lifelong_attack import attack_stages
 from advhash.lifelong_cell import DIRECTIONS, METHODS, Cell, Stage, run_cell, subset
 from advhash.lifelong_run import lifelong, lifelong_plan
 from advhash.metrics import retrieval_average_precision
-from advhash.orders import Order, arrived_rows, draw_order
+from advhash.orders import Order, arrived_rows
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.html import page
 from advhash.reports.lifelong import LifelongRecord
@@ -89,10 +89,12 @@ class TestCell:
     def test_only_known_queries_are_scored(self, cell: Cell) -> None:
         for stage in cell.stages:
             for way in DIRECTIONS:
-                known = ~np.isnan(stage.columns[way])
-                assert known.tolist() == (cell.query_stage <= stage.stage).tolist()
-                first = ~np.isnan(stage.columns[f"first_{way}"])
-                assert first.tolist() == (cell.query_stage == 0).tolist()
+                for view, last in (
+                    *(("", stage.stage), ("untrained_", stage.stage), ("hashed_", stage.stage)),
+                    *(("first_", 0), ("before_", max(stage.stage - 1, 0))),
+                ):
+                    known = ~np.isnan(stage.columns[view + way])
+                    assert known.tolist() == (cell.query_stage <= last).tolist()
         assert 0 < (cell.query_stage == 1).sum() < (cell.query_stage == 0).sum()
 
     def test_figures_are_those_of_codes_and_labels(self, cell: Cell, emoji: Dataset) -> None:
@@ -149,6 +151,26 @@ class TestCell:
         assert here.increments == ()
         kept = set(rows[here.train_rows].tolist())
         assert kept == set(rows.tolist()) & set(emoji.train_rows.tolist())
+
+    def test_views_differ_where_codes_are_learnt_and_only_there(self, cell: Cell) -> None:
+        """Trained rows of DLCMH have learnt codes; networks alone make the others."""
+        for stage in (1, 2):
+            known = cell.query_stage <= stage
+            for name, same in (("dlcmh", False), ("retrain", False), ("dcmh", True)):
+                columns = at(cell, name, stage).columns
+                served, hashed = (columns[view + "text_image"][known] for view in ("", "hashed_"))
+                assert np.allclose(served, hashed) == same
+        columns = at(cell, "finetune", 0).columns
+        assert np.array_equal(columns["image_text"], columns["hashed_image_text"], equal_nan=True)
+
+    def test_codes_alone_leave_the_networks_of_phase_one(self, cell: Cell) -> None:
+        for stage in (1, 2):
+            alone, frozen = at(cell, "codes_only", stage), at(cell, "frozen", stage)
+            known = cell.query_stage <= stage
+            for view, same in (("hashed_", True), ("untrained_", True), ("", False)):
+                first, second = (one.columns[view + "image_text"][known] for one in (alone, frozen))
+                assert np.allclose(first, second) == same
+            assert alone.changed == 0
 
     def test_binary_similarity_is_another_method(self, cell: Cell) -> None:
         cosine = at(cell, "dlcmh", 0).columns["image_text"]
@@ -306,7 +328,7 @@ class TestRun:
         lifelong(config(), tmp_path / "run")
         text = (tmp_path / "run/report.html").read_text()
         assert "Lifelong learning: dlcmh on openmoji" in text
-        assert text.count("data:image/svg+xml") == 5  # four groups and the costs; nothing attacked
+        assert text.count("data:image/svg+xml") == 6  # four groups, untrained, costs; no attack
         assert "<script" not in text
         assert page([tmp_path / "run", tmp_path / "run"]).count("Lifelong learning: dlcmh") == 2
 
@@ -314,6 +336,23 @@ class TestRun:
         order = [[["music"], ["Flags"]]]
         record = lifelong(config(categories=order, seeds=1), tmp_path / "run")
         assert [flag.name for flag in record.flags] == ["few_queries", "few_cells"]
+
+    @pytest.mark.parametrize("table", ["protocol.rows", "metrics", "times"])
+    def test_an_edited_record_is_one_line(
+        self, fake: list[int], tmp_path: Path, table: str
+    ) -> None:
+        lifelong(config(seeds=1), tmp_path / "run")
+        file = tmp_path / "run/metrics.json"
+        body = json.loads(file.read_text())
+        if table == "protocol.rows":
+            body["protocol"]["rows"] = []
+        elif table == "metrics":
+            body["metrics"] = {}
+        else:
+            body["times"][0]["method"] = "magic"
+        file.write_text(json.dumps(body))
+        with pytest.raises(RunError, match="got a damaged one"):
+            page([tmp_path / "run"])
 
     def test_a_damaged_record_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text(json.dumps({"schema": "advhash/lifelong/1"}))
@@ -354,6 +393,21 @@ class TestRefusals:
                 "set by lifelong.categories",
             ),
             ({"victim": {"name": "dlcmh", "bits": 0}}, ConfigError, "expected bits above 0"),
+            ({"victim": {"name": "dlcmh", "bits": 2000}}, ConfigError, "at most 1024 bits"),
+            ({"victim": {"name": "dlcmh", "samples": 0}}, ConfigError, "samples above 0"),
+            ({"victim": {"name": "dlcmh", "new_share": 3.0}}, ConfigError, "new_share between"),
+            ({"victim": {"name": "dlcmh", "increment_epochs": 0}}, ConfigError, "above 0"),
+            ({"victim": {"name": "dlcmh", "classes": 3}}, UsageError, "follows from the data"),
+            ({"rival": {"name": "dcmh", "text_size": 3}}, UsageError, "set dataset.text"),
+            ({"rival": {"name": "dcmh", "bits": 8}}, UsageError, "set victim.bits"),
+            ({"attack": {"name": "prosgan", "epochs": 0}}, ConfigError, "positive sizes"),
+            ({"lifelong": {"orders": True}}, ConfigError, "lifelong.orders"),
+            ({"lifelong": {"attacked_seeds": 9}}, UsageError, "attacked_seeds of at most 3"),
+            (
+                {"lifelong": {"categories": [[["Flags"]], [["Flags"]]]}},
+                UsageError,
+                "orders that differ",
+            ),
         ],
     )
     def test_before_any_training(
@@ -373,7 +427,19 @@ class TestRefusals:
         assert len(plan["orders"]) == 3
 
 
-def test_a_fresh_order_is_drawn_for_each_number(emoji: Dataset) -> None:
-    plan = lifelong_plan(config(orders=3))
-    assert len(set(plan.orders)) == 3
-    assert draw_order(emoji, 2, 0.08, 0)
+def test_other_data_are_other_cells(
+    whole: Dataset, emoji: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a data set may change under the same name and settings."""
+    keys = []
+    for data in (whole, emoji, whole):
+        monkeypatch.setattr(lifelong_run, "load_data", lambda *_, data=data: data)
+        keys.append([task.key for task in lifelong_plan(config()).tasks])
+    assert keys[0] == keys[2]
+    assert not set(keys[0]) & set(keys[1])
+    assert len(set(keys[0])) == 4
+    monkeypatch.setattr(lifelong_run, "load_data", lambda *_: whole)
+    task = lifelong_plan(config()).tasks[0]
+    monkeypatch.setattr(lifelong_run, "load_dataset", lambda *_: emoji)
+    with pytest.raises(DataError, match="expected the data of 'openmoji' that the run began with"):
+        lifelong_run.run_task(task)

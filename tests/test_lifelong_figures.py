@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from advhash.reports.lifelong_figures import (
+    VIEWS,
     WAYS,
     CellFigures,
     Robustness,
@@ -35,6 +36,7 @@ def figures(order: int = 0, seed: int = 0, shift: float = 0.0) -> CellFigures:
     }
     for name, value in (("retrain", 0.55), ("retrain_same_time", 0.4), ("dcmh", 0.2)):
         level |= {(name, stage): [value] * 6 for stage in (1, 2)}
+    level |= {("codes_only", stage): [0.45] * 6 for stage in range(3)}
     for name in ("finetune", "dlcmh_binary"):
         level |= {(name, 0): [0.5] * 6, (name, 1): [0.2] * 6, (name, 2): [0.1] * 6}
     columns, timing = {}, {}
@@ -43,8 +45,12 @@ def figures(order: int = 0, seed: int = 0, shift: float = 0.0) -> CellFigures:
         found = {}
         for way, up in (("image_text", 0.1), ("text_image", -0.1), ("image_fused", 0.2)):
             found[way] = column(moved, stage) + up
+            found[f"untrained_{way}"] = column(moved, stage) + up - 0.1
+            found[f"hashed_{way}"] = column(moved, stage) + up - 0.05
             found[f"first_{way}"] = column([value - 0.01 * stage for value in moved], 0) + up
-        found["text_fused"], found["first_text_fused"] = found["image_text"], found["image_text"]
+            found[f"before_{way}"] = column(moved, max(stage - 1, 0)) + up - 0.03
+        for view in ("", "untrained_", "hashed_", "first_", "before_"):
+            found[f"{view}text_fused"] = found[f"{view}image_text"]
         columns[name, stage] = found
         seconds = {"retrain": 10.0, "dlcmh": 2.0 if stage == 1 else 1.0}.get(name, 3.0)
         timing[name, stage] = Timing(
@@ -52,7 +58,7 @@ def figures(order: int = 0, seed: int = 0, shift: float = 0.0) -> CellFigures:
             2 * seconds,
             7,
             0.25 if name == "finetune" and stage == 2 else 0.0,
-            [(1.0, 0.3), (4.0, 0.481), (8.0, 0.5)] if name == "retrain" else [],
+            [(1.0, 0.3), (4.0, 0.45), (8.0, 0.5)] if name == "retrain" else [],
         )
     chance = np.stack([column([0.1] * 6, stage) for stage in range(3)])
     return CellFigures(order, seed, STAGES, chance, [30, 40, 50], columns, timing)
@@ -61,17 +67,30 @@ def figures(order: int = 0, seed: int = 0, shift: float = 0.0) -> CellFigures:
 CELLS = [figures(order, seed, 0.0) for order in range(2) for seed in range(2)]
 
 
+ALL = (
+    (0.4 * 3 + 0.6 * 2) / 5 + (0.4 * 5 + 0.6) / 6
+) / 2  # of dlcmh, the mean over the two increments
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("increment_seconds_ratio", (0.2 + 0.1) / 2),
         ("increment_cpu_seconds_ratio", (0.2 + 0.1) / 2),
         ("map_new_gain", 0.6 / 0.3 - 1),
+        ("map_new_gain_untrained", 0.5 / 0.2 - 1),
+        ("map_new_gain_hashed", 0.55 / 0.25 - 1),
+        ("map_new_gain_codes_only", 0.45 / 0.3 - 1),
         ("map_new_gain_same_time", 0.6 / 0.4 - 1),
+        ("map_new_gain_same_time_untrained", 0.5 / 0.3 - 1),
         ("map_new_gain_retrain", 0.6 / 0.55 - 1),
-        ("map_all_gain_same_time", (5 * 0.48 + 6 * 2.6 / 6) / 11 / 0.4 - 1),
-        ("map_all_gap", 0.55 - (5 * 0.48 + 6 * 2.6 / 6) / 11),
+        ("map_new_gain_dcmh", 0.6 / 0.2 - 1),
+        ("map_all_gain_same_time", ALL / 0.4 - 1),
+        ("map_all_gap", 0.55 - ALL),
+        ("map_all_gap_untrained", 0.55 - ALL),
+        ("map_all_gap_hashed", 0.55 - ALL),
         ("forgetting_old", 0.5 - (0.4 - 0.02)),
+        ("forgetting_each", ((0.5 - 0.37) + ((0.4 * 3 + 0.6 * 2) / 5 - 0.37)) / 2),
         ("forgetting_old_in_service", 0.5 - 0.4),
         ("forgetting_old_finetune", 0.5 - (0.1 - 0.02)),
         ("old_codes_changed", 0.0),
@@ -89,7 +108,7 @@ def test_headline(name: str, value: float) -> None:
 def test_a_retraining_that_never_gets_there_has_no_time() -> None:
     cell = figures()
     for stage in (1, 2):
-        cell.columns["dlcmh", stage]["image_text"][:] += 1  # type: ignore[index]
+        cell.columns["dlcmh", stage]["hashed_image_text"][:] += 1  # type: ignore[index]
     found = headline([cell], 0)
     assert found["retrain_reached"].value == 0  # type: ignore[union-attr]
     assert found["retrain_seconds_to_reach"].value is None  # type: ignore[union-attr]
@@ -109,19 +128,31 @@ def test_the_interval_is_over_orders_and_seeds() -> None:
 
 
 def test_groups_and_directions() -> None:
-    cell = figures()
-    assert cell.precision("dlcmh", 1, "new").tolist() == pytest.approx([0.6, 0.6])
-    assert cell.precision("dlcmh", 1, "old").tolist() == pytest.approx([0.4] * 3)
-    assert cell.precision("dlcmh", 2, "old").tolist() == pytest.approx([0.4] * 5)
-    assert cell.precision("dlcmh", 2, "first").tolist() == pytest.approx([0.38] * 3)
-    assert cell.precision("dlcmh", 2, "new", "image_fused").tolist() == pytest.approx([0.8])
-    assert not np.isnan(cell.precision("dlcmh", 1)).any()
+    cell, nan = figures(), np.nan
+    for found, expected in (
+        (cell.precision("dlcmh", 1), [0.4] * 3 + [0.6] * 2 + [nan]),
+        (cell.precision("dlcmh", 1, "new"), [nan] * 3 + [0.6] * 2 + [nan]),
+        (cell.precision("dlcmh", 1, "old"), [0.4] * 3 + [nan] * 3),
+        (cell.precision("dlcmh", 2, "old"), [0.4] * 5 + [nan]),
+        (cell.precision("dlcmh", 2, "first"), [0.38] * 3 + [nan] * 3),
+        (cell.precision("dlcmh", 2, "new", "image_fused"), [nan] * 5 + [0.8]),
+        (cell.precision("dlcmh", 2, "new", view="untrained"), [nan] * 5 + [0.5]),
+        (cell.precision("dlcmh", 2, "new", view="hashed"), [nan] * 5 + [0.55]),
+        (cell.kept("dlcmh", 2), [0.37] * 5 + [nan]),
+    ):
+        assert found.tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_the_table_has_every_method_stage_group_and_direction() -> None:
     rows = table_rows(CELLS, 0)
-    found = {(r["method"], r["stage"], r["group"], r["direction"]): r["metric"] for r in rows}
-    assert len(found) == len(rows)
+    views = {(r["method"], r["stage"], r["group"], r["direction"], r["view"]) for r in rows}
+    assert len(views) == len(rows)
+    assert {view[4] for view in views} == set(VIEWS)
+    found = {
+        (r["method"], r["stage"], r["group"], r["direction"]): r["metric"]
+        for r in rows
+        if r["view"] == "served"
+    }
     assert {key[3] for key in found} == set(WAYS)
     metric = found["dlcmh", 1, "new", "mean"]
     assert (metric.value, metric.n) == (pytest.approx(0.6), 8)  # type: ignore[attr-defined]
@@ -142,7 +173,11 @@ def test_robustness_is_over_the_cells_that_were_attacked() -> None:
         for name, value in (("stale", 0.5), ("fresh", 0.7)):
             values = {"tmap": value, "tmap_clean": 0.1, "tmap_chance": 0.05, "l2": 3.0}
             attacked.robustness.append(
-                Robustness(name, stage, {k: np.full(4, v) for k, v in values.items()})
+                Robustness(
+                    name,
+                    stage,
+                    {k: np.array([v, v, v, v, np.nan, np.nan]) for k, v in values.items()},
+                )
             )
     rows = robustness_rows([attacked, figures(1)], 0)
     assert [(row["attack"], row["stage"]) for row in rows] == [

@@ -11,7 +11,7 @@ import torch
 from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import DataError
-from advhash.orders import arrived_rows, draw_order, stage_of
+from advhash.orders import arrived_rows, draw_orders, stage_of
 
 
 @pytest.fixture(scope="module")
@@ -19,30 +19,38 @@ def emoji() -> Dataset:
     return load_dataset("openmoji", {})
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_each_increment_brings_its_share_and_what_implies_it(emoji: Dataset, seed: int) -> None:
-    order = draw_order(emoji, 2, 0.08, seed)
-    names = list(itertools.chain(*order))
-    assert len(names) == len(set(names))
+@pytest.mark.parametrize("increments", [1, 2, 3])
+def test_each_increment_brings_its_share_and_what_implies_it(
+    emoji: Dataset, increments: int
+) -> None:
     labels = emoji.database.labels.bool()
-    for increment in order:
-        new = labels[:, [emoji.classes.index(name) for name in increment]].any(dim=1)
-        assert 0.08 <= float(new.float().mean()) <= 0.20
-    for new, old in itertools.product(names, set(emoji.classes) - set(names)):
-        inside = labels[:, emoji.classes.index(old)]
-        outside = labels[:, emoji.classes.index(new)]
-        if inside.sum() < outside.sum():  # no old category lies nearly inside a new one
-            assert float(outside[inside].float().mean()) < 0.9, (old, new)
+    share = {name: labels[:, column] for column, name in enumerate(emoji.classes)}
+    for seed in range(60):
+        orders = draw_orders(emoji, 3, increments, 0.08, seed)
+        assert len(set(orders)) == 3
+        for order in orders:
+            names = list(itertools.chain(*order))
+            assert len(names) == len(set(names))
+            for increment in order:
+                new = torch.stack([share[name] for name in increment]).any(dim=0)
+                assert 0.08 <= float(new.float().mean()) <= 0.20
+            for new_name, old in itertools.product(names, set(emoji.classes) - set(names)):
+                if share[old].sum() < share[new_name].sum():  # no old one nearly inside a new one
+                    inside = share[new_name][share[old]].float().mean()
+                    assert float(inside) < 0.9, (old, new_name)
 
 
-def test_the_seed_decides(emoji: Dataset) -> None:
-    assert draw_order(emoji, 2, 0.08, 3) == draw_order(emoji, 2, 0.08, 3)
-    assert len({draw_order(emoji, 2, 0.08, seed) for seed in range(8)}) > 4
+def test_the_seed_decides_and_orders_differ_from_the_start(emoji: Dataset) -> None:
+    assert draw_orders(emoji, 2, 2, 0.08, 3) == draw_orders(emoji, 2, 2, 0.08, 3)
+    assert draw_orders(emoji, 2, 2, 0.08, 3) != draw_orders(emoji, 2, 2, 0.08, 4)
+    for seed in range(20):
+        first = [set(order[0]) for order in draw_orders(emoji, 3, 2, 0.08, seed)]
+        assert first[0] != first[1] != first[2] != first[0]
 
 
 def test_too_much_is_a_data_error(emoji: Dataset) -> None:
     with pytest.raises(DataError, match="expected categories for 30 increments of 8 %"):
-        draw_order(emoji, 30, 0.08, 0)
+        draw_orders(emoji, 1, 30, 0.08, 0)
     one = dataclasses.replace(
         emoji,
         classes=("all",),
@@ -51,11 +59,11 @@ def test_too_much_is_a_data_error(emoji: Dataset) -> None:
         ),
     )
     with pytest.raises(DataError, match="ask for fewer or smaller increments"):
-        draw_order(one, 1, 0.08, 0)
+        draw_orders(one, 1, 1, 0.08, 0)
 
 
 def test_a_row_comes_with_the_last_of_its_categories(emoji: Dataset) -> None:
-    order = draw_order(emoji, 2, 0.08, 1)
+    (order,) = draw_orders(emoji, 1, 2, 0.08, 1)
     stages = stage_of(emoji.database.labels, emoji.classes, order)
     place = {name: number for number, names in enumerate(order, 1) for name in names}
     for row in range(0, len(emoji.database), 37):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, kstest, norm, permutation_test
 
-from advhash.hierarchical import hierarchical_mean, hierarchical_ratio
+from advhash.hierarchical import crossed_mean, crossed_ratio, hierarchical_mean
 from advhash.stats import (
     CONFIDENCE,
     PERMUTATIONS,
@@ -360,6 +360,73 @@ def runs(
     ]
 
 
+class TestCrossed:
+    """Orders × seeds × stages × queries."""
+
+    generator = np.random.default_rng(3)
+    cells = (
+        generator.normal(0, 0.3, (4, 1, 1, 1))
+        + generator.normal(0, 0.2, (4, 3, 1, 1))
+        + generator.normal(0, 1.0, (1, 1, 1, 80))
+        + generator.normal(0, 0.5, (4, 3, 2, 80))
+        + 5
+    )
+
+    def by_hand(self, *arrays: npt.NDArray[np.float64]) -> list[list[float]]:
+        generator = np.random.default_rng(9)
+        found: list[list[float]] = [[] for _ in arrays]
+        for _ in range(3000):
+            orders = generator.integers(4, size=4)
+            seeds = generator.integers(3, size=(4, 3))
+            queries = generator.integers(80, size=80)
+            for kept, array in zip(found, arrays, strict=True):
+                stages = [
+                    np.nanmean(array[order, seed, stage, queries])
+                    for place, order in enumerate(orders)
+                    for seed in seeds[place]
+                    for stage in range(2)
+                ]
+                kept.append(float(np.mean(stages)))
+        return found
+
+    def test_it_agrees_with_explicit_loops(self) -> None:
+        cells = self.cells.copy()
+        cells[:, :, 0, ::3] = np.nan  # another part of the queries in each stage
+        (found,) = self.by_hand(cells)
+        low, high = np.quantile(found, [0.025, 0.975])
+        metric = crossed_mean(cells, 0)
+        assert metric.low == pytest.approx(low, abs=0.08 * (high - low))
+        assert metric.high == pytest.approx(high, abs=0.08 * (high - low))
+        stages = [np.nanmean(cells[:, :, stage], axis=-1).mean() for stage in range(2)]
+        assert metric.value == pytest.approx(np.mean(stages))
+        assert metric.n == cells.size - 12 * 27
+
+    def test_a_ratio_agrees_with_explicit_loops_and_pairs_its_draws(self) -> None:
+        other = self.cells / 2 + 1 + np.random.default_rng(5).normal(0, 0.3, self.cells.shape)
+        above, below = self.by_hand(self.cells, other)
+        low, high = np.quantile(np.divide(above, below), [0.025, 0.975])
+        ratio = crossed_ratio(self.cells, other, 0)
+        assert ratio.low == pytest.approx(low, abs=0.1 * (high - low))
+        assert ratio.high == pytest.approx(high, abs=0.1 * (high - low))
+        same = crossed_ratio(2 * self.cells, self.cells, 0)
+        assert (same.low, same.high) == (pytest.approx(2), pytest.approx(2))
+
+    def test_shared_queries_make_it_wider_than_queries_drawn_apart(self) -> None:
+        hard = np.random.default_rng(2).normal(0, 1, (1, 1, 1, 80)) + np.zeros((4, 3, 1, 1))
+        together = crossed_mean(hard, 0)
+        apart = hierarchical_mean([[seed.ravel() for seed in order] for order in hard], 0)
+        assert together.high - together.low > 2 * (apart.high - apart.low)  # type: ignore[operator]
+
+    def test_what_does_not_exist_has_no_value(self) -> None:
+        nothing = np.full((2, 2, 1, 5), np.nan)
+        assert crossed_mean(nothing, 0).value is None
+        assert crossed_ratio(np.ones((2, 1, 1, 3)), np.zeros((2, 1, 1, 3)), 0).value is None
+        half = np.stack([np.ones((1, 1, 3)), np.zeros((1, 1, 3))])
+        assert crossed_ratio(np.ones((2, 1, 1, 3)), half, 0).low is None
+        with pytest.raises(ValueError, match="orders × seeds × stages × queries"):
+            crossed_mean([1.0, 2.0], 0)
+
+
 class TestHierarchical:
     groups = runs(np.random.default_rng(1), 4, of_seeds=0.5, of_queries=1.0)
 
@@ -418,46 +485,6 @@ class TestHierarchical:
     def test_one_group_has_the_interval_over_queries(self) -> None:
         for groups in ([SKEWED], [[SKEWED]], [SKEWED, [np.nan]], [SKEWED, []], SKEWED):
             assert hierarchical_mean(groups, 3) == mean_metric(SKEWED, 3)
-
-    def test_a_ratio_resamples_both_together(self) -> None:
-        """Twice the same values: the ratio is 2 in every resample."""
-        double = [2 * (group + 5) for group in self.groups]
-        ratio = hierarchical_ratio(double, [group + 5 for group in self.groups], 0)
-        assert (ratio.value, ratio.low, ratio.high) == (
-            pytest.approx(2),
-            pytest.approx(2),
-            pytest.approx(2),
-        )
-        apart = hierarchical_ratio(
-            [group[::-1] + 5 for group in self.groups], [group + 5 for group in self.groups], 0
-        )
-        assert apart.low is not None
-        assert apart.low < 1 < apart.high  # type: ignore[operator]
-
-    def test_a_ratio_agrees_with_explicit_loops(self) -> None:
-        generator = np.random.default_rng(4)
-        above = [group + 6 for group in self.groups]
-        below = [group / 2 + 4 + generator.normal(0, 1, len(group)) for group in self.groups]
-        found = []
-        for _ in range(4000):
-            drawn = generator.integers(len(above), size=len(above))
-            rows = [generator.integers(len(above[g]), size=len(above[g])) for g in drawn]
-            found.append(
-                np.mean([above[g][r].mean() for g, r in zip(drawn, rows, strict=True)])
-                / np.mean([below[g][r].mean() for g, r in zip(drawn, rows, strict=True)])
-            )
-        low, high = np.quantile(found, [0.025, 0.975])
-        ratio = hierarchical_ratio(above, below, 0)
-        assert ratio.low == pytest.approx(low, abs=0.08 * (high - low))
-        assert ratio.high == pytest.approx(high, abs=0.08 * (high - low))
-
-    def test_a_ratio_without_a_positive_denominator_has_no_value(self) -> None:
-        assert hierarchical_ratio([[1.0, 1], [1, 1]], [[0.0, 0], [0, 0]], 0).value is None
-        assert hierarchical_ratio([[1.0, 1], [1, 1]], [[0.0, 0], [1, 1]], 0).low is None
-        one = hierarchical_ratio([SKEWED], [np.asarray(SKEWED) + 1], 3)
-        assert one == ratio_of_means(SKEWED, np.asarray(SKEWED) + 1, 3)
-        with pytest.raises(ValueError, match="same shape"):
-            hierarchical_ratio([[1.0, 2], [3, 4]], [[1.0, 2], [3, np.nan]], 0)
 
     def test_only_the_seed_decides_over_chance(self) -> None:
         assert hierarchical_mean(self.groups, 1) == hierarchical_mean(self.groups, 1)

@@ -78,9 +78,11 @@ class Backbone(nn.Module):
 def frozen_features(backbone: nn.Module, split: Split, device: torch.device) -> Split:
     """The split with the features (N,F) of a frozen backbone in place of its images.
 
-    The split itself where the backbone is not frozen, for then they change.
+    The split itself where the backbone is not frozen, for then they change, and where they are
+    features already.
     """
-    if not isinstance(backbone, Backbone) or not backbone.frozen:
+    frozen = isinstance(backbone, Backbone) and backbone.frozen
+    if not frozen or split.inputs["image"].ndim == 2:
         return split
     with torch.no_grad():
         features = [

@@ -17,14 +17,17 @@ from advhash.victims.training_state import UNSAVED, TrainingState
 
 __all__ = ["HashVictim", "History", "expect_positive"]
 
+MOST_BITS = 1024
 History = list[dict[str, float | str]]  # one row an epoch: "phase", "epoch", losses
 
 
 def expect_positive(**values: float) -> None:
-    """Raise ValueError for the first setting that is not above 0."""
+    """Raise ValueError for the first setting that is not above 0, and for over 1024 bits."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"expected {name} above 0, got {value}")
+    if values.get("bits", 1) > MOST_BITS:
+        raise ValueError(f"expected at most {MOST_BITS} bits, got {values['bits']}")
 
 
 class HashVictim(nn.Module, ABC):

@@ -133,8 +133,17 @@ class DLCMH(HashVictim):
     ) -> None:
         super().__init__()
         expect_positive(
-            bits=bits, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+            bits=bits,
+            width=width,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            increment_epochs=increment_epochs,
+            increment_learning_rate=increment_learning_rate,
+            samples=samples,
         )
+        if not 0 <= new_share <= 1:
+            raise ValueError(f"expected new_share between 0 and 1, got {new_share}")
         check_frozen(freeze_backbone, augmentation)
         self.classes = classes
         self.text_size = text_size
