@@ -206,12 +206,15 @@ class TestCell:
         )
         table = {(one.attack, one.stage): one.values for one in found}
         assert set(table) == {(name, stage) for name in ("stale", "fresh") for stage in range(3)}
-        for name, values in table[("stale", 0)].items():
-            assert values.tolist() == table[("fresh", 0)][name].tolist()
+        chosen = ~np.isnan(table["stale", 0]["tmap"])
+        assert chosen.sum() == 6
+        assert (cell.query_stage[chosen] == 0).all()
+        kept = {key: {n: v[chosen].tolist() for n, v in row.items()} for key, row in table.items()}
+        assert kept["stale", 0] == kept["fresh", 0]
         for stage in (1, 2):
-            assert table["stale", stage]["l2"].tolist() == table["stale", 0]["l2"].tolist()
-            assert table["fresh", stage]["l2"].tolist() != table["stale", 0]["l2"].tolist()
-        assert all(((v["tmap"] >= 0) & (v["tmap"] <= 1)).all() for v in table.values())
+            assert kept["stale", stage]["l2"] == kept["stale", 0]["l2"]
+            assert kept["fresh", stage]["l2"] != kept["stale", 0]["l2"]
+        assert all(0 <= value <= 1 for row in kept.values() for value in row["tmap"])
 
 
 @pytest.fixture
