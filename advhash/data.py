@@ -25,7 +25,7 @@ __all__ = [
     "to_unit",
 ]
 
-Modality = str  # "image", "text"; later "party0", "party1" …
+Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
 
 
@@ -90,7 +90,8 @@ class Split:
     @staticmethod
     def unit(modality: Modality, stored: Tensor) -> Tensor:
         """Stored values in the units that victims and attacks see."""
-        return to_unit(stored) if modality == "image" else stored.float()
+        pixels = modality == "image" or modality.startswith("party")
+        return to_unit(stored) if pixels else stored.float()
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, `size` at a time."""

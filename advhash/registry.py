@@ -213,6 +213,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.hashnet",
         "advhash.victims.csq",
         "advhash.victims.dlcmh",
+        "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
     ),
 )

@@ -146,6 +146,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, {**arguments, **config.victim.settings})
+    data = build.view(data, settings)  # type: ignore[attr-defined]
     key = content_key(
         {
             "victim": name,
@@ -308,6 +309,7 @@ def _from_checkpoint(
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
+    data = victim.view(data, card["settings"])
     _check_data(folder, card, data)
     expected = victim.data_arguments(data)
     card_settings = {key: card["settings"].get(key) for key in expected}
