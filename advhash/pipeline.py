@@ -354,7 +354,7 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"--database: expected one of {', '.join(victim.directions)}, got {database!r}"
         )
     victim.check_modality(config.protocol.query_modality)
-    if config.protocol.query_modality not in method.modalities:
+    if not method.can_move(victim, config.protocol.query_modality):
         raise UsageError(
             f"--query-modality: {config.attack.name} attacks "
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"

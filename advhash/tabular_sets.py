@@ -172,7 +172,7 @@ def read_adult(*, root: str | None = None, seed: int = 0) -> Dataset:
 
 @DATASETS.register("polish_bankruptcy", source="Tomczak, UCI 2016: Polish companies bankruptcy")
 def read_polish_bankruptcy(*, year: int = 1, root: str | None = None, seed: int = 0) -> Dataset:
-    """7,027 companies (year=5: 5,910) as 64 ratios: a table; whether they go bankrupt (4 or 7 %)."""
+    """7,027 companies (year=5: 5,910) as 64 ratios: a table; bankrupt or not (4 or 7 %)."""
     if year not in (1, 5):
         raise ConfigError(f"expected dataset.year 1 or 5, got {year}")
     return _read(

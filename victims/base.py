@@ -85,6 +85,10 @@ class HashVictim(nn.Module, ABC):
             [self.encode(batch.inputs[modality], modality) for batch in split.batches(batch_size)]
         )
 
+    def is_image(self, modality: Modality) -> bool:
+        """Whether inputs of this modality are pictures: (B,3,H,W) in [0,1], 8 bits a pixel."""
+        return modality == "image"
+
     @property
     def directions(self) -> tuple[str, ...]:
         """What the database can hold: the modalities and, for some victims, "fused"."""

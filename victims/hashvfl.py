@@ -236,6 +236,9 @@ class HashVFL(HashVictim):
         """
         return self.bits * self.epsilon * messages if self.protection == "laplace" else None
 
+    def is_image(self, modality: Modality) -> bool:
+        return len(self.shape) == 3
+
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         """(B,K) ṽ of one party, before the sign."""
         real: Tensor = self.bottoms[int(modality.removeprefix("party"))](inputs)
@@ -243,15 +246,20 @@ class HashVFL(HashVictim):
 
     def sent(self, inputs: Mapping[Modality, Tensor], *, seed: int = 0) -> Tensor:
         """(B,P,K) what the parties send of a batch: ±1, with noise, or real. Keeps the gradient."""
-        parts = []
-        for number, name in enumerate(party_names(self.parties)):
-            real = self.relax(inputs[name].to(self.device), name)
-            part = straight_through(real) if self.binary else real
-            if self.protection == "laplace":
-                generator = torch.Generator().manual_seed(derived(seed, number))
-                part = part + laplace(part.shape, 2 / self.epsilon, generator).to(part)
-            parts.append(part)
+        parts = [self.send(inputs[name], name, seed=seed) for name in party_names(self.parties)]
         return torch.stack(parts, dim=1)
+
+    def send(self, inputs: Tensor, modality: Modality, *, seed: int = 0) -> Tensor:
+        """(B,K) what one party sends: ±1, with noise, or real. Keeps the gradient."""
+        real = self.relax(inputs.to(self.device), modality)
+        if not self.binary:
+            return real
+        code = straight_through(real)
+        if self.protection == "laplace":
+            number = party_names(self.parties).index(modality)
+            generator = torch.Generator().manual_seed(derived(seed, number))
+            code = code + laplace(code.shape, 2 / self.epsilon, generator).to(code)
+        return code
 
     def decide(self, sent: Tensor) -> Tensor:
         """(B,C) scores of the top model for (B,P,K) what the parties sent."""

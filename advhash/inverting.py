@@ -1,0 +1,584 @@
+"""`advhash attack --method code-inversion`: what codes of a federation give away, as a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from advhash import __version__
+from advhash.attacks.code_inversion import CodeInversion
+from advhash.attacks.reconstruction import decode, fit_decoder, observe
+from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
+from advhash.data import Dataset, Progress, Split, silent
+from advhash.detecting import roc_rows
+from advhash.errors import UsageError
+from advhash.files import storage_errors, write_json
+from advhash.likeness import (
+    class_means,
+    clustered,
+    nearest_class,
+    pixel_distances,
+    reconstruction_columns,
+    reidentified,
+)
+from advhash.pipeline import choose_queries
+from advhash.registry import INVERSIONS
+from advhash.reports.inversion import (
+    SCHEMA,
+    Attacker,
+    InversionInfo,
+    InversionProtocol,
+    InversionRecord,
+    PartyBits,
+    Picture,
+    SweepPoint,
+    World,
+)
+from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
+from advhash.reports.retrieval import picture
+from advhash.reports.vfl import render_inversion
+from advhash.runs import RunFolder, environment, new_run_id
+from advhash.sanity import Flag
+from advhash.stats import (
+    CONFIDENCE,
+    RESAMPLES,
+    Difference,
+    Metric,
+    mean_metric,
+    paired_difference,
+)
+from advhash.training import Trained, derive_seed, train
+from advhash.transcripts import Told, attack_transcript
+from advhash.victims.hashvfl import HashVFL
+
+__all__ = ["invert", "is_inversion_method", "undefended"]
+
+Floats = npt.NDArray[np.float64]
+SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
+GRID_ROWS = 10
+WORLDS = {
+    "codes": "one code a sample, as the server gets it",
+    "embeddings": "the real values before the sign, which are never sent: a control",
+    "undefended": "the embeddings that the undefended twin sends",
+}
+
+
+def is_inversion_method(name: str | None) -> bool:
+    """Whether `--method` names a reconstruction."""
+    return name in {entry.name for entry in INVERSIONS}
+
+
+@dataclass
+class Seen:
+    """The samples of one world, and what each attacker made of them."""
+
+    victim: HashVFL
+    method: CodeInversion
+    found: dict[str, Tensor]
+    columns: dict[str, dict[str, Floats]] = field(default_factory=dict)
+
+
+def undefended(trained: Trained, config: AttackConfig, progress: Progress = silent) -> Trained:
+    """The twin without a defence: same settings, seed and data, real embeddings."""
+    return _variant(trained, config, {"protection": "none"}, progress)
+
+
+def _variant(
+    trained: Trained, config: AttackConfig, changed: dict[str, Any], progress: Progress
+) -> Trained:
+    card, data = trained.card, trained.data
+    return train(
+        TrainConfig.build(
+            {
+                "seed": int(card.get("seed", config.seed)),
+                "device": config.device,
+                "victim": {"name": card["name"], **card["settings"], **changed},
+                "dataset": {"name": data.name, **data.settings},
+            }
+        ),
+        progress,
+    )
+
+
+def correct(victim: HashVFL, split: Split, seed: int) -> Floats:
+    """(N,) of 0/1: whether the joint prediction is right."""
+    right = victim.predict_split(split, seed=seed) == split.labels.argmax(dim=1)
+    return right.double().numpy()
+
+
+def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
+    """The config with all defaults, and the attacked party.
+
+    Raises UsageError: not a federation, the undefended one, no such party, a budget.
+    """
+    victim = trained.victim
+    if not isinstance(victim, HashVFL):
+        raise UsageError(
+            f"{config.attack.name} reconstructs what parties of a federation hold: expected "
+            f"--victim hashvfl, got {trained.card['name']}"
+        )
+    if not victim.binary:
+        raise UsageError(
+            f"{config.attack.name} needs a victim that hashes: expected victim.protection hash or "
+            "laplace, got none (its undefended twin is trained along)"
+        )
+    if config.budget.norm is not None or config.budget.eps is not None:
+        raise UsageError(f"{config.attack.name} moves no input: expected no --norm and no --eps")
+    party = config.protocol.query_modality
+    party = "party0" if party == "image" else party
+    victim.check_modality(party)
+    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
+    return (
+        config.model_copy(
+            update={
+                "device": str(victim.device),
+                "victim": trained.replay,
+                "attack": MethodConfig.build({"name": config.attack.name, **settings}),
+                "dataset": DatasetConfig.build(
+                    {"name": trained.data.name, **trained.data.settings}
+                ),
+                "protocol": config.protocol.model_copy(
+                    update={"query_modality": party, "database": party}
+                ),
+            }
+        ),
+        party,
+    )
+
+
+def invert(
+    config: AttackConfig, out: Path | None = None, progress: Progress = silent
+) -> InversionRecord:
+    """Reconstruct, measure, and write the run folder (`out`, by default `runs/<id>`).
+
+    Raises AdvhashError; then no folder is left.
+    """
+    INVERSIONS.create(config.attack.name, config.attack.settings)  # refuse before a training
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    trained = train(config, progress)
+    config, party = resolve_inversion(config, trained)
+    twin = undefended(trained, config, progress)
+    seconds["victims"] = time.perf_counter() - began
+    folder = RunFolder.start(out or Path("runs") / new_run_id(f"hashvfl-{config.attack.name}"))
+    try:
+        folder.write_text("config.toml", config.to_toml())
+        write_json(folder.path / "env.json", environment())
+        record = _into(folder, config, trained, twin, party, seconds, progress)
+        folder.write_text("metrics.json", record.dumps())
+        render_inversion(folder.path, folder.path / "report.html")
+        folder.finish()
+    except BaseException:
+        folder.abandon()
+        raise
+    return record
+
+
+def _into(
+    folder: RunFolder,
+    config: AttackConfig,
+    trained: Trained,
+    twin: Trained,
+    party: str,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> InversionRecord:
+    victim, data, seed = trained.victim, trained.data, config.seed
+    assert isinstance(victim, HashVFL) and isinstance(twin.victim, HashVFL)
+    boot = derive_seed(seed, "bootstrap")
+    settings = config.attack.settings
+    count = config.protocol.queries or SAMPLES
+    rows = choose_queries(data.query, count, derive_seed(seed, "queries"))
+    attacked = data.query.take(rows)
+    auxiliary = _auxiliary(data, settings["auxiliary"])
+    began = time.perf_counter()
+    worlds = {
+        name: _seen(
+            own, settings, "codes" if name == "codes" else "embeddings", auxiliary, data.validation,
+            attacked, party, derive_seed(seed, "attack"), progress,
+        )
+        for name, own in (("codes", victim), ("embeddings", victim), ("undefended", twin.victim))
+    }  # fmt: skip
+    seconds["reconstruction"] = time.perf_counter() - began
+    true = attacked.rows(torch.arange(len(attacked))).inputs[party]
+    labels = attacked.labels.argmax(dim=1)
+    known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
+    known_labels = auxiliary.labels.argmax(dim=1)
+    own_class = class_means(known, known_labels, labels)
+    base = reconstruction_columns(own_class, true)
+    score = "ssim" if victim.is_image(party) else "mse"
+    candidates, draw = int(settings["candidates"]), derive_seed(seed, "candidates")
+    hits: dict[str, Floats] = {}
+    shown = []
+    for name, world in worlds.items():
+        rated = []
+        for attacker, found in world.found.items():
+            columns = reconstruction_columns(found, true)
+            columns["hit"], chance = reidentified(
+                pixel_distances(found, true), torch.arange(len(true)), labels,
+                candidates=candidates, seed=draw,
+            )  # fmt: skip
+            world.columns[attacker] = columns
+            rated.append(rate(attacker, world.method, columns, base, boot))
+        shown.append(World(name=name, text=WORLDS[name], attackers=rated))
+        hits[name] = world.columns[world.method.chosen]["hit"]
+    matched, picked = _matching(victim, worlds["codes"], data, attacked, party, settings, draw)
+    told = None
+    if settings["transcript"]:
+        began = time.perf_counter()
+        told = attack_transcript(trained, config, party, candidates, progress)
+        shown += told.worlds
+        seconds["transcript"] = time.perf_counter() - began
+    class_only = _class_decoder(victim, data, auxiliary, labels, party, settings, seed, progress)
+    class_columns = reconstruction_columns(class_only, true)
+    right = correct(victim, data.query, seed)
+    right_twin = correct(twin.victim, data.query, seed)
+    best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
+    head = matched if picked == "matching" else hits["codes"]
+
+    def mean(values: Floats | None) -> Metric | None:
+        return None if values is None or np.isnan(values).all() else mean_metric(values, boot)
+
+    def gain(values: Floats, floor: Floats) -> Difference | None:
+        return None if np.isnan(values).all() else paired_difference(values, floor, boot)
+
+    metrics: dict[str, Metric | None] = {
+        "accuracy": mean(right),
+        "accuracy_undefended": mean(right_twin),
+        "ssim_codes": mean(best["codes"]["ssim"]),
+        "ssim_embeddings": mean(best["embeddings"]["ssim"]),
+        "ssim_undefended": mean(best["undefended"]["ssim"]),
+        "ssim_class_mean": mean(base["ssim"]),
+        "ssim_class_decoder": mean(class_columns["ssim"]),
+        "mse_codes": mean(best["codes"]["mse"]),
+        "mse_embeddings": mean(best["embeddings"]["mse"]),
+        "mse_undefended": mean(best["undefended"]["mse"]),
+        "mse_class_mean": mean(base["mse"]),
+        "reidentification": mean(head),
+        "reidentification_chance": mean(chance),
+        "reidentification_by_picture": mean(hits["codes"]),
+        "reidentification_by_code": mean(matched),
+        "reidentification_undefended": mean(hits["undefended"]),
+        **({} if told is None else told.metrics),
+    }
+    differences = {
+        "accuracy_loss": paired_difference(right_twin, right, boot),
+        "gain_codes": gain(best["codes"][score], base[score]),
+        "gain_codes_over_class_decoder": gain(best["codes"][score], class_columns[score]),
+        "gain_embeddings": gain(best["embeddings"][score], base[score]),
+        "gain_undefended": gain(best["undefended"][score], base[score]),
+        "reidentification_over_chance": paired_difference(head, chance, boot),
+        **({} if told is None else told.differences),
+    }
+    _write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
+    began = time.perf_counter()
+    sweep = _sweep(trained, config, settings, boot, progress)
+    seconds["sweep"] = time.perf_counter() - began
+    card = trained.card
+    return InversionRecord(
+        schema_=SCHEMA,
+        command="attack",
+        run=RunInfo(
+            id=folder.final.name,
+            folder=str(folder.final),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=seed,
+            device=config.device,
+            version=__version__,
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+        ),
+        victim=VictimInfo(
+            name=card["name"],
+            settings=card["settings"],
+            source=str(card.get("source", "")),
+            summary=(type(victim).__doc__ or "").partition("\n")[0],
+            cached=trained.cached,
+            fingerprint=trained.fingerprint,
+            history=victim.history,
+            deviations=trained.deviations,
+            modalities=list(victim.bounds),
+            notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
+        ),
+        attack=_info(config),
+        dataset=DatasetInfo(
+            name=data.name,
+            settings=dict(data.settings),
+            fingerprint=data.fingerprint(),
+            classes=list(data.classes),
+            database=len(data.database),
+            train=len(data.train_rows),
+            queries=len(data.query),
+            attribution=data.attribution,
+        ),
+        protocol=InversionProtocol(
+            party=party,
+            samples=len(attacked),
+            validation=len(data.validation),
+            auxiliary=len(auxiliary),
+            candidates=candidates,
+            transcript_samples=0 if told is None else told.samples,
+            transcript_bytes=0 if told is None else told.bytes,
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+        ),
+        flags=[Flag(**flag) for flag in card.get("flags", [])],
+        metrics=metrics,
+        differences=differences,
+        worlds=shown,
+        bits=[_bits(victim, data, name) for name in victim.bounds],
+        leakage=_leakage(victim, data, party, told, derive_seed(seed, "leakage"), boot),
+        sweep=sweep,
+        detection=roc_rows(victim, data, seed, boot),
+        pictures=_pictures(folder.path, data, attacked, rows, true, own_class, worlds),
+    )
+
+
+def _info(config: AttackConfig) -> InversionInfo:
+    entry = INVERSIONS[config.attack.name]
+    return InversionInfo(
+        kind="inversion",
+        name=entry.name,
+        settings=config.attack.settings,
+        source=entry.source,
+        summary=entry.summary,
+        knowledge=sorted(entry.build.knowledge),  # type: ignore[attr-defined]
+        deviations=entry.deviations,
+    )
+
+
+def _auxiliary(data: Dataset, which: str) -> Split:
+    """Inputs that the attacker of the query split has. Raises UsageError: none."""
+    if which == "database":
+        return data.database
+    rows = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
+    if not len(rows):
+        raise UsageError(
+            f"attack.auxiliary: all rows of {data.name!r} are trained on: expected database"
+        )
+    return data.database.take(rows)
+
+
+def _seen(
+    victim: HashVFL,
+    settings: dict[str, Any],
+    observed: str,
+    auxiliary: Split,
+    validation: Split,
+    attacked: Split,
+    party: str,
+    seed: int,
+    progress: Progress,
+) -> Seen:
+    method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
+    method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
+    sent = observe(victim, attacked, party, method.observed, seed=seed)
+    found = {
+        name: member.reconstruct(victim, sent, party, seed=seed)
+        for name, member in method.members.items()
+    }
+    return Seen(victim, method, found)
+
+
+def rate(
+    name: str,
+    method: CodeInversion,
+    columns: dict[str, Floats],
+    base: dict[str, Floats],
+    seed: int,
+) -> Attacker:
+    """The figures of one attacker, and its gain over the class mean."""
+    pictures = not np.isnan(columns["ssim"]).all()
+    return Attacker(
+        name=name,
+        chosen=name == method.chosen,
+        validation=method.merits[name],
+        ssim=mean_metric(columns["ssim"], seed) if pictures else None,
+        psnr=mean_metric(columns["psnr"], seed) if pictures else None,
+        mse=mean_metric(columns["mse"], seed),
+        reidentification=mean_metric(columns["hit"], seed),
+        gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
+    )
+
+
+def _matching(
+    victim: HashVFL,
+    codes: Seen,
+    data: Dataset,
+    attacked: Split,
+    party: str,
+    settings: dict[str, Any],
+    seed: int,
+) -> tuple[Floats, str]:
+    """Re-identification without a picture: the candidate whose own code is nearest.
+
+    Also says which of the two ways the validation rows favour: "matching" or "picture".
+    """
+
+    def hits(split: Split, found: Tensor | None) -> Floats:
+        true = split.rows(torch.arange(len(split))).inputs[party]
+        labels = split.labels.argmax(dim=1)
+        if found is None:
+            sent = observe(victim, split, party, "codes", seed=seed)
+            exact = torch.from_numpy(victim.encode(true, party).signs())
+            far = torch.cdist(sent.double(), exact.double()).round(decimals=6)
+        else:
+            far = pixel_distances(found, true)
+        places = torch.arange(len(true))
+        return reidentified(
+            far, places, labels, candidates=int(settings["candidates"]), seed=seed
+        )[0]
+
+    held = observe(victim, data.validation, party, "codes", seed=seed)
+    drawn = codes.method.reconstruct(victim, held, party, seed=seed)
+    better = hits(data.validation, None).mean() > hits(data.validation, drawn).mean()
+    return hits(attacked, None), "matching" if better else "picture"
+
+
+def _class_decoder(
+    victim: HashVFL,
+    data: Dataset,
+    auxiliary: Split,
+    labels: Tensor,
+    party: str,
+    settings: dict[str, Any],
+    seed: int,
+    progress: Progress,
+) -> Tensor:
+    """(N, …) by a decoder that is told the class code and nothing else: what training alone adds."""
+    table = victim.class_codes.cpu()
+
+    def pairs(split: Split) -> tuple[Tensor, Tensor]:
+        inputs = split.rows(torch.arange(len(split))).inputs[party]
+        return table[split.labels.argmax(dim=1)], inputs
+
+    network = fit_decoder(
+        *pairs(auxiliary), *pairs(data.validation), hidden=256,
+        epochs=int(settings["decoder_epochs"]), seed=derive_seed(seed, "attack"), progress=progress,
+    )  # fmt: skip
+    return decode(network, table[labels]).clamp(*victim.bounds[party])
+
+
+def _bits(victim: HashVFL, data: Dataset, party: str) -> PartyBits:
+    labels = data.database.labels.argmax(dim=1)
+    return PartyBits(
+        party=party,
+        means=victim.encode_split(data.database, party).signs().mean(axis=0).tolist(),
+        wanted=victim.class_codes.cpu()[labels].mean(dim=0).tolist(),
+    )
+
+
+def _leakage(
+    victim: HashVFL, data: Dataset, party: str, told: Told | None, seed: int, boot: int
+) -> dict[str, Metric]:
+    """How often the label can be read: from a code by class codes or blindly, from gradients."""
+    labels = data.query.labels.argmax(dim=1)
+    codes = observe(victim, data.query, party, "codes", seed=seed)
+    near = nearest_class(codes, victim.class_codes.cpu()) == labels
+    common = data.database.labels.argmax(dim=1).bincount().argmax()
+    found = {
+        "nearest_class_code": mean_metric(near.double().numpy(), boot),
+        "clustering": mean_metric(clustered(codes, labels, len(data.classes), seed), boot),
+        "most_common_class": mean_metric((labels == common).double().numpy(), boot),
+    }
+    if told is not None:
+        found["gradients"] = mean_metric(told.label_from_gradients, boot)
+    return found
+
+
+def _sweep(
+    trained: Trained, config: AttackConfig, settings: dict[str, Any], boot: int, progress: Progress
+) -> list[SweepPoint]:
+    """Accuracy of victims of other K and P, and of their undefended twins."""
+    own = trained.card["settings"]
+    pairs = [(bits, own["parties"]) for bits in settings["sweep_bits"]]
+    pairs += [(own["bits"], parties) for parties in settings["sweep_parties"]]
+    points = []
+    for bits, parties in dict.fromkeys(pairs):
+        figures = []
+        for protection in (own["protection"], "none"):
+            changed = {"bits": bits, "parties": parties, "protection": protection}
+            other = _variant(trained, config, changed, progress)
+            assert isinstance(other.victim, HashVFL)
+            figures.append(mean_metric(correct(other.victim, other.data.query, config.seed), boot))
+        points.append(
+            SweepPoint(
+                bits=bits, parties=parties, accuracy=figures[0], accuracy_undefended=figures[1]
+            )
+        )
+    return points
+
+
+def _write_samples(
+    file: Path,
+    rows: Tensor,
+    labels: Tensor,
+    worlds: dict[str, Seen],
+    base: dict[str, Floats],
+    matched: Floats,
+) -> None:
+    """`samples.parquet`: one row a reconstructed input, every figure that a mean was taken of."""
+    table: dict[str, Any] = {"query": rows.numpy(), "label": labels.numpy()}
+    table |= {f"{name}:class_mean": values for name, values in base.items()}
+    table["hit:codes:matching"] = matched
+    for name, world in worlds.items():
+        for attacker, columns in world.columns.items():
+            table |= {f"{column}:{name}:{attacker}": v for column, v in columns.items()}
+    with storage_errors(file):
+        pq.write_table(pa.table(table), file)
+
+
+def _pictures(
+    folder: Path,
+    data: Dataset,
+    attacked: Split,
+    rows: Tensor,
+    true: Tensor,
+    own_class: Tensor,
+    worlds: dict[str, Seen],
+) -> list[Picture]:
+    """The grid: the first sample of each class, and what every attacker made of it."""
+    if true.dim() != 4:
+        return []
+    labels = attacked.labels.argmax(dim=1)
+    first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()][:GRID_ROWS]
+    columns: dict[str, Tensor] = {"original": true, "class mean": own_class}
+    columns |= {f"codes: {name}": found for name, found in worlds["codes"].found.items()}
+    for name in ("embeddings", "undefended"):
+        columns[name] = worlds[name].found[worlds[name].method.chosen]
+    return write_pictures(folder, data, attacked, rows, first, columns)
+
+
+def write_pictures(
+    folder: Path,
+    data: Dataset,
+    attacked: Split,
+    rows: Tensor,
+    places: Sequence[int],
+    columns: dict[str, Tensor],
+) -> list[Picture]:
+    """Write the PNGs of a grid, one file a cell. Raises StorageError."""
+    samples = folder / "samples"
+    grid = []
+    with storage_errors(samples):
+        samples.mkdir(exist_ok=True)
+        for place in places:
+            files = {}
+            for number, (column, images) in enumerate(columns.items()):
+                name = f"samples/{int(rows[place]):06d}-{number:02d}.png"
+                picture(images[place]).save(folder / name, optimize=True)
+                files[column] = name
+            kinds = [data.classes[c] for c in attacked.labels[place].nonzero().flatten().tolist()]
+            name = attacked.names[place] if attacked.names else f"query {int(rows[place])}"
+            grid.append(Picture(name=name, labels=", ".join(kinds), files=files))
+    return grid
