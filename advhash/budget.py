@@ -98,7 +98,7 @@ class Budget:
 
     def project(self, clean: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:
         """A point inside ball and bounds: projected onto the ball (l0: the largest changes kept),
-        then clipped to the bounds, which cannot leave the ball."""
+        then clipped to the bounds, which cannot leave the ball. Tokens stay whole numbers."""
         change = moved - clean
         if self.norm == "linf":
             change = change.clamp(-self.eps, self.eps)
@@ -112,4 +112,4 @@ class Budget:
             rows = flat.abs().topk(keep, dim=1).indices
             mask = torch.zeros_like(flat).scatter_(1, rows, 1)
             change = (flat * mask).view_as(change)
-        return (clean + change).clamp(*bounds)
+        return (clean + change).clamp(*bounds).to(clean)

@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from advhash import captioned, picture_sets, reading, splits
 from advhash.captioned import MAX_CAPTION, Captioned, assemble, check_settings
-from advhash.data import Dataset
+from advhash.data import Dataset, TextKind
 from advhash.errors import DataError
 from advhash.image_folder import Fit, decode, printable
 from advhash.image_rows import Pixels
 from advhash.reading import Layout, cached_reading
 from advhash.registry import DATASETS
+from advhash.text_kinds import check_text, with_text
 
 __all__: list[str] = []
 
@@ -45,15 +46,18 @@ def read_captioned(
     fit: Fit = "centre",
     vocabulary: int = 2000,
     seed: int = 0,
+    text: TextKind = "words",
+    text_length: int = 32,
 ) -> Dataset:
     """Your own images with captions and labels from a CSV: images and text."""
     check_settings(size, vocabulary)
+    check_text(text, text_length)
     folder = CAPTIONED.find(root)
     file = reading.inside(folder, [table], "the setting table")[0]
     if not file.is_file():
         raise CAPTIONED.missing(folder, f"got no {table}")
     listed = _read_table(file)
-    return cached_reading(
+    data = cached_reading(
         "captioned",
         functools.partial(_captioned, folder, table, listed, size, fit, vocabulary, seed),
         {
@@ -68,6 +72,7 @@ def read_captioned(
             reading.stamps(folder, listed.captions, table),
         ],
     )  # fmt: skip
+    return with_text(data, text, text_length, vocabulary)
 
 
 @dataclass

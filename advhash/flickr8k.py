@@ -11,13 +11,14 @@ import numpy as np
 
 from advhash import captioned, picture_sets, reading
 from advhash.captioned import MAX_CAPTION, Captioned, assemble, check_settings
-from advhash.data import Dataset
+from advhash.data import Dataset, TextKind
 from advhash.errors import DataError
 from advhash.image_folder import decode
 from advhash.image_rows import Pixels
 from advhash.reading import Layout, cached_reading
 from advhash.registry import DATASETS
 from advhash.splits import seeded_order
+from advhash.text_kinds import check_text, with_text
 
 __all__: list[str] = []
 
@@ -32,16 +33,23 @@ MAX_IMAGE_BYTES = 64 * 2**20
 
 @DATASETS.register("flickr8k", source="Hodosh, Young and Hockenmaier, JAIR 2013")
 def read_flickr8k(
-    *, root: str | None = None, size: int = 64, vocabulary: int = 2000, seed: int = 0
+    *,
+    root: str | None = None,
+    size: int = 64,
+    vocabulary: int = 2000,
+    seed: int = 0,
+    text: TextKind = "words",
+    text_length: int = 32,
 ) -> Dataset:
     """8,091 photos with a caption each: images and text, 24 labels derived from the captions."""
     check_settings(size, vocabulary)
+    check_text(text, text_length)
     folder = FLICKR8K.find(root)
     files = [folder / name for name in ("captions.json", "labels.npy", "concepts.json")]
     absent = [file.name for file in (*files, folder / "images.zip") if not file.is_file()]
     if absent:
         raise FLICKR8K.missing(folder, f"got no {', '.join(absent)}")
-    return cached_reading(
+    data = cached_reading(
         "flickr8k",
         functools.partial(_flickr8k, folder, size, vocabulary, seed),
         {"root": root, "size": size, "vocabulary": vocabulary, "seed": seed},
@@ -49,6 +57,7 @@ def read_flickr8k(
         (__file__, captioned, picture_sets),
         [*reading.content(*files), reading.stamps(folder, ["images.zip"], "Flickr8k")],
     )
+    return with_text(data, text, text_length, vocabulary)
 
 
 def _flickr8k(folder: Path, size: int, vocabulary: int, seed: int, target: Path) -> Dataset:

@@ -19,6 +19,7 @@ from torch import Tensor
 from advhash import __version__
 from advhash.attacks.code_inversion import CodeInversion
 from advhash.attacks.reconstruction import decode, fit_decoder, observe
+from advhash.cache import cache_root
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
 from advhash.data import Dataset, Progress, Split, silent
 from advhash.detecting import roc_rows
@@ -58,11 +59,11 @@ from advhash.stats import (
     mean_metric,
     paired_difference,
 )
-from advhash.training import Trained, derive_seed, train
+from advhash.training import Trained, derive_seed, plan_victim, train
 from advhash.transcripts import Told, attack_transcript
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["invert", "is_inversion_method", "undefended"]
+__all__ = ["inversion_plan", "invert", "is_inversion_method", "undefended"]
 
 Floats = npt.NDArray[np.float64]
 SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
@@ -183,6 +184,40 @@ def invert(
         folder.abandon()
         raise
     return record
+
+
+def inversion_plan(config: AttackConfig) -> dict[str, Any]:
+    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
+    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
+    INVERSIONS.create(config.attack.name, settings)
+    planned = plan_victim(config)
+    if planned is None:
+        trained = train(config)
+        resolve_inversion(config, trained)
+        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
+    else:
+        data, victim_settings, key = planned
+        if config.victim.name != "hashvfl":
+            raise UsageError(
+                f"{config.attack.name} needs a federation: expected --victim hashvfl, got "
+                f"{config.victim.name}"
+            )
+        trained_already = (cache_root() / "victims" / key).is_dir()
+        victim = {
+            "name": config.victim.name,
+            "settings": victim_settings,
+            "trained": trained_already,
+        }
+    return {
+        "schema": "advhash/plan/1",
+        "command": "attack",
+        "seed": config.seed,
+        "victim": victim,
+        "attack": {"kind": "inversion", "name": config.attack.name, "settings": settings},
+        "dataset": {"name": data.name, "database": len(data.database)},
+        "budget": None,
+        "samples": min(config.protocol.queries or SAMPLES, len(data.query)),
+    }
 
 
 def _into(
@@ -435,9 +470,9 @@ def _matching(
         else:
             far = pixel_distances(found, true)
         places = torch.arange(len(true))
-        return reidentified(
-            far, places, labels, candidates=int(settings["candidates"]), seed=seed
-        )[0]
+        return reidentified(far, places, labels, candidates=int(settings["candidates"]), seed=seed)[
+            0
+        ]
 
     held = observe(victim, data.validation, party, "codes", seed=seed)
     drawn = codes.method.reconstruct(victim, held, party, seed=seed)

@@ -78,7 +78,8 @@ def party_view(data: Dataset, parties: int) -> Dataset:
         )
 
     def cut(split: Split) -> Split:
-        parts = torch.tensor_split(split.inputs[name], parties, dim=-1)
+        whole = split.inputs[name]
+        parts = torch.tensor_split(whole if name == "image" else whole.float(), parties, dim=-1)
         inputs = {f"party{number}": part.contiguous() for number, part in enumerate(parts)}
         return replace(split, inputs=inputs, digests={})
 

@@ -222,6 +222,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.hashnet",
         "advhash.victims.csq",
         "advhash.victims.dlcmh",
+        "advhash.victims.dcmh",
         "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
     ),

@@ -66,7 +66,10 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
 
 
 def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:
-    """Of a batch: real codes (B,K) and the gradient of their sum of squares in the input (B, …)."""
+    """Of a batch: real codes (B,K) and the gradient of their sum of squares in the input (B, …).
+
+    Of tokens the input is their one-hot form (B,L,V).
+    """
     flags = []
     size = gradient.flatten(1).abs().amax(dim=1)
     dead = int((size < 1e-12).sum())

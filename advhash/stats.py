@@ -23,6 +23,7 @@ __all__ = [
     "Difference",
     "Metric",
     "hierarchical_mean",
+    "hierarchical_ratio",
     "holm",
     "mean_metric",
     "paired_difference",
@@ -230,15 +231,7 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
     >>> round(metric.value, 3), metric.n
     (0.5, 5)
     """
-    tree = _tree(groups)
-    if same_queries:
-        found = [leaf for leaf in _leaves(tree) if not np.isnan(leaf).all()]
-        lengths = sorted({len(leaf) for leaf in found})
-        if len(lengths) > 1:
-            raise ValueError(f"expected the same queries in every group, got {lengths} of them")
-        if found:
-            tree = _without(tree, np.isnan(np.stack(found)).max(axis=0))
-    tree = _without(tree)
+    tree = _prepared(groups, same_queries)
     leaves = _leaves(tree)
     values = np.concatenate(leaves)
     if len(leaves) == 1:
@@ -248,6 +241,62 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
     value = _mean(tree)
     if np.ptp(values) == 0:
         return Metric(value=value, low=value, high=value, n=len(values))
+    low, high = _bounds(_resampled_means(tree, seed, same_queries))
+    return Metric(value=value, low=low, high=high, n=len(values))
+
+
+def hierarchical_ratio(numerator: Groups, denominator: Groups, seed: int) -> Metric:
+    """Ratio of two hierarchical means with a 95 % percentile interval, both resampled together.
+
+    numerator, denominator: groups as in `hierarchical_mean`, of the same shape, row i of a seed
+    being the same query in both; NaN in the same places
+
+    No value where the denominator's mean is not positive; no interval where that of a resample is
+    not. One group alone gives `ratio_of_means`.
+
+    Raises ValueError: groups of different shapes.
+
+    >>> ratio = hierarchical_ratio([[0.2, 0.4], [0.6, 0.8]], [[0.1, 0.2], [0.3, 0.4]], seed=0)
+    >>> round(ratio.value, 3), round(ratio.low, 3), ratio.n
+    (2.0, 2.0, 4)
+    """
+    above, below = _prepared(numerator, False), _prepared(denominator, False)
+    shapes = [[len(leaf) for leaf in _leaves(tree)] for tree in (above, below)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"expected groups of the same shape, got {shapes[0]} and {shapes[1]}")
+    count = sum(shapes[0])
+    if len(shapes[0]) == 1:
+        return ratio_of_means(_leaves(above)[0], _leaves(below)[0], seed)
+    if not _mean(below) > 0 or not np.isfinite(_mean(above)):
+        return Metric(n=count)
+    means = [_resampled_means(tree, seed, False) for tree in (above, below)]  # of the same draws
+    value = _mean(above) / _mean(below)
+    if not (means[1] > 0).all():
+        return Metric(value=value, n=count)
+    low, high = _bounds(means[0] / means[1])
+    return Metric(value=value, low=low, high=high, n=count)
+
+
+def _bounds(resampled: Floats) -> tuple[float, float]:
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+    return low, high
+
+
+def _prepared(groups: Groups, same_queries: bool) -> Tree:
+    """The groups as a tree without NaN. Raises ValueError: other numbers of the same queries."""
+    tree = _tree(groups)
+    if same_queries:
+        found = [leaf for leaf in _leaves(tree) if not np.isnan(leaf).all()]
+        lengths = sorted({len(leaf) for leaf in found})
+        if len(lengths) > 1:
+            raise ValueError(f"expected the same queries in every group, got {lengths} of them")
+        if found:
+            tree = _without(tree, np.isnan(np.stack(found)).max(axis=0))
+    return _without(tree)
+
+
+def _resampled_means(tree: Tree, seed: int, same_queries: bool) -> Floats:
+    """(RESAMPLES,) means; trees of the same shape and seed get the same draws."""
     of_groups, of_queries = np.random.SeedSequence(seed).spawn(2)
     generator = np.random.default_rng(of_queries)
 
@@ -256,9 +305,7 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
             return _query_means(leaf, RESAMPLES, np.random.default_rng(of_queries))[places]
         return _query_means(leaf, len(places), generator)
 
-    means = _resampled(tree, np.arange(RESAMPLES), np.random.default_rng(of_groups), leaf_means)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Metric(value=value, low=low, high=high, n=len(values))
+    return _resampled(tree, np.arange(RESAMPLES), np.random.default_rng(of_groups), leaf_means)
 
 
 def _tree(groups: Any) -> Tree:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["count_words", "frequent_words", "words"]
+__all__ = ["MIN_ITEMS", "count_words", "frequent_words", "words"]
 
 MIN_ITEMS = 2  # a word of one text finds no other
 

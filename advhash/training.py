@@ -18,7 +18,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from advhash.cache import cached, content_key
+from advhash.cache import cache_root, cached, content_key
 from advhash.checkpoint import (
     CARD,
     WEIGHTS,
@@ -34,19 +34,24 @@ from advhash.files import sha256, storage_errors, write_text
 from advhash.model_card import PAGE, model_card
 from advhash.own_victim import bring
 from advhash.own_victim import fingerprint as own_fingerprint
+from advhash.processes import is_main_process, local_process, process_count
 from advhash.registry import VICTIMS
 from advhash.reports.victim import code_figures, victim_flags, victim_metrics
 from advhash.runs import environment
 from advhash.sanity import Flag
+from advhash.victims.acceleration import dismiss, lead, led, precision
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, is_external
+from advhash.victims.training_state import TrainingState
 
 __all__ = [
     "Trained",
     "cache_identity",
+    "code_version",
     "derive_seed",
     "export_checkpoint",
     "is_checkpoint",
+    "load_data",
     "plan_victim",
     "resolve_device",
     "train",
@@ -61,9 +66,20 @@ def derive_seed(seed: int, purpose: str) -> int:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises UsageError: unknown or absent."""
+    """`auto` is the GPU where there is one; under torchrun, each process has its own.
+
+    Raises UsageError: unknown, absent, or not enough for the processes.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    index, processes = local_process()
+    if processes > 1 and name.startswith("cuda"):
+        if name != "cuda" or processes > torch.cuda.device_count():
+            raise UsageError(
+                f"--device: expected auto, cpu or cuda and a GPU for each of the {processes} "
+                f"processes of torchrun, got {name!r} and {torch.cuda.device_count()} GPUs"
+            )
+        name = f"cuda:{index}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -78,7 +94,7 @@ _SHOWING = {"cli.py", "console.py", "doctor.py", "html.py", "plots.py", "picture
 
 
 @cache
-def _code_version() -> str:
+def code_version() -> str:
     """Digest of all sources that can decide over a cached result, and of torch's and timm's."""
     digest = hashlib.sha256(f"torch {torch.__version__} timm {version('timm')}".encode())
     for package in ("", ".victims", ".attacks", ".defenses", ".reports"):
@@ -155,7 +171,8 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
             "data": data.fingerprint(),
             "seed": config.seed,
             "device": resolve_device(config.device).type,
-            "code": _code_version(),
+            "precision": precision(resolve_device(config.device)),
+            "code": code_version(),
         }
     )
     return data, settings, key
@@ -171,19 +188,33 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         return (_brought if external else _from_checkpoint)(config, device, start)
     data, settings, key = planned
     name = config.victim.name
+    state = TrainingState(cache_root() / "training" / key)
     ran = False
 
-    def build(folder: Path) -> None:
+    def fitted() -> HashVictim:
         nonlocal ran
         ran = True
         seed = derive_seed(config.seed, "victim")
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            victim: HashVictim = VICTIMS.create(name, settings)
-        victim.to(device).fit(data, seed=seed, progress=progress)
+            victim: HashVictim = VICTIMS.create(name, settings).to(device)
+        victim.training_state = state
+        try:
+            victim.fit(data, seed=seed, progress=progress)
+        except KeyboardInterrupt as error:
+            if state.saved:
+                error.add_note(f"the same command goes on after {state.saved}")
+            raise
         victim.eval()
         _check_converged(name, victim)
+        return victim
+
+    def build(folder: Path) -> None:
+        lead(device)
+        victim = fitted()
         flags = victim_flags(victim, data)
+        if state.problem:
+            flags = [*flags, Flag("training_state", "info", state.problem)]
         metrics = victim_metrics(victim, data, derive_seed(config.seed, "bootstrap"))
         save_victim(
             folder,
@@ -204,13 +235,25 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             },
             metrics={name: vars(metric) for name, metric in metrics.items()},
             flags=[vars(flag) for flag in flags],
-            seconds=round(time.perf_counter() - start, 2),
+            seconds=round(state.spent + time.perf_counter() - start, 2),
+            processes=process_count(),
+            precision=precision(device),
             environment=environment(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_text(folder / PAGE, model_card(read_card(folder)))
 
-    folder, victim, card = cached("victims", key, build, lambda path: (path, *load_victim(path)))
+    def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
+        return folder, *load_victim(folder)
+
+    if is_main_process():
+        folder, victim, card = cached("victims", key, build, read)
+        dismiss(device)
+        state.discard()
+    else:
+        while led(device):
+            fitted()
+        folder, victim, card = read(cache_root() / "victims" / key)
     given = config.victim.settings
     fixed = {"name", *victim.data_arguments(data)} - set(given)
     kept = {key: value for key, value in settings.items() if key not in fixed}
@@ -316,7 +359,7 @@ def _from_checkpoint(
     shapes = {
         key: value
         for key, value in expected.items()
-        if isinstance(value, int) and key != "database_rows" and card_settings[key] != value
+        if isinstance(value, int | str) and key != "database_rows" and card_settings[key] != value
     }
     if shapes:
         key, value = next(iter(shapes.items()))
@@ -383,6 +426,6 @@ def cache_identity(trained: Trained) -> dict[str, object]:
         "victim": trained.fingerprint,
         "method": trained.method_digest,
         "data": trained.data.fingerprint(),
-        "code": _code_version(),
+        "code": code_version(),
         "device": trained.victim.device.type,
     }

@@ -145,7 +145,11 @@ def attack_transcript(
             found = draw_from(attacker, secret)
             columns = reconstruction_columns(found, true)
             hit, chance = reidentified(
-                pixel_distances(found, true), truth, labels[secret], candidates=candidates, seed=draw
+                pixel_distances(found, true),
+                truth,
+                labels[secret],
+                candidates=candidates,
+                seed=draw,
             )
             gain = paired_difference(columns[score], base[score], boot)
             images = score == "ssim"

@@ -73,9 +73,7 @@ class AdaptiveSlice(Attack):
             open_rows = (lowest >= 0).nonzero().flatten()
             if not len(open_rows):
                 break
-            self._toward(
-                own, clean, sent, labels, aims[:, column], open_rows, best, lowest, budget
-            )
+            self._toward(own, clean, sent, labels, aims[:, column], open_rows, best, lowest, budget)
         return best
 
     def _aims(self, victim: HashVFL, sent: Tensor, labels: Tensor) -> Tensor:

@@ -13,16 +13,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from advhash import __version__
 from advhash.errors import RunError, StorageError
 from advhash.files import write_bytes
 from advhash.reports.findings import findings
+from advhash.reports.lifelong import LIFELONG, NAMES, LifelongRecord
+from advhash.reports.lifelong import figures as lifelong_figures
+from advhash.reports.lifelong import verdict as lifelong_verdict
+from advhash.reports.lifelong_figures import GROUPS
 from advhash.reports.pairs import Pair, Queries, compare, load_queries, map_lost
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Effect, history_figures, interval_figure
-from advhash.reports.record import Example, Flag, Record, Retrieved, load_record
+from advhash.reports.record import Example, Flag, Record, Retrieved, load_record, schema_of
 from advhash.reports.retrieval import EXAMPLE_RULE, GAIN
 from advhash.reports.verdict import (
     NO_VALUE,
@@ -225,10 +229,67 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
+@dataclass(frozen=True)
+class Lifelong:
+    """A lifelong run as its section sees it."""
+
+    record: LifelongRecord
+    verdict: list[str]
+    figures: list[tuple[str, str, str]]
+    groups: Sequence[str]
+    names: Mapping[str, str]
+
+
+def _lifelong(folder: Path) -> Lifelong:
+    record = LifelongRecord.read(folder / "metrics.json")
+    return Lifelong(record, lifelong_verdict(record), lifelong_figures(record), list(GROUPS), NAMES)
+
+
+def _templates() -> Environment:
+    def source(name: str) -> str:
+        return (resources.files("advhash.reports") / name).read_text("utf-8")
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(source),
+    )
+    environment.filters.update(
+        points=_points,
+        bounds=_bounds,
+        number=_number,
+        distance=_distance,
+        json=_json,
+        chance=_chance,
+        percent=percent,
+    )
+    return environment
+
+
 def page(folders: Sequence[Path]) -> str:
-    """The page of these runs, the first one being the subject. Raises RunError."""
+    """The page of these runs: attack runs, the first one being the subject, then lifelong ones.
+
+    Raises RunError.
+    """
     if not folders:
         raise RunError("expected at least one run folder, got none")
+    kinds = [schema_of(folder) for folder in folders]
+    lifelong = [
+        _lifelong(folder) for folder, kind in zip(folders, kinds, strict=True) if kind == LIFELONG
+    ]
+    attacked = [folder for folder, kind in zip(folders, kinds, strict=True) if kind != LIFELONG]
+    if attacked:
+        return _attack_page(attacked, lifelong)
+    return (
+        _templates()
+        .get_template("sections.html")
+        .render(lifelong=lifelong, pictures="", version=__version__)
+    )
+
+
+def _attack_page(folders: Sequence[Path], lifelong: Sequence[Lifelong]) -> str:
     records = [load_record(folder) for folder in folders]
     pictures = Pictures()
     curves = _CurvesOnce()
@@ -248,35 +309,27 @@ def page(folders: Sequence[Path]) -> str:
             )
         )
     pairs = compare(records, [run.queries for run in runs])
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        points=_points,
-        bounds=_bounds,
-        number=_number,
-        distance=_distance,
-        json=_json,
-        chance=_chance,
-        percent=percent,
-    )
-    source = (resources.files("advhash.reports") / "template.html").read_text("utf-8")
-    return environment.from_string(source).render(
-        runs=runs,
-        first=runs[0],
-        figures=_figures(runs),
-        aimed=any(record.attack.goal == "targeted" for record in records),
-        findings=findings(records, [run.label for run in runs], pairs),
-        compared=_compared(runs, pairs),
-        victims=_covered([record.victim.name for record in records], "victims"),
-        datasets=_covered([record.dataset.name for record in records], "data sets"),
-        flags=_flags(runs),
-        strengths=STRENGTHS,
-        knowledge=KNOWLEDGE,
-        rule=EXAMPLE_RULE,
-        gain=GAIN,
-        pictures=pictures.css(),
-        version=__version__,
+    return (
+        _templates()
+        .get_template("template.html")
+        .render(
+            lifelong=lifelong,
+            runs=runs,
+            first=runs[0],
+            figures=_figures(runs),
+            aimed=any(record.attack.goal == "targeted" for record in records),
+            findings=findings(records, [run.label for run in runs], pairs),
+            compared=_compared(runs, pairs),
+            victims=_covered([record.victim.name for record in records], "victims"),
+            datasets=_covered([record.dataset.name for record in records], "data sets"),
+            flags=_flags(runs),
+            strengths=STRENGTHS,
+            knowledge=KNOWLEDGE,
+            rule=EXAMPLE_RULE,
+            gain=GAIN,
+            pictures=pictures.css(),
+            version=__version__,
+        )
     )
 
 

@@ -15,7 +15,16 @@ from advhash.errors import RunError
 from advhash.sanity import Flag
 from advhash.stats import Metric
 
-__all__ = ["SCHEMA", "TARGETED_METRICS", "Example", "Flag", "Record", "Retrieved", "load_record"]
+__all__ = [
+    "SCHEMA",
+    "TARGETED_METRICS",
+    "Example",
+    "Flag",
+    "Record",
+    "Retrieved",
+    "load_record",
+    "schema_of",
+]
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
@@ -149,6 +158,15 @@ class Record(_Part):
             raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
         body["schema_"] = body.pop("schema")
         return cls.model_validate(body)
+
+
+def schema_of(folder: Path) -> str:
+    """The schema that a run folder's record names; "" where it cannot be told."""
+    try:
+        body = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return ""
+    return str(body.get("schema")) if isinstance(body, dict) else ""
 
 
 def load_record(folder: Path) -> Record:

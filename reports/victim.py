@@ -70,7 +70,8 @@ def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
         codes, again = (victim.encode_split(data.database, modality) for _ in range(2))
         flags += check_codes(codes, again, len(sets))
         batch = data.validation.rows(torch.arange(min(64, len(data.validation))))
-        inputs = batch.inputs[modality].to(victim.device).requires_grad_()
+        given = batch.inputs[modality].to(victim.device)
+        inputs = victim.differentiable_inputs(given, modality).requires_grad_()
         with torch.enable_grad():
             relaxed = victim.relax(inputs, modality)
             (gradient,) = torch.autograd.grad(torch.tanh(relaxed).square().sum(), inputs)

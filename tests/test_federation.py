@@ -21,7 +21,7 @@ from advhash.parties import joined, party_names, party_view, whole_shape
 from advhash.victims.class_codes import class_codes, least_distance
 from advhash.victims.federation import Party, Server, consistency, laplace, train
 from advhash.victims.hashvfl import HashVFL, straight_through
-from advhash.victims.processes import collect, fit_in_processes
+from advhash.victims.party_processes import collect, fit_in_processes
 from advhash.victims.wire import HEADER, Kind, Message, Transcript, check_message, pack, unpack
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Modality, Progress, Split, silent
 from advhash.errors import UsageError
+from advhash.victims.training_state import UNSAVED, TrainingState
 
 __all__ = ["HashVictim", "History", "expect_positive"]
 
@@ -32,14 +33,16 @@ class HashVictim(nn.Module, ABC):
     bits:    K
     bounds:  the raw range of each modality, e.g. {"image": (0, 1)}; its keys are the modalities
     history: what training recorded, one row an epoch
+    training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
 
-    Normalisation lives inside: `relax` sees [0,1] pixels and raw counts.
+    Normalisation lives inside: `relax` sees [0,1] pixels and raw counts, tokens or embeddings.
     """
 
     bits: int
     bounds: Mapping[Modality, tuple[float, float]]
     history: History
+    training_state: TrainingState = UNSAVED
     differentiable: bool = True
     default_dataset: ClassVar[str] = "digits"
     default_database: ClassVar[str] = "image"  # the direction of the headline
@@ -56,11 +59,17 @@ class HashVictim(nn.Module, ABC):
 
     @abstractmethod
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V))."""
+        """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V)).
+
+        Tokens are whole numbers, which have no gradient: their `differentiable_inputs` have.
+        """
 
     @abstractmethod
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
-        """Train on `data.train` and, where rows are stored, hash the database."""
+        """Train on `data.train` and, where rows are stored, hash the database.
+
+        A victim that trains for long does so in a `Phase`, which goes on after a kill.
+        """
 
     @final
     def encode(self, inputs: Tensor, modality: Modality) -> HashCodes:
@@ -77,6 +86,17 @@ class HashVictim(nn.Module, ABC):
         finally:
             for module, flag in training:
                 module.training = flag
+
+    @final
+    def differentiable_inputs(self, inputs: Tensor, modality: Modality) -> Tensor:
+        """Inputs as floats that `relax` takes with the same codes and can be derived in.
+
+        Tokens (B,L), whole numbers up to the upper bound V−1, become one-hot (B,L,V); all others
+        stay as they are. A change of one entry [i,l,v] is a step toward token v at place l.
+        """
+        if inputs.is_floating_point():
+            return inputs
+        return nn.functional.one_hot(inputs, int(self.bounds[modality][1]) + 1).float()
 
     @final
     def encode_split(self, split: Split, modality: Modality, batch_size: int = 256) -> HashCodes:

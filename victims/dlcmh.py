@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advhash.codes import HashCodes
-from advhash.data import Dataset, Modality, Progress, Split, silent
-from advhash.errors import DataError, UsageError
+from advhash.data import Dataset, Modality, Progress, Split, TextKind, silent
+from advhash.errors import UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.backbones import (
     PRETRAINED,
@@ -24,7 +23,6 @@ from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import Decay, Optimiser, seeded
 from advhash.victims.frozen import FrozenCodes, table_codes
 from advhash.victims.lifelong import (
-    Note,
     arrivals,
     columns,
     draw_sample,
@@ -33,6 +31,8 @@ from advhash.victims.lifelong import (
     network_outputs,
 )
 from advhash.victims.objectives import cosine_label_similarity, shared_label, sign
+from advhash.victims.text_encoders import code_layer, text_arguments, text_bounds, text_encoder
+from advhash.victims.training_state import Phase
 
 __all__ = ["DLCMH"]
 
@@ -62,6 +62,7 @@ PAPER = {  # of images of 224 px, a size that the data set decides
     "augmentation": False,
 }
 Similarity = Literal["cosine", "binary"]
+_ORIGINAL = "original"  # the name of phase 1
 SOURCE = "Xu et al., IEEE TCSVT 2024 (arXiv 2304.13357)"
 
 
@@ -73,7 +74,8 @@ class DLCMH(HashVictim):
     are frozen. Each increment brings items of new categories: phase 2 learns their codes bit by
     bit and goes on training both networks against old and new codes. See docs/victims/dlcmh.md.
 
-    classes, text_size, database_rows, increments: from the data
+    classes, text, text_size, database_rows, increments: from the data; for `text` see
+        docs/victims/text_encoders.md
     similarity: how labels are compared: by their cosine, or as 1 where they share one (ablation)
 
     Deviations of every preset:
@@ -99,6 +101,7 @@ class DLCMH(HashVictim):
         text_size: int,
         database_rows: int,
         increments: tuple[tuple[str, ...], ...] = (),
+        text: TextKind = "words",
         bits: int = 32,
         similarity: Similarity = "cosine",
         backbone: str = SMALL,
@@ -118,13 +121,13 @@ class DLCMH(HashVictim):
         own_weight: float = 0.3,
         text_weight: float = 1.0,
         quantisation_weight: float = 0.03,
-        increment_epochs: int = 15,
+        increment_epochs: int = 12,
         increment_optimiser: Optimiser = "adamw",
         increment_decay: Decay = "cosine",
         increment_learning_rate: float = 2e-3,
         samples: int = 512,
-        new_share: float = 0.25,
-        quantisation_pull: float = 300.0,
+        new_share: float = 0.3,
+        quantisation_pull: float = 600.0,
         balance_weight: float = 1.0,
         augmentation: bool = True,
     ) -> None:
@@ -137,6 +140,7 @@ class DLCMH(HashVictim):
         self.text_size = text_size
         self.database_rows = database_rows
         self.increments = increments
+        self.text: TextKind = text
         self.bits = bits
         self.similarity: Similarity = similarity
         self.backbone = backbone
@@ -165,7 +169,7 @@ class DLCMH(HashVictim):
         self.quantisation_pull = quantisation_pull  # α
         self.balance_weight = balance_weight  # β
         self.augmentation = augmentation
-        self.bounds = {"image": (0.0, 1.0), "text": (0.0, 255.0)}
+        self.bounds = {"image": (0.0, 1.0), "text": text_bounds(text, text_size)}
         self.history = []
         self._build()
 
@@ -177,34 +181,30 @@ class DLCMH(HashVictim):
             pretrained=self.pretrained,
             frozen=self.freeze_backbone,
         )
-        self.image_network = nn.Sequential(features, self._head(features.features))
-        self.text_network = nn.Sequential(
-            nn.Dropout(self.word_dropout), *self._two_layers(self.text_size)
+        self.image_network = nn.Sequential(features, code_layer(features.features, self.bits))
+        self.text_network = text_encoder(
+            self.text,
+            text_size=self.text_size,
+            bits=self.bits,
+            width=self.width,
+            dropout=self.dropout,
+            word_dropout=self.word_dropout,
+            normalise_text=self.normalise_text,
         )
-        self.label_network = nn.Sequential(*self._two_layers(self.classes))
+        self.label_network = nn.Sequential(
+            nn.Linear(self.classes, self.width),
+            nn.ReLU(),
+            nn.Dropout(self.dropout),
+            code_layer(self.width, self.bits),
+        )
         self.stored = FrozenCodes(self.database_rows, self.bits, self.directions)
         self.register_buffer("seen", torch.zeros(self.classes, dtype=torch.bool))
 
-    def _two_layers(self, size: int) -> list[nn.Module]:
-        hidden = nn.Linear(size, self.width)
-        return [hidden, nn.ReLU(), nn.Dropout(self.dropout), self._head(self.width)]
-
-    def _head(self, size: int) -> nn.Linear:
-        head = nn.Linear(size, self.bits)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.normal_(head.bias, std=0.01)
-        return head
-
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
-        if not {"image", "text"} <= set(data.modalities):
-            raise DataError(
-                f"dlcmh needs images and text: {data.name!r} has {', '.join(data.modalities)}"
-            )
         return {
+            **text_arguments(data, "dlcmh"),
             "classes": len(data.classes),
-            "text_size": data.database.inputs["text"].shape[1],
-            "image_size": data.database.inputs["image"].shape[-1],
             "database_rows": len(data.database),
             "increments": data.increments,
         }
@@ -215,8 +215,6 @@ class DLCMH(HashVictim):
         return (shared_label if binary else cosine_label_similarity)(first, second)
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        if modality == "text" and self.normalise_text:
-            inputs = nn.functional.normalize(inputs, dim=1)
         codes: Tensor = self.get_submodule(f"{modality}_network")(inputs)
         return codes
 
@@ -268,9 +266,13 @@ class DLCMH(HashVictim):
 
         Starts from new random weights. Same data, settings and seed: same weights and codes.
         """
-        self.fit_original(data, seed=seed, progress=progress)
+        phases = [_ORIGINAL, *(_increment(n + 1) for n in range(len(self.increments)))]
+        first = self.training_state.resume(self, phases)
+        if first == 0:
+            self.fit_original(data, seed=seed, progress=progress)
         for number, new_classes in enumerate(self.increments, start=1):
-            self.increment(data, new_classes, seed=seed + number, progress=progress)
+            if number >= first:
+                self.increment(data, new_classes, seed=seed + number, progress=progress)
         return self
 
     def fit_original(self, data: Dataset, *, seed: int, progress: Progress = silent) -> None:
@@ -289,7 +291,7 @@ class DLCMH(HashVictim):
                 self,
                 items.take(places),
                 torch.Generator().manual_seed(seed),
-                self._note("original", progress),
+                Phase(_ORIGINAL, self, progress),
             )
             self._freeze(items, arrived, places, learnt)
 
@@ -311,7 +313,7 @@ class DLCMH(HashVictim):
         arrived, trained = arrivals(data, seen, self.stored.frozen)
         self.seen.copy_(seen)
         known = data.train_rows[self.stored.frozen.cpu()[data.train_rows]]
-        number = len({row["phase"] for row in self.history} | {"original"})
+        number = len({row["phase"] for row in self.history} | {_ORIGINAL})
         generator = torch.Generator().manual_seed(seed)
         sample = draw_sample(len(known), len(trained), self.samples, self.new_share, generator)
         drawn = known[sample[sample < len(known)]]
@@ -325,17 +327,11 @@ class DLCMH(HashVictim):
                 known={modality: self.stored.signs(modality, known) for modality in self.bounds},
                 sample=sample,
                 generator=generator,
-                note=self._note(f"increment {number}", progress),
+                phase=Phase(_increment(number), self, progress),
             )
             self._freeze(items, arrived, places, learnt)
 
-    def _note(self, phase: str, progress: Progress) -> Note:
-        """What keeps the history of a phase. seconds: since the phase began."""
-        began = time.perf_counter()
 
-        def note(epoch: int, epochs: int, figures: Mapping[str, float]) -> None:
-            row = {"epoch": epoch, **figures, "seconds": time.perf_counter() - began}
-            self.history.append({"phase": phase, **row})
-            progress(phase, epoch, epochs, **figures)
-
-        return note
+def _increment(number: int) -> str:
+    """The name of an increment's phase, the first being 1."""
+    return f"increment {number}"

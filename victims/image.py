@@ -6,7 +6,6 @@ its subclasses are keyword-only dataclasses, so that each constructor names ever
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Self
@@ -25,7 +24,7 @@ from advhash.victims.backbones import (
     frozen_features,
 )
 from advhash.victims.base import HashVictim, expect_positive
-from advhash.victims.fit import Descent, augment, random_batches, seeded
+from advhash.victims.fit import Descent, batch_outputs, random_batches, seeded
 from advhash.victims.objectives import (
     pairwise_gap,
     pairwise_likelihood,
@@ -33,6 +32,7 @@ from advhash.victims.objectives import (
     shared_label,
     sign,
 )
+from advhash.victims.training_state import Phase
 
 __all__ = ["DPH", "DPSH", "PROSGAN_CODE", "ImageHashing"]
 
@@ -122,11 +122,12 @@ class ImageHashing(HashVictim):
             self.history = []
             self.begin()
             self.train()
-            self._descend(data, torch.Generator().manual_seed(seed), progress)
+            phase = Phase("train", self, progress)
+            self._descend(data, torch.Generator().manual_seed(seed), phase)
         self.eval()
         return self
 
-    def _descend(self, data: Dataset, generator: torch.Generator, progress: Progress) -> None:
+    def _descend(self, data: Dataset, generator: torch.Generator, phase: Phase) -> None:
         train = frozen_features(self.network[0], data.train, self.device)
         labels = train.labels.to(self.device)
         descent = Descent(
@@ -138,21 +139,13 @@ class ImageHashing(HashVictim):
         )
 
         def loss(rows: Tensor) -> Tensor:
-            batch = train.rows(rows).inputs["image"]
-            if self.augmentation:
-                batch = augment(batch, generator)
-            codes = self.relax(batch.to(self.device), "image")
+            codes = batch_outputs(self, descent, train, rows, "image", generator)
             return self.objective(codes, labels[rows])
 
-        began = time.perf_counter()
-        for epoch in range(self.epochs):
-            self.advance(epoch)
-            value = descent.epoch(random_batches(len(train), self.batch_size, generator), loss)
-            seconds = time.perf_counter() - began
-            self.history.append(
-                {"phase": "train", "epoch": epoch + 1, "loss": value, "seconds": seconds}
-            )
-            progress("train", epoch + 1, self.epochs, loss=value)
+        for epoch in phase.epochs(self.epochs, descents={"all": descent}, generator=generator):
+            self.advance(epoch - 1)
+            batches = random_batches(len(train), self.batch_size, generator)
+            phase.note(loss=descent.epoch(batches, loss))
 
 
 @VICTIMS.register(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from advhash.data import Dataset, Modality, Split
 from advhash.errors import UsageError, nearest
-from advhash.victims.fit import Descent, augment, random_batches
+from advhash.victims.fit import Descent, batch_outputs, random_batches
 from advhash.victims.objectives import (
     discrete_codes,
     lifelong_hashing,
@@ -20,10 +20,11 @@ from advhash.victims.objectives import (
 )
 
 if TYPE_CHECKING:
+    from advhash.victims.base import HashVictim
     from advhash.victims.dlcmh import DLCMH
+    from advhash.victims.training_state import Phase
 
 __all__ = [
-    "Note",
     "arrivals",
     "columns",
     "draw_sample",
@@ -34,12 +35,6 @@ __all__ = [
 ]
 
 Loss = Callable[[Tensor], Tensor]  # of row numbers (B,)
-
-
-class Note(Protocol):
-    """Called after each epoch with the mean losses."""
-
-    def __call__(self, epoch: int, epochs: int, figures: Mapping[str, float]) -> None: ...
 
 
 def columns(data: Dataset, names: Sequence[str]) -> Tensor:
@@ -70,7 +65,7 @@ def arrivals(data: Dataset, seen: Tensor, frozen: Tensor) -> tuple[Tensor, Tenso
 
 
 def learn_original(
-    victim: DLCMH, items: Split, generator: torch.Generator, note: Note
+    victim: DLCMH, items: Split, generator: torch.Generator, phase: Phase
 ) -> dict[Modality, Tensor]:
     """Phase 1: each epoch the label, the image and the text network in turn, then the codes.
 
@@ -80,9 +75,13 @@ def learn_original(
     F, G, H = (torch.randn(len(items), victim.bits, device=victim.device) for _ in range(3))
     Bx, By = sign(F + H), sign(G + H)
     own, gamma, mu = victim.own_weight, victim.text_weight, victim.quantisation_weight
+    names = ("label", *victim.bounds)
+    descents = {name: _descent(victim, name, items=len(items), phase=1) for name in names}
 
     def label_loss(rows: Tensor) -> Tensor:
-        h = victim.label_network(labels[rows].float())
+        h = descents["label"].outputs(
+            len(rows), lambda part: victim.label_network(labels[rows[part]].float())
+        )
         H[rows] = h.detach()
         S = victim.compare(labels[rows], labels)
         gaps = similarity_gap(h, F, S) + gamma * similarity_gap(h, G, S)
@@ -91,7 +90,7 @@ def learn_original(
 
     def modality_loss(modality: Modality, U: Tensor, B: Tensor) -> Loss:
         def loss(rows: Tensor) -> Tensor:
-            u = victim.relax(_inputs(victim, items, rows, modality, generator), modality)
+            u = batch_outputs(victim, descents[modality], items, rows, modality, generator)
             U[rows] = u.detach()
             S = victim.compare(labels[rows], labels)
             gaps = own * similarity_gap(u, U, S) + similarity_gap(u, H, S)
@@ -104,16 +103,16 @@ def learn_original(
         "image": modality_loss("image", F, Bx),
         "text": modality_loss("text", G, By),
     }
-    descents = {name: _descent(victim, name, items=len(items), phase=1) for name in losses}
     victim.train()
-    for epoch in range(1, victim.epochs + 1):
+    tensors = {"F": F, "G": G, "H": H, "Bx": Bx, "By": By}
+    for _ in phase.epochs(victim.epochs, descents=descents, generator=generator, tensors=tensors):
         figures = {}
         for name, loss in losses.items():
             batches = random_batches(len(items), victim.batch_size, generator)
             figures[name] = descents[name].epoch(batches, loss)
         Bx.copy_(sign(2 * F + H))
         By.copy_(sign(2 * G + H))
-        note(epoch, victim.epochs, figures)
+        phase.note(**figures)
     victim.eval()
     # codes and weights of the same moment: F, G and H once more, from clean inputs
     outputs = network_outputs(victim, items)
@@ -131,7 +130,7 @@ def learn_increment(
     known: Mapping[Modality, Tensor],
     sample: Tensor,
     generator: torch.Generator,
-    note: Note,
+    phase: Phase,
 ) -> dict[Modality, Tensor]:
     """Phase 2: each epoch, for the image and then the text, the network and then its new codes.
 
@@ -158,13 +157,14 @@ def learn_increment(
         @ (relaxed["image"] + relaxed["text"])[len(old) :].to(victim.device)
     )
     learnt = {modality: start.clone() for modality in known}
+    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in known}
 
     def modality_loss(modality: Modality) -> Loss:
         codes = torch.cat([known[modality], learnt[modality]])
 
         def loss(rows: Tensor) -> Tensor:
             drawn = rows_of_sample[rows]
-            u = victim.relax(_inputs(victim, items, drawn, modality, generator), modality)
+            u = batch_outputs(victim, descents[modality], items, drawn, modality, generator)
             outputs[modality][rows] = u.detach()
             return lifelong_hashing(
                 u,
@@ -178,9 +178,12 @@ def learn_increment(
 
         return loss
 
-    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in known}
     victim.train()
-    for epoch in range(1, victim.increment_epochs + 1):
+    tensors = {f"outputs of {name}": values for name, values in outputs.items()}
+    tensors |= {f"codes of {name}": values for name, values in learnt.items()}
+    for _ in phase.epochs(
+        victim.increment_epochs, descents=descents, generator=generator, tensors=tensors
+    ):
         figures = {}
         for modality, descent in descents.items():
             batches = random_batches(len(sample), victim.batch_size, generator)
@@ -188,13 +191,15 @@ def learn_increment(
             Z = outputs[modality].tanh()
             spread = torch.zeros(len(labels), victim.bits, device=victim.device)
             spread[sample] = Z  # Ẑ: 0 for the rows not drawn
-            learnt[modality] = discrete_codes(
-                learnt[modality],
-                Z,
-                similarity[:, count:],
-                victim.quantisation_pull * spread[count:],
+            learnt[modality].copy_(
+                discrete_codes(
+                    learnt[modality],
+                    Z,
+                    similarity[:, count:],
+                    victim.quantisation_pull * spread[count:],
+                )
             )
-        note(epoch, victim.increment_epochs, figures)
+        phase.note(**figures)
     victim.eval()
     return learnt
 
@@ -207,7 +212,7 @@ def joined(first: Split, second: Split) -> Split:
     )
 
 
-def network_outputs(victim: DLCMH, items: Split) -> dict[Modality, Tensor]:
+def network_outputs(victim: HashVictim, items: Split) -> dict[Modality, Tensor]:
     """(N,K) real codes of all items, of both modalities, without dropout; on the CPU."""
     training = victim.training
     victim.eval()
@@ -233,16 +238,6 @@ def draw_sample(
     rest = order[~torch.isin(order, first)][: size - len(first)]
     drawn = torch.cat([first, rest])
     return drawn[torch.randperm(len(drawn), generator=generator)]
-
-
-def _inputs(
-    victim: DLCMH, items: Split, rows: Tensor, modality: Modality, generator: torch.Generator
-) -> Tensor:
-    """The inputs of the given rows; images lightly augmented where that is set."""
-    inputs = items.rows(rows).inputs[modality]
-    if modality == "image" and victim.augmentation:
-        inputs = augment(inputs, generator)
-    return inputs.to(victim.device)
 
 
 def _descent(victim: DLCMH, name: str, *, items: int, phase: Literal[1, 2]) -> Descent:

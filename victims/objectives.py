@@ -11,6 +11,7 @@ __all__ = [
     "central_similarity",
     "centroids",
     "cosine_label_similarity",
+    "cross_modal_hashing",
     "discrete_codes",
     "inner_product_gap",
     "label_overlap",
@@ -135,6 +136,34 @@ def inner_product_gap(codes: Tensor, signs: Tensor, similarity: Tensor) -> Tenso
     ±1, similarity (A,B) in [0,1].
     """
     return torch.sum((codes.shape[1] * similarity - codes @ signs.T) ** 2)
+
+
+def cross_modal_hashing(
+    codes: Tensor,
+    others: Tensor,
+    similar: Tensor,
+    signs: Tensor,
+    rest: Tensor,
+    *,
+    quantisation_weight: float,
+    balance_weight: float,
+) -> Tensor:
+    """DCMH (Jiang and Li, CVPR 2017), one modality's part, divided by B·N.
+
+    (1/BN)·[ Σ_ij (log(1+e^θ_ij) − S_ij·θ_ij) + γ·Σ_i ‖b_i − f_i‖² + η·‖Σ_i f_i + r‖² ],
+    θ_ij = ⟨f_i, g_j⟩/2
+
+    codes f (B,K) real; others g (N,K): the other modality's outputs for all N items, constants;
+    similar (B,N) of 0/1; signs (B,K) of ±1: the common code of each row; rest r (K,): the sum of
+    this modality's last outputs for the items outside the batch.
+    """
+    theta = codes @ others.T / 2
+    total = (
+        torch.sum(F.softplus(theta) - similar * theta)
+        + quantisation_weight * torch.sum((signs - codes) ** 2)
+        + balance_weight * torch.sum((codes.sum(dim=0) + rest) ** 2)
+    )
+    return total / similar.numel()
 
 
 def balance(codes: Tensor) -> Tensor:

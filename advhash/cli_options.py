@@ -1,0 +1,153 @@
+"""What the commands share: options, how settings come together, how an interrupt is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advhash.errors import ConfigError
+
+if TYPE_CHECKING:
+    from advhash.data import Progress
+
+__all__ = [
+    "Bits",
+    "Config",
+    "DatasetName",
+    "Device",
+    "Json",
+    "Quiet",
+    "Seed",
+    "Settings",
+    "TrustCode",
+    "Victim",
+    "complete_attacks",
+    "complete_datasets",
+    "complete_detectors",
+    "fail",
+    "gather",
+    "method_table",
+    "tables",
+    "told",
+    "working",
+]
+
+TABLES = ("victim", "rival", "attack", "detector", "dataset", "budget", "protocol", "lifelong")
+
+told: list[int] = []  # that an interrupt was reported
+
+
+def fail(*lines: str) -> None:
+    for number, line in enumerate(lines):
+        sys.stderr.write(f"advhash: {'error: ' if number == 0 else ''}{line}\n")
+    sys.stderr.flush()
+
+
+def complete(kind: str, incomplete: str) -> list[str]:
+    from advhash import registry
+
+    table = getattr(registry, kind.upper())
+    return [entry.name for entry in table if entry.name.startswith(incomplete)]
+
+
+def complete_victims(incomplete: str) -> list[str]:
+    return complete("victims", incomplete)
+
+
+def complete_attacks(incomplete: str) -> list[str]:
+    return complete("attacks", incomplete) + complete("inversions", incomplete)
+
+
+def complete_detectors(incomplete: str) -> list[str]:
+    return complete("detectors", incomplete)
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    return complete("datasets", incomplete)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. (default: 0)")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
+]
+Victim = Annotated[
+    str | None,
+    typer.Option(
+        "--victim",
+        help="A name, a checkpoint folder or module:function.",
+        autocompletion=complete_victims,
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="A name or an image folder. (default: the victim's)",
+        autocompletion=complete_datasets,
+    ),
+]
+Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def method_table(name: str | None, *, bits: int | None = None) -> dict[str, Any]:
+    return {"name": name, "bits": bits}
+
+
+def tables(settings: list[str] | None) -> dict[str, Any]:
+    """`--set` assignments as nested tables."""
+    from advhash.config import parse_assignment
+
+    result: dict[str, Any] = {}
+    for text in settings or []:
+        keys, value = parse_assignment(text)
+        if len(keys) < 2 and keys[0] in TABLES:
+            raise ConfigError(f"--set {text}: expected {keys[0]}.key=value")
+        table = result
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {text}: {key!r} was set to a value before")
+        table[keys[-1]] = value
+    return result
+
+
+def gather(config: Path | None, settings: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Defaults < config file < options < --set; empty tables vanish."""
+    from advhash.config import merge, read_toml
+
+    values = merge(read_toml(config) if config else {}, options)
+    values = merge(values, tables(settings))
+    return {key: value for key, value in values.items() if value != {}}
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Progress]:
+    """Progress on stderr; an interrupt is told in one line and exits with 130."""
+    from advhash.console import progress_display
+    from advhash.data import silent
+
+    try:
+        with nullcontext(silent) if quiet else progress_display() as progress:
+            yield progress
+    except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
+        fail("interrupted", *getattr(error, "__notes__", ()))
+        told.append(130)
+        raise typer.Exit(130) from None
