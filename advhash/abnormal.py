@@ -24,7 +24,7 @@ MOVED = "party0"  # whose part is replaced
 def abnormal_batch(
     kind: str, victim: HashVFL, data: Dataset, batch: Batch, seed: int, *, other: str | None = None
 ) -> Batch:
-    """As many abnormal items as the clean `batch` of the query split has; labels stay the clean ones.
+    """As many abnormal items as the clean `batch` of the query split has; labels stay as they are.
 
     mixed: party 0 sends its part of a query of another class
     noise: party 0 sends uniform noise within its bounds, for tables standard normal noise

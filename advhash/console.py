@@ -17,8 +17,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.data import Progress
-    from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.inversion import InversionRecord
+    from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
 
 __all__ = [

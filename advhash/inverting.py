@@ -1,34 +1,39 @@
-"""`advhash attack --method code-inversion`: what codes of a federation give away, as a run folder."""
+"""`advhash attack --method code-inversion`: what codes of a federation give away."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from advhash import __version__
 from advhash.attacks.code_inversion import CodeInversion
-from advhash.attacks.reconstruction import decode, fit_decoder, observe
+from advhash.attacks.reconstruction import observe
 from advhash.cache import cache_root
-from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
+from advhash.config import AttackConfig, DatasetConfig, MethodConfig
 from advhash.data import Dataset, Progress, Split, silent
 from advhash.detecting import roc_rows
 from advhash.errors import UsageError
-from advhash.files import storage_errors, write_json
+from advhash.files import write_json
+from advhash.inversion_parts import (
+    Seen,
+    class_decoder,
+    correct,
+    leakage,
+    matching,
+    party_bits,
+    sample_pictures,
+    swept,
+    undefended,
+    write_samples,
+)
 from advhash.likeness import (
     class_means,
-    clustered,
-    nearest_class,
     pixel_distances,
     reconstruction_columns,
     reidentified,
@@ -41,13 +46,9 @@ from advhash.reports.inversion import (
     InversionInfo,
     InversionProtocol,
     InversionRecord,
-    PartyBits,
-    Picture,
-    SweepPoint,
     World,
 )
 from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
-from advhash.reports.retrieval import picture
 from advhash.reports.vfl import render_inversion
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
@@ -60,14 +61,13 @@ from advhash.stats import (
     paired_difference,
 )
 from advhash.training import Trained, derive_seed, plan_victim, train
-from advhash.transcripts import Told, attack_transcript
+from advhash.transcripts import attack_transcript
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["inversion_plan", "invert", "is_inversion_method", "undefended"]
+__all__ = ["inversion_plan", "invert", "is_inversion_method"]
 
 Floats = npt.NDArray[np.float64]
 SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
-GRID_ROWS = 10
 WORLDS = {
     "codes": "one code a sample, as the server gets it",
     "embeddings": "the real values before the sign, which are never sent: a control",
@@ -78,44 +78,6 @@ WORLDS = {
 def is_inversion_method(name: str | None) -> bool:
     """Whether `--method` names a reconstruction."""
     return name in {entry.name for entry in INVERSIONS}
-
-
-@dataclass
-class Seen:
-    """The samples of one world, and what each attacker made of them."""
-
-    victim: HashVFL
-    method: CodeInversion
-    found: dict[str, Tensor]
-    columns: dict[str, dict[str, Floats]] = field(default_factory=dict)
-
-
-def undefended(trained: Trained, config: AttackConfig, progress: Progress = silent) -> Trained:
-    """The twin without a defence: same settings, seed and data, real embeddings."""
-    return _variant(trained, config, {"protection": "none"}, progress)
-
-
-def _variant(
-    trained: Trained, config: AttackConfig, changed: dict[str, Any], progress: Progress
-) -> Trained:
-    card, data = trained.card, trained.data
-    return train(
-        TrainConfig.build(
-            {
-                "seed": int(card.get("seed", config.seed)),
-                "device": config.device,
-                "victim": {"name": card["name"], **card["settings"], **changed},
-                "dataset": {"name": data.name, **data.settings},
-            }
-        ),
-        progress,
-    )
-
-
-def correct(victim: HashVFL, split: Split, seed: int) -> Floats:
-    """(N,) of 0/1: whether the joint prediction is right."""
-    right = victim.predict_split(split, seed=seed) == split.labels.argmax(dim=1)
-    return right.double().numpy()
 
 
 def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
@@ -230,7 +192,8 @@ def _into(
     progress: Progress,
 ) -> InversionRecord:
     victim, data, seed = trained.victim, trained.data, config.seed
-    assert isinstance(victim, HashVFL) and isinstance(twin.victim, HashVFL)
+    assert isinstance(victim, HashVFL)
+    assert isinstance(twin.victim, HashVFL)
     boot = derive_seed(seed, "bootstrap")
     settings = config.attack.settings
     count = config.protocol.queries or SAMPLES
@@ -268,14 +231,14 @@ def _into(
             rated.append(rate(attacker, world.method, columns, base, boot))
         shown.append(World(name=name, text=WORLDS[name], attackers=rated))
         hits[name] = world.columns[world.method.chosen]["hit"]
-    matched, picked = _matching(victim, worlds["codes"], data, attacked, party, settings, draw)
+    matched, picked = matching(victim, worlds["codes"], data, attacked, party, settings, draw)
     told = None
     if settings["transcript"]:
         began = time.perf_counter()
         told = attack_transcript(trained, config, party, candidates, progress)
         shown += told.worlds
         seconds["transcript"] = time.perf_counter() - began
-    class_only = _class_decoder(victim, data, auxiliary, labels, party, settings, seed, progress)
+    class_only = class_decoder(victim, data, auxiliary, labels, party, settings, seed, progress)
     class_columns = reconstruction_columns(class_only, true)
     right = correct(victim, data.query, seed)
     right_twin = correct(twin.victim, data.query, seed)
@@ -316,9 +279,9 @@ def _into(
         "reidentification_over_chance": paired_difference(head, chance, boot),
         **({} if told is None else told.differences),
     }
-    _write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
+    write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
     began = time.perf_counter()
-    sweep = _sweep(trained, config, settings, boot, progress)
+    sweep = swept(trained, config, settings, boot, progress)
     seconds["sweep"] = time.perf_counter() - began
     card = trained.card
     return InversionRecord(
@@ -371,11 +334,11 @@ def _into(
         metrics=metrics,
         differences=differences,
         worlds=shown,
-        bits=[_bits(victim, data, name) for name in victim.bounds],
-        leakage=_leakage(victim, data, party, told, derive_seed(seed, "leakage"), boot),
+        bits=[party_bits(victim, data, name) for name in victim.bounds],
+        leakage=leakage(victim, data, party, told, derive_seed(seed, "leakage"), boot),
         sweep=sweep,
         detection=roc_rows(victim, data, seed, boot),
-        pictures=_pictures(folder.path, data, attacked, rows, true, own_class, worlds),
+        pictures=sample_pictures(folder.path, data, attacked, rows, true, own_class, worlds),
     )
 
 
@@ -444,176 +407,3 @@ def rate(
         reidentification=mean_metric(columns["hit"], seed),
         gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
     )
-
-
-def _matching(
-    victim: HashVFL,
-    codes: Seen,
-    data: Dataset,
-    attacked: Split,
-    party: str,
-    settings: dict[str, Any],
-    seed: int,
-) -> tuple[Floats, str]:
-    """Re-identification without a picture: the candidate whose own code is nearest.
-
-    Also says which of the two ways the validation rows favour: "matching" or "picture".
-    """
-
-    def hits(split: Split, found: Tensor | None) -> Floats:
-        true = split.rows(torch.arange(len(split))).inputs[party]
-        labels = split.labels.argmax(dim=1)
-        if found is None:
-            sent = observe(victim, split, party, "codes", seed=seed)
-            exact = torch.from_numpy(victim.encode(true, party).signs())
-            far = torch.cdist(sent.double(), exact.double()).round(decimals=6)
-        else:
-            far = pixel_distances(found, true)
-        places = torch.arange(len(true))
-        return reidentified(far, places, labels, candidates=int(settings["candidates"]), seed=seed)[
-            0
-        ]
-
-    held = observe(victim, data.validation, party, "codes", seed=seed)
-    drawn = codes.method.reconstruct(victim, held, party, seed=seed)
-    better = hits(data.validation, None).mean() > hits(data.validation, drawn).mean()
-    return hits(attacked, None), "matching" if better else "picture"
-
-
-def _class_decoder(
-    victim: HashVFL,
-    data: Dataset,
-    auxiliary: Split,
-    labels: Tensor,
-    party: str,
-    settings: dict[str, Any],
-    seed: int,
-    progress: Progress,
-) -> Tensor:
-    """(N, …) by a decoder that is told the class code and nothing else: what training alone adds."""
-    table = victim.class_codes.cpu()
-
-    def pairs(split: Split) -> tuple[Tensor, Tensor]:
-        inputs = split.rows(torch.arange(len(split))).inputs[party]
-        return table[split.labels.argmax(dim=1)], inputs
-
-    network = fit_decoder(
-        *pairs(auxiliary), *pairs(data.validation), hidden=256,
-        epochs=int(settings["decoder_epochs"]), seed=derive_seed(seed, "attack"), progress=progress,
-    )  # fmt: skip
-    return decode(network, table[labels]).clamp(*victim.bounds[party])
-
-
-def _bits(victim: HashVFL, data: Dataset, party: str) -> PartyBits:
-    labels = data.database.labels.argmax(dim=1)
-    return PartyBits(
-        party=party,
-        means=victim.encode_split(data.database, party).signs().mean(axis=0).tolist(),
-        wanted=victim.class_codes.cpu()[labels].mean(dim=0).tolist(),
-    )
-
-
-def _leakage(
-    victim: HashVFL, data: Dataset, party: str, told: Told | None, seed: int, boot: int
-) -> dict[str, Metric]:
-    """How often the label can be read: from a code by class codes or blindly, from gradients."""
-    labels = data.query.labels.argmax(dim=1)
-    codes = observe(victim, data.query, party, "codes", seed=seed)
-    near = nearest_class(codes, victim.class_codes.cpu()) == labels
-    common = data.database.labels.argmax(dim=1).bincount().argmax()
-    found = {
-        "nearest_class_code": mean_metric(near.double().numpy(), boot),
-        "clustering": mean_metric(clustered(codes, labels, len(data.classes), seed), boot),
-        "most_common_class": mean_metric((labels == common).double().numpy(), boot),
-    }
-    if told is not None:
-        found["gradients"] = mean_metric(told.label_from_gradients, boot)
-    return found
-
-
-def _sweep(
-    trained: Trained, config: AttackConfig, settings: dict[str, Any], boot: int, progress: Progress
-) -> list[SweepPoint]:
-    """Accuracy of victims of other K and P, and of their undefended twins."""
-    own = trained.card["settings"]
-    pairs = [(bits, own["parties"]) for bits in settings["sweep_bits"]]
-    pairs += [(own["bits"], parties) for parties in settings["sweep_parties"]]
-    points = []
-    for bits, parties in dict.fromkeys(pairs):
-        figures = []
-        for protection in (own["protection"], "none"):
-            changed = {"bits": bits, "parties": parties, "protection": protection}
-            other = _variant(trained, config, changed, progress)
-            assert isinstance(other.victim, HashVFL)
-            figures.append(mean_metric(correct(other.victim, other.data.query, config.seed), boot))
-        points.append(
-            SweepPoint(
-                bits=bits, parties=parties, accuracy=figures[0], accuracy_undefended=figures[1]
-            )
-        )
-    return points
-
-
-def _write_samples(
-    file: Path,
-    rows: Tensor,
-    labels: Tensor,
-    worlds: dict[str, Seen],
-    base: dict[str, Floats],
-    matched: Floats,
-) -> None:
-    """`samples.parquet`: one row a reconstructed input, every figure that a mean was taken of."""
-    table: dict[str, Any] = {"query": rows.numpy(), "label": labels.numpy()}
-    table |= {f"{name}:class_mean": values for name, values in base.items()}
-    table["hit:codes:matching"] = matched
-    for name, world in worlds.items():
-        for attacker, columns in world.columns.items():
-            table |= {f"{column}:{name}:{attacker}": v for column, v in columns.items()}
-    with storage_errors(file):
-        pq.write_table(pa.table(table), file)
-
-
-def _pictures(
-    folder: Path,
-    data: Dataset,
-    attacked: Split,
-    rows: Tensor,
-    true: Tensor,
-    own_class: Tensor,
-    worlds: dict[str, Seen],
-) -> list[Picture]:
-    """The grid: the first sample of each class, and what every attacker made of it."""
-    if true.dim() != 4:
-        return []
-    labels = attacked.labels.argmax(dim=1)
-    first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()][:GRID_ROWS]
-    columns: dict[str, Tensor] = {"original": true, "class mean": own_class}
-    columns |= {f"codes: {name}": found for name, found in worlds["codes"].found.items()}
-    for name in ("embeddings", "undefended"):
-        columns[name] = worlds[name].found[worlds[name].method.chosen]
-    return write_pictures(folder, data, attacked, rows, first, columns)
-
-
-def write_pictures(
-    folder: Path,
-    data: Dataset,
-    attacked: Split,
-    rows: Tensor,
-    places: Sequence[int],
-    columns: dict[str, Tensor],
-) -> list[Picture]:
-    """Write the PNGs of a grid, one file a cell. Raises StorageError."""
-    samples = folder / "samples"
-    grid = []
-    with storage_errors(samples):
-        samples.mkdir(exist_ok=True)
-        for place in places:
-            files = {}
-            for number, (column, images) in enumerate(columns.items()):
-                name = f"samples/{int(rows[place]):06d}-{number:02d}.png"
-                picture(images[place]).save(folder / name, optimize=True)
-                files[column] = name
-            kinds = [data.classes[c] for c in attacked.labels[place].nonzero().flatten().tolist()]
-            name = attacked.names[place] if attacked.names else f"query {int(rows[place])}"
-            grid.append(Picture(name=name, labels=", ".join(kinds), files=files))
-    return grid

@@ -7,11 +7,11 @@ sent for these; from such pairs it learns to read what was sent for the others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from advhash.attacks.code_inversion import sample_messages
 from advhash.attacks.reconstruction import decode, fit_decoder, nearest_mean
@@ -27,6 +27,7 @@ from advhash.likeness import (
     reidentified,
 )
 from advhash.parties import party_names
+from advhash.registry import VICTIMS
 from advhash.reports.inversion import Attacker, World
 from advhash.stats import Difference, Metric, mean_metric, paired_difference
 from advhash.training import Trained, cache_identity, derive_seed
@@ -38,6 +39,7 @@ __all__ = ["Told", "attack_transcript", "transcript_of"]
 Floats = npt.NDArray[np.float64]
 ATTACKED = 300  # training rows at most, and at most a third of them
 HELD = 0.15  # of the known rows, to choose by
+NEIGHBOURS = 10
 TEXTS = {
     "final code": "the same training samples by one code each, made by the trained model",
     "transcript: codes": "every code that was sent for a sample during training",
@@ -65,11 +67,7 @@ def transcript_of(trained: Trained, seed: int, progress: Progress) -> Transcript
     victim, data = trained.victim, trained.data
     assert isinstance(victim, HashVFL)
 
-    def build(folder: object) -> None:
-        from pathlib import Path
-
-        from advhash.registry import VICTIMS
-
+    def build(folder: Path) -> None:
         transcript = Transcript()
         again: HashVFL = VICTIMS.create(trained.card["name"], trained.card["settings"])
         again.to(victim.device).fit(data, seed=seed, progress=progress, transcript=transcript)
@@ -80,7 +78,7 @@ def transcript_of(trained: Trained, seed: int, progress: Progress) -> Transcript
                     "weights come out otherwise): train it on this machine, or set "
                     "attack.transcript=false"
                 )
-        transcript.save(Path(str(folder)) / "transcript")
+        transcript.save(folder / "transcript")
 
     key = content_key({**cache_identity(trained), "seed": seed})
     return cached("transcripts", key, build, lambda folder: Transcript.load(folder / "transcript"))
@@ -130,19 +128,18 @@ def attack_transcript(
             seed=derive_seed(config.seed, "attack"), progress=progress,
         )  # fmt: skip
 
-        def draw_from(attacker: str, rows: Tensor, seen: Tensor = seen, network: torch.nn.Module = network) -> Tensor:  # fmt: skip
-            if attacker == "decoder":
-                return decode(network, seen[rows]).clamp(*victim.bounds[party])
-            return nearest_mean(seen[rows], seen[known], inputs[known], 10)
-
+        drawn = {
+            "decoder": decode(network, seen).clamp(*victim.bounds[party]),
+            "neighbours": nearest_mean(seen, seen[known], inputs[known], NEIGHBOURS),
+        }
         merits = {}
-        for attacker in ("decoder", "neighbours"):
-            judged = reconstruction_columns(draw_from(attacker, held_rows), inputs[held_rows])
+        for attacker, found in drawn.items():
+            judged = reconstruction_columns(found[held_rows], inputs[held_rows])
             merits[attacker] = float((judged["ssim"] if score == "ssim" else -judged["mse"]).mean())
         best = max(merits, key=merits.__getitem__)
         rated = []
         for attacker, merit in merits.items():
-            found = draw_from(attacker, secret)
+            found = drawn[attacker][secret]
             columns = reconstruction_columns(found, true)
             hit, chance = reidentified(
                 pixel_distances(found, true),

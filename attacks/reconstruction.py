@@ -153,7 +153,7 @@ class Neighbours(Inversion):
 
 
 def nearest_mean(sent: Tensor, seen: Tensor, inputs: Tensor, count: int) -> Tensor:
-    """(N, …) means of the `count` of (M, …) inputs whose (M,K) codes are nearest to (N,K) `sent`."""
+    """(N, …) means of the `count` of (M, …) inputs whose (M,K) codes are nearest to `sent`."""
     far = torch.cdist(sent.double(), seen.double()).round(decimals=6)
     last = far.kthvalue(min(count, len(seen)), dim=1, keepdim=True).values
     weight = (far <= last).float()
@@ -171,8 +171,8 @@ class GradientInversion(Inversion):
     steps, learning_rate: Adam (amsgrad)
     smoothness, size: weights of total variation and of the mean square, published 1 and 0.1
 
-    Kept is the first iterate with the fewest wrong bits, of embeddings the one with the lowest loss.
-    From the attack released
+    Kept is the first iterate with the fewest wrong bits, of embeddings the one of lowest loss. From
+    the attack released
     with HashVFL (Qiu et al., 2024), which matches embeddings even where codes are sent.
 
     Deviations:
@@ -327,7 +327,7 @@ def fit_decoder(
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> nn.Module:
-    """(N,F) of what was seen → (N, …) inputs by mean squared error; kept where the held-out is best.
+    """(N,F) of what was seen → (N, …) inputs by mean squared error; the best on held-out ones.
 
     Features are standardised; the output starts at the mean input.
     """

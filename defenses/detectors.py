@@ -32,7 +32,7 @@ class CodeDistance(Detector):
     """
 
     def fit(self, victim: HashVictim, clean: Split, modality: Modality) -> Self:
-        """Check that codes are sent. Raises UsageError: no federation, or one that does not hash."""
+        """Check that codes are sent. Raises UsageError: no federation, or it does not hash."""
         self.of(victim)
         return self
 
