@@ -57,7 +57,7 @@ class CodeInversion(Inversion):
         *,
         attackers: tuple[str, ...] = ATTACKERS,
         auxiliary: Literal["database", "untrained"] = "database",
-        steps: int = 300,
+        steps: int = 150,
         decoder_epochs: int = 60,
         candidates: int = 20,
         transcript: bool = True,

@@ -190,7 +190,7 @@ class GradientInversion(Inversion):
         surrogate: Literal["ste", "tanh", "identity"] = "tanh",
         kappa: float = 2.0,
         start: Literal["grey", "neighbours"] = "neighbours",
-        steps: int = 300,
+        steps: int = 150,
         learning_rate: float = 0.01,
         smoothness: float = 0.1,
         size: float = 0.0,

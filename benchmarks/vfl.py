@@ -44,8 +44,15 @@ TABLES = {
     "adult": {"batch_size": 256},
     "polish_bankruptcy": {},
 }
+DETECTIONS = [
+    ("mixed", "code-max"),
+    ("mixed", "code-sum"),
+    ("mixed", "code-between"),
+    ("noise", "code-max"),
+    ("ood", "code-max"),
+]
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "as published in form": {},
+    "default": {},
     "random class codes": {"balanced_codes": False},
     "no batch norm": {"batch_norm": False},
     "no batch norm, GreedyHash penalty 0.1": {"batch_norm": False, "penalty": 0.1},
@@ -140,7 +147,7 @@ def inversion(dataset: str, seed: int, settings: dict[str, Any]) -> Cell:
     )
     with tempfile.TemporaryDirectory() as folder:
         body = invert(config, Path(folder) / "run", silent).document()
-    keep = ("metrics", "differences", "worlds", "leakage", "protocol")
+    keep = ("metrics", "differences", "worlds", "leakage", "protocol", "bits")
     return {key: body[key] for key in keep}
 
 
@@ -180,10 +187,20 @@ def works(groups: list[str], seeds: list[int]) -> Iterator[Work]:
         for name, settings in ABLATIONS.items():
             yield "ablation", name, lambda s=settings: ablation(s, seeds)
     if "detection" in groups:
-        for bits in (32, 16, 8):
-            for inputs in ("mixed", "noise", "ood"):
-                for detector in ("code-max", "code-sum", "code-between"):
-                    yield "detection", f"K={bits} {inputs} {detector}", lambda i=inputs, d=detector, b=bits: detection(i, d, b, 0, {})  # fmt: skip
+        for bits in (32, 16):
+            for inputs, detector in DETECTIONS:
+                yield (
+                    "detection",
+                    f"K={bits} {inputs} {detector}",
+                    lambda i=inputs, d=detector, b=bits: detection(i, d, b, 0, {}),
+                )
+        for eps in ("8/255", "32/255"):
+            budget = {"norm": "linf", "eps": eps}
+            yield (
+                "detection",
+                f"K=32 mixed code-max, adaptive within {eps}",
+                lambda g=budget: detection("mixed", "code-max", 32, 0, g),
+            )
     if "slices" in groups:
         for method in ("dhta", "p2p", "prosgan"):
             for bits in (16, 32):

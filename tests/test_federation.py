@@ -315,6 +315,10 @@ class TestFormulas:
         assert real.grad is not None
         assert real.grad.tolist() == [[2.0, 5.0, 7.0]]
 
+    def test_codes_are_exact(self) -> None:
+        real = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0)) * 3
+        assert set(straight_through(real).unique().tolist()) == {-1.0, 1.0}
+
     def test_the_wire_trains_as_one_network_would(self, digits: Dataset) -> None:
         """The first round against the same loss without a wire: equal gradients of every weight."""
         victim = small(digits)

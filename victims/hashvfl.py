@@ -31,7 +31,7 @@ PAPER = {"backbone": "resnet18", "batch_size": 256, "learning_rate": 1e-3, "bits
 
 def straight_through(real: Tensor) -> Tensor:
     """±1 forward, the identity backward: ∂L/∂ṽ = ∂L/∂h (HashVFL; Bengio et al., 2013)."""
-    return sign(real) + real - real.detach()
+    return real - real.detach() + sign(real)  # in this order the code is exactly ±1
 
 
 class Bottom(nn.Module):
