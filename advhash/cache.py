@@ -201,7 +201,9 @@ def _read(folder: Path) -> Dataset:
         card=stored["card"],
         attribution=stored["attribution"],
         vocabulary=tuple(stored["vocabulary"]),
-        **splits,
+        database=splits["database"],
+        validation=splits["validation"],
+        query=splits["query"],
     )
     if data.fingerprint() != stored["fingerprint"]:
         raise ValueError("the stored values are not those that were written")

@@ -70,6 +70,8 @@ def lifelong(
         seed=seed,
         device=device,
         victim=method_table(victim, bits=bits),
+        rival=method_table("dcmh"),
+        attack=method_table("prosgan"),
         dataset=method_table(dataset),
         lifelong={"orders": orders, "increments": increments, "seeds": seeds},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -198,7 +199,9 @@ def lifelong(
     plan = lifelong_plan(config)
     folder = RunFolder.start(out or Path("runs") / new_run_id("dlcmh-lifelong"))
     try:
-        cells = run_tasks(executor, run_task, plan.tasks, stage="cells", progress=progress)
+        shown = progress if executor == "inline" else silent  # other processes have no screen
+        work = functools.partial(run_task, progress=shown)
+        cells = run_tasks(executor, work, plan.tasks, stage="cells", progress=progress)
         folder.write_text("config.toml", plan.config.to_toml())
         write_json(folder.path / "env.json", environment())
         record = _record(plan, cells, folder.final, time.perf_counter() - began)
@@ -213,7 +216,7 @@ def lifelong(
     return record
 
 
-def run_task(task: Task) -> CellFigures:
+def run_task(task: Task, progress: Progress = silent) -> CellFigures:
     """One cell: read where it was finished before, else trained and stored."""
 
     def build(folder: Path) -> None:
@@ -226,7 +229,7 @@ def run_task(task: Task) -> CellFigures:
             settings=task.victim,
             rival=task.rival,
             device=torch.device(task.device),
-            progress=silent,
+            progress=progress,
         )
         attacked = []
         if task.attack is not None:
@@ -237,7 +240,7 @@ def run_task(task: Task) -> CellFigures:
                 task.seed,
                 settings=task.attack,
                 queries=task.queries,
-                progress=silent,
+                progress=progress,
             )
         _write_cell(folder, cell, attacked)
 
@@ -251,10 +254,10 @@ def _write_cell(folder: Path, cell: Cell, attacked: list[Robustness]) -> None:
     }
     for stage in cell.stages:
         for way, values in stage.columns.items():
-            tensors[f"map/{stage.method}/{stage.stage}/{way}"] = torch.from_numpy(values)
+            tensors[f"map/{stage.method}/{stage.stage}/{way}"] = torch.from_numpy(values.copy())
     for one in attacked:
         for name, values in one.values.items():
-            tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values)
+            tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
     write_tensors(folder / "cell.safetensors", tensors)
     timing = ("method", "stage", "seconds", "cpu_seconds", "epochs", "changed", "trace")
     write_json(

@@ -168,7 +168,7 @@ def embed_sentences(texts: Sequence[str]) -> Tensor:
     2020). On the CPU; nothing is downloaded. Raises ConfigError: the package is not installed.
     """
     model = _load(_model_folder())
-    embedded = model.encode(
+    embedded: Tensor = model.encode(
         list(texts), batch_size=64, show_progress_bar=False, convert_to_tensor=True
     )
     return embedded.float().clone()  # out of inference mode

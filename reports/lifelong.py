@@ -10,7 +10,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from advhash.errors import RunError
@@ -34,6 +34,7 @@ NAMES = {
     "chance": "chance",
 }
 MARKS = dict(zip(NAMES, "sDo^vP*x", strict=True))
+TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", MUTED), strict=True))
 DASHED = {"dlcmh_binary", "retrain_same_time", "chance"}
 
 
@@ -226,7 +227,7 @@ def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
 
 
 def _panel(record: LifelongRecord, label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel("increment (0: phase 1)")
     axes.set_ylabel(label)
@@ -243,7 +244,7 @@ def _line(
     known = [(stage, metric) for stage, metric in points if metric.value is not None]
     if not known:
         return
-    colour = MUTED if name == "chance" else COLOURS[place % len(COLOURS)]
+    colour = TINTS[name] if name in TINTS else COLOURS[place]
     across = [stage + 0.02 * (place - 3) for stage, _ in known]
     axes.plot(
         across,
@@ -286,7 +287,7 @@ def _start(record: LifelongRecord, method: str, stage: int, group: Group) -> Met
 
 def _time_figure(record: LifelongRecord) -> str:
     figure, axes = _panel(record, "seconds")
-    for place, method in enumerate(NAMES):
+    for method in NAMES:
         points = [(row.stage, row.seconds) for row in record.times if row.method == method]
         known = [(stage, metric.value) for stage, metric in points if metric.value is not None]
         if known:
@@ -295,10 +296,12 @@ def _time_figure(record: LifelongRecord) -> str:
                 "--" if method in DASHED else "-",
                 marker=MARKS[method],
                 markersize=5,
-                color=COLOURS[place % len(COLOURS)],
+                color=TINTS[method],
                 label=NAMES[method],
             )
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     return _finish(figure)
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from advhash.stats import Metric, hierarchical_mean, hierarchical_ratio, single_metric
+from advhash.hierarchical import hierarchical_mean, hierarchical_ratio
+from advhash.stats import Metric, single_metric
 
 __all__ = [
     "GROUPS",

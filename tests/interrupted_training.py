@@ -4,7 +4,8 @@
 
 Trains undisturbed in the cache FOLDER/calm, then, in FOLDER/wild, in children that are killed by
 SIGKILL until one gets through: the first once it has told of epoch EPOCH of PHASE, each later one
-after a random time. Prints JSON: the SHA-256 of both weights and what each child told of.
+after a random time. In between, two children train at once in FOLDER/twins. Prints JSON: what each
+child told of, at last the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from advhash.victims import training_state
 SETTINGS = {
     "hashnet": {"epochs": 6, "stages": 3, "bits": 16},
     "csq": {"epochs": 6, "bits": 16},
+    "dcmh": {"epochs": 6, "width": 32, "bits": 16},
     "dlcmh": {"epochs": 4, "increment_epochs": 4, "width": 32, "bits": 16},
 }
 
 
 def tiny(name: str) -> Dataset:
-    """Few rows; for dlcmh two increments, and word dropout as by default."""
-    if name != "dlcmh":
+    """Few rows; emoji of two increments for cross-modal victims."""
+    if name not in ("dcmh", "dlcmh"):
         digits = load_dataset("digits", {})
         return replace(
             digits,
@@ -94,12 +96,16 @@ def main(name: str, folder: Path, phase: str = "", epoch: str = "") -> None:
     torch.set_num_threads(1)
     data = tiny(name)
     training.load_data = lambda config, default: data
+    training.plan_victim(config(name))  # imports everything once, for all children
     calm = folder / "calm.log"
     began = time.monotonic()
     os.waitpid(start(name, folder / "calm", calm), 0)
     duration = time.monotonic() - began
     chance = random.Random(name)
     save_every_epoch()
+    twins = [folder / "first twin.log", folder / "second twin.log"]
+    for child in [start(name, folder / "twins", log) for log in twins]:
+        os.waitpid(child, 0)
     told: list[list[str]] = []
     for attempt in range(20):
         log = folder / f"{attempt}.log"
@@ -121,7 +127,8 @@ def main(name: str, folder: Path, phase: str = "", epoch: str = "") -> None:
         told.append(log.read_text().splitlines() if log.exists() else [])
         if ended:
             break
-    print(json.dumps({"calm": calm.read_text().splitlines(), "wild": told}))  # noqa: T201
+    logs = [log.read_text().splitlines() for log in (calm, *twins)]
+    print(json.dumps({"undisturbed": logs, "wild": told}))  # noqa: T201
 
 
 if __name__ == "__main__":

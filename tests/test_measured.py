@@ -7,6 +7,7 @@ in a commit that says why.
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def test_the_table_of_victims_shows_the_measured_numbers() -> None:
             row = next(r for r in rows if r[:2] == [f"| `{cell['victim']}`", direction])
             assert row[column] == shown, (cell["dataset"], cell["victim"], cell["bits"], name)
             assert metric["low"] > cell["metrics"]["map_chance"]["high"]
+
+
+def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
+    """And the project's promises, with what holds of them: see docs/lifelong.md."""
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/lifelong.py"))
+    found = json.loads((ROOT / "benchmarks/lifelong.json").read_text())
+    assert (ROOT / "docs/victims/lifelong_measured.md").read_text() == benchmark["page"](found)
+    for name in ("openmoji", "flickr8k"):
+        metrics = found[name]["metrics"]
+        assert metrics["old_codes_changed"]["value"] == 0
+        assert len(found[name]["protocol"]["orders"]) == len(found[name]["protocol"]["seeds"]) == 3
 
 
 def run(folder: Path, victim: str, method: str, **budget: Any) -> Record:

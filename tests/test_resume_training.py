@@ -41,7 +41,10 @@ def killed(name: str, folder: Path, *moment: str) -> tuple[list[str], list[list[
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    return result["calm"], result["wild"]
+    calm, *twins = result["undisturbed"]
+    for twin in twins:  # two processes that train the same victim at once
+        assert twin[-1].split()[:2] == calm[-1].split()[:2]
+    return calm, result["wild"]
 
 
 def check(calm: list[str], wild: list[list[str]]) -> None:
@@ -64,11 +67,19 @@ def check(calm: list[str], wild: list[list[str]]) -> None:
         assert seconds[0] > 0
 
 
-def test_killed_image_hash(tmp_path: Path) -> None:
-    check(*killed("hashnet", tmp_path, "train", "2"))
+@pytest.mark.parametrize("name", ["hashnet", "dcmh"])
+def test_killed(tmp_path: Path, name: str) -> None:
+    check(*killed(name, tmp_path, "train", "2"))
 
 
-@pytest.mark.parametrize("moment", [("original", "2"), ("increment 1", "2"), ("increment 2", "3")])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(("original", "2"), marks=pytest.mark.slow),
+        ("increment 1", "2"),
+        pytest.param(("increment 2", "3"), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_dlcmh(tmp_path: Path, moment: tuple[str, str]) -> None:
     calm, wild = killed("dlcmh", tmp_path, *moment)
     check(calm, wild)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, kstest, norm, permutation_test
 
+from advhash.hierarchical import hierarchical_mean, hierarchical_ratio
 from advhash.stats import (
     CONFIDENCE,
     PERMUTATIONS,
     RESAMPLES,
     Difference,
     Metric,
-    hierarchical_mean,
     holm,
     mean_metric,
     paired_difference,
@@ -418,6 +418,46 @@ class TestHierarchical:
     def test_one_group_has_the_interval_over_queries(self) -> None:
         for groups in ([SKEWED], [[SKEWED]], [SKEWED, [np.nan]], [SKEWED, []], SKEWED):
             assert hierarchical_mean(groups, 3) == mean_metric(SKEWED, 3)
+
+    def test_a_ratio_resamples_both_together(self) -> None:
+        """Twice the same values: the ratio is 2 in every resample."""
+        double = [2 * (group + 5) for group in self.groups]
+        ratio = hierarchical_ratio(double, [group + 5 for group in self.groups], 0)
+        assert (ratio.value, ratio.low, ratio.high) == (
+            pytest.approx(2),
+            pytest.approx(2),
+            pytest.approx(2),
+        )
+        apart = hierarchical_ratio(
+            [group[::-1] + 5 for group in self.groups], [group + 5 for group in self.groups], 0
+        )
+        assert apart.low is not None
+        assert apart.low < 1 < apart.high  # type: ignore[operator]
+
+    def test_a_ratio_agrees_with_explicit_loops(self) -> None:
+        generator = np.random.default_rng(4)
+        above = [group + 6 for group in self.groups]
+        below = [group / 2 + 4 + generator.normal(0, 1, len(group)) for group in self.groups]
+        found = []
+        for _ in range(4000):
+            drawn = generator.integers(len(above), size=len(above))
+            rows = [generator.integers(len(above[g]), size=len(above[g])) for g in drawn]
+            found.append(
+                np.mean([above[g][r].mean() for g, r in zip(drawn, rows, strict=True)])
+                / np.mean([below[g][r].mean() for g, r in zip(drawn, rows, strict=True)])
+            )
+        low, high = np.quantile(found, [0.025, 0.975])
+        ratio = hierarchical_ratio(above, below, 0)
+        assert ratio.low == pytest.approx(low, abs=0.08 * (high - low))
+        assert ratio.high == pytest.approx(high, abs=0.08 * (high - low))
+
+    def test_a_ratio_without_a_positive_denominator_has_no_value(self) -> None:
+        assert hierarchical_ratio([[1.0, 1], [1, 1]], [[0.0, 0], [0, 0]], 0).value is None
+        assert hierarchical_ratio([[1.0, 1], [1, 1]], [[0.0, 0], [1, 1]], 0).low is None
+        one = hierarchical_ratio([SKEWED], [np.asarray(SKEWED) + 1], 3)
+        assert one == ratio_of_means(SKEWED, np.asarray(SKEWED) + 1, 3)
+        with pytest.raises(ValueError, match="same shape"):
+            hierarchical_ratio([[1.0, 2], [3, 4]], [[1.0, 2], [3, np.nan]], 0)
 
     def test_only_the_seed_decides_over_chance(self) -> None:
         assert hierarchical_mean(self.groups, 1) == hierarchical_mean(self.groups, 1)

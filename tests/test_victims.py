@@ -299,11 +299,14 @@ class TestFit:
 def build(name: str, emoji: Dataset, digits: Dataset) -> tuple[HashVictim, Dataset]:
     if name == "dlcmh":
         return tiny_dlcmh(emoji), emoji
+    if name == "dcmh":
+        given = {**VICTIMS[name].build.data_arguments(emoji), "epochs": 2, "bits": 12}
+        return VICTIMS.create(name, given), emoji
     given = {**VICTIMS[name].build.data_arguments(digits), "epochs": 2, "bits": 12}
     return VICTIMS.create(name, given), digits
 
 
-@pytest.mark.parametrize("name", ["csq", "dlcmh", "dph", "dpsh", "hashnet"])
+@pytest.mark.parametrize("name", ["csq", "dcmh", "dlcmh", "dph", "dpsh", "hashnet"])
 class TestEveryVictim:
     def test_same_seed_same_weights(self, name: str, emoji: Dataset, digits: Dataset) -> None:
         torch.manual_seed(11)
@@ -374,9 +377,12 @@ class TestEveryVictim:
         victim, data = build(name, emoji, digits)
         given = type(victim).data_arguments(data)
         paper = VICTIMS[name].settings("victim", {"preset": "paper", **given})
-        assert paper["backbone"] == {"dlcmh": "cnnf", "dpsh": "cnnf", "csq": "resnet50"}.get(
-            name, "vgg11"
-        )
+        assert paper["backbone"] == {
+            "dcmh": "cnnf",
+            "dlcmh": "cnnf",
+            "dpsh": "cnnf",
+            "csq": "resnet50",
+        }.get(name, "vgg11")
         small = VICTIMS[name].settings("victim", given)
         assert small["bits"] == 32
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast
 from torch import Tensor, nn
 
@@ -167,5 +167,5 @@ def _tell(device: torch.device, value: int) -> int:
 
 def leave() -> None:
     """Leave the processes of torchrun: no training after this."""
-    if process_count() > 1:
-        PartialState().destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -65,10 +65,11 @@ class DCMH(HashVictim):
 
     Deviations of every preset:
     - an epoch draws each item once, where the code draws batches afresh
+    - the learning rate falls step by step, and the hidden text layer begins as torch's do
     - no ImageNet weights, unless `pretrained` with a backbone of timm
     - the fused code, of an item with both modalities, is sign(F+G) as in dlcmh
     Deviations of the defaults only:
-    - small networks, dropout, augmentation, unit-length text, AdamW with cosine decay, other γ, η
+    - small networks, dropout, augmentation, unit-length text, AdamW with cosine decay, a smaller η
     """
 
     default_dataset = "openmoji"
@@ -88,14 +89,14 @@ class DCMH(HashVictim):
         dropout: float = 0.3,
         word_dropout: float = 0.2,
         normalise_text: bool = True,
-        epochs: int = 30,
+        epochs: int = 60,
         batch_size: int = 64,
         optimiser: Optimiser = "adamw",
         decay: Decay = "cosine",
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-2,
         weight_decay: float = 1e-4,
         quantisation_weight: float = 1.0,
-        balance_weight: float = 1.0,
+        balance_weight: float = 0.001,
         augmentation: bool = True,
     ) -> None:
         super().__init__()

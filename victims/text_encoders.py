@@ -120,8 +120,9 @@ class TextLayers(nn.Sequential):
     def forward(self, text: Tensor) -> Tensor:
         if self.normalise_text:
             text = functional.normalize(text, dim=1)
-        codes: Tensor = super().forward(text)
-        return codes
+        for layer in self:
+            text = layer(text)
+        return text
 
 
 class TextTransformer(nn.Module):
