@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,7 +71,9 @@ def _with(batch: Batch, part: Tensor) -> Batch:
     return Batch({**batch.inputs, MOVED: part}, batch.labels, batch.index)
 
 
-def _other_class(data: Dataset, batch: Batch, generator: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _other_class(
+    data: Dataset, batch: Batch, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
     """(B,) a random row of the query split of another class for each row."""
     labels = data.query.labels.argmax(dim=1).numpy()
     own = batch.labels.argmax(dim=1).numpy()

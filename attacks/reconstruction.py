@@ -376,6 +376,9 @@ def decode(network: nn.Module, seen: Tensor) -> Tensor:
 
 
 class _Standard(nn.Module):
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)

@@ -177,18 +177,9 @@ def detection(
 
 def works(groups: list[str], seeds: list[int]) -> Iterator[Work]:
     """(group, name, work) of every cell, the most important ones first."""
-    if "inversion" in groups:
-        for seed in seeds:
-            yield "inversion", f"digits P=2 K=16 seed {seed}", lambda s=seed: inversion("digits", s, {})  # fmt: skip
-    if "accuracy" in groups:
-        for bits in (16, 4, 8, 32, 64):
-            yield "accuracy", f"digits P=2 K={bits}", lambda b=bits: accuracy("digits", {"bits": b}, seeds)  # fmt: skip
-    if "ablation" in groups:
-        for name, settings in ABLATIONS.items():
-            yield "ablation", name, lambda s=settings: ablation(s, seeds)
     if "detection" in groups:
-        for bits in (32, 16):
-            for inputs, detector in DETECTIONS:
+        for inputs, detector in DETECTIONS:
+            for bits in (32, 16):
                 yield (
                     "detection",
                     f"K={bits} {inputs} {detector}",
@@ -201,6 +192,15 @@ def works(groups: list[str], seeds: list[int]) -> Iterator[Work]:
                 f"K=32 mixed code-max, adaptive within {eps}",
                 lambda g=budget: detection("mixed", "code-max", 32, 0, g),
             )
+    if "accuracy" in groups:
+        for bits in (16, 4, 8, 32, 64):
+            yield "accuracy", f"digits P=2 K={bits}", lambda b=bits: accuracy("digits", {"bits": b}, seeds)  # fmt: skip
+    if "ablation" in groups:
+        for name, settings in ABLATIONS.items():
+            yield "ablation", name, lambda s=settings: ablation(s, seeds)
+    if "inversion" in groups:
+        for seed in seeds:
+            yield "inversion", f"digits P=2 K=16 seed {seed}", lambda s=seed: inversion("digits", s, {})  # fmt: skip
     if "slices" in groups:
         for method in ("dhta", "p2p", "prosgan"):
             for bits in (16, 32):

@@ -52,7 +52,9 @@ def gains_figure(record: InversionRecord) -> str | None:
         axes = figure.add_subplot()
         for height, (_, gain) in enumerate(rows):
             assert gain is not None
-            low, high = gain.low or gain.value, gain.high or gain.value
+            assert gain.value is not None
+            low = gain.value if gain.low is None else gain.low
+            high = gain.value if gain.high is None else gain.high
             clear = gain.low is not None and gain.low > SMALL_GAIN
             colour = COLOURS[1] if clear else COLOURS[0]
             axes.plot([low, high], [height, height], color=colour, linewidth=2)

@@ -16,6 +16,7 @@ FOLDERS = ("advhash", "victims", "attacks", "defenses", "reports")
 LAYERS = ("core", "victims", "attacks", "defenses", "reports", "pipeline", "cli")
 PIPELINE = {
     "abnormal",
+    "inversion_parts",
     "detecting",
     "inverting",
     "transcripts",
