@@ -374,7 +374,7 @@ class TestCommand:
             (["--victim", "dpsh"], "need parties that send codes"),
             ([], "expected --victim hashvfl"),
             (["--victim", "hashvfl", "--inputs", "odd"], "setting 'inputs'"),
-            (["--victim", "hashvfl", "--inputs", "ood", "--method", "dhta"], "expected no --inputs"),
+            (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
             (["--victim", "hashvfl", "--detector", "code-mx"], "did you mean 'code-max'"),
             (["--victim", "hashvfl", "--other", "digits"], "names the data of --inputs ood"),
         ],
