@@ -104,7 +104,7 @@ def attack_transcript(
     labels = train.labels.argmax(dim=1)
     up, down = sample_messages(
         transcript, victim.rounds(data, train_seed), party_names(victim.parties).index(party),
-        torch.arange(len(train)), victim.bits,
+        torch.arange(len(train)), bits=victim.bits, epochs=victim.epochs,
     )  # fmt: skip
     size = transcript.size
     transcript.close()

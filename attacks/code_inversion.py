@@ -126,32 +126,27 @@ class CodeInversion(Inversion):
 
 
 def sample_messages(
-    transcript: Transcript, rounds: Sequence[Tensor], party: int, rows: Tensor, bits: int
+    transcript: Transcript,
+    rounds: Sequence[Tensor],
+    party: int,
+    rows: Tensor,
+    *,
+    bits: int,
+    epochs: int,
 ) -> tuple[Tensor, Tensor]:
     """Codes and gradients (n,E,K) of n training rows in each epoch, from what crossed the wire.
 
-    rounds: the public schedule. A row that was left out of an epoch's last batch has zeros there.
+    rounds: the public schedule, equally many an epoch. A row that an epoch left out has zeros there.
     """
-    epochs = -(-sum(len(batch) for batch in rounds) // max(_rows(rounds), 1))
-    place = torch.full((_rows(rounds),), -1)
-    place[rows] = torch.arange(len(rows))
-    seen: dict[int, int] = dict.fromkeys(rows.tolist(), -1)
+    place = {row: number for number, row in enumerate(rows.tolist())}
     tables = {kind: torch.zeros(len(rows), epochs, bits) for kind in ("up", "down")}
-    epoch_of: dict[int, Tensor] = {}
-    for number, batch in enumerate(rounds):
-        inside = [(i, row) for i, row in enumerate(batch.tolist()) if row in seen]
-        triples = []
-        for i, row in inside:
-            seen[row] += 1
-            triples.append((i, int(place[row]), seen[row]))
-        epoch_of[number] = torch.tensor(triples, dtype=torch.int64).view(-1, 3)
+    inside = []
+    for batch in rounds:
+        pairs = [(i, place[row]) for i, row in enumerate(batch.tolist()) if row in place]
+        inside.append(torch.tensor(pairs, dtype=torch.int64).view(-1, 2))
     for message in transcript:
         if message.party == party:
-            index = epoch_of[message.round]
+            index, epoch = inside[message.round], message.round * epochs // len(rounds)
             kind = "down" if message.kind is Kind.GRADIENTS else "up"
-            tables[kind][index[:, 1], index[:, 2]] = message.values[index[:, 0]]
+            tables[kind][index[:, 1], epoch] = message.values[index[:, 0]]
     return tables["up"], tables["down"]
-
-
-def _rows(rounds: Sequence[Tensor]) -> int:
-    return 1 + max(int(batch.max()) for batch in rounds)

@@ -256,7 +256,7 @@ class TestTranscript:
         victim.fit(data, seed=0, transcript=transcript)
         rounds = victim.rounds(data, 0)
         rows = torch.tensor([7, 0, 399])
-        up, down = sample_messages(transcript, rounds, 1, rows, 16)
+        up, down = sample_messages(transcript, rounds, 1, rows, bits=16, epochs=3)
         assert up.shape == down.shape == (3, 3, 16)
         slow_up, slow_down = torch.zeros(3, 3, 16), torch.zeros(3, 3, 16)
         for message in transcript:
