@@ -136,7 +136,7 @@ def sample_messages(
 ) -> tuple[Tensor, Tensor]:
     """Codes and gradients (n,E,K) of n training rows in each epoch, from what crossed the wire.
 
-    rounds: the public schedule, equally many an epoch. A row that an epoch left out has zeros there.
+    rounds: the public schedule, equally many an epoch. A row that an epoch left out has zeros.
     """
     place = {row: number for number, row in enumerate(rows.tolist())}
     tables = {kind: torch.zeros(len(rows), epochs, bits) for kind in ("up", "down")}
