@@ -25,11 +25,11 @@ from advhash.config import AttackConfig, DetectConfig
 from advhash.datasets import load_dataset
 from advhash.detecting import detect
 from advhash.errors import DataError
+from advhash.hierarchical import hierarchical_mean
 from advhash.inverting import invert
 from advhash.parties import party_view
 from advhash.progress import silent
 from advhash.runs import environment
-from advhash.stats import hierarchical_mean
 from advhash.training import derive_seed
 from advhash.victims.hashvfl import HashVFL
 
