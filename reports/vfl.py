@@ -154,7 +154,7 @@ def roc_figure(record: InversionRecord) -> str | None:
                 axes.set_ylabel("detected")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
-    return _figure(3.0 * len(kinds), 3.4, draw)
+    return _figure(3.0 * len(kinds), 4.0, draw)
 
 
 def verdicts(record: InversionRecord) -> list[str]:
