@@ -14,6 +14,7 @@ import typer
 
 from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
+from advhash.cli_detect import detect
 from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
     Bits,
@@ -49,8 +50,9 @@ app.add_typer(data_app, name="data")
 app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
+app.command()(detect)
 
-KINDS = ("victims", "attacks", "datasets", "defenses", "detectors")
+KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
 
 def main() -> None:
@@ -245,7 +247,8 @@ def attack(
 ) -> None:
     """Attack a victim and write the run folder with its report."""
     from advhash.config import AttackConfig
-    from advhash.console import print_json, print_run
+    from advhash.console import print_inversion, print_json, print_run
+    from advhash.inverting import inversion_plan, invert, is_inversion_method
     from advhash.pipeline import attack as run_attack
     from advhash.pipeline import attack_plan
     from advhash.pipeline import resume as resume_run
@@ -291,13 +294,20 @@ def attack(
             if "name" not in values.get(table, {}):
                 raise UsageError(f"expected {option} (see `advhash list {table}s`)")
         parsed = AttackConfig.build(values).trusting(trust_code)
+        inverts = is_inversion_method(parsed.attack.name)
         if dry_run:
-            print_json(attack_plan(parsed))
+            print_json((inversion_plan if inverts else attack_plan)(parsed))
             return
         if out is not None and out.exists():
             raise UsageError(f"expected a new folder for --out, got {out}, which exists")
         with working(quiet) as progress:
-            record = run_attack(parsed, out, progress)
+            if inverts:
+                inversion = invert(parsed, out, progress)
+            else:
+                record = run_attack(parsed, out, progress)
+        if inverts:
+            print_json(inversion.document()) if as_json else print_inversion(inversion)
+            return
     if as_json:
         print_json(record.document())
     else:
@@ -313,11 +323,18 @@ def report(
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
     from advhash.reports.html import render
+    from advhash.reports.inversion import is_inversion
+    from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    render(runs, out)
+    if any(is_inversion(run) for run in runs):
+        if len(runs) > 1:
+            raise UsageError("a reconstruction has a page of its own: expected this run alone")
+        render_inversion(runs[0], out)
+    else:
+        render(runs, out)
     if as_json:
         print_json(
             {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}

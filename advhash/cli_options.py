@@ -28,6 +28,7 @@ __all__ = [
     "Victim",
     "complete_attacks",
     "complete_datasets",
+    "complete_detectors",
     "fail",
     "gather",
     "method_table",
@@ -36,7 +37,7 @@ __all__ = [
     "working",
 ]
 
-TABLES = ("victim", "rival", "attack", "dataset", "budget", "protocol", "lifelong")
+TABLES = ("victim", "rival", "attack", "detector", "dataset", "budget", "protocol", "lifelong")
 
 told: list[int] = []  # that an interrupt was reported
 
@@ -59,7 +60,11 @@ def complete_victims(incomplete: str) -> list[str]:
 
 
 def complete_attacks(incomplete: str) -> list[str]:
-    return complete("attacks", incomplete)
+    return complete("attacks", incomplete) + complete("inversions", incomplete)
+
+
+def complete_detectors(incomplete: str) -> list[str]:
+    return complete("detectors", incomplete)
 
 
 def complete_datasets(incomplete: str) -> list[str]:

@@ -22,6 +22,7 @@ __all__ = [
     "AttackConfig",
     "BudgetConfig",
     "DatasetConfig",
+    "DetectConfig",
     "LifelongConfig",
     "MethodConfig",
     "OrdersConfig",
@@ -187,6 +188,22 @@ class LifelongConfig(_Table):
         """The file that replays the run."""
         body: dict[str, Any] = _plain(self.model_dump(mode="json"))
         return tomli_w.dumps(body)
+
+
+class DetectConfig(_Command):
+    """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
+
+    command: Literal["detect"] = "detect"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    detector: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-max"))
+    attack: MethodConfig | None = None  # whose adversarial slices are the abnormal inputs
+    inputs: Literal["mixed", "noise", "ood"] = "mixed"  # they are, without an attack
+    other: str | None = None  # data set of the out-of-distribution inputs
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    queries: int | None = Field(default=None, ge=1)
 
 
 def _plain(value: Any) -> Any:

@@ -17,12 +17,15 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.data import Progress
+    from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
 
 __all__ = [
     "print_card",
+    "print_detection",
     "print_evaluation",
+    "print_inversion",
     "print_json",
     "print_lifelong",
     "print_rows",
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 _PLAIN_SECONDS = 5.0
+FIGURE = "value  [95 % interval]"
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -138,6 +142,34 @@ def print_lifelong(record: LifelongRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_inversion(record: InversionRecord) -> None:
+    """Headline of a reconstruction run and where its report is."""
+    document = record.document()
+    sys.stdout.write(
+        f"{record.attack.name} on {record.victim.name}, {record.dataset.name}, "
+        f"{record.protocol.samples} samples of {record.protocol.party}\n"
+    )
+    found = {**document["metrics"], **document["differences"]}
+    rows = [{"metric": name, FIGURE: _figure(metric)} for name, metric in found.items()]
+    print_rows(("metric", FIGURE), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_detection(document: Mapping[str, Any]) -> None:
+    """Figures of a detector."""
+    sys.stdout.write(
+        f"{document['detector']['name']} on {document['inputs']} inputs of "
+        f"{document['victim']['name']}, {document['dataset']['name']}: {document['abnormal']} "
+        f"abnormal, {document['clean']} clean; flagged above {document['threshold']:g}\n"
+    )
+    rows = [
+        {"metric": name, FIGURE: _figure(metric)} for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", FIGURE), rows)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ __all__ = [
     "to_unit",
 ]
 
-Modality = str  # "image", "text"; later "party0", "party1" …
+Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
 TextKind = Literal["words", "tokens", "sentence"]  # see advhash/text_kinds.py
 
@@ -93,7 +93,7 @@ class Split:
     @staticmethod
     def unit(modality: Modality, stored: Tensor) -> Tensor:
         """Stored values in the units that victims and attacks see; tokens stay whole numbers."""
-        if modality == "image":
+        if modality == "image" or modality.startswith("party"):
             return to_unit(stored)
         return stored if stored.dtype == torch.int64 else stored.float()
 

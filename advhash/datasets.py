@@ -25,6 +25,7 @@ from advhash import (
     mat_sets,
     openmoji,
     splits,
+    tabular_sets,
 )
 from advhash.data import Dataset, TextKind
 from advhash.errors import ConfigError, DataError
@@ -35,7 +36,7 @@ from advhash.text_kinds import check_text, with_text
 __all__ = ["READERS", "image_grid", "load_dataset"]
 
 # Imported here, and so registered.
-READERS = (array_sets, caption_table, flickr8k, image_lists, mat_sets)
+READERS = (array_sets, caption_table, flickr8k, image_lists, mat_sets, tabular_sets)
 TILE = 64  # least pixels of an image in a grid
 
 

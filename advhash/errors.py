@@ -8,6 +8,7 @@
     │   ├── DataError         exit 3   a data set or image
     │   ├── CheckpointError   exit 3   a checkpoint folder
     │   ├── RunError          exit 3   a run folder
+    │   ├── MessageError      exit 3   a message between the parties of a federation
     │   └── StorageError      exit 3   the disk is full or a folder cannot be written
     ├── ThresholdMissed       exit 4   a figure fell short of `--fail-under`
     └── CellsFailed           exit 5   some cells of a grid failed
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "MessageError",
     "RefusedError",
     "RunError",
     "StorageError",
@@ -78,6 +80,10 @@ class CheckpointError(RefusedError):
 
 
 class RunError(RefusedError):
+    pass
+
+
+class MessageError(RefusedError):
     pass
 
 

@@ -43,9 +43,10 @@ def fit_attack(
     attack: Attack = ATTACKS.create(name, settings)
     budget = config.budget.resolve(attack.default_budget)
     seed = derive_seed(config.seed, "attack")
+    victim, seen = attack.outlook(trained.victim, data)
     if not attack.trains:
         start = time.perf_counter()
-        attack.fit(trained.victim, data, budget, seed=seed, progress=progress)
+        attack.fit(victim, seen, budget, seed=seed, progress=progress)
         seconds = time.perf_counter() - start
         return FittedAttack(attack, settings, budget, seconds=seconds)
     identity = {
@@ -64,7 +65,7 @@ def fit_attack(
         nonlocal ran
         ran = True
         start = time.perf_counter()
-        attack.fit(trained.victim, data, budget, seed=seed, progress=progress)
+        attack.fit(victim, seen, budget, seed=seed, progress=progress)
         seconds = time.perf_counter() - start
         write_tensors(folder / "state.safetensors", attack.state())
         write_json(folder / "fit.json", {"seconds": seconds, "history": attack.history})
@@ -72,7 +73,7 @@ def fit_attack(
     def read(folder: Path) -> FittedAttack:
         fit = json.loads((folder / "fit.json").read_text("utf-8"))
         fitted: Attack = ATTACKS.create(name, settings)
-        fitted.restore(trained.victim, data, read_tensors(folder / "state.safetensors"))
+        fitted.restore(victim, seen, read_tensors(folder / "state.safetensors"))
         fingerprint = sha256(folder / "state.safetensors")
         return FittedAttack(
             fitted, settings, budget, fingerprint, not ran, fit["seconds"], fit["history"]

@@ -34,6 +34,7 @@ from advhash.reports.measures import (
 )
 from advhash.reports.record import Record
 from advhash.reports.retrieval import build_examples
+from advhash.reports.victim import joint_metrics
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag, check_attack, check_targets, check_victim
 from advhash.stats import Metric, single_metric
@@ -47,6 +48,7 @@ from advhash.training import (
     train,
 )
 from advhash.victims.base import HashVictim
+from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["attack", "attack_plan", "resume", "save_image_grid"]
 
@@ -119,6 +121,9 @@ def _attack_into(
         "seconds_fit": single_metric(fitted.seconds),
         "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
     }
+    if isinstance(victim, HashVFL):
+        clean = data.query.rows(outcome.rows)
+        metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
     flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
     main = scores.columns[database]
     examples = build_examples(
@@ -207,7 +212,9 @@ def _attack_queries(
             parts.setdefault(name, []).append(values)
         progress("attacking queries", start + len(batch), len(rows))
     moved = torch.cat(parts["moved"])
-    columns = distance_columns(torch.cat(clean), moved, modality)
+    columns = distance_columns(
+        torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
+    )
     columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
     words = torch.cat(parts["words"]).numpy().view(np.uint64)
     return Outcome(
@@ -279,7 +286,7 @@ def _flags(
     if (
         config.protocol.noise_control
         and not unbounded
-        and config.protocol.query_modality == "image"
+        and trained.victim.is_image(config.protocol.query_modality)
         and config.attack.name != "noise"
     ):
         noise = _noise_score(config, trained, fitted, outcome, database)
@@ -316,7 +323,8 @@ def _noise_score(
     noise: Attack = ATTACKS.create("noise")
     batch = trained.data.query.rows(outcome.rows)
     seed = derive_seed(config.seed, "noise")
-    moved = noise.perturb(trained.victim, batch, None, fitted.budget, "image", seed=seed)
+    modality = config.protocol.query_modality
+    moved = noise.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
     columns = retrieval_columns(
         outcome.clean_codes,
         moved.codes,
@@ -354,7 +362,7 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"--database: expected one of {', '.join(victim.directions)}, got {database!r}"
         )
     victim.check_modality(config.protocol.query_modality)
-    if config.protocol.query_modality not in method.modalities:
+    if not method.can_move(victim, config.protocol.query_modality):
         raise UsageError(
             f"--query-modality: {config.attack.name} attacks "
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"

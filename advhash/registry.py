@@ -28,7 +28,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from advhash.errors import ConfigError, UnknownName, UsageError, nearest
 
-__all__ = ["ATTACKS", "DATASETS", "DEFENSES", "DETECTORS", "VICTIMS", "Entry", "Registry"]
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "DEFENSES",
+    "DETECTORS",
+    "INVERSIONS",
+    "VICTIMS",
+    "Entry",
+    "Registry",
+]
 
 T = TypeVar("T")
 Settings = dict[str, Any]
@@ -214,6 +223,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.csq",
         "advhash.victims.dlcmh",
         "advhash.victims.dcmh",
+        "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
     ),
 )
@@ -221,6 +231,7 @@ ATTACKS: Registry[Any] = Registry(
     "attack",
     ("advhash.attacks.gradient", "advhash.attacks.prosgan", "advhash.attacks.baselines"),
 )
+INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
 DEFENSES: Registry[Any] = Registry("defense", ())
-DETECTORS: Registry[Any] = Registry("detector", ())
+DETECTORS: Registry[Any] = Registry("detector", ("advhash.defenses.detectors",))
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

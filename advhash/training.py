@@ -94,8 +94,8 @@ _SPLITS: tuple[SplitName, ...] = ("train", "database", "validation", "query")
 _NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in the victim's
 _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
-        *("cli.py", "cli_codes.py", "cli_lifelong.py", "cli_options.py", "console.py", "doctor.py"),
-        *("lifelong_run.py", "hierarchical.py"),
+        *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
+        *("console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
         *("html.py", "plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
@@ -189,6 +189,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
+    data = build.view(data, settings)  # type: ignore[attr-defined]
     key = content_key(
         {
             "victim": name,
@@ -378,6 +379,7 @@ def _from_checkpoint(
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
+    data = victim.view(data, card["settings"])
     _check_data(folder, card, data)
     expected = victim.data_arguments(data)
     card_settings = {key: card["settings"].get(key) for key in expected}

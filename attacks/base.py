@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, final
 
 import torch
@@ -17,6 +17,7 @@ from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Progress, silent
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim, History
+from advhash.victims.slices import OneSlice, slice_batch, slice_data
 
 __all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
 
@@ -120,6 +121,38 @@ class Attack(ABC):
         return self
 
     @final
+    def can_move(self, victim: HashVictim, modality: Modality) -> bool:
+        """Whether it moves this modality, by itself or as the strip of an image."""
+        strip = "image" in self.modalities and victim.is_image(modality)
+        return modality in self.modalities or strip
+
+    @final
+    def outlook(self, victim: HashVictim, data: AttackData) -> tuple[HashVictim, AttackData]:
+        """Victim and data as `fit` and `restore` are to see them: a party's strip as an image."""
+        if data.modality in self.modalities or not self.can_move(victim, data.modality):
+            return victim, data
+        size = data.dataset.database.inputs[data.modality].shape[2:]
+        strips = slice_data(data.dataset, data.modality)
+        seen = replace(data, dataset=strips, modality="image")
+        return OneSlice(victim, data.modality, (size[0], size[1])), seen
+
+    @final
+    def _moved(
+        self,
+        victim: HashVictim,
+        batch: Batch,
+        targets: Tensor | None,
+        budget: Budget,
+        modality: Modality,
+    ) -> Tensor:
+        """What `run` makes of a modality of its own, or of the strip of an image."""
+        if modality in self.modalities:
+            return self.run(victim, batch, targets, budget)
+        size = batch.inputs[modality].shape[2:]
+        seen = OneSlice(victim, modality, (size[0], size[1]))
+        return seen.cut(self.run(seen, slice_batch(batch, modality), targets, budget))
+
+    @final
     def check_gradients(self, victim: HashVictim) -> None:
         """Raise UsageError where the attack needs gradients and the victim has none."""
         if "gradients" in self.knowledge and not victim.differentiable:
@@ -158,7 +191,7 @@ class Attack(ABC):
         """
         victim.check_modality(modality)
         self.check_gradients(victim)
-        if modality not in self.modalities:
+        if not self.can_move(victim, modality):
             raise UsageError(
                 f"expected a query modality that {type(self).__name__} attacks "
                 f"({', '.join(sorted(self.modalities))}), got {modality!r}"
@@ -175,7 +208,7 @@ class Attack(ABC):
             inputs = {name: values.clone() for name, values in batch.inputs.items()}
             own = Batch(inputs, batch.labels.clone(), batch.index.clone())
             aims = None if targets is None else targets.clone()
-            raw = self.run(victim, own, aims, budget).detach().to(clean)
+            raw = self._moved(victim, own, aims, budget, modality).detach().to(clean)
         if raw.shape != clean.shape or not bool(raw.isfinite().all()):
             raise RuntimeError(
                 f"{type(self).__name__}.run returned {tuple(raw.shape)} for {tuple(clean.shape)}, "
@@ -188,7 +221,7 @@ class Attack(ABC):
             else (budget.distance(clean, raw) - budget.eps - slack).clamp_min(0)
         )
         moved = budget.project(clean, raw, bounds)
-        if modality == "image" and eight_bit:
+        if victim.is_image(modality) and eight_bit:
             moved = round_toward(clean, moved)
         inputs = {**batch.inputs, modality: moved}
         return Perturbed(

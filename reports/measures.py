@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from advhash.codes import HashCodes
 from advhash.hamming import histograms
+from advhash.likeness import structural_similarity
 from advhash.metrics import (
     Empty,
     Ties,
@@ -48,11 +48,7 @@ def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
     }
     if modality == "image":
         columns["psnr"] = torch.where(square > 0, -10 * square.log10(), torch.nan)
-        similarity = structural_similarity_index_measure(
-            moved.cpu(), clean.cpu(), data_range=1.0, reduction="none"
-        )
-        assert isinstance(similarity, Tensor)
-        columns["ssim"] = similarity.double()
+        columns["ssim"] = structural_similarity(moved.cpu(), clean.cpu()).double()
     return {name: values.numpy() for name, values in columns.items()}
 
 

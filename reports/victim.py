@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from advhash.codes import HashCodes
-from advhash.data import Dataset
+from advhash.data import Batch, Dataset, Modality
 from advhash.hamming import histograms
 from advhash.metrics import (
     average_precision,
@@ -17,8 +19,11 @@ from advhash.sanity import Flag, check_codes, check_gradient
 from advhash.stats import Metric, mean_metric
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
+from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["code_figures", "victim_flags", "victim_metrics"]
+__all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
+
+Labels = npt.NDArray[np.uint8]
 
 
 def code_figures(codes: HashCodes) -> dict[str, float]:
@@ -40,13 +45,16 @@ def code_figures(codes: HashCodes) -> dict[str, float]:
 
 
 def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Metric]:
-    """MAP of the query split in every direction, on rows never trained on, and chance."""
+    """MAP of the query split in every direction, on rows never trained on, and chance.
+
+    Of a federation each party by itself, and the accuracy of the joint prediction.
+    """
     labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
     untrained = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
     result: dict[str, Metric] = {}
     for modality in victim.bounds:
         query = victim.encode_split(data.query, modality)
-        for database in victim.directions:
+        for database in (modality,) if isinstance(victim, HashVFL) else victim.directions:
             codes = victim.database_codes(data, database)
             counts = histograms(query, codes, labels, database_labels)
             if not result:
@@ -59,7 +67,37 @@ def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Me
                     query, codes[untrained], labels, database_labels[untrained]
                 )
                 result[f"{name}_untrained"] = mean_metric(score, seed)
+    if isinstance(victim, HashVFL):
+        right = victim.predict_split(data.query) == data.query.labels.argmax(dim=1)
+        result["accuracy"] = mean_metric(right.double().numpy(), seed)
     return result
+
+
+def joint_metrics(
+    victim: HashVFL,
+    clean: Batch,
+    moved: Tensor,
+    modality: Modality,
+    targets: Labels | None,
+    seed: int,
+) -> dict[str, Metric]:
+    """What one party's moved slices do to the joint prediction.
+
+    moved (N, …) of `modality`; targets (N,C) or None. `joint_success`: predicted as the target
+    wants, or, without targets, not as before.
+    """
+    labels = clean.labels.argmax(dim=1)
+    before = victim.predict(clean.inputs).cpu()
+    after = victim.predict({**clean.inputs, modality: moved}).cpu()
+    won = after != before
+    if targets is not None:
+        won = torch.from_numpy(targets).gather(1, after[:, None])[:, 0] > 0
+    columns = {
+        "joint_accuracy": before == labels,
+        "joint_accuracy_adversarial": after == labels,
+        "joint_success": won,
+    }
+    return {name: mean_metric(one.double().numpy(), seed) for name, one in columns.items()}
 
 
 def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:

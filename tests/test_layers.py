@@ -15,10 +15,24 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("advhash", "victims", "attacks", "defenses", "reports")
 LAYERS = ("core", "victims", "attacks", "defenses", "reports", "pipeline", "cli")
 PIPELINE = {
+    "abnormal",
+    "inversion_parts",
+    "detecting",
+    "inverting",
+    "transcripts",
     *("own_victim", "training", "fitting", "recording", "pipeline"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
 }
-CLI = {"cli", "cli_codes", "cli_lifelong", "cli_options", "console", "doctor", "__main__"}
+CLI = {
+    "cli",
+    "cli_detect",
+    "cli_codes",
+    "cli_lifelong",
+    "cli_options",
+    "console",
+    "doctor",
+    "__main__",
+}
 FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 

@@ -213,7 +213,7 @@ class TestSettings:
 
 def filled(entry: Entry[Any]) -> dict[str, object]:
     """The settings that an entry requires, with stand-ins; the rest by default."""
-    stand_ins = {"int": 7, "str": "x", "float": 0.5, "Path": "x"}
+    stand_ins = {"int": 7, "str": "x", "float": 0.5, "Path": "x", "tuple": (3, 32, 32)}
     return {
         name: stand_ins.get(getattr(field.annotation, "__name__", ""), "x")
         for name, field in entry.model.model_fields.items()
@@ -299,7 +299,7 @@ def test_settings_of_every_preset_survive_the_config_file(
     registry: Registry[Any], name: str, preset: str
 ) -> None:
     """TOML has no None: a setting may be None only where that is its default."""
-    needed = {"classes": 3, "text_size": 5, "database_rows": 7}
+    needed = {"classes": 3, "text_size": 5, "database_rows": 7, "shape": (3, 32, 32)}
     given = {key: needed[key] for key in needed if key in registry[name].model.model_fields}
     settings = registry.settings(name, {"preset": preset, **given})
     written = {key: value for key, value in settings.items() if value is not None}

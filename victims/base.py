@@ -55,6 +55,11 @@ class HashVictim(nn.Module, ABC):
         """The constructor arguments that follow from the data (number of classes, sizes …)."""
         return {}
 
+    @classmethod
+    def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
+        """The data as a victim of these settings sees them: of a federation, the parts."""
+        return data
+
     @abstractmethod
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V)).
@@ -102,6 +107,10 @@ class HashVictim(nn.Module, ABC):
         return HashCodes.concatenate(
             [self.encode(batch.inputs[modality], modality) for batch in split.batches(batch_size)]
         )
+
+    def is_image(self, modality: Modality) -> bool:
+        """Whether inputs of this modality are pictures: (B,3,H,W) in [0,1], 8 bits a pixel."""
+        return modality == "image"
 
     @property
     def directions(self) -> tuple[str, ...]:

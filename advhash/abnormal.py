@@ -1,0 +1,90 @@
+"""Abnormal inputs of a federation, one for each clean query: mixed, noisy, out of distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advhash.data import Batch, Dataset, Modality
+from advhash.datasets import load_dataset
+from advhash.errors import UsageError
+from advhash.parties import party_names, party_view
+from advhash.victims.hashvfl import HashVFL
+
+__all__ = ["KINDS", "abnormal_batch", "other_data"]
+
+KINDS = ("mixed", "noise", "ood")
+MOVED = "party0"  # whose part is replaced
+
+
+def abnormal_batch(
+    kind: str, victim: HashVFL, data: Dataset, batch: Batch, seed: int, *, other: str | None = None
+) -> Batch:
+    """As many abnormal items as the clean `batch` of the query split has; labels stay as they are.
+
+    mixed: party 0 sends its part of a query of another class
+    noise: party 0 sends uniform noise within its bounds, for tables standard normal noise
+    ood:   all parties see items of another data set (`other`); for tables without one, every
+           feature is shuffled by itself, which keeps its distribution and breaks all dependence
+    """
+    generator = np.random.default_rng(seed)
+    if kind == "mixed":
+        return _with(batch, data.query.rows(_other_class(data, batch, generator)).inputs[MOVED])
+    if kind == "noise":
+        torch_generator = torch.Generator().manual_seed(seed)
+        part = batch.inputs[MOVED]
+        draw = torch.rand if victim.is_image(MOVED) else torch.randn
+        return _with(batch, draw(part.shape, generator=torch_generator))
+    if victim.is_image(MOVED):
+        strange = party_view(other_data(data, victim, other), victim.parties).query
+        rows = generator.permutation(len(strange))[np.arange(len(batch)) % len(strange)]
+        return Batch(strange.rows(rows).inputs, batch.labels, batch.index)
+    if other is not None:
+        raise UsageError("--other: expected images; tables of other columns fit no bottom model")
+    return Batch(_shuffled(batch.inputs, generator), batch.labels, batch.index)
+
+
+def other_data(data: Dataset, victim: HashVFL, name: str | None) -> Dataset:
+    """The data set `name` at the size of the victim's images; by default emoji, or digits for them.
+
+    Raises UsageError: it has no images.
+    """
+    name = name or ("digits" if data.name == "openmoji" else "openmoji")
+    other = load_dataset(name, {"size": victim.shape[1]})
+    if "image" not in other.modalities:
+        raise UsageError(f"--other: expected a data set with images, got {name!r}")
+    images = other.query.inputs["image"]
+    if tuple(images.shape[1:]) != victim.shape:
+        resized = F.interpolate(images.float(), victim.shape[1:], mode="bilinear", antialias=True)
+        inputs: dict[Modality, Tensor] = {"image": resized.round().to(torch.uint8)}
+        query = type(other.query)(inputs, other.query.labels)
+        return Dataset(other.name, {}, query, torch.arange(0), query, query, other.classes)
+    return other
+
+
+def _with(batch: Batch, part: Tensor) -> Batch:
+    return Batch({**batch.inputs, MOVED: part}, batch.labels, batch.index)
+
+
+def _other_class(
+    data: Dataset, batch: Batch, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """(B,) a random row of the query split of another class for each row."""
+    labels = data.query.labels.argmax(dim=1).numpy()
+    own = batch.labels.argmax(dim=1).numpy()
+    return np.array([generator.choice(np.flatnonzero(labels != label)) for label in own])
+
+
+def _shuffled(
+    inputs: Mapping[Modality, Tensor], generator: np.random.Generator
+) -> dict[Modality, Tensor]:
+    shuffled = {}
+    for name in party_names(len(inputs)):
+        columns = inputs[name].numpy().copy()
+        shuffled[name] = torch.from_numpy(generator.permuted(columns, axis=0))
+    return shuffled

@@ -1,0 +1,409 @@
+"""`advhash attack --method code-inversion`: what codes of a federation give away."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from advhash import __version__
+from advhash.attacks.code_inversion import CodeInversion
+from advhash.attacks.reconstruction import observe
+from advhash.cache import cache_root
+from advhash.config import AttackConfig, DatasetConfig, MethodConfig
+from advhash.data import Dataset, Progress, Split, silent
+from advhash.detecting import roc_rows
+from advhash.errors import UsageError
+from advhash.files import write_json
+from advhash.inversion_parts import (
+    Seen,
+    class_decoder,
+    correct,
+    leakage,
+    matching,
+    party_bits,
+    sample_pictures,
+    swept,
+    undefended,
+    write_samples,
+)
+from advhash.likeness import (
+    class_means,
+    pixel_distances,
+    reconstruction_columns,
+    reidentified,
+)
+from advhash.pipeline import choose_queries
+from advhash.registry import INVERSIONS
+from advhash.reports.inversion import (
+    SCHEMA,
+    Attacker,
+    InversionInfo,
+    InversionProtocol,
+    InversionRecord,
+    World,
+)
+from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
+from advhash.reports.vfl import render_inversion
+from advhash.runs import RunFolder, environment, new_run_id
+from advhash.sanity import Flag
+from advhash.stats import (
+    CONFIDENCE,
+    RESAMPLES,
+    Difference,
+    Metric,
+    mean_metric,
+    paired_difference,
+)
+from advhash.training import Trained, derive_seed, plan_victim, train
+from advhash.transcripts import attack_transcript
+from advhash.victims.hashvfl import HashVFL
+
+__all__ = ["inversion_plan", "invert", "is_inversion_method"]
+
+Floats = npt.NDArray[np.float64]
+SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
+WORLDS = {
+    "codes": "one code a sample, as the server gets it",
+    "embeddings": "the real values before the sign, which are never sent: a control",
+    "undefended": "the embeddings that the undefended twin sends",
+}
+
+
+def is_inversion_method(name: str | None) -> bool:
+    """Whether `--method` names a reconstruction."""
+    return name in {entry.name for entry in INVERSIONS}
+
+
+def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
+    """The config with all defaults, and the attacked party.
+
+    Raises UsageError: not a federation, the undefended one, no such party, a budget.
+    """
+    victim = trained.victim
+    if not isinstance(victim, HashVFL):
+        raise UsageError(
+            f"{config.attack.name} reconstructs what parties of a federation hold: expected "
+            f"--victim hashvfl, got {trained.card['name']}"
+        )
+    if not victim.binary:
+        raise UsageError(
+            f"{config.attack.name} needs a victim that hashes: expected victim.protection hash or "
+            "laplace, got none (its undefended twin is trained along)"
+        )
+    if config.budget.norm is not None or config.budget.eps is not None:
+        raise UsageError(f"{config.attack.name} moves no input: expected no --norm and no --eps")
+    party = config.protocol.query_modality
+    party = "party0" if party == "image" else party
+    victim.check_modality(party)
+    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
+    return (
+        config.model_copy(
+            update={
+                "device": str(victim.device),
+                "victim": trained.replay,
+                "attack": MethodConfig.build({"name": config.attack.name, **settings}),
+                "dataset": DatasetConfig.build(
+                    {"name": trained.data.name, **trained.data.settings}
+                ),
+                "protocol": config.protocol.model_copy(
+                    update={"query_modality": party, "database": party}
+                ),
+            }
+        ),
+        party,
+    )
+
+
+def invert(
+    config: AttackConfig, out: Path | None = None, progress: Progress = silent
+) -> InversionRecord:
+    """Reconstruct, measure, and write the run folder (`out`, by default `runs/<id>`).
+
+    Raises AdvhashError; then no folder is left.
+    """
+    INVERSIONS.create(config.attack.name, config.attack.settings)  # refuse before a training
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    trained = train(config, progress)
+    config, party = resolve_inversion(config, trained)
+    twin = undefended(trained, config, progress)
+    seconds["victims"] = time.perf_counter() - began
+    folder = RunFolder.start(out or Path("runs") / new_run_id(f"hashvfl-{config.attack.name}"))
+    try:
+        folder.write_text("config.toml", config.to_toml())
+        write_json(folder.path / "env.json", environment())
+        record = _into(folder, config, trained, twin, party, seconds, progress)
+        folder.write_text("metrics.json", record.dumps())
+        render_inversion(folder.path, folder.path / "report.html")
+        folder.finish()
+    except BaseException:
+        folder.abandon()
+        raise
+    return record
+
+
+def inversion_plan(config: AttackConfig) -> dict[str, Any]:
+    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
+    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
+    INVERSIONS.create(config.attack.name, settings)
+    planned = plan_victim(config)
+    if planned is None:
+        trained = train(config)
+        resolve_inversion(config, trained)
+        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
+    else:
+        data, victim_settings, key = planned
+        if config.victim.name != "hashvfl":
+            raise UsageError(
+                f"{config.attack.name} needs a federation: expected --victim hashvfl, got "
+                f"{config.victim.name}"
+            )
+        trained_already = (cache_root() / "victims" / key).is_dir()
+        victim = {
+            "name": config.victim.name,
+            "settings": victim_settings,
+            "trained": trained_already,
+        }
+    return {
+        "schema": "advhash/plan/1",
+        "command": "attack",
+        "seed": config.seed,
+        "victim": victim,
+        "attack": {"kind": "inversion", "name": config.attack.name, "settings": settings},
+        "dataset": {"name": data.name, "database": len(data.database)},
+        "budget": None,
+        "samples": min(config.protocol.queries or SAMPLES, len(data.query)),
+    }
+
+
+def _into(
+    folder: RunFolder,
+    config: AttackConfig,
+    trained: Trained,
+    twin: Trained,
+    party: str,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> InversionRecord:
+    victim, data, seed = trained.victim, trained.data, config.seed
+    assert isinstance(victim, HashVFL)
+    assert isinstance(twin.victim, HashVFL)
+    boot = derive_seed(seed, "bootstrap")
+    settings = config.attack.settings
+    count = config.protocol.queries or SAMPLES
+    rows = choose_queries(data.query, count, derive_seed(seed, "queries"))
+    attacked = data.query.take(rows)
+    auxiliary = _auxiliary(data, settings["auxiliary"])
+    began = time.perf_counter()
+    worlds = {
+        name: _seen(
+            own, settings, "codes" if name == "codes" else "embeddings", auxiliary, data.validation,
+            attacked, party, derive_seed(seed, "attack"), progress,
+        )
+        for name, own in (("codes", victim), ("embeddings", victim), ("undefended", twin.victim))
+    }  # fmt: skip
+    seconds["reconstruction"] = time.perf_counter() - began
+    true = attacked.rows(torch.arange(len(attacked))).inputs[party]
+    labels = attacked.labels.argmax(dim=1)
+    known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
+    known_labels = auxiliary.labels.argmax(dim=1)
+    own_class = class_means(known, known_labels, labels)
+    base = reconstruction_columns(own_class, true)
+    score = "ssim" if victim.is_image(party) else "mse"
+    candidates, draw = int(settings["candidates"]), derive_seed(seed, "candidates")
+    hits: dict[str, Floats] = {}
+    shown = []
+    for name, world in worlds.items():
+        rated = []
+        for attacker, found in world.found.items():
+            columns = reconstruction_columns(found, true)
+            columns["hit"], chance = reidentified(
+                pixel_distances(found, true), torch.arange(len(true)), labels,
+                candidates=candidates, seed=draw,
+            )  # fmt: skip
+            world.columns[attacker] = columns
+            rated.append(rate(attacker, world.method, columns, base, boot))
+        shown.append(World(name=name, text=WORLDS[name], attackers=rated))
+        hits[name] = world.columns[world.method.chosen]["hit"]
+    matched, picked = matching(victim, worlds["codes"], data, attacked, party, settings, draw)
+    told = None
+    if settings["transcript"]:
+        began = time.perf_counter()
+        told = attack_transcript(trained, config, party, candidates, progress)
+        shown += told.worlds
+        seconds["transcript"] = time.perf_counter() - began
+    class_only = class_decoder(victim, data, auxiliary, labels, party, settings, seed, progress)
+    class_columns = reconstruction_columns(class_only, true)
+    right = correct(victim, data.query, seed)
+    right_twin = correct(twin.victim, data.query, seed)
+    best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
+    head = matched if picked == "matching" else hits["codes"]
+
+    def mean(values: Floats | None) -> Metric | None:
+        return None if values is None or np.isnan(values).all() else mean_metric(values, boot)
+
+    def gain(values: Floats, floor: Floats) -> Difference | None:
+        return None if np.isnan(values).all() else paired_difference(values, floor, boot)
+
+    metrics: dict[str, Metric | None] = {
+        "accuracy": mean(right),
+        "accuracy_undefended": mean(right_twin),
+        "ssim_codes": mean(best["codes"]["ssim"]),
+        "ssim_embeddings": mean(best["embeddings"]["ssim"]),
+        "ssim_undefended": mean(best["undefended"]["ssim"]),
+        "ssim_class_mean": mean(base["ssim"]),
+        "ssim_class_decoder": mean(class_columns["ssim"]),
+        "mse_codes": mean(best["codes"]["mse"]),
+        "mse_embeddings": mean(best["embeddings"]["mse"]),
+        "mse_undefended": mean(best["undefended"]["mse"]),
+        "mse_class_mean": mean(base["mse"]),
+        "reidentification": mean(head),
+        "reidentification_chance": mean(chance),
+        "reidentification_by_picture": mean(hits["codes"]),
+        "reidentification_by_code": mean(matched),
+        "reidentification_undefended": mean(hits["undefended"]),
+        **({} if told is None else told.metrics),
+    }
+    differences = {
+        "accuracy_loss": paired_difference(right_twin, right, boot),
+        "gain_codes": gain(best["codes"][score], base[score]),
+        "gain_codes_over_class_decoder": gain(best["codes"][score], class_columns[score]),
+        "gain_embeddings": gain(best["embeddings"][score], base[score]),
+        "gain_undefended": gain(best["undefended"][score], base[score]),
+        "reidentification_over_chance": paired_difference(head, chance, boot),
+        **({} if told is None else told.differences),
+    }
+    write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
+    began = time.perf_counter()
+    sweep = swept(trained, config, settings, boot, progress)
+    seconds["sweep"] = time.perf_counter() - began
+    card = trained.card
+    return InversionRecord(
+        schema_=SCHEMA,
+        command="attack",
+        run=RunInfo(
+            id=folder.final.name,
+            folder=str(folder.final),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=seed,
+            device=config.device,
+            version=__version__,
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+        ),
+        victim=VictimInfo(
+            name=card["name"],
+            settings=card["settings"],
+            source=str(card.get("source", "")),
+            summary=(type(victim).__doc__ or "").partition("\n")[0],
+            cached=trained.cached,
+            fingerprint=trained.fingerprint,
+            history=victim.history,
+            deviations=trained.deviations,
+            modalities=list(victim.bounds),
+            notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
+        ),
+        attack=_info(config),
+        dataset=DatasetInfo(
+            name=data.name,
+            settings=dict(data.settings),
+            fingerprint=data.fingerprint(),
+            classes=list(data.classes),
+            database=len(data.database),
+            train=len(data.train_rows),
+            queries=len(data.query),
+            attribution=data.attribution,
+        ),
+        protocol=InversionProtocol(
+            party=party,
+            samples=len(attacked),
+            validation=len(data.validation),
+            auxiliary=len(auxiliary),
+            candidates=candidates,
+            transcript_samples=0 if told is None else told.samples,
+            transcript_bytes=0 if told is None else told.bytes,
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+        ),
+        flags=[Flag(**flag) for flag in card.get("flags", [])],
+        metrics=metrics,
+        differences=differences,
+        worlds=shown,
+        bits=[party_bits(victim, data, name) for name in victim.bounds],
+        leakage=leakage(victim, data, party, told, derive_seed(seed, "leakage"), boot),
+        sweep=sweep,
+        detection=roc_rows(victim, data, seed, boot),
+        pictures=sample_pictures(folder.path, data, attacked, rows, true, own_class, worlds),
+    )
+
+
+def _info(config: AttackConfig) -> InversionInfo:
+    entry = INVERSIONS[config.attack.name]
+    return InversionInfo(
+        kind="inversion",
+        name=entry.name,
+        settings=config.attack.settings,
+        source=entry.source,
+        summary=entry.summary,
+        knowledge=sorted(entry.build.knowledge),  # type: ignore[attr-defined]
+        deviations=entry.deviations,
+    )
+
+
+def _auxiliary(data: Dataset, which: str) -> Split:
+    """Inputs that the attacker of the query split has. Raises UsageError: none."""
+    if which == "database":
+        return data.database
+    rows = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
+    if not len(rows):
+        raise UsageError(
+            f"attack.auxiliary: all rows of {data.name!r} are trained on: expected database"
+        )
+    return data.database.take(rows)
+
+
+def _seen(
+    victim: HashVFL,
+    settings: dict[str, Any],
+    observed: str,
+    auxiliary: Split,
+    validation: Split,
+    attacked: Split,
+    party: str,
+    seed: int,
+    progress: Progress,
+) -> Seen:
+    method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
+    method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
+    sent = observe(victim, attacked, party, method.observed, seed=seed)
+    found = {
+        name: member.reconstruct(victim, sent, party, seed=seed)
+        for name, member in method.members.items()
+    }
+    return Seen(victim, method, found)
+
+
+def rate(
+    name: str,
+    method: CodeInversion,
+    columns: dict[str, Floats],
+    base: dict[str, Floats],
+    seed: int,
+) -> Attacker:
+    """The figures of one attacker, and its gain over the class mean."""
+    pictures = not np.isnan(columns["ssim"]).all()
+    return Attacker(
+        name=name,
+        chosen=name == method.chosen,
+        validation=method.merits[name],
+        ssim=mean_metric(columns["ssim"], seed) if pictures else None,
+        psnr=mean_metric(columns["psnr"], seed) if pictures else None,
+        mse=mean_metric(columns["mse"], seed),
+        reidentification=mean_metric(columns["hit"], seed),
+        gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
+    )

@@ -1,0 +1,122 @@
+"""How near reconstructions come, whether they single out a person, and what codes say of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+__all__ = [
+    "class_means",
+    "clustered",
+    "nearest_class",
+    "pixel_distances",
+    "reconstruction_columns",
+    "reidentified",
+    "structural_similarity",
+]
+
+Floats = npt.NDArray[np.float64]
+GAUSSIAN = 11  # pixels of the usual window
+
+
+def structural_similarity(found: Tensor, true: Tensor) -> Tensor:
+    """(N,) SSIM of (N,3,H,W) images in [0,1]: Gaussian window of 11 pixels, σ = 1.5.
+
+    Strips narrower than 11 pixels get a uniform window of the largest odd size that fits.
+    """
+    least = min(true.shape[2:])
+    options = (
+        {"gaussian_kernel": True, "sigma": 1.5}
+        if least >= GAUSSIAN
+        else {"gaussian_kernel": False, "kernel_size": least - 1 + least % 2}
+    )
+    found_similarity = structural_similarity_index_measure(
+        found, true, data_range=1.0, reduction="none", **options
+    )
+    assert isinstance(found_similarity, Tensor)
+    return found_similarity
+
+
+def reconstruction_columns(found: Tensor, true: Tensor) -> dict[str, Floats]:
+    """mse, psnr (dB) and ssim of each of N reconstructions; the latter two NaN for tables.
+
+    PSNR is NaN where a reconstruction is exact: it would be infinite.
+    """
+    square = (found - true).flatten(1).double().square().mean(dim=1)
+    nothing = torch.full_like(square, torch.nan)
+    columns = {"mse": square, "psnr": nothing, "ssim": nothing}
+    if true.dim() == 4:
+        columns["psnr"] = torch.where(square > 0, -10 * square.log10(), nothing)
+        columns["ssim"] = structural_similarity(found, true).double()
+    return {name: values.numpy() for name, values in columns.items()}
+
+
+def class_means(inputs: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """(N, …) for each of N wanted classes the mean of the (M, …) inputs of that class.
+
+    What an attacker draws who knows the class and nothing else. The overall mean for a class
+    without an input.
+    """
+    means = torch.stack(
+        [
+            inputs[labels == number].mean(dim=0) if bool((labels == number).any()) else
+            inputs.mean(dim=0)
+            for number in range(int(max(labels.max(), wanted.max())) + 1)
+        ]
+    )  # fmt: skip
+    return means[wanted]
+
+
+def pixel_distances(found: Tensor, pool: Tensor) -> Tensor:
+    """(N,M) mean squared distances of N reconstructions to M inputs."""
+    far: Tensor = torch.cdist(found.flatten(1).double(), pool.flatten(1).double())
+    return far.square() / found[0].numel()
+
+
+def reidentified(
+    distances: Tensor, truth: Tensor, labels: Tensor, *, candidates: int, seed: int
+) -> tuple[Floats, Floats]:
+    """(N,) whether the true one of `candidates` inputs of the same class is nearest, and chance.
+
+    distances: (N,M) to M inputs of classes `labels` (M,); truth (N,) the true place of each.
+    Among k equally near ones the true one is hit with probability 1/k. The others are drawn by the
+    seed without replacement, all of them where the class has fewer; chance is then 1 over fewer.
+    """
+    generator = np.random.default_rng(seed)
+    hits, chances = [], []
+    for row, place in zip(distances.numpy(), truth.tolist(), strict=True):
+        others = np.flatnonzero((labels == labels[place]).numpy())
+        others = others[others != place]
+        drawn = generator.choice(others, size=min(candidates - 1, len(others)), replace=False)
+        far = row[np.append(drawn, place)]
+        nearest = far <= far.min() * (1 + 1e-9) + 1e-12
+        hits.append(float(nearest[-1]) / nearest.sum())
+        chances.append(1 / len(far))
+    return np.asarray(hits, np.float64), np.asarray(chances, np.float64)
+
+
+def nearest_class(codes: Tensor, class_codes: Tensor) -> Tensor:
+    """(N,) the class whose code is nearest; of several equally near ones, the first."""
+    best: Tensor = (codes @ class_codes.T).argmax(dim=1)
+    return best
+
+
+def clustered(codes: Tensor, labels: Tensor, classes: int, seed: int) -> Floats:
+    """(N,) of 0/1: right labels when codes are clustered blindly and clusters named at best.
+
+    K-means with C clusters, which are matched to the classes one to one by the labels themselves:
+    an upper bound on what can be read without class codes.
+    """
+    count = min(classes, len(codes.unique(dim=0)))
+    found = KMeans(count, n_init=5, random_state=seed % 2**32).fit_predict(codes.numpy())
+    table = np.zeros((count, classes))
+    np.add.at(table, (found, labels.numpy()), 1)
+    rows, columns = linear_sum_assignment(-table)
+    name = np.full(count, -1)
+    name[rows] = columns
+    return np.asarray(name[found] == labels.numpy(), np.float64)

@@ -1,0 +1,173 @@
+"""The record of a reconstruction run: `metrics.json`, and what `--json` prints.
+
+A sibling of the record of attacks: no budget, no perturbed query, no retrieval.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from advhash.errors import RunError
+from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
+from advhash.sanity import Flag
+from advhash.stats import Difference, Metric
+
+__all__ = [
+    "SCHEMA",
+    "Attacker",
+    "InversionInfo",
+    "InversionProtocol",
+    "InversionRecord",
+    "PartyBits",
+    "Picture",
+    "Roc",
+    "SweepPoint",
+    "World",
+    "is_inversion",
+    "load_inversion",
+]
+
+SCHEMA: Literal["advhash/inversion/1"] = "advhash/inversion/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InversionInfo(_Part):
+    kind: Literal["inversion"]
+    name: str
+    settings: dict[str, Any]
+    source: str
+    summary: str
+    knowledge: list[str]
+    deviations: list[str]
+
+
+class InversionProtocol(_Part):
+    party: str  # whose inputs are reconstructed
+    samples: int  # of the query split
+    validation: int
+    auxiliary: int  # inputs that the attacker has
+    candidates: int
+    transcript_samples: int  # training rows, attacked with the transcript
+    transcript_bytes: int
+    confidence: float
+    resamples: int
+
+
+class Attacker(_Part):
+    """One reconstruction: mean figures over the samples, and its SSIM against the class mean."""
+
+    name: str
+    chosen: bool
+    validation: float | None  # mean SSIM there, or −MSE for tables
+    ssim: Metric | None
+    psnr: Metric | None
+    mse: Metric
+    reidentification: Metric
+    gain: Difference | None  # SSIM − SSIM of the class mean, paired
+
+
+class World(_Part):
+    """What is seen of the same victim or of its undefended twin, and what attackers make of it."""
+
+    name: str
+    text: str
+    attackers: list[Attacker]
+
+
+class PartyBits(_Part):
+    """Mean of each bit in ±1 over the database, and that of the class codes of the same rows."""
+
+    party: str
+    means: list[float]
+    wanted: list[float]
+
+
+class SweepPoint(_Part):
+    bits: int
+    parties: int
+    accuracy: Metric
+    accuracy_undefended: Metric
+
+
+class Picture(_Part):
+    """One row of the grid: what was sent by whom, and one picture file a column."""
+
+    name: str
+    labels: str
+    files: dict[str, str]  # column → path inside the run folder
+
+
+class Roc(_Part):
+    inputs: str
+    detector: str
+    auroc: Metric
+    tpr_at_5fpr: Metric
+    false_alarms: Metric
+    fpr: list[float]
+    tpr: list[float]
+
+
+class InversionRecord(_Part):
+    """Everything that a reconstruction run found. Metrics are means with a 95 % interval."""
+
+    schema_: Literal["advhash/inversion/1"]
+    command: Literal["attack"]
+    run: RunInfo
+    victim: VictimInfo
+    attack: InversionInfo
+    dataset: DatasetInfo
+    budget: None = None
+    protocol: InversionProtocol
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    differences: dict[str, Difference | None]  # paired over samples
+    worlds: list[World]
+    bits: list[PartyBits]
+    leakage: dict[str, Metric]
+    sweep: list[SweepPoint]
+    detection: list[Roc]
+    pictures: list[Picture]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document, `schema` first, without NaN."""
+        body = self.model_dump(mode="json")
+        return {"schema": body.pop("schema_"), **body}
+
+    def dumps(self) -> str:
+        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> InversionRecord:
+        """Raises ValueError where the text is not a record of this schema."""
+        body = json.loads(text)
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
+        body["schema_"] = body.pop("schema")
+        return cls.model_validate(body)
+
+
+def is_inversion(folder: Path) -> bool:
+    """Whether a run folder holds a record of this schema; False where it cannot be read."""
+    try:
+        body = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and body.get("schema") == SCHEMA
+
+
+def load_inversion(folder: Path) -> InversionRecord:
+    """Read a run. Raises RunError: no such record, or a damaged one."""
+    file = folder / "metrics.json"
+    try:
+        return InversionRecord.loads(file.read_text("utf-8"))
+    except (ValueError, ValidationError, OSError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise RunError(f"expected a reconstruction run in {folder}, got: {first}") from None

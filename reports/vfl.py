@@ -1,0 +1,272 @@
+"""The page of a reconstruction run: what codes of a federation give away, and what they reveal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advhash import __version__
+from advhash.errors import StorageError
+from advhash.files import write_bytes
+from advhash.reports.html import KNOWLEDGE
+from advhash.reports.inversion import InversionRecord, load_inversion
+from advhash.reports.pictures import Pictures
+from advhash.reports.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
+from advhash.reports.verdict import NO_VALUE, percent
+from advhash.stats import Difference, Metric
+
+__all__ = ["render_inversion", "verdicts"]
+
+SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
+BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
+MARKERS = ("o", "s", "^")
+
+
+def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        return data_uri(figure)
+
+
+def gains_figure(record: InversionRecord) -> str | None:
+    """SSIM gained over the class mean by every attacker, with its interval."""
+    rows = [
+        (f"{world.name}: {attacker.name}{' *' if attacker.chosen else ''}", attacker.gain)
+        for world in record.worlds
+        for attacker in world.attackers
+        if attacker.gain is not None and attacker.gain.value is not None
+    ]
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for height, (_, gain) in enumerate(rows):
+            assert gain is not None
+            assert gain.value is not None
+            low = gain.value if gain.low is None else gain.low
+            high = gain.value if gain.high is None else gain.high
+            clear = gain.low is not None and gain.low > SMALL_GAIN
+            colour = COLOURS[1] if clear else COLOURS[0]
+            axes.plot([low, high], [height, height], color=colour, linewidth=2)
+            axes.plot(gain.value, height, marker="o", color=colour)
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.axvline(SMALL_GAIN, color=MUTED, linewidth=0.8, linestyle="--")
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(f"SSIM − SSIM of the class mean (dashed: {SMALL_GAIN:g})")
+        axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+
+    return _figure(7.0, 1.0 + 0.32 * len(rows), draw)
+
+
+def sweep_figure(record: InversionRecord) -> str | None:
+    """Accuracy against K at the run's P, and against P at its K."""
+    own = record.victim.settings
+    panels = [
+        ("K, bits of a code", [p for p in record.sweep if p.parties == own["parties"]], "bits"),
+        ("P, parties", [p for p in record.sweep if p.bits == own["bits"]], "parties"),
+    ]
+    panels = [panel for panel in panels if len(panel[1]) > 1]
+    if not panels:
+        return None
+
+    def draw(figure: Figure) -> None:
+        for place, (label, points, column) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            points = sorted(points, key=lambda point: int(getattr(point, column)))
+            x = [int(getattr(point, column)) for point in points]
+            _lines(axes, x, [("codes", [p.accuracy for p in points]),
+                             ("undefended", [p.accuracy_undefended for p in points])])  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(x, [str(value) for value in x])
+            axes.minorticks_off()
+            axes.set_xlabel(label)
+            axes.set_ylabel("accuracy (%)")
+            axes.legend(frameon=False)
+
+    return _figure(4.2 * len(panels), 3.0, draw)
+
+
+def _lines(axes: Axes, x: Sequence[int], series: Sequence[tuple[str, list[Metric]]]) -> None:
+    for number, (name, metrics) in enumerate(series):
+        y = [100 * (metric.value or 0) for metric in metrics]
+        below = [v - 100 * (m.low if m.low is not None else v / 100) for v, m in zip(y, metrics, strict=True)]  # fmt: skip  # noqa: E501
+        above = [100 * (m.high if m.high is not None else v / 100) - v for v, m in zip(y, metrics, strict=True)]  # fmt: skip  # noqa: E501
+        axes.errorbar(
+            x, y, yerr=[below, above], label=name, color=COLOURS[number], linestyle=DASHES[number],
+            marker=MARKERS[number], capsize=3,
+        )  # fmt: skip
+
+
+def bits_figure(record: InversionRecord) -> str:
+    """The mean of each bit of each party, and that of the class codes."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for number, party in enumerate(record.bits):
+            axes.plot(
+                range(len(party.means)), party.means, linestyle="none",
+                marker=MARKERS[number % 3], color=COLOURS[number % len(COLOURS)], label=party.party,
+            )  # fmt: skip
+        wanted = record.bits[0].wanted
+        axes.plot(range(len(wanted)), wanted, linestyle="none", marker="_", color=INK,
+                  markersize=12, label="class codes")  # fmt: skip
+        axes.axhspan(-BALANCE, BALANCE, color="#e5e7eb", zorder=0)
+        axes.set_ylim(-1.05, 1.05)
+        axes.set_xlabel("bit")
+        axes.set_ylabel("mean over the database (−1 to 1)")
+        figure.legend(loc="outside lower center", ncols=5, frameon=False)
+
+    return _figure(7.0, 3.2, draw)
+
+
+def roc_figure(record: InversionRecord) -> str | None:
+    """ROC curves, a panel a kind of abnormal inputs, a line a detector."""
+    kinds = list(dict.fromkeys(row.inputs for row in record.detection))
+    if not kinds:
+        return None
+
+    def draw(figure: Figure) -> None:
+        for place, kind in enumerate(kinds):
+            axes = figure.add_subplot(1, len(kinds), place + 1)
+            rows = [row for row in record.detection if row.inputs == kind]
+            for number, row in enumerate(rows):
+                axes.plot(
+                    row.fpr, row.tpr, color=COLOURS[number], linestyle=DASHES[number],
+                    label=row.detector if not place else None,
+                )  # fmt: skip
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+            axes.set_title(kind, fontsize=10)
+            axes.set_xlabel("false alarms")
+            axes.set_aspect("equal")
+            if not place:
+                axes.set_ylabel("detected")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+
+    return _figure(3.0 * len(kinds), 4.0, draw)
+
+
+def verdicts(record: InversionRecord) -> list[str]:
+    """What the figures say, in plain words; each number is one of the record."""
+    lines = []
+    loss = record.differences.get("accuracy_loss")
+    if loss is not None and loss.value is not None:
+        accuracy = record.metrics["accuracy"]
+        assert accuracy is not None
+        lines.append(
+            f"Accuracy is {percent(accuracy.value)}; sending codes costs {100 * loss.value:.1f} "
+            f"points against real embeddings{_between(loss, 100)}."
+        )
+    for key, what in (
+        ("gain_codes", "From one code a sample, the best attacker"),
+        ("gain_undefended", "From what the undefended twin sends, the best attacker"),
+        ("gain_transcript", "From the whole training transcript, the best attacker"),
+    ):
+        gain = record.differences.get(key)
+        if gain is None or gain.value is None or record.metrics.get("ssim_codes") is None:
+            continue
+        lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
+                     f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+    hit, chance = (record.metrics.get(f"reidentification{end}") for end in ("", "_chance"))
+    over = record.differences.get("reidentification_over_chance")
+    if hit is not None and chance is not None and over is not None:
+        seen = over.low is not None and over.low > 0
+        lines.append(
+            f"Among {record.protocol.candidates} inputs of one class the true one is picked in "
+            f"{percent(hit.value)} of cases, by chance {percent(chance.value)}: codes "
+            f"{'do single out samples' if seen else 'were not shown to single out samples'}."
+        )
+    return lines
+
+
+def _between(difference: Difference, scale: float) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    digits = 1 if scale == 100 else 3
+    low, high = scale * difference.low, scale * difference.high
+    return f" (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"
+
+
+def _meaning(gain: Difference) -> str:
+    if gain.high is not None and gain.high < SMALL_GAIN:
+        return f"below {SMALL_GAIN:g}, so next to nothing beyond the class"
+    if gain.low is not None and gain.low > SMALL_GAIN:
+        return f"above {SMALL_GAIN:g}, so more than the class is given away"
+    return f"the interval holds {SMALL_GAIN:g}, so it is not decided whether more than the class is"
+
+
+def _grid(folder: Path, record: InversionRecord, pictures: Pictures) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "labels": row.labels,
+            "cells": [(column, pictures.add(folder, file)) for column, file in row.files.items()],
+        }
+        for row in record.pictures
+    ]
+
+
+def _number(metric: Metric | None, digits: int = 3) -> str:
+    if metric is None or metric.value is None:
+        return NO_VALUE
+    return f"{metric.value:.{digits}f}"
+
+
+def _range(metric: Metric | None, digits: int = 3) -> str:
+    if metric is None or metric.low is None or metric.high is None:
+        return ""
+    return f"{metric.low:.{digits}f} to {metric.high:.{digits}f}"
+
+
+def page(folder: Path) -> str:
+    """The page of one run. Raises RunError."""
+    record, pictures = load_inversion(folder), Pictures()
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=_number,
+        range=_range,
+        percent=lambda metric: percent(None if metric is None else metric.value),
+        json=lambda value: json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False),
+    )
+    source = (resources.files("advhash.reports") / "vfl.html").read_text("utf-8")
+    grid = _grid(folder, record, pictures)
+    worst = max(
+        abs(mean - wanted)
+        for party in record.bits
+        for mean, wanted in zip(party.means, party.wanted, strict=True)
+    )
+    return environment.from_string(source).render(
+        record=record,
+        verdicts=verdicts(record),
+        grid=grid,
+        gains=gains_figure(record),
+        sweep=sweep_figure(record),
+        bits=bits_figure(record),
+        roc=roc_figure(record),
+        worst=f"{worst:.3f}",
+        knowledge=[KNOWLEDGE[one] for one in record.attack.knowledge if one in KNOWLEDGE],
+        pictures=pictures.css(),
+        version=__version__,
+    )
+
+
+def render_inversion(folder: Path, out: Path) -> None:
+    """Write the page of a reconstruction run to `out`. Raises RunError, StorageError."""
+    if out.is_dir():
+        raise StorageError(
+            f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
+        )
+    write_bytes(out, page(folder).encode("utf-8", "replace"))

@@ -1,0 +1,386 @@
+"""Detectors: figures against scikit-learn, distances against loops, adaptive and moved slices."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from typer.testing import CliRunner
+
+from advhash.abnormal import KINDS, abnormal_batch
+from advhash.attacks.base import AttackData
+from advhash.attacks.gradient import DHTA, P2P
+from advhash.attacks.prosgan import ProSGAN
+from advhash.budget import Budget
+from advhash.cli import app
+from advhash.data import Batch, Dataset
+from advhash.datasets import load_dataset
+from advhash.defenses.adaptive import AdaptiveSlice
+from advhash.defenses.detectors import (
+    CodeBetween,
+    CodeDistance,
+    CodeMax,
+    CodeSum,
+    any_code_accepted,
+    enumerated,
+)
+from advhash.detection import area_under_roc, average_precision, roc_curve, threshold_at
+from advhash.errors import UsageError
+from advhash.parties import party_view
+from advhash.registry import ATTACKS, DETECTORS
+from advhash.reports.victim import joint_metrics
+from advhash.targets import choose_targets
+from advhash.victims.hashvfl import HashVFL
+from advhash.victims.slices import OneSlice, padded
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    full = load_dataset("digits", {"size": 16})
+    return party_view(
+        Dataset(
+            full.name, full.settings, full.database.take(torch.arange(700)), torch.arange(600),
+            full.validation, full.query.take(torch.arange(60)), full.classes,
+        ),
+        2,
+    )  # fmt: skip
+
+
+def trained(data: Dataset, **settings: Any) -> HashVFL:
+    given: dict[str, Any] = {"epochs": 12, "batch_size": 40, "width": 16, "bits": 12, **settings}
+    return HashVFL(**{**HashVFL.data_arguments(data), **given}).fit(data, seed=0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def victim(data: Dataset) -> HashVFL:
+    return trained(data)
+
+
+@pytest.fixture(scope="module")
+def clean(data: Dataset) -> Batch:
+    return data.query.rows(torch.arange(60))
+
+
+class TestFigures:
+    @pytest.mark.parametrize("levels", [3, 8, 10_000])
+    def test_against_scikit_learn_with_and_without_ties(self, levels: int) -> None:
+        generator = np.random.default_rng(levels)
+        clean = generator.integers(0, levels, 120).astype(float)
+        abnormal = generator.integers(levels // 4, levels + levels // 4, 80).astype(float)
+        labels = np.repeat([1, 0], [80, 120])
+        scores = np.concatenate([abnormal, clean])
+        area = area_under_roc(abnormal, clean, seed=0)
+        assert area.value == pytest.approx(roc_auc_score(labels, scores))
+        precision = average_precision(abnormal, clean, seed=0)
+        assert precision.value == pytest.approx(average_precision_score(labels, scores))
+        for metric in (area, precision):
+            assert metric.low is not None
+            assert metric.high is not None
+            assert metric.value is not None
+            assert metric.low < metric.value < metric.high
+        fpr, tpr = roc_curve(abnormal, clean)
+        assert np.trapezoid(tpr, fpr) == pytest.approx(area.value)
+
+    def test_auroc_against_all_pairs(self) -> None:
+        abnormal, clean = [3.0, 1.0, 2.0], [2.0, 0.0]
+        pairs = [(a > c) + (a == c) / 2 for a, c in product(abnormal, clean)]
+        assert area_under_roc(abnormal, clean, seed=0).value == sum(pairs) / len(pairs)
+
+    def test_intervals_cover_the_truth(self) -> None:
+        """95 % intervals of a known AUROC of normal scores, over repetitions."""
+        generator = np.random.default_rng(0)
+        truth, covered = 0.5 * (1 + math.erf(1 / 2)), 0
+        for _ in range(40):
+            found = area_under_roc(generator.normal(1, 1, 60), generator.normal(0, 1, 60), seed=1)
+            assert found.low is not None
+            assert found.high is not None
+            covered += found.low <= truth <= found.high
+        assert covered >= 34
+
+    @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
+    def test_the_threshold_keeps_the_rate_and_none_lower_does(self, rate: float) -> None:
+        clean = np.random.default_rng(0).integers(0, 9, 150).astype(float)
+        threshold = threshold_at(clean, rate)
+        assert (clean > threshold).mean() <= rate
+        lower = clean[clean < threshold]
+        assert not len(lower) or (clean > lower.max()).mean() > rate
+
+    def test_what_has_no_figure_is_refused(self) -> None:
+        for abnormal, normal in (([], [1.0]), ([1.0], []), ([math.nan], [1.0])):
+            with pytest.raises(ValueError, match="expected finite scores"):
+                area_under_roc(abnormal, normal, seed=0)
+        with pytest.raises(ValueError, match="expected clean scores"):
+            threshold_at([], 0.05)
+
+
+def slow_scores(victim: HashVFL, batch: Batch) -> dict[str, list[float]]:
+    """The three statistics by counting bits one by one."""
+    sent = victim.sent(batch.inputs).detach()
+    predicted = victim.decide(sent).argmax(dim=1)
+    found: dict[str, list[float]] = {"code-max": [], "code-sum": [], "code-between": []}
+    for codes, label in zip(sent, predicted.tolist(), strict=True):
+        own = victim.class_codes[label].tolist()
+        rows = codes.tolist()
+        far = [sum(a != b for a, b in zip(row, own, strict=True)) for row in rows]
+        found["code-max"].append(max(far))
+        found["code-sum"].append(sum(far))
+        found["code-between"].append(
+            max(
+                sum(a != b for a, b in zip(rows[p], rows[q], strict=True))
+                for p in range(len(rows))
+                for q in range(p)
+            )
+        )
+    return found
+
+
+class TestDetectors:
+    @pytest.mark.parametrize("parties", [2, 3])
+    def test_scores_are_counted_bits(self, data: Dataset, parties: int) -> None:
+        whole = load_dataset("digits", {"size": 16})
+        victim = trained(whole, parties=parties, epochs=1)
+        batch = party_view(whole, parties).query.rows(torch.arange(40))
+        for name, expected in slow_scores(victim, batch).items():
+            detector = DETECTORS.create(name).fit(victim, data.validation, "party0")
+            assert detector.score(victim, batch, "party0").tolist() == expected
+
+    @pytest.mark.parametrize("name", [entry.name for entry in DETECTORS])
+    def test_mixed_classes_are_told_from_clean_ones(
+        self, victim: HashVFL, data: Dataset, clean: Batch, name: str
+    ) -> None:
+        detector: CodeDistance = DETECTORS.create(name).fit(victim, data.validation, "party0")
+        odd = abnormal_batch("mixed", victim, data, clean, seed=0)
+        normal, strange = (detector.score(victim, b, "party0").numpy() for b in (clean, odd))
+        found = area_under_roc(strange, normal, seed=0)
+        assert found.value is not None
+        assert found.value > 0.7
+
+    def test_only_federations_that_hash_are_judged(self, data: Dataset) -> None:
+        with pytest.raises(UsageError, match="need parties that send codes"):
+            CodeMax().fit(trained(data, protection="none", epochs=1), data.validation, "party0")
+        with pytest.raises(UsageError, match="at least 2, got 1"):
+            CodeBetween().judge(torch.ones(2, 1, 4), torch.ones(2, 4))
+
+
+class TestAbnormal:
+    def test_only_party_0_is_replaced_by_mixing_and_noise(
+        self, victim: HashVFL, data: Dataset, clean: Batch
+    ) -> None:
+        for kind in ("mixed", "noise"):
+            odd = abnormal_batch(kind, victim, data, clean, seed=0)
+            assert torch.equal(odd.inputs["party1"], clean.inputs["party1"])
+            moved = (odd.inputs["party0"] != clean.inputs["party0"]).flatten(1).any(dim=1)
+            assert bool(moved.all())
+            assert 0 <= odd.inputs["party0"].min() <= odd.inputs["party0"].max() <= 1
+
+    def test_mixed_parts_come_from_another_class(
+        self, victim: HashVFL, data: Dataset, clean: Batch
+    ) -> None:
+        odd = abnormal_batch("mixed", victim, data, clean, seed=0)
+        for row in range(len(clean)):
+            same = (clean.inputs["party0"] == odd.inputs["party0"][row]).flatten(1).all(dim=1)
+            assert not torch.equal(data.query.labels[same.nonzero()[0, 0]], clean.labels[row])
+
+    def test_seeds_decide(self, victim: HashVFL, data: Dataset, clean: Batch) -> None:
+        for kind in KINDS[:2]:
+            one, two, other = (
+                abnormal_batch(kind, victim, data, clean, seed=s).inputs["party0"]
+                for s in (0, 0, 1)
+            )
+            assert torch.equal(one, two)
+            assert not torch.equal(one, other)
+
+    def test_shuffled_tables_keep_every_column(self) -> None:
+        whole = load_dataset("breast_cancer")
+        view = party_view(whole, 2)
+        victim = trained(whole, bits=8, epochs=1)
+        batch = view.query.rows(torch.arange(100))
+        odd = abnormal_batch("ood", victim, view, batch, seed=0)
+        for name, values in batch.inputs.items():
+            assert torch.equal(values.sort(dim=0).values, odd.inputs[name].sort(dim=0).values)
+            assert not torch.equal(values, odd.inputs[name])
+        with pytest.raises(UsageError, match="--other"):
+            abnormal_batch("ood", victim, view, batch, seed=0, other="digits")
+
+
+class TestProbe:
+    def test_the_probe_against_a_loop(self, data: Dataset) -> None:
+        victim = trained(data, bits=5, epochs=1)
+        rows = enumerated(victim)
+        for number, row in enumerate(rows):
+            own = victim.class_codes[number]
+            kept, lost = [], []
+            for bits in product([-1.0, 1.0], repeat=5):
+                code = torch.tensor(bits)
+                stays = victim.decide(torch.stack([own, code])[None]).argmax().item() == number
+                (kept if stays else lost).append(int((code != own).sum()))
+            assert row["share"] == pytest.approx(len(kept) / 32)
+            assert row["kept"] == (pytest.approx(np.mean(kept)) if kept else None)
+            assert row["lost"] == (pytest.approx(np.mean(lost)) if lost else None)
+
+    def test_larger_or_other_federations_are_refused(self, data: Dataset) -> None:
+        with pytest.raises(UsageError, match="bits <= 16, got 2 and 17"):
+            enumerated(trained(data, bits=17, epochs=1))
+
+
+class TestAdaptive:
+    def test_it_stays_in_the_contract_and_beats_noise(
+        self, victim: HashVFL, data: Dataset, clean: Batch
+    ) -> None:
+        detector = CodeMax().fit(victim, data.validation, "party0")
+        held = data.validation.rows(torch.arange(len(data.validation)))
+        threshold = threshold_at(detector.score(victim, held, "party0").numpy(), 0.05)
+        labels = clean.labels.argmax(dim=1)
+
+        def won(batch: Batch) -> float:
+            wrong = victim.predict(batch.inputs) != labels
+            return (wrong & (detector.score(victim, batch, "party0") <= threshold)).float().mean().item()  # fmt: skip  # noqa: E501
+
+        attack = AdaptiveSlice(detector=detector, threshold=threshold, steps=60)
+        shares = {}
+        for budget in (Budget("linf", 32 / 255), Budget("none", math.inf)):
+            moved = attack.perturb(victim, clean, None, budget, "party0", seed=0)
+            again = attack.perturb(victim, clean, None, budget, "party0", seed=0)
+            assert torch.equal(moved.batch.inputs["party0"], again.batch.inputs["party0"])
+            assert torch.equal(moved.batch.inputs["party1"], clean.inputs["party1"])
+            assert bool((moved.distance <= budget.eps + 1e-6).all())
+            eighths = moved.batch.inputs["party0"] * 255
+            assert torch.allclose(eighths, eighths.round(), atol=1e-3)
+            shares[str(budget)] = won(moved.batch)
+        noise = abnormal_batch("noise", victim, data, clean, seed=0)
+        assert shares["unbounded"] > won(noise) + 0.1
+        assert shares["unbounded"] >= shares["L∞ 32/255"] >= won(clean)
+        bound = any_code_accepted(
+            victim, victim.sent(clean.inputs).detach(), labels, detector, threshold
+        )
+        assert bound.float().mean().item() >= shares["unbounded"]  # every code was tried
+
+    def test_the_bound_against_a_loop(self, data: Dataset) -> None:
+        victim = trained(data, bits=4, epochs=2)
+        batch = data.query.rows(torch.arange(10))
+        sent, labels = victim.sent(batch.inputs).detach(), batch.labels.argmax(dim=1)
+        for threshold in (0.0, 1.0, 2.0):
+            found = any_code_accepted(victim, sent, labels, CodeSum(), threshold)
+            for row in range(10):
+                passes = False
+                for bits in product([-1.0, 1.0], repeat=4):
+                    both = torch.stack([torch.tensor(bits), sent[row, 1]])
+                    label = int(victim.decide(both[None]).argmax())
+                    far = (both != victim.class_codes[label]).sum()
+                    passes |= label != labels[row] and bool(far <= threshold)
+                assert bool(found[row]) == passes
+
+
+class TestSlices:
+    """Attacks on images move one party's strip through the ordinary harness."""
+
+    QUICK: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("dhta", {"steps": 30}),
+        ("p2p", {"steps": 30}),
+        (
+            "prosgan",
+            {"epochs": 6, "batch_size": 24, "width": 8, "blocks": 2, "prototype_steps": 100},
+        ),
+    )
+
+    @pytest.mark.parametrize(("name", "settings"), QUICK)
+    def test_it_drives_the_code_and_the_joint_prediction(
+        self, victim: HashVFL, data: Dataset, clean: Batch, name: str, settings: dict[str, Any]
+    ) -> None:
+        attack = ATTACKS.create(name, settings)
+        assert isinstance(attack, DHTA | P2P | ProSGAN)
+        seen = AttackData(data, victim.database_codes(data, "party0"), "party0", "party0")
+        budget = Budget("linf", 64 / 255)
+        attack.fit(*attack.outlook(victim, seen), budget, seed=0)
+        targets = torch.from_numpy(
+            choose_targets("disjoint", clean.labels.numpy(), seen.labels.numpy(), seed=0)
+        )
+        moved = attack.perturb(victim, clean, targets, budget, "party0", seed=0)
+        after = moved.batch.inputs["party0"]
+        assert after.shape == clean.inputs["party0"].shape
+        assert torch.equal(moved.batch.inputs["party1"], clean.inputs["party1"])
+        assert bool((moved.distance <= 64 / 255 + 1e-6).all())
+        assert np.array_equal(moved.codes.words, victim.encode(after, "party0").words)
+        aims = victim.class_codes[targets.long().argmax(dim=1)]
+
+        def near(inputs: torch.Tensor) -> float:
+            return (torch.from_numpy(victim.encode(inputs, "party0").signs()) * aims).mean().item()
+
+        assert near(after) > near(clean.inputs["party0"]) + 0.3
+        found = joint_metrics(victim, clean, after, "party0", targets.numpy(), seed=0)
+        before, then = found["joint_accuracy"].value, found["joint_accuracy_adversarial"].value
+        assert before is not None
+        assert then is not None
+        assert then < before - 0.15
+        assert (found["joint_success"].value or 0) > 0.1
+
+    def test_a_strip_is_padded_and_cut_again(self, victim: HashVFL, clean: Batch) -> None:
+        strip = clean.inputs["party0"]
+        square = padded(strip)
+        assert square.shape == (60, 3, 16, 16)
+        seen = OneSlice(victim, "party0", (16, 8))
+        assert torch.equal(seen.cut(square), strip)
+        assert torch.equal(seen.relax(square, "image"), victim.relax(strip, "party0"))
+        assert seen.bounds == {"image": (0.0, 1.0)}
+
+    def test_tables_are_no_images(self) -> None:
+        whole = load_dataset("breast_cancer")
+        victim = trained(whole, bits=8, epochs=1)
+        batch = party_view(whole, 2).query.rows(torch.arange(3))
+        with pytest.raises(UsageError, match="expected a query modality"):
+            DHTA().perturb(victim, batch, batch.labels, Budget("linf", 0.1), "party0")
+
+
+QUICK = ["--set", "dataset.size=16", "--set", "victim.epochs=4", "--set", "victim.width=8", "-q"]
+
+
+class TestCommand:
+    def test_the_document(self, tmp_path: Path) -> None:
+        out = tmp_path / "d.json"
+        command = ["detect", "--victim", "hashvfl", "--bits", "8", "--queries", "50", "--json"]
+        result = runner.invoke(app, [*command, "--out", str(out), *QUICK])
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document == json.loads(out.read_text())
+        for name in ("auroc", "average_precision", "tpr_at_5fpr", "accepted_adaptive"):
+            assert 0 <= document["metrics"][name]["value"] <= 1
+        assert document["metrics"]["tpr_at_1fpr"] is None  # fewer than 2,000 clean queries
+        assert (document["inputs"], document["clean"], document["abnormal"]) == ("mixed", 50, 50)
+        assert len(document["probe"]) == 10
+
+    def test_slices_moved_by_an_attack_are_abnormal_inputs(self) -> None:
+        command = ["detect", "--victim", "hashvfl", "--method", "dhta", "--eps", "32/255", "--json"]
+        more = ["--set", "attack.steps=10", "--queries", "40", "--detector", "code-sum"]
+        result = runner.invoke(app, [*command, *more, *QUICK])
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["inputs"] == "dhta"
+        assert document["budget"] == "L∞ 32/255"
+        found = document["metrics"]
+        assert found["success_and_accepted"]["value"] <= found["success"]["value"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--victim", "dpsh"], "need parties that send codes"),
+            ([], "expected --victim hashvfl"),
+            (["--victim", "hashvfl", "--inputs", "odd"], "setting 'inputs'"),
+            (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
+            (["--victim", "hashvfl", "--detector", "code-mx"], "did you mean 'code-max'"),
+            (["--victim", "hashvfl", "--other", "digits"], "names the data of --inputs ood"),
+        ],
+    )  # fmt: skip
+    def test_what_makes_no_sense_is_refused(self, options: list[str], message: str) -> None:
+        quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
+        result = runner.invoke(app, ["detect", *options, *quick])
+        assert isinstance(result.exception, UsageError)
+        assert message in str(result.exception)
