@@ -123,7 +123,9 @@ def data_settings(
     Raises UsageError: a given one contradicts the data. `increments` is a choice.
     """
     for name, value in arguments.items():
-        if name in given and given[name] != value and name != "increments":
+        if name == "increments" or name not in given:
+            continue
+        if json.dumps(given[name]) != json.dumps(value):  # a tuple is a list in a file
             hint = "; set dataset.text" if name in ("text", "text_size") else ""
             raise UsageError(
                 f"victim.{name} follows from the data {data.name!r}: expected {value!r}, got "

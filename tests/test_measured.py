@@ -51,14 +51,19 @@ def test_the_table_of_victims_shows_the_measured_numbers() -> None:
 
 
 def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
-    """And the project's promises, with what holds of them: see docs/lifelong.md."""
+    """And what was promised: time, gain on new queries, forgetting, codes; see docs/lifelong.md."""
     benchmark = runpy.run_path(str(ROOT / "benchmarks/lifelong.py"))
     found = json.loads((ROOT / "benchmarks/lifelong.json").read_text())
     assert (ROOT / "docs/victims/lifelong_measured.md").read_text() == benchmark["page"](found)
+    assert len(found["openmoji"]["protocol"]["seeds"]) == 3
     for name in ("openmoji", "flickr8k"):
-        metrics = found[name]["metrics"]
-        assert metrics["old_codes_changed"]["value"] == 0
-        assert len(found[name]["protocol"]["orders"]) == len(found[name]["protocol"]["seeds"]) == 3
+        metrics = {key: m and m["value"] for key, m in found[name]["metrics"].items()}
+        assert len(found[name]["protocol"]["orders"]) == 3
+        assert metrics["increment_seconds_ratio"] <= 0.20
+        assert metrics["map_new_gain"] >= 0.20
+        assert metrics["map_new_gain_same_time"] >= 0.20
+        assert metrics["forgetting_old"] < 0.02
+        assert metrics["old_codes_changed"] == 0
 
 
 def run(folder: Path, victim: str, method: str, **budget: Any) -> Record:
