@@ -232,7 +232,7 @@ def _interval(metric: Metric, digits: int, sign: int = 1) -> str:
     if metric.low is None or metric.high is None:
         return ""
     low, high = sorted((100 * sign * metric.low, 100 * sign * metric.high))
-    unsure = ", which may be chance" if low < 0 < high else ""
+    unsure = " (may be chance)" if low < 0 < high else ""
     return f" [{low:z.{digits}f}, {high:z.{digits}f}]{unsure}"
 
 
