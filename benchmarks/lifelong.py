@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/lifelong.py --page     # only write the page from the json
 
 About 20 minutes of two cores for openmoji, 8 for flickr8k with one seed (needs ADVHASH_DATA).
-Finished cells lie in the cache, so it can be stopped and started again; wall times are those of a machine
-that also runs the other process.
+Finished cells lie in the cache, so it can be stopped and started again; wall times are those of
+a machine that also runs the other process.
 """
 
 from __future__ import annotations
