@@ -23,7 +23,7 @@ from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
-from advhash.registry import ATTACKS, VICTIMS
+from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
 from advhash.reports.measures import (
@@ -95,6 +95,11 @@ def resume(given: Path, progress: Progress = silent, *, trust_code: bool = False
     """
     folder = RunFolder.resume(given)
     config = AttackConfig.build(read_toml(folder.path / "config.toml")).trusting(trust_code)
+    if config.attack.name in {entry.name for entry in INVERSIONS}:
+        raise RunError(
+            f"a reconstruction is made in one go: expected no --resume, delete {folder.path} and "
+            "run it again (its victims are kept)"
+        )
     return attack(config, progress=progress, folder=folder)
 
 

@@ -25,6 +25,7 @@ from advhash.attacks.reconstruction import (
     total_variation,
 )
 from advhash.cli import app
+from advhash.config import AttackConfig
 from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import RunError, UsageError
@@ -41,6 +42,7 @@ from advhash.parties import party_view
 from advhash.registry import INVERSIONS
 from advhash.reports.inversion import InversionRecord, is_inversion, load_inversion
 from advhash.reports.vfl import render_inversion, verdicts
+from advhash.stats import Metric
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 from advhash.victims.wire import Transcript
@@ -396,6 +398,22 @@ class TestRun:
         assert message in str(result.exception)
         assert result.exception.exit_code == code
         assert not list(tmp_path.iterdir())
+
+    def test_a_killed_run_says_what_to_do(self, tmp_path: Path) -> None:
+        partial = tmp_path / "r.partial"
+        partial.mkdir()
+        config = {"victim": {"name": "hashvfl"}, "attack": {"name": "code-inversion"}}
+        (partial / "config.toml").write_text(AttackConfig.build(config).to_toml())
+        result = runner.invoke(app, ["attack", "--resume", str(tmp_path / "r")])
+        assert isinstance(result.exception, RunError)
+        assert f"delete {partial} and run it again" in str(result.exception)
+
+    def test_fewer_candidates_are_called_fewer(self, run: tuple[Path, dict[str, Any]]) -> None:
+        record = load_inversion(run[0])
+        assert any(line.startswith("Among 20 inputs") for line in verdicts(record))
+        metrics = {**record.metrics, "reidentification_chance": Metric(0.25, 0.2, 0.3, 40)}
+        few = record.model_copy(update={"metrics": metrics})
+        assert any(line.startswith("Among at most 20 inputs") for line in verdicts(few))
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--dry-run"]
