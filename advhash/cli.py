@@ -207,7 +207,10 @@ def attack(
     bits: Bits = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")] = None,
     eps: Annotated[
-        str | None, typer.Option("--eps", help="e.g. 8/255, 0.03 or none. (default: the method's)")
+        str | None,
+        typer.Option(
+            "--eps", help="e.g. 8/255, 0.03 or none; 2/255,8/255: a run each. (default: method's)"
+        ),
     ] = None,
     match: Annotated[
         Path | None,
@@ -246,8 +249,9 @@ def attack(
     quiet: Quiet = False,
 ) -> None:
     """Attack a victim and write the run folder with its report."""
+    from advhash.budgets import attack_budgets, budgets_plan, split_eps
     from advhash.config import AttackConfig
-    from advhash.console import print_inversion, print_json, print_run
+    from advhash.console import print_inversion, print_json, print_run, print_siblings
     from advhash.inverting import inversion_plan, invert, is_inversion_method
     from advhash.pipeline import attack as run_attack
     from advhash.pipeline import attack_plan
@@ -263,7 +267,8 @@ def attack(
         with working(quiet) as progress:
             record = resume_run(resume, progress, trust_code=trust_code)
     else:
-        budget: dict[str, Any] = {"norm": norm, "eps": eps}
+        radii = split_eps(eps)
+        budget: dict[str, Any] = {"norm": norm, "eps": radii[0] if radii else None}
         if float_pixels:
             budget["eight_bit"] = False
         if match is not None:
@@ -295,6 +300,11 @@ def attack(
                 raise UsageError(f"expected {option} (see `advhash list {table}s`)")
         parsed = AttackConfig.build(values).trusting(trust_code)
         inverts = is_inversion_method(parsed.attack.name)
+        if inverts and len(radii) > 1:
+            raise UsageError(f"{parsed.attack.name} has no budget: expected no --eps")
+        if dry_run and len(radii) > 1:
+            print_json(budgets_plan(parsed, radii))
+            return
         if dry_run:
             print_json((inversion_plan if inverts else attack_plan)(parsed))
             return
@@ -303,10 +313,15 @@ def attack(
         with working(quiet) as progress:
             if inverts:
                 inversion = invert(parsed, out, progress)
+            elif len(radii) > 1:
+                siblings = attack_budgets(parsed, radii, out, progress)
             else:
                 record = run_attack(parsed, out, progress)
         if inverts:
             print_json(inversion.document()) if as_json else print_inversion(inversion)
+            return
+        if len(radii) > 1:
+            print_json(siblings.document()) if as_json else print_siblings(siblings)
             return
     if as_json:
         print_json(record.document())

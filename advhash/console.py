@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from advhash.budgets import Siblings
     from advhash.data import Progress
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
@@ -30,6 +31,7 @@ __all__ = [
     "print_lifelong",
     "print_rows",
     "print_run",
+    "print_siblings",
     "print_training",
     "progress_display",
 ]
@@ -125,6 +127,26 @@ def print_run(record: Record) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_siblings(siblings: Siblings) -> None:
+    """Headline of each budget, and where the report is."""
+    first = siblings.records[0]
+    sys.stdout.write(
+        f"{first.attack.name} on {first.victim.name}, {first.dataset.name}, "
+        f"{first.protocol.queries} queries\n"
+    )
+    names = ("tmap", "tmap_normalised", "map_adversarial")
+    shown = [name for name in names if first.metrics.get(name) is not None]
+    rows = [
+        {
+            "budget": record.budget.text,
+            **{name: _figure(record.document()["metrics"][name]) for name in shown},
+        }
+        for record in siblings.records
+    ]
+    print_rows(("budget", *shown), rows)
+    sys.stdout.write(f"report: {siblings.folder}/report.html\n")
 
 
 def print_lifelong(record: LifelongRecord) -> None:

@@ -23,9 +23,9 @@ from advhash.reports.lifelong import LIFELONG, NAMES, LifelongRecord
 from advhash.reports.lifelong import figures as lifelong_figures
 from advhash.reports.lifelong import verdict as lifelong_verdict
 from advhash.reports.lifelong_figures import GROUPS, VIEWS, View
-from advhash.reports.pairs import Pair, Queries, compare, load_queries, map_lost
+from advhash.reports.pairs import Pair, Queries, compare, headline, load_queries, map_lost
 from advhash.reports.pictures import Pictures
-from advhash.reports.plots import Effect, history_figures, interval_figure
+from advhash.reports.plots import Effect, Growth, budget_figure, history_figures, interval_figure
 from advhash.reports.record import Example, Flag, Record, Retrieved, load_record, schema_of
 from advhash.reports.retrieval import EXAMPLE_RULE, GAIN
 from advhash.reports.verdict import (
@@ -147,6 +147,40 @@ def _figures(runs: Sequence[Run]) -> dict[str, str | None]:
             _effects(runs, "untargeted", "map_adversarial", untargeted), "MAP (%)"
         ),
     }
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A figure against ε: its caption, its picture."""
+
+    caption: str
+    figure: str
+
+
+def _grown(runs: Sequence[Run]) -> list[Grown]:
+    """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
+    found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
+    for run in runs:
+        record, main = run.record, headline(run.record)
+        metric = record.metrics.get(main)
+        if record.budget.eps is None or metric is None:
+            continue
+        protocol = record.protocol
+        names = (record.attack.name, "on", record.victim.name, "/", record.dataset.name)
+        label = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
+        lines = found.setdefault((main, record.budget.norm), {})
+        lines.setdefault(label, {})[record.budget.eps] = metric
+    figures = []
+    for (main, norm), lines in found.items():
+        grown = [
+            Growth(label, sorted(points.items()))
+            for label, points in lines.items()
+            if len(points) > 1
+        ]
+        if grown:
+            axis = "t-MAP (%)" if main == "tmap" else "MAP after the attack (%)"
+            figures.append(Grown(f"{axis} against ε", budget_figure(grown, norm, axis)))
+    return figures
 
 
 class _CurvesOnce:
@@ -320,6 +354,7 @@ def _attack_page(folders: Sequence[Path], lifelong: Sequence[Lifelong]) -> str:
             runs=runs,
             first=runs[0],
             figures=_figures(runs),
+            grown=_grown(runs),
             aimed=any(record.attack.goal == "targeted" for record in records),
             findings=findings(records, [run.label for run in runs], pairs),
             compared=_compared(runs, pairs),
