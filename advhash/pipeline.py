@@ -50,7 +50,7 @@ from advhash.training import (
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["attack", "attack_plan", "resume", "save_image_grid"]
+__all__ = ["attack", "attack_plan", "attack_queries", "resolve", "resume", "save_image_grid"]
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def _attack_into(
     seen = AttackData(data, codes[database], database, modality)
     fitted = _timed(seconds, "fit", lambda: fit_attack(config, trained, seen, progress))
     outcome = _timed(
-        seconds, "attack", lambda: _attack_queries(folder, config, trained, fitted, progress)
+        seconds, "attack", lambda: attack_queries(folder, config, trained, fitted, progress)
     )
     scores = _timed(seconds, "metrics", lambda: _score(config, trained, codes, outcome, progress))
     boot = derive_seed(config.seed, "bootstrap")
@@ -161,14 +161,19 @@ def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(drawn))
 
 
-def _attack_queries(
+def attack_queries(
     folder: RunFolder,
     config: AttackConfig,
     trained: Trained,
     fitted: FittedAttack,
     progress: Progress,
+    *,
+    prefix: str = "",
 ) -> Outcome:
-    """Attack the queries batch by batch; a finished batch is on disk and never made twice."""
+    """Attack the queries batch by batch; a finished batch is on disk and never made twice.
+
+    prefix: of the names of the parts, where one folder holds several attacks
+    """
     protocol, victim, split = config.protocol, trained.victim, trained.data.query
     modality = protocol.query_modality
     rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
@@ -207,7 +212,7 @@ def _attack_queries(
         batch = split.rows(rows[start : start + protocol.batch_size])
         clean.append(batch.inputs[modality])
         clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        part = folder.part(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        part = folder.part(f"{prefix}{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
         for name, values in part.items():
             parts.setdefault(name, []).append(values)
         progress("attacking queries", start + len(batch), len(rows))
