@@ -230,6 +230,10 @@ def attack(
     queries: Annotated[
         int | None, typer.Option("--queries", help="How many queries. (default: all)")
     ] = None,
+    poison: Annotated[
+        int | None,
+        typer.Option("--poison", help="Also plant so many adversarial items in the database."),
+    ] = None,
     seed: Seed = None,
     device: Device = None,
     out: Annotated[
@@ -263,7 +267,7 @@ def attack(
 
     if resume is not None:
         given = (victim, method, dataset, bits, norm, eps, match, targets, query_modality)
-        more = (database, queries, seed, device, out, settings, config)
+        more = (database, queries, poison, seed, device, out, settings, config)
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
         with working(quiet) as progress:
@@ -295,6 +299,7 @@ def attack(
                 "query_modality": query_modality,
                 "database": database,
                 "queries": queries,
+                "poison": poison,
             },
         )
         for table, option in (("victim", "--victim"), ("attack", "--method")):

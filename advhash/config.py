@@ -109,6 +109,7 @@ class ProtocolConfig(_Table):
     empty: Empty = "zero"
     batch_size: int = Field(default=100, ge=1)
     noise_control: bool = True
+    poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
 
 
 class _Command(_Table):

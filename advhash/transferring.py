@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from advhash.attacking import attack_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.cache import content_key
@@ -29,7 +30,7 @@ from advhash.data import Progress, silent
 from advhash.errors import UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
-from advhash.pipeline import attack_queries, resolve
+from advhash.pipeline import resolve
 from advhash.recording import (
     Outcome,
     attack_info,

@@ -123,6 +123,7 @@ class Protocol(Part):
     ties: str
     empty: str
     empty_queries: int  # queries without a relevant database row
+    poison: int | None = None  # adversarial items planted in the database
     confidence: float
     resamples: int
 
