@@ -407,7 +407,7 @@ class TestRun:
         assert f"delete {partial} and run it again" in str(result.exception)
 
     def test_fewer_candidates_are_called_fewer(self, run: tuple[Path, dict[str, Any]]) -> None:
-        record = load_inversion(run[0])
+        record = InversionRecord.read(run[0])
         assert any(line.startswith("Among 20 inputs") for line in verdicts(record))
         metrics = {**record.metrics, "reidentification_chance": Metric(0.25, 0.2, 0.3, 40)}
         few = record.model_copy(update={"metrics": metrics})
