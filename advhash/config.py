@@ -79,7 +79,8 @@ class BudgetConfig(_Table):
     def resolve(self, default: Budget) -> Budget:
         """The budget, given the default of the attack.
 
-        `--eps 8/255` alone means linf; `--norm none` alone means no bound.
+        `--eps 8/255` alone means linf, or l0 for an attack on words; `--norm none` alone means
+        no bound.
         """
         if self.norm is None and self.eps is None:
             return default
@@ -92,7 +93,7 @@ class BudgetConfig(_Table):
             if self.norm not in (None, "none"):
                 raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
             return Budget("none", eps)
-        return Budget(self.norm or "linf", eps)
+        return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
 
 
 class ProtocolConfig(_Table):

@@ -22,6 +22,7 @@ from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
+from advhash.lexicon import WordBudget
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
@@ -132,6 +133,7 @@ def _attack_into(
         modality=modality,
         rows=outcome.rows.numpy(),
         adversarial=outcome.moved if modality == "image" else None,
+        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
         clean_codes=outcome.clean_codes,
         adversarial_codes=outcome.codes,
         database_codes=codes[database],
@@ -193,6 +195,7 @@ def _attack_queries(
             modality,
             seed=derive_seed(config.seed, f"batch {start}"),
             eight_bit=config.budget.eight_bit,
+            vocabulary=trained.data.vocabulary,
         )
         return {
             "moved": result.batch.inputs[modality].cpu(),
@@ -215,6 +218,9 @@ def _attack_queries(
     columns = distance_columns(
         torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
     )
+    if modality == "text" and fitted.budget.norm == "l0":
+        measure = WordBudget(fitted.budget, trained.data.vocabulary)
+        columns["words_changed"] = measure.distance(torch.cat(clean), moved).double().numpy()
     columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
     words = torch.cat(parts["words"]).numpy().view(np.uint64)
     return Outcome(
@@ -282,12 +288,13 @@ def _flags(
 ) -> list[Flag]:
     """All sanity checks of victim, targets and attack."""
     unbounded, targets = math.isinf(fitted.budget.eps), outcome.targets
-    noise = None
+    noise, modality = None, config.protocol.query_modality
+    words = modality == "text" and fitted.budget.norm == "l0"
     if (
         config.protocol.noise_control
         and not unbounded
-        and trained.victim.is_image(config.protocol.query_modality)
-        and config.attack.name != "noise"
+        and (words or trained.victim.is_image(modality))
+        and config.attack.name not in ("noise", "token-noise")
     ):
         noise = _noise_score(config, trained, fitted, outcome, database)
     flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
@@ -319,12 +326,27 @@ def _noise_score(
     outcome: Outcome,
     database: HashCodes,
 ) -> float:
-    """t-MAP, or MAP when untargeted, of uniform noise under the same budget."""
+    """t-MAP, or MAP when untargeted, of random changes under the same budget.
+
+    Of text, words that are not forbidden to the attack.
+    """
+    victim, data, modality = trained.victim, trained.data, config.protocol.query_modality
     noise: Attack = ATTACKS.create("noise")
-    batch = trained.data.query.rows(outcome.rows)
-    seed = derive_seed(config.seed, "noise")
-    modality = config.protocol.query_modality
-    moved = noise.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
+    if modality == "text":
+        shared = ("forbidden", "label_words")
+        kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
+        noise = ATTACKS.create("token-noise", kept)
+        seen = AttackData(data, database, str(config.protocol.database), modality)
+        noise.fit(victim, seen, fitted.budget)
+    moved = noise.perturb(
+        victim,
+        data.query.rows(outcome.rows),
+        None,
+        fitted.budget,
+        modality,
+        seed=derive_seed(config.seed, "noise"),
+        vocabulary=data.vocabulary,
+    )
     columns = retrieval_columns(
         outcome.clean_codes,
         moved.codes,
@@ -368,6 +390,11 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
         )
     method.check_gradients(victim)
+    if "l0" in method.norms and victim.bounds[config.protocol.query_modality][0] < 0:
+        raise UsageError(
+            f"{config.attack.name} changes words: expected texts with words, got embeddings; "
+            "use --set dataset.text=words"
+        )
     return database
 
 
