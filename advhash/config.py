@@ -97,7 +97,10 @@ class BudgetConfig(_Table):
 
 
 class ProtocolConfig(_Table):
-    """How the figures are taken; see docs/metrics.md."""
+    """How the figures are taken; see docs/metrics.md.
+
+    false_positive_rate: of the threshold of perceptual hashes, on clean pairs that differ
+    """
 
     targets: TargetRule = "disjoint"
     query_modality: str = "image"
@@ -108,6 +111,7 @@ class ProtocolConfig(_Table):
     empty: Empty = "zero"
     batch_size: int = Field(default=100, ge=1)
     noise_control: bool = True
+    false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
 
 
 class _Command(_Table):

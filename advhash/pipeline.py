@@ -33,6 +33,11 @@ from advhash.reports.measures import (
     retrieval_columns,
     retrieval_metrics,
 )
+from advhash.reports.operating import (
+    names_pictures,
+    operating_columns,
+    operating_metrics,
+)
 from advhash.reports.record import Record
 from advhash.reports.retrieval import build_examples
 from advhash.reports.victim import joint_metrics
@@ -125,6 +130,19 @@ def _attack_into(
     if isinstance(victim, HashVFL):
         clean = data.query.rows(outcome.rows)
         metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
+    if modality == "image" and names_pictures(data.database.labels):
+        aimed = outcome.targets is not None
+        point = operating_columns(
+            victim,
+            outcome.moved,
+            outcome.clean_codes,
+            outcome.codes,
+            seen,
+            outcome.labels if outcome.targets is None else outcome.targets,
+        )
+        rate = protocol.false_positive_rate
+        metrics |= operating_metrics(point, seen, victim, rate, targeted=aimed, seed=boot)
+        outcome.columns.update(point)
     flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
     main = scores.columns[database]
     examples = build_examples(

@@ -233,6 +233,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.gradient",
         "advhash.attacks.prosgan",
         "advhash.attacks.text",
+        "advhash.attacks.collision",
         "advhash.attacks.baselines",
     ),
 )
