@@ -276,7 +276,7 @@ class Lifelong:
 
 
 def _lifelong(folder: Path) -> Lifelong:
-    record = LifelongRecord.read(folder / "metrics.json")
+    record = LifelongRecord.read(folder)
     return Lifelong(
         record, lifelong_verdict(record), lifelong_figures(record), list(GROUPS), VIEWS, NAMES
     )

@@ -191,7 +191,7 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
                 markersize=5,
                 linewidth=1.4,
                 capsize=3,
-                label=_short(growth.label, 30),
+                label=_short(growth.label, 44),
             )
         axes.set_xlim(left=0)
         axes.set_ylim(-2, 102)

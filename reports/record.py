@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,7 @@ from advhash.stats import Metric
 __all__ = [
     "SCHEMA",
     "TARGETED_METRICS",
+    "Document",
     "Example",
     "Flag",
     "Record",
@@ -127,7 +128,42 @@ class Protocol(_Part):
     resamples: int
 
 
-class Record(_Part):
+class Document(_Part):
+    """A JSON document that begins with the name of its schema."""
+
+    schema_: str
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document, `schema` first, without NaN."""
+        body = self.model_dump(mode="json")
+        return {"schema": body.pop("schema_"), **body}
+
+    def dumps(self) -> str:
+        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """Raises ValueError where the text is not a document of this schema."""
+        (schema,) = get_args(cls.model_fields["schema_"].annotation)
+        body = json.loads(text)
+        if not isinstance(body, dict) or body.get("schema") != schema:
+            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise ValueError(f"expected schema {schema!r}, got {found!r}")
+        body["schema_"] = body.pop("schema")
+        return cls.model_validate(body)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The document of a run folder. Raises RunError where it is absent or damaged."""
+        file = folder / "metrics.json"
+        try:
+            return cls.loads(file.read_text("utf-8"))
+        except (ValueError, ValidationError, OSError, RecursionError) as error:
+            first = str(error).splitlines()[0]
+            raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
+
+
+class Record(Document):
     """Everything that a run found. Metrics are means over queries with a 95 % interval."""
 
     schema_: Literal["advhash/attack/1"]
@@ -142,24 +178,6 @@ class Record(_Part):
     metrics: dict[str, Metric | None]
     metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
     examples: list[Example]
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document, `schema` first, without NaN."""
-        body = self.model_dump(mode="json")
-        return {"schema": body.pop("schema_"), **body}
-
-    def dumps(self) -> str:
-        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
-
-    @classmethod
-    def loads(cls, text: str) -> Record:
-        """Raises ValueError where the text is not a record of this schema."""
-        body = json.loads(text)
-        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
-        body["schema_"] = body.pop("schema")
-        return cls.model_validate(body)
 
 
 def schema_of(folder: Path) -> str:
@@ -181,8 +199,4 @@ def load_record(folder: Path) -> Record:
             f"expected {file}: not there, so {folder} is no finished run; "
             f"continue an interrupted one with `advhash attack --resume {folder}`"
         )
-    try:
-        return Record.loads(file.read_text("utf-8"))
-    except (ValueError, ValidationError, OSError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
+    return Record.read(folder)

@@ -17,7 +17,7 @@ from advhash import __version__
 from advhash.errors import StorageError
 from advhash.files import write_bytes
 from advhash.reports.html import KNOWLEDGE
-from advhash.reports.inversion import InversionRecord, load_inversion
+from advhash.reports.inversion import InversionRecord
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
 from advhash.reports.verdict import NO_VALUE, percent
@@ -231,7 +231,7 @@ def _range(metric: Metric | None, digits: int = 3) -> str:
 
 def page(folder: Path) -> str:
     """The page of one run. Raises RunError."""
-    record, pictures = load_inversion(folder), Pictures()
+    record, pictures = InversionRecord.read(folder), Pictures()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

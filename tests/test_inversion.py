@@ -39,7 +39,7 @@ from advhash.likeness import (
 )
 from advhash.parties import party_view
 from advhash.registry import INVERSIONS
-from advhash.reports.inversion import InversionRecord, is_inversion, load_inversion
+from advhash.reports.inversion import InversionRecord, is_inversion
 from advhash.reports.vfl import render_inversion, verdicts
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
@@ -328,7 +328,7 @@ class TestRun:
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
     ) -> None:
         folder, document = run
-        record = load_inversion(folder)
+        record = InversionRecord.read(folder)
         assert record.document() == document
         assert InversionRecord.loads(record.dumps()) == record
         result = runner.invoke(app, ["report", str(folder), "--out", str(tmp_path / "p.html")])
@@ -344,7 +344,7 @@ class TestRun:
     def test_hostile_text_is_escaped(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
     ) -> None:
-        record = load_inversion(run[0])
+        record = InversionRecord.read(run[0])
         bad = "<script>alert(1)</script>"
         pictures = [one.model_copy(update={"labels": bad, "files": {}}) for one in record.pictures]
         changed = record.model_copy(update={"pictures": pictures})
@@ -362,8 +362,8 @@ class TestRun:
         assert not is_inversion(tmp_path)
         (tmp_path / "metrics.json").write_text("{")
         assert not is_inversion(tmp_path)
-        with pytest.raises(RunError, match="expected a reconstruction run"):
-            load_inversion(tmp_path)
+        with pytest.raises(RunError, match="expected a run record"):
+            InversionRecord.read(tmp_path)
 
     def test_the_config_replays_the_run(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
