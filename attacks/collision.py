@@ -29,36 +29,62 @@ SOURCE = "Struppek et al., FAccT 2022"
 
 
 class HashAttack(Attack):
-    """Descend −⟨tanh(α·u/s), b⟩/K inside the budget; s is the mean |u| of the clean picture.
+    """Bring the code to b inside the budget, whatever is left of the steps into margins.
 
+    loss:  "tanh": −⟨tanh(α·u/s), b⟩/K, s the mean |u| of the clean picture; "hinge", as
+           published: the mean of max(0, −u·b/s)
     steps: iterations, each one forward and one backward pass; none is left out
     step:  length of a step as a fraction of the budget's radius, along the sign of the gradient, in
            an L2 ball along the gradient itself
-    alpha: α: the larger, the more do bits count that are about to flip
+    alphas: α of tanh, in equal shares of the steps: the larger, the more do bits count that are
+        about to flip
 
     The gradient is taken at the 8-bit picture. Returned is the iterate with the fewest bits unlike
-    b, then the lowest loss: steps after the last bit has flipped move bits away from their
+    b, then the lowest loss at α = 1: steps after the last bit has flipped move bits away from their
     thresholds, so that they survive a JPEG round trip.
 
     Deviations:
-    - a hard budget, where the source lowers the similarity of the pictures (SSIM) as little as it
-      can; hence also tanh(α·) instead of a hinge, which pulls as hard at bits that the budget
-      cannot flip (measured in docs/attacks/collision.md)
-    - all bits of the hash at its own resize and threshold, where the source attacks NeuralHash
+    - a hard budget and signed steps, where the source weighs the hinge against the similarity of
+      the pictures (SSIM) and descends with Adam
+    - any hash through its own resize and threshold, where the source attacks NeuralHash
+    Deviations of the defaults only:
+    - tanh instead of the hinge, which pulls as hard at bits that the budget cannot flip
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
 
-    def __init__(self, *, steps: int = 100, step: float = 0.1, alpha: float = 3.0) -> None:
-        if steps < 1 or not step > 0 or not alpha > 0:
+    def __init__(
+        self,
+        *,
+        loss: Literal["tanh", "hinge"] = "tanh",
+        steps: int = 100,
+        step: float = 0.1,
+        alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0),
+    ) -> None:
+        if steps < 1 or not step > 0 or not alphas or min(alphas) <= 0:
             raise ValueError(
-                f"expected steps >= 1, step > 0 and alpha > 0, got steps={steps}, step={step}, "
-                f"alpha={alpha}"
+                f"expected steps >= 1, step > 0 and alphas > 0, got steps={steps}, step={step}, "
+                f"alphas={alphas}"
             )
+        self.loss = loss
         self.steps = steps
         self.step = step
-        self.alpha = alpha
+        self.alphas = alphas
         self.history = []
+        self._data: AttackData | None = None
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Keep the database, in which the picture of a target is found."""
+        self._data = data
+        return self
 
     @abstractmethod
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
@@ -82,17 +108,25 @@ class HashAttack(Attack):
         for step in range(self.steps + 1):
             image = round_toward(clean, moved).requires_grad_()
             relaxed = victim.relax(image, "image")
-            loss = similarity(soft_code(relaxed, self.alpha, scale), anchors)
             wrong = ((relaxed > 0) != (anchors > 0)).sum(dim=1)
-            cost = wrong + (1 + loss.detach()) / 2.001  # a loss in (−1,1) decides between equals
+            judged = similarity(soft_code(relaxed.detach(), 1.0, scale), anchors)
+            cost = wrong + (1 + judged) / 2.001  # the loss, in (−1,1), decides between equals
             better = cost < lowest
             best[better], lowest[better] = image.detach()[better], cost[better]
             if step < self.steps:
+                loss = self._loss(relaxed, scale, anchors, step)
                 (gradient,) = torch.autograd.grad(loss.sum(), image)
                 moved = budget.project(
                     clean, stepped(moved, gradient, rule, length), victim.bounds["image"]
                 )
         return best
+
+    def _loss(self, relaxed: Tensor, scale: Tensor, anchors: Tensor, step: int) -> Tensor:
+        """(B,) of one step."""
+        if self.loss == "hinge":
+            return (-relaxed * anchors / scale).clamp_min(0).mean(dim=1)
+        alpha = self.alphas[step * len(self.alphas) // self.steps]
+        return similarity(soft_code(relaxed, alpha, scale), anchors)
 
 
 @ATTACKS.register("collision", source=SOURCE)
@@ -105,23 +139,6 @@ class Collision(HashAttack):
 
     goal: ClassVar[Goal] = "targeted"
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
-
-    def __init__(self, *, steps: int = 100, step: float = 0.1, alpha: float = 3.0) -> None:
-        super().__init__(steps=steps, step=step, alpha=alpha)
-        self._data: AttackData | None = None
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels, by which targets are found."""
-        self._data = data
-        return self
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
         if self._data is None or targets is None:

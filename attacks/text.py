@@ -176,7 +176,7 @@ def _costs(victim: HashVictim, tried: Tensor, anchors: Tensor, scale: Tensor) ->
         parts = [victim.relax(part, "text") for part in tried.flatten(0, 1).split(AT_ONCE)]
     relaxed = torch.cat(parts)
     each = (value.repeat_interleave(count, dim=0) for value in (anchors, scale))
-    return _cost(relaxed, *each).unflatten(0, (len(tried), count))
+    return _cost(relaxed, *each).view(len(tried), count)
 
 
 HOTFLIP = "Ebrahimi et al., ACL 2018"

@@ -61,7 +61,8 @@ class BagEdits:
         swap = swap.masked_fill((gain < NEVER / 2).unsqueeze(2), none).flatten(0, 1)
         times = texts.new_tensor([-1.0, 1.0]).expand(len(swap), 2)
         found = known.changed(texts.repeat_interleave(gain.shape[1], dim=0), swap, times)
-        return found.unflatten(0, gain.shape)
+        tried: Tensor = found.unflatten(0, gain.shape)
+        return tried
 
 
 class TokenEdits:

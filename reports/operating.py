@@ -105,7 +105,7 @@ def operating_metrics(
 
     threshold_bits, false_positives: T and its share of false positives on clean data
     evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
-        `_clean` before the attack, `_png` and `_jpeg…` after a round trip, `_pdq` at PDQ's threshold
+        `_clean` before the attack, `_png` and `_jpeg…` of the file, `_pdq` at PDQ's threshold
     bits_clean, bits_adversarial: the mean distances themselves
     """
     held_out = data.dataset.validation
