@@ -28,10 +28,10 @@ Cell = tuple[str, dict[str, Any]]
 
 
 def text_cells(victims: dict[str, str]) -> list[Cell]:
-    """Every attack on words, for each kind of text, with 1 to 3 words of all 300 queries."""
+    """Every attack on words, for each kind of text, with 1 to 3 words of 100 queries."""
     cells = []
     for kind, victim in victims.items():
-        for words in (1, 2, 3):
+        for words in (2, 1, 3):
             for method, settings in (
                 ("token-noise", {}),
                 ("hotflip", {}),
@@ -43,7 +43,11 @@ def text_cells(victims: dict[str, str]) -> list[Cell]:
                     "attack": {"name": method, **settings},
                     "dataset": {"name": "openmoji", "text": kind},
                     "budget": {"norm": "l0", "eps": words},
-                    "protocol": {"query_modality": "text", "noise_control": False},
+                    "protocol": {
+                        "query_modality": "text",
+                        "queries": 100,
+                        "noise_control": False,
+                    },
                 }
                 label = method + "".join(f" {key}={value}" for key, value in settings.items())
                 cells.append((f"text {kind}, {label}, {words}", config))
@@ -81,6 +85,11 @@ def shown(metric: dict[str, Any] | None, digits: int = 3) -> str:
     return f"{metric['value']:.{digits}f}{interval}"
 
 
+def known() -> dict[str, Any]:
+    """What was measured so far."""
+    return dict(json.loads(OUT.read_text())) if OUT.exists() else {"cells": {}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=["text", "collision", "loss"])
@@ -94,16 +103,16 @@ def main() -> None:
         cells += text_cells({"words": given.words, "tokens": given.tokens})
     if "loss" in given.only:
         cells += hash_cells(("hinge",))
-    cached = json.loads(OUT.read_text()) if OUT.exists() else {"cells": {}}
     for name, config in cells:
-        if name not in cached["cells"]:
-            cached["cells"][name] = measure(config)
-            cached["environment"] = environment()
-            OUT.write_text(json.dumps(cached, indent=1) + "\n")
-        metrics = cached["cells"][name]
+        if name not in known()["cells"]:
+            found = measure(config)
+            now = known()  # another process may have measured in the meantime
+            now["cells"][name], now["environment"] = found, environment()
+            OUT.write_text(json.dumps(now, indent=1) + "\n")
+        metrics = known()["cells"][name]
         names = [key for key in (*TEXT, *POINT, *RATES) if key in metrics]
         figures = ", ".join(f"{key} {shown(metrics[key])}" for key in names)
-        print(f"- {name}: {figures}", flush=True)  # noqa: T201
+        print(f"- {name}: {figures}", flush=True)
 
 
 if __name__ == "__main__":
