@@ -36,6 +36,7 @@ from advhash.cli_options import (
     told,
     working,
 )
+from advhash.cli_transfer import transfer
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 from advhash.processes import is_main_process, process_count
 
@@ -51,6 +52,7 @@ app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
 app.command()(detect)
+app.command()(transfer)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
@@ -228,6 +230,10 @@ def attack(
     queries: Annotated[
         int | None, typer.Option("--queries", help="How many queries. (default: all)")
     ] = None,
+    poison: Annotated[
+        int | None,
+        typer.Option("--poison", help="Also plant so many adversarial items in the database."),
+    ] = None,
     seed: Seed = None,
     device: Device = None,
     out: Annotated[
@@ -261,7 +267,7 @@ def attack(
 
     if resume is not None:
         given = (victim, method, dataset, bits, norm, eps, match, targets, query_modality)
-        more = (database, queries, seed, device, out, settings, config)
+        more = (database, queries, poison, seed, device, out, settings, config)
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
         with working(quiet) as progress:
@@ -293,6 +299,7 @@ def attack(
                 "query_modality": query_modality,
                 "database": database,
                 "queries": queries,
+                "poison": poison,
             },
         )
         for table, option in (("victim", "--victim"), ("attack", "--method")):
@@ -338,18 +345,23 @@ def report(
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
     from advhash.reports.html import render
-    from advhash.reports.inversion import is_inversion
+    from advhash.reports.inversion import SCHEMA as INVERSION
+    from advhash.reports.record import schema_of
+    from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    if any(is_inversion(run) for run in runs):
-        if len(runs) > 1:
-            raise UsageError("a reconstruction has a page of its own: expected this run alone")
-        render_inversion(runs[0], out)
-    else:
+    alone = {INVERSION: render_inversion, TRANSFER: render_transfer}
+    kinds = [schema_of(run) for run in runs]
+    kind = next((kind for kind in kinds if kind in alone), None)
+    if kind is None:
         render(runs, out)
+    elif len(runs) > 1:
+        raise UsageError(f"a run of {kind} has a page of its own: expected this run alone")
+    else:
+        alone[kind](runs[0], out)
     if as_json:
         print_json(
             {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
+    from advhash.reports.transfer import TransferRecord
 
 __all__ = [
     "print_card",
@@ -33,6 +34,7 @@ __all__ = [
     "print_run",
     "print_siblings",
     "print_training",
+    "print_transfer",
     "progress_display",
 ]
 
@@ -161,6 +163,27 @@ def print_lifelong(record: LifelongRecord) -> None:
         for name, metric in record.document()["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_transfer(record: TransferRecord) -> None:
+    """The matrix of each method and where the report is."""
+    from advhash.reports.transfer import main_metric
+
+    sys.stdout.write(f"{record.dataset.name}, {record.protocol.queries} queries\n")
+    for method, budget in record.budgets.items():
+        main = main_metric(record.goal(method))
+        sys.stdout.write(f"{method} ({budget.text}): {main}; rows: made for, columns: judged on\n")
+        rows = []
+        for source in record.labels:
+            row = {"": source}
+            for target in record.labels:
+                metric = record.at(method, source, target).metrics[main]
+                row[target] = _figure(None if metric is None else vars(metric))
+            rows.append(row)
+        print_rows(("", *record.labels), rows)
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advhash import __version__
 from advhash.abnormal import KINDS, abnormal_batch
+from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.config import AttackConfig, DetectConfig, TrainConfig
@@ -34,7 +35,6 @@ from advhash.detection import (
 )
 from advhash.errors import UsageError
 from advhash.fitting import fit_attack
-from advhash.pipeline import choose_queries
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.inversion import Roc
 from advhash.stats import Metric, mean_metric

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from advhash.attacking import choose_queries
 from advhash.attacks.code_inversion import CodeInversion
 from advhash.attacks.reconstruction import observe
 from advhash.cache import cache_root
@@ -36,7 +37,6 @@ from advhash.likeness import (
     reconstruction_columns,
     reidentified,
 )
-from advhash.pipeline import choose_queries
 from advhash.recording import dataset_info, run_info, victim_info
 from advhash.registry import INVERSIONS
 from advhash.reports.inversion import (

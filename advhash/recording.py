@@ -187,6 +187,7 @@ def make_record(
             ties=protocol.ties,
             empty=protocol.empty,
             empty_queries=scores.empty_queries,
+            poison=protocol.poison,
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),

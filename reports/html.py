@@ -39,7 +39,7 @@ from advhash.reports.verdict import (
 )
 from advhash.stats import Metric
 
-__all__ = ["page", "render"]
+__all__ = ["KNOWLEDGE", "page", "render", "templates"]
 
 KNOWLEDGE = {  # what an attacker can have → the same in plain words
     "weights": "has the victim’s weights",
@@ -282,7 +282,7 @@ def _lifelong(folder: Path) -> Lifelong:
     )
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
     def source(name: str) -> str:
         return (resources.files("advhash.reports") / name).read_text("utf-8")
 
@@ -320,7 +320,7 @@ def page(folders: Sequence[Path]) -> str:
     if attacked:
         return _attack_page(attacked, lifelong)
     return (
-        _templates()
+        templates()
         .get_template("sections.html")
         .render(lifelong=lifelong, pictures="", version=__version__)
     )
@@ -347,7 +347,7 @@ def _attack_page(folders: Sequence[Path], lifelong: Sequence[Lifelong]) -> str:
         )
     pairs = compare(records, [run.queries for run in runs])
     return (
-        _templates()
+        templates()
         .get_template("template.html")
         .render(
             lifelong=lifelong,

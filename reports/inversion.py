@@ -5,12 +5,11 @@ A sibling of the record of attacks: no budget, no perturbed query, no retrieval.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo, schema_of
+from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo
 from advhash.sanity import Flag
 from advhash.stats import Difference, Metric
 
@@ -25,7 +24,6 @@ __all__ = [
     "Roc",
     "SweepPoint",
     "World",
-    "is_inversion",
 ]
 
 SCHEMA: Literal["advhash/inversion/1"] = "advhash/inversion/1"
@@ -131,8 +129,3 @@ class InversionRecord(Document):
     sweep: list[SweepPoint]
     detection: list[Roc]
     pictures: list[Picture]
-
-
-def is_inversion(folder: Path) -> bool:
-    """Whether a run folder holds a record of this schema; False where it cannot be read."""
-    return schema_of(folder) == SCHEMA

@@ -21,6 +21,7 @@ __all__ = [
     "Document",
     "Example",
     "Flag",
+    "Part",
     "Record",
     "Retrieved",
     "load_record",
@@ -31,11 +32,11 @@ SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Retrieved(_Part):
+class Retrieved(Part):
     """One retrieved database row: how far, and whether it is relevant to query and to target."""
 
     row: int
@@ -46,7 +47,7 @@ class Retrieved(_Part):
     picture: str | None  # path inside the run folder
 
 
-class Example(_Part):
+class Example(Part):
     """One query, before and after the attack, with what it retrieves."""
 
     query: int
@@ -63,7 +64,7 @@ class Example(_Part):
     after: list[Retrieved]
 
 
-class RunInfo(_Part):
+class RunInfo(Part):
     id: str
     folder: str
     created: str  # ISO 8601, UTC
@@ -73,7 +74,7 @@ class RunInfo(_Part):
     seconds: dict[str, float]  # stage → wall seconds
 
 
-class MethodInfo(_Part):
+class MethodInfo(Part):
     """A victim or an attack: its name, every setting, where it comes from."""
 
     name: str
@@ -96,7 +97,7 @@ class AttackInfo(MethodInfo):
     knowledge: list[str]
 
 
-class DatasetInfo(_Part):
+class DatasetInfo(Part):
     name: str
     settings: dict[str, Any]
     fingerprint: str
@@ -107,14 +108,14 @@ class DatasetInfo(_Part):
     attribution: str
 
 
-class BudgetInfo(_Part):
+class BudgetInfo(Part):
     norm: Literal["linf", "l2", "l0", "none"]
     eps: float | None  # None: no bound
     text: str
     eight_bit: bool
 
 
-class Protocol(_Part):
+class Protocol(Part):
     targets: str | None  # the target rule; None when untargeted
     query_modality: str
     database: str
@@ -124,11 +125,12 @@ class Protocol(_Part):
     ties: str
     empty: str
     empty_queries: int  # queries without a relevant database row
+    poison: int | None = None  # adversarial items planted in the database
     confidence: float
     resamples: int
 
 
-class Document(_Part):
+class Document(Part):
     """A JSON document that begins with the name of its schema."""
 
     schema_: str
