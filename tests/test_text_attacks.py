@@ -526,22 +526,19 @@ def test_eps_of_an_attack_on_words_counts_words() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_on_text_queries(kind: TextKind, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
-        "victim": {"name": "dcmh", "bits": 16, "epochs": 3, "freeze_backbone": True,
+        "victim": {"name": "dcmh", "bits": 16, "epochs": 20, "width": 128, "freeze_backbone": True,
                    "augmentation": False},
         "attack": {"name": "hotflip"},
         "dataset": {"name": "openmoji", "text": kind},
-        "protocol": {"query_modality": "text", "queries": 30},
+        "protocol": {"query_modality": "text", "database": "text", "queries": 30},
     }  # fmt: skip
     record = attack(AttackConfig.build(settings), tmp_path / "run")
     assert record.budget.text == "L0 2"
-    changed, clean, aimed = (
-        record.metrics[name] for name in ("words_changed", "tmap_clean", "tmap")
-    )
+    changed, covered = (record.metrics[name] for name in ("words_changed", "tmap_normalised"))
     assert changed is not None
     assert 0 < (changed.value or 0) <= 2
-    assert clean is not None
-    assert aimed is not None
-    assert (aimed.value or 0) > (clean.value or 0) + 0.1
+    assert covered is not None  # the victim is small: its ceiling is low
+    assert (covered.value or 0) > 0.3
     assert "weaker_than_noise" not in {flag.name for flag in record.flags}
     shown = [example for example in record.examples if example.words_before]
     assert any(example.words_before != example.words_after for example in shown)
