@@ -12,6 +12,7 @@ from advhash.codes import HashCodes
 from advhash.config import AttackConfig
 from advhash.data import Batch, Progress, Split
 from advhash.fitting import FittedAttack
+from advhash.lexicon import WordBudget
 from advhash.recording import Outcome
 from advhash.reports.measures import distance_columns
 from advhash.runs import RunFolder
@@ -66,6 +67,7 @@ def attack_queries(
             modality,
             seed=derive_seed(config.seed, f"batch {start}"),
             eight_bit=config.budget.eight_bit,
+            vocabulary=trained.data.vocabulary,
         )
         return {
             "moved": result.batch.inputs[modality].cpu(),
@@ -88,6 +90,9 @@ def attack_queries(
     columns = distance_columns(
         torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
     )
+    if modality == "text" and fitted.budget.norm == "l0":
+        measure = WordBudget(fitted.budget, trained.data.vocabulary)
+        columns["words_changed"] = measure.distance(torch.cat(clean), moved).double().numpy()
     columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
     words = torch.cat(parts["words"]).numpy().view(np.uint64)
     return Outcome(

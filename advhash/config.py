@@ -81,7 +81,8 @@ class BudgetConfig(_Table):
     def resolve(self, default: Budget) -> Budget:
         """The budget, given the default of the attack.
 
-        `--eps 8/255` alone means linf; `--norm none` alone means no bound.
+        `--eps 8/255` alone means linf, or l0 for an attack on words; `--norm none` alone means
+        no bound.
         """
         if self.norm is None and self.eps is None:
             return default
@@ -94,11 +95,14 @@ class BudgetConfig(_Table):
             if self.norm not in (None, "none"):
                 raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
             return Budget("none", eps)
-        return Budget(self.norm or "linf", eps)
+        return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
 
 
 class ProtocolConfig(_Table):
-    """How the figures are taken; see docs/metrics.md."""
+    """How the figures are taken; see docs/metrics.md.
+
+    false_positive_rate: of the threshold of perceptual hashes, on clean pairs that differ
+    """
 
     targets: TargetRule = "disjoint"
     query_modality: str = "image"
@@ -109,6 +113,7 @@ class ProtocolConfig(_Table):
     empty: Empty = "zero"
     batch_size: int = Field(default=100, ge=1)
     noise_control: bool = True
+    false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
     poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
 
 

@@ -32,6 +32,11 @@ from advhash.reports.measures import (
     retrieval_columns,
     retrieval_metrics,
 )
+from advhash.reports.operating import (
+    names_pictures,
+    operating_columns,
+    operating_metrics,
+)
 from advhash.reports.record import Record
 from advhash.reports.retrieval import build_examples
 from advhash.reports.victim import joint_metrics
@@ -128,6 +133,19 @@ def _attack_into(
     if isinstance(victim, HashVFL):
         clean = data.query.rows(outcome.rows)
         metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
+    if modality == "image" and names_pictures(data.database.labels):
+        aimed = outcome.targets is not None
+        point = operating_columns(
+            victim,
+            outcome.moved,
+            outcome.clean_codes,
+            outcome.codes,
+            seen,
+            outcome.labels if outcome.targets is None else outcome.targets,
+        )
+        rate = protocol.false_positive_rate
+        metrics |= operating_metrics(point, seen, victim, rate, targeted=aimed, seed=boot)
+        outcome.columns.update(point)
     if protocol.poison:
         metrics |= poison_metrics(folder, config, trained, fitted, codes[database], progress)
     flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
@@ -138,6 +156,7 @@ def _attack_into(
         modality=modality,
         rows=outcome.rows.numpy(),
         adversarial=outcome.moved if modality == "image" else None,
+        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
         clean_codes=outcome.clean_codes,
         adversarial_codes=outcome.codes,
         database_codes=codes[database],
@@ -211,12 +230,13 @@ def _flags(
 ) -> list[Flag]:
     """All sanity checks of victim, targets and attack."""
     unbounded, targets = math.isinf(fitted.budget.eps), outcome.targets
-    noise = None
+    noise, modality = None, config.protocol.query_modality
+    words = modality == "text" and fitted.budget.norm == "l0"
     if (
         config.protocol.noise_control
         and not unbounded
-        and trained.victim.is_image(config.protocol.query_modality)
-        and config.attack.name != "noise"
+        and (words or trained.victim.is_image(modality))
+        and config.attack.name not in ("noise", "token-noise")
     ):
         noise = _noise_score(config, trained, fitted, outcome, database)
     flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
@@ -248,12 +268,27 @@ def _noise_score(
     outcome: Outcome,
     database: HashCodes,
 ) -> float:
-    """t-MAP, or MAP when untargeted, of uniform noise under the same budget."""
+    """t-MAP, or MAP when untargeted, of random changes under the same budget.
+
+    Of text, words that are not forbidden to the attack.
+    """
+    victim, data, modality = trained.victim, trained.data, config.protocol.query_modality
     noise: Attack = ATTACKS.create("noise")
-    batch = trained.data.query.rows(outcome.rows)
-    seed = derive_seed(config.seed, "noise")
-    modality = config.protocol.query_modality
-    moved = noise.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
+    if modality == "text":
+        shared = ("forbidden", "label_words")
+        kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
+        noise = ATTACKS.create("token-noise", kept)
+        seen = AttackData(data, database, str(config.protocol.database), modality)
+        noise.fit(victim, seen, fitted.budget)
+    moved = noise.perturb(
+        victim,
+        data.query.rows(outcome.rows),
+        None,
+        fitted.budget,
+        modality,
+        seed=derive_seed(config.seed, "noise"),
+        vocabulary=data.vocabulary,
+    )
     columns = retrieval_columns(
         outcome.clean_codes,
         moved.codes,
@@ -297,6 +332,11 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
         )
     method.check_gradients(victim)
+    if "l0" in method.norms and victim.bounds[config.protocol.query_modality][0] < 0:
+        raise UsageError(
+            f"{config.attack.name} changes words: expected texts with words, got embeddings; "
+            "use --set dataset.text=words"
+        )
     check_poison(config, method.goal, database)
     return database
 

@@ -57,7 +57,9 @@ class Example(Part):
     clean_picture: str | None
     adversarial_picture: str | None
     perturbation_picture: str | None  # 10 × the change around mid-grey
-    linf: float
+    linf: float | None  # None for tokens, which have no such distance
+    words_before: list[str] | None = None  # of a text that changes word by word
+    words_after: list[str] | None = None
     before: list[Retrieved]
     after: list[Retrieved]
 

@@ -47,8 +47,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "dhta": {"steps": 20},
     "p2p": {"steps": 20},
 }
-NAMES = [entry.name for entry in ATTACKS]
-TARGETED = [entry.name for entry in ATTACKS if entry.build.goal == "targeted"]
+NAMES = [entry.name for entry in ATTACKS if "image" in entry.build.modalities]
+TARGETED = [name for name in NAMES if ATTACKS[name].build.goal == "targeted"]
 
 
 @pytest.fixture(scope="module", autouse=True)
