@@ -34,7 +34,6 @@ from advhash.attacks.prosgan_networks import (
     decayed,
     descend,
     risen,
-    shrunk,
     within,
 )
 from advhash.attacks.prosgan_validation import split_sets, validated
@@ -97,7 +96,7 @@ FREE = Mode(
     learning_rate=3e-3,
 )  # fmt: skip
 HARD = Mode(
-    epochs=200, rec_weight=0.0, alpha=0.5, discriminator=False, modulated=True, width=32,
+    epochs=120, rec_weight=0.0, alpha=0.5, discriminator=False, modulated=True, width=32,
     learning_rate=1e-3,
 )  # fmt: skip
 
@@ -170,8 +169,6 @@ class ProSGAN(Attack):
         theta_scale: float = 0.125,
         positive_share: float = 0.75,
         bounded: bool = False,
-        start_factor: float = 1.5,
-        start_share: float = 0.5,
         held_out: float = 0.0,
     ) -> None:
         usual = HARD if bounded else FREE
@@ -205,11 +202,8 @@ class ProSGAN(Attack):
             raise ValueError(
                 f"expected rec_warmup in [0,1] and alpha > 0, got {rec_warmup} and {alpha}"
             )
-        if start_factor < 1 or not 0 <= start_share <= 1 or not 0 <= held_out < 1:
-            raise ValueError(
-                "expected start_factor >= 1, start_share in [0,1] and held_out in [0,1), got "
-                f"{start_factor}, {start_share} and {held_out}"
-            )
+        if not 0 <= held_out < 1:
+            raise ValueError(f"expected held_out in [0,1), got {held_out}")
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.decay = learning_rate, decay
         self.rec_weight, self.rec_warmup = rec_weight, rec_warmup
@@ -224,7 +218,6 @@ class ProSGAN(Attack):
         self.prototype_learning_rate = prototype_learning_rate
         self.theta_scale, self.positive_share = theta_scale, positive_share
         self.bounded, self.held_out = bounded, held_out
-        self.start_factor, self.start_share = start_factor, start_share
         self.fit_depends_on_budget = bounded
         self._mode = mode
         self.history = []
@@ -322,7 +315,9 @@ class ProSGAN(Attack):
     def generate(self, images: Tensor, condition: Tensor, budget: Budget) -> Tensor:
         """(B,3,H,W) the generator's images in [0,1], drawn into the budget where `bounded`."""
         assert self._generator is not None
-        raw: Tensor = self._generator(images, condition)
+        return self._limited(images, self._generator(images, condition), budget)
+
+    def _limited(self, images: Tensor, raw: Tensor, budget: Budget) -> Tensor:
         return within(images, raw, budget.norm, budget.eps) if self.bounded else raw.clamp(0, 1)
 
     def _check_bound(self, budget: Budget) -> None:
@@ -379,10 +374,7 @@ class ProSGAN(Attack):
                 images = batch.inputs["image"]
                 drawn = torch.randint(len(sets), (len(rows),)).to(device)
                 raw = generator(images, conditions[drawn])
-                moved = raw.clamp(0, 1)
-                if self.bounded:
-                    factor = shrunk(self.start_factor, self.start_share, step / steps)
-                    moved = within(images, raw, budget.norm, factor * budget.eps)
+                moved = self._limited(images, raw, budget)
                 terms: dict[str, Tensor] = {}
                 if mode.discriminator:
                     if step % DISCRIMINATOR_EVERY == 0:

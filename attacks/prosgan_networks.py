@@ -25,7 +25,6 @@ __all__ = [
     "decayed",
     "descend",
     "risen",
-    "shrunk",
     "within",
 ]
 
@@ -132,9 +131,10 @@ class Generator(nn.Module):
         if residual:
             nn.init.zeros_(self.out.weight)
         if modulated:
-            self.modulations = nn.ModuleList(nn.Linear(condition, 2 * deep) for _ in range(blocks))
+            scales = [nn.Linear(condition, 2 * deep) for _ in range(blocks)]
+            self.modulations = nn.ModuleList(scales)
             self.direct = nn.Linear(condition, 3 * self.padded**2)
-            for layer in self.modulations:
+            for layer in scales:
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
             nn.init.zeros_(self.direct.weight)
@@ -211,15 +211,6 @@ def decayed(decay: Decay, done: float) -> float:
 def risen(warmup: float, done: float) -> float:
     """Factor of the reconstruction weight: from 0.1 to 1 over the share `warmup` of the steps."""
     return 1.0 if done >= warmup else 0.1 + 0.9 * done / warmup
-
-
-def shrunk(start: float, share: float, done: float) -> float:
-    """Factor of the radius: from `start` to 1, linearly over the share `share` of the steps.
-
-    >>> shrunk(2.0, 0.5, 0.0), shrunk(2.0, 0.5, 0.25), shrunk(2.0, 0.5, 0.75)
-    (2.0, 1.5, 1.0)
-    """
-    return 1.0 if done >= share else start + (1 - start) * done / share
 
 
 def within(clean: Tensor, raw: Tensor, norm: Norm, radius: float) -> Tensor:

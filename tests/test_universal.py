@@ -37,7 +37,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module")
 def victim(data: Dataset) -> HashVictim:
-    return DPSH(bits=16, image_size=16, epochs=6, batch_size=32).fit(data, seed=0)
+    return DPSH(bits=16, image_size=16, epochs=4, batch_size=32).fit(data, seed=0)
 
 
 @pytest.fixture(scope="module")
