@@ -4,13 +4,14 @@
 2. A generator turns image and feature into an image whose code is p: one forward pass a query.
    It minimises   w_rec·MSE + 5·(1 − mean(h∘p)) + LSGAN.
 3. A discriminator, updated at every third step, predicts [labels, real or fake].
+
+`bounded` trains the generator inside the budget of the run, which the published method lacks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -36,6 +37,7 @@ from advhash.attacks.prosgan_networks import (
     risen,
     within,
 )
+from advhash.attacks.prosgan_settings import FREE, HARD, PAPER, Mode
 from advhash.attacks.prosgan_validation import split_sets, validated
 from advhash.budget import Budget, round_toward
 from advhash.data import Batch, Modality, Progress, silent
@@ -50,55 +52,6 @@ DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)
 VALIDATE_EPOCHS = 5
 TERMS = {"cvpr": (hash_term, 5.0), "tmm": (hash_term_tmm, 1.0)}  # with the published weight
-
-PAPER = {
-    "epochs": 100,
-    "batch_size": 24,
-    "learning_rate": 1e-4,
-    "discriminator": True,
-    "decay": "linear",
-    "rec_weight": 100.0,
-    "rec_warmup": 0.0,
-    "alpha": 1.0,
-    "width": 64,
-    "downs": 2,
-    "blocks": 6,
-    "lifts": 4,
-    "shrink": 1,
-    "residual": False,
-    "modulated": False,
-    "discriminator_width": 64,
-    "discriminator_depth": 5,
-    "hidden": 4096,
-    "feature": 512,
-    "prototype_steps": 30_000,
-    "prototype_learning_rate": 1e-4,
-    "theta_scale": 0.5,
-    "positive_share": 0.0,
-}
-
-
-@dataclass(frozen=True)
-class Mode:
-    """Settings whose defaults depend on `bounded`."""
-
-    epochs: int
-    rec_weight: float
-    alpha: float
-    discriminator: bool
-    modulated: bool
-    width: int
-    learning_rate: float
-
-
-FREE = Mode(
-    epochs=30, rec_weight=15.0, alpha=1.0, discriminator=True, modulated=False, width=16,
-    learning_rate=3e-3,
-)  # fmt: skip
-HARD = Mode(
-    epochs=120, rec_weight=0.0, alpha=0.5, discriminator=False, modulated=True, width=32,
-    learning_rate=1e-3,
-)  # fmt: skip
 
 
 @ATTACKS.register("prosgan", source="Wang et al., CVPR 2021", presets={"paper": PAPER})
@@ -117,11 +70,19 @@ class ProSGAN(Attack):
     width … residual, discriminator_width, discriminator_depth: see `prosgan_networks`
     hidden, feature, prototype_steps, prototype_learning_rate: of PrototypeNet
     theta_scale, positive_share: of its loss, see `prototype_loss`; a share of 0 is as published
+    bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
+                   away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
+                   alpha, discriminator, modulated and width have other defaults: see `Mode`
+    held_out:      share of the label sets, drawn by the seed, that no network is trained on; the
+                   last row of the history compares them, on validation rows, with the others
 
     Deviations of every preset:
     - as published there is no bound; under a budget the output is projected, the overrun reported
     - real codes are divided by their mean size before tanh, since the victims' are unbounded
     - target sets without a label are left out
+    - with `bounded`, which is not published, the change is drawn into the ball by `within`, and by
+      default there is neither discriminator nor reconstruction, and the condition also reaches
+      each residual block and the output
     Deviations of the defaults only:
     - small networks that work on the folded image and add a residual to it, where the published
       generator paints the whole image
