@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,25 @@ def test_a_fitted_generator_serves_other_queries_budgets_and_target_rules(
     other = fitted(sixteen, {}, bounded=True)
     assert not other.cached
     assert len({first.fingerprint, hard.fingerprint, other.fingerprint}) == 3
+
+
+# What documents say
+
+
+def test_documents_show_the_measured_numbers_and_the_demand_is_met() -> None:
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "benchmarks/bounded.json").read_text("utf-8"))["rows"]
+    found = {(r["victim"], r["seed"], r["budget"], r["attack"]): r for r in rows}
+    assert {name for *_, name in found} == {"prosgan", "dhta", "universal"}
+    for (victim, seed, budget, attack), row in found.items():
+        page = "universal" if attack == "universal" else "prosgan"
+        text = (root / f"docs/attacks/{page}.md").read_text("utf-8")
+        metric = row["metrics"]["tmap_normalised"]
+        shown = f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+        assert f"| {seed} | {budget} | {attack} | " in text
+        assert f"| {row['metrics']['tmap']['value']:.3f} | {shown} |" in text
+        assert metric["low"] > 0  # above the same queries unattacked
+        if (attack, budget) == ("prosgan", "L∞ 16/255"):
+            rival = found[victim, seed, budget, "dhta"]["metrics"]["tmap_normalised"]
+            assert metric["value"] >= rival["value"] / 2
+            assert row["seconds_fit"] < 15 * 60
