@@ -232,9 +232,10 @@ ATTACKS: Registry[Any] = Registry(
     (
         "advhash.attacks.gradient",
         "advhash.attacks.prosgan",
+        "advhash.attacks.universal",
+        "advhash.attacks.baselines",
         "advhash.attacks.text",
         "advhash.attacks.collision",
-        "advhash.attacks.baselines",
     ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))

@@ -137,11 +137,13 @@ def fit_prototype(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     device: torch.device | str = "cpu",
+    sets: Tensor | None = None,
     report: Callable[[int, float], None] = lambda step, loss: None,
     progress: Progress = silent,
 ) -> PrototypeNet:
     """Train a PrototypeNet on the label sets of the database against the codes of its train rows.
 
+    sets: (S,C) the label sets to train on, instead of all of the database
     Adam (.5,.999); the rate falls tenfold after 1/2 and 3/4 of the steps, as published. Published
     are scale 1/2 and no positive_share: where few rows share a label with a target, the many
     others then push its code to where no image has one. Draws from the global generator, which
@@ -149,7 +151,7 @@ def fit_prototype(
     """
     rows = data.dataset.train_rows
     codes, labels = _signs(data)[rows].to(device), data.labels[rows].float().to(device)
-    sets = label_sets(data.labels).float().to(device)
+    sets = (label_sets(data.labels) if sets is None else sets).float().to(device)
     network = PrototypeNet(sets.shape[1], codes.shape[1], hidden=hidden, feature=feature).to(device)
     optimiser = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.5, 0.999))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [steps // 2, steps * 3 // 4])

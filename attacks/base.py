@@ -88,7 +88,7 @@ class Attack(ABC):
     knowledge:  what the attacker has
     norms:      the budgets that it can work under
     trains:     whether `fit` is costly, so that its result is cached
-    fit_depends_on_budget: whether another budget needs another fit
+    fit_depends_on_budget: whether another budget needs another fit; settings may decide
     history:    what fitting recorded, one row a report step
     """
 
@@ -98,7 +98,7 @@ class Attack(ABC):
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
-    fit_depends_on_budget: ClassVar[bool] = True
+    fit_depends_on_budget: bool = True
     history: History
 
     def fit(

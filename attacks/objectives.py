@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advhash.data import Split
+from advhash.victims.base import HashVictim
+
 __all__ = [
     "hash_term",
     "hash_term_tmm",
@@ -17,6 +20,7 @@ __all__ = [
     "reconstruction",
     "similarity",
     "soft_code",
+    "typical_size",
 ]
 
 
@@ -27,6 +31,14 @@ def soft_code(relaxed: Tensor, alpha: float, scale: Tensor) -> Tensor:
     usual size of u, so that α means the same for victims whose codes are unbounded.
     """
     return torch.tanh(alpha * relaxed / scale)
+
+
+def typical_size(victim: HashVictim, split: Split) -> Tensor:
+    """(1,1) mean |u| of the real codes of at most 512 images: a scale for `soft_code`."""
+    images = split.rows(torch.arange(min(512, len(split)))).inputs["image"]
+    with torch.no_grad():
+        sizes = [victim.relax(part.to(victim.device), "image").abs() for part in images.split(128)]
+    return torch.cat(sizes).mean().clamp_min(1e-6).view(1, 1)
 
 
 def similarity(codes: Tensor, anchors: Tensor) -> Tensor:

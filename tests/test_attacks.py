@@ -46,6 +46,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "prosgan": {"epochs": 12, "batch_size": 16, "width": 12, "blocks": 2, "prototype_steps": 200},
     "dhta": {"steps": 20},
     "p2p": {"steps": 20},
+    "universal": {"steps": 30, "batch_size": 16},
 }
 NAMES = [entry.name for entry in ATTACKS if "image" in entry.build.modalities]
 TARGETED = [name for name in NAMES if ATTACKS[name].build.goal == "targeted"]
