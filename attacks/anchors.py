@@ -106,16 +106,17 @@ def centre_codes(data: AttackData, labels: Tensor, *, graded: bool) -> Tensor:
     return torch.where(near - far > 0, 1.0, -1.0)[places]
 
 
-def relevant_codes(data: AttackData, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct database codes (U,K) ±1, and their shares (B,U) in the rows that count.
+def relevant_codes(data: AttackData, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct database codes (U,K) ±1, and how many rows have each.
 
-    Those are the rows that share a label with each of (B,C) label sets; the shares sum to 1, or
-    to 0 where there is no such row.
+    Of these (B,U) those that share a label with each of (B,C) label sets, and (U,) all rows.
     """
-    codes, places = torch.unique(_signs(data), dim=0, return_inverse=True)
-    counts = torch.zeros(len(labels), len(codes))
-    counts.index_add_(1, places, shared_label(labels.cpu(), data.labels))
-    return codes, counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
+    codes, places, counts = torch.unique(
+        _signs(data), dim=0, return_inverse=True, return_counts=True
+    )
+    relevant = torch.zeros(len(labels), len(codes))
+    relevant.index_add_(1, places, shared_label(labels.cpu(), data.labels))
+    return codes, relevant, counts.float()
 
 
 def p2p(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -31,9 +31,10 @@ from advhash.data import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
 
-__all__ = ["Aim", "GradientAttack", "Objective"]
+__all__ = ["Aim", "GradientAttack", "Merit", "Objective"]
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+Merit = Callable[[Tensor, Tensor], Tensor]
 SATURATED = 0.999  # |tanh| above it passes less than 0.2 % of the gradient
 
 
@@ -44,35 +45,41 @@ class Aim:
     anchors:   (B,K) ±1, the codes at which they rest
     objective: soft codes (b,K), images (b,3,H,W) and their rows in the batch (b,) → (b,), to be
                minimised
+    merit:     real codes (b,K) and rows → (b,) ≥ 0, what is left to gain, by which iterates are
+               chosen and images rest; by default the number of bits unlike the anchor
     """
 
     anchors: Tensor
     objective: Objective
+    merit: Merit | None = None
+
+    def left(self, relaxed: Tensor, rows: Tensor) -> Tensor:
+        """(b,) what is left to gain for images `rows` with real codes (b,K); 0 at rest."""
+        if self.merit is not None:
+            return self.merit(relaxed, rows)
+        return ((relaxed > 0) != (self.anchors[rows] > 0)).sum(dim=1).float()
 
 
 @dataclass
 class Best:
-    """The best iterate of each of B images: fewest bits unlike the anchor, then lowest loss."""
+    """The best iterate of each of B images: the least left to gain, then the lowest loss."""
 
     images: Tensor
-    wrong: Tensor
+    left: Tensor
     loss: Tensor
 
     @classmethod
-    def of(cls, clean: Tensor, bits: int) -> Best:
+    def of(cls, clean: Tensor) -> Best:
         """The clean images, which any iterate replaces."""
-        count, device = len(clean), clean.device
-        worst = torch.full((count,), bits + 1, device=device)
-        return cls(clean.clone(), worst, torch.full((count,), math.inf, device=device))
+        worst = torch.full((len(clean),), math.inf, device=clean.device)
+        return cls(clean.clone(), worst, worst.clone())
 
-    def offer(self, rows: Tensor, images: Tensor, wrong: Tensor, loss: Tensor) -> None:
+    def offer(self, rows: Tensor, images: Tensor, left: Tensor, loss: Tensor) -> None:
         """Keep those of images `rows` that are better."""
-        better = (wrong < self.wrong[rows]) | (
-            (wrong == self.wrong[rows]) & (loss < self.loss[rows])
-        )
+        better = (left < self.left[rows]) | ((left == self.left[rows]) & (loss < self.loss[rows]))
         kept = rows[better]
         self.images[kept] = images[better]
-        self.wrong[kept], self.loss[kept] = wrong[better], loss[better]
+        self.left[kept], self.loss[kept] = left[better], loss[better]
 
 
 class GradientAttack(Attack):
@@ -202,24 +209,31 @@ class GradientAttack(Attack):
     def _note(self, name: str, values: Tensor) -> None:
         self._facts.setdefault(name, []).append(values.float().flatten().cpu())
 
-    def descend(self, victim: HashVictim, clean: Tensor, labels: Tensor, budget: Budget) -> Tensor:
-        """The best iterate of each image over all restarts."""
+    def descend(
+        self,
+        victim: HashVictim,
+        clean: Tensor,
+        labels: Tensor,
+        budget: Budget,
+        merit: Merit | None = None,
+    ) -> Tensor:
+        """The best iterate of each image over all restarts, by `merit` where one is given."""
         with torch.no_grad():
             relaxed = victim.relax(clean, "image")
             scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
             own = soft_code(relaxed, 1.0, scale)
-            aim = self.aim(clean, own, labels)
-            start = ((own > 0) != (aim.anchors > 0)).sum(dim=1)
+            aim = replace(self.aim(clean, own, labels), merit=merit)
+            start = aim.left(own, torch.arange(len(clean), device=clean.device))
             judged = similarity(own, aim.anchors)
-        best = Best.of(clean, victim.bits)
+        best = Best.of(clean)
         for restart in range(self.restarts):
             moved = clean.clone()
             if self.random_start or restart:
                 moved = random_point(clean, budget, victim.bounds["image"])
             self._descend_once(victim, clean, moved, scale, aim, budget, best, first=restart == 0)
-            if not bool((best.wrong > 0).any()):
+            if not bool((best.left > 0).any()):
                 break
-        gained = (best.wrong < start) | ((best.wrong == start) & (best.loss < judged - 1e-6))
+        gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
         self._note("stalled", ~gained[start > 0])
         return best.images
 
@@ -240,27 +254,27 @@ class GradientAttack(Attack):
         rule = resolve_rule(self.rule, budget)
         length = step_length(self.step, rule, budget, clean[0].numel())
         stepper = Stepper(rule, length, self.momentum, clean)
-        active = (best.wrong > 0).nonzero().flatten()
+        active = (best.left > 0).nonzero().flatten()
         for iteration in range(self.steps + 1):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             origin, goal = clean[active], aim.anchors[active]
             image = round_toward(origin, moved[active]).requires_grad_()
             relaxed = victim.relax(image, "image")
             with torch.no_grad():  # judge this very image, not the one a step ahead
-                wrong = ((relaxed > 0) != (goal > 0)).sum(dim=1)
+                left = aim.left(relaxed, active)
                 judged = similarity(soft_code(relaxed, 1.0, scale[active]), goal)
-                best.offer(active, image.detach(), wrong, judged)
-            if iteration == self.steps or bool((wrong == 0).all()):
+                best.offer(active, image.detach(), left, judged)
+            if iteration == self.steps or bool((left == 0).all()):
                 break
             if self.diversity:
                 relaxed = victim.relax(diversified(image, self.diversity), "image")
             codes = soft_code(relaxed, alpha, scale[active])
             (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
             if first and iteration == 0:
-                left = wrong > 0
-                self._note("zero_gradient", gradient.flatten(1).abs().amax(dim=1)[left] < TINY)
-                self._note("saturated", (codes.detach().abs() > SATURATED)[left])
+                size = gradient.flatten(1).abs().amax(dim=1)
+                self._note("zero_gradient", (size < TINY)[left > 0])
+                self._note("saturated", (codes.detach().abs() > SATURATED)[left > 0])
             moved[active] = budget.project(
                 origin, stepper.move(moved[active], gradient, active), bounds
             )
-            active = active[wrong > 0]
+            active = active[left > 0]

@@ -356,15 +356,15 @@ class SDHA(GradientAttack):
 
     def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
         expect_reachable(self.served.labels, labels)
-        codes, share = (part.to(own) for part in relevant_codes(self.served, labels))
+        codes, relevant, _ = (part.to(own) for part in relevant_codes(self.served, labels))
 
         def objective(soft: Tensor, images: Tensor, rows: Tensor) -> Tensor:
             distance = surrogate_distance(
-                soft, codes, share[rows], sharpness=10, power=0.3, far=False
+                soft, codes, relevant[rows], sharpness=10, power=0.3, far=False
             )
             return squared_change(images, clean[rows]) + 25 / own.shape[1] * distance
 
-        return Aim(torch.where(share @ codes > 0, 1.0, -1.0), objective)
+        return Aim(torch.where(relevant @ codes > 0, 1.0, -1.0), objective)
 
 
 @ATTACKS.register(
@@ -390,15 +390,15 @@ class SDHAUntargeted(GradientAttack):
     knowledge: ClassVar[Knowledge] = UNTARGETED
 
     def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
-        codes, share = (part.to(own) for part in relevant_codes(self.served, labels))
+        codes, relevant, _ = (part.to(own) for part in relevant_codes(self.served, labels))
 
         def objective(soft: Tensor, images: Tensor, rows: Tensor) -> Tensor:
             distance = surrogate_distance(
-                soft, codes, share[rows], sharpness=5, power=-0.5, far=True
+                soft, codes, relevant[rows], sharpness=5, power=-0.5, far=True
             )
             return squared_change(images, clean[rows]) - 25 / own.shape[1] * distance
 
-        return Aim(torch.where(share @ codes > 0, -1.0, 1.0), objective)
+        return Aim(torch.where(relevant @ codes > 0, -1.0, 1.0), objective)
 
 
 def squared_change(images: Tensor, clean: Tensor) -> Tensor:

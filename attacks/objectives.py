@@ -16,6 +16,7 @@ __all__ = [
     "hash_term_tmm",
     "lsgan",
     "prototype_loss",
+    "ranking_precision",
     "reconstruction",
     "similarity",
     "soft_code",
@@ -66,12 +67,12 @@ def unsettled(codes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def surrogate_distance(
-    codes: Tensor, others: Tensor, share: Tensor, *, sharpness: float, power: float, far: bool
+    codes: Tensor, others: Tensor, weight: Tensor, *, sharpness: float, power: float, far: bool
 ) -> Tensor:
     """(B,) mean over codes r of d̃(h, r)·d(h, r)^power: SDHA (Lu et al., ICMR 2021), a ± of it.
 
-    codes (B,K) h in (−1,1); others (U,K) ±1; share (B,U) rows of sum 1, the weight of each r;
-    d is the Hamming distance of the bits, without gradient. With σ = `sharpness` the relaxed d̃ is
+    codes (B,K) h in (−1,1); others (U,K) ±1; weight (B,U) ≥ 0 of each r, 0 where no r counts; d is
+    the Hamming distance of the bits, without gradient. With σ = `sharpness` the relaxed d̃ is
 
     far:     Σ ½|h − r|·sig(σhr) + 1 − sig(σhr), to be maximised (untargeted; σ 5, power −½)
     not far: Σ ½|h − r|·sig(−σhr), to be minimised (targeted; σ 10, power 0.3)
@@ -88,8 +89,39 @@ def surrogate_distance(
     soft = ((above + below).sum(dim=1, keepdim=True) + (above - below) @ others.T) / 2
     signs = torch.where(codes.detach() > 0, 1.0, -1.0)
     hard = (codes.shape[1] - signs @ others.T) / 2
-    weighted: Tensor = (share * soft * (hard + 1e-8) ** power).sum(dim=1)
-    return weighted
+    weighted: Tensor = (weight * soft * (hard + 1e-8) ** power).sum(dim=1)
+    return weighted / weight.sum(dim=1).clamp_min(1e-8)
+
+
+def ranking_precision(
+    codes: Tensor, database: Tensor, relevant: Tensor, counts: Tensor, *, levels: int
+) -> Tensor:
+    """(B,) relaxed average precision in (0,1): FastAP (Cakir et al., CVPR 2019).
+
+    codes (B,K) in (−1,1); database (U,K) ±1 distinct codes; relevant (B,U) and counts (U,) how many
+    rows that count, and how many rows in all, have each. Distances (K − ⟨h, r⟩)/2 are shared out
+    linearly among `levels` + 1 levels; AP = Σ h⁺·H⁺/H over R relevant rows, of a level's relevant
+    rows h⁺ and the rows H, H⁺ up to its middle. 0 where no row counts.
+
+    Deviations:
+    - the middle of a level, where FastAP takes its end, as ties are in any order
+    """
+    width = codes.shape[1] / levels
+    place = (codes.shape[1] - codes @ database.T) / 2 / width
+    lower = place.detach().floor().clamp(0, levels - 1).long()
+    upper_share = place - lower
+
+    def histogram(rows: Tensor) -> Tensor:
+        empty = torch.zeros(len(codes), levels + 1, device=codes.device)
+        return empty.scatter_add(1, lower, rows * (1 - upper_share)).scatter_add(
+            1, lower + 1, rows * upper_share
+        )
+
+    hits, rows = histogram(relevant), histogram(counts.expand_as(relevant))
+    hits_before = hits.cumsum(dim=1) - hits / 2 + 0.5
+    rows_before = rows.cumsum(dim=1) - rows / 2 + 0.5
+    found: Tensor = (hits * hits_before / rows_before).sum(dim=1)
+    return found / relevant.sum(dim=1).clamp_min(1)
 
 
 def hash_term(codes: Tensor, anchors: Tensor) -> Tensor:
