@@ -129,7 +129,7 @@ class Attack(ABC):
         return self
 
     def indicators(self) -> Mapping[str, float]:
-        """What the attack noted of itself since `fit`: signs that it failed (`check_indicators`)."""
+        """What the attack noted of itself since `fit`: its cost, or signs that it failed."""
         return {}
 
     @final
