@@ -231,6 +231,7 @@ ATTACKS: Registry[Any] = Registry(
     "attack",
     (
         "advhash.attacks.gradient",
+        "advhash.attacks.hiding",
         "advhash.attacks.prosgan",
         "advhash.attacks.baselines",
         "advhash.attacks.ensemble",

@@ -18,9 +18,9 @@ from advhash.attacks.anchors import centre_codes, expect_reachable, relevant_cod
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
 from advhash.attacks.baselines import Blend, Noise
 from advhash.attacks.descent import Aim, GradientAttack
-from advhash.attacks.gradient import (
+from advhash.attacks.hiding import (
+    KNOWS_LABELS,
     SDHA,
-    UNTARGETED,
     Mainstay,
     MainstayUntargeted,
     SDHAUntargeted,
@@ -96,7 +96,7 @@ class RankingUntargeted(Ranking):
     """Down with the relaxed average precision of the query's own labels."""
 
     goal: ClassVar[Goal] = "untargeted"
-    knowledge: ClassVar[Knowledge] = UNTARGETED
+    knowledge: ClassVar[Knowledge] = KNOWS_LABELS
 
 
 @ATTACKS.register("autohash", source="advhash")
@@ -218,16 +218,16 @@ class AutoHash(Attack):
         self._facts.setdefault(name, []).append(values.float().cpu())
 
     def indicators(self) -> Mapping[str, float]:
-        """Those of the members, the worst of them each, and of the ensemble since `fit`:
+        """Those of the members, each at its best member, and of the ensemble since `fit`:
 
         black_box_lead: mean average precision by which the members without gradients beat those
                         with, over the queries that are not solved; above 0: gradients are masked
         kept_NAME:      share of the queries whose result is that of a member
         """
         found: dict[str, float] = {}
-        for member in self._fitted.values():
+        for member in self._fitted.values():  # one that fails is what the others are for
             for name, value in member.indicators().items():
-                found[name] = max(value, found.get(name, 0.0))
+                found[name] = min(value, found.get(name, value))
         return found | {
             name: float(torch.cat(values).double().mean())
             for name, values in self._facts.items()
@@ -240,11 +240,12 @@ class AutoHashUntargeted(AutoHash):
     """The worst case per query over a fixed ensemble, away from its own labels. Nothing to tune.
 
     Members, in this order: noise (no gradients), mainstay-untargeted, sdha-untargeted, and twice
-    the descent of a relaxed average precision with 8 levels, from the image and from a random start
+    the descent of a relaxed average precision with 8 levels, from the image and from a random
+    start; 100 steps each.
     """
 
     goal: ClassVar[Goal] = "untargeted"
-    knowledge: ClassVar[Knowledge] = UNTARGETED
+    knowledge: ClassVar[Knowledge] = KNOWS_LABELS
 
     def members(self) -> Mapping[str, Attack]:
         return {

@@ -89,9 +89,7 @@ class Stepper:
         self.length = length
         self.momentum = momentum
         self._average = torch.zeros_like(like) if momentum else None
-        self._first, self._second = (
-            (torch.zeros_like(like), torch.zeros_like(like)) if rule == "adam" else (None, None)
-        )
+        self._moments = torch.zeros(2, *like.shape).to(like) if rule == "adam" else None
         self._taken = 0
 
     def move(self, moved: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
@@ -106,12 +104,11 @@ class Stepper:
             self._average[rows] = gradient
         if self.rule != "adam":
             return stepped(moved, gradient, self.rule, self.length)
-        assert self._first is not None
-        assert self._second is not None
-        first = 0.9 * self._first[rows] + 0.1 * gradient
-        second = 0.999 * self._second[rows] + 0.001 * gradient**2
-        self._first[rows], self._second[rows] = first, second
-        mean, square = first / (1 - 0.9**self._taken), second / (1 - 0.999**self._taken)
+        assert self._moments is not None
+        mean = 0.9 * self._moments[0, rows] + 0.1 * gradient
+        square = 0.999 * self._moments[1, rows] + 0.001 * gradient**2
+        self._moments[:, rows] = torch.stack([mean, square])
+        mean, square = mean / (1 - 0.9**self._taken), square / (1 - 0.999**self._taken)
         return moved - self.length * mean / (square.sqrt() + 1e-8)
 
 

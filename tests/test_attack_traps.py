@@ -17,7 +17,8 @@ from torch import Tensor
 from advhash.attacks.anchors import centre_codes, vote
 from advhash.attacks.base import AttackData
 from advhash.attacks.baselines import Noise
-from advhash.attacks.gradient import DHTA, PAPER, GradientAttack
+from advhash.attacks.descent import GradientAttack
+from advhash.attacks.gradient import DHTA
 from advhash.attacks.objectives import soft_code
 from advhash.attacks.steps import stepped
 from advhash.budget import Budget, round_toward
@@ -68,7 +69,7 @@ def test_trap_3_epsilon_is_in_pixels_and_not_in_normalised_space(name: str, scen
 
 def test_trap_4_one_name_is_one_update_rule_and_no_batch_mean() -> None:
     """Three codes call different updates DHTA; one of them depends on the size of the batch."""
-    assert PAPER["dhta"]["rule"] == "l2"
+    assert ATTACKS.settings("dhta", {"preset": "paper"})["rule"] == "l2"
     gradient = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     start = torch.zeros(4, 3, 5, 5)
     for rule in ("sign", "l2", "plain"):

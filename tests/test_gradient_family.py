@@ -13,7 +13,9 @@ from torch import Tensor
 
 from advhash.attacks.anchors import centre_codes, relevant_codes
 from advhash.attacks.base import Attack, Perturbed
-from advhash.attacks.gradient import DHTA, HAG, PAPER, THA, GradientAttack
+from advhash.attacks.descent import GradientAttack
+from advhash.attacks.gradient import DHTA, THA
+from advhash.attacks.hiding import HAG
 from advhash.attacks.objectives import (
     circle_loss,
     hamming_hiding,
@@ -402,7 +404,8 @@ def test_paper_presets_are_the_published_settings() -> None:
     for name, length in steps.items():
         attack = ATTACKS.create(name, {"preset": "paper"})
         assert step_length(attack.step, "sign", ball, 9) == pytest.approx(length)
-    assert PAPER["hag"]["step"] * 10 / 255 == pytest.approx(100 / 255**2)  # in pixels of 0 to 255
+    hag = ATTACKS.create("hag", {"preset": "paper"})
+    assert hag.step * 10 / 255 == pytest.approx(100 / 255**2)  # in pixels of 0 to 255, ε = 10
     counts = {"tha": 100, "cgat": 7, "mainstay": 100, "sdha": 1500, "hag": 2000, "dhta": 2000}
     for name, count in counts.items():
         assert ATTACKS.create(name, {"preset": "paper"}).steps == count
