@@ -41,7 +41,7 @@ from advhash.reports.record import Record
 from advhash.reports.retrieval import build_examples
 from advhash.reports.victim import joint_metrics
 from advhash.runs import RunFolder, environment, new_run_id
-from advhash.sanity import Flag, check_attack, check_targets, check_victim
+from advhash.sanity import Flag, check_attack, check_indicators, check_targets, check_victim
 from advhash.stats import Metric, single_metric
 from advhash.training import (
     Trained,
@@ -249,6 +249,7 @@ def _flags(
     if targets is not None:
         flags += check_targets(outcome.labels, targets)
     flags += check_attack(metrics, noise, fitted.budget, targets is not None)
+    flags += check_indicators(fitted.attack.indicators())
     if not config.budget.eight_bit:
         flags.append(
             Flag(

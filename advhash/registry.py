@@ -231,11 +231,13 @@ ATTACKS: Registry[Any] = Registry(
     "attack",
     (
         "advhash.attacks.gradient",
+        "advhash.attacks.hiding",
         "advhash.attacks.prosgan",
         "advhash.attacks.universal",
         "advhash.attacks.baselines",
         "advhash.attacks.text",
         "advhash.attacks.collision",
+        "advhash.attacks.ensemble",
     ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))

@@ -24,7 +24,15 @@ __all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
 
 Goal = Literal["targeted", "untargeted"]
 Knowledge = frozenset[
-    Literal["weights", "gradients", "query codes", "database codes", "labels", "auxiliary data"]
+    Literal[
+        "weights",
+        "gradients",
+        "query codes",
+        "query labels",
+        "database codes",
+        "labels",
+        "auxiliary data",
+    ]
 ]
 
 
@@ -120,6 +128,10 @@ class Attack(ABC):
     def restore(self, victim: HashVictim, data: AttackData, state: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
         return self
+
+    def indicators(self) -> Mapping[str, float]:
+        """What the attack noted of itself since `fit`: its cost, or signs that it failed."""
+        return {}
 
     @final
     def can_move(self, victim: HashVictim, modality: Modality) -> bool:
