@@ -229,7 +229,13 @@ VICTIMS: Registry[Any] = Registry(
 )
 ATTACKS: Registry[Any] = Registry(
     "attack",
-    ("advhash.attacks.gradient", "advhash.attacks.prosgan", "advhash.attacks.baselines"),
+    (
+        "advhash.attacks.gradient",
+        "advhash.attacks.prosgan",
+        "advhash.attacks.baselines",
+        "advhash.attacks.query",
+        "advhash.attacks.square",
+    ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
 DEFENSES: Registry[Any] = Registry("defense", ())

@@ -120,6 +120,10 @@ class Attack(ABC):
         """The inverse of `state`."""
         return self
 
+    def indicators(self) -> Mapping[str, float]:
+        """What the attack noted of itself since `fit`: its cost, or signs that it failed."""
+        return {}
+
     @final
     def can_move(self, victim: HashVictim, modality: Modality) -> bool:
         """Whether it moves this modality, by itself or as the strip of an image."""
@@ -158,7 +162,8 @@ class Attack(ABC):
         if "gradients" in self.knowledge and not victim.differentiable:
             raise UsageError(
                 f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
-                "without; choose an attack without (blend, noise) or give real codes made in torch"
+                "without; choose one on codes alone (nes, square, blend), or give real codes made "
+                "in torch"
             )
 
     @abstractmethod
@@ -187,7 +192,7 @@ class Attack(ABC):
         `eight_bit=False` leaves the pixels as floats. Only `seed` decides over chance.
 
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
-        an attack by gradients on a victim without.
+        a norm that the attack cannot keep, an attack by gradients on a victim without.
         """
         victim.check_modality(modality)
         self.check_gradients(victim)
@@ -198,6 +203,11 @@ class Attack(ABC):
             )
         if (targets is not None) != (self.goal == "targeted"):
             raise UsageError(f"expected targets only for targeted attacks; this one is {self.goal}")
+        if budget.norm not in self.norms:
+            raise UsageError(
+                f"{type(self).__name__}: expected a budget in {', '.join(sorted(self.norms))}, "
+                f"got {budget.norm}"
+            )
         batch = batch.to(victim.device)
         targets = None if targets is None else targets.to(victim.device)
         clean = batch.inputs[modality]

@@ -46,6 +46,11 @@ QUICK: dict[str, dict[str, Any]] = {
     "prosgan": {"epochs": 12, "batch_size": 16, "width": 12, "blocks": 2, "prototype_steps": 200},
     "dhta": {"steps": 20},
     "p2p": {"steps": 20},
+    **{
+        f"{name}{goal}": {"queries": 100}
+        for name in ("nes", "square")
+        for goal in ("", "-untargeted")
+    },
 }
 NAMES = [entry.name for entry in ATTACKS]
 TARGETED = [entry.name for entry in ATTACKS if entry.build.goal == "targeted"]
