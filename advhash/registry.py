@@ -235,6 +235,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.baselines",
         "advhash.attacks.query",
         "advhash.attacks.square",
+        "advhash.attacks.torchattacks_bridge",
     ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))

@@ -142,7 +142,7 @@ class QueryAttack(GoalAttack):
         """Send images until each has reached its goal or spent its queries."""
 
     def indicators(self) -> Mapping[str, float]:
-        """ "queries_per_image": mean over the images attacked since `fit`."""
+        """Mean over the images attacked since `fit`: "queries_per_image"."""
         if not self._spent:
             return {}
         return {"queries_per_image": float(torch.cat(self._spent).double().mean())}
