@@ -237,6 +237,9 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.baselines",
         "advhash.attacks.text",
         "advhash.attacks.collision",
+        "advhash.attacks.query",
+        "advhash.attacks.square",
+        "advhash.attacks.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
 )

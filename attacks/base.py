@@ -171,7 +171,8 @@ class Attack(ABC):
         if "gradients" in self.knowledge and not victim.differentiable:
             raise UsageError(
                 f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
-                "without; choose an attack without (blend, noise) or give real codes made in torch"
+                "without; choose one on codes alone (nes, square, blend), or give real codes made "
+                "in torch"
             )
 
     @abstractmethod
@@ -202,7 +203,7 @@ class Attack(ABC):
         budget on text counts words. Only `seed` decides over chance.
 
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
-        an attack by gradients on a victim without.
+        a norm that the attack cannot keep, an attack by gradients on a victim without.
         """
         victim.check_modality(modality)
         self.check_gradients(victim)
@@ -213,6 +214,11 @@ class Attack(ABC):
             )
         if (targets is not None) != (self.goal == "targeted"):
             raise UsageError(f"expected targets only for targeted attacks; this one is {self.goal}")
+        if budget.norm not in self.norms:
+            raise UsageError(
+                f"{type(self).__name__}: expected a budget in {', '.join(sorted(self.norms))}, "
+                f"got {budget.norm}"
+            )
         batch = batch.to(victim.device)
         targets = None if targets is None else targets.to(victim.device)
         clean = batch.inputs[modality]

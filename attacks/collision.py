@@ -15,8 +15,8 @@ from torch import Tensor
 
 from advhash.attacks.anchors import voted
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
-from advhash.attacks.gradient import step_length, stepped
 from advhash.attacks.objectives import similarity, soft_code
+from advhash.attacks.steps import step_length, stepped
 from advhash.budget import Budget, round_toward
 from advhash.data import Batch, Modality, Progress, silent
 from advhash.errors import UsageError

@@ -16,7 +16,7 @@ from advhash.attacks.anchors import expect_reachable, fit_prototype, voted
 from advhash.attacks.base import AttackData
 from advhash.attacks.descent import GradientAttack
 from advhash.attacks.prosgan_networks import PrototypeNet
-from advhash.attacks.steps import Rule, step_length, stepped
+from advhash.attacks.steps import Rule
 from advhash.budget import Budget
 from advhash.data import Progress, silent
 from advhash.errors import UsageError
@@ -24,7 +24,7 @@ from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
 from advhash.victims.fit import seeded
 
-__all__ = ["DHTA", "P2P", "PIXEL", "STAGES", "THA", "GradientAttack", "step_length", "stepped"]
+__all__ = ["DHTA", "P2P", "PIXEL", "STAGES", "THA"]
 
 STAGES = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # α of HAG, a tenth of the steps each
 PIXEL = 1 / 8  # a step of 1/255 in the published ball of 8/255

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from advhash.attacks.anchors import majority
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
-from advhash.attacks.gradient import resolve, step_length, stepped
 from advhash.attacks.objectives import similarity, soft_code, typical_size
+from advhash.attacks.steps import step_length, stepped
 from advhash.budget import Budget
 from advhash.data import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
@@ -124,7 +124,7 @@ class Universal(Attack):
         chance = torch.Generator().manual_seed(own)
         origin = torch.zeros((1, *train.inputs["image"].shape[1:]), device=victim.device)
         change, velocity = origin.clone(), origin.clone()
-        rule = resolve("auto", budget)
+        rule: Literal["l2", "sign"] = "l2" if budget.norm == "l2" else "sign"
         length = step_length(self.step, rule, budget, origin.numel())
         loss = math.nan
         for step in range(self.steps):

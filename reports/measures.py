@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.codec import through_codec
 from advhash.codes import HashCodes
 from advhash.hamming import histograms
 from advhash.likeness import structural_similarity
@@ -18,9 +19,11 @@ from advhash.metrics import (
     stable_average_precision,
 )
 from advhash.stats import Metric, mean_metric, ratio_metric
+from advhash.victims.base import HashVictim
 
 __all__ = [
     "Columns",
+    "codec_columns",
     "distance_columns",
     "distance_metrics",
     "retrieval_columns",
@@ -30,6 +33,7 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Columns = dict[str, Floats]
 Labels = npt.NDArray[np.uint8]
+JPEG_QUALITIES = (75, 90)
 
 
 def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
@@ -61,6 +65,25 @@ def distance_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
     return {name: mean_metric(columns[name], seed) for name in names if name in columns}
 
 
+def precisions(
+    codes: HashCodes,
+    database: HashCodes,
+    wanted: Labels,
+    database_labels: Labels,
+    *,
+    ties: Ties,
+    top_k: int | None,
+    empty: Empty,
+) -> Floats:
+    """(N,) average precision of each code for its (N,C) wanted labels."""
+    if ties == "stable":
+        return stable_average_precision(
+            codes, database, wanted, database_labels, top_k=top_k, empty=empty
+        )
+    counts = histograms(codes, database, wanted, database_labels)
+    return average_precision(counts, ties=ties, top_k=top_k, empty=empty)
+
+
 def retrieval_columns(
     clean: HashCodes,
     adversarial: HashCodes,
@@ -85,12 +108,9 @@ def retrieval_columns(
         chance = chance_average_precision(
             counts.relevant_rows, len(database), top_k=top_k, empty=empty
         )
-        if ties == "stable":
-            precision = stable_average_precision(
-                codes, database, wanted, database_labels, top_k=top_k, empty=empty
-            )
-        else:
-            precision = average_precision(counts, ties=ties, top_k=top_k, empty=empty)
+        precision = precisions(
+            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
+        )
         return precision, chance
 
     clean_score, chance = score(clean, labels)
@@ -107,6 +127,41 @@ def retrieval_columns(
             "tmap_clean": score(clean, targets)[0],
             "tmap_ceiling": ceiling,
         }
+    return columns
+
+
+def codec_columns(
+    victim: HashVictim,
+    moved: Tensor,
+    modality: str,
+    database: HashCodes,
+    *,
+    wanted: Labels,
+    database_labels: Labels,
+    targeted: bool,
+    ties: Ties,
+    top_k: int | None,
+    empty: Empty,
+    batch_size: int = 256,
+) -> Columns:
+    """Average precision of each of N adversarial images after Pillow's JPEG: `tmap_jpeg75` …
+
+    moved:  (N,3,H,W) in [0,1]; every quality of JPEG_QUALITIES is one column
+    wanted: (N,C) the target's labels where `targeted`, else the query's own, and the columns are
+            `map_adversarial_jpeg75` …
+    """
+    columns = {}
+    for quality in JPEG_QUALITIES:
+        codes = HashCodes.concatenate(
+            [
+                victim.encode(through_codec(part, quality), modality)
+                for part in moved.split(batch_size)
+            ]
+        )
+        name = f"{'tmap' if targeted else 'map_adversarial'}_jpeg{quality}"
+        columns[name] = precisions(
+            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
+        )
     return columns
 
 

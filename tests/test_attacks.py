@@ -41,6 +41,7 @@ from advhash.victims.image import DPSH
 
 UNBOUNDED = Budget("none", math.inf)
 BUDGETS = [Budget("linf", 8 / 255), Budget("l2", 1.5)]
+MOMENTUM = ("mi", "di", "ti", "ni", "sini", "vmi")
 QUERIES = 40
 # Settings that keep the whole file short; an attack that is not named runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -52,6 +53,16 @@ QUICK: dict[str, dict[str, Any]] = {
         for name in ("dhta", "p2p", "mainstay", "sdha", "hag", "cgat", "mainstay-untargeted")
     },
     "sdha-untargeted": {"steps": 20},
+    **{
+        f"{name}{goal}": {"queries": 100}
+        for name in ("nes", "square", "ta-square")
+        for goal in ("", "-untargeted")
+    },
+    **{f"ta-{name}": {"steps": 6} for name in ("apgd", "apgd-untargeted", "apgdt")},
+    **{
+        f"ta-{name}": {"steps": 6, "step": 0.3}
+        for name in ("pgd", "pgd-untargeted", *(f"{kind}fgsm" for kind in MOMENTUM))
+    },
 }
 NAMES = [entry.name for entry in ATTACKS if "image" in entry.build.modalities]
 TARGETED = [name for name in NAMES if ATTACKS[name].build.goal == "targeted"]
@@ -158,6 +169,10 @@ def test_inside_budget_bounds_and_grid(
     targets: Tensor,
 ) -> None:  # fmt: skip
     attack = fitted[name]
+    if budget.norm not in attack.norms:
+        with pytest.raises(UsageError, match=f"expected a budget in .*, got {budget.norm}"):
+            attack.perturb(victim, queries, wanted(attack, targets), budget)
+        return
     result = attack.perturb(victim, queries, wanted(attack, targets), budget)
     clean, moved = queries.inputs["image"], result.batch.inputs["image"]
     assert moved.shape == clean.shape
