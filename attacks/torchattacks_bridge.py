@@ -149,6 +149,17 @@ class StepAttack(TorchAttack):
         return moved
 
 
+class NesterovAttack(StepAttack):
+    """A `StepAttack` that looks ahead, with the published 10 steps of a quarter of the radius.
+
+    It looks ahead by the sum of all earlier steps, which after 100 of them lies far outside the
+    budget: t-MAP falls, so more steps are no better.
+    """
+
+    def __init__(self, *, steps: int = 10, step: float = 0.25, alpha: float = 1.0) -> None:
+        super().__init__(steps=steps, step=step, alpha=alpha)
+
+
 class AutoPGD(TorchAttack):
     """Auto-PGD on `AnchorHead`: the step halves by itself; the iterate of highest loss is returned.
 
@@ -317,7 +328,8 @@ for kind, source in {
     "SINIFGSM": "Lin et al., ICLR 2020",
     "VMIFGSM": "Wang and He, CVPR 2021",
 }.items():
-    register(f"ta-{kind.lower()}", source, kind, StepAttack, kind=kind, norms=LINF)
+    base = NesterovAttack if "NI" in kind else StepAttack
+    register(f"ta-{kind.lower()}", source, kind, base, kind=kind, norms=LINF)
 CROCE = "Croce and Hein, ICML 2020"
 register_both("ta-apgd", CROCE, "APGD", AutoPGD)
 # On CodeHead

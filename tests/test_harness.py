@@ -49,6 +49,7 @@ class Scripted(Attack):
     goal: ClassVar[Goal] = "untargeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image", "text"})
     knowledge: ClassVar[Knowledge] = frozenset()
+    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2", "l0", "none"})
 
     def __init__(self, script: Script) -> None:
         self.script = script
