@@ -36,6 +36,7 @@ from advhash.cli_options import (
     told,
     working,
 )
+from advhash.cli_transfer import transfer
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 from advhash.processes import is_main_process, process_count
 
@@ -51,6 +52,7 @@ app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
 app.command()(detect)
+app.command()(transfer)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
@@ -207,7 +209,10 @@ def attack(
     bits: Bits = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")] = None,
     eps: Annotated[
-        str | None, typer.Option("--eps", help="e.g. 8/255, 0.03 or none. (default: the method's)")
+        str | None,
+        typer.Option(
+            "--eps", help="e.g. 8/255, 0.03 or none; 2/255,8/255: a run each. (default: method's)"
+        ),
     ] = None,
     match: Annotated[
         Path | None,
@@ -224,6 +229,10 @@ def attack(
     ] = None,
     queries: Annotated[
         int | None, typer.Option("--queries", help="How many queries. (default: all)")
+    ] = None,
+    poison: Annotated[
+        int | None,
+        typer.Option("--poison", help="Also plant so many adversarial items in the database."),
     ] = None,
     seed: Seed = None,
     device: Device = None,
@@ -246,8 +255,9 @@ def attack(
     quiet: Quiet = False,
 ) -> None:
     """Attack a victim and write the run folder with its report."""
+    from advhash.budgets import attack_budgets, budgets_plan, split_eps
     from advhash.config import AttackConfig
-    from advhash.console import print_inversion, print_json, print_run
+    from advhash.console import print_inversion, print_json, print_run, print_siblings
     from advhash.inverting import inversion_plan, invert, is_inversion_method
     from advhash.pipeline import attack as run_attack
     from advhash.pipeline import attack_plan
@@ -257,13 +267,14 @@ def attack(
 
     if resume is not None:
         given = (victim, method, dataset, bits, norm, eps, match, targets, query_modality)
-        more = (database, queries, seed, device, out, settings, config)
+        more = (database, queries, poison, seed, device, out, settings, config)
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
         with working(quiet) as progress:
             record = resume_run(resume, progress, trust_code=trust_code)
     else:
-        budget: dict[str, Any] = {"norm": norm, "eps": eps}
+        radii = split_eps(eps)
+        budget: dict[str, Any] = {"norm": norm, "eps": radii[0] if radii else None}
         if float_pixels:
             budget["eight_bit"] = False
         if match is not None:
@@ -288,6 +299,7 @@ def attack(
                 "query_modality": query_modality,
                 "database": database,
                 "queries": queries,
+                "poison": poison,
             },
         )
         for table, option in (("victim", "--victim"), ("attack", "--method")):
@@ -295,6 +307,11 @@ def attack(
                 raise UsageError(f"expected {option} (see `advhash list {table}s`)")
         parsed = AttackConfig.build(values).trusting(trust_code)
         inverts = is_inversion_method(parsed.attack.name)
+        if inverts and len(radii) > 1:
+            raise UsageError(f"{parsed.attack.name} has no budget: expected no --eps")
+        if dry_run and len(radii) > 1:
+            print_json(budgets_plan(parsed, radii))
+            return
         if dry_run:
             print_json((inversion_plan if inverts else attack_plan)(parsed))
             return
@@ -303,10 +320,15 @@ def attack(
         with working(quiet) as progress:
             if inverts:
                 inversion = invert(parsed, out, progress)
+            elif len(radii) > 1:
+                siblings = attack_budgets(parsed, radii, out, progress)
             else:
                 record = run_attack(parsed, out, progress)
         if inverts:
             print_json(inversion.document()) if as_json else print_inversion(inversion)
+            return
+        if len(radii) > 1:
+            print_json(siblings.document()) if as_json else print_siblings(siblings)
             return
     if as_json:
         print_json(record.document())
@@ -323,18 +345,23 @@ def report(
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
     from advhash.reports.html import render
-    from advhash.reports.inversion import is_inversion
+    from advhash.reports.inversion import SCHEMA as INVERSION
+    from advhash.reports.record import schema_of
+    from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    if any(is_inversion(run) for run in runs):
-        if len(runs) > 1:
-            raise UsageError("a reconstruction has a page of its own: expected this run alone")
-        render_inversion(runs[0], out)
-    else:
+    alone = {INVERSION: render_inversion, TRANSFER: render_transfer}
+    kinds = [schema_of(run) for run in runs]
+    kind = next((kind for kind in kinds if kind in alone), None)
+    if kind is None:
         render(runs, out)
+    elif len(runs) > 1:
+        raise UsageError(f"a run of {kind} has a page of its own: expected this run alone")
+    else:
+        alone[kind](runs[0], out)
     if as_json:
         print_json(
             {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}

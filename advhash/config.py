@@ -28,8 +28,10 @@ __all__ = [
     "OrdersConfig",
     "ProtocolConfig",
     "TrainConfig",
+    "TransferConfig",
     "merge",
     "parse_assignment",
+    "parse_method",
     "read_toml",
 ]
 
@@ -79,7 +81,8 @@ class BudgetConfig(_Table):
     def resolve(self, default: Budget) -> Budget:
         """The budget, given the default of the attack.
 
-        `--eps 8/255` alone means linf; `--norm none` alone means no bound.
+        `--eps 8/255` alone means linf, or l0 for an attack on words; `--norm none` alone means
+        no bound.
         """
         if self.norm is None and self.eps is None:
             return default
@@ -92,11 +95,14 @@ class BudgetConfig(_Table):
             if self.norm not in (None, "none"):
                 raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
             return Budget("none", eps)
-        return Budget(self.norm or "linf", eps)
+        return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
 
 
 class ProtocolConfig(_Table):
-    """How the figures are taken; see docs/metrics.md."""
+    """How the figures are taken; see docs/metrics.md.
+
+    false_positive_rate: of the threshold of perceptual hashes, on clean pairs that differ
+    """
 
     targets: TargetRule = "disjoint"
     query_modality: str = "image"
@@ -107,6 +113,8 @@ class ProtocolConfig(_Table):
     empty: Empty = "zero"
     batch_size: int = Field(default=100, ge=1)
     noise_control: bool = True
+    false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
+    poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
 
 
 class _Command(_Table):
@@ -190,6 +198,28 @@ class LifelongConfig(_Table):
         return tomli_w.dumps(body)
 
 
+class TransferConfig(_Command):
+    """`advhash transfer`: every method on every victim, judged on all of them.
+
+    victims: at least two; a setting `seed` of one trains it with a seed of its own
+    attacks: the methods, with their settings
+    """
+
+    command: Literal["transfer"] = "transfer"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victims: list[MethodConfig] = Field(min_length=2)
+    attacks: list[MethodConfig] = Field(min_length=1)
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
 class DetectConfig(_Command):
     """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
 
@@ -258,6 +288,26 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
         return keys, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return keys, value.strip()
+
+
+def parse_method(text: str) -> dict[str, Any]:
+    """`dpsh+bits=16+epochs=5` as a table: a name and its settings.
+
+    >>> parse_method("dpsh+bits=16")
+    {'name': 'dpsh', 'bits': 16}
+
+    Raises ConfigError.
+    """
+    name, *settings = text.strip().split("+")
+    table: dict[str, Any] = {"name": name}
+    for setting in settings:
+        keys, value = parse_assignment(setting)
+        if len(keys) > 1 or keys[0] in table:
+            raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
+        table[keys[0]] = value
+    if not name:
+        raise ConfigError(f"expected name+key=value+…, got {text!r}")
+    return table
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

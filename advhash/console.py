@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from advhash.budgets import Siblings
     from advhash.data import Progress
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
+    from advhash.reports.transfer import TransferRecord
 
 __all__ = [
     "print_card",
@@ -30,7 +32,9 @@ __all__ = [
     "print_lifelong",
     "print_rows",
     "print_run",
+    "print_siblings",
     "print_training",
+    "print_transfer",
     "progress_display",
 ]
 
@@ -127,6 +131,26 @@ def print_run(record: Record) -> None:
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
+def print_siblings(siblings: Siblings) -> None:
+    """Headline of each budget, and where the report is."""
+    first = siblings.records[0]
+    sys.stdout.write(
+        f"{first.attack.name} on {first.victim.name}, {first.dataset.name}, "
+        f"{first.protocol.queries} queries\n"
+    )
+    names = ("tmap", "tmap_normalised", "map_adversarial")
+    shown = [name for name in names if first.metrics.get(name) is not None]
+    rows = [
+        {
+            "budget": record.budget.text,
+            **{name: _figure(record.document()["metrics"][name]) for name in shown},
+        }
+        for record in siblings.records
+    ]
+    print_rows(("budget", *shown), rows)
+    sys.stdout.write(f"report: {siblings.folder}/report.html\n")
+
+
 def print_lifelong(record: LifelongRecord) -> None:
     """Headline of a lifelong run and where its report is."""
     protocol = record.protocol
@@ -139,6 +163,27 @@ def print_lifelong(record: LifelongRecord) -> None:
         for name, metric in record.document()["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_transfer(record: TransferRecord) -> None:
+    """The matrix of each method and where the report is."""
+    from advhash.reports.transfer import main_metric
+
+    sys.stdout.write(f"{record.dataset.name}, {record.protocol.queries} queries\n")
+    for method, budget in record.budgets.items():
+        main = main_metric(record.goal(method))
+        sys.stdout.write(f"{method} ({budget.text}): {main}; rows: made for, columns: judged on\n")
+        rows = []
+        for source in record.labels:
+            row = {"": source}
+            for target in record.labels:
+                metric = record.at(method, source, target).metrics[main]
+                row[target] = _figure(None if metric is None else vars(metric))
+            rows.append(row)
+        print_rows(("", *record.labels), rows)
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")

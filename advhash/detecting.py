@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advhash import __version__
 from advhash.abnormal import KINDS, abnormal_batch
+from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.config import AttackConfig, DetectConfig, TrainConfig
@@ -34,12 +35,11 @@ from advhash.detection import (
 )
 from advhash.errors import UsageError
 from advhash.fitting import fit_attack
-from advhash.pipeline import choose_queries
-from advhash.registry import ATTACKS, DETECTORS
+from advhash.registry import ATTACKS, DETECTORS, VICTIMS
 from advhash.reports.inversion import Roc
 from advhash.stats import Metric, mean_metric
 from advhash.targets import choose_targets
-from advhash.training import Trained, derive_seed, train
+from advhash.training import Trained, derive_seed, plan_victim, train
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["detect", "roc_rows"]
@@ -98,27 +98,28 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     detector = DETECTORS.create(config.detector.name, config.detector.settings)
     if config.attack is not None:
         ATTACKS.create(config.attack.name, config.attack.settings)
-    began = time.perf_counter()
-    trained = train(
-        TrainConfig.build(
-            {
-                "seed": config.seed,
-                "device": config.device,
-                "victim": config.victim.model_dump(),
-                "dataset": config.dataset.model_dump(),
-            }
-        ).trusting(config.trust_code),
-        progress,
-    )
-    victim, data, seed = trained.victim, trained.data, config.seed
-    boot = derive_seed(seed, "bootstrap")
     if not isinstance(detector, CodeDistance):
         raise UsageError(
             f"--detector: expected one that compares codes of parties, got {config.detector.name}"
         )
-    own = detector.of(victim)
     if config.other is not None and (config.inputs != "ood" or config.attack is not None):
         raise UsageError("--other names the data of --inputs ood: expected no other inputs")
+    began = time.perf_counter()
+    training = TrainConfig.build(
+        {
+            "seed": config.seed,
+            "device": config.device,
+            "victim": config.victim.model_dump(),
+            "dataset": config.dataset.model_dump(),
+        }
+    ).trusting(config.trust_code)
+    planned = plan_victim(training)
+    if planned is not None:  # a wrong victim must not cost a training
+        detector.of(VICTIMS.create(config.victim.name, planned[1]))
+    trained = train(training, progress)
+    victim, data, seed = trained.victim, trained.data, config.seed
+    boot = derive_seed(seed, "bootstrap")
+    own = detector.of(victim)
     detector.fit(own, data.validation, MOVED)
     rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
     clean = data.query.rows(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from advhash import __version__
+from advhash.attacking import choose_queries
 from advhash.attacks.code_inversion import CodeInversion
 from advhash.attacks.reconstruction import observe
 from advhash.cache import cache_root
@@ -38,7 +37,7 @@ from advhash.likeness import (
     reconstruction_columns,
     reidentified,
 )
-from advhash.pipeline import choose_queries
+from advhash.recording import dataset_info, run_info, victim_info
 from advhash.registry import INVERSIONS
 from advhash.reports.inversion import (
     SCHEMA,
@@ -48,7 +47,6 @@ from advhash.reports.inversion import (
     InversionRecord,
     World,
 )
-from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
 from advhash.reports.vfl import render_inversion
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
@@ -287,38 +285,10 @@ def _into(
     return InversionRecord(
         schema_=SCHEMA,
         command="attack",
-        run=RunInfo(
-            id=folder.final.name,
-            folder=str(folder.final),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seed=seed,
-            device=config.device,
-            version=__version__,
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-        ),
-        victim=VictimInfo(
-            name=card["name"],
-            settings=card["settings"],
-            source=str(card.get("source", "")),
-            summary=(type(victim).__doc__ or "").partition("\n")[0],
-            cached=trained.cached,
-            fingerprint=trained.fingerprint,
-            history=victim.history,
-            deviations=trained.deviations,
-            modalities=list(victim.bounds),
-            notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
-        ),
+        run=run_info(folder.final, seed, config.device, seconds),
+        victim=victim_info(trained),
         attack=_info(config),
-        dataset=DatasetInfo(
-            name=data.name,
-            settings=dict(data.settings),
-            fingerprint=data.fingerprint(),
-            classes=list(data.classes),
-            database=len(data.database),
-            train=len(data.train_rows),
-            queries=len(data.query),
-            attribution=data.attribution,
-        ),
+        dataset=dataset_info(data),
         protocol=InversionProtocol(
             party=party,
             samples=len(attacked),

@@ -7,7 +7,6 @@ import functools
 import json
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from advhash import __version__
 from advhash.cache import cache_root, cached, content_key
 from advhash.checkpoint import read_tensors, write_tensors
 from advhash.config import DatasetConfig, LifelongConfig, MethodConfig
@@ -28,6 +26,7 @@ from advhash.files import write_bytes, write_json
 from advhash.lifelong_attack import attack_stages
 from advhash.lifelong_cell import Cell, run_cell
 from advhash.orders import Order, draw_orders, stage_of
+from advhash.recording import dataset_info, run_info
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.html import render
 from advhash.reports.lifelong import (
@@ -48,7 +47,6 @@ from advhash.reports.lifelong_figures import (
     table_rows,
     timing_rows,
 )
-from advhash.reports.record import DatasetInfo, RunInfo
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES
@@ -358,28 +356,11 @@ def _record(
     return LifelongRecord(
         schema_=LIFELONG,
         command="lifelong",
-        run=RunInfo(
-            id=folder.name,
-            folder=str(folder),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seed=config.seed,
-            device=config.device,
-            version=__version__,
-            seconds={"all": round(seconds, 3)},
-        ),
+        run=run_info(folder, config.seed, config.device, {"all": seconds}),
         victim=_described("dlcmh", task.victim),
         rival=_described("dcmh", task.rival),
         attack=plan.config.attack.settings if any(cell.robustness for cell in cells) else None,
-        dataset=DatasetInfo(
-            name=data.name,
-            settings=dict(data.settings),
-            fingerprint=data.fingerprint(),
-            classes=list(data.classes),
-            database=len(data.database),
-            train=len(data.train_rows),
-            queries=len(data.query),
-            attribution=data.attribution,
-        ),
+        dataset=dataset_info(data),
         protocol=Protocol(
             orders=[[list(names) for names in order] for order in plan.orders],
             seeds=sorted({task.seed_number for task in plan.tasks}),

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.special import digamma
+from scipy.stats import hypergeom
 
 from advhash.codes import HashCodes
 from advhash.errors import DataError
@@ -35,6 +36,7 @@ __all__ = [
     "Ties",
     "average_precision",
     "chance_average_precision",
+    "hit_at",
     "normalised_gain",
     "precision_at",
     "precision_recall_curve",
@@ -187,6 +189,23 @@ def recall_at(
     relevant = counts.relevant_rows
     found = _Levels(counts, top_k).found(ties)
     return _close(found / np.maximum(relevant, 1), relevant, empty)
+
+
+def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
+    """(N,) the chance that a relevant row is among the first `top_k`, ties in random order.
+
+    >>> counts = DistanceHistograms(np.array([[1, 2]]), np.array([[0, 1]]))
+    >>> hit_at(counts, 2).tolist()  # one of the two rows at distance 1 is relevant, one is taken
+    [0.5]
+
+    Raises ValueError: top_k below 1.
+    """
+    _check_cut(top_k)
+    before = counts.total.cumsum(axis=1) - counts.total  # rows nearer than each level
+    taken = np.clip(top_k - before, 0, counts.total)
+    chance = hypergeom.pmf(0, counts.total, counts.relevant, taken)
+    missed = np.where(taken > 0, chance, 1.0)  # levels without a row have no such chance
+    return np.asarray(1 - missed.prod(axis=1), dtype=np.float64)
 
 
 def precision_within(

@@ -11,34 +11,38 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from advhash.attacking import attack_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.cache import cache_root, content_key
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig, BudgetConfig, DatasetConfig, MethodConfig, read_toml
-from advhash.data import Batch, Dataset, Progress, Split, silent
+from advhash.data import Dataset, Progress, silent
 from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
+from advhash.poisoning import check_poison, poison_metrics
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
-from advhash.registry import ATTACKS, VICTIMS
+from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
 from advhash.reports.measures import (
-    distance_columns,
     distance_metrics,
     retrieval_columns,
     retrieval_metrics,
+)
+from advhash.reports.operating import (
+    names_pictures,
+    operating_columns,
+    operating_metrics,
 )
 from advhash.reports.record import Record
 from advhash.reports.retrieval import build_examples
 from advhash.reports.victim import joint_metrics
 from advhash.runs import RunFolder, environment, new_run_id
-from advhash.sanity import Flag, check_attack, check_targets, check_victim
+from advhash.sanity import Flag, check_attack, check_indicators, check_targets, check_victim
 from advhash.stats import Metric, single_metric
-from advhash.targets import choose_targets
 from advhash.training import (
     Trained,
     cache_identity,
@@ -50,7 +54,7 @@ from advhash.training import (
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["attack", "attack_plan", "resume", "save_image_grid"]
+__all__ = ["attack", "attack_plan", "resolve", "resume", "save_image_grid"]
 
 T = TypeVar("T")
 
@@ -95,6 +99,11 @@ def resume(given: Path, progress: Progress = silent, *, trust_code: bool = False
     """
     folder = RunFolder.resume(given)
     config = AttackConfig.build(read_toml(folder.path / "config.toml")).trusting(trust_code)
+    if config.attack.name in {entry.name for entry in INVERSIONS}:
+        raise RunError(
+            f"a reconstruction is made in one go: expected no --resume, delete {folder.path} and "
+            "run it again (its victims are kept)"
+        )
     return attack(config, progress=progress, folder=folder)
 
 
@@ -111,7 +120,7 @@ def _attack_into(
     seen = AttackData(data, codes[database], database, modality)
     fitted = _timed(seconds, "fit", lambda: fit_attack(config, trained, seen, progress))
     outcome = _timed(
-        seconds, "attack", lambda: _attack_queries(folder, config, trained, fitted, progress)
+        seconds, "attack", lambda: attack_queries(folder, config, trained, fitted, progress)
     )
     scores = _timed(seconds, "metrics", lambda: _score(config, trained, codes, outcome, progress))
     boot = derive_seed(config.seed, "bootstrap")
@@ -124,6 +133,21 @@ def _attack_into(
     if isinstance(victim, HashVFL):
         clean = data.query.rows(outcome.rows)
         metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
+    if modality == "image" and names_pictures(data.database.labels):
+        aimed = outcome.targets is not None
+        point = operating_columns(
+            victim,
+            outcome.moved,
+            outcome.clean_codes,
+            outcome.codes,
+            seen,
+            outcome.labels if outcome.targets is None else outcome.targets,
+        )
+        rate = protocol.false_positive_rate
+        metrics |= operating_metrics(point, seen, victim, rate, targeted=aimed, seed=boot)
+        outcome.columns.update(point)
+    if protocol.poison:
+        metrics |= poison_metrics(folder, config, trained, fitted, codes[database], progress)
     flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
     main = scores.columns[database]
     examples = build_examples(
@@ -132,6 +156,7 @@ def _attack_into(
         modality=modality,
         rows=outcome.rows.numpy(),
         adversarial=outcome.moved if modality == "image" else None,
+        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
         clean_codes=outcome.clean_codes,
         adversarial_codes=outcome.codes,
         database_codes=codes[database],
@@ -150,83 +175,6 @@ def _attack_into(
         examples=examples,
         folder=folder.final,
         seconds=seconds,
-    )
-
-
-def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
-    """Rows of the query split: all, or `count` drawn without replacement, in order."""
-    if count is None or count >= len(split):
-        return torch.arange(len(split))
-    drawn = np.random.default_rng(seed).choice(len(split), size=count, replace=False)
-    return torch.from_numpy(np.sort(drawn))
-
-
-def _attack_queries(
-    folder: RunFolder,
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    progress: Progress,
-) -> Outcome:
-    """Attack the queries batch by batch; a finished batch is on disk and never made twice."""
-    protocol, victim, split = config.protocol, trained.victim, trained.data.query
-    modality = protocol.query_modality
-    rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
-    labels = split.labels[rows].numpy()
-    targets = None
-    if fitted.attack.goal == "targeted":
-        targets = choose_targets(
-            protocol.targets,
-            labels,
-            trained.data.database.labels.numpy(),
-            derive_seed(config.seed, "targets"),
-        )
-
-    def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
-        aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
-        begin = time.perf_counter()
-        result = fitted.attack.perturb(
-            victim,
-            batch,
-            aim,
-            fitted.budget,
-            modality,
-            seed=derive_seed(config.seed, f"batch {start}"),
-            eight_bit=config.budget.eight_bit,
-        )
-        return {
-            "moved": result.batch.inputs[modality].cpu(),
-            "words": torch.from_numpy(result.codes.words.view(np.int64)),
-            "overrun": result.overrun.cpu(),
-            "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
-        }
-
-    clean, clean_codes = [], []
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(rows), protocol.batch_size):
-        batch = split.rows(rows[start : start + protocol.batch_size])
-        clean.append(batch.inputs[modality])
-        clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        part = folder.part(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
-        for name, values in part.items():
-            parts.setdefault(name, []).append(values)
-        progress("attacking queries", start + len(batch), len(rows))
-    moved = torch.cat(parts["moved"])
-    columns = distance_columns(
-        torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
-    )
-    columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
-    words = torch.cat(parts["words"]).numpy().view(np.uint64)
-    return Outcome(
-        rows=rows,
-        labels=labels,
-        targets=targets,
-        clean=torch.cat(clean),
-        moved=moved,
-        clean_codes=HashCodes.concatenate(clean_codes),
-        codes=HashCodes(words, victim.bits),
-        columns=columns,
-        seconds=sum(float(value) for value in parts["seconds"]),
     )
 
 
@@ -282,12 +230,13 @@ def _flags(
 ) -> list[Flag]:
     """All sanity checks of victim, targets and attack."""
     unbounded, targets = math.isinf(fitted.budget.eps), outcome.targets
-    noise = None
+    noise, modality = None, config.protocol.query_modality
+    words = modality == "text" and fitted.budget.norm == "l0"
     if (
         config.protocol.noise_control
         and not unbounded
-        and trained.victim.is_image(config.protocol.query_modality)
-        and config.attack.name != "noise"
+        and (words or trained.victim.is_image(modality))
+        and config.attack.name not in ("noise", "token-noise")
     ):
         noise = _noise_score(config, trained, fitted, outcome, database)
     flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
@@ -300,6 +249,7 @@ def _flags(
     if targets is not None:
         flags += check_targets(outcome.labels, targets)
     flags += check_attack(metrics, noise, fitted.budget, targets is not None)
+    flags += check_indicators(fitted.attack.indicators())
     if not config.budget.eight_bit:
         flags.append(
             Flag(
@@ -319,12 +269,27 @@ def _noise_score(
     outcome: Outcome,
     database: HashCodes,
 ) -> float:
-    """t-MAP, or MAP when untargeted, of uniform noise under the same budget."""
+    """t-MAP, or MAP when untargeted, of random changes under the same budget.
+
+    Of text, words that are not forbidden to the attack.
+    """
+    victim, data, modality = trained.victim, trained.data, config.protocol.query_modality
     noise: Attack = ATTACKS.create("noise")
-    batch = trained.data.query.rows(outcome.rows)
-    seed = derive_seed(config.seed, "noise")
-    modality = config.protocol.query_modality
-    moved = noise.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
+    if modality == "text":
+        shared = ("forbidden", "label_words")
+        kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
+        noise = ATTACKS.create("token-noise", kept)
+        seen = AttackData(data, database, str(config.protocol.database), modality)
+        noise.fit(victim, seen, fitted.budget)
+    moved = noise.perturb(
+        victim,
+        data.query.rows(outcome.rows),
+        None,
+        fitted.budget,
+        modality,
+        seed=derive_seed(config.seed, "noise"),
+        vocabulary=data.vocabulary,
+    )
     columns = retrieval_columns(
         outcome.clean_codes,
         moved.codes,
@@ -368,6 +333,12 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> s
             f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
         )
     method.check_gradients(victim)
+    if "l0" in method.norms and victim.bounds[config.protocol.query_modality][0] < 0:
+        raise UsageError(
+            f"{config.attack.name} changes words: expected texts with words, got embeddings; "
+            "use --set dataset.text=words"
+        )
+    check_poison(config, method.goal, database)
     return database
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from advhash import __version__
+from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig
+from advhash.data import Dataset
 from advhash.files import storage_errors
 from advhash.fitting import FittedAttack
 from advhash.registry import ATTACKS
@@ -37,7 +39,17 @@ from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric
 from advhash.training import Trained
 
-__all__ = ["Outcome", "Scores", "make_record", "write_queries"]
+__all__ = [
+    "Outcome",
+    "Scores",
+    "attack_info",
+    "budget_info",
+    "dataset_info",
+    "make_record",
+    "run_info",
+    "victim_info",
+    "write_queries",
+]
 
 Labels = npt.NDArray[np.uint8]
 Metrics = dict[str, Metric | None]
@@ -71,6 +83,77 @@ class Scores:
     empty_queries: int
 
 
+def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float]) -> RunInfo:
+    """Where and when a run was made, and the wall seconds of its stages."""
+    return RunInfo(
+        id=folder.name,
+        folder=str(folder),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        device=device,
+        version=__version__,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def victim_info(trained: Trained) -> VictimInfo:
+    """A victim as records tell it."""
+    card = trained.card
+    return VictimInfo(
+        name=card["name"],
+        settings=card["settings"],
+        source=str(card.get("source", "")),
+        summary=(type(trained.victim).__doc__ or "").partition("\n")[0],
+        cached=trained.cached,
+        fingerprint=trained.fingerprint,
+        history=trained.victim.history,
+        deviations=trained.deviations,
+        modalities=list(trained.victim.bounds),
+        notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
+    )
+
+
+def attack_info(name: str, fitted: FittedAttack) -> AttackInfo:
+    """A fitted attack as records tell it."""
+    entry = ATTACKS[name]
+    return AttackInfo(
+        name=name,
+        settings=fitted.settings,
+        source=entry.source,
+        summary=entry.summary,
+        cached=fitted.cached,
+        fingerprint=fitted.fingerprint,
+        history=fitted.history,
+        deviations=entry.deviations,
+        goal=fitted.attack.goal,
+        knowledge=sorted(fitted.attack.knowledge),
+    )
+
+
+def dataset_info(data: Dataset) -> DatasetInfo:
+    """A data set as records tell it."""
+    return DatasetInfo(
+        name=data.name,
+        settings=dict(data.settings),
+        fingerprint=data.fingerprint(),
+        classes=list(data.classes),
+        database=len(data.database),
+        train=len(data.train_rows),
+        queries=len(data.query),
+        attribution=data.attribution,
+    )
+
+
+def budget_info(budget: Budget, *, eight_bit: bool) -> BudgetInfo:
+    """A budget as records tell it."""
+    return BudgetInfo(
+        norm=budget.norm,
+        eps=None if math.isinf(budget.eps) else budget.eps,
+        text=str(budget),
+        eight_bit=eight_bit,
+    )
+
+
 def make_record(
     config: AttackConfig,
     trained: Trained,
@@ -85,60 +168,15 @@ def make_record(
 ) -> Record:
     """The record of a finished run. `config` has every default written out."""
     data, protocol, attack = trained.data, config.protocol, fitted.attack
-    entry, card = ATTACKS[config.attack.name], trained.card
     queries = next(iter(scores.columns.values()))["map"]
     return Record(
         schema_=SCHEMA,
         command="attack",
-        run=RunInfo(
-            id=folder.name,
-            folder=str(folder),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seed=config.seed,
-            device=config.device,
-            version=__version__,
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-        ),
-        victim=VictimInfo(
-            name=card["name"],
-            settings=card["settings"],
-            source=str(card.get("source", "")),
-            summary=(type(trained.victim).__doc__ or "").partition("\n")[0],
-            cached=trained.cached,
-            fingerprint=trained.fingerprint,
-            history=trained.victim.history,
-            deviations=trained.deviations,
-            modalities=list(trained.victim.bounds),
-            notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
-        ),
-        attack=AttackInfo(
-            name=config.attack.name,
-            settings=fitted.settings,
-            source=entry.source,
-            summary=entry.summary,
-            cached=fitted.cached,
-            fingerprint=fitted.fingerprint,
-            history=fitted.history,
-            deviations=entry.deviations,
-            goal=attack.goal,
-            knowledge=sorted(attack.knowledge),
-        ),
-        dataset=DatasetInfo(
-            name=data.name,
-            settings=dict(data.settings),
-            fingerprint=data.fingerprint(),
-            classes=list(data.classes),
-            database=len(data.database),
-            train=len(data.train_rows),
-            queries=len(data.query),
-            attribution=data.attribution,
-        ),
-        budget=BudgetInfo(
-            norm=fitted.budget.norm,
-            eps=None if math.isinf(fitted.budget.eps) else fitted.budget.eps,
-            text=str(fitted.budget),
-            eight_bit=config.budget.eight_bit,
-        ),
+        run=run_info(folder, config.seed, config.device, seconds),
+        victim=victim_info(trained),
+        attack=attack_info(config.attack.name, fitted),
+        dataset=dataset_info(data),
+        budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
         protocol=Protocol(
             targets=protocol.targets if attack.goal == "targeted" else None,
             query_modality=protocol.query_modality,
@@ -149,6 +187,7 @@ def make_record(
             ties=protocol.ties,
             empty=protocol.empty,
             empty_queries=scores.empty_queries,
+            poison=protocol.poison,
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),

@@ -231,11 +231,16 @@ ATTACKS: Registry[Any] = Registry(
     "attack",
     (
         "advhash.attacks.gradient",
+        "advhash.attacks.hiding",
         "advhash.attacks.prosgan",
+        "advhash.attacks.universal",
         "advhash.attacks.baselines",
+        "advhash.attacks.text",
+        "advhash.attacks.collision",
         "advhash.attacks.query",
         "advhash.attacks.square",
         "advhash.attacks.torchattacks_bridge",
+        "advhash.attacks.ensemble",
     ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))

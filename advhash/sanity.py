@@ -15,7 +15,15 @@ from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.stats import Metric
 
-__all__ = ["Flag", "check_attack", "check_codes", "check_gradient", "check_targets", "check_victim"]
+__all__ = [
+    "Flag",
+    "check_attack",
+    "check_codes",
+    "check_gradient",
+    "check_indicators",
+    "check_targets",
+    "check_victim",
+]
 
 Labels = npt.NDArray[np.uint8]
 
@@ -186,4 +194,44 @@ def check_attack(
                 "method.",
             )
         )
+    return flags
+
+
+def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
+    """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
+
+    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; black_box_lead: of
+    autohash. Other names are no signs of failure.
+    """
+    flags = []
+
+    def above(name: str, limit: float, message: str) -> None:
+        value = indicators.get(name, 0.0)
+        if value > limit:
+            flags.append(Flag(name, "warning", message.format(value)))
+
+    above(
+        "zero_gradient",
+        0,
+        "The first gradient is zero on {:.0%} of the queries: the descent goes nowhere there, "
+        "which says nothing about the victim; attack it without gradients (blend) or from a random "
+        "start.",
+    )
+    above(
+        "saturated",
+        0.5,
+        "{:.0%} of the bits saturate tanh at the first step and pass no gradient: lower alphas.",
+    )
+    above(
+        "stalled",
+        0.1,
+        "On {:.0%} of the queries no step lowered the loss: the gradient is masked or the step too "
+        "long.",
+    )
+    above(
+        "black_box_lead",
+        0,
+        "A member without gradients beats those with them by {:.3f} in average precision: the "
+        "gradient is masked.",
+    )
     return flags

@@ -95,10 +95,19 @@ _NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in t
 _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
-        *("console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
+        *("cli_transfer.py", "transferring.py"),
+        *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
-        *("html.py", "plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
+        *(
+            "transfer.py",
+            "html.py",
+            "plots.py",
+            "pictures.py",
+            "verdict.py",
+            "lifelong.py",
+            "lifelong_figures.py",
+        ),
     },
 }
 

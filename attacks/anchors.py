@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
-from advhash.attacks.objectives import prototype_loss
+from advhash.attacks.objectives import circle_loss, prototype_loss
 from advhash.attacks.prosgan_networks import PrototypeNet
 from advhash.data import Progress, silent
 from advhash.errors import DataError, UnknownName
@@ -27,12 +27,26 @@ __all__ = [
     "Anchor",
     "anchor_codes",
     "candidate_rows",
+    "centre_codes",
+    "expect_reachable",
     "fit_prototype",
     "label_sets",
+    "relevant_codes",
     "vote",
 ]
 
 Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
+
+
+def expect_reachable(labels: Tensor, targets: Tensor) -> None:
+    """Raise DataError for the first of (B,C) targets that shares no label with any (M,C) row."""
+    offered = labels.bool().any(dim=0)
+    missed = (~(targets.to(offered.device).bool() & offered).any(dim=1)).nonzero().flatten()
+    if len(missed):
+        raise DataError(
+            "expected a target that shares a label with some database row, "
+            f"got labels {targets[missed[0]].nonzero().flatten().tolist()}"
+        )
 
 
 def candidate_rows(labels: Tensor, target: Tensor) -> Tensor:
@@ -40,13 +54,9 @@ def candidate_rows(labels: Tensor, target: Tensor) -> Tensor:
 
     Raises DataError where no row shares a label with the target: nothing could be retrieved.
     """
+    expect_reachable(labels, target[None])
     values = labels.float()
     shared = values @ target.to(values)
-    if not bool((shared > 0).any()):
-        raise DataError(
-            "expected a target that shares a label with some database row, "
-            f"got labels {target.nonzero().flatten().tolist()}"
-        )
     score = shared * (labels.shape[1] + 1) - values.sum(dim=1)
     return (score == score.max()).nonzero().flatten()
 
@@ -73,6 +83,40 @@ def voted(data: AttackData, targets: Tensor, count: int | None) -> Tensor:
         rows = candidate_rows(labels, target)
         anchors.append(vote(signs[rows if count is None else draw(rows, count)]))
     return torch.stack(anchors)
+
+
+def centre_codes(data: AttackData, labels: Tensor, *, graded: bool) -> Tensor:
+    """(B,K) ±1 the centre of the codes that share a label with (B,C) label sets, away from others.
+
+    sign(Σ w·b/Σw − Σ v·b/Σv) over the database, v = 1 for rows without a shared label. `graded`: w
+    is the cosine of the label sets (mainstay code, SAAT, Yuan et al., IEEE TIFS 2023), else 1 for
+    any shared label (CgAT, Wang et al., WWW 2023). An empty side counts 0.
+    """
+    signs, rows = _signs(data), data.labels.float()
+    sets, places = torch.unique(labels.cpu().float(), dim=0, return_inverse=True)
+    shared = sets @ rows.T
+    if graded:
+        size = sets.norm(dim=1, keepdim=True) * rows.norm(dim=1)
+        weight = shared / size.clamp_min(1e-8)
+    else:
+        weight = (shared > 0).float()
+    other = (shared == 0).float()
+    near = weight @ signs / weight.sum(dim=1, keepdim=True).clamp_min(1e-8)
+    far = other @ signs / other.sum(dim=1, keepdim=True).clamp_min(1e-8)
+    return torch.where(near - far > 0, 1.0, -1.0)[places]
+
+
+def relevant_codes(data: AttackData, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct database codes (U,K) ±1, and how many rows have each.
+
+    Of these (B,U) those that share a label with each of (B,C) label sets, and (U,) all rows.
+    """
+    codes, places, counts = torch.unique(
+        _signs(data), dim=0, return_inverse=True, return_counts=True
+    )
+    relevant = torch.zeros(len(labels), len(codes))
+    relevant.index_add_(1, places, shared_label(labels.cpu(), data.labels))
+    return codes, relevant, counts.float()
 
 
 def p2p(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
@@ -134,37 +178,44 @@ def fit_prototype(
     steps: int = 600,
     scale: float = 0.125,
     positive_share: float | None = 0.75,
+    circle: bool = False,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     device: torch.device | str = "cpu",
+    sets: Tensor | None = None,
     report: Callable[[int, float], None] = lambda step, loss: None,
     progress: Progress = silent,
 ) -> PrototypeNet:
     """Train a PrototypeNet on the label sets of the database against the codes of its train rows.
 
+    sets: (S,C) the label sets to train on, instead of all of the database
     Adam (.5,.999); the rate falls tenfold after 1/2 and 3/4 of the steps, as published. Published
     are scale 1/2 and no positive_share: where few rows share a label with a target, the many
-    others then push its code to where no image has one. Draws from the global generator, which
-    the caller seeds.
+    others then push its code to where no image has one. `circle` takes THA's loss instead, which
+    has neither. Draws from the global generator, which the caller seeds.
     """
     rows = data.dataset.train_rows
     codes, labels = _signs(data)[rows].to(device), data.labels[rows].float().to(device)
-    sets = label_sets(data.labels).float().to(device)
+    sets = (label_sets(data.labels) if sets is None else sets).float().to(device)
     network = PrototypeNet(sets.shape[1], codes.shape[1], hidden=hidden, feature=feature).to(device)
     optimiser = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.5, 0.999))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [steps // 2, steps * 3 // 4])
     for step in range(steps):
         targets = sets[torch.randint(len(sets), (batch_size,)).to(device)]
         _, hashes, predicted = network(targets)
-        loss = prototype_loss(
-            hashes,
-            predicted,
-            targets,
-            codes,
-            shared_label(targets, labels),
-            scale=scale,
-            positive_share=positive_share,
-        )
+        similar = shared_label(targets, labels)
+        if circle:
+            loss = circle_loss(hashes, codes, similar)
+        else:
+            loss = prototype_loss(
+                hashes,
+                predicted,
+                targets,
+                codes,
+                similar,
+                scale=scale,
+                positive_share=positive_share,
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

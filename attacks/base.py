@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, final
@@ -16,6 +16,7 @@ from advhash.budget import Budget, Norm, round_toward
 from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Progress, silent
 from advhash.errors import UsageError
+from advhash.lexicon import WordBudget
 from advhash.victims.base import HashVictim, History
 from advhash.victims.slices import OneSlice, slice_batch, slice_data
 
@@ -23,7 +24,15 @@ __all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
 
 Goal = Literal["targeted", "untargeted"]
 Knowledge = frozenset[
-    Literal["weights", "gradients", "query codes", "database codes", "labels", "auxiliary data"]
+    Literal[
+        "weights",
+        "gradients",
+        "query codes",
+        "query labels",
+        "database codes",
+        "labels",
+        "auxiliary data",
+    ]
 ]
 
 
@@ -87,7 +96,7 @@ class Attack(ABC):
     knowledge:  what the attacker has
     norms:      the budgets that it can work under
     trains:     whether `fit` is costly, so that its result is cached
-    fit_depends_on_budget: whether another budget needs another fit
+    fit_depends_on_budget: whether another budget needs another fit; settings may decide
     history:    what fitting recorded, one row a report step
     """
 
@@ -97,7 +106,7 @@ class Attack(ABC):
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
-    fit_depends_on_budget: ClassVar[bool] = True
+    fit_depends_on_budget: bool = True
     history: History
 
     def fit(
@@ -186,10 +195,12 @@ class Attack(ABC):
         *,
         seed: int = 0,
         eight_bit: bool = True,
+        vocabulary: Sequence[str] = (),
     ) -> Perturbed:
         """Run, and trust nothing: project onto budget and bounds, round, hash again, measure.
 
-        `eight_bit=False` leaves the pixels as floats. Only `seed` decides over chance.
+        `eight_bit=False` leaves the pixels as floats. `vocabulary` is that of the data set: an l0
+        budget on text counts words. Only `seed` decides over chance.
 
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
         a norm that the attack cannot keep, an attack by gradients on a victim without.
@@ -224,19 +235,21 @@ class Attack(ABC):
                 f"{type(self).__name__}.run returned {tuple(raw.shape)} for {tuple(clean.shape)}, "
                 f"finite: {bool(raw.isfinite().all())}"
             )
+        words = modality == "text" and budget.norm == "l0"
+        measure = WordBudget(budget, tuple(vocabulary)) if words else budget
         slack = 1e-6 + 1e-5 * budget.eps  # float error of a norm grows with the norm
         overrun = (
             torch.zeros(len(clean), device=clean.device)
             if math.isinf(budget.eps)
-            else (budget.distance(clean, raw) - budget.eps - slack).clamp_min(0)
+            else (measure.distance(clean, raw) - budget.eps - slack).clamp_min(0)
         )
-        moved = budget.project(clean, raw, bounds)
+        moved = measure.project(clean, raw, bounds)
         if victim.is_image(modality) and eight_bit:
             moved = round_toward(clean, moved)
         inputs = {**batch.inputs, modality: moved}
         return Perturbed(
             Batch(inputs, batch.labels, batch.index),
             victim.encode(moved, modality),
-            budget.distance(clean, moved),
+            measure.distance(clean, moved),
             overrun,
         )

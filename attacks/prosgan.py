@@ -4,6 +4,8 @@
 2. A generator turns image and feature into an image whose code is p: one forward pass a query.
    It minimises   w_rec·MSE + 5·(1 − mean(h∘p)) + LSGAN.
 3. A discriminator, updated at every third step, predicts [labels, real or fake].
+
+`bounded` trains the generator inside the budget of the run, which the published method lacks.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from torch import Tensor
 
 from advhash.attacks.anchors import fit_prototype, label_sets, majority
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
-from advhash.attacks.objectives import hash_term, hash_term_tmm, lsgan, reconstruction, soft_code
+from advhash.attacks.objectives import (
+    hash_term,
+    hash_term_tmm,
+    lsgan,
+    reconstruction,
+    soft_code,
+    typical_size,
+)
 from advhash.attacks.prosgan_networks import (
     Decay,
     Discriminator,
@@ -26,14 +35,14 @@ from advhash.attacks.prosgan_networks import (
     decayed,
     descend,
     risen,
+    within,
 )
-from advhash.budget import Budget
-from advhash.codes import HashCodes
-from advhash.data import Batch, Modality, Progress, Split, silent
+from advhash.attacks.prosgan_settings import FREE, HARD, PAPER, Mode
+from advhash.attacks.prosgan_validation import split_sets, validated
+from advhash.budget import Budget, round_toward
+from advhash.data import Batch, Modality, Progress, silent
 from advhash.errors import RefusedError, UsageError
-from advhash.metrics import retrieval_average_precision
 from advhash.registry import ATTACKS
-from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.fit import seeded
 
@@ -41,33 +50,8 @@ __all__ = ["DISCRIMINATOR_EVERY", "ProSGAN"]
 
 DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)
-VALIDATION_ROWS = 96
 VALIDATE_EPOCHS = 5
 TERMS = {"cvpr": (hash_term, 5.0), "tmm": (hash_term_tmm, 1.0)}  # with the published weight
-
-PAPER = {
-    "epochs": 100,
-    "batch_size": 24,
-    "learning_rate": 1e-4,
-    "decay": "linear",
-    "rec_weight": 100.0,
-    "rec_warmup": 0.0,
-    "alpha": 1.0,
-    "width": 64,
-    "downs": 2,
-    "blocks": 6,
-    "lifts": 4,
-    "shrink": 1,
-    "residual": False,
-    "discriminator_width": 64,
-    "discriminator_depth": 5,
-    "hidden": 4096,
-    "feature": 512,
-    "prototype_steps": 30_000,
-    "prototype_learning_rate": 1e-4,
-    "theta_scale": 0.5,
-    "positive_share": 0.0,
-}
 
 
 @ATTACKS.register("prosgan", source="Wang et al., CVPR 2021", presets={"paper": PAPER})
@@ -86,11 +70,19 @@ class ProSGAN(Attack):
     width … residual, discriminator_width, discriminator_depth: see `prosgan_networks`
     hidden, feature, prototype_steps, prototype_learning_rate: of PrototypeNet
     theta_scale, positive_share: of its loss, see `prototype_loss`; a share of 0 is as published
+    bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
+                   away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
+                   alpha, discriminator, modulated and width have other defaults: see `Mode`
+    held_out:      share of the label sets, drawn by the seed, that no network is trained on; the
+                   last row of the history compares them, on validation rows, with the others
 
     Deviations of every preset:
     - as published there is no bound; under a budget the output is projected, the overrun reported
     - real codes are divided by their mean size before tanh, since the victims' are unbounded
     - target sets without a label are left out
+    - with `bounded`, which is not published, the change is drawn into the ball by `within`, and by
+      default there is neither discriminator nor reconstruction, and the condition also reaches
+      each residual block and the output
     Deviations of the defaults only:
     - small networks that work on the folded image and add a residual to it, where the published
       generator paints the whole image
@@ -106,29 +98,29 @@ class ProSGAN(Attack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
-    fit_depends_on_budget: ClassVar[bool] = False
     trains: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
-        epochs: int = 30,
+        epochs: int | None = None,
         batch_size: int = 48,
-        learning_rate: float = 3e-3,
+        learning_rate: float | None = None,
         decay: Decay = "cosine",
-        rec_weight: float = 15.0,
+        rec_weight: float | None = None,
         rec_warmup: float = 0.5,
         hash_weight: float | None = None,
         objective: Literal["cvpr", "tmm"] = "cvpr",
-        alpha: float = 1.0,
-        discriminator: bool = True,
+        alpha: float | None = None,
+        discriminator: bool | None = None,
         prototype: Literal["prototype", "majority"] = "prototype",
-        width: int = 16,
+        width: int | None = None,
         downs: int = 1,
         blocks: int = 4,
         lifts: int = 2,
         shrink: int = 2,
         residual: bool = True,
+        modulated: bool | None = None,
         discriminator_width: int = 8,
         discriminator_depth: int = 4,
         hidden: int = 1024,
@@ -137,39 +129,58 @@ class ProSGAN(Attack):
         prototype_learning_rate: float = 1e-3,
         theta_scale: float = 0.125,
         positive_share: float = 0.75,
+        bounded: bool = False,
+        held_out: float = 0.0,
     ) -> None:
-        counts = (epochs, batch_size, width, lifts, shrink, discriminator_depth, prototype_steps)
+        usual = HARD if bounded else FREE
+        mode = Mode(
+            epochs=usual.epochs if epochs is None else epochs,
+            rec_weight=usual.rec_weight if rec_weight is None else rec_weight,
+            alpha=usual.alpha if alpha is None else alpha,
+            discriminator=usual.discriminator if discriminator is None else discriminator,
+            modulated=usual.modulated if modulated is None else modulated,
+            width=usual.width if width is None else width,
+            learning_rate=usual.learning_rate if learning_rate is None else learning_rate,
+        )
+        counts = (
+            mode.epochs, batch_size, mode.width, lifts, shrink, discriminator_depth, prototype_steps
+        )  # fmt: skip
         sizes = (hidden, feature, discriminator_width)
         if (
             min(*counts, *sizes) < 1
             or min(downs, blocks) < 0
-            or min(rec_weight, hash_weight or 0) < 0
+            or min(mode.rec_weight, hash_weight or 0) < 0
         ):
             raise ValueError("expected positive sizes and counts and weights >= 0")
         expect_positive(theta_scale=theta_scale)
-        if min(learning_rate, prototype_learning_rate) < 0:
+        if min(mode.learning_rate, prototype_learning_rate) < 0:
             raise ValueError(
                 f"expected learning rates >= 0, got {learning_rate} and {prototype_learning_rate}"
             )
         if not 0 <= positive_share < 1:
             raise ValueError(f"expected positive_share in [0,1), got {positive_share}")
-        if not 0 <= rec_warmup <= 1 or not alpha > 0:
+        if not 0 <= rec_warmup <= 1 or not mode.alpha > 0:
             raise ValueError(
                 f"expected rec_warmup in [0,1] and alpha > 0, got {rec_warmup} and {alpha}"
             )
+        if not 0 <= held_out < 1:
+            raise ValueError(f"expected held_out in [0,1), got {held_out}")
         self.epochs, self.batch_size = epochs, batch_size
         self.learning_rate, self.decay = learning_rate, decay
         self.rec_weight, self.rec_warmup = rec_weight, rec_warmup
         self.hash_weight, self.objective, self.alpha = hash_weight, objective, alpha
         self.discriminator, self.prototype = discriminator, prototype
         self.width, self.downs, self.blocks, self.lifts = width, downs, blocks, lifts
-        self.shrink, self.residual = shrink, residual
+        self.shrink, self.residual, self.modulated = shrink, residual, modulated
         self.discriminator_width = discriminator_width
         self.discriminator_depth = discriminator_depth
         self.hidden, self.feature = hidden, feature
         self.prototype_steps = prototype_steps
         self.prototype_learning_rate = prototype_learning_rate
         self.theta_scale, self.positive_share = theta_scale, positive_share
+        self.bounded, self.held_out = bounded, held_out
+        self.fit_depends_on_budget = bounded
+        self._mode = mode
         self.history = []
         self._data: AttackData | None = None
         self._generator: Generator | None = None
@@ -184,9 +195,14 @@ class ProSGAN(Attack):
         seed: int = 0,
         progress: Progress = silent,
     ) -> Self:
-        """Train PrototypeNet, then generator and discriminator, on the training rows."""
+        """Train PrototypeNet, then generator and discriminator, on the training rows.
+
+        Raises UsageError: `bounded` without a bound, a `held_out` that leaves no label set.
+        """
+        self._check_bound(budget)
         self.history = []
         self._data = data
+        sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
         with seeded(seed), frozen(victim):
             if self.prototype == "prototype":
                 self._prototype_net = fit_prototype(
@@ -198,13 +214,16 @@ class ProSGAN(Attack):
                     positive_share=self.positive_share or None,
                     learning_rate=self.prototype_learning_rate,
                     device=victim.device,
+                    sets=sets,
                     report=lambda step, loss: self.history.append(
                         {"phase": "prototype", "step": float(step), "loss": loss}
                     ),
                     progress=progress,
                 )
             self._generator = self._build_generator(victim, data)
-            self._train(victim, data, self._generator, progress)
+            self._train(victim, data, self._generator, sets, budget, progress)
+            if len(unseen):
+                self._report_unseen(victim, data, sets, unseen, budget)
         return self
 
     def state(self) -> Mapping[str, Tensor]:
@@ -232,12 +251,16 @@ class ProSGAN(Attack):
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
-        """(B,3,H,W) in [0,1], of any distance. Raises UsageError before `fit`."""
+        """(B,3,H,W) in [0,1]: inside the budget where `bounded`, else of any distance.
+
+        Raises UsageError: before `fit`; `bounded` without a bound.
+        """
+        self._check_bound(budget)
         if self._generator is None or targets is None:
             raise UsageError("ProSGAN: call fit or restore before run")
         condition, _ = self.supervise(targets)
         with torch.no_grad():
-            return self.generate(batch.inputs["image"], condition)
+            return self.generate(batch.inputs["image"], condition, budget)
 
     def supervise(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(B,C) targets → (B,F) condition of the generator, (B,K) ±1 code to reach."""
@@ -250,30 +273,46 @@ class ProSGAN(Attack):
             feature, codes, _ = self._prototype_net(targets.float())
         return feature, torch.where(codes > 0, 1.0, -1.0)
 
-    def generate(self, images: Tensor, condition: Tensor) -> Tensor:
-        """(B,3,H,W) the generator's images, clipped to [0,1]."""
+    def generate(self, images: Tensor, condition: Tensor, budget: Budget) -> Tensor:
+        """(B,3,H,W) the generator's images in [0,1], drawn into the budget where `bounded`."""
         assert self._generator is not None
-        moved: Tensor = self._generator(images, condition)
-        return moved.clamp(0, 1)
+        return self._limited(images, self._generator(images, condition), budget)
+
+    def _limited(self, images: Tensor, raw: Tensor, budget: Budget) -> Tensor:
+        return within(images, raw, budget.norm, budget.eps) if self.bounded else raw.clamp(0, 1)
+
+    def _check_bound(self, budget: Budget) -> None:
+        if self.bounded and budget.norm not in ("linf", "l2"):
+            raise UsageError(
+                f"prosgan with bounded=true: expected an L∞ or L2 budget, got {budget}; "
+                "add --norm linf --eps 16/255"
+            )
 
     def _build_generator(self, victim: HashVictim, data: AttackData) -> Generator:
         generator = Generator(
             self.feature if self.prototype == "prototype" else victim.bits,
             data.dataset.database.inputs["image"].shape[-1],
-            width=self.width,
+            width=self._mode.width,
             downs=self.downs,
             blocks=self.blocks,
             lifts=self.lifts,
             shrink=self.shrink,
             residual=self.residual,
+            modulated=self._mode.modulated,
         )
         return generator.to(victim.device)
 
     def _train(
-        self, victim: HashVictim, data: AttackData, generator: Generator, progress: Progress
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        generator: Generator,
+        sets: Tensor,
+        budget: Budget,
+        progress: Progress,
     ) -> None:
-        train, device = data.dataset.train, victim.device
-        sets = label_sets(data.labels).to(device)
+        train, device, mode = data.dataset.train, victim.device, self._mode
+        sets = sets.to(device)
         conditions, codes = self.supervise(sets)
         scale = typical_size(victim, train)
         critic = Discriminator(
@@ -282,35 +321,35 @@ class ProSGAN(Attack):
             width=self.discriminator_width,
             depth=self.discriminator_depth,
         ).to(device)
-        maker = torch.optim.Adam(generator.parameters(), self.learning_rate, BETAS)
-        judge = torch.optim.Adam(critic.parameters(), self.learning_rate, BETAS)
+        maker = torch.optim.Adam(generator.parameters(), mode.learning_rate, BETAS)
+        judge = torch.optim.Adam(critic.parameters(), mode.learning_rate, BETAS)
         hash_loss, published = TERMS[self.objective]
         hash_weight = published if self.hash_weight is None else self.hash_weight
-        steps, step = self.epochs * -(-len(train) // self.batch_size), 0
-        for epoch in range(self.epochs):
+        steps, step = mode.epochs * -(-len(train) // self.batch_size), 0
+        for epoch in range(mode.epochs):
             seen: dict[str, list[float]] = {}
             for rows in torch.randperm(len(train)).split(self.batch_size):
                 for group in (*maker.param_groups, *judge.param_groups):
-                    group["lr"] = self.learning_rate * decayed(self.decay, step / steps)
+                    group["lr"] = mode.learning_rate * decayed(self.decay, step / steps)
                 batch = train.rows(rows).to(device)
                 images = batch.inputs["image"]
                 drawn = torch.randint(len(sets), (len(rows),)).to(device)
                 raw = generator(images, conditions[drawn])
-                moved = raw.clamp(0, 1)
+                moved = self._limited(images, raw, budget)
                 terms: dict[str, Tensor] = {}
-                if self.discriminator:
+                if mode.discriminator:
                     if step % DISCRIMINATOR_EVERY == 0:
                         real = lsgan(critic(images), batch.labels, real=True)
                         fake = lsgan(critic(moved.detach()), sets[drawn], real=False)
                         terms["discriminator"] = (real + fake) / 2
                         descend(judge, terms["discriminator"])
                     terms["gan"] = lsgan(critic(moved), sets[drawn], real=True)
-                soft = soft_code(victim.relax(moved, "image"), self.alpha, scale)
+                soft = soft_code(victim.relax(moved, "image"), mode.alpha, scale)
                 terms["hash"] = hash_loss(soft, codes[drawn])
-                terms["reconstruction"] = reconstruction(raw, images)
-                weight = self.rec_weight * risen(self.rec_warmup, step / steps)
+                terms["reconstruction"] = reconstruction(moved if self.bounded else raw, images)
+                weight = mode.rec_weight * risen(self.rec_warmup, step / steps)
                 loss = hash_weight * terms["hash"] + weight * terms["reconstruction"]
-                descend(maker, loss + terms["gan"] if self.discriminator else loss)
+                descend(maker, loss + terms["gan"] if mode.discriminator else loss)
                 for name, term in terms.items():
                     seen.setdefault(name, []).append(term.item())
                 step += 1
@@ -322,41 +361,36 @@ class ProSGAN(Attack):
                 )
             row = {"step": float(step), **means}
             if (epoch + 1) % VALIDATE_EPOCHS == 0 or step == steps:
-                row |= self._validate(victim, data)
+                row |= self._validate(victim, data, label_sets(data.labels), budget)
             self.history.append({"phase": "generator", **row})
-            progress("generator", epoch + 1, self.epochs, **row)
+            progress("generator", epoch + 1, mode.epochs, **row)
 
-    def _validate(self, victim: HashVictim, data: AttackData) -> dict[str, float]:
-        """t-MAP, mean Hamming distance to the prototype and RMSE on rows of the validation split.
+    def _validate(
+        self, victim: HashVictim, data: AttackData, sets: Tensor, budget: Budget
+    ) -> dict[str, float]:
+        """Figures of the validation split, as `perturb` would return its images where `bounded`."""
 
-        Targets are uniform over the label sets of the database, as published.
-        """
-        batch = data.dataset.validation.rows(
-            torch.arange(min(VALIDATION_ROWS, len(data.dataset.validation)))
-        ).to(victim.device)
-        labels = data.labels.numpy()
-        wanted = choose_targets("uniform", batch.labels.cpu().numpy(), labels, seed=0)
-        targets = torch.from_numpy(wanted).to(victim.device)
-        condition, codes = self.supervise(targets)
-        with torch.no_grad():
-            moved = self.generate(batch.inputs["image"], condition)
-            relaxed = victim.relax(moved, "image")
-        precision = retrieval_average_precision(
-            HashCodes.from_relaxed(relaxed), data.codes, wanted, labels
-        )
-        return {
-            "validation_tmap": float(precision.mean()),
-            "validation_hamming": ((relaxed > 0) != (codes > 0)).sum(dim=1).float().mean().item(),
-            "validation_rmse": (moved - batch.inputs["image"]).square().mean().sqrt().item(),
-        }
+        def move(images: Tensor, targets: Tensor) -> Tensor:
+            moved = self.generate(images, self.supervise(targets)[0], budget)
+            if not self.bounded:
+                return moved
+            inside = budget.project(images, moved, victim.bounds["image"])
+            return round_toward(images, inside)
 
+        return validated(victim, data, sets, move, lambda targets: self.supervise(targets)[1])
 
-def typical_size(victim: HashVictim, split: Split) -> Tensor:
-    """(1,1) mean |u| of the real codes of at most 512 images."""
-    images = split.rows(torch.arange(min(512, len(split)))).inputs["image"]
-    with torch.no_grad():
-        sizes = [victim.relax(part.to(victim.device), "image").abs() for part in images.split(128)]
-    return torch.cat(sizes).mean().clamp_min(1e-6).view(1, 1)
+    def _report_unseen(
+        self, victim: HashVictim, data: AttackData, seen: Tensor, unseen: Tensor, budget: Budget
+    ) -> None:
+        """Figures for targets that training saw, for held-out ones, and for these unattacked."""
+        aim = self.supervise
+        row: dict[str, float] = {"unseen_sets": float(len(unseen))}
+        for name, sets in (("seen", seen), ("unseen", unseen)):
+            found = self._validate(victim, data, sets, budget)
+            row |= {f"{name}_{key.removeprefix('validation_')}": v for key, v in found.items()}
+            still = validated(victim, data, sets, lambda images, _: images, lambda t: aim(t)[1])
+            row[f"{name}_tmap_clean"] = still["validation_tmap"]
+        self.history.append({"phase": "held out", **row})
 
 
 def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from advhash.budget import Norm
+
 __all__ = [
     "Decay",
     "Discriminator",
@@ -23,6 +25,7 @@ __all__ = [
     "decayed",
     "descend",
     "risen",
+    "within",
 ]
 
 Decay = Literal["cosine", "linear"]
@@ -84,8 +87,11 @@ class Generator(nn.Module):
     lifts:     doublings from the condition's first map to the full map
     shrink:    the network works on the image folded by this factor (pixel unshuffle)
     residual:  add the output to the image, from 0 at first; else it is the image, as published
+    modulated: the condition also scales and shifts the channels before each residual block (FiLM:
+               Perez et al., AAAI 2018) and has a linear map of its own to the output, which is not
+               squashed by tanh
 
-    Published: width 64, downs 2, blocks 6, lifts 4, shrink 1, residual False.
+    Published: width 64, downs 2, blocks 6, lifts 4, shrink 1, residual False, modulated False.
     """
 
     def __init__(
@@ -99,9 +105,10 @@ class Generator(nn.Module):
         lifts: int,
         shrink: int,
         residual: bool,
+        modulated: bool = False,
     ) -> None:
         super().__init__()
-        self.shrink, self.residual = shrink, residual
+        self.shrink, self.residual, self.modulated = shrink, residual, modulated
         unit = shrink * 2 ** max(downs, lifts)
         self.padded = -(-size // unit) * unit
         first = 8 * 2**lifts  # channels of the condition's first map
@@ -123,19 +130,44 @@ class Generator(nn.Module):
         self.out = nn.Conv2d(width + pixels, pixels, 3, padding=1, bias=False)
         if residual:
             nn.init.zeros_(self.out.weight)
+        if modulated:
+            scales = [nn.Linear(condition, 2 * deep) for _ in range(blocks)]
+            self.modulations = nn.ModuleList(scales)
+            self.direct = nn.Linear(condition, 3 * self.padded**2)
+            for layer in scales:
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+            nn.init.zeros_(self.direct.weight)
+            nn.init.zeros_(self.direct.bias)
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
-        """(B,3,H,W) in [0,1], (B,F) → (B,3,H,W); with `residual` not yet clipped to [0,1]."""
+        """(B,3,H,W) in [0,1], (B,F) → (B,3,H,W); with `residual` not yet clipped to [0,1].
+
+        With `modulated` the change is not limited at all: see `within`.
+        """
         height, width = images.shape[2:]
         margin = (0, self.padded - width, 0, self.padded - height)
         padded = F.pad(images, margin, mode="replicate")
         folded = F.pixel_unshuffle(2 * padded - 1, self.shrink)
         maps = self.condition(self.spread(condition).unflatten(1, self.start))
-        decoded = self.trunk(torch.cat([maps, folded], dim=1))
-        out = torch.tanh(self.out(torch.cat([decoded, folded], dim=1)))
-        out = F.pixel_shuffle(out, self.shrink)
+        decoded = self._decode(torch.cat([maps, folded], dim=1), condition)
+        out = F.pixel_shuffle(self.out(torch.cat([decoded, folded], dim=1)), self.shrink)
+        if self.modulated:
+            out = out + self.direct(condition).view_as(out)
+        else:
+            out = torch.tanh(out)
         moved: Tensor = padded + out if self.residual else (out + 1) / 2
         return moved[:, :, :height, :width]
+
+    def _decode(self, values: Tensor, condition: Tensor) -> Tensor:
+        """The trunk, its residual blocks under the condition where `modulated`."""
+        block = 0
+        for layer in self.trunk:
+            if self.modulated and isinstance(layer, ResidualBlock):
+                scale, shift = self.modulations[block](condition)[:, :, None, None].chunk(2, dim=1)
+                values, block = values * (1 + scale) + shift, block + 1
+            values = layer(values)
+        return values
 
 
 class Discriminator(nn.Module):
@@ -179,3 +211,27 @@ def decayed(decay: Decay, done: float) -> float:
 def risen(warmup: float, done: float) -> float:
     """Factor of the reconstruction weight: from 0.1 to 1 over the share `warmup` of the steps."""
     return 1.0 if done >= warmup else 0.1 + 0.9 * done / warmup
+
+
+def within(clean: Tensor, raw: Tensor, norm: Norm, radius: float) -> Tensor:
+    """The generator's image `raw`, drawn into the ball of "linf" or "l2" around the clean one.
+
+    The change raw − clean counts in radii: it is multiplied by the radius, in L2 divided by
+    1 + its length (which leaves a gradient where it is 0), and clipped to ball and [0,1]. Where it
+    is clipped, the gradient passes that leads back inside, and no other: else pixels beyond the
+    bound, or white ones to be brightened, would never move again.
+    """
+    change = radius * (raw - clean)
+    low, high = -clean, 1 - clean
+    if norm == "l2":
+        length: Tensor = torch.linalg.vector_norm((raw - clean).flatten(1), dim=1)
+        change = change / (1 + length).view(-1, *[1] * (raw.dim() - 1))
+    else:
+        low, high = low.clamp_min(-radius), high.clamp_max(radius)
+    start = change.detach()
+    clipped = change + (start.clamp(low, high) - start)
+    if clipped.requires_grad:
+        clipped.register_hook(
+            lambda slope: slope * (((start < high) | (slope > 0)) & ((start > low) | (slope < 0)))
+        )
+    return clean + clipped

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advhash.attacks.base import AttackData, Goal, Knowledge
 from advhash.attacks.goals import GoalAttack
-from advhash.attacks.gradient import step_length, stepped
+from advhash.attacks.steps import step_length, stepped
 from advhash.budget import Budget, Norm, round_toward
 from advhash.data import Batch, Modality, Progress, silent
 from advhash.registry import ATTACKS

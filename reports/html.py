@@ -23,9 +23,9 @@ from advhash.reports.lifelong import LIFELONG, NAMES, LifelongRecord
 from advhash.reports.lifelong import figures as lifelong_figures
 from advhash.reports.lifelong import verdict as lifelong_verdict
 from advhash.reports.lifelong_figures import GROUPS, VIEWS, View
-from advhash.reports.pairs import Pair, Queries, compare, load_queries, map_lost
+from advhash.reports.pairs import Pair, Queries, compare, headline, load_queries, map_lost
 from advhash.reports.pictures import Pictures
-from advhash.reports.plots import Effect, history_figures, interval_figure
+from advhash.reports.plots import Effect, Growth, budget_figure, history_figures, interval_figure
 from advhash.reports.record import Example, Flag, Record, Retrieved, load_record, schema_of
 from advhash.reports.retrieval import EXAMPLE_RULE, GAIN
 from advhash.reports.verdict import (
@@ -39,7 +39,7 @@ from advhash.reports.verdict import (
 )
 from advhash.stats import Metric
 
-__all__ = ["page", "render"]
+__all__ = ["KNOWLEDGE", "page", "render", "templates"]
 
 KNOWLEDGE = {  # what an attacker can have → the same in plain words
     "weights": "has the victim’s weights",
@@ -149,6 +149,40 @@ def _figures(runs: Sequence[Run]) -> dict[str, str | None]:
     }
 
 
+@dataclass(frozen=True)
+class Grown:
+    """A figure against ε: its caption, its picture."""
+
+    caption: str
+    figure: str
+
+
+def _grown(runs: Sequence[Run]) -> list[Grown]:
+    """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
+    found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
+    for run in runs:
+        record, main = run.record, headline(run.record)
+        metric = record.metrics.get(main)
+        if record.budget.eps is None or metric is None:
+            continue
+        protocol = record.protocol
+        names = (record.attack.name, "on", record.victim.name, "/", record.dataset.name)
+        label = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
+        lines = found.setdefault((main, record.budget.norm), {})
+        lines.setdefault(label, {})[record.budget.eps] = metric
+    figures = []
+    for (main, norm), lines in found.items():
+        grown = [
+            Growth(label, sorted(points.items()))
+            for label, points in lines.items()
+            if len(points) > 1
+        ]
+        if grown:
+            axis = "t-MAP (%)" if main == "tmap" else "MAP after the attack (%)"
+            figures.append(Grown(f"{axis} against ε", budget_figure(grown, norm, axis)))
+    return figures
+
+
 class _CurvesOnce:
     """(phase, figure) pairs of a history; none where they were drawn for an earlier run."""
 
@@ -242,13 +276,13 @@ class Lifelong:
 
 
 def _lifelong(folder: Path) -> Lifelong:
-    record = LifelongRecord.read(folder / "metrics.json")
+    record = LifelongRecord.read(folder)
     return Lifelong(
         record, lifelong_verdict(record), lifelong_figures(record), list(GROUPS), VIEWS, NAMES
     )
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
     def source(name: str) -> str:
         return (resources.files("advhash.reports") / name).read_text("utf-8")
 
@@ -286,7 +320,7 @@ def page(folders: Sequence[Path]) -> str:
     if attacked:
         return _attack_page(attacked, lifelong)
     return (
-        _templates()
+        templates()
         .get_template("sections.html")
         .render(lifelong=lifelong, pictures="", version=__version__)
     )
@@ -313,13 +347,14 @@ def _attack_page(folders: Sequence[Path], lifelong: Sequence[Lifelong]) -> str:
         )
     pairs = compare(records, [run.queries for run in runs])
     return (
-        _templates()
+        templates()
         .get_template("template.html")
         .render(
             lifelong=lifelong,
             runs=runs,
             first=runs[0],
             figures=_figures(runs),
+            grown=_grown(runs),
             aimed=any(record.attack.goal == "targeted" for record in records),
             findings=findings(records, [run.label for run in runs], pairs),
             compared=_compared(runs, pairs),

@@ -5,14 +5,11 @@ A sibling of the record of attacks: no budget, no perturbed query, no retrieval.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from advhash.errors import RunError
-from advhash.reports.record import DatasetInfo, RunInfo, VictimInfo
+from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo
 from advhash.sanity import Flag
 from advhash.stats import Difference, Metric
 
@@ -27,8 +24,6 @@ __all__ = [
     "Roc",
     "SweepPoint",
     "World",
-    "is_inversion",
-    "load_inversion",
 ]
 
 SCHEMA: Literal["advhash/inversion/1"] = "advhash/inversion/1"
@@ -114,7 +109,7 @@ class Roc(_Part):
     tpr: list[float]
 
 
-class InversionRecord(_Part):
+class InversionRecord(Document):
     """Everything that a reconstruction run found. Metrics are means with a 95 % interval."""
 
     schema_: Literal["advhash/inversion/1"]
@@ -134,40 +129,3 @@ class InversionRecord(_Part):
     sweep: list[SweepPoint]
     detection: list[Roc]
     pictures: list[Picture]
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document, `schema` first, without NaN."""
-        body = self.model_dump(mode="json")
-        return {"schema": body.pop("schema_"), **body}
-
-    def dumps(self) -> str:
-        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
-
-    @classmethod
-    def loads(cls, text: str) -> InversionRecord:
-        """Raises ValueError where the text is not a record of this schema."""
-        body = json.loads(text)
-        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
-        body["schema_"] = body.pop("schema")
-        return cls.model_validate(body)
-
-
-def is_inversion(folder: Path) -> bool:
-    """Whether a run folder holds a record of this schema; False where it cannot be read."""
-    try:
-        body = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(body, dict) and body.get("schema") == SCHEMA
-
-
-def load_inversion(folder: Path) -> InversionRecord:
-    """Read a run. Raises RunError: no such record, or a damaged one."""
-    file = folder / "metrics.json"
-    try:
-        return InversionRecord.loads(file.read_text("utf-8"))
-    except (ValueError, ValidationError, OSError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise RunError(f"expected a reconstruction run in {folder}, got: {first}") from None

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from advhash.errors import RunError
 from advhash.reports.lifelong_figures import GROUPS, Group, View
 from advhash.reports.plots import COLOURS, MUTED, STYLE, data_uri
-from advhash.reports.record import DatasetInfo, RunInfo
+from advhash.reports.record import DatasetInfo, Document, RunInfo
 from advhash.sanity import Flag
 from advhash.stats import Metric
 
@@ -102,7 +99,7 @@ class AttackRow(_Part):
     l2: Metric
 
 
-class LifelongRecord(_Part):
+class LifelongRecord(Document):
     """Everything that `advhash lifelong` found. `metrics` are those of `--json`."""
 
     schema_: Literal["advhash/lifelong/1"]
@@ -133,27 +130,6 @@ class LifelongRecord(_Part):
         if absent:
             raise ValueError(f"expected the metric {absent[0]!r}, got none")
         return self
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document, `schema` first, without NaN."""
-        body = self.model_dump(mode="json")
-        return {"schema": body.pop("schema_"), **body}
-
-    def dumps(self) -> str:
-        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
-
-    @classmethod
-    def read(cls, file: Path) -> LifelongRecord:
-        """Raises RunError where it is damaged."""
-        try:
-            body = json.loads(file.read_text("utf-8"))
-            body["schema_"] = body.pop("schema")
-            return cls.model_validate(body)
-        except (ValueError, ValidationError, KeyError, TypeError, OSError, RecursionError) as error:
-            first = str(error).splitlines()[0]
-            raise RunError(
-                f"expected a lifelong record in {file}, got a damaged one: {first}"
-            ) from None
 
     def at(
         self,

@@ -39,7 +39,8 @@ JPEG_QUALITIES = (75, 90)
 def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
     """True distances of each of B items in raw units; PSNR (dB) and SSIM for images.
 
-    PSNR is NaN where nothing moved: it would be infinite.
+    PSNR is NaN where nothing moved: it would be infinite. Tokens have no distance but the number
+    of changed words: all are NaN.
     """
     change = (moved - clean).flatten(1).double().cpu()
     square = change.square().mean(dim=1)
@@ -50,6 +51,8 @@ def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
         "psnr": torch.full_like(square, torch.nan),
         "ssim": torch.full_like(square, torch.nan),
     }
+    if not clean.is_floating_point():
+        columns = {name: torch.full_like(square, torch.nan) for name in columns}
     if modality == "image":
         columns["psnr"] = torch.where(square > 0, -10 * square.log10(), torch.nan)
         columns["ssim"] = structural_similarity(moved.cpu(), clean.cpu()).double()
@@ -57,9 +60,9 @@ def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
 
 
 def distance_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
-    """Means of the distance columns and of `overrun`."""
-    names = ("linf", "l2", "rmse", "psnr", "ssim", "overrun")
-    return {name: mean_metric(columns[name], seed) for name in names}
+    """Means of the distance columns, of `overrun` and, for text, of `words_changed`."""
+    names = ("linf", "l2", "rmse", "psnr", "ssim", "words_changed", "overrun")
+    return {name: mean_metric(columns[name], seed) for name in names if name in columns}
 
 
 def precisions(

@@ -21,7 +21,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from advhash.stats import Metric
 
-__all__ = ["Curve", "Effect", "curves", "data_uri", "history_figures", "interval_figure"]
+__all__ = [
+    "Curve",
+    "Effect",
+    "Growth",
+    "budget_figure",
+    "curves",
+    "data_uri",
+    "history_figures",
+    "interval_figure",
+]
 
 History = Sequence[Mapping[str, float | str]]
 
@@ -62,6 +71,14 @@ class Effect:
     label: str
     metric: Metric
     references: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One attack under several budgets: (ε, figure in [0,1]) in ascending order of ε."""
+
+    label: str
+    points: Sequence[tuple[float, Metric]]
 
 
 @dataclass(frozen=True)
@@ -147,6 +164,43 @@ def _draw_effect(axes: Axes, height: int, effect: Effect) -> None:
             markeredgewidth=1.8,
             linestyle="none",
         )
+
+
+def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
+    """The figure of each attack against ε, with 95 % intervals; ε of linf in steps of 1/255."""
+    scale = 255 if norm == "linf" else 1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for place, growth in enumerate(grown):
+            known = [(eps, metric) for eps, metric in growth.points if metric.value is not None]
+            values = [100 * float(metric.value or 0) for _, metric in known]
+            bars = [
+                (value - 100 * (metric.low or 0), 100 * (metric.high or 0) - value)
+                if metric.low is not None and metric.high is not None
+                else (0.0, 0.0)
+                for value, (_, metric) in zip(values, known, strict=True)
+            ]
+            axes.errorbar(
+                [scale * eps for eps, _ in known],
+                values,
+                yerr=list(zip(*bars, strict=True)),
+                color=COLOURS[place % len(COLOURS)],
+                linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
+                marker="osD^v<"[place % 6],
+                markersize=5,
+                linewidth=1.4,
+                capsize=3,
+                label=_short(growth.label, 44),
+            )
+        axes.set_xlim(left=0)
+        axes.set_ylim(-2, 102)
+        axes.set_xlabel("ε, L∞ in steps of 1/255" if norm == "linf" else f"ε, {norm}")
+        axes.set_ylabel(axis)
+        axes.grid(color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+        return data_uri(figure)
 
 
 def curves(history: History) -> list[Curve]:

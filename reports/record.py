@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,8 +18,10 @@ from advhash.stats import Metric
 __all__ = [
     "SCHEMA",
     "TARGETED_METRICS",
+    "Document",
     "Example",
     "Flag",
+    "Part",
     "Record",
     "Retrieved",
     "load_record",
@@ -30,11 +32,11 @@ SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Retrieved(_Part):
+class Retrieved(Part):
     """One retrieved database row: how far, and whether it is relevant to query and to target."""
 
     row: int
@@ -45,7 +47,7 @@ class Retrieved(_Part):
     picture: str | None  # path inside the run folder
 
 
-class Example(_Part):
+class Example(Part):
     """One query, before and after the attack, with what it retrieves."""
 
     query: int
@@ -55,12 +57,14 @@ class Example(_Part):
     clean_picture: str | None
     adversarial_picture: str | None
     perturbation_picture: str | None  # 10 × the change around mid-grey
-    linf: float
+    linf: float | None  # None for tokens, which have no such distance
+    words_before: list[str] | None = None  # of a text that changes word by word
+    words_after: list[str] | None = None
     before: list[Retrieved]
     after: list[Retrieved]
 
 
-class RunInfo(_Part):
+class RunInfo(Part):
     id: str
     folder: str
     created: str  # ISO 8601, UTC
@@ -70,7 +74,7 @@ class RunInfo(_Part):
     seconds: dict[str, float]  # stage → wall seconds
 
 
-class MethodInfo(_Part):
+class MethodInfo(Part):
     """A victim or an attack: its name, every setting, where it comes from."""
 
     name: str
@@ -93,7 +97,7 @@ class AttackInfo(MethodInfo):
     knowledge: list[str]
 
 
-class DatasetInfo(_Part):
+class DatasetInfo(Part):
     name: str
     settings: dict[str, Any]
     fingerprint: str
@@ -104,14 +108,14 @@ class DatasetInfo(_Part):
     attribution: str
 
 
-class BudgetInfo(_Part):
+class BudgetInfo(Part):
     norm: Literal["linf", "l2", "l0", "none"]
     eps: float | None  # None: no bound
     text: str
     eight_bit: bool
 
 
-class Protocol(_Part):
+class Protocol(Part):
     targets: str | None  # the target rule; None when untargeted
     query_modality: str
     database: str
@@ -121,11 +125,47 @@ class Protocol(_Part):
     ties: str
     empty: str
     empty_queries: int  # queries without a relevant database row
+    poison: int | None = None  # adversarial items planted in the database
     confidence: float
     resamples: int
 
 
-class Record(_Part):
+class Document(Part):
+    """A JSON document that begins with the name of its schema."""
+
+    schema_: str
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document, `schema` first, without NaN."""
+        body = self.model_dump(mode="json")
+        return {"schema": body.pop("schema_"), **body}
+
+    def dumps(self) -> str:
+        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        """Raises ValueError where the text is not a document of this schema."""
+        (schema,) = get_args(cls.model_fields["schema_"].annotation)
+        body = json.loads(text)
+        if not isinstance(body, dict) or body.get("schema") != schema:
+            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise ValueError(f"expected schema {schema!r}, got {found!r}")
+        body["schema_"] = body.pop("schema")
+        return cls.model_validate(body)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The document of a run folder. Raises RunError where it is absent or damaged."""
+        file = folder / "metrics.json"
+        try:
+            return cls.loads(file.read_text("utf-8"))
+        except (ValueError, ValidationError, OSError, RecursionError) as error:
+            first = str(error).splitlines()[0]
+            raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
+
+
+class Record(Document):
     """Everything that a run found. Metrics are means over queries with a 95 % interval."""
 
     schema_: Literal["advhash/attack/1"]
@@ -140,24 +180,6 @@ class Record(_Part):
     metrics: dict[str, Metric | None]
     metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
     examples: list[Example]
-
-    def document(self) -> dict[str, Any]:
-        """The JSON document, `schema` first, without NaN."""
-        body = self.model_dump(mode="json")
-        return {"schema": body.pop("schema_"), **body}
-
-    def dumps(self) -> str:
-        return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
-
-    @classmethod
-    def loads(cls, text: str) -> Record:
-        """Raises ValueError where the text is not a record of this schema."""
-        body = json.loads(text)
-        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise ValueError(f"expected schema {SCHEMA!r}, got {found!r}")
-        body["schema_"] = body.pop("schema")
-        return cls.model_validate(body)
 
 
 def schema_of(folder: Path) -> str:
@@ -179,8 +201,4 @@ def load_record(folder: Path) -> Record:
             f"expected {file}: not there, so {folder} is no finished run; "
             f"continue an interrupted one with `advhash attack --resume {folder}`"
         )
-    try:
-        return Record.loads(file.read_text("utf-8"))
-    except (ValueError, ValidationError, OSError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
+    return Record.read(folder)

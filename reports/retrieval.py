@@ -15,6 +15,7 @@ from advhash.codes import HashCodes
 from advhash.data import Dataset, Split, to_unit
 from advhash.files import storage_errors
 from advhash.hamming import distances, nearest, relevance
+from advhash.lexicon import spelled
 from advhash.reports.record import Example, Retrieved
 
 __all__ = [
@@ -155,6 +156,7 @@ def build_examples(
     targets: Tensor | None,
     score: npt.NDArray[np.float64],
     linf: npt.NDArray[np.floating],
+    texts: tuple[Tensor, Tensor] | None = None,
     count: int = 6,
 ) -> list[Example]:
     """The examples of a run, chosen by EXAMPLE_RULE, their pictures written to `folder/samples`.
@@ -165,6 +167,7 @@ def build_examples(
     codes:       (N,) before and after, (M,) of the database
     targets:     (N,C), None when untargeted
     score:       (N,) higher where the attack works better: t-AP where targeted
+    texts:       (N,…) texts before and after, whose words are shown; embeddings have none
 
     Raises StorageError.
     """
@@ -189,6 +192,9 @@ def build_examples(
             )
             for codes in (clean_codes, adversarial_codes)
         )
+        spelling = None
+        if texts is not None and dataset.text_kind != "sentence":
+            spelling = [spelled(text[place], dataset.vocabulary) for text in texts]
         clean_file, moved_file, change_file = (
             None if moved is None else f"{SAMPLES}/{kind}-{row:06d}.png"
             for kind in ("query", "adversarial", "perturbation")
@@ -202,7 +208,9 @@ def build_examples(
                 clean_picture=clean_file,
                 adversarial_picture=moved_file,
                 perturbation_picture=change_file,
-                linf=float(linf[place]),
+                linf=None if np.isnan(linf[place]) else float(linf[place]),
+                words_before=None if spelling is None else spelling[0],
+                words_after=None if spelling is None else spelling[1],
                 before=before,
                 after=after,
             )

@@ -17,7 +17,7 @@ from advhash import __version__
 from advhash.errors import StorageError
 from advhash.files import write_bytes
 from advhash.reports.html import KNOWLEDGE
-from advhash.reports.inversion import InversionRecord, load_inversion
+from advhash.reports.inversion import InversionRecord
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
 from advhash.reports.verdict import NO_VALUE, percent
@@ -183,11 +183,18 @@ def verdicts(record: InversionRecord) -> list[str]:
     if hit is not None and chance is not None and over is not None:
         seen = over.low is not None and over.low > 0
         lines.append(
-            f"Among {record.protocol.candidates} inputs of one class the true one is picked in "
+            f"Among {_among(record, chance)} inputs of one class the true one is picked in "
             f"{percent(hit.value)} of cases, by chance {percent(chance.value)}: codes "
             f"{'do single out samples' if seen else 'were not shown to single out samples'}."
         )
     return lines
+
+
+def _among(record: InversionRecord, chance: Metric) -> str:
+    """How many candidates there were: fewer than wanted where few samples were attacked."""
+    wanted = record.protocol.candidates
+    fewer = chance.value is not None and chance.value > 1 / wanted + 1e-9
+    return f"at most {wanted}" if fewer else str(wanted)
 
 
 def _between(difference: Difference, scale: float) -> str:
@@ -231,7 +238,7 @@ def _range(metric: Metric | None, digits: int = 3) -> str:
 
 def page(folder: Path) -> str:
     """The page of one run. Raises RunError."""
-    record, pictures = load_inversion(folder), Pictures()
+    record, pictures = InversionRecord.read(folder), Pictures()
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,4 +1,4 @@
-"""One cache for the whole session, never the user's."""
+"""One cache for the whole session, never the user's; and a scene of attacks without training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attack_scene import Scene, make_scene
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +24,9 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Small tensors: more threads only wait for each other, and one gives the same bits."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """Untrained victim, database, queries, targets; attacks leave all of it as it is."""
+    return make_scene()

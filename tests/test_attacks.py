@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advhash.attacks import prosgan
+from advhash.attacks import ensemble, prosgan
 from advhash.attacks.anchors import ANCHORS, anchor_codes, candidate_rows, fit_prototype, label_sets
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, Perturbed
 from advhash.attacks.baselines import Blend, Noise
-from advhash.attacks.gradient import DHTA, P2P, step_length, stepped
+from advhash.attacks.gradient import DHTA, P2P
 from advhash.attacks.objectives import (
     hash_term,
     hash_term_tmm,
@@ -27,6 +27,7 @@ from advhash.attacks.objectives import (
 )
 from advhash.attacks.prosgan import ProSGAN
 from advhash.attacks.prosgan_networks import Discriminator, Generator
+from advhash.attacks.steps import step_length, stepped
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Split
@@ -45,8 +46,13 @@ QUERIES = 40
 # Settings that keep the whole file short; an attack that is not named runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
     "prosgan": {"epochs": 12, "batch_size": 16, "width": 12, "blocks": 2, "prototype_steps": 200},
-    "dhta": {"steps": 20},
-    "p2p": {"steps": 20},
+    "universal": {"steps": 30, "batch_size": 16},
+    "tha": {"steps": 20, "prototype_steps": 200, "hidden": 128, "feature": 64},
+    **{
+        name: {"steps": 20}
+        for name in ("dhta", "p2p", "mainstay", "sdha", "hag", "cgat", "mainstay-untargeted")
+    },
+    "sdha-untargeted": {"steps": 20},
     **{
         f"{name}{goal}": {"queries": 100}
         for name in ("nes", "square", "ta-square")
@@ -58,8 +64,8 @@ QUICK: dict[str, dict[str, Any]] = {
         for name in ("pgd", "pgd-untargeted", *(f"{kind}fgsm" for kind in MOMENTUM))
     },
 }
-NAMES = [entry.name for entry in ATTACKS]
-TARGETED = [entry.name for entry in ATTACKS if entry.build.goal == "targeted"]
+NAMES = [entry.name for entry in ATTACKS if "image" in entry.build.modalities]
+TARGETED = [name for name in NAMES if ATTACKS[name].build.goal == "targeted"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +73,9 @@ def one_thread() -> Iterator[None]:
     """Tiny tensors on a shared machine: a second thread only waits for the first."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "STEPS", 8)  # of every member of autohash, which has no settings
+        yield
     torch.set_num_threads(threads)
 
 

@@ -199,6 +199,36 @@ def test_report_over_siblings_is_one_file(
     assert not re.search(r"<script|src=[\"']http|href=[\"']http", text)
 
 
+def test_several_eps_are_sibling_runs_with_one_report(advhash: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "siblings"
+    code, out, _ = advhash(*QUICK, "--eps", "16/255,4/255", "--json", "--out", folder)
+    assert code == 0
+    document = json.loads(out)
+    small, large = document["runs"]
+    assert [small["budget"]["text"], large["budget"]["text"]] == ["L∞ 4/255", "L∞ 16/255"]
+    assert small["metrics"]["tmap"]["value"] < large["metrics"]["tmap"]["value"]
+    assert small["victim"]["fingerprint"] == large["victim"]["fingerprint"]
+    tables = [pq.read_table(folder / f"eps-{e}_255/queries.parquet") for e in (4, 16)]
+    assert tables[0]["target"].equals(tables[1]["target"])
+    page = Path(document["report"]).read_text()
+    assert "how much a larger budget buys" in page
+    assert "Compared pairwise" in page
+
+
+def test_several_eps_are_planned_together(advhash: Run, tmp_path: Path) -> None:
+    code, out, _ = advhash(*QUICK, "--eps", "2/255,8/255", "--dry-run")
+    assert code == 0
+    assert json.loads(out)["budget"] == ["L∞ 2/255", "L∞ 8/255"]
+
+
+@pytest.mark.parametrize("eps", ["8/255,8/255", "8/255,none", "8/255,", "8/255,4"])
+def test_wrong_lists_of_eps_are_refused(advhash: Run, eps: str, tmp_path: Path) -> None:
+    code, _, err = advhash(*QUICK, "--eps", eps, "--out", tmp_path / "run")
+    assert code == 2
+    assert "eps" in one_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dry_run_writes_nothing_and_validates(advhash: Run, tmp_path: Path) -> None:
     target = tmp_path / "dry"
     code, out, _ = advhash(*QUICK, "--dry-run", "--out", target)

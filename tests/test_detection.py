@@ -372,6 +372,7 @@ class TestCommand:
         ("options", "message"),
         [
             (["--victim", "dpsh"], "need parties that send codes"),
+            (["--victim", "hashvfl", "--set", "victim.protection=none"], "need parties that send"),
             ([], "expected --victim hashvfl"),
             (["--victim", "hashvfl", "--inputs", "odd"], "setting 'inputs'"),
             (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
@@ -379,7 +380,10 @@ class TestCommand:
             (["--victim", "hashvfl", "--other", "digits"], "names the data of --inputs ood"),
         ],
     )  # fmt: skip
-    def test_what_makes_no_sense_is_refused(self, options: list[str], message: str) -> None:
+    def test_what_makes_no_sense_is_refused_before_a_training(
+        self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("advhash.detecting.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
         result = runner.invoke(app, ["detect", *options, *quick])
         assert isinstance(result.exception, UsageError)

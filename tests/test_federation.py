@@ -204,6 +204,32 @@ class TestRefusals:
         for name, values in victim.state_dict().items():
             assert torch.equal(values, calm.state_dict()[name]), name
 
+    def test_one_message_a_round_and_none_after_the_last(self, digits: Dataset) -> None:
+        parties, server = ends(digits, small(digits, epochs=1))
+        for round_ in range(len(server.rounds)):
+            for party in parties:
+                payload = party.send(round_)
+                server.receive(party.number, payload)
+                flipped = pack(Message(Kind.CODES, party.number, round_, -unpack(payload).values))
+                with pytest.raises(MessageError, match="got a second"):
+                    server.receive(party.number, flipped)
+                assert torch.equal(server._codes[party.number], unpack(payload).values)
+            answers, _ = server.answer()
+            for party, payload in zip(parties, answers, strict=True):
+                party.receive(round_, payload)
+        late = pack(Message(Kind.CODES, 0, len(server.rounds), torch.ones(50, 16)))
+        with pytest.raises(MessageError, match="after the last of 6 rounds"):
+            server.receive(0, late)
+
+    def test_a_party_that_sends_rubbish_and_hangs_up(self, digits: Dataset) -> None:
+        _, server = ends(digits, small(digits))
+        ours, theirs = multiprocessing.Pipe()
+        theirs.send_bytes(b"nonsense")
+        theirs.close()
+        with pytest.raises(MessageError, match="party 0: expected it to listen, but it hung up"):
+            collect(server, 0, ours)
+        ours.close()
+
     def test_gradients_are_checked_too(self, digits: Dataset) -> None:
         (party, _), _ = ends(digits, small(digits))
         zeros = torch.zeros(50, 16)
@@ -422,6 +448,9 @@ class TestVictim:
         ("settings", "message"),
         [({"bits": 3}, "classes"), ({"parties": 17}, "parties <= 16"),
          ({"epsilon": 0.0}, "epsilon"),
+         ({"weight_decay": -1.0}, "weight_decay"), ({"penalty": -1.0}, "penalty"),
+         ({"consistency_weight": -1.0}, "consistency_weight"),
+         ({"batch_size": 1}, "batch_size >= 2"), ({"width": 1}, "width >= 2"),
          ({"min_distance": 16}, "min_distance")],
     )  # fmt: skip
     def test_settings_that_cannot_be_are_refused(
@@ -429,6 +458,14 @@ class TestVictim:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             small(digits, **settings)
+
+    def test_random_class_codes_that_will_not_differ_are_refused(self, digits: Dataset) -> None:
+        data = Dataset(
+            digits.name, digits.settings, digits.database, digits.train_rows, digits.validation,
+            digits.query, tuple(map(str, range(64))),
+        )  # fmt: skip
+        with pytest.raises(ValueError, match="10000 draws of 64 random codes of 6 bits"):
+            small(data, bits=6, balanced_codes=False)
 
 
 def test_the_loop_reports_every_round(digits: Dataset) -> None:

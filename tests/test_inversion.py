@@ -25,6 +25,7 @@ from advhash.attacks.reconstruction import (
     total_variation,
 )
 from advhash.cli import app
+from advhash.config import AttackConfig
 from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import RunError, UsageError
@@ -39,8 +40,9 @@ from advhash.likeness import (
 )
 from advhash.parties import party_view
 from advhash.registry import INVERSIONS
-from advhash.reports.inversion import InversionRecord, is_inversion, load_inversion
+from advhash.reports.inversion import InversionRecord
 from advhash.reports.vfl import render_inversion, verdicts
+from advhash.stats import Metric
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 from advhash.victims.wire import Transcript
@@ -328,7 +330,7 @@ class TestRun:
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
     ) -> None:
         folder, document = run
-        record = load_inversion(folder)
+        record = InversionRecord.read(folder)
         assert record.document() == document
         assert InversionRecord.loads(record.dumps()) == record
         result = runner.invoke(app, ["report", str(folder), "--out", str(tmp_path / "p.html")])
@@ -344,7 +346,7 @@ class TestRun:
     def test_hostile_text_is_escaped(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
     ) -> None:
-        record = load_inversion(run[0])
+        record = InversionRecord.read(run[0])
         bad = "<script>alert(1)</script>"
         pictures = [one.model_copy(update={"labels": bad, "files": {}}) for one in record.pictures]
         changed = record.model_copy(update={"pictures": pictures})
@@ -359,11 +361,9 @@ class TestRun:
             render_inversion(tmp_path, tmp_path / "page.html")
 
     def test_other_folders_are_refused(self, tmp_path: Path) -> None:
-        assert not is_inversion(tmp_path)
         (tmp_path / "metrics.json").write_text("{")
-        assert not is_inversion(tmp_path)
-        with pytest.raises(RunError, match="expected a reconstruction run"):
-            load_inversion(tmp_path)
+        with pytest.raises(RunError, match="expected a run record"):
+            InversionRecord.read(tmp_path)
 
     def test_the_config_replays_the_run(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
@@ -396,6 +396,22 @@ class TestRun:
         assert message in str(result.exception)
         assert result.exception.exit_code == code
         assert not list(tmp_path.iterdir())
+
+    def test_a_killed_run_says_what_to_do(self, tmp_path: Path) -> None:
+        partial = tmp_path / "r.partial"
+        partial.mkdir()
+        config = {"victim": {"name": "hashvfl"}, "attack": {"name": "code-inversion"}}
+        (partial / "config.toml").write_text(AttackConfig.build(config).to_toml())
+        result = runner.invoke(app, ["attack", "--resume", str(tmp_path / "r")])
+        assert isinstance(result.exception, RunError)
+        assert f"delete {partial} and run it again" in str(result.exception)
+
+    def test_fewer_candidates_are_called_fewer(self, run: tuple[Path, dict[str, Any]]) -> None:
+        record = InversionRecord.read(run[0])
+        assert any(line.startswith("Among 20 inputs") for line in verdicts(record))
+        metrics = {**record.metrics, "reidentification_chance": Metric(0.25, 0.2, 0.3, 40)}
+        few = record.model_copy(update={"metrics": metrics})
+        assert any(line.startswith("Among at most 20 inputs") for line in verdicts(few))
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--dry-run"]

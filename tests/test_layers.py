@@ -20,7 +20,8 @@ PIPELINE = {
     "detecting",
     "inverting",
     "transcripts",
-    *("own_victim", "training", "fitting", "recording", "pipeline"),
+    *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
+    *("budgets", "poisoning", "transferring"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
 }
 CLI = {
@@ -28,6 +29,7 @@ CLI = {
     "cli_detect",
     "cli_codes",
     "cli_lifelong",
+    "cli_transfer",
     "cli_options",
     "console",
     "doctor",

@@ -265,7 +265,7 @@ class TestRun:
         assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
             *("config.toml", "env.json", "metrics.json", "queries.parquet", "report.html"),
         ]
-        read = LifelongRecord.read(tmp_path / "run/metrics.json")
+        read = LifelongRecord.read(tmp_path / "run")
         assert read.document() == record.document()
         assert read.document()["schema"] == "advhash/lifelong/1"
         for name in (

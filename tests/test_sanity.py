@@ -13,6 +13,7 @@ from advhash.sanity import (
     check_attack,
     check_codes,
     check_gradient,
+    check_indicators,
     check_targets,
     check_victim,
 )
@@ -193,3 +194,25 @@ class TestAttack:
         assert check_attack(dict.fromkeys(names), 0.1, FREE, targeted) == []
         assert check_attack(dict.fromkeys(names, Metric()), 0.1, FREE, targeted) == []
         assert check_attack({}, None, FREE, targeted) == []
+
+
+class TestIndicators:
+    @pytest.mark.parametrize(
+        ("name", "healthy", "failed"),
+        [
+            ("zero_gradient", 0.0, 0.01),
+            ("saturated", 0.5, 0.51),
+            ("stalled", 0.1, 0.11),
+            ("black_box_lead", -0.2, 0.01),
+        ],
+    )
+    def test_each_sign_of_failure_has_its_limit(
+        self, name: str, healthy: float, failed: float
+    ) -> None:
+        assert check_indicators({name: healthy}) == []
+        assert names(check_indicators({name: failed})) == {name: "warning"}
+
+    def test_the_share_is_told_and_other_notes_raise_nothing(self) -> None:
+        (flag,) = check_indicators({"stalled": 0.25, "kept_sdha": 0.9, "queries": 1e4})
+        assert "On 25% of the queries" in flag.message
+        assert check_indicators({}) == []

@@ -11,9 +11,9 @@ import torchattacks
 from torch import Tensor, nn
 
 from advhash.attacks.base import Attack, AttackData, frozen
-from advhash.attacks.gradient import stepped
 from advhash.attacks.heads import AnchorHead, CodeHead, PrototypeHead, own_codes
 from advhash.attacks.objectives import similarity, soft_code
+from advhash.attacks.steps import stepped
 from advhash.attacks.torchattacks_bridge import load_torchattacks
 from advhash.budget import Budget
 from advhash.codes import HashCodes

@@ -161,14 +161,23 @@ class Server:
 
     def receive(self, party: int, payload: bytes) -> None:
         """Take what a party sent for this round. Raises MessageError, and nothing has changed."""
+        if self.round == len(self.rounds):
+            raise MessageError(
+                f"party {party}: expected no message after the last of {len(self.rounds)} rounds"
+            )
         message = unpack(payload)
-        self._codes[party] = check_message(
+        codes = check_message(
             message,
             party=party,
             round_=self.round,
             shape=(len(self.rounds[self.round]), self.recipe.bits),
             kind=self.recipe.kind,
         )
+        if party in self._codes:
+            raise MessageError(
+                f"party {party}, round {self.round}: expected one message a round, got a second"
+            )
+        self._codes[party] = codes
 
     @property
     def missing(self) -> list[int]:

@@ -26,6 +26,7 @@ __all__ = ["NOISE", "SCHEDULE", "Bottom", "HashVFL", "new_bottom", "straight_thr
 
 # What seeds are derived from, beside the numbers of the parties, which count from 0.
 NOISE, SERVER, SCHEDULE = 10_000, 20_000, 30_000
+REDRAWS = 10_000  # of random class codes, until all rows differ
 PAPER = {"backbone": "resnet18", "batch_size": 256, "learning_rate": 1e-3, "bits": 4}
 
 
@@ -151,6 +152,15 @@ class HashVFL(HashVictim):
             width=self.width,
             top_width=self.top_width,
         )
+        if min(self.weight_decay, self.consistency_weight, self.penalty) < 0:
+            raise ValueError(
+                "expected weight_decay, consistency_weight and penalty >= 0, got "
+                f"{self.weight_decay:g}, {self.consistency_weight:g}, {self.penalty:g}"
+            )
+        if self.batch_size < 2:  # a lone row is left out, so every round would be
+            raise ValueError("expected batch_size >= 2 for statistics over a batch, got 1")
+        if len(self.shape) == 3 and self.backbone == "small" and self.width < 2:
+            raise ValueError("expected width >= 2 of the small bottom of images, got 1")
         if self.parties > self.shape[-1]:
             raise ValueError(f"expected parties <= {self.shape[-1]} columns, got {self.parties}")
         if self.classes > 2**self.bits:
@@ -184,10 +194,14 @@ class HashVFL(HashVictim):
         if self.balanced_codes:
             least = max(1, self.bits // 4) if self.min_distance is None else self.min_distance
             return class_codes(self.classes, self.bits, min_distance=least, generator=generator)
-        while True:  # as published
+        for _ in range(REDRAWS):  # as published
             rows = torch.randint(0, 2, (self.classes, self.bits), generator=generator).float()
             if len(rows.unique(dim=0)) == self.classes:
                 return 2 * rows - 1
+        raise ValueError(
+            f"{REDRAWS} draws of {self.classes} random codes of {self.bits} bits all had equal "
+            "rows: take more bits, or balanced_codes=true"
+        )
 
     def bottom_settings(self, number: int) -> dict[str, Any]:
         """The arguments of a party's `Bottom`: the first parties get the columns that are left."""

@@ -92,9 +92,9 @@ def serve(server: Server, pipes: Sequence[Connection], record: Callable[[bytes],
         for number, pipe in enumerate(pipes):
             record(collect(server, number, pipe))
         answers, _ = server.answer()
-        for pipe, payload in zip(pipes, answers, strict=True):
+        for number, (pipe, payload) in enumerate(zip(pipes, answers, strict=True)):
             record(payload)
-            pipe.send_bytes(payload)
+            tell(pipe, number, payload)
 
 
 def collect(
@@ -121,11 +121,19 @@ def collect(
             server.receive(number, payload)
         except MessageError as refused:
             reason = refused
-            pipe.send_bytes(REFUSED)
+            tell(pipe, number, REFUSED)
         else:
-            pipe.send_bytes(TAKEN)
+            tell(pipe, number, TAKEN)
             return payload
     raise reason
+
+
+def tell(pipe: Connection, number: int, payload: bytes) -> None:
+    """Send a party something. Raises MessageError: it hung up."""
+    try:
+        pipe.send_bytes(payload)
+    except OSError:
+        raise MessageError(f"party {number}: expected it to listen, but it hung up") from None
 
 
 def party_process(folder: str, pipe: Connection) -> None:

@@ -1,0 +1,108 @@
+"""The queries of a run: which ones, and what an attack makes of them, batch by batch."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advhash.codes import HashCodes
+from advhash.config import AttackConfig
+from advhash.data import Batch, Progress, Split
+from advhash.fitting import FittedAttack
+from advhash.lexicon import WordBudget
+from advhash.recording import Outcome
+from advhash.reports.measures import distance_columns
+from advhash.runs import RunFolder
+from advhash.targets import choose_targets
+from advhash.training import Trained, derive_seed
+
+__all__ = ["attack_queries", "choose_queries"]
+
+
+def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
+    """Rows of the query split: all, or `count` drawn without replacement, in order."""
+    if count is None or count >= len(split):
+        return torch.arange(len(split))
+    drawn = np.random.default_rng(seed).choice(len(split), size=count, replace=False)
+    return torch.from_numpy(np.sort(drawn))
+
+
+def attack_queries(
+    folder: RunFolder,
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    progress: Progress,
+    *,
+    prefix: str = "",
+) -> Outcome:
+    """Attack the queries batch by batch; a finished batch is on disk and never made twice.
+
+    prefix: of the names of the parts, where one folder holds several attacks
+    """
+    protocol, victim, split = config.protocol, trained.victim, trained.data.query
+    modality = protocol.query_modality
+    rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
+    labels = split.labels[rows].numpy()
+    targets = None
+    if fitted.attack.goal == "targeted":
+        targets = choose_targets(
+            protocol.targets,
+            labels,
+            trained.data.database.labels.numpy(),
+            derive_seed(config.seed, "targets"),
+        )
+
+    def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
+        aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+        begin = time.perf_counter()
+        result = fitted.attack.perturb(
+            victim,
+            batch,
+            aim,
+            fitted.budget,
+            modality,
+            seed=derive_seed(config.seed, f"batch {start}"),
+            eight_bit=config.budget.eight_bit,
+            vocabulary=trained.data.vocabulary,
+        )
+        return {
+            "moved": result.batch.inputs[modality].cpu(),
+            "words": torch.from_numpy(result.codes.words.view(np.int64)),
+            "overrun": result.overrun.cpu(),
+            "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
+        }
+
+    clean, clean_codes = [], []
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(rows), protocol.batch_size):
+        batch = split.rows(rows[start : start + protocol.batch_size])
+        clean.append(batch.inputs[modality])
+        clean_codes.append(victim.encode(batch.inputs[modality], modality))
+        part = folder.part(f"{prefix}{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        for name, values in part.items():
+            parts.setdefault(name, []).append(values)
+        progress("attacking queries", start + len(batch), len(rows))
+    moved = torch.cat(parts["moved"])
+    columns = distance_columns(
+        torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
+    )
+    if modality == "text" and fitted.budget.norm == "l0":
+        measure = WordBudget(fitted.budget, trained.data.vocabulary)
+        columns["words_changed"] = measure.distance(torch.cat(clean), moved).double().numpy()
+    columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
+    words = torch.cat(parts["words"]).numpy().view(np.uint64)
+    return Outcome(
+        rows=rows,
+        labels=labels,
+        targets=targets,
+        clean=torch.cat(clean),
+        moved=moved,
+        clean_codes=HashCodes.concatenate(clean_codes),
+        codes=HashCodes(words, victim.bits),
+        columns=columns,
+        seconds=sum(float(value) for value in parts["seconds"]),
+    )

@@ -1,0 +1,390 @@
+"""`advhash transfer`: attacks made on one victim, judged on all.
+
+Every source × method × target. The target is judged as it would serve: its own codes of the moved
+query, its own database hashed by itself (scoring against the source's database is a known error of
+published code). Queries and targets are the same in every cell, and cells on the diagonal are what
+`advhash attack` gives for the same seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from advhash.attacking import attack_queries
+from advhash.attacks.base import Attack, AttackData
+from advhash.budget import Budget
+from advhash.cache import content_key
+from advhash.codes import HashCodes
+from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig, TransferConfig
+from advhash.data import Progress, silent
+from advhash.errors import UsageError
+from advhash.files import storage_errors, write_json
+from advhash.fitting import FittedAttack, fit_attack
+from advhash.pipeline import resolve
+from advhash.recording import (
+    Outcome,
+    attack_info,
+    budget_info,
+    dataset_info,
+    run_info,
+    victim_info,
+)
+from advhash.registry import ATTACKS
+from advhash.reports.ceiling import target_ceilings
+from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
+from advhash.reports.record import Protocol
+from advhash.reports.transfer import (
+    Cell,
+    Method,
+    TransferRecord,
+    Victim,
+    main_metric,
+    render_transfer,
+)
+from advhash.runs import RunFolder, environment, new_run_id
+from advhash.sanity import Flag
+from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
+from advhash.training import Trained, cache_identity, derive_seed, train
+
+__all__ = ["transfer"]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A victim of the matrix, as the command named it."""
+
+    label: str
+    trained: Trained
+    codes: HashCodes  # of its database
+    database: str
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A target and the average precisions of a cell."""
+
+    method: str
+    source: str
+    target: str
+    goal: str
+    columns: Columns
+    noise: npt.NDArray[np.float64] | None  # of the same figure, under noise
+
+
+def transfer(
+    config: TransferConfig, out: Path | None = None, progress: Progress = silent
+) -> TransferRecord:
+    """Attack on each victim, judge on all, and write the run folder (`out`, or `runs/<id>`).
+
+    Raises AdvhashError: victims of other data, without the query modality, a budget that a method
+    cannot take.
+    """
+    labels, methods = _labels(config.victims), _labels(config.attacks)
+    for method in config.attacks:
+        _check_method(method, config)
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    members = _members(config, labels, progress)
+    seconds["victims"] = time.perf_counter() - began
+    folder = RunFolder.start(out or Path("runs") / new_run_id("transfer"))
+    try:
+        folder.write_text("config.toml", config.to_toml())
+        folder.identify(
+            content_key(
+                {
+                    "victims": [cache_identity(member.trained) for member in members],
+                    "config": config.to_toml(),
+                }
+            )
+        )
+        write_json(folder.path / "env.json", environment())
+        record = _into(folder, config, members, methods, seconds, progress)
+        folder.write_text("metrics.json", record.dumps())
+        render_transfer(folder.path, folder.path / "report.html")
+        folder.finish()
+    except BaseException:
+        folder.abandon()
+        raise
+    return record
+
+
+def _labels(tables: Sequence[MethodConfig]) -> list[str]:
+    """The names as the command gave them. Raises UsageError for two equal ones."""
+    labels = [
+        "+".join([Path(one.name).name, *(f"{key}={value}" for key, value in one.settings.items())])
+        for one in tables
+    ]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"expected different victims and methods, got {label} twice")
+    return labels
+
+
+def _check_method(method: MethodConfig, config: TransferConfig) -> None:
+    attack: Attack = ATTACKS.create(method.name, method.settings)
+    budget = config.budget.resolve(attack.default_budget)
+    if budget.norm not in attack.norms:
+        raise UsageError(
+            f"--norm: {method.name} works under {', '.join(sorted(attack.norms))}, "
+            f"got {budget.norm}"
+        )
+
+
+def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[_Member]:
+    """Train or load all victims; all see the data set of the first."""
+    members: list[_Member] = []
+    dataset = config.dataset
+    modality = config.protocol.query_modality
+    for table, label in zip(config.victims, labels, strict=True):
+        settings = table.settings
+        seed = settings.pop("seed", config.seed)
+        victim = MethodConfig.build({"name": table.name, **settings})
+        wanted = TrainConfig.build(
+            {"seed": seed, "device": config.device, "victim": victim, "dataset": dataset}
+        )
+        trained = train(wanted.trusting(config.trust_code), progress)
+        if not members:
+            data = trained.data
+            dataset = DatasetConfig.build({"name": data.name, **data.settings})
+        elif trained.data.fingerprint() != members[0].trained.data.fingerprint():
+            raise UsageError(
+                f"expected victims of the same data: {label} sees other data than "
+                f"{members[0].label}"
+            )
+        trained.victim.check_modality(modality)
+        database = _database(config, trained)
+        codes = trained.victim.database_codes(trained.data, database)
+        members.append(_Member(label, trained, codes, database))
+    return members
+
+
+def _database(config: TransferConfig, trained: Trained) -> str:
+    """What is searched: as asked for where the victim has it, else its default."""
+    asked = config.protocol.database
+    if asked is None or asked not in trained.victim.directions:
+        return trained.victim.default_database
+    return asked
+
+
+def _into(
+    folder: RunFolder,
+    config: TransferConfig,
+    members: Sequence[_Member],
+    methods: Sequence[str],
+    seconds: dict[str, float],
+    progress: Progress,
+) -> TransferRecord:
+    columns: list[_Column] = []
+    infos: list[Method] = []
+    budgets: dict[str, Budget] = {}
+    rows = torch.empty(0)
+    began = time.perf_counter()
+    for table, method in zip(config.attacks, methods, strict=True):
+        for place, source in enumerate(members):
+            fitted, outcome = _moved(folder, config, table, source, method, place, progress)
+            infos.append(
+                Method(label=method, source=source.label, info=attack_info(table.name, fitted))
+            )
+            budgets[method], rows = fitted.budget, outcome.rows
+            for target in members:
+                columns.append(_judged(config, method, source, target, fitted, outcome, progress))
+    seconds["attacks"] = time.perf_counter() - began
+    _write_queries(folder.path / "queries.parquet", columns, rows.numpy())
+    boot = derive_seed(config.seed, "bootstrap")
+    aimed = any(column.goal == "targeted" for column in columns)
+    first = members[0].trained
+    return TransferRecord(
+        schema_="advhash/transfer/1",
+        command="transfer",
+        run=run_info(folder.final, config.seed, str(first.victim.device), seconds),
+        victims=[
+            Victim(label=one.label, database=one.database, info=victim_info(one.trained))
+            for one in members
+        ],
+        methods=infos,
+        dataset=dataset_info(first.data),
+        budgets={
+            method: budget_info(budget, eight_bit=config.budget.eight_bit)
+            for method, budget in budgets.items()
+        },
+        protocol=Protocol(
+            targets=config.protocol.targets if aimed else None,
+            query_modality=config.protocol.query_modality,
+            database=config.protocol.database or "each victim's own",
+            queries=len(rows),
+            batch_size=config.protocol.batch_size,
+            top_k=config.protocol.top_k,
+            ties=config.protocol.ties,
+            empty=config.protocol.empty,
+            empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+        ),
+        flags=_flags(members, columns, boot),
+        metrics=_headline(methods, columns, boot),
+        cells=[_cell(column, boot) for column in columns],
+    )
+
+
+def _moved(
+    folder: RunFolder,
+    config: TransferConfig,
+    table: MethodConfig,
+    source: _Member,
+    method: str,
+    place: int,
+    progress: Progress,
+) -> tuple[FittedAttack, Outcome]:
+    """The queries as the method moves them on one source, exactly as `advhash attack` does."""
+    trained = source.trained
+    alone = resolve(
+        AttackConfig(
+            seed=config.seed,
+            device=config.device,
+            victim=trained.replay,
+            attack=table,
+            dataset=config.dataset,
+            budget=config.budget,
+            protocol=config.protocol.model_copy(update={"database": source.database}),
+        ),
+        trained,
+    )
+    seen = AttackData(trained.data, source.codes, source.database, config.protocol.query_modality)
+    fitted = fit_attack(alone, trained, seen, progress)
+    prefix = f"{method}-{place}-".replace("/", "_")
+    return fitted, attack_queries(folder, alone, trained, fitted, progress, prefix=prefix)
+
+
+def _judged(
+    config: TransferConfig,
+    method: str,
+    source: _Member,
+    target: _Member,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    progress: Progress,
+) -> _Column:
+    protocol, trained = config.protocol, target.trained
+    modality, data = protocol.query_modality, trained.data
+    goal = fitted.attack.goal
+    ceiling = None
+    if outcome.targets is not None:
+        ceiling = target_ceilings(
+            trained.victim,
+            AttackData(data, target.codes, target.database, modality),
+            outcome.targets,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            identity=cache_identity(trained),
+            progress=progress,
+        )
+
+    def columns(codes: HashCodes) -> Columns:
+        return retrieval_columns(
+            trained.victim.encode(outcome.clean, modality),
+            codes,
+            target.codes,
+            labels=outcome.labels,
+            database_labels=data.database.labels.numpy(),
+            targets=outcome.targets,
+            ceiling=ceiling,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+
+    noise = None
+    noisy: Attack = ATTACKS.create("noise")
+    bounded = fitted.budget.norm != "none"
+    if protocol.noise_control and bounded and trained.victim.is_image(modality):
+        batch = data.query.rows(outcome.rows)
+        seed = derive_seed(config.seed, "noise")
+        moved = noisy.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
+        noise = columns(moved.codes)[main_metric(goal)]
+    found = columns(trained.victim.encode(outcome.moved, modality))
+    return _Column(method, source.label, target.label, goal, found, noise)
+
+
+def _cell(column: _Column, seed: int) -> Cell:
+    found, main = column.columns, main_metric(column.goal)
+    targeted = column.goal == "targeted"
+
+    def over(base: npt.NDArray[np.float64]) -> Any:
+        ahead, behind = (found[main], base) if targeted else (base, found[main])
+        return paired_difference(ahead, behind, seed)
+
+    return Cell(
+        method=column.method,
+        source=column.source,
+        target=column.target,
+        metrics=retrieval_metrics(found, seed),
+        gain=over(found["tmap_clean" if targeted else "map"]),
+        over_noise=None if column.noise is None else over(column.noise),
+    )
+
+
+def _headline(
+    methods: Sequence[str], columns: Sequence[_Column], seed: int
+) -> dict[str, Metric | None]:
+    """Of each method: on its own victims, and transferred, over queries."""
+    metrics: dict[str, Metric | None] = {}
+    for method in methods:
+        mine = [column for column in columns if column.method == method]
+        main = main_metric(mine[0].goal)
+        for name, same in (("own", True), ("transferred", False)):
+            kept = [
+                column.columns[main] for column in mine if (column.source == column.target) is same
+            ]
+            metrics[f"{main}_{name}:{method}"] = mean_metric(np.mean(kept, axis=0), seed)
+    return metrics
+
+
+def _flags(members: Sequence[_Member], columns: Sequence[_Column], seed: int) -> list[Flag]:
+    flags = [
+        Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
+        for member in members
+        for flag in member.trained.card.get("flags", [])
+    ]
+    for column in columns:
+        if column.source != column.target:
+            continue
+        gain = _cell(column, seed).gain
+        if gain.low is None or gain.low <= 0:
+            flags.append(
+                Flag(
+                    "no_effect",
+                    "warning",
+                    f"{column.method} does not move {column.source} itself: that it moves no other "
+                    "victim says nothing about transfer.",
+                )
+            )
+    return flags
+
+
+def _write_queries(file: Path, columns: Sequence[_Column], rows: npt.NDArray[np.int64]) -> None:
+    """One row for each query of each cell: enough to compute every figure again."""
+    tables = []
+    names = sorted({name for column in columns for name in column.columns})
+    for column in columns:
+        table: dict[str, Any] = {
+            **{
+                name: [getattr(column, name)] * len(rows) for name in ("method", "source", "target")
+            },
+            "query": rows,
+        }
+        absent = np.full(len(rows), np.nan)
+        table |= {name: column.columns.get(name, absent) for name in names}
+        table["noise"] = absent if column.noise is None else column.noise
+        tables.append(pa.table(table))
+    with storage_errors(file):
+        pq.write_table(pa.concat_tables(tables), file)

@@ -1,0 +1,280 @@
+"""The descent that all gradient attacks share: an anchor code, an objective and a step rule.
+
+P2P, DHTA, THA, HAG, SDHA, CgAT and the mainstay attack differ in the code that an image is to reach
+(`anchors.py`), in what is descended on the way (`objectives.py`) and in published step rules
+(`steps.py`). An untargeted attack reaches for the opposite of what it wants to leave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.objectives import similarity, soft_code
+from advhash.attacks.steps import (
+    TINY,
+    Rule,
+    Stepper,
+    diversified,
+    random_point,
+    resolve_rule,
+    step_length,
+)
+from advhash.budget import Budget, round_toward
+from advhash.data import Batch, Modality, Progress, silent
+from advhash.errors import UsageError
+from advhash.victims.base import HashVictim
+
+__all__ = ["Aim", "GradientAttack", "Merit", "Objective"]
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+Merit = Callable[[Tensor, Tensor], Tensor]
+SATURATED = 0.999  # |tanh| above it passes less than 0.2 % of the gradient
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What the B images of a batch go for.
+
+    anchors:   (B,K) ±1, the codes at which they rest
+    objective: soft codes (b,K), images (b,3,H,W) and their rows in the batch (b,) → (b,), to be
+               minimised
+    merit:     real codes (b,K) and rows → (b,) ≥ 0, what is left to gain, by which iterates are
+               chosen and images rest; by default the number of bits unlike the anchor
+    """
+
+    anchors: Tensor
+    objective: Objective
+    merit: Merit | None = None
+
+    def left(self, relaxed: Tensor, rows: Tensor) -> Tensor:
+        """(b,) what is left to gain for images `rows` with real codes (b,K); 0 at rest."""
+        if self.merit is not None:
+            return self.merit(relaxed, rows)
+        return ((relaxed > 0) != (self.anchors[rows] > 0)).sum(dim=1).float()
+
+
+@dataclass
+class Best:
+    """The best iterate of each of B images: the least left to gain, then the lowest loss."""
+
+    images: Tensor
+    left: Tensor
+    loss: Tensor
+
+    @classmethod
+    def of(cls, clean: Tensor) -> Best:
+        """The clean images, which any iterate replaces."""
+        worst = torch.full((len(clean),), math.inf, device=clean.device)
+        return cls(clean.clone(), worst, worst.clone())
+
+    def offer(self, rows: Tensor, images: Tensor, left: Tensor, loss: Tensor) -> None:
+        """Keep those of images `rows` that are better."""
+        better = (left < self.left[rows]) | ((left == self.left[rows]) & (loss < self.loss[rows]))
+        kept = rows[better]
+        self.images[kept] = images[better]
+        self.left[kept], self.loss[kept] = left[better], loss[better]
+
+
+class GradientAttack(Attack):
+    """Descend an objective of h = tanh(α·u/s) inside the budget; s is the mean |u| of the image.
+
+    steps: iterations, each one forward and one backward pass
+    rule:  "sign", "l2" (normalised gradient), "plain" (the gradient itself), "adam", or "auto":
+           "l2" in an L2 ball, else "sign"
+    step:  length of a step as a fraction of the budget's radius (see `step_length`)
+    alphas: α, in equal shares of the steps
+    momentum: μ of MI-FGSM (Dong et al., CVPR 2018); 0: none
+    diversity: probability of a random shrink and pad (DI, Xie et al., CVPR 2019); 0: none; it costs
+        a second forward pass
+    random_start: whether to start at a random point of the ball instead of at the image
+    restarts: how many descents, from the second on from random points; an image that rests is not
+        descended again
+
+    The gradient is taken at the rounded image (the float iterate runs beside it), so that the code
+    seen at each step is the code of the image that would be returned. An image rests when its code
+    equals the anchor; the iterate with the fewest wrong bits is returned, then the lowest
+    −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
+
+    Deviations:
+    - real codes are divided by their mean size on the clean image before tanh, so that α means the
+      same for unbounded codes
+    - the gradient is taken at the 8-bit image, an image rests once its code is the anchor, and the
+      best iterate is returned, not the last one
+    """
+
+    goal: ClassVar[Goal] = "targeted"
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
+    knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
+
+    def __init__(
+        self,
+        *,
+        steps: int = 100,
+        rule: Rule = "auto",
+        step: float = 0.1,
+        alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5),
+        momentum: float = 0.0,
+        diversity: float = 0.0,
+        random_start: bool = False,
+        restarts: int = 1,
+    ) -> None:
+        if steps < 1 or restarts < 1 or not step > 0 or not alphas or min(alphas) <= 0:
+            raise ValueError(
+                "expected steps >= 1, restarts >= 1, step > 0 and alphas > 0, got "
+                f"steps={steps}, restarts={restarts}, step={step}, alphas={alphas}"
+            )
+        if not momentum >= 0 or not 0 <= diversity <= 1:
+            raise ValueError(
+                "expected momentum >= 0 and a probability diversity in [0, 1], got "
+                f"momentum={momentum}, diversity={diversity}"
+            )
+        self.steps = steps
+        self.rule = rule
+        self.step = step
+        self.alphas = alphas
+        self.momentum = momentum
+        self.diversity = diversity
+        self.random_start = random_start
+        self.restarts = restarts
+        self.history = []
+        self._data: AttackData | None = None
+        self._facts: dict[str, list[Tensor]] = {}
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Keep the database codes and labels, from which the anchors are drawn."""
+        self._data = data
+        self._facts = {}
+        return self
+
+    @property
+    def served(self) -> AttackData:
+        """The database that was given to `fit`. Raises UsageError before it."""
+        if self._data is None:
+            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
+        return self._data
+
+    def run(
+        self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
+    ) -> Tensor:
+        """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
+        if budget.norm == "l0":
+            raise UsageError(f"{type(self).__name__}: expected linf, l2 or none, got l0")
+        labels = batch.labels if targets is None else targets
+        return self.descend(victim, batch.inputs["image"], labels, budget)
+
+    def anchors(self, labels: Tensor) -> Tensor:
+        """(B,K) ±1, the code to reach for each row of (B,C) labels."""
+        raise NotImplementedError
+
+    def loss(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        """(b,) of soft codes (b,K) and their anchors, to be minimised: −⟨h, b⟩/K."""
+        return similarity(codes, anchors)
+
+    def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
+        """Where the (B,3,H,W) clean images go, whose soft codes are (B,K) `own`.
+
+        labels: (B,C) of the targets, or of the queries when untargeted
+        """
+        anchors = self.anchors(labels).to(own.device)
+        return Aim(anchors, lambda codes, images, rows: self.loss(codes, anchors[rows]))
+
+    def indicators(self) -> Mapping[str, float]:
+        """Shares in [0,1] over all images attacked since `fit` that did not rest at the start:
+
+        zero_gradient: the gradient of the first step is zero
+        saturated:     of their bits at that step, |h| is above 0.999
+        stalled:       no iterate was better than the clean image
+        """
+        return {
+            name: float(torch.cat(values).double().mean())
+            for name, values in self._facts.items()
+            if sum(map(len, values))
+        }
+
+    def _note(self, name: str, values: Tensor) -> None:
+        self._facts.setdefault(name, []).append(values.float().flatten().cpu())
+
+    def descend(
+        self,
+        victim: HashVictim,
+        clean: Tensor,
+        labels: Tensor,
+        budget: Budget,
+        merit: Merit | None = None,
+    ) -> Tensor:
+        """The best iterate of each image over all restarts, by `merit` where one is given."""
+        with torch.no_grad():
+            relaxed = victim.relax(clean, "image")
+            scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+            own = soft_code(relaxed, 1.0, scale)
+            aim = replace(self.aim(clean, own, labels), merit=merit)
+            start = aim.left(own, torch.arange(len(clean), device=clean.device))
+            judged = similarity(own, aim.anchors)
+        best = Best.of(clean)
+        for restart in range(self.restarts):
+            moved = clean.clone()
+            if self.random_start or restart:
+                moved = random_point(clean, budget, victim.bounds["image"])
+            self._descend_once(victim, clean, moved, scale, aim, budget, best, first=restart == 0)
+            if not bool((best.left > 0).any()):
+                break
+        gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
+        self._note("stalled", ~gained[start > 0])
+        return best.images
+
+    def _descend_once(
+        self,
+        victim: HashVictim,
+        clean: Tensor,
+        moved: Tensor,
+        scale: Tensor,
+        aim: Aim,
+        budget: Budget,
+        best: Best,
+        *,
+        first: bool,
+    ) -> None:
+        """One descent of the images that do not rest yet, from `moved`, which it overwrites."""
+        bounds = victim.bounds["image"]
+        rule = resolve_rule(self.rule, budget)
+        length = step_length(self.step, rule, budget, clean[0].numel())
+        stepper = Stepper(rule, length, self.momentum, clean)
+        active = (best.left > 0).nonzero().flatten()
+        for iteration in range(self.steps + 1):
+            alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
+            origin, goal = clean[active], aim.anchors[active]
+            image = round_toward(origin, moved[active]).requires_grad_()
+            relaxed = victim.relax(image, "image")
+            with torch.no_grad():  # judge this very image, not the one a step ahead
+                left = aim.left(relaxed, active)
+                judged = similarity(soft_code(relaxed, 1.0, scale[active]), goal)
+                best.offer(active, image.detach(), left, judged)
+            if iteration == self.steps or bool((left == 0).all()):
+                break
+            if self.diversity:
+                relaxed = victim.relax(diversified(image, self.diversity), "image")
+            codes = soft_code(relaxed, alpha, scale[active])
+            (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
+            if first and iteration == 0:
+                size = gradient.flatten(1).abs().amax(dim=1)
+                self._note("zero_gradient", (size < TINY)[left > 0])
+                self._note("saturated", (codes.detach().abs() > SATURATED)[left > 0])
+            moved[active] = budget.project(
+                origin, stepper.move(moved[active], gradient, active), bounds
+            )
+            active = active[left > 0]

@@ -1,0 +1,257 @@
+"""autohash: the worst case per query over a fixed ensemble, without a setting to tune.
+
+What AutoAttack (Croce & Hein, ICML 2020) is to classifiers: members with different objectives, and
+of each query the result that hurts most. Judged is what retrieval is judged by, the expected
+average precision of the code against the database, which the attacker can compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advhash.attacks.anchors import centre_codes, expect_reachable, relevant_codes
+from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.baselines import Blend, Noise
+from advhash.attacks.descent import Aim, GradientAttack
+from advhash.attacks.hiding import (
+    KNOWS_LABELS,
+    SDHA,
+    Mainstay,
+    MainstayUntargeted,
+    SDHAUntargeted,
+)
+from advhash.attacks.objectives import ranking_precision
+from advhash.attacks.steps import Rule
+from advhash.budget import Budget, round_toward
+from advhash.codes import HashCodes
+from advhash.data import Batch, Modality, Progress, silent
+from advhash.errors import UsageError
+from advhash.metrics import retrieval_average_precision
+from advhash.registry import ATTACKS
+from advhash.victims.base import HashVictim
+
+__all__ = ["AutoHash", "AutoHashUntargeted", "Ranking", "RankingUntargeted"]
+
+STEPS = 100  # of every member that descends
+SHARP = (0.7, 1.0, 1.5, 2.5)  # α of the members that descend average precision itself
+
+
+class Ranking(GradientAttack):
+    """Descend the ranking itself: up with the relaxed average precision of the target.
+
+    levels: how many steps of distance it tells apart, at most and by default K; few of them reach
+        farther from codes that no row of the target is near
+
+    The objective is `ranking_precision` against the distinct codes of the database. A member of
+    autohash and the adaptive attack that it is compared with.
+    """
+
+    def __init__(
+        self,
+        *,
+        levels: int | None = None,
+        steps: int = 100,
+        rule: Rule = "auto",
+        step: float = 0.1,
+        alphas: tuple[float, ...] = SHARP,
+        momentum: float = 0.0,
+        diversity: float = 0.0,
+        random_start: bool = False,
+        restarts: int = 1,
+    ) -> None:
+        if levels is not None and levels < 1:
+            raise ValueError(f"expected levels >= 1, got {levels}")
+        super().__init__(
+            steps=steps,
+            rule=rule,
+            step=step,
+            alphas=alphas,
+            momentum=momentum,
+            diversity=diversity,
+            random_start=random_start,
+            restarts=restarts,
+        )
+        self.levels = levels
+
+    def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
+        up = 1 if self.goal == "targeted" else -1
+        codes, relevant, counts = (
+            part.to(own.device) for part in relevant_codes(self.served, labels)
+        )
+        levels = min(self.levels or own.shape[1], own.shape[1])
+
+        def objective(soft: Tensor, images: Tensor, rows: Tensor) -> Tensor:
+            return -up * ranking_precision(soft, codes, relevant[rows], counts, levels=levels)
+
+        centre = centre_codes(self.served, labels, graded=True).to(own.device)
+        return Aim(up * centre, objective)
+
+
+class RankingUntargeted(Ranking):
+    """Down with the relaxed average precision of the query's own labels."""
+
+    goal: ClassVar[Goal] = "untargeted"
+    knowledge: ClassVar[Knowledge] = KNOWS_LABELS
+
+
+@ATTACKS.register("autohash", source="advhash")
+class AutoHash(Attack):
+    """The worst case per query over a fixed ensemble of attacks. Nothing to tune.
+
+    Members, in this order: blend (no gradients), mainstay, sdha, and twice the descent of a relaxed
+    average precision from a random start, with K and with 8 levels; 100 steps each. Every iterate
+    of every member is judged by the expected average precision of its code for the target's labels,
+    and the best is kept. A query that reaches 1 is not attacked further.
+
+    Deviations:
+    - its own method: AutoAttack's idea with members and a criterion for retrieval
+    """
+
+    goal: ClassVar[Goal] = "targeted"
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
+    knowledge: ClassVar[Knowledge] = GradientAttack.knowledge | Blend.knowledge
+
+    def __init__(self) -> None:
+        self.history = []
+        self._data: AttackData | None = None
+        self._fitted: dict[str, Attack] = {}
+        self._facts: dict[str, list[Tensor]] = {}
+
+    def members(self) -> Mapping[str, Attack]:
+        """The ensemble by name, new and not fitted; those without gradients come first."""
+        return {
+            "blend": Blend(),
+            "mainstay": Mainstay(steps=STEPS),
+            "sdha": SDHA(steps=STEPS),
+            "ranking": Ranking(steps=STEPS, random_start=True),
+            "ranking-8": Ranking(steps=STEPS, levels=8, random_start=True),
+        }
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Fit every member."""
+        self._data = data
+        self._facts = {}
+        self._fitted = {
+            name: member.fit(victim, data, budget, seed=seed, progress=progress)
+            for name, member in self.members().items()
+        }
+        return self
+
+    def run(
+        self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
+    ) -> Tensor:
+        """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
+        if self._data is None:
+            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
+        labels = batch.labels if targets is None else targets
+        if targets is not None:
+            expect_reachable(self._data.labels, targets)
+        clean = batch.inputs["image"]
+        best, left = clean.clone(), self.left(victim.relax(clean, "image"), labels)
+        keeper = torch.full((len(clean),), -1)
+        lowest = {True: left.clone(), False: left.clone()}  # by whether a member has gradients
+        for number, member in enumerate(self._fitted.values()):
+            rows = (left > 0).nonzero().flatten()
+            if not len(rows):
+                break
+            moved = self._attack(member, victim, batch, labels, rows, budget)
+            reached = self.left(victim.relax(moved, "image"), labels[rows])
+            descends = isinstance(member, GradientAttack)
+            lowest[descends][rows] = torch.minimum(lowest[descends][rows], reached)
+            better = reached < left[rows]
+            kept = rows[better]
+            best[kept], left[kept], keeper[kept.cpu()] = moved[better], reached[better], number
+        self._note("black_box_lead", (lowest[True] - lowest[False])[left > 0])
+        for number, name in enumerate(self._fitted):
+            self._note(f"kept_{name}", keeper == number)
+        return best
+
+    @torch.no_grad()
+    def left(self, relaxed: Tensor, labels: Tensor) -> Tensor:
+        """(B,) what is left to gain of real codes (B,K): 1 less the average precision.
+
+        Of an untargeted attack the average precision itself, of the query's labels.
+        """
+        assert self._data is not None
+        found = retrieval_average_precision(
+            HashCodes.from_relaxed(relaxed),
+            self._data.codes,
+            labels.cpu().numpy(),
+            self._data.labels.numpy(),
+        )
+        left = np.round(1 - found if self.goal == "targeted" else found, 9)
+        return torch.from_numpy(left).float().to(relaxed.device)
+
+    def _attack(
+        self,
+        member: Attack,
+        victim: HashVictim,
+        batch: Batch,
+        labels: Tensor,
+        rows: Tensor,
+        budget: Budget,
+    ) -> Tensor:
+        """What a member makes of some rows, inside the budget and on the 8-bit grid."""
+        clean, wanted = batch.inputs["image"][rows], labels[rows]
+        if isinstance(member, GradientAttack):
+            return member.descend(
+                victim, clean, wanted, budget, lambda codes, some: self.left(codes, wanted[some])
+            )
+        part = Batch({"image": clean}, batch.labels[rows], batch.index[rows])
+        moved = member.run(victim, part, wanted if self.goal == "targeted" else None, budget)
+        return round_toward(clean, budget.project(clean, moved, victim.bounds["image"]))
+
+    def _note(self, name: str, values: Tensor) -> None:
+        self._facts.setdefault(name, []).append(values.float().cpu())
+
+    def indicators(self) -> Mapping[str, float]:
+        """Those of the members, each at its best member, and of the ensemble since `fit`:
+
+        black_box_lead: mean average precision by which the members without gradients beat those
+                        with, over the queries that are not solved; above 0: gradients are masked
+        kept_NAME:      share of the queries whose result is that of a member
+        """
+        found: dict[str, float] = {}
+        for member in self._fitted.values():  # one that fails is what the others are for
+            for name, value in member.indicators().items():
+                found[name] = min(value, found.get(name, value))
+        return found | {
+            name: float(torch.cat(values).double().mean())
+            for name, values in self._facts.items()
+            if sum(map(len, values))
+        }
+
+
+@ATTACKS.register("autohash-untargeted", source="advhash")
+class AutoHashUntargeted(AutoHash):
+    """The worst case per query over a fixed ensemble, away from its own labels. Nothing to tune.
+
+    Members, in this order: noise (no gradients), mainstay-untargeted, sdha-untargeted, and twice
+    the descent of a relaxed average precision with 8 levels, from the image and from a random
+    start; 100 steps each.
+    """
+
+    goal: ClassVar[Goal] = "untargeted"
+    knowledge: ClassVar[Knowledge] = KNOWS_LABELS
+
+    def members(self) -> Mapping[str, Attack]:
+        return {
+            "noise": Noise(),
+            "mainstay-untargeted": MainstayUntargeted(steps=STEPS),
+            "sdha-untargeted": SDHAUntargeted(steps=STEPS),
+            "ranking-8": RankingUntargeted(steps=STEPS, levels=8, alphas=(0.5, 0.7, 1.0, 1.5)),
+            "ranking-8-random": RankingUntargeted(steps=STEPS, levels=8, random_start=True),
+        }

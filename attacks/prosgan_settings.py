@@ -1,0 +1,56 @@
+"""The settings of ProS-GAN as published, and the defaults of its two modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FREE", "HARD", "PAPER", "Mode"]
+
+PAPER = {
+    "epochs": 100,
+    "batch_size": 24,
+    "learning_rate": 1e-4,
+    "discriminator": True,
+    "decay": "linear",
+    "rec_weight": 100.0,
+    "rec_warmup": 0.0,
+    "alpha": 1.0,
+    "width": 64,
+    "downs": 2,
+    "blocks": 6,
+    "lifts": 4,
+    "shrink": 1,
+    "residual": False,
+    "modulated": False,
+    "discriminator_width": 64,
+    "discriminator_depth": 5,
+    "hidden": 4096,
+    "feature": 512,
+    "prototype_steps": 30_000,
+    "prototype_learning_rate": 1e-4,
+    "theta_scale": 0.5,
+    "positive_share": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The settings whose defaults depend on `bounded`: `FREE` without it, `HARD` with it."""
+
+    epochs: int
+    rec_weight: float
+    alpha: float
+    discriminator: bool
+    modulated: bool
+    width: int
+    learning_rate: float
+
+
+FREE = Mode(
+    epochs=30, rec_weight=15.0, alpha=1.0, discriminator=True, modulated=False, width=16,
+    learning_rate=3e-3,
+)  # fmt: skip
+HARD = Mode(
+    epochs=120, rec_weight=0.0, alpha=0.5, discriminator=False, modulated=True, width=32,
+    learning_rate=1e-3,
+)  # fmt: skip

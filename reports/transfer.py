@@ -1,0 +1,178 @@
+"""The record of a transfer run, and its page: attacks made on one victim, judged on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from advhash import __version__
+from advhash.files import write_bytes
+from advhash.reports.html import KNOWLEDGE, templates
+from advhash.reports.plots import STYLE, data_uri
+from advhash.reports.record import (
+    AttackInfo,
+    BudgetInfo,
+    DatasetInfo,
+    Document,
+    Part,
+    Protocol,
+    RunInfo,
+    VictimInfo,
+)
+from advhash.reports.verdict import percent, with_interval
+from advhash.sanity import Flag
+from advhash.stats import Difference, Metric
+
+__all__ = ["TRANSFER", "Cell", "Method", "TransferRecord", "Victim", "render_transfer", "verdicts"]
+
+TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
+
+
+class Victim(Part):
+    """One of the victims, as the command named it, and what its database holds."""
+
+    label: str
+    database: str
+    info: VictimInfo
+
+
+class Method(Part):
+    """One attack as fitted to one source."""
+
+    label: str
+    source: str
+    info: AttackInfo
+
+
+class Cell(Part):
+    """The queries that a method moved on `source`, judged on `target`: its database, its codes.
+
+    gain:      paired over queries: t-MAP − t-MAP of clean queries; untargeted: MAP lost
+    over_noise: the same against uniform noise under the same budget; null where there is none
+    """
+
+    method: str
+    source: str
+    target: str
+    metrics: dict[str, Metric | None]
+    gain: Difference
+    over_noise: Difference | None
+
+
+class TransferRecord(Document):
+    """Everything that a transfer run found. Metrics are means over queries with 95 % intervals."""
+
+    schema_: Literal["advhash/transfer/1"]
+    command: Literal["transfer"]
+    run: RunInfo
+    victims: list[Victim]
+    methods: list[Method]
+    dataset: DatasetInfo
+    budgets: dict[str, BudgetInfo]  # of each method
+    protocol: Protocol
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]  # `<main>_own:<method>` and `<main>_transferred:<method>`
+    cells: list[Cell]
+
+    def at(self, method: str, source: str, target: str) -> Cell:
+        """One cell. Raises KeyError."""
+        for cell in self.cells:
+            if (cell.method, cell.source, cell.target) == (method, source, target):
+                return cell
+        raise KeyError((method, source, target))
+
+    def goal(self, method: str) -> Literal["targeted", "untargeted"]:
+        """What a method aims at. Raises KeyError."""
+        for one in self.methods:
+            if one.label == method:
+                return one.info.goal
+        raise KeyError(method)
+
+    @property
+    def labels(self) -> list[str]:
+        """The victims in order."""
+        return [victim.label for victim in self.victims]
+
+
+def main_metric(goal: str) -> str:
+    """The figure of a heat map: normalised t-MAP says more than t-MAP where victims differ."""
+    return "tmap" if goal == "targeted" else "map_adversarial"
+
+
+def verdicts(record: TransferRecord) -> list[str]:
+    """What was found, a sentence for each method."""
+    lines = []
+    for method in record.budgets:
+        main = main_metric(record.goal(method))
+        name = "t-MAP" if main == "tmap" else "MAP after the attack"
+        own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
+        line = f"{method} ({record.budgets[method].text}): {name} "
+        line += f"{with_interval(own or Metric())} on the victim that it was made for, "
+        line += f"{with_interval(moved or Metric())} on others."
+        others = [c for c in record.cells if c.method == method and c.source != c.target]
+        shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
+        beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
+        line += f" It moves {len(shown)} of {len(others)} other victims beyond doubt"
+        line += f" and beats noise on {len(beats)}." if any(c.over_noise for c in others) else "."
+        lines.append(line)
+    return lines
+
+
+def heat_map(record: TransferRecord, method: str) -> str:
+    """The source × target matrix of a method in percent, intervals below each figure."""
+    labels, main = record.labels, main_metric(record.goal(method))
+    found = [
+        [record.at(method, source, target).metrics.get(main) for target in labels]
+        for source in labels
+    ]
+    values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in found]
+    with matplotlib.rc_context(STYLE):
+        side = 1.1 * len(labels)
+        figure = Figure(figsize=(2.6 + side, 1.6 + 0.7 * side), layout="constrained")
+        axes = figure.add_subplot()
+        image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for row, line in enumerate(found):
+            for column, metric in enumerate(line):
+                text = percent(None if metric is None else metric.value).replace("\xa0%", "")
+                if metric is not None and metric.low is not None and metric.high is not None:
+                    text += f"\n{100 * metric.low:.0f}–{100 * metric.high:.0f}"
+                ink = "black" if values[row][column] > 55 else "white"
+                axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xlabel("judged on")
+        axes.set_ylabel("made for")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        figure.colorbar(image, ax=axes, shrink=0.85)
+        return data_uri(figure)
+
+
+def page(folder: Path) -> str:
+    """The page of a transfer run. Raises RunError."""
+    record = TransferRecord.read(folder)
+    knowledge = {
+        method: [KNOWLEDGE[one] for one in info.knowledge if one in KNOWLEDGE]
+        for method, info in {one.label: one.info for one in record.methods}.items()
+    }
+    return (
+        templates()
+        .get_template("transfer.html")
+        .render(
+            record=record,
+            verdicts=verdicts(record),
+            maps={method: heat_map(record, method) for method in record.budgets},
+            knowledge=knowledge,
+            settings={victim.label: victim.info.settings for victim in record.victims},
+            pictures="",
+            version=__version__,
+        )
+    )
+
+
+def render_transfer(folder: Path, out: Path) -> None:
+    """Write the page of a transfer run, whole or not at all. Raises RunError, StorageError."""
+    write_bytes(out, page(folder).encode("utf-8", "replace"))
