@@ -179,15 +179,21 @@ class TestBudgetAndGrid:
             relaxed = victim.relax(result.batch.inputs["image"], "image")
         assert np.array_equal(result.codes.unpack(), (relaxed > 0).numpy())
 
-    def test_text_is_projected_but_never_rounded(self, victim: HashVictim, batch: Batch) -> None:
+    def test_text_changes_by_whole_words_within_the_budget(
+        self, victim: HashVictim, batch: Batch
+    ) -> None:
         def more(victim: HashVictim, batch: Batch, targets: object, budget: Budget) -> Tensor:
-            return batch.inputs["text"] + torch.tensor([0.3, -9.0, 0.2, 0.1, 0.0])
+            return batch.inputs["text"].round() + torch.tensor([1.3, -9.0, 0.2, 0.1, 0.0])
 
-        result = perturb(more, victim, batch, Budget("l0", 2), modality="text")
-        clean, moved = batch.inputs["text"], result.batch.inputs["text"]
-        assert torch.allclose(moved[:, 0], clean[:, 0] + 0.3)
-        assert (moved[:, 1] == 0).all()
+        whole = Batch(
+            {**batch.inputs, "text": batch.inputs["text"].round()}, batch.labels, batch.index
+        )
+        result = perturb(more, victim, whole, Budget("l0", 2), modality="text")
+        clean, moved = whole.inputs["text"], result.batch.inputs["text"]
+        assert torch.equal(moved[:, 0], clean[:, 0] + 1)
+        assert torch.equal(moved[:, 1], (clean[:, 1] - 2).clamp_min(0))
         assert torch.equal(moved[:, 2:], clean[:, 2:])
+        assert (result.distance <= 2).all()
         assert torch.equal(result.batch.inputs["image"], batch.inputs["image"])
         assert len(result.codes) == 6
 
