@@ -28,6 +28,7 @@ from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
 from advhash.reports.measures import (
+    codec_columns,
     distance_metrics,
     retrieval_columns,
     retrieval_metrics,
@@ -42,7 +43,7 @@ from advhash.reports.retrieval import build_examples
 from advhash.reports.victim import joint_metrics
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag, check_attack, check_indicators, check_targets, check_victim
-from advhash.stats import Metric, single_metric
+from advhash.stats import Metric, mean_metric, single_metric
 from advhash.training import (
     Trained,
     cache_identity,
@@ -130,6 +131,24 @@ def _attack_into(
         "seconds_fit": single_metric(fitted.seconds),
         "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
     }
+    if modality == "image":
+        after = codec_columns(
+            victim,
+            outcome.moved,
+            modality,
+            codes[database],
+            wanted=outcome.labels if outcome.targets is None else outcome.targets,
+            database_labels=data.database.labels.numpy(),
+            targeted=outcome.targets is not None,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+        outcome.columns.update(after)
+        metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
+    sent = fitted.attack.indicators().get("queries_per_image")
+    if sent is not None:
+        metrics["queries_per_image"] = single_metric(sent)
     if isinstance(victim, HashVFL):
         clean = data.query.rows(outcome.rows)
         metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)

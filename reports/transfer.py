@@ -115,8 +115,8 @@ def verdicts(record: TransferRecord) -> list[str]:
         others = [c for c in record.cells if c.method == method and c.source != c.target]
         shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
         beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
-        line += f" It moves {len(shown)} of {len(others)} other victims beyond doubt"
-        line += f" and beats noise on {len(beats)}." if any(c.over_noise for c in others) else "."
+        line += f" On {len(shown)} of {len(others)} others the interval of its gain is above zero"
+        line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
         lines.append(line)
     return lines
 

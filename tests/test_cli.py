@@ -125,6 +125,16 @@ def test_run_folder_holds_what_the_document_says(finished: tuple[Path, dict[str,
         assert not set(own) & set(aim)  # disjoint by default
 
 
+def test_what_a_jpeg_leaves_of_the_attack_is_in_the_record(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, document = finished
+    table = pq.read_table(folder / "queries.parquet").to_pydict()
+    for name in ("tmap_jpeg75", "tmap_jpeg90"):
+        assert document["metrics"][name]["value"] == pytest.approx(np.mean(table[name]))
+        assert document["metrics"][name]["n"] == 24
+
+
 def test_config_of_a_run_replays_it(
     advhash: Run, finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
