@@ -359,7 +359,7 @@ class TestRun:
 
     def test_a_damaged_record_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text(json.dumps({"schema": "advhash/lifelong/1"}))
-        with pytest.raises(RunError, match="expected a lifelong record"):
+        with pytest.raises(RunError, match="expected a run record"):
             page([tmp_path])
 
     @pytest.mark.slow

@@ -468,8 +468,8 @@ def test_the_harness_trusts_no_attack(victim: HashVictim, queries: Batch, data: 
 def test_budgets_that_are_refused(
     name: str, victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
 ) -> None:
-    for budget in (Budget("linf", 0.5), Budget("l0", 0.5)):
-        with pytest.raises(UsageError, match="at least 1 word"):
+    for budget, words in ((Budget("linf", 0.5), "budget in l0"), (Budget("l0", 0.5), "1 word")):
+        with pytest.raises(UsageError, match=words):
             moved_by(name, victim, served, queries, targets, budget)
 
 
