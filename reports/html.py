@@ -45,6 +45,7 @@ KNOWLEDGE = {  # what an attacker can have → the same in plain words
     "weights": "has the victim’s weights",
     "gradients": "has gradients through the victim",
     "query codes": "sees the code of any input sent",
+    "query labels": "knows the labels of the query",
     "database codes": "sees the codes in the database",
     "labels": "has labels of the data",
     "auxiliary data": "has further data of the same kind",

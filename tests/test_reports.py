@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from advhash.attacks.base import Knowledge
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
 from advhash.errors import RunError, StorageError
 from advhash.reports.findings import findings
-from advhash.reports.html import page, render
+from advhash.reports.html import KNOWLEDGE, page, render
 from advhash.reports.pairs import compare, load_queries
 from advhash.reports.plots import curves, history_figures, interval_figure
 from advhash.reports.record import (
@@ -774,3 +776,8 @@ def test_figures_take_hostile_and_odd_text() -> None:
 
 def test_no_figure_without_a_value() -> None:
     assert interval_figure([], "t-MAP") is None
+
+
+def test_whatever_an_attacker_can_have_is_told_in_plain_words() -> None:
+    (known,) = get_args(Knowledge)
+    assert set(KNOWLEDGE) == set(get_args(known))
