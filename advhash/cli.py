@@ -19,12 +19,18 @@ from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
     Bits,
     Config,
+    Database,
     DatasetName,
     Device,
     Json,
+    Norm,
+    OutFolder,
+    QueryCount,
+    QueryModality,
     Quiet,
     Seed,
     Settings,
+    Targets,
     TrustCode,
     Victim,
     complete_attacks,
@@ -207,7 +213,7 @@ def attack(
     ] = None,
     dataset: DatasetName = None,
     bits: Bits = None,
-    norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")] = None,
+    norm: Norm = None,
     eps: Annotated[
         str | None,
         typer.Option(
@@ -218,27 +224,17 @@ def attack(
         Path | None,
         typer.Option("--match", help="Budget: an L2 ball as large as this run's mean L2."),
     ] = None,
-    targets: Annotated[
-        str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")
-    ] = None,
-    query_modality: Annotated[
-        str | None, typer.Option("--query-modality", help="image or text. (default: image)")
-    ] = None,
-    database: Annotated[
-        str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", help="How many queries. (default: all)")
-    ] = None,
+    targets: Targets = None,
+    query_modality: QueryModality = None,
+    database: Database = None,
+    queries: QueryCount = None,
     poison: Annotated[
         int | None,
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),
     ] = None,
     seed: Seed = None,
     device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
-    ] = None,
+    out: OutFolder = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Continue this interrupted run.")
     ] = None,

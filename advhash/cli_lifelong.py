@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from advhash.cli_options import (
     DatasetName,
     Device,
     Json,
+    OutFolder,
     Quiet,
     Seed,
     Settings,
@@ -44,9 +44,7 @@ def lifelong(
     executor: Annotated[
         str, typer.Option("--executor", help="inline, local or dask:tcp://HOST:PORT.")
     ] = "inline",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
-    ] = None,
+    out: OutFolder = None,
     settings: Settings = None,
     config: Config = None,
     dry_run: Annotated[

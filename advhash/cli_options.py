@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Bits",
     "Config",
+    "Database",
     "DatasetName",
     "Device",
     "Json",
+    "Norm",
+    "OutFolder",
+    "QueryCount",
+    "QueryModality",
     "Quiet",
     "Seed",
     "Settings",
+    "Targets",
     "TrustCode",
     "Victim",
     "complete_attacks",
@@ -103,6 +109,20 @@ Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (defau
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
+]
+Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")]
+Targets = Annotated[str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")]
+QueryModality = Annotated[
+    str | None, typer.Option("--query-modality", help="image or text. (default: image)")
+]
+Database = Annotated[
+    str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
+]
+QueryCount = Annotated[
+    int | None, typer.Option("--queries", help="How many queries. (default: all)")
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from advhash.cli_options import (
     Config,
+    Database,
     DatasetName,
     Device,
     Json,
+    Norm,
+    OutFolder,
+    QueryCount,
+    QueryModality,
     Quiet,
     Seed,
     Settings,
+    Targets,
     TrustCode,
     gather,
     method_table,
@@ -38,25 +43,15 @@ def transfer(
         typer.Option("--methods", help="Attacks, settings with +: dhta,prosgan+epochs=10"),
     ] = None,
     dataset: DatasetName = None,
-    norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")] = None,
+    norm: Norm = None,
     eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)")] = None,
-    targets: Annotated[
-        str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")
-    ] = None,
-    query_modality: Annotated[
-        str | None, typer.Option("--query-modality", help="image or text. (default: image)")
-    ] = None,
-    database: Annotated[
-        str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", help="How many queries. (default: all)")
-    ] = None,
+    targets: Targets = None,
+    query_modality: QueryModality = None,
+    database: Database = None,
+    queries: QueryCount = None,
     seed: Seed = None,
     device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
-    ] = None,
+    out: OutFolder = None,
     trust_code: TrustCode = False,
     settings: Settings = None,
     config: Config = None,

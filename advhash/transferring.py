@@ -41,7 +41,7 @@ from advhash.recording import (
 )
 from advhash.registry import ATTACKS
 from advhash.reports.ceiling import target_ceilings
-from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
+from advhash.reports.measures import Columns, precisions, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
 from advhash.reports.transfer import (
     Cell,
@@ -190,6 +190,7 @@ def _into(
     rows = torch.empty(0)
     began = time.perf_counter()
     for table, method in zip(config.attacks, methods, strict=True):
+        noises: dict[str, npt.NDArray[np.float64] | None] = {}
         for place, source in enumerate(members):
             fitted, outcome = _moved(folder, config, table, source, method, place, progress)
             infos.append(
@@ -197,10 +198,16 @@ def _into(
             )
             budgets[method], rows = fitted.budget, outcome.rows
             for target in members:
-                columns.append(_judged(config, method, source, target, fitted, outcome, progress))
+                if target.label not in noises:
+                    noises[target.label] = _noise(config, target, fitted.budget, outcome)
+                noise = noises[target.label]
+                columns.append(
+                    _judged(config, method, source, target, fitted, outcome, noise, progress)
+                )
     seconds["attacks"] = time.perf_counter() - began
     _write_queries(folder.path / "queries.parquet", columns, rows.numpy())
     boot = derive_seed(config.seed, "bootstrap")
+    cells = [_cell(column, boot) for column in columns]
     aimed = any(column.goal == "targeted" for column in columns)
     first = members[0].trained
     return TransferRecord(
@@ -230,9 +237,9 @@ def _into(
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),
-        flags=_flags(members, columns, boot),
+        flags=_flags(members, cells),
         metrics=_headline(methods, columns, boot),
-        cells=[_cell(column, boot) for column in columns],
+        cells=cells,
     )
 
 
@@ -272,11 +279,11 @@ def _judged(
     target: _Member,
     fitted: FittedAttack,
     outcome: Outcome,
+    noise: npt.NDArray[np.float64] | None,
     progress: Progress,
 ) -> _Column:
     protocol, trained = config.protocol, target.trained
     modality, data = protocol.query_modality, trained.data
-    goal = fitted.attack.goal
     ceiling = None
     if outcome.targets is not None:
         ceiling = target_ceilings(
@@ -289,30 +296,42 @@ def _judged(
             progress=progress,
         )
 
-    def columns(codes: HashCodes) -> Columns:
-        return retrieval_columns(
-            trained.victim.encode(outcome.clean, modality),
-            codes,
-            target.codes,
-            labels=outcome.labels,
-            database_labels=data.database.labels.numpy(),
-            targets=outcome.targets,
-            ceiling=ceiling,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
-        )
+    found = retrieval_columns(
+        trained.victim.encode(outcome.clean, modality),
+        trained.victim.encode(outcome.moved, modality),
+        target.codes,
+        labels=outcome.labels,
+        database_labels=data.database.labels.numpy(),
+        targets=outcome.targets,
+        ceiling=ceiling,
+        ties=protocol.ties,
+        top_k=protocol.top_k,
+        empty=protocol.empty,
+    )
+    return _Column(method, source.label, target.label, fitted.attack.goal, found, noise)
 
-    noise = None
-    noisy: Attack = ATTACKS.create("noise")
-    bounded = fitted.budget.norm != "none"
-    if protocol.noise_control and bounded and trained.victim.is_image(modality):
-        batch = data.query.rows(outcome.rows)
-        seed = derive_seed(config.seed, "noise")
-        moved = noisy.perturb(trained.victim, batch, None, fitted.budget, modality, seed=seed)
-        noise = columns(moved.codes)[main_metric(goal)]
-    found = columns(trained.victim.encode(outcome.moved, modality))
-    return _Column(method, source.label, target.label, goal, found, noise)
+
+def _noise(
+    config: TransferConfig, target: _Member, budget: Budget, outcome: Outcome
+) -> npt.NDArray[np.float64] | None:
+    """What uniform noise under the budget does to the same queries; None where it says nothing."""
+    protocol, trained = config.protocol, target.trained
+    modality = protocol.query_modality
+    if not protocol.noise_control or budget.norm == "none" or not trained.victim.is_image(modality):
+        return None
+    noise: Attack = ATTACKS.create("noise")
+    batch = trained.data.query.rows(outcome.rows)
+    seed = derive_seed(config.seed, "noise")
+    moved = noise.perturb(trained.victim, batch, None, budget, modality, seed=seed)
+    return precisions(
+        moved.codes,
+        target.codes,
+        outcome.labels if outcome.targets is None else outcome.targets,
+        trained.data.database.labels.numpy(),
+        ties=protocol.ties,
+        top_k=protocol.top_k,
+        empty=protocol.empty,
+    )
 
 
 def _cell(column: _Column, seed: int) -> Cell:
@@ -349,22 +368,19 @@ def _headline(
     return metrics
 
 
-def _flags(members: Sequence[_Member], columns: Sequence[_Column], seed: int) -> list[Flag]:
+def _flags(members: Sequence[_Member], cells: Sequence[Cell]) -> list[Flag]:
     flags = [
         Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
         for member in members
         for flag in member.trained.card.get("flags", [])
     ]
-    for column in columns:
-        if column.source != column.target:
-            continue
-        gain = _cell(column, seed).gain
-        if gain.low is None or gain.low <= 0:
+    for cell in cells:
+        if cell.source == cell.target and (cell.gain.low is None or cell.gain.low <= 0):
             flags.append(
                 Flag(
                     "no_effect",
                     "warning",
-                    f"{column.method} does not move {column.source} itself: that it moves no other "
+                    f"{cell.method} does not move {cell.source} itself: that it moves no other "
                     "victim says nothing about transfer.",
                 )
             )
