@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.attacks.base import Attack, AttackData
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig
 from advhash.data import Batch, Progress, Split
 from advhash.fitting import FittedAttack
 from advhash.lexicon import WordBudget
 from advhash.recording import Outcome
-from advhash.reports.measures import distance_columns
+from advhash.registry import ATTACKS
+from advhash.reports.measures import distance_columns, precisions
 from advhash.runs import RunFolder
 from advhash.targets import choose_targets
 from advhash.training import Trained, derive_seed
 
-__all__ = ["attack_queries", "choose_queries"]
+__all__ = ["attack_queries", "choose_queries", "noise_precision"]
 
 
 def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
@@ -105,4 +108,48 @@ def attack_queries(
         codes=HashCodes(words, victim.bits),
         columns=columns,
         seconds=sum(float(value) for value in parts["seconds"]),
+    )
+
+
+def noise_precision(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    database: HashCodes,
+) -> npt.NDArray[np.float64] | None:
+    """(N,) average precision, for the target or else the own labels, of queries changed at random.
+
+    Under the same budget; of text, words that are not forbidden to the attack. None without a
+    budget, where the control is switched off, and for what has no such control.
+    """
+    victim, data, protocol = trained.victim, trained.data, config.protocol
+    modality, budget = protocol.query_modality, fitted.budget
+    words = modality == "text" and budget.norm == "l0"
+    known = words or victim.is_image(modality)
+    if not protocol.noise_control or budget.norm == "none" or not known:
+        return None
+    noise: Attack = ATTACKS.create("noise")
+    if words:
+        shared = ("forbidden", "label_words")
+        kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
+        noise = ATTACKS.create("token-noise", kept)
+        noise.fit(victim, AttackData(data, database, str(protocol.database), modality), budget)
+    moved = noise.perturb(
+        victim,
+        data.query.rows(outcome.rows),
+        None,
+        budget,
+        modality,
+        seed=derive_seed(config.seed, "noise"),
+        vocabulary=data.vocabulary,
+    )
+    return precisions(
+        moved.codes,
+        database,
+        outcome.labels if outcome.targets is None else outcome.targets,
+        data.database.labels.numpy(),
+        ties=protocol.ties,
+        top_k=protocol.top_k,
+        empty=protocol.empty,
     )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from advhash.attacking import attack_queries
+from advhash.attacking import attack_queries, noise_precision
 from advhash.attacks.base import Attack, AttackData
 from advhash.cache import cache_root, content_key
 from advhash.codes import HashCodes
@@ -248,16 +248,11 @@ def _flags(
     database: HashCodes,
 ) -> list[Flag]:
     """All sanity checks of victim, targets and attack."""
-    unbounded, targets = math.isinf(fitted.budget.eps), outcome.targets
-    noise, modality = None, config.protocol.query_modality
-    words = modality == "text" and fitted.budget.norm == "l0"
-    if (
-        config.protocol.noise_control
-        and not unbounded
-        and (words or trained.victim.is_image(modality))
-        and config.attack.name not in ("noise", "token-noise")
-    ):
-        noise = _noise_score(config, trained, fitted, outcome, database)
+    targets = outcome.targets
+    noise = None
+    if config.attack.name not in ("noise", "token-noise"):
+        found = noise_precision(config, trained, fitted, outcome, database)
+        noise = None if found is None else float(np.nanmean(found))
     flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
     flags += check_victim(
         metrics["map"] or Metric(),
@@ -279,49 +274,6 @@ def _flags(
             )
         )
     return flags
-
-
-def _noise_score(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
-    database: HashCodes,
-) -> float:
-    """t-MAP, or MAP when untargeted, of random changes under the same budget.
-
-    Of text, words that are not forbidden to the attack.
-    """
-    victim, data, modality = trained.victim, trained.data, config.protocol.query_modality
-    noise: Attack = ATTACKS.create("noise")
-    if modality == "text":
-        shared = ("forbidden", "label_words")
-        kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
-        noise = ATTACKS.create("token-noise", kept)
-        seen = AttackData(data, database, str(config.protocol.database), modality)
-        noise.fit(victim, seen, fitted.budget)
-    moved = noise.perturb(
-        victim,
-        data.query.rows(outcome.rows),
-        None,
-        fitted.budget,
-        modality,
-        seed=derive_seed(config.seed, "noise"),
-        vocabulary=data.vocabulary,
-    )
-    columns = retrieval_columns(
-        outcome.clean_codes,
-        moved.codes,
-        database,
-        labels=outcome.labels if outcome.targets is None else outcome.targets,
-        database_labels=trained.data.database.labels.numpy(),
-        targets=None,
-        ceiling=None,
-        ties=config.protocol.ties,
-        top_k=config.protocol.top_k,
-        empty=config.protocol.empty,
-    )
-    return float(np.nanmean(columns["map_adversarial"]))
 
 
 def _check(config: AttackConfig) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from advhash.attacking import attack_queries
+from advhash.attacking import attack_queries, noise_precision
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.cache import content_key
@@ -41,7 +41,7 @@ from advhash.recording import (
 )
 from advhash.registry import ATTACKS
 from advhash.reports.ceiling import target_ceilings
-from advhash.reports.measures import Columns, precisions, retrieval_columns, retrieval_metrics
+from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
 from advhash.reports.transfer import (
     Cell,
@@ -199,7 +199,13 @@ def _into(
             budgets[method], rows = fitted.budget, outcome.rows
             for target in members:
                 if target.label not in noises:
-                    noises[target.label] = _noise(config, target, fitted.budget, outcome)
+                    noises[target.label] = noise_precision(
+                        _alone(config, target, table),
+                        target.trained,
+                        fitted,
+                        outcome,
+                        target.codes,
+                    )
                 noise = noises[target.label]
                 columns.append(
                     _judged(config, method, source, target, fitted, outcome, noise, progress)
@@ -243,6 +249,21 @@ def _into(
     )
 
 
+def _alone(config: TransferConfig, member: _Member, table: MethodConfig) -> AttackConfig:
+    """What `advhash attack` with this victim and method would run."""
+    protocol = config.protocol.model_copy(update={"database": member.database})
+    alone = AttackConfig(
+        seed=config.seed,
+        device=config.device,
+        victim=member.trained.replay,
+        attack=table,
+        dataset=config.dataset,
+        budget=config.budget,
+        protocol=protocol,
+    )
+    return resolve(alone, member.trained)
+
+
 def _moved(
     folder: RunFolder,
     config: TransferConfig,
@@ -253,20 +274,9 @@ def _moved(
     progress: Progress,
 ) -> tuple[FittedAttack, Outcome]:
     """The queries as the method moves them on one source, exactly as `advhash attack` does."""
-    trained = source.trained
-    alone = resolve(
-        AttackConfig(
-            seed=config.seed,
-            device=config.device,
-            victim=trained.replay,
-            attack=table,
-            dataset=config.dataset,
-            budget=config.budget,
-            protocol=config.protocol.model_copy(update={"database": source.database}),
-        ),
-        trained,
-    )
-    seen = AttackData(trained.data, source.codes, source.database, config.protocol.query_modality)
+    trained, modality = source.trained, config.protocol.query_modality
+    alone = _alone(config, source, table)
+    seen = AttackData(trained.data, source.codes, source.database, modality)
     fitted = fit_attack(alone, trained, seen, progress)
     prefix = f"{method}-{place}-".replace("/", "_")
     return fitted, attack_queries(folder, alone, trained, fitted, progress, prefix=prefix)
@@ -309,29 +319,6 @@ def _judged(
         empty=protocol.empty,
     )
     return _Column(method, source.label, target.label, fitted.attack.goal, found, noise)
-
-
-def _noise(
-    config: TransferConfig, target: _Member, budget: Budget, outcome: Outcome
-) -> npt.NDArray[np.float64] | None:
-    """What uniform noise under the budget does to the same queries; None where it says nothing."""
-    protocol, trained = config.protocol, target.trained
-    modality = protocol.query_modality
-    if not protocol.noise_control or budget.norm == "none" or not trained.victim.is_image(modality):
-        return None
-    noise: Attack = ATTACKS.create("noise")
-    batch = trained.data.query.rows(outcome.rows)
-    seed = derive_seed(config.seed, "noise")
-    moved = noise.perturb(trained.victim, batch, None, budget, modality, seed=seed)
-    return precisions(
-        moved.codes,
-        target.codes,
-        outcome.labels if outcome.targets is None else outcome.targets,
-        trained.data.database.labels.numpy(),
-        ties=protocol.ties,
-        top_k=protocol.top_k,
-        empty=protocol.empty,
-    )
 
 
 def _cell(column: _Column, seed: int) -> Cell:
