@@ -170,7 +170,7 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
     """The figure of each attack against ε, with 95 % intervals; ε of linf in steps of 1/255."""
     scale = 255 if norm == "linf" else 1
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+        figure = Figure(figsize=(5.0, 3.0 + 0.2 * len(grown)), layout="constrained")
         axes = figure.add_subplot()
         for place, growth in enumerate(grown):
             known = [(eps, metric) for eps, metric in growth.points if metric.value is not None]
@@ -199,7 +199,7 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
         axes.set_ylabel(axis)
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+        figure.legend(loc="outside lower center", fontsize=9, frameon=False)
         return data_uri(figure)
 
 
