@@ -1,8 +1,8 @@
 """Checkpoints: `model.safetensors` and `card.json` in one folder. Never a pickle.
 
-The card names the victim, its settings, its data and the SHA-256 of the weights. Loading builds
-the victim from the registry, compares names, shapes and types of all tensors with what that
-victim has, and only then reads them.
+The card names the victim, its settings, its defences, its data and the SHA-256 of the weights.
+Loading builds the victim from the registry, compares names, shapes and types of all tensors with
+what that victim has, and only then reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from advhash import __version__
 from advhash.errors import AdvhashError, CheckpointError
 from advhash.files import sha256, storage_errors, write_text
-from advhash.registry import VICTIMS
+from advhash.registry import DEFENSES, VICTIMS
 
 if TYPE_CHECKING:
     from advhash.victims.base import HashVictim
@@ -130,6 +130,14 @@ def _check_notes(card: Mapping[str, Any]) -> None:
         for flag in flags
     ):
         raise ValueError("no list of flags under 'flags'")
+    defenses = card.get("defenses", [])
+    if not isinstance(defenses, list) or not all(
+        isinstance(one, dict)
+        and isinstance(one.get("name"), str)
+        and isinstance(one.get("settings"), dict)
+        for one in defenses
+    ):
+        raise ValueError("no list of defences under 'defenses'")
     data = card.get("data")
     if data is not None and not (
         isinstance(data, dict)
@@ -159,6 +167,10 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten below
             victim: HashVictim = VICTIMS.create(card["name"], settings)
+            for applied in card.get("defenses", []):
+                defense = DEFENSES.create(applied["name"], applied["settings"])
+                if hasattr(defense, "wrap"):  # it trained nothing: it stands around the victim
+                    victim = defense.wrap(victim)
     except AdvhashError as error:
         raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     except (RuntimeError, TypeError) as error:  # torch refuses the sizes that the card asks for

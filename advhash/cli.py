@@ -14,6 +14,7 @@ import typer
 
 from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
+from advhash.cli_defend import defend
 from advhash.cli_detect import detect
 from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
@@ -21,6 +22,7 @@ from advhash.cli_options import (
     Config,
     Database,
     DatasetName,
+    Defense,
     Device,
     Json,
     Norm,
@@ -57,6 +59,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
+app.command()(defend)
 app.command()(detect)
 app.command()(transfer)
 
@@ -157,6 +160,7 @@ def data_show(
 @app.command()
 def train(
     victim: Victim = None,
+    defense: Defense = None,
     dataset: DatasetName = None,
     bits: Bits = None,
     seed: Seed = None,
@@ -173,8 +177,8 @@ def train(
     """Train a victim (or take it from the cache) and print its figures."""
     from advhash.config import TrainConfig
     from advhash.console import print_json, print_training
+    from advhash.hardening import prepare
     from advhash.training import export_checkpoint, train_document
-    from advhash.training import train as train_victim
     from advhash.victims.acceleration import leave
 
     values = gather(
@@ -183,6 +187,7 @@ def train(
         seed=seed,
         device=device,
         victim=method_table(victim, bits=bits),
+        defense=method_table(defense),
         dataset=method_table(dataset),
     )
     values["command"] = "train"
@@ -191,7 +196,7 @@ def train(
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
     with working(quiet or not is_main_process()) as progress:
-        trained = train_victim(TrainConfig.build(values).trusting(trust_code), progress)
+        trained = prepare(TrainConfig.build(values).trusting(trust_code), progress)
     leave()
     if not is_main_process():
         return
@@ -207,6 +212,7 @@ def train(
 @app.command()
 def attack(
     victim: Victim = None,
+    defense: Defense = None,
     method: Annotated[
         str | None,
         typer.Option("--method", help="An attack, e.g. prosgan.", autocompletion=complete_attacks),
@@ -262,7 +268,7 @@ def attack(
     from advhash.runs import refuse_partial
 
     if resume is not None:
-        given = (victim, method, dataset, bits, norm, eps, match, targets, query_modality)
+        given = (victim, defense, method, dataset, bits, norm, eps, match, targets, query_modality)
         more = (database, queries, poison, seed, device, out, settings, config)
         if any(option is not None for option in (*given, *more)) or float_pixels or dry_run:
             raise UsageError("--resume continues a run as it was: expected no other settings")
@@ -287,6 +293,7 @@ def attack(
             seed=seed,
             device=device,
             victim=method_table(victim, bits=bits),
+            defense=method_table(defense),
             attack=method_table(method),
             dataset=method_table(dataset),
             budget=budget,

@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "Database",
     "DatasetName",
+    "Defense",
     "Device",
     "Json",
     "Norm",
@@ -34,6 +35,7 @@ __all__ = [
     "Victim",
     "complete_attacks",
     "complete_datasets",
+    "complete_defenses",
     "complete_detectors",
     "fail",
     "gather",
@@ -43,7 +45,10 @@ __all__ = [
     "working",
 ]
 
-TABLES = ("victim", "rival", "attack", "detector", "dataset", "budget", "protocol", "lifelong")
+TABLES = (
+    *("victim", "rival", "defense", "defense_budget", "attack", "detector"),
+    *("dataset", "budget", "protocol", "lifelong"),
+)
 
 told: list[int] = []  # that an interrupt was reported
 
@@ -71,6 +76,10 @@ def complete_attacks(incomplete: str) -> list[str]:
 
 def complete_detectors(incomplete: str) -> list[str]:
     return complete("detectors", incomplete)
+
+
+def complete_defenses(incomplete: str) -> list[str]:
+    return complete("defenses", incomplete)
 
 
 def complete_datasets(incomplete: str) -> list[str]:
@@ -103,6 +112,14 @@ DatasetName = Annotated[
         "--dataset",
         help="A name or an image folder. (default: the victim's)",
         autocompletion=complete_datasets,
+    ),
+]
+Defense = Annotated[
+    str | None,
+    typer.Option(
+        "--defense",
+        help="Harden the victim with it first, e.g. saat.",
+        autocompletion=complete_defenses,
     ),
 ]
 Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]

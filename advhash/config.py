@@ -137,12 +137,17 @@ class _Command(_Table):
 
 
 class TrainConfig(_Command):
-    """`advhash train`: a victim, a data set, a seed."""
+    """`advhash train`: a victim, a data set, a seed, and perhaps a defence.
+
+    defense_budget: what the defence is trained against; by default L∞ 8/255
+    """
 
     command: Literal["train"] = "train"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     victim: MethodConfig
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
 
 
@@ -153,6 +158,8 @@ class AttackConfig(_Command):
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     victim: MethodConfig
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
     attack: MethodConfig
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
@@ -201,7 +208,8 @@ class LifelongConfig(_Table):
 class TransferConfig(_Command):
     """`advhash transfer`: every method on every victim, judged on all of them.
 
-    victims: at least two; a setting `seed` of one trains it with a seed of its own
+    victims: at least two; a setting `seed` of one trains it with a seed of its own, and `defense`
+        (a name, or a table of a name and settings) hardens it under the budget
     attacks: the methods, with their settings
     """
 

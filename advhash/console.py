@@ -117,7 +117,7 @@ def print_run(record: Record) -> None:
     """Headline of an attack run and where its report is."""
     document = record.document()
     sys.stdout.write(
-        f"{record.attack.name} ({record.budget.text}) on {record.victim.name}, "
+        f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}, {record.protocol.queries} queries, "
         f"{record.protocol.query_modality} against {record.protocol.database}\n"
     )
@@ -135,7 +135,7 @@ def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
     first = siblings.records[0]
     sys.stdout.write(
-        f"{first.attack.name} on {first.victim.name}, {first.dataset.name}, "
+        f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
         f"{first.protocol.queries} queries\n"
     )
     names = ("tmap", "tmap_normalised", "map_adversarial")
@@ -189,11 +189,33 @@ def print_transfer(record: TransferRecord) -> None:
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
+def print_defense(record: TransferRecord) -> None:
+    """Headline of a defence, its checks, and where checkpoint and report are."""
+    assert record.defense is not None
+    budget = next(iter(record.budgets.values()))
+    sys.stdout.write(
+        f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
+        f"{record.protocol.queries} queries\n"
+    )
+    rows = [
+        {"metric": name, FIGURE: _figure(None if metric is None else vars(metric))}
+        for name, metric in record.metrics.items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+    for check in record.defense.checks:
+        found = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
+        sys.stdout.write(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {found}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"checkpoint: {record.defense.checkpoint}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
 def print_inversion(record: InversionRecord) -> None:
     """Headline of a reconstruction run and where its report is."""
     document = record.document()
     sys.stdout.write(
-        f"{record.attack.name} on {record.victim.name}, {record.dataset.name}, "
+        f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
         f"{record.protocol.samples} samples of {record.protocol.party}\n"
     )
     found = {**document["metrics"], **document["differences"]}

@@ -22,6 +22,7 @@ from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import FittedAttack, fit_attack
+from advhash.hardening import check_defense, prepare
 from advhash.poisoning import check_poison, poison_metrics
 from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
 from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
@@ -50,7 +51,6 @@ from advhash.training import (
     derive_seed,
     plan_victim,
     resolve_device,
-    train,
 )
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
@@ -73,7 +73,7 @@ def attack(
     """
     seconds: dict[str, float] = {}
     _check(config)  # a wrong name or value must not cost a training
-    trained = _timed(seconds, "victim", lambda: train(config, progress))
+    trained = _timed(seconds, "victim", lambda: prepare(config, progress))
     config = resolve(config, trained)
     if folder is None:
         label = f"{trained.card['name']}-{config.attack.name}".replace(":", ".")
@@ -278,6 +278,7 @@ def _flags(
 
 def _check(config: AttackConfig) -> None:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
+    check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     budget = config.budget.resolve(method.default_budget)
     if budget.norm not in method.norms:
@@ -346,7 +347,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     _check(config)
     planned = plan_victim(config)
     if planned is None:
-        trained = train(config)
+        trained = prepare(config)
         resolve(config, trained)
         data = trained.data
         place = {"checkpoint": str(trained.folder)} if trained.folder else {"name": trained.name}
@@ -364,6 +365,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
         "seed": config.seed,
         "device": str(resolve_device(config.device)),
         "victim": victim,
+        "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {"name": config.attack.name, "settings": settings},
         "dataset": {"name": data.name, "database": len(data.database)},
         "budget": str(config.budget.resolve(method.default_budget)),

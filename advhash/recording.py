@@ -109,6 +109,7 @@ def victim_info(trained: Trained) -> VictimInfo:
         history=trained.victim.history,
         deviations=trained.deviations,
         modalities=list(trained.victim.bounds),
+        defenses=trained.defenses,
         notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
     )
 

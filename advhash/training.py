@@ -36,7 +36,7 @@ from advhash.model_card import PAGE, model_card
 from advhash.own_victim import bring
 from advhash.own_victim import fingerprint as own_fingerprint
 from advhash.processes import is_main_process, local_process, process_count
-from advhash.registry import VICTIMS
+from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.victim import code_figures, victim_flags, victim_metrics
 from advhash.runs import environment
 from advhash.sanity import Flag
@@ -52,10 +52,12 @@ __all__ = [
     "data_settings",
     "derive_seed",
     "export_checkpoint",
+    "fingerprint",
     "is_checkpoint",
     "load_data",
     "plan_victim",
     "resolve_device",
+    "store_victim",
     "train",
     "train_document",
 ]
@@ -95,7 +97,7 @@ _NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in t
 _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
-        *("cli_transfer.py", "transferring.py"),
+        *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
@@ -169,8 +171,15 @@ class Trained:
 
     @property
     def deviations(self) -> list[str]:
-        """Where the victim differs from its source."""
-        return VICTIMS[self.card["name"]].deviations if self.folder else []
+        """Where the victim and its defences differ from their sources."""
+        applied = [DEFENSES[one["name"]] for one in self.defenses]
+        entries = [VICTIMS[self.card["name"]], *applied] if self.folder else applied
+        return [text for entry in entries for text in entry.deviations]
+
+    @property
+    def defenses(self) -> list[dict[str, Any]]:
+        """What it was hardened with: names, settings, budgets."""
+        return list(self.card.get("defenses", []))
 
     @property
     def method_digest(self) -> str:
@@ -244,42 +253,22 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
                 error.add_note(f"the same command goes on after {state.saved}")
             raise
         victim.eval()
-        _check_converged(name, victim)
+        check_converged(name, victim)
         return victim
 
     def build(folder: Path) -> None:
         lead(device)
         victim = fitted()
-        flags = victim_flags(victim, data)
-        if state.problem:
-            flags = [*flags, Flag("training_state", "info", state.problem)]
-        metrics = victim_metrics(victim, data, derive_seed(config.seed, "bootstrap"))
-        save_victim(
+        store_victim(
             folder,
             victim,
+            data,
             name=name,
             settings=settings,
-            source=VICTIMS[name].source,
             seed=config.seed,
-            data={
-                "name": data.name,
-                "settings": dict(data.settings),
-                "fingerprint": data.fingerprint(),
-                "rows": {name: len(data.split(name)) for name in _SPLITS},
-                **{key: data.card[key] for key in _NOTES if key in data.card},
-            },
-            codes={
-                name: code_figures(victim.database_codes(data, name)) for name in victim.directions
-            },
-            metrics={name: vars(metric) for name, metric in metrics.items()},
-            flags=[vars(flag) for flag in flags],
-            seconds=round(state.spent + time.perf_counter() - start, 2),
-            processes=process_count(),
-            precision=precision(device),
-            environment=environment(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            state=state,
+            seconds=state.spent + time.perf_counter() - start,
         )
-        write_text(folder / PAGE, model_card(read_card(folder)))
 
     def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
         return folder, *load_victim(folder)
@@ -302,10 +291,54 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         kept,
         card,
         folder,
-        _fingerprint(folder, victim, card),
+        fingerprint(folder, victim, card),
         not ran,
         time.perf_counter() - start,
     )
+
+
+def store_victim(
+    folder: Path,
+    victim: HashVictim,
+    data: Dataset,
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    state: TrainingState,
+    seconds: float,
+    **more: Any,
+) -> None:
+    """Weights, card and page of a finished training. Further keywords go into the card."""
+    flags = victim_flags(victim, data)
+    if state.problem:
+        flags = [*flags, Flag("training_state", "info", state.problem)]
+    metrics = victim_metrics(victim, data, derive_seed(seed, "bootstrap"))
+    save_victim(
+        folder,
+        victim,
+        name=name,
+        settings=settings,
+        source=VICTIMS[name].source,
+        seed=seed,
+        data={
+            "name": data.name,
+            "settings": dict(data.settings),
+            "fingerprint": data.fingerprint(),
+            "rows": {name: len(data.split(name)) for name in _SPLITS},
+            **{key: data.card[key] for key in _NOTES if key in data.card},
+        },
+        codes={name: code_figures(victim.database_codes(data, name)) for name in victim.directions},
+        metrics={name: vars(metric) for name, metric in metrics.items()},
+        flags=[vars(flag) for flag in flags],
+        seconds=round(seconds, 2),
+        processes=process_count(),
+        precision=precision(victim.device),
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    )
+    write_text(folder / PAGE, model_card(read_card(folder)))
 
 
 def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
@@ -329,7 +362,7 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     card["flags"] = [vars(flag)]
 
 
-def _check_converged(name: str, victim: HashVictim) -> None:
+def check_converged(name: str, victim: HashVictim) -> None:
     """Raise RefusedError where the training left numbers that are none."""
     figures = [value for row in victim.history for value in row.values() if value != value]
     weights = all(bool(value.isfinite().all()) for value in victim.parameters())
@@ -346,6 +379,15 @@ def _fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
         return sha256(folder / WEIGHTS)
     settings = json.dumps(card["settings"], sort_keys=True)
     return hashlib.sha256(f"{card['name']} {settings}".encode()).hexdigest()
+
+
+def fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
+    """SHA-256 of the weights and of the defences around them."""
+    found = _fingerprint(folder, victim, card)
+    defenses = card.get("defenses")
+    if not defenses:
+        return found
+    return hashlib.sha256(f"{found} {json.dumps(defenses, sort_keys=True)}".encode()).hexdigest()
 
 
 def _check_trust(config: TrainConfig | AttackConfig) -> None:
@@ -412,7 +454,7 @@ def _from_checkpoint(
         {},
         card,
         folder,
-        _fingerprint(folder, victim, card),
+        fingerprint(folder, victim, card),
         True,
         time.perf_counter() - start,
     )
@@ -427,6 +469,7 @@ def train_document(trained: Trained) -> dict[str, Any]:
         "checkpoint": str(trained.folder) if trained.folder else None,
         "fingerprint": trained.fingerprint,
         "victim": {"name": card["name"], "settings": card["settings"]},
+        "defenses": trained.defenses,
         "dataset": card.get("data"),
         "cached": trained.cached,
         "seconds": card.get("seconds"),

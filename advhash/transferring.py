@@ -9,7 +9,7 @@ published code). Queries and targets are the same in every cell, and cells on th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from advhash.data import Progress, silent
 from advhash.errors import UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
+from advhash.hardening import prepare
 from advhash.pipeline import resolve
 from advhash.recording import (
     Outcome,
@@ -54,13 +55,13 @@ from advhash.reports.transfer import (
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
-from advhash.training import Trained, cache_identity, derive_seed, train
+from advhash.training import Trained, cache_identity, derive_seed
 
-__all__ = ["transfer"]
+__all__ = ["Column", "Member", "transfer"]
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """A victim of the matrix, as the command named it."""
 
     label: str
@@ -70,7 +71,7 @@ class _Member:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """A target and the average precisions of a cell."""
 
     method: str
@@ -81,10 +82,18 @@ class _Column:
     noise: npt.NDArray[np.float64] | None  # of the same figure, under noise
 
 
+Extend = Callable[[TransferRecord, Sequence[Member], Sequence[Column]], TransferRecord]
+
+
 def transfer(
-    config: TransferConfig, out: Path | None = None, progress: Progress = silent
+    config: TransferConfig,
+    out: Path | None = None,
+    progress: Progress = silent,
+    extend: Extend | None = None,
 ) -> TransferRecord:
     """Attack on each victim, judge on all, and write the run folder (`out`, or `runs/<id>`).
+
+    extend: makes the record that is written from the one of the matrix
 
     Raises AdvhashError: victims of other data, without the query modality, a budget that a method
     cannot take.
@@ -108,7 +117,9 @@ def transfer(
             )
         )
         write_json(folder.path / "env.json", environment())
-        record = _into(folder, config, members, methods, seconds, progress)
+        record, columns = _into(folder, config, members, methods, seconds, progress)
+        if extend is not None:
+            record = extend(record, members, columns)
         folder.write_text("metrics.json", record.dumps())
         render_transfer(folder.path, folder.path / "report.html")
         folder.finish()
@@ -121,13 +132,20 @@ def transfer(
 def _labels(tables: Sequence[MethodConfig]) -> list[str]:
     """The names as the command gave them. Raises UsageError for two equal ones."""
     labels = [
-        "+".join([Path(one.name).name, *(f"{key}={value}" for key, value in one.settings.items())])
-        for one in tables
+        "+".join([Path(one.name).name, *map(_setting, one.settings.items())]) for one in tables
     ]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"expected different victims and methods, got {label} twice")
     return labels
+
+
+def _setting(pair: tuple[str, Any]) -> str:
+    key, value = pair
+    if key == "defense" and isinstance(value, Mapping):
+        rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
+        return "+".join([str(value.get("name")), *rest])
+    return str(value) if key == "defense" else f"{key}={value}"
 
 
 def _check_method(method: MethodConfig, config: TransferConfig) -> None:
@@ -140,19 +158,25 @@ def _check_method(method: MethodConfig, config: TransferConfig) -> None:
         )
 
 
-def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[_Member]:
+def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[Member]:
     """Train or load all victims; all see the data set of the first."""
-    members: list[_Member] = []
+    members: list[Member] = []
     dataset = config.dataset
     modality = config.protocol.query_modality
     for table, label in zip(config.victims, labels, strict=True):
         settings = table.settings
-        seed = settings.pop("seed", config.seed)
-        victim = MethodConfig.build({"name": table.name, **settings})
         wanted = TrainConfig.build(
-            {"seed": seed, "device": config.device, "victim": victim, "dataset": dataset}
+            {
+                "seed": settings.pop("seed", config.seed),
+                "device": config.device,
+                "defense": _defense(settings.pop("defense", None)),
+                "victim": {"name": table.name, **settings},
+                "dataset": dataset.model_dump(),
+            }
         )
-        trained = train(wanted.trusting(config.trust_code), progress)
+        if wanted.defense is not None:
+            wanted.defense_budget = config.budget
+        trained = prepare(wanted.trusting(config.trust_code), progress)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
@@ -164,8 +188,13 @@ def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) 
         trained.victim.check_modality(modality)
         database = _database(config, trained)
         codes = trained.victim.database_codes(trained.data, database)
-        members.append(_Member(label, trained, codes, database))
+        members.append(Member(label, trained, codes, database))
     return members
+
+
+def _defense(given: Any) -> dict[str, Any] | None:
+    """A defence as a name or as a table of a name and settings."""
+    return {"name": given} if isinstance(given, str) else given
 
 
 def _database(config: TransferConfig, trained: Trained) -> str:
@@ -179,12 +208,12 @@ def _database(config: TransferConfig, trained: Trained) -> str:
 def _into(
     folder: RunFolder,
     config: TransferConfig,
-    members: Sequence[_Member],
+    members: Sequence[Member],
     methods: Sequence[str],
     seconds: dict[str, float],
     progress: Progress,
-) -> TransferRecord:
-    columns: list[_Column] = []
+) -> tuple[TransferRecord, list[Column]]:
+    columns: list[Column] = []
     infos: list[Method] = []
     budgets: dict[str, Budget] = {}
     rows = torch.empty(0)
@@ -216,7 +245,7 @@ def _into(
     cells = [_cell(column, boot) for column in columns]
     aimed = any(column.goal == "targeted" for column in columns)
     first = members[0].trained
-    return TransferRecord(
+    record = TransferRecord(
         schema_="advhash/transfer/1",
         command="transfer",
         run=run_info(folder.final, config.seed, str(first.victim.device), seconds),
@@ -247,9 +276,10 @@ def _into(
         metrics=_headline(methods, columns, boot),
         cells=cells,
     )
+    return record, columns
 
 
-def _alone(config: TransferConfig, member: _Member, table: MethodConfig) -> AttackConfig:
+def _alone(config: TransferConfig, member: Member, table: MethodConfig) -> AttackConfig:
     """What `advhash attack` with this victim and method would run."""
     protocol = config.protocol.model_copy(update={"database": member.database})
     alone = AttackConfig(
@@ -268,7 +298,7 @@ def _moved(
     folder: RunFolder,
     config: TransferConfig,
     table: MethodConfig,
-    source: _Member,
+    source: Member,
     method: str,
     place: int,
     progress: Progress,
@@ -285,13 +315,13 @@ def _moved(
 def _judged(
     config: TransferConfig,
     method: str,
-    source: _Member,
-    target: _Member,
+    source: Member,
+    target: Member,
     fitted: FittedAttack,
     outcome: Outcome,
     noise: npt.NDArray[np.float64] | None,
     progress: Progress,
-) -> _Column:
+) -> Column:
     protocol, trained = config.protocol, target.trained
     modality, data = protocol.query_modality, trained.data
     ceiling = None
@@ -318,10 +348,10 @@ def _judged(
         top_k=protocol.top_k,
         empty=protocol.empty,
     )
-    return _Column(method, source.label, target.label, fitted.attack.goal, found, noise)
+    return Column(method, source.label, target.label, fitted.attack.goal, found, noise)
 
 
-def _cell(column: _Column, seed: int) -> Cell:
+def _cell(column: Column, seed: int) -> Cell:
     found, main = column.columns, main_metric(column.goal)
     targeted = column.goal == "targeted"
 
@@ -340,7 +370,7 @@ def _cell(column: _Column, seed: int) -> Cell:
 
 
 def _headline(
-    methods: Sequence[str], columns: Sequence[_Column], seed: int
+    methods: Sequence[str], columns: Sequence[Column], seed: int
 ) -> dict[str, Metric | None]:
     """Of each method: on its own victims, and transferred, over queries."""
     metrics: dict[str, Metric | None] = {}
@@ -355,7 +385,7 @@ def _headline(
     return metrics
 
 
-def _flags(members: Sequence[_Member], cells: Sequence[Cell]) -> list[Flag]:
+def _flags(members: Sequence[Member], cells: Sequence[Cell]) -> list[Flag]:
     flags = [
         Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
         for member in members
@@ -374,7 +404,7 @@ def _flags(members: Sequence[_Member], cells: Sequence[Cell]) -> list[Flag]:
     return flags
 
 
-def _write_queries(file: Path, columns: Sequence[_Column], rows: npt.NDArray[np.int64]) -> None:
+def _write_queries(file: Path, columns: Sequence[Column], rows: npt.NDArray[np.int64]) -> None:
     """One row for each query of each cell: enough to compute every figure again."""
     tables = []
     names = sorted({name for column in columns for name in column.columns})

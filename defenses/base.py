@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Self, final
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from advhash.budget import Budget
 from advhash.data import Batch, Modality, Progress, Split, silent
 from advhash.victims.base import HashVictim
 
-__all__ = ["Detector", "Hardening"]
+__all__ = ["Detector", "Hardening", "Wrapping"]
 
 
 class Hardening(ABC):
@@ -29,6 +29,29 @@ class Hardening(ABC):
         progress: Progress = silent,
     ) -> HashVictim:
         """A new victim; the given one is left as it was."""
+
+
+class Wrapping(Hardening):
+    """A hardening that trains nothing: its result is a wrapper around the victim as it is.
+
+    The wrapper is put around the victim again when a checkpoint is loaded.
+    """
+
+    @abstractmethod
+    def wrap(self, victim: HashVictim) -> HashVictim:
+        """The victim behind this defence. Raises UsageError where it cannot stand there."""
+
+    @final
+    def harden(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> HashVictim:
+        return self.wrap(victim)
 
 
 class Detector(ABC):

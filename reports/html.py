@@ -167,7 +167,7 @@ def _grown(runs: Sequence[Run]) -> list[Grown]:
         if record.budget.eps is None or metric is None:
             continue
         protocol = record.protocol
-        names = (record.attack.name, "on", record.victim.name, "/", record.dataset.name)
+        names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
         label = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = found.setdefault((main, record.budget.norm), {})
         lines.setdefault(label, {})[record.budget.eps] = metric
@@ -359,7 +359,7 @@ def _attack_page(folders: Sequence[Path], lifelong: Sequence[Lifelong]) -> str:
             aimed=any(record.attack.goal == "targeted" for record in records),
             findings=findings(records, [run.label for run in runs], pairs),
             compared=_compared(runs, pairs),
-            victims=_covered([record.victim.name for record in records], "victims"),
+            victims=_covered([record.victim.label for record in records], "victims"),
             datasets=_covered([record.dataset.name for record in records], "data sets"),
             flags=_flags(runs),
             strengths=STRENGTHS,

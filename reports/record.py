@@ -90,6 +90,12 @@ class MethodInfo(Part):
 class VictimInfo(MethodInfo):
     modalities: list[str]
     notes: dict[str, Any]  # from its card: metrics, seconds, seed
+    defenses: list[dict[str, Any]] = []  # name, settings, source, budget, seed of each
+
+    @property
+    def label(self) -> str:
+        """The name with those of its defences: "dpsh + saat"."""
+        return " + ".join([self.name, *(str(one["name"]) for one in self.defenses)])
 
 
 class AttackInfo(MethodInfo):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -26,7 +26,17 @@ from advhash.reports.verdict import percent, with_interval
 from advhash.sanity import Flag
 from advhash.stats import Difference, Metric
 
-__all__ = ["TRANSFER", "Cell", "Method", "TransferRecord", "Victim", "render_transfer", "verdicts"]
+__all__ = [
+    "TRANSFER",
+    "Cell",
+    "Check",
+    "Defense",
+    "Method",
+    "TransferRecord",
+    "Victim",
+    "render_transfer",
+    "verdicts",
+]
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
 
@@ -62,11 +72,31 @@ class Cell(Part):
     over_noise: Difference | None
 
 
+class Check(Part):
+    """Whether a gradient is masked: a sequence that a sound one makes fall, or a pair."""
+
+    name: str
+    question: str
+    points: dict[str, Metric]  # what was varied → MAP, or t-MAP, of some queries
+    passed: bool
+
+
+class Defense(Part):
+    """What `advhash defend` adds: which victims are compared, and whether to believe it."""
+
+    checkpoint: str
+    undefended: str  # labels of victims
+    defended: str
+    codes: dict[str, dict[str, Any]]  # of both: database, distinct, balance, entropy
+    training: dict[str, float | None]  # seconds of both
+    checks: list[Check]
+
+
 class TransferRecord(Document):
     """Everything that a transfer run found. Metrics are means over queries with 95 % intervals."""
 
     schema_: Literal["advhash/transfer/1"]
-    command: Literal["transfer"]
+    command: Literal["transfer", "defend"]
     run: RunInfo
     victims: list[Victim]
     methods: list[Method]
@@ -76,6 +106,7 @@ class TransferRecord(Document):
     flags: list[Flag]
     metrics: dict[str, Metric | None]  # `<main>_own:<method>` and `<main>_transferred:<method>`
     cells: list[Cell]
+    defense: Defense | None = None  # of `advhash defend`
 
     def at(self, method: str, source: str, target: str) -> Cell:
         """One cell. Raises KeyError."""
@@ -103,7 +134,9 @@ def main_metric(goal: str) -> str:
 
 
 def verdicts(record: TransferRecord) -> list[str]:
-    """What was found, a sentence for each method."""
+    """What was found: a sentence for each method, or what a defence changes."""
+    if record.defense is not None:
+        return _defense_verdict(record)
     lines = []
     for method in record.budgets:
         main = main_metric(record.goal(method))
@@ -119,6 +152,24 @@ def verdicts(record: TransferRecord) -> list[str]:
         line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
         lines.append(line)
     return lines
+
+
+def _defense_verdict(record: TransferRecord) -> list[str]:
+    def value(name: str) -> str:
+        return with_interval(record.metrics.get(name) or Metric())
+
+    assert record.defense is not None
+    failed = [check.name for check in record.defense.checks if not check.passed]
+    return [
+        f"The defence keeps {value('map_kept')} of the clean MAP: {value('map_clean')} instead of "
+        f"{value('map_clean_undefended')}.",
+        f"Under the worst case of an attacker who knows it, MAP falls to {value('map_robust')} "
+        f"(undefended {value('map_robust_undefended')}) and t-MAP rises to {value('tmap_robust')} "
+        f"(undefended {value('tmap_robust_undefended')}).",
+        f"Do not believe this before looking at: {', '.join(failed)}."
+        if failed
+        else "No sign of a masked gradient was found.",
+    ]
 
 
 def heat_map(record: TransferRecord, method: str) -> str:

@@ -189,7 +189,7 @@ def run_labels(records: Sequence[Record]) -> list[str]:
     parts = [
         (
             f"{record.attack.name}, {record.budget.text}",
-            f"on {record.victim.name}",
+            f"on {record.victim.label}",
             f"{record.protocol.query_modality} against {record.protocol.database}",
             f"run {record.run.id}",
         )

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from advhash import training
+from advhash import hardening, training
 from advhash.checkpoint import WEIGHTS
 from advhash.config import TrainConfig
 from advhash.data import Dataset
@@ -35,6 +35,7 @@ SETTINGS = {
     "dcmh": {"epochs": 6, "width": 32, "bits": 16},
     "dlcmh": {"epochs": 4, "increment_epochs": 4, "width": 32, "bits": 16},
 }
+DEFENSES = {"atrdh": {"name": "atrdh", "epochs": 6, "steps": 1, "refresh": 3}}
 
 
 def tiny(name: str) -> Dataset:
@@ -62,9 +63,13 @@ def tiny(name: str) -> Dataset:
 
 
 def config(name: str, seed: int = 0) -> TrainConfig:
-    return TrainConfig.build(
-        {"victim": {"name": name, **SETTINGS[name]}, "device": "cpu", "seed": seed}
-    )
+    return TrainConfig.build({"device": "cpu", "seed": seed, **tables(name)})
+
+
+def tables(name: str) -> dict[str, object]:
+    if name in DEFENSES:
+        return {"victim": {"name": "dpsh", "epochs": 1, "bits": 16}, "defense": DEFENSES[name]}
+    return {"victim": {"name": name, **SETTINGS[name]}}
 
 
 def save_every_epoch() -> None:
@@ -84,7 +89,7 @@ def start(name: str, cache: Path, log: Path) -> int:
             stream.write(f"{stage} {done}\n")
             stream.flush()
 
-        folder = training.train(config(name), progress).folder
+        folder = hardening.prepare(config(name), progress).folder
         assert folder is not None
         digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         stream.write(f"digest {digest} {folder}\n")

@@ -21,11 +21,12 @@ PIPELINE = {
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
-    *("budgets", "poisoning", "transferring"),
+    *("budgets", "poisoning", "transferring", "hardening", "defending"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
 }
 CLI = {
     "cli",
+    "cli_defend",
     "cli_detect",
     "cli_codes",
     "cli_lifelong",

@@ -72,6 +72,10 @@ def test_killed(tmp_path: Path, name: str) -> None:
     check(*killed(name, tmp_path, "train", "2"))
 
 
+def test_a_hardening_killed_between_two_fits_of_its_attack(tmp_path: Path) -> None:
+    check(*killed("atrdh", tmp_path, "harden image", "2"))
+
+
 @pytest.mark.parametrize(
     "moment",
     [

@@ -1,0 +1,92 @@
+"""`advhash defend`: harden a victim and measure what that is worth, from the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from advhash.cli_options import (
+    Bits,
+    Config,
+    Database,
+    DatasetName,
+    Defense,
+    Device,
+    Json,
+    Norm,
+    OutFolder,
+    QueryCount,
+    QueryModality,
+    Quiet,
+    Seed,
+    Settings,
+    Targets,
+    Victim,
+    gather,
+    method_table,
+    working,
+)
+from advhash.errors import UsageError
+
+__all__ = ["defend"]
+
+
+def defend(
+    victim: Victim = None,
+    defense: Defense = None,
+    dataset: DatasetName = None,
+    bits: Bits = None,
+    norm: Norm = None,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Of training and of the attacks. (default: 8/255)"),
+    ] = None,
+    targets: Targets = None,
+    query_modality: QueryModality = None,
+    database: Database = None,
+    queries: QueryCount = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: OutFolder = None,
+    settings: Settings = None,
+    config: Config = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Harden a victim, attack it with and without the defence, and write the run folder.
+
+    The attacker knows the defence: autohash, targeted and not, on each of the two.
+    """
+    from advhash.console import print_defense, print_json
+    from advhash.defending import defend as run_defend
+    from advhash.defending import defend_config
+
+    values = gather(
+        config,
+        settings,
+        seed=seed,
+        device=device,
+        victim=method_table(victim, bits=bits),
+        defense=method_table(defense),
+        dataset=method_table(dataset),
+        budget={"norm": norm, "eps": eps},
+        protocol={
+            "targets": targets,
+            "query_modality": query_modality,
+            "database": database,
+            "queries": queries,
+        },
+    )
+    for table in ("victim", "defense"):
+        if "name" not in values.get(table, {}):
+            raise UsageError(f"expected --{table} (see `advhash list {table}s`)")
+    parsed = defend_config(values)
+    if out is not None and out.exists():
+        raise UsageError(f"expected a new folder for --out, got {out}, which exists")
+    with working(quiet) as progress:
+        record = run_defend(parsed, out, progress)
+    if as_json:
+        print_json(record.document())
+    else:
+        print_defense(record)

@@ -1,0 +1,159 @@
+"""From a config to a victim, hardened where the config names a defence: cached like any other."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advhash.attacks.base import AttackData
+from advhash.budget import Budget
+from advhash.cache import cache_root, cached, content_key
+from advhash.checkpoint import load_victim
+from advhash.config import AttackConfig, TrainConfig
+from advhash.data import Progress, silent
+from advhash.defenses.base import Hardening, Wrapping
+from advhash.errors import UsageError
+from advhash.processes import process_count
+from advhash.registry import DEFENSES
+from advhash.training import (
+    Trained,
+    cache_identity,
+    check_converged,
+    derive_seed,
+    fingerprint,
+    store_victim,
+    train,
+)
+from advhash.victims.base import HashVictim
+from advhash.victims.training_state import TrainingState
+
+__all__ = ["DEFAULT", "check_defense", "prepare"]
+
+DEFAULT = Budget("linf", 8 / 255)
+
+
+def prepare(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:
+    """The victim that the config names, trained, and hardened where it names a defence too.
+
+    Raises AdvhashError.
+    """
+    check_defense(config)
+    trained = train(config, progress)
+    return trained if config.defense is None else _hardened(config, trained, progress)
+
+
+def check_defense(config: TrainConfig | AttackConfig) -> None:
+    """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
+    if config.defense is None:
+        if config.defense_budget.norm is not None or config.defense_budget.eps is not None:
+            raise UsageError("defense_budget is what a defence is trained against: name a defence")
+        return
+    DEFENSES.create(config.defense.name, config.defense.settings)
+    budget = _budget(config)
+    if budget.norm not in ("linf", "l2"):
+        raise UsageError(f"defense_budget: expected linf or l2 with a radius, got {budget}")
+    if process_count() > 1:
+        raise UsageError("torchrun shares out plain training only: harden in one process")
+
+
+def _budget(config: TrainConfig | AttackConfig) -> Budget:
+    return config.defense_budget.resolve(DEFAULT)
+
+
+def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Progress) -> Trained:
+    assert config.defense is not None
+    if trained.folder is None:
+        raise UsageError(
+            f"--defense: expected a registered victim or a checkpoint, got {trained.name}, whose "
+            "weights are not ours to keep"
+        )
+    name = config.defense.name
+    settings = DEFENSES.settings(name, config.defense.settings)
+    defense: Hardening = DEFENSES.create(name, settings)
+    wraps = isinstance(defense, Wrapping)
+    budget = _budget(config)
+    applied = {
+        "name": name,
+        "settings": settings,
+        "source": DEFENSES[name].source,
+        "budget": None if wraps else str(budget),
+        "seed": None if wraps else config.seed,
+    }
+    key = content_key(
+        {**cache_identity(trained), "defense": applied, "digest": DEFENSES[name].digest}
+    )
+    state = TrainingState(cache_root() / "training" / key)
+    start = time.perf_counter()
+    ran = False
+
+    def build(folder: Path) -> None:
+        nonlocal ran
+        ran = True
+        victim = _harden(defense, trained, budget, config.seed, state, progress)
+        check_converged(f"{trained.card['name']} with {name}", victim)
+        store_victim(
+            folder,
+            victim,
+            trained.data,
+            name=trained.card["name"],
+            settings=trained.card["settings"],
+            seed=config.seed,
+            state=state,
+            seconds=state.spent + time.perf_counter() - start,
+            defenses=[*trained.defenses, applied],
+            undefended={part: trained.card.get(part) for part in ("metrics", "codes", "seconds")},
+        )
+
+    def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
+        return folder, *load_victim(folder)
+
+    folder, victim, card = cached("victims", key, build, read)
+    state.discard()
+    return Trained(
+        victim.to(trained.victim.device),
+        trained.data,
+        trained.name,
+        trained.settings,
+        card,
+        folder,
+        fingerprint(folder, victim, card),
+        not ran,
+        time.perf_counter() - start,
+    )
+
+
+def _harden(
+    defense: Hardening,
+    trained: Trained,
+    budget: Budget,
+    seed: int,
+    state: TrainingState,
+    progress: Progress,
+) -> HashVictim:
+    """One modality after the other: images, or all parties of a federation."""
+    victim, data = trained.victim, trained.data
+    seed = derive_seed(seed, "defense")
+    if isinstance(defense, Wrapping):
+        return defense.wrap(victim)
+    modalities = [one for one in victim.bounds if victim.is_image(one)]
+    if not modalities:
+        raise UsageError(
+            f"--defense: expected a victim of images, got one of {', '.join(victim.bounds)}"
+        )
+    victim = copy.deepcopy(victim)  # the state loads its weights into it
+    victim.training_state = state
+    first = state.resume(victim, [f"harden {one}" for one in modalities])
+    for number, modality in enumerate(modalities):
+        if number < first:
+            continue
+        database = victim.default_database
+        if database.startswith("party"):
+            database = modality
+        seen = AttackData(data, victim.database_codes(data, database), database, modality)
+        with torch.random.fork_rng(devices=[]):
+            victim = defense.harden(victim, seen, budget, seed=seed + number, progress=progress)
+    return victim

@@ -1,0 +1,442 @@
+"""Adversarial training: inner attack × outer loss, on a victim that is trained already.
+
+Every published scheme is L_clean(x) + λ·L_adv(x'), x' what an inner attack makes of x against the
+present weights; they differ in the attack and in L_adv. The inner attacks are those that the
+toolkit attacks with, inside the same harness, with fewer steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from advhash.attacks.anchors import centre_codes
+from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.gradient import THA
+from advhash.attacks.hiding import CGAT, MainstayUntargeted
+from advhash.attacks.prosgan import ProSGAN
+from advhash.budget import Budget
+from advhash.data import Batch, Modality, Progress, Split, silent
+from advhash.defenses.base import Hardening
+from advhash.errors import UsageError
+from advhash.registry import DEFENSES
+from advhash.targets import choose_targets
+from advhash.victims.base import HashVictim, expect_positive
+from advhash.victims.fit import Descent, augment, random_batches, seeded
+from advhash.victims.hashvfl import HashVFL
+from advhash.victims.image import ImageHashing
+from advhash.victims.objectives import pairwise_gap, quantisation, shared_label, sign
+from advhash.victims.training_state import Phase
+
+__all__ = ["ATRDH", "SAAT", "AdversarialTraining", "CgAT", "Generated"]
+
+FAST: dict[str, Any] = {"steps": 1, "step": 1.25}  # Wong et al., ICLR 2020
+
+
+class AdversarialTraining(Hardening):
+    """Goes on training a victim with the adversarial images of its own training rows.
+
+    epochs, batch_size, learning_rate, weight_decay: AdamW with cosine decay
+    steps, step:  of the inner attack; a step as a fraction of the radius
+    warmup:       share of the epochs over which the radius rises to that of the budget
+    weight:       λ
+    augmentation: whether images are lightly augmented before they are attacked
+
+    L_clean is the objective of an image hash itself. A victim that learns codes along with its
+    networks, or with others, keeps them: L_clean pulls tanh u to the code that the row has in the
+    database (of a federation, to its class code), so codes that a lifelong victim froze stay right.
+    Weights that the victim keeps frozen stay frozen.
+
+    Deviations of all:
+    - it starts from the trained victim, with AdamW
+    - x and x' form one batch, so that the statistics of batch normalisation are those of both
+    - the radius rises over the first epochs, and images are augmented
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        steps: int = 7,
+        step: float = 0.25,
+        warmup: float = 0.25,
+        weight: float = 1.0,
+        augmentation: bool = True,
+    ) -> None:
+        expect_positive(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            steps=steps,
+            step=step,
+        )
+        if not 0 <= warmup <= 1 or not weight >= 0:
+            raise ValueError(
+                f"expected warmup in [0,1] and weight >= 0, got {warmup:g} and {weight:g}"
+            )
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.steps = steps
+        self.step = step
+        self.warmup = warmup
+        self.weight = weight
+        self.augmentation = augmentation
+
+    def inner(self) -> Attack:
+        """The attack that makes x'."""
+        raise NotImplementedError
+
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        """L_adv of the real codes (B,K) of x' and x, the rows' labels (B,C)."""
+        raise NotImplementedError
+
+    def fitted_before(self, epoch: int) -> int:
+        """The last epoch, 1 … `epoch`, before which the inner attack is fitted anew."""
+        return epoch
+
+    def harden(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> HashVictim:
+        """A copy of the victim, trained on. Same victim, data, settings and seed: same weights.
+
+        Raises UsageError: no weights to train, no gradients, a modality that cannot be moved.
+        """
+        attack, modality = self.inner(), data.modality
+        attack.check_gradients(victim)
+        if not attack.can_move(victim, modality):
+            raise UsageError(
+                f"adversarial training moves images: expected a victim of images, got {modality!r}"
+            )
+        hardened = copy.deepcopy(victim)
+        hardened.training_state = victim.training_state
+        weights = [value for value in hardened.parameters() if value.requires_grad]
+        if not weights:
+            raise UsageError(
+                f"adversarial training needs weights to train: {type(victim).__name__} has none"
+            )
+        with seeded(seed):
+            hardened.train()
+            self._train(hardened, attack, data, budget, seed, progress)
+        return hardened.eval()
+
+    def _train(
+        self,
+        victim: HashVictim,
+        attack: Attack,
+        data: AttackData,
+        budget: Budget,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        train, modality = data.dataset.train, data.modality
+        kept = kept_codes(victim, data)
+        descent = Descent(
+            [value for value in victim.parameters() if value.requires_grad],
+            epochs=self.epochs,
+            steps=-(-len(train) // self.batch_size),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        generator = torch.Generator().manual_seed(seed)
+        phase = Phase(f"harden {modality}", victim, progress)
+
+        def epoch_loss(
+            served: AttackData, now: Budget, terms: list[tuple[float, float]]
+        ) -> Callable[[Tensor], Tensor]:
+            def loss(rows: Tensor) -> Tensor:
+                batch = self._clean_batch(train, rows, modality, generator)
+                moved = self._moved(victim, attack, batch, served, now, generator)
+                both = torch.stack([batch.inputs[modality].to(victim.device), moved], dim=1)
+
+                def codes(part: slice) -> Tensor:
+                    pairs = both[part]
+                    return victim.relax(pairs.flatten(0, 1), modality).view(len(pairs), 2, -1)
+
+                u, v = descent.outputs(len(rows), codes).unbind(dim=1)
+                labels = batch.labels.to(victim.device)
+                first = clean_loss(victim, u, labels, None if kept is None else kept[rows])
+                second = self.outer(v, u, labels, served)
+                terms.append((first.item(), second.item()))
+                return first + self.weight * second
+
+            return loss
+
+        # what the inner attack was fitted to: after a kill between two fits it is fitted again
+        start = {name: value.clone() for name, value in victim.state_dict().items()}
+        fitted = 0
+        for epoch in phase.epochs(
+            self.epochs, descents={"all": descent}, generator=generator, tensors=start
+        ):
+            now = Budget(budget.norm, budget.eps * self._ramp(epoch))
+            served = self._served(victim, data)
+            if fitted != self.fitted_before(epoch):
+                fitted = self.fitted_before(epoch)
+                source = victim
+                if fitted == epoch:
+                    for name, value in victim.state_dict().items():
+                        start[name].copy_(value)
+                else:
+                    source = copy.deepcopy(victim)
+                    source.load_state_dict(start)
+                then = Budget(budget.norm, budget.eps * self._ramp(fitted))
+                seen = attack.outlook(source, self._served(source, data))
+                attack.fit(*seen, then, seed=seed + fitted)
+            terms: list[tuple[float, float]] = []
+            loss = epoch_loss(served, now, terms)
+            total = descent.epoch(random_batches(len(train), self.batch_size, generator), loss)
+            first, second = torch.tensor(terms).mean(dim=0).tolist()
+            phase.note(loss=total, clean=first, adversarial=second)
+
+    def _ramp(self, epoch: int) -> float:
+        """The share of the radius that training has reached."""
+        return min(1.0, epoch / max(1.0, self.warmup * self.epochs))
+
+    @staticmethod
+    def _served(victim: HashVictim, data: AttackData) -> AttackData:
+        """The database as the victim serves it with its present weights."""
+        codes = victim.database_codes(data.dataset, data.database)
+        return AttackData(data.dataset, codes, data.database, data.modality)
+
+    def _clean_batch(
+        self, train: Split, rows: Tensor, modality: Modality, generator: torch.Generator
+    ) -> Batch:
+        """Training rows, perhaps augmented, on the 8-bit grid."""
+        batch = train.rows(rows)
+        images = batch.inputs[modality]
+        if self.augmentation and images.shape[2] == images.shape[3]:  # a strip stays as it is
+            images = (augment(images, generator) * 255).round() / 255
+        return Batch({**batch.inputs, modality: images}, batch.labels, batch.index)
+
+    @staticmethod
+    def _moved(
+        victim: HashVictim,
+        attack: Attack,
+        batch: Batch,
+        served: AttackData,
+        budget: Budget,
+        generator: torch.Generator,
+    ) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        targets = None
+        if attack.goal == "targeted":
+            drawn = choose_targets("disjoint", batch.labels.numpy(), served.labels.numpy(), seed)
+            targets = torch.from_numpy(drawn)
+        result = attack.perturb(victim, batch, targets, budget, served.modality, seed=seed)
+        return result.batch.inputs[served.modality]
+
+
+def kept_codes(victim: HashVictim, data: AttackData) -> Tensor | None:
+    """(N,K) ±1 codes that the training rows keep; None where the victim has its own objective."""
+    if isinstance(victim, ImageHashing):
+        return None
+    rows = data.dataset.train_rows
+    if isinstance(victim, HashVFL):
+        return victim.class_codes[data.labels[rows].long().argmax(dim=1).to(victim.device)]
+    return torch.from_numpy(data.codes.signs())[rows].to(victim.device)
+
+
+def clean_loss(victim: HashVictim, relaxed: Tensor, labels: Tensor, kept: Tensor | None) -> Tensor:
+    """The victim's objective of real codes (B,K), or mean (tanh u − b)² to the codes b it keeps."""
+    if isinstance(victim, ImageHashing):
+        return victim.objective(relaxed, labels)
+    assert kept is not None
+    return quantisation(torch.tanh(relaxed), kept)
+
+
+class CentralTraining(AdversarialTraining):
+    """L_adv = −mean(h'∘c): x' is held at the centre c of the codes that share a label with x."""
+
+    graded: ClassVar[bool]
+
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        centres = centre_codes(data, labels, graded=self.graded).to(moved)
+        return -(torch.tanh(moved) * centres).mean()
+
+
+@DEFENSES.register("cgat", source="Wang et al., WWW 2023", presets={"fast": FAST})
+class CgAT(CentralTraining):
+    """CgAT: x' leaves the centre of its labels' codes, training holds it there.
+
+    L_adv = −mean(h'∘c), h' = tanh u', c = sign(mean b of rows that share a label − mean b of the
+    others).
+
+    Deviations:
+    - published are 30 epochs of SGD at 0.01 and centres of the training rows; here of the database
+    """
+
+    graded = False
+
+    def inner(self) -> Attack:
+        return CGAT(steps=self.steps, rule="sign", step=self.step, alphas=(1.0,), random_start=True)
+
+
+@DEFENSES.register("saat", source="Yuan et al., TIFS 2023", presets={"fast": FAST})
+class SAAT(CentralTraining):
+    """SAAT: semantic-aware adversarial training; x' is held at its mainstay code.
+
+    L_adv = −mean(h'∘m) + μ/λ·mean (h' − sign h')², m the mainstay code: the centre c of `cgat` with
+    rows weighted by the cosine of their labels.
+
+    quantisation_weight: μ
+
+    Deviations:
+    - published are 20 epochs of SGD at 0.05 and mainstay codes of the training rows; here of the
+      database
+    """
+
+    graded = True
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        steps: int = 7,
+        step: float = 0.25,
+        warmup: float = 0.25,
+        weight: float = 1.0,
+        augmentation: bool = True,
+        quantisation_weight: float = 1e-4,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            steps=steps,
+            step=step,
+            warmup=warmup,
+            weight=weight,
+            augmentation=augmentation,
+        )
+        if quantisation_weight < 0:
+            raise ValueError(f"expected quantisation_weight >= 0, got {quantisation_weight:g}")
+        self.quantisation_weight = quantisation_weight
+
+    def inner(self) -> Attack:
+        return MainstayUntargeted(
+            steps=self.steps, rule="sign", step=self.step, alphas=(1.0,), random_start=True
+        )
+
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        soft = torch.tanh(moved)
+        held = super().outer(moved, clean, labels, data)
+        return held + self.quantisation_weight * quantisation(soft, sign(soft))
+
+
+@DEFENSES.register("atrdh", source="Wang et al., SIGIR 2021", presets={"fast": FAST})
+class ATRDH(AdversarialTraining):
+    """ATRDH: x' aims at another label, training keeps its similarities to the clean codes.
+
+    L_adv = mean (⟨h'_i, h_j⟩/K − S_ij)² over the batch, S = 1 where two rows share a label, else
+    −1. The inner attack is `tha`: targeted, toward the code of a PrototypeNet.
+
+    refresh: epochs between two fits of the PrototypeNet
+
+    Deviations:
+    - the PrototypeNet is fitted anew every `refresh` epochs, not trained along with the victim
+    - published are 100 epochs of Adam at 1e-4, and pairs with the codes of all training rows
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        steps: int = 7,
+        step: float = 0.25,
+        warmup: float = 0.25,
+        weight: float = 1.0,
+        augmentation: bool = True,
+        refresh: int = 5,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            steps=steps,
+            step=step,
+            warmup=warmup,
+            weight=weight,
+            augmentation=augmentation,
+        )
+        expect_positive(refresh=refresh)
+        self.refresh = refresh
+
+    def inner(self) -> Attack:
+        return THA(steps=self.steps, rule="sign", step=self.step, alphas=(1.0,), random_start=True)
+
+    def fitted_before(self, epoch: int) -> int:
+        return epoch - (epoch - 1) % self.refresh
+
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        return pairwise_gap(torch.tanh(moved), torch.tanh(clean), shared_label(labels, labels))
+
+
+@DEFENSES.register("generated", source="advhash, after Wang et al., CVPR 2021")
+class Generated(SAAT):
+    """Adversarial training against bounded ProS-GAN: one forward pass makes x'.
+
+    L_adv is that of `saat`. The generator is fitted to the present weights every `refresh` epochs,
+    under the radius of that epoch; `steps` and `step` say nothing here.
+
+    refresh:          epochs between two fits
+    generator_epochs: of each fit
+
+    Deviations:
+    - its own method: no published defence trains against ProS-GAN
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        warmup: float = 0.25,
+        weight: float = 1.0,
+        augmentation: bool = True,
+        quantisation_weight: float = 1e-4,
+        refresh: int = 5,
+        generator_epochs: int = 20,
+    ) -> None:
+        super().__init__(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            weight=weight,
+            augmentation=augmentation,
+            quantisation_weight=quantisation_weight,
+        )
+        expect_positive(refresh=refresh, generator_epochs=generator_epochs)
+        self.refresh = refresh
+        self.generator_epochs = generator_epochs
+
+    def inner(self) -> Attack:
+        return ProSGAN(bounded=True, epochs=self.generator_epochs)
+
+    def fitted_before(self, epoch: int) -> int:
+        return epoch - (epoch - 1) % self.refresh
