@@ -209,7 +209,8 @@ class TransferConfig(_Command):
     """`advhash transfer`: every method on every victim, judged on all of them.
 
     victims: at least two; a setting `seed` of one trains it with a seed of its own, and `defense`
-        (a name, or a table of a name and settings) hardens it under the budget
+        (a name, or a table of a name and settings) hardens it under `defense_budget`, or else under
+        the budget of the attacks
     attacks: the methods, with their settings
     """
 

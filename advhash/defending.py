@@ -100,7 +100,10 @@ def defend(
         return record.model_copy(
             update={
                 "command": "defend",
-                "metrics": _metrics(plain.label, hardened.label, columns, boot),
+                "metrics": {
+                    **_metrics(plain.label, hardened.label, columns, boot),
+                    **_rehashed(config, hardened, columns, boot),
+                },
                 "flags": [*record.flags, *flags],
                 "defense": defense,
             }
@@ -133,6 +136,31 @@ def _metrics(plain: str, hardened: str, columns: Sequence[Column], boot: int) ->
     metrics["map_kept"] = ratio_of_means(clean[0], clean[1], boot)
     metrics["map_drop_ratio"] = ratio_of_means(drops[0], drops[1], boot)
     metrics["tmap_gain_ratio"] = ratio_of_means(gains[0], gains[1], boot)
+    return metrics
+
+
+def _rehashed(
+    config: TransferConfig, member: Member, columns: Sequence[Column], boot: int
+) -> Metrics:
+    """The robust figures against a database hashed anew, where the victim serves stored codes."""
+    data, protocol = member.trained.data, config.protocol
+    codes = member.trained.victim.rehashed_codes(data, member.database)
+    if np.array_equal(codes.words, member.codes.words):
+        return {}
+    metrics: Metrics = {}
+    for column in columns:
+        if column.source == column.target == member.label:
+            found = precisions(
+                column.codes,
+                codes,
+                column.wanted,
+                data.database.labels.numpy(),
+                ties=protocol.ties,
+                top_k=protocol.top_k,
+                empty=protocol.empty,
+            )
+            name = "tmap" if column.goal == "targeted" else "map"
+            metrics[f"{name}_robust_rehashed"] = mean_metric(found, boot)
     return metrics
 
 

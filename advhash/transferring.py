@@ -72,12 +72,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Column:
-    """A target and the average precisions of a cell."""
+    """A target and the average precisions of a cell.
+
+    codes: (N,) of the moved queries, by the target; wanted: (N,C) labels of targets or queries
+    """
 
     method: str
     source: str
     target: str
     goal: str
+    codes: HashCodes
+    wanted: npt.NDArray[np.uint8]
     columns: Columns
     noise: npt.NDArray[np.float64] | None  # of the same figure, under noise
 
@@ -170,11 +175,12 @@ def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) 
                 "seed": settings.pop("seed", config.seed),
                 "device": config.device,
                 "defense": _defense(settings.pop("defense", None)),
+                "defense_budget": settings.pop("defense_budget", {}),
                 "victim": {"name": table.name, **settings},
                 "dataset": dataset.model_dump(),
             }
         )
-        if wanted.defense is not None:
+        if wanted.defense is not None and wanted.defense_budget.eps is None:
             wanted.defense_budget = config.budget
         trained = prepare(wanted.trusting(config.trust_code), progress)
         if not members:
@@ -336,9 +342,10 @@ def _judged(
             progress=progress,
         )
 
+    codes = trained.victim.encode(outcome.moved, modality)
     found = retrieval_columns(
         trained.victim.encode(outcome.clean, modality),
-        trained.victim.encode(outcome.moved, modality),
+        codes,
         target.codes,
         labels=outcome.labels,
         database_labels=data.database.labels.numpy(),
@@ -348,7 +355,9 @@ def _judged(
         top_k=protocol.top_k,
         empty=protocol.empty,
     )
-    return Column(method, source.label, target.label, fitted.attack.goal, found, noise)
+    wanted = outcome.labels if outcome.targets is None else outcome.targets
+    goal = fitted.attack.goal
+    return Column(method, source.label, target.label, goal, codes, wanted, found, noise)
 
 
 def _cell(column: Column, seed: int) -> Cell:

@@ -124,6 +124,10 @@ class HashVictim(nn.Module, ABC):
         """
         return self.encode_split(data.database, database)
 
+    def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
+        """Codes of all rows by the present networks, stored ones left aside."""
+        return self.database_codes(data, database)
+
     @final
     def check_modality(self, modality: Modality) -> None:
         if modality not in self.bounds:

@@ -242,15 +242,16 @@ class DLCMH(HashVictim):
                 f"got {database!r}"
             )
         if not self.stored.match(data.fingerprint()):
-            return HashCodes.from_relaxed(
-                table_codes(network_outputs(self, data.database))[database]
-            )
+            return self.rehashed_codes(data, database)
         codes = self.stored.codes(database)
         late = ~self.stored.frozen.cpu()
         if bool(late.any()):
             outputs = network_outputs(self, data.database.take(late.nonzero()[:, 0]))
             codes.words[late.numpy()] = HashCodes.from_relaxed(table_codes(outputs)[database]).words
         return codes
+
+    def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
+        return HashCodes.from_relaxed(table_codes(network_outputs(self, data.database))[database])
 
     def _rows(self, data: Dataset, rows: Tensor) -> Split:
         """Database rows (R,) in memory, as the image network takes them."""
