@@ -101,6 +101,15 @@ class RunFolder:
         return run
 
     @classmethod
+    def start_or_continue(cls, final: Path) -> RunFolder:
+        """Begin a run, or go on with the parts of an interrupted one; then call `identify`.
+
+        Raises RunError where it is finished already, StorageError.
+        """
+        run = cls(final.absolute())
+        return run if run.path.is_dir() and not run.final.exists() else cls.start(final)
+
+    @classmethod
     def resume(cls, given: Path) -> RunFolder:
         """Continue an interrupted run, named with or without `.partial`."""
         folder = given.absolute()

@@ -27,7 +27,7 @@ from advhash.cache import content_key
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig, TransferConfig
 from advhash.data import Progress, silent
-from advhash.errors import UsageError
+from advhash.errors import RunError, UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.hardening import prepare
@@ -98,6 +98,8 @@ def transfer(
 ) -> TransferRecord:
     """Attack on each victim, judge on all, and write the run folder (`out`, or `runs/<id>`).
 
+    An interrupted run goes on when it is started again with the same `out`.
+
     extend: makes the record that is written from the one of the matrix
 
     Raises AdvhashError: victims of other data, without the query modality, a budget that a method
@@ -110,7 +112,7 @@ def transfer(
     began = time.perf_counter()
     members = _members(config, labels, progress)
     seconds["victims"] = time.perf_counter() - began
-    folder = RunFolder.start(out or Path("runs") / new_run_id("transfer"))
+    folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     try:
         folder.write_text("config.toml", config.to_toml())
         folder.identify(
@@ -128,8 +130,9 @@ def transfer(
         folder.write_text("metrics.json", record.dumps())
         render_transfer(folder.path, folder.path / "report.html")
         folder.finish()
-    except BaseException:
-        folder.abandon()
+    except BaseException as error:
+        if folder.abandon() and not isinstance(error, RunError):
+            error.add_note(f"finished batches are kept: the same command with --out {folder.final}")
         raise
     return record
 

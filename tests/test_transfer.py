@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from advhash import cli
+from advhash import cli, transferring
+from advhash.attacks.gradient import DHTA
 
 VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
 FAST = ["--dataset", "digits", "--set", "dataset.size=16", "--queries", "24", "-q"]
@@ -75,6 +76,31 @@ def test_the_diagonal_is_what_attack_measures(
     cell = cells(finished[1], "dhta+steps=6")[label, label]
     for name in ("tmap", "tmap_clean", "tmap_normalised", "map_adversarial"):
         assert cell["metrics"][name] == alone["metrics"][name]
+
+
+def test_an_interrupted_run_goes_on_with_the_same_command(
+    finished: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "again"
+    arguments = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS,
+                 "--out", str(out))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(transferring, "render_transfer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as stopped:
+            command(capsys, patch, *arguments)
+    assert f"--out {out}" in stopped.value.__notes__[0]
+    assert out.with_name("again.partial").is_dir()
+    other = ["dhta+steps=5,noise" if one == "dhta+steps=6,noise" else one for one in arguments]
+    code, _, told = command(capsys, monkeypatch, *other)
+    assert code != 0
+    assert "another config" in told
+    monkeypatch.setattr(DHTA, "run", lambda *_: 1 / 0)  # all batches are there
+    assert command(capsys, monkeypatch, *arguments)[0] == 0
+    cells_again = json.loads((out / "metrics.json").read_text())["cells"]
+    assert cells_again == finished[1]["cells"]
 
 
 def test_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
