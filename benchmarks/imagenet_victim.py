@@ -1,8 +1,8 @@
-"""A victim that nobody can call a toy: EfficientNet-Lite0 with ImageNet weights at 224 px, as `dpsh`.
+"""No toy: EfficientNet-Lite0 with ImageNet weights at 224 px as `dpsh`, under three attacks.
 
-Hashing Flickr8k's photographs (enlarged from 128 px), 32 bits: a linear layer learnt on the features
-of the pretrained network. 100 queries, seed 0: `dhta` and `mainstay` (100 steps) at L∞ 4/255 and
-8/255, bounded ProS-GAN at 8/255 and 16/255. Finished cells of `benchmarks/imagenet_victim.json` are
+Hashing Flickr8k's photographs (enlarged from 128 px), 32 bits: a linear layer learnt on the
+features of the pretrained network. 100 queries, seed 0: `dhta` and `mainstay` (100 steps) at L∞
+4/255 and 8/255, bounded ProS-GAN at 8/255 and 16/255. Finished cells of `benchmarks/imagenet_victim.json` are
 kept. Needs ADVHASH_DATA and the extra `pretrained`; about an hour of one core:
 
     OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/imagenet_victim.py
@@ -35,7 +35,7 @@ SHOWN = ("tmap_clean", "tmap_chance", "tmap_ceiling", "tmap", "tmap_normalised",
 HEAD = """# Measured: a pretrained network at 224 px
 
 Written by `OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/imagenet_victim.py`, which keeps
-the figures in `benchmarks/imagenet_victim.json`. `dpsh` with EfficientNet-Lite0 (ImageNet weights,
+the figures in `benchmarks/imagenet_victim.json`. `dpsh`, EfficientNet-Lite0 (ImageNet weights,
 frozen; the linear layer learnt, 30 epochs), 32 bits, Flickr8k at 224 px (enlarged from 128), seed 0,
 100 queries, targets disjoint from the query's labels. Percent, 95 % BCa intervals over queries;
 *JPEG* after a round trip at quality 75. ProS-GAN has 4 epochs instead of its 120, for time.
