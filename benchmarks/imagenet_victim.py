@@ -2,8 +2,8 @@
 
 Hashing Flickr8k's photographs (enlarged from 128 px), 32 bits: a linear layer learnt on the
 features of the pretrained network. 100 queries, seed 0: `dhta` and `mainstay` (100 steps) at L∞
-4/255 and 8/255, bounded ProS-GAN at 8/255 and 16/255. Finished cells of `benchmarks/imagenet_victim.json` are
-kept. Needs ADVHASH_DATA and the extra `pretrained`; about an hour of one core:
+4/255 and 8/255, bounded ProS-GAN at 8/255 and 16/255. Finished cells of the json are kept. Needs
+ADVHASH_DATA and the extra `pretrained`; about an hour of one core:
 
     OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/imagenet_victim.py
     python benchmarks/imagenet_victim.py --page    # only write the page from the json
@@ -34,10 +34,10 @@ CELLS: list[tuple[dict[str, Any], str]] = [
 SHOWN = ("tmap_clean", "tmap_chance", "tmap_ceiling", "tmap", "tmap_normalised", "tmap_jpeg75")
 HEAD = """# Measured: a pretrained network at 224 px
 
-Written by `OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/imagenet_victim.py`, which keeps
-the figures in `benchmarks/imagenet_victim.json`. `dpsh`, EfficientNet-Lite0 (ImageNet weights,
-frozen; the linear layer learnt, 30 epochs), 32 bits, Flickr8k at 224 px (enlarged from 128), seed 0,
-100 queries, targets disjoint from the query's labels. Percent, 95 % BCa intervals over queries;
+Written by `OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/imagenet_victim.py`, which
+keeps the figures in `benchmarks/imagenet_victim.json`. `dpsh` with EfficientNet-Lite0 (ImageNet
+weights, frozen; the linear layer learnt, 30 epochs), 32 bits, Flickr8k at 224 px (enlarged from
+128), seed 0, 100 queries, targets disjoint from the query's labels. Percent, 95 % BCa intervals over queries;
 *JPEG* after a round trip at quality 75. ProS-GAN has 4 epochs instead of its 120, for time.
 
 """
