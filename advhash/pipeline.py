@@ -280,12 +280,7 @@ def _check(config: AttackConfig) -> None:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-    budget = config.budget.resolve(method.default_budget)
-    if budget.norm not in method.norms:
-        raise UsageError(
-            f"--norm: {config.attack.name} works under {', '.join(sorted(method.norms))}, "
-            f"got {budget.norm}"
-        )
+    method.check_budget(config.budget.resolve(method.default_budget))
     planned = plan_victim(config)
     if planned is not None:
         _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)

@@ -19,7 +19,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -93,8 +93,10 @@ class Entry(Generic[T]):
     @functools.cached_property
     def model(self) -> type[BaseModel]:
         """The pydantic model of the constructor's keyword-only arguments."""
-        target = self.build.__init__ if inspect.isclass(self.build) else self.build
-        hints = typing.get_type_hints(target)
+        target: Any = self.build
+        if inspect.isclass(target) and not is_dataclass(target):
+            target = target.__init__
+        hints = typing.get_type_hints(target)  # of a dataclass, each field in its own module
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(self.build).parameters.values():
             if parameter.kind is not parameter.KEYWORD_ONLY:

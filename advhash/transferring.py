@@ -158,12 +158,7 @@ def _setting(pair: tuple[str, Any]) -> str:
 
 def _check_method(method: MethodConfig, config: TransferConfig) -> None:
     attack: Attack = ATTACKS.create(method.name, method.settings)
-    budget = config.budget.resolve(attack.default_budget)
-    if budget.norm not in attack.norms:
-        raise UsageError(
-            f"--norm: {method.name} works under {', '.join(sorted(attack.norms))}, "
-            f"got {budget.norm}"
-        )
+    attack.check_budget(config.budget.resolve(attack.default_budget))
 
 
 def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[Member]:

@@ -94,7 +94,7 @@ class Attack(ABC):
     goal:       "targeted" (reach the target's labels) or "untargeted"
     modalities: the query modalities that it can move
     knowledge:  what the attacker has
-    norms:      the budgets that it can work under
+    norms:      the budgets that it can work under; settings may decide
     trains:     whether `fit` is costly, so that its result is cached
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
     history:    what fitting recorded, one row a report step
@@ -104,7 +104,7 @@ class Attack(ABC):
     modalities: ClassVar[frozenset[Modality]]
     knowledge: ClassVar[Knowledge]
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
-    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2", "none"})
+    norms: frozenset[Norm] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
     fit_depends_on_budget: bool = True
     history: History
@@ -166,6 +166,16 @@ class Attack(ABC):
         return seen.cut(self.run(seen, slice_batch(batch, modality), targets, budget))
 
     @final
+    def check_budget(self, budget: Budget) -> None:
+        """Raise UsageError for a budget that the attack cannot work under."""
+        if budget.norm not in self.norms:
+            hint = "; add --eps, e.g. --eps 8/255" if budget.norm == "none" else ""
+            raise UsageError(
+                f"{type(self).__name__} with these settings: expected a budget in "
+                f"{', '.join(sorted(self.norms))}, got {budget.norm}{hint}"
+            )
+
+    @final
     def check_gradients(self, victim: HashVictim) -> None:
         """Raise UsageError where the attack needs gradients and the victim has none."""
         if "gradients" in self.knowledge and not victim.differentiable:
@@ -214,11 +224,7 @@ class Attack(ABC):
             )
         if (targets is not None) != (self.goal == "targeted"):
             raise UsageError(f"expected targets only for targeted attacks; this one is {self.goal}")
-        if budget.norm not in self.norms:
-            raise UsageError(
-                f"{type(self).__name__}: expected a budget in {', '.join(sorted(self.norms))}, "
-                f"got {budget.norm}"
-            )
+        self.check_budget(budget)
         batch = batch.to(victim.device)
         targets = None if targets is None else targets.to(victim.device)
         clean = batch.inputs[modality]

@@ -82,6 +82,7 @@ class Best:
         self.left[kept], self.loss[kept] = left[better], loss[better]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GradientAttack(Attack):
     """Descend an objective of h = tanh(α·u/s) inside the budget; s is the mean |u| of the image.
 
@@ -96,6 +97,9 @@ class GradientAttack(Attack):
     random_start: whether to start at a random point of the ball instead of at the image
     restarts: how many descents, from the second on from random points; an image that rests is not
         descended again
+    transforms, samples: expectation over transformation (Athalye et al., ICML 2018): descend, and
+        judge iterates by, the mean real code of `samples` draws of these transforms of the image,
+        one after the other; see docs/attacks/transforms.md
 
     The gradient is taken at the rounded image (the float iterate runs beside it), so that the code
     seen at each step is the code of the image that would be returned. An image rests when its code
@@ -113,36 +117,36 @@ class GradientAttack(Attack):
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
 
-    def __init__(
-        self,
-        *,
-        steps: int = 100,
-        rule: Rule = "auto",
-        step: float = 0.1,
-        alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5),
-        momentum: float = 0.0,
-        diversity: float = 0.0,
-        random_start: bool = False,
-        restarts: int = 1,
-    ) -> None:
-        if steps < 1 or restarts < 1 or not step > 0 or not alphas or min(alphas) <= 0:
+    steps: int = 100
+    rule: Rule = "auto"
+    step: float = 0.1
+    alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5)
+    momentum: float = 0.0
+    diversity: float = 0.0
+    random_start: bool = False
+    restarts: int = 1
+    transforms: tuple[str, ...] = ()
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1 or not self.step > 0:
             raise ValueError(
-                "expected steps >= 1, restarts >= 1, step > 0 and alphas > 0, got "
-                f"steps={steps}, restarts={restarts}, step={step}, alphas={alphas}"
+                "expected steps >= 1, restarts >= 1 and step > 0, got "
+                f"steps={self.steps}, restarts={self.restarts}, step={self.step}"
             )
-        if not momentum >= 0 or not 0 <= diversity <= 1:
+        if not self.alphas or min(self.alphas) <= 0:
+            raise ValueError(f"expected alphas > 0, got {self.alphas}")
+        if not self.momentum >= 0 or not 0 <= self.diversity <= 1:
             raise ValueError(
                 "expected momentum >= 0 and a probability diversity in [0, 1], got "
-                f"momentum={momentum}, diversity={diversity}"
+                f"momentum={self.momentum}, diversity={self.diversity}"
             )
-        self.steps = steps
-        self.rule = rule
-        self.step = step
-        self.alphas = alphas
-        self.momentum = momentum
-        self.diversity = diversity
-        self.random_start = random_start
-        self.restarts = restarts
+        if self.transforms:
+            from advhash.attacks.transforms import check_transforms  # kornia: seconds to import
+
+            check_transforms(self.transforms, self.samples)
+        elif self.samples != 1:
+            raise ValueError(f"samples={self.samples} are draws of transforms: name some")
         self.history = []
         self._data: AttackData | None = None
         self._facts: dict[str, list[Tensor]] = {}
@@ -175,6 +179,10 @@ class GradientAttack(Attack):
         if budget.norm == "l0":
             raise UsageError(f"{type(self).__name__}: expected linf, l2 or none, got l0")
         labels = batch.labels if targets is None else targets
+        if self.transforms:
+            from advhash.attacks.transforms import Transformed
+
+            victim = Transformed(victim, self.transforms, self.samples)
         return self.descend(victim, batch.inputs["image"], labels, budget)
 
     def anchors(self, labels: Tensor) -> Tensor:

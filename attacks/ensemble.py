@@ -8,6 +8,7 @@ average precision of the code against the database, which the attacker can compu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -26,7 +27,6 @@ from advhash.attacks.hiding import (
     SDHAUntargeted,
 )
 from advhash.attacks.objectives import ranking_precision
-from advhash.attacks.steps import Rule
 from advhash.budget import Budget, round_toward
 from advhash.codes import HashCodes
 from advhash.data import Batch, Modality, Progress, silent
@@ -41,6 +41,7 @@ STEPS = 100  # of every member that descends
 SHARP = (0.7, 1.0, 1.5, 2.5)  # α of the members that descend average precision itself
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Ranking(GradientAttack):
     """Descend the ranking itself: up with the relaxed average precision of the target.
 
@@ -51,32 +52,13 @@ class Ranking(GradientAttack):
     autohash and the adaptive attack that it is compared with.
     """
 
-    def __init__(
-        self,
-        *,
-        levels: int | None = None,
-        steps: int = 100,
-        rule: Rule = "auto",
-        step: float = 0.1,
-        alphas: tuple[float, ...] = SHARP,
-        momentum: float = 0.0,
-        diversity: float = 0.0,
-        random_start: bool = False,
-        restarts: int = 1,
-    ) -> None:
-        if levels is not None and levels < 1:
-            raise ValueError(f"expected levels >= 1, got {levels}")
-        super().__init__(
-            steps=steps,
-            rule=rule,
-            step=step,
-            alphas=alphas,
-            momentum=momentum,
-            diversity=diversity,
-            random_start=random_start,
-            restarts=restarts,
-        )
-        self.levels = levels
+    alphas: tuple[float, ...] = SHARP
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels is not None and self.levels < 1:
+            raise ValueError(f"expected levels >= 1, got {self.levels}")
 
     def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
         up = 1 if self.goal == "targeted" else -1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +17,6 @@ from advhash.attacks.anchors import expect_reachable, fit_prototype, voted
 from advhash.attacks.base import AttackData
 from advhash.attacks.descent import GradientAttack
 from advhash.attacks.prosgan_networks import PrototypeNet
-from advhash.attacks.steps import Rule
 from advhash.budget import Budget
 from advhash.data import Progress, silent
 from advhash.errors import UsageError
@@ -49,6 +49,7 @@ PAPER_THA: dict[str, Any] = {
 
 
 @ATTACKS.register("dhta", source="Bai et al., ECCV 2020", presets={"paper": PAPER_DHTA})
+@dataclass(kw_only=True, eq=False, repr=False)
 class DHTA(GradientAttack):
     """Deep hashing targeted attack: toward the majority of 9 codes of the target.
 
@@ -63,32 +64,12 @@ class DHTA(GradientAttack):
       L2-normalised gradient with α from 0.1 to 1 are published
     """
 
-    def __init__(
-        self,
-        *,
-        votes: int = 9,
-        steps: int = 100,
-        rule: Rule = "auto",
-        step: float = 0.1,
-        alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5),
-        momentum: float = 0.0,
-        diversity: float = 0.0,
-        random_start: bool = False,
-        restarts: int = 1,
-    ) -> None:
-        if votes < 1:
-            raise ValueError(f"expected votes >= 1, got votes={votes}")
-        super().__init__(
-            steps=steps,
-            rule=rule,
-            step=step,
-            alphas=alphas,
-            momentum=momentum,
-            diversity=diversity,
-            random_start=random_start,
-            restarts=restarts,
-        )
-        self.votes = votes
+    votes: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.votes < 1:
+            raise ValueError(f"expected votes >= 1, got votes={self.votes}")
 
     def anchors(self, labels: Tensor) -> Tensor:
         return voted(self.served, labels, self.votes)
@@ -112,6 +93,7 @@ class P2P(GradientAttack):
 
 
 @ATTACKS.register("tha", source="Wang et al., SIGIR 2021", presets={"paper": PAPER_THA})
+@dataclass(kw_only=True, eq=False, repr=False)
 class THA(GradientAttack):
     """Targeted hashing attack: toward the code that a PrototypeNet gives the target's labels.
 
@@ -129,43 +111,20 @@ class THA(GradientAttack):
     """
 
     trains: ClassVar[bool] = True
-    fit_depends_on_budget: bool = False
 
-    def __init__(
-        self,
-        *,
-        prototype_steps: int = 600,
-        hidden: int = 1024,
-        feature: int = 256,
-        learning_rate: float = 1e-3,
-        steps: int = 100,
-        rule: Rule = "auto",
-        step: float = 0.1,
-        alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5),
-        momentum: float = 0.0,
-        diversity: float = 0.0,
-        random_start: bool = False,
-        restarts: int = 1,
-    ) -> None:
-        if min(prototype_steps, hidden, feature) < 1 or not learning_rate > 0:
+    prototype_steps: int = 600
+    hidden: int = 1024
+    feature: int = 256
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.prototype_steps, self.hidden, self.feature) < 1 or not self.learning_rate > 0:
             raise ValueError(
                 "expected prototype_steps, hidden, feature >= 1 and learning_rate > 0, got "
-                f"{prototype_steps}, {hidden}, {feature} and {learning_rate}"
+                f"{self.prototype_steps}, {self.hidden}, {self.feature} and {self.learning_rate}"
             )
-        super().__init__(
-            steps=steps,
-            rule=rule,
-            step=step,
-            alphas=alphas,
-            momentum=momentum,
-            diversity=diversity,
-            random_start=random_start,
-            restarts=restarts,
-        )
-        self.prototype_steps = prototype_steps
-        self.hidden = hidden
-        self.feature = feature
-        self.learning_rate = learning_rate
+        self.fit_depends_on_budget = False
         self._network: PrototypeNet | None = None
 
     def fit(

@@ -180,6 +180,8 @@ class ProSGAN(Attack):
         self.theta_scale, self.positive_share = theta_scale, positive_share
         self.bounded, self.held_out = bounded, held_out
         self.fit_depends_on_budget = bounded
+        if bounded:
+            self.norms = frozenset({"linf", "l2"})
         self._mode = mode
         self.history = []
         self._data: AttackData | None = None
@@ -199,7 +201,7 @@ class ProSGAN(Attack):
 
         Raises UsageError: `bounded` without a bound, a `held_out` that leaves no label set.
         """
-        self._check_bound(budget)
+        self.check_budget(budget)
         self.history = []
         self._data = data
         sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
@@ -255,7 +257,7 @@ class ProSGAN(Attack):
 
         Raises UsageError: before `fit`; `bounded` without a bound.
         """
-        self._check_bound(budget)
+        self.check_budget(budget)
         if self._generator is None or targets is None:
             raise UsageError("ProSGAN: call fit or restore before run")
         condition, _ = self.supervise(targets)
@@ -280,13 +282,6 @@ class ProSGAN(Attack):
 
     def _limited(self, images: Tensor, raw: Tensor, budget: Budget) -> Tensor:
         return within(images, raw, budget.norm, budget.eps) if self.bounded else raw.clamp(0, 1)
-
-    def _check_bound(self, budget: Budget) -> None:
-        if self.bounded and budget.norm not in ("linf", "l2"):
-            raise UsageError(
-                f"prosgan with bounded=true: expected an L∞ or L2 budget, got {budget}; "
-                "add --norm linf --eps 16/255"
-            )
 
     def _build_generator(self, victim: HashVictim, data: AttackData) -> Generator:
         generator = Generator(

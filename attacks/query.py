@@ -100,7 +100,7 @@ class QueryAttack(GoalAttack):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
-    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
+    norms: frozenset[Norm] = frozenset({"linf", "l2"})
 
     def __init__(self, *, queries: int) -> None:
         if queries < 2:

@@ -43,7 +43,7 @@ class WordAttack(Attack):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"text"})
-    norms: ClassVar[frozenset[Norm]] = frozenset({"l0"})
+    norms: frozenset[Norm] = frozenset({"l0"})
     default_budget: ClassVar[Budget] = Budget("l0", 2)
 
     def __init__(self, *, forbidden: tuple[str, ...] = (), label_words: bool = False) -> None:

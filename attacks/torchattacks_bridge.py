@@ -58,7 +58,7 @@ class TorchAttack(GoalAttack):
     goal: ClassVar[Goal] = "targeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = WHITE_BOX | {"database codes", "labels"}
-    norms: ClassVar[frozenset[Norm]] = frozenset({"linf", "l2"})
+    norms: frozenset[Norm] = frozenset({"linf", "l2"})
     _unmoved: tuple[Tensor, ...] = ()
 
     def fit(

@@ -20,7 +20,7 @@ from advhash.data import Dataset, Modality, Progress, silent
 from advhash.errors import UnknownName, UsageError
 from advhash.victims.base import HashVictim
 
-__all__ = ["TRANSFORMS", "Transformed"]
+__all__ = ["TRANSFORMS", "Transformed", "check_transforms"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -99,6 +99,18 @@ TRANSFORMS: dict[str, Transform] = {
 }
 
 
+def check_transforms(names: Sequence[str], samples: int) -> None:
+    """Raise UnknownName; ValueError: samples below 1, no transform."""
+    if samples < 1 or not names:
+        raise ValueError(
+            "expected samples >= 1 and at least one transform, "
+            f"got samples={samples}, transforms={tuple(names)}"
+        )
+    for name in names:
+        if name not in TRANSFORMS:
+            raise UnknownName("transform", name, TRANSFORMS)
+
+
 class Transformed(HashVictim):
     """`victim` behind random transforms: `relax` is the mean over `samples` draws of all of them.
 
@@ -113,14 +125,7 @@ class Transformed(HashVictim):
 
     def __init__(self, victim: HashVictim, transforms: Sequence[str], samples: int) -> None:
         super().__init__()
-        if samples < 1 or not transforms:
-            raise ValueError(
-                "expected samples >= 1 and at least one transform, "
-                f"got samples={samples}, transforms={tuple(transforms)}"
-            )
-        for name in transforms:
-            if name not in TRANSFORMS:
-                raise UnknownName("transform", name, TRANSFORMS)
+        check_transforms(transforms, samples)
         if "image" not in victim.bounds:
             raise UsageError(
                 f"transforms: expected a victim of images, got one of {', '.join(victim.bounds)}"
