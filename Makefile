@@ -48,6 +48,7 @@ test-all: lint types
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/attack_cost.py
+	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 
 docs: $(STAMP)

@@ -5,7 +5,7 @@ Cell by cell, so that it can be stopped and started again: finished cells are ke
 About 15 minutes of one core, and as long again for `--groups adaptive`:
 
     OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/attacks.py
-        [--groups attacks adaptive] [--victims dpsh dlcmh] [--again] [--checkpoints FOLDER]
+        [--groups attacks adaptive] [--victims dpsh dlcmh cifar10] [--again] [--checkpoints FOLDER]
     python benchmarks/attacks.py --page    # only write the page from the json
 """
 
@@ -43,7 +43,12 @@ from advhash.victims.base import HashVictim
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/attacks/measured.md"
 GROUPS = ("attacks", "adaptive")
-DATA = {"dpsh": "digits", "dlcmh": "openmoji"}
+DATA = {"dpsh": "digits", "dlcmh": "openmoji", "cifar10": "cifar10"}
+VICTIMS: dict[str, dict[str, Any]] = {
+    "dpsh": {"name": "dpsh"},
+    "dlcmh": {"name": "dlcmh"},
+    "cifar10": {"name": "dpsh", "epochs": 30},  # photographs: needs ADVHASH_DATA
+}
 BUDGET = Budget("linf", 8 / 255)
 QUERIES, FEWER = 100, 30  # FEWER: of the adaptive attack, at ten times the cost of autohash
 TARGETED = ("blend", "p2p", "dhta", "tha", "mainstay", "sdha", "autohash")
@@ -89,8 +94,10 @@ class Scene:
     """A trained victim with its database, 100 queries and their targets."""
 
     def __init__(self, name: str, checkpoints: Path | None) -> None:
-        given = str(checkpoints / name) if checkpoints else name
-        config = AttackConfig.build({"victim": {"name": given}, "attack": {"name": "noise"}})
+        tables: dict[str, Any] = {"victim": VICTIMS[name], "dataset": {"name": DATA[name]}}
+        if checkpoints:
+            tables = {"victim": {"name": str(checkpoints / name)}}
+        config = AttackConfig.build({**tables, "attack": {"name": "noise"}})
         trained = train(config)
         self.victim: HashVictim = trained.victim
         database = self.victim.default_database
@@ -191,7 +198,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def victim_part(victim: str, cells: dict[str, Cell]) -> list[str]:
     """The two tables of a victim."""
     facts = {name: np.array(values) for name, values in cells["references"].items()}
-    title = f"{DATA[victim]}, {victim}"
+    title = f"{DATA[victim]}, {VICTIMS[victim]['name']}"
     parts = []
     targeted, untargeted = [], []
     for name in (*TARGETED, *UNTARGETED):
@@ -244,7 +251,7 @@ def page(cells: dict[str, Any]) -> str:
                 pair = [found.get(f"{goal} {name}") for name in ("autohash", label)]
                 if label != "autohash" and None not in pair:
                     scores = [np.array(cell["scores"]) for cell in pair]
-                    rows.append([f"{DATA[victim]}, {victim}, {goal}", "mainstay" if label.endswith("mainstay") else "ranking", *(figure(mean_metric(s, 0)) for s in scores), figure(paired_difference(*scores, 0), 4)])  # fmt: skip
+                    rows.append([f"{DATA[victim]}, {VICTIMS[victim]['name']}, {goal}", "mainstay" if label.endswith("mainstay") else "ranking", *(figure(mean_metric(s, 0)) for s in scores), figure(paired_difference(*scores, 0), 4)])  # fmt: skip
     if rows:
         parts += [
             "## autohash against ten times its compute\n",

@@ -1,0 +1,218 @@
+"""What each attack costs: passes, queries, seconds a picture, and when training is paid back.
+
+`dpsh` on digits, seed 0, L∞ 16/255, in this process, all pictures in one batch, the median of the
+repeats. Passes are counted at the victim: a forward or backward pass of one picture is 1. Writes
+`benchmarks/cost_table.json` and docs/attacks/cost.md; about 6 minutes of one core:
+
+    OMP_NUM_THREADS=1 python benchmarks/cost_table.py [--queries 100] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advhash.attacking import choose_queries
+from advhash.attacks.base import Attack, AttackData
+from advhash.config import AttackConfig
+from advhash.console import progress_display
+from advhash.data import Batch, Dataset, Modality, Progress, silent
+from advhash.fitting import FittedAttack, fit_attack
+from advhash.reports.measures import precisions
+from advhash.runs import environment
+from advhash.targets import choose_targets
+from advhash.training import Trained, derive_seed, train
+from advhash.victims.base import HashVictim
+
+OUT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parent.parent / "docs/attacks/cost.md"
+EPS = "16/255"
+METHODS: list[dict[str, Any]] = [
+    {"name": "prosgan", "bounded": True},
+    {"name": "universal"},
+    {"name": "blend"},
+    *({"name": "dhta", "steps": steps} for steps in (5, 10, 20, 50, 100)),
+    {"name": "mainstay"},
+    {"name": "sdha"},
+    {"name": "tha"},
+    {"name": "autohash"},
+    {"name": "nes", "queries": 500},
+    {"name": "square", "queries": 500},
+]
+HEAD = """# What attacks cost
+
+Written by `OMP_NUM_THREADS=1 python benchmarks/cost_table.py` (`make bench`). `dpsh` on digits, 32
+bits, seed 0, L∞ 16/255, {queries} queries in one batch, one thread; median of {repeats} runs.
+Passes of one picture through the victim; images that rest early are not passed again. *Breaks
+even*: pictures after which training and running cost less than `dhta` with the fewest steps that
+reach its t-MAP.
+
+"""
+
+
+class Counting(HashVictim):
+    """A victim that counts the pictures which pass forward and backward."""
+
+    def __init__(self, victim: HashVictim) -> None:
+        super().__init__()
+        self.victim = victim
+        self.bits, self.bounds, self.history = victim.bits, victim.bounds, []
+        self.differentiable = victim.differentiable
+        self.forward_passes = self.backward_passes = 0
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        codes = self.victim.relax(inputs, modality)
+        self.forward_passes += len(inputs)
+        if codes.requires_grad:
+
+            def count(gradient: Tensor) -> None:
+                self.backward_passes += len(gradient)
+
+            codes.register_hook(count)
+        return codes
+
+    def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        return self
+
+
+def config(method: dict[str, Any]) -> AttackConfig:
+    return AttackConfig.build(
+        {
+            "victim": {"name": "dpsh"},
+            "attack": method,
+            "budget": {"norm": "linf", "eps": EPS},
+        }
+    )
+
+
+class Bench:
+    """A trained victim, queries and targets, the same for all."""
+
+    def __init__(self, queries: int, repeats: int) -> None:
+        self.trained: Trained = train(config(METHODS[0]))
+        victim, data = self.trained.victim, self.trained.data
+        rows = choose_queries(data.query, queries, derive_seed(0, "queries"))
+        self.batch: Batch = data.query.rows(rows)
+        labels = data.database.labels.numpy()
+        chosen = choose_targets(
+            "disjoint", self.batch.labels.numpy(), labels, derive_seed(0, "targets")
+        )
+        self.targets = torch.from_numpy(chosen)
+        self.seen = AttackData(data, victim.database_codes(data, "image"), "image", "image")
+        self.repeats = repeats
+
+    def fitted(self, method: dict[str, Any]) -> FittedAttack:
+        with progress_display() as progress:
+            return fit_attack(config(method), self.trained, self.seen, progress)
+
+    def seconds(self, fitted: FittedAttack, size: int, count: int) -> float:
+        """Wall seconds a picture, `count` pictures in batches of `size`."""
+        victim, batch = self.trained.victim, self.batch
+        taken = []
+        for _ in range(self.repeats):
+            start = time.perf_counter()
+            for first in range(0, count, size):
+                rows = torch.arange(first, min(first + size, count))
+                part = Batch(
+                    {"image": batch.inputs["image"][rows]}, batch.labels[rows], batch.index[rows]
+                )
+                fitted.attack.perturb(victim, part, self.targets[rows], fitted.budget, "image")
+            taken.append((time.perf_counter() - start) / count)
+        return statistics.median(taken)
+
+    def row(self, method: dict[str, Any]) -> dict[str, Any]:
+        fitted = self.fitted(method)
+        attack: Attack = fitted.attack
+        victim = Counting(self.trained.victim).eval()
+        moved = attack.perturb(victim, self.batch, self.targets, fitted.budget, "image")
+        found = precisions(
+            moved.codes,
+            self.seen.codes,
+            self.targets.numpy(),
+            self.seen.labels.numpy(),
+            ties="expected",
+            top_k=None,
+            empty="zero",
+        )
+        count = len(self.batch)
+        return {
+            "attack": method,
+            "forward": victim.forward_passes / count,
+            "backward": victim.backward_passes / count,
+            "queries": attack.indicators().get("queries_per_image"),
+            "seconds_per_image": self.seconds(fitted, count, count),
+            "seconds_fit": fitted.seconds,
+            "tmap": float(np.mean(found)),
+        }
+
+
+def break_even(row: dict[str, Any], rows: list[dict[str, Any]]) -> int | None:
+    """Pictures from which on training pays, against the cheapest dhta that is as strong."""
+    rivals = [one for one in rows if one["attack"]["name"] == "dhta" and one["tmap"] >= row["tmap"]]
+    if not rivals or row["seconds_fit"] < 1:
+        return None
+    saved = min(one["seconds_per_image"] for one in rivals) - row["seconds_per_image"]
+    return math.ceil(row["seconds_fit"] / saved) if saved > 0 else None
+
+
+def page(found: dict[str, Any]) -> str:
+    rows = found["rows"]
+    head = ["attack", "t-MAP", "forward", "backward", "queries", "s/picture", "fit, s"]
+    lines = [[*head, "breaks even"], ["---"] * (len(head) + 1)]
+    for row in rows:
+        settings = [f"{key}={value}" for key, value in row["attack"].items() if key != "name"]
+        even = break_even(row, rows)
+        lines.append(
+            [
+                f"`{'+'.join([row['attack']['name'], *settings])}`",
+                f"{row['tmap']:.3f}",
+                f"{row['forward']:.1f}",
+                f"{row['backward']:.1f}",
+                "–" if row["queries"] is None else f"{row['queries']:.0f}",
+                f"{row['seconds_per_image']:.4f}",
+                f"{row['seconds_fit']:.0f}",
+                "–" if even is None else f"{even:,}",
+            ]
+        )
+    single = found["batched"]
+    return (
+        HEAD.format(**found)
+        + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        + f"\n\n`dhta`, 100 steps: {single['batch']:.4f} s a picture in a batch of "
+        f"{found['queries']}, {single['one']:.4f} s one at a time: **{single['ratio']:.1f} times** "
+        "faster in a batch.\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    bench = Bench(given.queries, given.repeats)
+    dhta = bench.fitted({"name": "dhta"})
+    batch = bench.seconds(dhta, given.queries, given.queries)
+    one = bench.seconds(dhta, 1, min(given.queries, 20))
+    found = {
+        "environment": environment(),
+        "queries": given.queries,
+        "repeats": given.repeats,
+        "batched": {"batch": batch, "one": one, "ratio": one / batch},
+        "rows": [bench.row(method) for method in METHODS],
+    }
+    OUT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    PAGE.write_text(page(found), "utf-8")
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()
