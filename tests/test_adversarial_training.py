@@ -54,7 +54,8 @@ def hashed(scene: Scene) -> Scene:
 
 
 def hardened(name: str, scene: Scene, *, seed: int = 0, **settings: Any) -> HashVictim:
-    given = {"epochs": 3, "batch_size": 32, "steps": 2, "step": 0.6, "augmentation": False}
+    given = {"epochs": 3, "batch_size": 32, "steps": 2, "step": 0.6, "weight": 1.0}
+    given["augmentation"] = False
     defense: AdversarialTraining = DEFENSES.create(name, {**given, **settings})
     return defense.harden(scene.victim, scene.data, BALL, seed=seed)
 
