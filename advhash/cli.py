@@ -14,6 +14,7 @@ import typer
 
 from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
+from advhash.cli_compare import compare
 from advhash.cli_defend import defend
 from advhash.cli_detect import detect
 from advhash.cli_lifelong import lifelong
@@ -59,6 +60,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
+app.command()(compare)
 app.command()(defend)
 app.command()(detect)
 app.command()(transfer)

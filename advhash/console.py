@@ -17,6 +17,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.budgets import Siblings
+    from advhash.comparing import Comparison
     from advhash.data import Progress
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_card",
+    "print_comparison",
     "print_detection",
     "print_evaluation",
     "print_inversion",
@@ -187,6 +189,19 @@ def print_transfer(record: TransferRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_comparison(found: Comparison) -> None:
+    """The paired differences of two runs."""
+    first, second = (record.run.id for record in (found.first, found.second))
+    sys.stdout.write(f"{second} − {first}, {found.second.protocol.queries} queries, paired\n")
+    rows = [
+        {"metric": name, FIGURE: _figure(vars(one)), "p": "" if one.p is None else f"{one.p:.4f}"}
+        for name, one in found.differences.items()
+    ]
+    print_rows(("metric", FIGURE, "p"), rows)
+    for note in found.notes:
+        sys.stdout.write(f"note: {note}\n")
 
 
 def print_defense(record: TransferRecord) -> None:

@@ -98,6 +98,7 @@ _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
+        *("cli_compare.py", "comparing.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {

@@ -21,11 +21,12 @@ PIPELINE = {
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
-    *("budgets", "poisoning", "transferring", "hardening", "defending"),
+    *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
 }
 CLI = {
     "cli",
+    "cli_compare",
     "cli_defend",
     "cli_detect",
     "cli_codes",

@@ -1,0 +1,42 @@
+"""`advhash compare`: two runs query by query, with thresholds for continuous integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advhash.cli_options import Json
+
+__all__ = ["compare"]
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A finished run, e.g. of the release before.")],
+    second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option("--fail-under", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option("--fail-over", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Paired differences of two attack runs on the same queries: second − first."""
+    from advhash.comparing import check_thresholds, compare_runs, parse_threshold
+    from advhash.console import print_comparison, print_json
+    from advhash.runs import refuse_partial
+
+    thresholds = [parse_threshold(text, "under") for text in fail_under or []]
+    thresholds += [parse_threshold(text, "over") for text in fail_over or []]
+    for run in (first, second):
+        refuse_partial(run)
+    found = compare_runs(first, second)
+    if as_json:
+        print_json(found.document())
+    else:
+        print_comparison(found)
+    check_thresholds(found.second, thresholds)
