@@ -46,6 +46,8 @@ def bring(
             )
         )
     file = source_file(name)
+    served = {one: victim.database_codes(data, one) for one in victim.directions}
+    found = victim_metrics(victim, data, served, bootstrap_seed)
     card = {
         "name": name,
         "settings": {},
@@ -56,10 +58,7 @@ def bring(
             "settings": dict(data.settings),
             "fingerprint": data.fingerprint(),
         },
-        "metrics": {
-            key: vars(metric)
-            for key, metric in victim_metrics(victim, data, bootstrap_seed).items()
-        },
+        "metrics": {key: vars(metric) for key, metric in found.items()},
         "flags": [vars(flag) for flag in flags],
         "seconds": round(time.perf_counter() - begun, 2),
     }

@@ -314,7 +314,8 @@ def store_victim(
     flags = victim_flags(victim, data)
     if state.problem:
         flags = [*flags, Flag("training_state", "info", state.problem)]
-    metrics = victim_metrics(victim, data, derive_seed(seed, "bootstrap"))
+    served = {name: victim.database_codes(data, name) for name in victim.directions}
+    metrics = victim_metrics(victim, data, served, derive_seed(seed, "bootstrap"))
     save_victim(
         folder,
         victim,
@@ -329,7 +330,7 @@ def store_victim(
             "rows": {name: len(data.split(name)) for name in _SPLITS},
             **{key: data.card[key] for key in _NOTES if key in data.card},
         },
-        codes={name: code_figures(victim.database_codes(data, name)) for name in victim.directions},
+        codes={name: code_figures(codes) for name, codes in served.items()},
         metrics={name: vars(metric) for name, metric in metrics.items()},
         flags=[vars(flag) for flag in flags],
         seconds=round(seconds, 2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -44,9 +46,12 @@ def code_figures(codes: HashCodes) -> dict[str, float]:
     }
 
 
-def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Metric]:
+def victim_metrics(
+    victim: HashVictim, data: Dataset, served: Mapping[str, HashCodes], seed: int
+) -> dict[str, Metric]:
     """MAP of the query split in every direction, on rows never trained on, and chance.
 
+    served: the codes of the database, by direction
     Of a federation each party by itself, and the accuracy of the joint prediction.
     """
     labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
@@ -55,7 +60,7 @@ def victim_metrics(victim: HashVictim, data: Dataset, seed: int) -> dict[str, Me
     for modality in victim.bounds:
         query = victim.encode_split(data.query, modality)
         for database in (modality,) if isinstance(victim, HashVFL) else victim.directions:
-            codes = victim.database_codes(data, database)
+            codes = served[database]
             counts = histograms(query, codes, labels, database_labels)
             if not result:
                 chance = chance_average_precision(counts.relevant_rows, len(data.database))

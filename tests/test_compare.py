@@ -36,7 +36,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "hidden": ("--method", "hag", "--set", "attack.steps=2", "--queries", "20"),
         "fewer": ("--method", "dhta", "--set", "attack.steps=1", "--queries", "10"),
         "other targets": (
-            "--method", "dhta", "--set", "attack.steps=1", "--queries", "20", "--targets", "uniform",
+            *("--method", "dhta", "--set", "attack.steps=1", "--queries", "20"),
+            *("--targets", "uniform"),
         ),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
