@@ -48,8 +48,9 @@ class Smoothed(Voted):
         self.sigma, self.votes, self.seed = sigma, votes, seed
 
     def views(self, images: Tensor) -> Iterator[Tensor]:
+        low, high = self.bounds["image"]
         for noise in noise_set(self.votes, tuple(images.shape[1:]), self.seed):
-            yield images + self.sigma * noise.to(images)
+            yield (images + self.sigma * noise.to(images)).clamp(low, high)
 
 
 @DEFENSES.register("smoothing", source="Cohen et al., ICML 2019, bit by bit")

@@ -98,14 +98,13 @@ class Voted(Wrapped):
 
     @abstractmethod
     def views(self, images: Tensor) -> Iterator[Tensor]:
-        """Versions (B,3,H,W) of the images, differentiable; the same number at every call."""
+        """(B,3,H,W) versions of the images, inside the bounds, differentiable; the same each call."""
 
     @final
     def hash_images(self, images: Tensor) -> Tensor:
-        low, high = self.bounds["image"]
         hard, soft = [], []
         for view in self.views(images):
-            real = self.victim.relax(view.clamp(low, high), "image")
+            real = self.victim.relax(view, "image")
             hard.append(torch.where(real > 0, 1.0, -1.0))
             soft.append(real / (1 + real.abs()))
         return straight_through(torch.stack(hard).mean(dim=0), torch.stack(soft).mean(dim=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from advhash.checkpoint import load_victim, save_victim
 from advhash.codes import HashCodes
 from advhash.config import TrainConfig
 from advhash.data import Dataset, Modality, Split
+from advhash.datasets import load_dataset
 from advhash.defenses.base import Wrapping
 from advhash.defenses.purify import crop_boxes
 from advhash.defenses.wrapped import Wrapped
@@ -27,6 +29,7 @@ from advhash.hamming import distances
 from advhash.hardening import prepare
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.victims.base import HashVictim
+from advhash.victims.dlcmh import DLCMH
 
 BALL = Budget("linf", 24 / 255)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -237,6 +240,30 @@ def test_stored_rows_are_served_and_other_modalities_pass() -> None:
         assert found[:2].all()
         assert np.array_equal(found[2:], wanted[2:])
         assert np.array_equal(wrapped.rehashed_codes(data, database).unpack(), wanted)
+
+
+def test_rows_that_a_lifelong_victim_froze_keep_their_codes() -> None:
+    whole = load_dataset("openmoji", {})
+    database = whole.database.take(torch.arange(0, len(whole.database), 25))
+    data = replace(whole, name="few", database=database, train_rows=torch.arange(len(database) - 9))
+    settings = {**DLCMH.data_arguments(data), "increments": (), "bits": 16, "width": 32}
+    victim: DLCMH = VICTIMS.create("dlcmh", {**settings, "epochs": 1})
+    assert not victim.stored_rows(data).any()
+    victim.fit(data, seed=0)
+    assert victim.stored_rows(data).any()
+    wrapped = behind("bit-depth", victim, depth=1)
+    assert wrapped.default_database == "fused"
+    frozen = victim.stored_rows(data).numpy()
+    for database_name in victim.directions:
+        served = wrapped.database_codes(data, database_name).words
+        plain = victim.database_codes(data, database_name).words
+        assert np.array_equal(served[frozen], plain[frozen])
+        fresh = wrapped.rehashed_codes(data, database_name).words
+        assert np.array_equal(served[~frozen], fresh[~frozen])
+    other = replace(data, name="other")
+    assert not victim.stored_rows(other).any()
+    fused = wrapped.rehashed_codes(data, "fused").words
+    assert not np.array_equal(fused, victim.rehashed_codes(data, "fused").words)
 
 
 # Refusals
