@@ -98,7 +98,7 @@ class Voted(Wrapped):
 
     @abstractmethod
     def views(self, images: Tensor) -> Iterator[Tensor]:
-        """(B,3,H,W) versions of the images, inside the bounds, differentiable; the same each call."""
+        """(B,3,H,W) versions of the images, in the bounds, differentiable; the same each call."""
 
     @final
     def hash_images(self, images: Tensor) -> Tensor:
