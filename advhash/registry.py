@@ -246,6 +246,13 @@ ATTACKS: Registry[Any] = Registry(
     ),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
-DEFENSES: Registry[Any] = Registry("defense", ("advhash.defenses.adversarial",))
+DEFENSES: Registry[Any] = Registry(
+    "defense",
+    (
+        "advhash.defenses.adversarial",
+        "advhash.defenses.purify",
+        "advhash.defenses.smoothing",
+    ),
+)
 DETECTORS: Registry[Any] = Registry("detector", ("advhash.defenses.detectors",))
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

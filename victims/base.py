@@ -48,7 +48,7 @@ class HashVictim(nn.Module, ABC):
     training_state: TrainingState = UNSAVED
     differentiable: bool = True
     default_dataset: ClassVar[str] = "digits"
-    default_database: ClassVar[str] = "image"  # the direction of the headline
+    default_database: str = "image"  # the direction of the headline
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
@@ -127,6 +127,10 @@ class HashVictim(nn.Module, ABC):
     def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
         """Codes of all rows by the present networks, stored ones left aside."""
         return self.database_codes(data, database)
+
+    def stored_rows(self, data: Dataset) -> Tensor:
+        """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
+        return torch.zeros(len(data.database), dtype=torch.bool)
 
     @final
     def check_modality(self, modality: Modality) -> None:

@@ -253,6 +253,11 @@ class DLCMH(HashVictim):
     def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
         return HashCodes.from_relaxed(table_codes(network_outputs(self, data.database))[database])
 
+    def stored_rows(self, data: Dataset) -> Tensor:
+        if not self.stored.match(data.fingerprint()):
+            return super().stored_rows(data)
+        return self.stored.frozen.cpu()
+
     def _rows(self, data: Dataset, rows: Tensor) -> Split:
         """Database rows (R,) in memory, as the image network takes them."""
         return frozen_features(self.image_network[0], data.database.take(rows), self.device)

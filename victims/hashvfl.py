@@ -138,7 +138,7 @@ class HashVFL(HashVictim):
     weight_decay: float = 5e-4
 
     default_dataset: ClassVar[str] = "digits"
-    default_database: ClassVar[str] = "party0"
+    default_database = "party0"
 
     def __post_init__(self) -> None:
         super().__init__()
