@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advhash.errors import ConfigError
 
-__all__ = ["Budget", "Norm", "parse_eps", "round_toward"]
+__all__ = ["Budget", "Norm", "clipped", "parse_eps", "round_toward"]
 
 Norm = Literal["linf", "l2", "l0", "none"]
 Bounds = tuple[float, float]
@@ -39,6 +39,21 @@ def parse_eps(text: str | float) -> float:
     if not value > 0:
         raise ConfigError(f"eps: expected a positive number, got {text!r}")
     return value
+
+
+def clipped(values: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Values in [low, high]; the gradient passes inside and at the bounds themselves.
+
+    `torch.clamp` of torch 2.14 passes none at the bounds, so not through black or white pixels.
+
+    >>> x = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
+    >>> clipped(x, (0, 1)).sum().backward()
+    >>> x.grad.tolist()
+    [0.0, 1.0, 1.0, 1.0, 0.0]
+    """
+    low, high = bounds
+    raised = torch.where(values < low, torch.full_like(values, low), values)
+    return torch.where(raised > high, torch.full_like(raised, high), raised)
 
 
 def round_toward(clean: Tensor, moved: Tensor) -> Tensor:

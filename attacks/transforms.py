@@ -16,6 +16,7 @@ import torch
 from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
+from advhash.budget import clipped
 from advhash.data import Dataset, Modality, Progress, silent
 from advhash.errors import UnknownName, UsageError
 from advhash.victims.base import HashVictim
@@ -139,12 +140,11 @@ class Transformed(HashVictim):
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         """(B,K) mean of the real codes of `samples` transformed copies of (B,3,H,W) images."""
         total: Tensor | None = None
-        low, high = self.bounds["image"]
         for _ in range(self.samples):
             images = inputs
             for name in self.transforms:
                 images = TRANSFORMS[name](images)
-            codes = self.victim.relax(images.clamp(low, high), modality)
+            codes = self.victim.relax(clipped(images, self.bounds["image"]), modality)
             total = codes if total is None else total + codes
         assert total is not None
         return total / self.samples

@@ -13,7 +13,7 @@ from advhash.attacks.anchors import majority
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.objectives import similarity, soft_code, typical_size
 from advhash.attacks.steps import step_length, stepped
-from advhash.budget import Budget
+from advhash.budget import Budget, clipped
 from advhash.data import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
@@ -131,7 +131,7 @@ class Universal(Attack):
             rows = torch.randint(len(train), (self.batch_size,), generator=chance)
             images = train.rows(rows).inputs["image"].to(victim.device)
             change.requires_grad_()
-            relaxed = victim.relax((images + change).clamp(low, high), "image")
+            relaxed = victim.relax(clipped(images + change, (low, high)), "image")
             objective = similarity(soft_code(relaxed, self.alpha, self._scale), anchor).mean()
             (gradient,) = torch.autograd.grad(objective, change)
             velocity = self.momentum * velocity + gradient / gradient.abs().mean().clamp_min(1e-12)

@@ -16,6 +16,7 @@ import torch
 from scipy.stats import beta, binom, norm
 from torch import Tensor
 
+from advhash.budget import clipped
 from advhash.codes import HashCodes
 from advhash.data import Progress, silent
 from advhash.defenses.base import Wrapping
@@ -48,9 +49,8 @@ class Smoothed(Voted):
         self.sigma, self.votes, self.seed = sigma, votes, seed
 
     def views(self, images: Tensor) -> Iterator[Tensor]:
-        low, high = self.bounds["image"]
         for noise in noise_set(self.votes, tuple(images.shape[1:]), self.seed):
-            yield (images + self.sigma * noise.to(images)).clamp(low, high)
+            yield clipped(images + self.sigma * noise.to(images), self.bounds["image"])
 
 
 @DEFENSES.register("smoothing", source="Cohen et al., ICML 2019, bit by bit")
