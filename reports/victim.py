@@ -25,6 +25,7 @@ from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
 
+TWICE = 512  # rows of the database that are hashed twice, to see whether a victim is random
 Labels = npt.NDArray[np.uint8]
 
 
@@ -110,7 +111,9 @@ def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
     flags: list[Flag] = []
     sets, _ = label_sets(data.database.labels.numpy())
     for modality in victim.bounds:
-        codes, again = (victim.encode_split(data.database, modality) for _ in range(2))
+        codes = victim.encode_split(data.database, modality)
+        some = data.database.rows(torch.arange(min(TWICE, len(data.database))))
+        again = victim.encode(some.inputs[modality], modality)
         flags += check_codes(codes, again, len(sets))
         batch = data.validation.rows(torch.arange(min(64, len(data.validation))))
         given = batch.inputs[modality].to(victim.device)
