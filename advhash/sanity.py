@@ -201,8 +201,8 @@ def check_attack(
 def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
 
-    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; black_box_lead: of
-    autohash. Other names are no signs of failure.
+    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; black_box_lead and
+    query_lead: of autohash. Other names are no signs of failure.
     """
     flags = []
 
@@ -234,5 +234,11 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
         0,
         "A member without gradients beats those with them by {:.3f} in average precision: the "
         "gradient is masked.",
+    )
+    above(
+        "query_lead",
+        0,
+        "With queries alone nes beats the members with gradients by {:.3f} in average precision on "
+        "the queries that it tried: the gradient is masked.",
     )
     return flags

@@ -27,6 +27,7 @@ from advhash.attacks.hiding import (
     SDHAUntargeted,
 )
 from advhash.attacks.objectives import ranking_precision
+from advhash.attacks.query import NES, NESUntargeted
 from advhash.budget import Budget, round_toward
 from advhash.codes import HashCodes
 from advhash.data import Batch, Modality, Progress, silent
@@ -38,6 +39,7 @@ from advhash.victims.base import HashVictim
 __all__ = ["AutoHash", "AutoHashUntargeted", "Ranking", "RankingUntargeted"]
 
 STEPS = 100  # of every member that descends
+SAMPLED, SENT = 8, 200  # unsolved queries of a batch that nes tries too, and what it may send
 SHARP = (0.7, 1.0, 1.5, 2.5)  # α of the members that descend average precision itself
 
 
@@ -88,7 +90,8 @@ class AutoHash(Attack):
     Members, in this order: blend (no gradients), mainstay, sdha, and twice the descent of a relaxed
     average precision from a random start, with K and with 8 levels; 100 steps each. Every iterate
     of every member is judged by the expected average precision of its code for the target's labels,
-    and the best is kept. A query that reaches 1 is not attacked further.
+    and the best is kept. A query that reaches 1 is not attacked further. At the end `nes` tries few
+    of the others with queries alone: that it does better is a sign of masked gradients.
 
     Deviations:
     - its own method: AutoAttack's idea with members and a criterion for retrieval
@@ -114,6 +117,10 @@ class AutoHash(Attack):
             "ranking-8": Ranking(steps=STEPS, levels=8, random_start=True),
         }
 
+    def control(self) -> Attack:
+        """A search with queries alone, which gradients should outdo."""
+        return NES(queries=SENT)
+
     def fit(
         self,
         victim: HashVictim,
@@ -126,6 +133,7 @@ class AutoHash(Attack):
         """Fit every member."""
         self._data = data
         self._facts = {}
+        self._control = self.control().fit(victim, data, budget, seed=seed)
         self._fitted = {
             name: member.fit(victim, data, budget, seed=seed, progress=progress)
             for name, member in self.members().items()
@@ -157,7 +165,14 @@ class AutoHash(Attack):
             kept = rows[better]
             best[kept], left[kept], keeper[kept.cpu()] = moved[better], reached[better], number
         self._note("black_box_lead", (lowest[True] - lowest[False])[left > 0])
-        for number, name in enumerate(self._fitted):
+        some = (left > 0).nonzero().flatten()[:SAMPLED]
+        if len(some) and budget.norm in self.control().norms:
+            moved = self._attack(self._control, victim, batch, labels, some, budget)
+            reached = self.left(victim.relax(moved, "image"), labels[some])
+            self._note("query_lead", lowest[True][some] - reached)
+            better = reached < left[some]
+            best[some[better]], keeper[some[better].cpu()] = moved[better], len(self._fitted)
+        for number, name in enumerate([*self._fitted, "nes"]):
             self._note(f"kept_{name}", keeper == number)
         return best
 
@@ -204,6 +219,7 @@ class AutoHash(Attack):
 
         black_box_lead: mean average precision by which the members without gradients beat those
                         with, over the queries that are not solved; above 0: gradients are masked
+        query_lead:     the same of `nes` with 200 queries, on the first 8 of these in each batch
         kept_NAME:      share of the queries whose result is that of a member
         """
         found: dict[str, float] = {}
@@ -228,6 +244,9 @@ class AutoHashUntargeted(AutoHash):
 
     goal: ClassVar[Goal] = "untargeted"
     knowledge: ClassVar[Knowledge] = KNOWS_LABELS
+
+    def control(self) -> Attack:
+        return NESUntargeted(queries=SENT)
 
     def members(self) -> Mapping[str, Attack]:
         return {

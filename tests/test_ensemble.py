@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -70,8 +71,10 @@ def test_the_kept_shares_add_up(scene: Scene) -> None:
     attack = AutoHash()
     scores(attack, scene)
     found = attack.indicators()
-    kept = [found[f"kept_{name}"] for name in attack.members()]
+    kept = [found[f"kept_{name}"] for name in (*attack.members(), "nes")]
     assert sum(kept) == pytest.approx(1)
+    assert found["kept_nes"] == 0
+    assert found["query_lead"] <= 0
     assert max(kept) < 1
     assert found["black_box_lead"] < 0
     assert check_indicators(found) == []
@@ -103,7 +106,17 @@ def test_a_black_box_that_is_stronger_than_the_white_box_is_flagged(scene: Scene
     scores(attack, masked, Budget("linf", 60 / 255))
     assert attack.indicators()["black_box_lead"] > 0
     flags = {flag.name for flag in check_indicators(attack.indicators())}
-    assert {"black_box_lead", "zero_gradient", "stalled"} == flags
+    assert {"black_box_lead", "query_lead", "zero_gradient", "stalled"} == flags
+
+
+def test_nes_tries_few_queries_and_none_without_a_bound(scene: Scene) -> None:
+    attack = AutoHash()
+    scores(attack, scene, Budget("linf", 2 / 255))
+    assert len(attack._facts["query_lead"][0]) == 8
+    free = Budget("none", math.inf)
+    attack.fit(scene.victim, scene.data, free)
+    attack.perturb(scene.victim, scene.queries, scene.targets, free)
+    assert "query_lead" not in attack._facts
 
 
 @pytest.mark.parametrize("build", [AutoHash, AutoHashUntargeted])

@@ -204,6 +204,7 @@ class TestIndicators:
             ("saturated", 0.5, 0.51),
             ("stalled", 0.1, 0.11),
             ("black_box_lead", -0.2, 0.01),
+            ("query_lead", 0.0, 0.01),
         ],
     )
     def test_each_sign_of_failure_has_its_limit(
