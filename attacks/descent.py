@@ -97,9 +97,12 @@ class GradientAttack(Attack):
     random_start: whether to start at a random point of the ball instead of at the image
     restarts: how many descents, from the second on from random points; an image that rests is not
         descended again
-    transforms, samples: expectation over transformation (Athalye et al., ICML 2018): descend, and
-        judge iterates by, the mean real code of `samples` draws of these transforms of the image,
-        one after the other; see docs/attacks/transforms.md
+    transforms, samples: expectation over transformation (Athalye et al., ICML 2018): descend the
+        mean real code of `samples` draws of these transforms of the image, one after the other;
+        see docs/attacks/transforms.md
+
+    With transforms, the wrong bits of an image are those of that mean code and of its plain code
+    together: fresh draws alone would choose lucky iterates. That costs a forward pass more a step.
 
     The gradient is taken at the rounded image (the float iterate runs beside it), so that the code
     seen at each step is the code of the image that would be returned. An image rests when its code
@@ -176,13 +179,8 @@ class GradientAttack(Attack):
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
-        if budget.norm == "l0":
-            raise UsageError(f"{type(self).__name__}: expected linf, l2 or none, got l0")
+        self.check_budget(budget)
         labels = batch.labels if targets is None else targets
-        if self.transforms:
-            from advhash.attacks.transforms import Transformed
-
-            victim = Transformed(victim, self.transforms, self.samples)
         return self.descend(victim, batch.inputs["image"], labels, budget)
 
     def anchors(self, labels: Tensor) -> Tensor:
@@ -226,19 +224,31 @@ class GradientAttack(Attack):
         merit: Merit | None = None,
     ) -> Tensor:
         """The best iterate of each image over all restarts, by `merit` where one is given."""
+        seen = victim
+        if self.transforms:
+            from advhash.attacks.transforms import Transformed
+
+            seen = Transformed(victim, self.transforms, self.samples)
         with torch.no_grad():
             relaxed = victim.relax(clean, "image")
             scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
             own = soft_code(relaxed, 1.0, scale)
             aim = replace(self.aim(clean, own, labels), merit=merit)
-            start = aim.left(own, torch.arange(len(clean), device=clean.device))
+            rows = torch.arange(len(clean), device=clean.device)
+            start = aim.left(own, rows)
             judged = similarity(own, aim.anchors)
+            if seen is not victim:
+                drawn = seen.relax(clean, "image")
+                start = start + aim.left(drawn, rows)
+                judged = similarity(soft_code(drawn, 1.0, scale), aim.anchors)
         best = Best.of(clean)
         for restart in range(self.restarts):
             moved = clean.clone()
             if self.random_start or restart:
                 moved = random_point(clean, budget, victim.bounds["image"])
-            self._descend_once(victim, clean, moved, scale, aim, budget, best, first=restart == 0)
+            self._descend_once(
+                victim, seen, clean, moved, scale, aim, budget, best, first=restart == 0
+            )
             if not bool((best.left > 0).any()):
                 break
         gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
@@ -248,6 +258,7 @@ class GradientAttack(Attack):
     def _descend_once(
         self,
         victim: HashVictim,
+        seen: HashVictim,
         clean: Tensor,
         moved: Tensor,
         scale: Tensor,
@@ -257,7 +268,10 @@ class GradientAttack(Attack):
         *,
         first: bool,
     ) -> None:
-        """One descent of the images that do not rest yet, from `moved`, which it overwrites."""
+        """One descent of the images that do not rest yet, from `moved`, which it overwrites.
+
+        seen: the victim that gradients pass through, `victim` itself or behind transforms
+        """
         bounds = victim.bounds["image"]
         rule = resolve_rule(self.rule, budget)
         length = step_length(self.step, rule, budget, clean[0].numel())
@@ -267,15 +281,17 @@ class GradientAttack(Attack):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             origin, goal = clean[active], aim.anchors[active]
             image = round_toward(origin, moved[active]).requires_grad_()
-            relaxed = victim.relax(image, "image")
+            relaxed = seen.relax(image, "image")
             with torch.no_grad():  # judge this very image, not the one a step ahead
                 left = aim.left(relaxed, active)
+                if seen is not victim:
+                    left = left + aim.left(victim.relax(image, "image"), active)
                 judged = similarity(soft_code(relaxed, 1.0, scale[active]), goal)
                 best.offer(active, image.detach(), left, judged)
             if iteration == self.steps or bool((left == 0).all()):
                 break
             if self.diversity:
-                relaxed = victim.relax(diversified(image, self.diversity), "image")
+                relaxed = seen.relax(diversified(image, self.diversity), "image")
             codes = soft_code(relaxed, alpha, scale[active])
             (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
             if first and iteration == 0:

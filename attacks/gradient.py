@@ -111,6 +111,7 @@ class THA(GradientAttack):
     """
 
     trains: ClassVar[bool] = True
+    fit_depends_on_budget = False  # annotated, it would become a setting
 
     prototype_steps: int = 600
     hidden: int = 1024
@@ -124,7 +125,6 @@ class THA(GradientAttack):
                 "expected prototype_steps, hidden, feature >= 1 and learning_rate > 0, got "
                 f"{self.prototype_steps}, {self.hidden}, {self.feature} and {self.learning_rate}"
             )
-        self.fit_depends_on_budget = False
         self._network: PrototypeNet | None = None
 
     def fit(

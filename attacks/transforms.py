@@ -1,8 +1,8 @@
 """Expectation over transformation: perturbations that survive crops, noise and compression.
 
 `Transformed` is a victim whose real codes are means over random transforms, so that every attack
-by gradients works through it unchanged (Athalye et al., ICML 2018). Scores come from the plain
-victim, and of JPEG from the real codec: `advhash.codec`.
+by gradients works through it unchanged (Athalye et al., ICML 2018). The gradient family takes it as
+settings. Scores come from the plain victim, and of JPEG from the real codec: `advhash.codec`.
 """
 
 from __future__ import annotations
