@@ -1,9 +1,9 @@
 """What adversarial training is worth: `docs/defenses/measured.md` and its picture.
 
-Every defence on digits and, where ADVHASH_DATA has it, two on cifar10, with seed 0, `saat` with
-three seeds, L∞ 8/255, 100 queries; and, on digits with one seed, `saat` over λ and over the radius of training, attacked at
-8/255. Cell by cell: finished cells of `benchmarks/defended.json` are kept, so it can be stopped
-and started again. Seconds are CPU time of one thread.
+Every defence on digits and, where ADVHASH_DATA has it, two on cifar10, with seed 0; `saat` with
+three seeds; L∞ 8/255, 100 queries. And, on digits with one seed, `saat` over λ and over the radius
+of training, attacked at 8/255. Cell by cell: finished cells of `benchmarks/defended.json` are kept,
+so it can be stopped and started again. Seconds are CPU time of one thread.
 
     OMP_NUM_THREADS=1 python benchmarks/defended.py [--datasets digits cifar10] [--seeds 0 1 2]
     python benchmarks/defended.py --page    # only write the page from the json
