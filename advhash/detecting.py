@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advhash import __version__
-from advhash.abnormal import KINDS, abnormal_batch
+from advhash.abnormal import KINDS, PAIRED, abnormal_batch
 from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
@@ -37,7 +37,7 @@ from advhash.errors import UsageError
 from advhash.fitting import fit_attack
 from advhash.registry import ATTACKS, DETECTORS, VICTIMS
 from advhash.reports.inversion import Roc
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, rate_metric
 from advhash.targets import choose_targets
 from advhash.training import Trained, derive_seed, plan_victim, train
 from advhash.victims.hashvfl import HashVFL
@@ -80,9 +80,9 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
                 Roc(
                     inputs=kind,
                     detector=entry.name,
-                    auroc=area_under_roc(strange, normal, boot),
-                    tpr_at_5fpr=mean_metric(strange > threshold, boot),
-                    false_alarms=mean_metric(normal > threshold, boot),
+                    auroc=area_under_roc(strange, normal, boot, paired=kind in PAIRED),
+                    tpr_at_5fpr=rate_metric(strange > threshold, boot),
+                    false_alarms=rate_metric(normal > threshold, boot),
                     fpr=fpr,
                     tpr=tpr,
                 )
@@ -131,22 +131,23 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     odd, wanted, budget = _abnormal(config, trained, own, clean, progress)
     strange = scores(detector, own, odd)
     after = own.predict(odd.inputs).cpu()
+    paired = config.attack is not None or config.inputs in PAIRED
     metrics: dict[str, Metric | None] = {
-        "auroc": area_under_roc(strange, normal, boot),
-        "average_precision": average_precision(strange, normal, boot),
-        "tpr_at_5fpr": mean_metric(strange > threshold, boot),
-        "false_alarms": mean_metric(normal > threshold, boot),
+        "auroc": area_under_roc(strange, normal, boot, paired=paired),
+        "average_precision": average_precision(strange, normal, boot, paired=paired),
+        "tpr_at_5fpr": rate_metric(strange > threshold, boot),
+        "false_alarms": rate_metric(normal > threshold, boot),
         "tpr_at_1fpr": None,
-        "accuracy": mean_metric((before == labels).double().numpy(), boot),
-        "accuracy_abnormal": mean_metric((after == labels).double().numpy(), boot),
+        "accuracy": rate_metric((before == labels).double().numpy(), boot),
+        "accuracy_abnormal": rate_metric((after == labels).double().numpy(), boot),
     }
     if len(normal) >= AT_ONE_PERCENT and len(validation) >= AT_ONE_PERCENT:
-        metrics["tpr_at_1fpr"] = mean_metric(strange > threshold_at(validation, 0.01), boot)
+        metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
     if wanted is not None:
         reached = after == wanted
-        metrics["success"] = mean_metric(reached.double().numpy(), boot)
+        metrics["success"] = rate_metric(reached.double().numpy(), boot)
         accepted = reached.numpy() & (strange <= threshold)
-        metrics["success_and_accepted"] = mean_metric(accepted, boot)
+        metrics["success_and_accepted"] = rate_metric(accepted, boot)
     metrics |= _adaptive(config, own, detector, threshold, clean, normal, before, boot, progress)
     fpr, tpr = roc_curve(strange, normal)
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
@@ -241,9 +242,9 @@ def _adaptive(
     wrong = (after != labels).numpy()
     progress("adaptive attacker", 1, 1)
     found: dict[str, Metric | None] = {
-        "accepted_adaptive": mean_metric(wrong & passed, boot),
-        "wrong_adaptive": mean_metric(wrong, boot),
-        "accepted_clean_errors": mean_metric(
+        "accepted_adaptive": rate_metric(wrong & passed, boot),
+        "wrong_adaptive": rate_metric(wrong, boot),
+        "accepted_clean_errors": rate_metric(
             (before != labels).numpy() & (normal <= threshold), boot
         ),
         "accepted_any_code": None,
@@ -252,5 +253,5 @@ def _adaptive(
         with torch.no_grad():
             sent = victim.sent(clean.inputs).cpu()
         bound = any_code_accepted(victim, sent, labels, detector, threshold)
-        found["accepted_any_code"] = mean_metric(bound.double().numpy(), boot)
+        found["accepted_any_code"] = rate_metric(bound.double().numpy(), boot)
     return found

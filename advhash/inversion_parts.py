@@ -22,7 +22,7 @@ from advhash.files import storage_errors
 from advhash.likeness import clustered, nearest_class, pixel_distances, reidentified
 from advhash.reports.inversion import PartyBits, Picture, SweepPoint
 from advhash.reports.retrieval import picture
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, rate_metric
 from advhash.training import Trained, derive_seed, train
 from advhash.transcripts import Told
 from advhash.victims.hashvfl import HashVFL
@@ -102,12 +102,12 @@ def leakage(
     near = nearest_class(codes, victim.class_codes.cpu()) == labels
     common = data.database.labels.argmax(dim=1).bincount().argmax()
     found = {
-        "nearest_class_code": mean_metric(near.double().numpy(), boot),
-        "clustering": mean_metric(clustered(codes, labels, len(data.classes), seed), boot),
-        "most_common_class": mean_metric((labels == common).double().numpy(), boot),
+        "nearest_class_code": rate_metric(near.double().numpy(), boot),
+        "clustering": rate_metric(clustered(codes, labels, len(data.classes), seed), boot),
+        "most_common_class": rate_metric((labels == common).double().numpy(), boot),
     }
     if told is not None:
-        found["gradients"] = mean_metric(told.label_from_gradients, boot)
+        found["gradients"] = rate_metric(told.label_from_gradients, boot)
     return found
 
 
@@ -125,7 +125,7 @@ def swept(
             changed = {"bits": bits, "parties": parties, "protection": protection}
             other = variant(trained, config, changed, progress)
             assert isinstance(other.victim, HashVFL)
-            figures.append(mean_metric(correct(other.victim, other.data.query, config.seed), boot))
+            figures.append(rate_metric(correct(other.victim, other.data.query, config.seed), boot))
         points.append(
             SweepPoint(
                 bits=bits, parties=parties, accuracy=figures[0], accuracy_undefended=figures[1]

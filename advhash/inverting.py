@@ -57,6 +57,7 @@ from advhash.stats import (
     Metric,
     mean_metric,
     paired_difference,
+    rate_metric,
 )
 from advhash.training import Trained, derive_seed, plan_victim, train
 from advhash.transcripts import attack_transcript
@@ -243,15 +244,15 @@ def _into(
     best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
     head = matched if picked == "matching" else hits["codes"]
 
-    def mean(values: Floats | None) -> Metric | None:
-        return None if values is None or np.isnan(values).all() else mean_metric(values, boot)
+    def mean(values: Floats) -> Metric | None:
+        return None if np.isnan(values).all() else mean_metric(values, boot)
 
     def gain(values: Floats, floor: Floats) -> Difference | None:
         return None if np.isnan(values).all() else paired_difference(values, floor, boot)
 
     metrics: dict[str, Metric | None] = {
-        "accuracy": mean(right),
-        "accuracy_undefended": mean(right_twin),
+        "accuracy": rate_metric(right, boot),
+        "accuracy_undefended": rate_metric(right_twin, boot),
         "ssim_codes": mean(best["codes"]["ssim"]),
         "ssim_embeddings": mean(best["embeddings"]["ssim"]),
         "ssim_undefended": mean(best["undefended"]["ssim"]),
@@ -261,11 +262,11 @@ def _into(
         "mse_embeddings": mean(best["embeddings"]["mse"]),
         "mse_undefended": mean(best["undefended"]["mse"]),
         "mse_class_mean": mean(base["mse"]),
-        "reidentification": mean(head),
+        "reidentification": rate_metric(head, boot),
         "reidentification_chance": mean(chance),
-        "reidentification_by_picture": mean(hits["codes"]),
-        "reidentification_by_code": mean(matched),
-        "reidentification_undefended": mean(hits["undefended"]),
+        "reidentification_by_picture": rate_metric(hits["codes"], boot),
+        "reidentification_by_code": rate_metric(matched, boot),
+        "reidentification_undefended": rate_metric(hits["undefended"], boot),
         **({} if told is None else told.metrics),
     }
     differences = {
@@ -374,6 +375,6 @@ def rate(
         ssim=mean_metric(columns["ssim"], seed) if pictures else None,
         psnr=mean_metric(columns["psnr"], seed) if pictures else None,
         mse=mean_metric(columns["mse"], seed),
-        reidentification=mean_metric(columns["hit"], seed),
+        reidentification=rate_metric(columns["hit"], seed),
         gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
     )

@@ -106,6 +106,29 @@ class TestFigures:
             covered += found.low <= truth <= found.high
         assert covered >= 34
 
+    def test_pairs_are_drawn_together(self) -> None:
+        """Of scores that move with their clean row the interval is narrower, and none by itself."""
+        generator = np.random.default_rng(0)
+        clean = generator.integers(0, 40, 120).astype(float)
+        abnormal = clean + generator.integers(0, 3, 120)
+        for figure in (area_under_roc, average_precision):
+            apart = figure(abnormal, clean, seed=0)
+            found = figure(abnormal, clean, seed=0, paired=True)
+            assert found.value == apart.value
+            assert found.low is not None
+            assert found.high is not None
+            assert apart.low is not None
+            assert apart.high is not None
+            assert found.high - found.low < (apart.high - apart.low) / 2
+        drawn = [generator.integers(0, 120, 120) for _ in range(400)]
+        labels = np.repeat([1, 0], 120)
+        areas = [roc_auc_score(labels, np.append(abnormal[d], clean[d])) for d in drawn]
+        pair = area_under_roc(abnormal, clean, seed=0, paired=True)
+        assert pair.low == pytest.approx(np.quantile(areas, 0.025), abs=0.01)
+        assert pair.high == pytest.approx(np.quantile(areas, 0.975), abs=0.01)
+        with pytest.raises(ValueError, match="expected pairs of scores"):
+            area_under_roc([1.0, 2.0], [1.0], seed=0, paired=True)
+
     @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
     def test_the_threshold_keeps_the_rate_and_none_lower_does(self, rate: float) -> None:
         clean = np.random.default_rng(0).integers(0, 9, 150).astype(float)
