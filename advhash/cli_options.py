@@ -43,7 +43,17 @@ __all__ = [
     "working",
 ]
 
-TABLES = ("victim", "rival", "attack", "detector", "dataset", "budget", "protocol", "lifelong")
+TABLES = (
+    "victim",
+    "rival",
+    "attack",
+    "detector",
+    "dataset",
+    "budget",
+    "protocol",
+    "lifelong",
+    "adaptive",
+)
 
 told: list[int] = []  # that an interrupt was reported
 

@@ -131,8 +131,7 @@ def laplace(epsilon: float, seeds: list[int]) -> Cell:
         columns.append(right(victim, data))
     return {
         "accuracy": vars(hierarchical_mean(columns, 0, same_queries=True)),
-        "epsilon_message": victim.composed_epsilon(),
-        "epsilon_training": victim.composed_epsilon(victim.epochs),
+        **victim.privacy(),
     }
 
 

@@ -382,9 +382,8 @@ class TestFormulas:
 
     def test_the_budget_composes_over_bits_and_messages(self, digits: Dataset) -> None:
         noisy = small(digits, protection="laplace", epsilon=0.5)
-        assert noisy.composed_epsilon() == 8
-        assert noisy.composed_epsilon(30) == 240
-        assert small(digits).composed_epsilon() is None
+        assert noisy.privacy() == {"epsilon_message": 8, "epsilon_training": 8 * noisy.epochs}
+        assert small(digits).privacy() == {}
 
 
 class TestVictim:

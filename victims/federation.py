@@ -37,8 +37,8 @@ def schedule(rows: int, batch_size: int, epochs: int, seed: int) -> list[Tensor]
     return [batch for _ in range(epochs) for batch in random_batches(rows, batch_size, generator)]
 
 
-def laplace(shape: Sequence[int], scale: float, generator: torch.Generator) -> Tensor:
-    """Laplace(0, scale) noise of a shape."""
+def laplace(shape: Sequence[int], scale: float, generator: torch.Generator | None) -> Tensor:
+    """Laplace(0, scale) noise of a shape; without a generator, torch's own draws it."""
     uniform = torch.rand(*shape, generator=generator) - 0.5
     # 1 − 2|u| is 0 only where u is −1/2 exactly
     return -scale * uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-7).log()

@@ -98,7 +98,7 @@ class HashVFL(HashVictim):
     shape, classes: (3,H,W) or (F,) before the cut, and C; from the data
     protection:    "hash"; "laplace", codes with Laplace(0, 2/ε) noise on every bit; "none", the
                    undefended baseline: real v_p, no batch normalisation, cross-entropy only
-    epsilon:       ε a bit and message, for "laplace"; see `composed_epsilon`
+    epsilon:       ε a bit and message, for "laplace"; see `privacy`
     batch_norm, consistency_weight, penalty: the ablations; λ, and the weight of GreedyHash's
                    mean |ṽ − h|³
     balanced_codes: False draws the class codes as published: random rows that differ
@@ -241,14 +241,17 @@ class HashVFL(HashVictim):
             penalty=self.penalty if self.binary else 0.0,
         )
 
-    def composed_epsilon(self, messages: int = 1) -> float | None:
-        """ε of a whole code sent `messages` times: K·ε·messages; None where there is no noise.
+    def privacy(self) -> dict[str, float]:
+        """ε of a whole code sent once, K·ε, and in every epoch, E·K·ε; empty without noise.
 
         Basic composition over bits and messages; a bit of ±1 changes by 2, hence Laplace(0, 2/ε).
-        Of the training, with a message an epoch: `composed_epsilon(epochs)`. The batch statistics
-        of normalisation make a code depend on other rows too, which this does not count.
+        The batch statistics of normalisation make a code depend on other rows too, which this does
+        not count.
         """
-        return self.bits * self.epsilon * messages if self.protection == "laplace" else None
+        if self.protection != "laplace":
+            return {}
+        message = self.bits * self.epsilon
+        return {"epsilon_message": message, "epsilon_training": message * self.epochs}
 
     def is_image(self, modality: Modality) -> bool:
         return len(self.shape) == 3
@@ -258,30 +261,41 @@ class HashVFL(HashVictim):
         real: Tensor = self.bottoms[int(modality.removeprefix("party"))](inputs)
         return real
 
-    def sent(self, inputs: Mapping[Modality, Tensor], *, seed: int = 0) -> Tensor:
-        """(B,P,K) what the parties send of a batch: ±1, with noise, or real. Keeps the gradient."""
+    def sent(self, inputs: Mapping[Modality, Tensor], *, seed: int | None = None) -> Tensor:
+        """(B,P,K) what the parties send of a batch: ±1, with noise, or real. Keeps the gradient.
+
+        seed: of the noise; without one torch's own generator draws it, anew for each message
+        """
         parts = [self.send(inputs[name], name, seed=seed) for name in party_names(self.parties)]
         return torch.stack(parts, dim=1)
 
-    def send(self, inputs: Tensor, modality: Modality, *, seed: int = 0) -> Tensor:
-        """(B,K) what one party sends: ±1, with noise, or real. Keeps the gradient."""
+    def send(self, inputs: Tensor, modality: Modality, *, seed: int | None = None) -> Tensor:
+        """(B,K) what one party sends, see `sent`."""
         real = self.relax(inputs.to(self.device), modality)
         if not self.binary:
             return real
-        code = straight_through(real)
-        if self.protection == "laplace":
+        generator = None
+        if seed is not None:
             number = party_names(self.parties).index(modality)
             generator = torch.Generator().manual_seed(derived(seed, number))
-            code = code + laplace(code.shape, 2 / self.epsilon, generator).to(code)
-        return code
+        return self.noisy(straight_through(real), generator)
+
+    def noisy(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Codes (…,K) as a message carries them: with Laplace noise on every bit, if any is added.
+
+        generator: of the noise; without one torch's own draws it
+        """
+        if self.protection != "laplace":
+            return codes
+        return codes + laplace(codes.shape, 2 / self.epsilon, generator).to(codes)
 
     def decide(self, sent: Tensor) -> Tensor:
         """(B,C) scores of the top model for (B,P,K) what the parties sent."""
         scores: Tensor = self.top(sent.flatten(1))
         return scores
 
-    def predict(self, inputs: Mapping[Modality, Tensor], *, seed: int = 0) -> Tensor:
-        """(B,) the joint prediction: class numbers."""
+    def predict(self, inputs: Mapping[Modality, Tensor], *, seed: int | None = None) -> Tensor:
+        """(B,) the joint prediction: class numbers. seed: of the noise, see `sent`."""
         with torch.no_grad():
             return self.decide(self.sent(inputs, seed=seed)).argmax(dim=1)
 
