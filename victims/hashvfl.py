@@ -26,6 +26,7 @@ __all__ = ["NOISE", "SCHEDULE", "Bottom", "HashVFL", "new_bottom", "straight_thr
 
 # What seeds are derived from, beside the numbers of the parties, which count from 0.
 NOISE, SERVER, SCHEDULE = 10_000, 20_000, 30_000
+LEAST_EPSILON = 1e-4  # noise reaches 32.3/ε: see `laplace` and `wire.LARGEST`
 REDRAWS = 10_000  # of random class codes, until all rows differ
 PAPER = {"backbone": "resnet18", "batch_size": 256, "learning_rate": 1e-3, "bits": 4}
 
@@ -156,6 +157,11 @@ class HashVFL(HashVictim):
             raise ValueError(
                 "expected weight_decay, consistency_weight and penalty >= 0, got "
                 f"{self.weight_decay:g}, {self.consistency_weight:g}, {self.penalty:g}"
+            )
+        if self.protection == "laplace" and self.epsilon < LEAST_EPSILON:
+            raise ValueError(
+                f"expected epsilon >= {LEAST_EPSILON:g} a bit, whose noise the wire still takes, "
+                f"got {self.epsilon:g}"
             )
         if self.batch_size < 2:  # a lone row is left out, so every round would be
             raise ValueError("expected batch_size >= 2 for statistics over a batch, got 1")
