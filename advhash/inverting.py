@@ -17,7 +17,7 @@ from advhash.cache import cache_root
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig
 from advhash.data import Dataset, Progress, Split, silent
 from advhash.detecting import roc_rows
-from advhash.errors import UsageError
+from advhash.errors import ConfigError, UsageError
 from advhash.files import write_json
 from advhash.inversion_parts import (
     Seen,
@@ -27,6 +27,7 @@ from advhash.inversion_parts import (
     matching,
     party_bits,
     sample_pictures,
+    sweep_pairs,
     swept,
     undefended,
     write_samples,
@@ -38,7 +39,7 @@ from advhash.likeness import (
     reidentified,
 )
 from advhash.recording import dataset_info, run_info, victim_info
-from advhash.registry import INVERSIONS
+from advhash.registry import INVERSIONS, VICTIMS
 from advhash.reports.inversion import (
     SCHEMA,
     Attacker,
@@ -58,9 +59,11 @@ from advhash.stats import (
     mean_metric,
     paired_difference,
     rate_metric,
+    single_metric,
 )
 from advhash.training import Trained, derive_seed, plan_victim, train
 from advhash.transcripts import attack_transcript
+from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["inversion_plan", "invert", "is_inversion_method"]
@@ -79,27 +82,57 @@ def is_inversion_method(name: str | None) -> bool:
     return name in {entry.name for entry in INVERSIONS}
 
 
-def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
-    """The config with all defaults, and the attacked party.
+def check_inversion(
+    config: AttackConfig, name: str, victim: HashVictim, data: Dataset, own: dict[str, Any]
+) -> str:
+    """The attacked party of a victim, trained or not, whose settings are `own`.
 
-    Raises UsageError: not a federation, the undefended one, no such party, a budget.
+    Raises UsageError: not a federation, the undefended one, no such party, a budget, no auxiliary
+    rows, a sweep over victims that cannot be.
     """
-    victim = trained.victim
+    method = config.attack.name
     if not isinstance(victim, HashVFL):
         raise UsageError(
-            f"{config.attack.name} reconstructs what parties of a federation hold: expected "
-            f"--victim hashvfl, got {trained.card['name']}"
+            f"{method} reconstructs what parties of a federation hold: expected --victim hashvfl, "
+            f"got {name}"
         )
     if not victim.binary:
         raise UsageError(
-            f"{config.attack.name} needs a victim that hashes: expected victim.protection hash or "
-            "laplace, got none (its undefended twin is trained along)"
+            f"{method} needs a victim that hashes: expected victim.protection hash or laplace, got "
+            "none (its undefended twin is trained along)"
         )
     if config.budget.norm is not None or config.budget.eps is not None:
-        raise UsageError(f"{config.attack.name} moves no input: expected no --norm and no --eps")
-    party = config.protocol.query_modality
-    party = "party0" if party == "image" else party
+        raise UsageError(f"{method} moves no input: expected no --norm and no --eps")
+    party = victim.query_modality(config.protocol.query_modality)
     victim.check_modality(party)
+    settings = INVERSIONS.settings(method, config.attack.settings)
+    _auxiliary(data, settings["auxiliary"])
+    for bits, parties in sweep_pairs(own, settings):
+        try:
+            VICTIMS.create("hashvfl", {**own, "bits": bits, "parties": parties})
+        except ConfigError as error:
+            raise UsageError(
+                f"attack.sweep_bits or attack.sweep_parties, bits={bits}, parties={parties}: "
+                f"{error}"
+            ) from None
+    return party
+
+
+def check_before_training(config: AttackConfig) -> None:
+    """Refuse whatever can be seen from the config. Raises UsageError."""
+    INVERSIONS.create(config.attack.name, config.attack.settings)
+    planned = plan_victim(config)
+    if planned is not None:
+        data, own, _ = planned
+        check_inversion(
+            config, config.victim.name, VICTIMS.create(config.victim.name, own), data, own
+        )
+
+
+def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
+    """The config with all defaults, and the attacked party. Raises UsageError."""
+    card, victim = trained.card, trained.victim
+    party = check_inversion(config, card["name"], victim, trained.data, card["settings"])
     settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
     return (
         config.model_copy(
@@ -126,7 +159,7 @@ def invert(
 
     Raises AdvhashError; then no folder is left.
     """
-    INVERSIONS.create(config.attack.name, config.attack.settings)  # refuse before a training
+    check_before_training(config)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     trained = train(config, progress)
@@ -150,7 +183,7 @@ def invert(
 def inversion_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    INVERSIONS.create(config.attack.name, settings)
+    check_before_training(config)
     planned = plan_victim(config)
     if planned is None:
         trained = train(config)
@@ -158,11 +191,6 @@ def inversion_plan(config: AttackConfig) -> dict[str, Any]:
         data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
     else:
         data, victim_settings, key = planned
-        if config.victim.name != "hashvfl":
-            raise UsageError(
-                f"{config.attack.name} needs a federation: expected --victim hashvfl, got "
-                f"{config.victim.name}"
-            )
         trained_already = (cache_root() / "victims" / key).is_dir()
         victim = {
             "name": config.victim.name,
@@ -208,8 +236,9 @@ def _into(
         for name, own in (("codes", victim), ("embeddings", victim), ("undefended", twin.victim))
     }  # fmt: skip
     seconds["reconstruction"] = time.perf_counter() - began
-    true = attacked.rows(torch.arange(len(attacked))).inputs[party]
-    labels = attacked.labels.argmax(dim=1)
+    every = data.query.rows(torch.arange(len(data.query)))
+    inputs, kinds = every.inputs[party], every.labels.argmax(dim=1)
+    true, labels = inputs[rows], kinds[rows]
     known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
     known_labels = auxiliary.labels.argmax(dim=1)
     own_class = class_means(known, known_labels, labels)
@@ -223,14 +252,13 @@ def _into(
         for attacker, found in world.found.items():
             columns = reconstruction_columns(found, true)
             columns["hit"], chance = reidentified(
-                pixel_distances(found, true), torch.arange(len(true)), labels,
-                candidates=candidates, seed=draw,
+                pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
             )  # fmt: skip
             world.columns[attacker] = columns
             rated.append(rate(attacker, world.method, columns, base, boot))
         shown.append(World(name=name, text=WORLDS[name], attackers=rated))
         hits[name] = world.columns[world.method.chosen]["hit"]
-    matched, picked = matching(victim, worlds["codes"], data, attacked, party, settings, draw)
+    matched, picked = matching(victim, worlds["codes"], data, rows, party, settings, draw)
     told = None
     if settings["transcript"]:
         began = time.perf_counter()
@@ -250,6 +278,7 @@ def _into(
     def gain(values: Floats, floor: Floats) -> Difference | None:
         return None if np.isnan(values).all() else paired_difference(values, floor, boot)
 
+    privacy = {name: single_metric(value) for name, value in victim.privacy().items()}
     metrics: dict[str, Metric | None] = {
         "accuracy": rate_metric(right, boot),
         "accuracy_undefended": rate_metric(right_twin, boot),
@@ -267,6 +296,7 @@ def _into(
         "reidentification_by_picture": rate_metric(hits["codes"], boot),
         "reidentification_by_code": rate_metric(matched, boot),
         "reidentification_undefended": rate_metric(hits["undefended"], boot),
+        **privacy,
         **({} if told is None else told.metrics),
     }
     differences = {

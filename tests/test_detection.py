@@ -20,6 +20,7 @@ from advhash.attacks.gradient import DHTA, P2P
 from advhash.attacks.prosgan import ProSGAN
 from advhash.budget import Budget
 from advhash.cli import app
+from advhash.config import AttackConfig
 from advhash.data import Batch, Dataset
 from advhash.datasets import load_dataset
 from advhash.defenses.adaptive import AdaptiveSlice
@@ -35,9 +36,11 @@ from advhash.detecting import LEVELS, judged
 from advhash.detection import area_under_roc, average_precision, roc_curve, threshold_at
 from advhash.errors import UsageError
 from advhash.parties import party_view
+from advhash.pipeline import attack_plan, resolve
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.victim import joint_metrics
 from advhash.targets import choose_targets
+from advhash.training import train
 from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
 from advhash.victims.slices import OneSlice, padded
@@ -490,6 +493,19 @@ class TestCommand:
         assert document["budget"] == "L∞ 32/255"
         found = document["metrics"]
         assert found["success_and_accepted"]["value"] <= found["success"]["value"]
+
+    def test_an_attack_on_images_moves_party_0_and_says_so(self) -> None:
+        """`attack` without --query-modality: what the config of the run, and its record, get."""
+        victim = {"name": "hashvfl", "epochs": 1, "width": 8}
+        given = {"victim": victim, "attack": {"name": "dhta"}, "dataset": {"size": 16}}
+        config = AttackConfig.build(given)
+        attack_plan(config)  # nothing is refused before a training
+        protocol = resolve(config, train(config)).protocol
+        assert (protocol.query_modality, protocol.database) == ("party0", "party0")
+        assert 'query_modality = "party0"' in resolve(config, train(config)).to_toml()
+        text = {**given, "protocol": {"query_modality": "text"}}
+        with pytest.raises(UsageError, match=r"expected a modality .*party0, party1.*'text'"):
+            attack_plan(AttackConfig.build(text))
 
     @pytest.mark.parametrize(
         ("options", "message"),

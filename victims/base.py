@@ -124,6 +124,10 @@ class HashVictim(nn.Module, ABC):
         """
         return self.encode_split(data.database, database)
 
+    def query_modality(self, asked: Modality) -> Modality:
+        """The modality that queries go through where `asked` is wanted: itself."""
+        return asked
+
     @final
     def check_modality(self, modality: Modality) -> None:
         if modality not in self.bounds:

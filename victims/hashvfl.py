@@ -228,6 +228,10 @@ class HashVFL(HashVictim):
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
         return party_view(data, int(str(settings["parties"])))
 
+    def query_modality(self, asked: Modality) -> Modality:
+        """No party has whole images: "image", which attacks ask for by default, is party 0."""
+        return "party0" if asked == "image" else asked
+
     @property
     def binary(self) -> bool:
         """Whether parties hash what they send."""
