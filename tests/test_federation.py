@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import ConfigError, DataError, MessageError
 from advhash.parties import joined, party_names, party_view, whole_shape
 from advhash.victims.class_codes import class_codes, least_distance
-from advhash.victims.federation import Party, Server, consistency, laplace, train
+from advhash.victims.federation import Party, Server, consistency, laplace
 from advhash.victims.hashvfl import HashVFL, straight_through
 from advhash.victims.party_processes import LENGTH, Line, collect, fit_in_processes, serve, tell
+from advhash.victims.training_state import TrainingState
 from advhash.victims.wire import (
     HEADER,
     LARGEST,
@@ -537,9 +538,25 @@ class TestVictim:
             small(data, bits=6, balanced_codes=False)
 
 
-def test_the_loop_reports_every_round(digits: Dataset) -> None:
-    parties, server = ends(digits, small(digits, epochs=1))
-    seen: list[int] = []
-    train(parties, server, lambda payload: None, lambda round_, loss: seen.append(round_))
-    assert seen == list(range(6))
-    assert isinstance(server.top, nn.Module)
+def test_noise_goes_on_where_it_stopped(digits: Dataset) -> None:
+    victim = small(digits, protection="laplace")
+    (whole, _), server = ends(digits, victim)
+    sent = [unpack(whole.send(round_)).values for round_ in range(len(server.rounds))]
+    (later, _), _ = ends(digits, victim)  # the same seeds
+    later.skip(4)
+    for round_, values in list(enumerate(sent))[4:]:
+        assert torch.equal(unpack(later.send(round_)).values, values)
+
+
+def test_a_transcript_is_of_a_whole_training(digits: Dataset, tmp_path: Path) -> None:
+    """A state that is there is left alone: the messages before it are lost."""
+    victim = small(digits, epochs=2)
+    victim.training_state = state = TrainingState(tmp_path / "key")
+    state._due = 0.0
+    victim.fit(digits, seed=0, transcript=(transcript := Transcript()))
+    assert transcript.count == 2 * 6 * 4
+    assert not list(tmp_path.iterdir())
+    state._due = 0.0
+    victim.fit(digits, seed=0)
+    assert list(tmp_path.iterdir())  # without a transcript it is kept
+    transcript.close()

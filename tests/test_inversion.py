@@ -441,6 +441,8 @@ class TestRun:
         document = json.loads(result.stdout)
         found = {k: v["value"] for k, v in document["metrics"].items() if k.startswith("epsilon")}
         assert found == {"epsilon_message": 3 * 16, "epsilon_training": 3 * 16 * 6}
+        assert any("= 48 for one code and 288 for the training" in line
+                   for line in verdicts(InversionRecord.read(tmp_path / "r")))  # fmt: skip
         card = document["victim"]["notes"]["metrics"]  # of the victim's card
         assert card["epsilon_training"]["value"] == 3 * 16 * 6
 

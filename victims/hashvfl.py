@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -17,9 +16,10 @@ from advhash.registry import VICTIMS
 from advhash.victims.backbones import build_backbone
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.class_codes import class_codes
-from advhash.victims.federation import Party, Recipe, Server, derived, laplace, schedule, train
+from advhash.victims.federation import Party, Recipe, Server, derived, laplace, play, schedule
 from advhash.victims.fit import seeded
 from advhash.victims.objectives import sign
+from advhash.victims.training_state import UNSAVED, Phase
 from advhash.victims.wire import Kind, Transcript
 
 __all__ = ["NOISE", "SCHEDULE", "Bottom", "HashVFL", "new_bottom", "straight_through"]
@@ -328,29 +328,33 @@ class HashVFL(HashVictim):
         """Train over the wire, in one process. Same data, settings and seed: same weights.
 
         data: a view of P parties, or what can be cut into one
-        transcript: records every message that crosses
+        transcript: records every message that crosses; such a training is not resumed, as a
+                    transcript of its end alone would say less than it seems to
         """
         data = party_view(data, self.parties)
         self.history = []
         self.begin(seed)
         self.train()
         rounds = self.rounds(data, seed)
-        began, each = time.perf_counter(), -(-len(rounds) // self.epochs)
-        losses: list[float] = []
-
-        def report(round_: int, loss: float) -> None:
-            losses.append(loss)
-            if len(losses) == each:
-                epoch, value = (round_ + 1) // each, sum(losses) / each
-                seconds = time.perf_counter() - began
-                self.history.append(
-                    {"phase": "train", "epoch": epoch, "loss": value, "seconds": seconds}
-                )
-                progress("train", epoch, self.epochs, loss=value)
-                losses.clear()
-
-        record = (lambda payload: None) if transcript is None else transcript.record
-        train(self.party_ends(data, rounds, seed), self.server_end(data, rounds), record, report)
+        parties, server = self.party_ends(data, rounds, seed), self.server_end(data, rounds)
+        each = len(rounds) // self.epochs
+        phase = Phase("train", self, progress)
+        if transcript is not None:
+            phase.state = UNSAVED
+        descents = {f"party{party.number}": party.descent for party in parties}
+        for epoch in phase.epochs(
+            self.epochs,
+            descents={**descents, "server": server.descent},
+            generator=torch.Generator(),  # the schedule is drawn beforehand
+        ):
+            done = each * (epoch - 1)
+            if server.round < done:  # resumed
+                server.round = done
+                for party in parties:
+                    party.skip(done)
+            record = None if transcript is None else transcript.record
+            losses = [play(parties, server, record) for _ in range(each)]
+            phase.note(loss=sum(losses) / max(each, 1))
         return self.eval()
 
     def rounds(self, data: Dataset, seed: int) -> list[Tensor]:
