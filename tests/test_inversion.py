@@ -398,7 +398,8 @@ class TestRun:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("advhash.inverting.train", None)
+        for module in ("inverting", "inversion_plan"):
+            monkeypatch.setattr(f"advhash.{module}.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1"]
         command = ["attack", "--method", "code-inversion", "--out", str(tmp_path / "r"), *how]
         result = runner.invoke(app, [*command, *options, *quick])
