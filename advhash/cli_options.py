@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 TABLES = (
-    *("victim", "rival", "defense", "defense_budget", "attack", "detector"),
+    *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
     *("dataset", "budget", "protocol", "lifelong"),
 )
 

@@ -32,6 +32,7 @@ __all__ = [
     "merge",
     "parse_assignment",
     "parse_method",
+    "parse_settings",
     "read_toml",
 ]
 
@@ -229,6 +230,15 @@ class TransferConfig(_Command):
         return tomli_w.dumps(body)
 
 
+class AdaptiveConfig(_Table):
+    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it."""
+
+    classes: int | None = None
+    steps: int | None = None
+    learning_rate: float | None = None
+    weight: float | None = None
+
+
 class DetectConfig(_Command):
     """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
 
@@ -242,6 +252,7 @@ class DetectConfig(_Command):
     other: str | None = None  # data set of the out-of-distribution inputs
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
 
 
@@ -307,15 +318,27 @@ def parse_method(text: str) -> dict[str, Any]:
 
     Raises ConfigError.
     """
-    name, *settings = text.strip().split("+")
-    table: dict[str, Any] = {"name": name}
-    for setting in settings:
-        keys, value = parse_assignment(setting)
-        if len(keys) > 1 or keys[0] in table:
-            raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
-        table[keys[0]] = value
+    name, plus, settings = text.strip().partition("+")
     if not name:
         raise ConfigError(f"expected name+key=value+…, got {text!r}")
+    table = parse_settings(settings) if plus else {}
+    if "name" in table:
+        raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
+    return {"name": name, **table}
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """`steps=200+weight=16` as a table. Raises ConfigError.
+
+    >>> parse_settings("steps=200+weight=16")
+    {'steps': 200, 'weight': 16}
+    """
+    table: dict[str, Any] = {}
+    for setting in text.strip().split("+"):
+        keys, value = parse_assignment(setting)
+        if len(keys) > 1 or keys[0] in table:
+            raise ConfigError(f"expected key=value+…, each key once, got {text!r}")
+        table[keys[0]] = value
     return table
 
 

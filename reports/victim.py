@@ -18,9 +18,10 @@ from advhash.metrics import (
     retrieval_average_precision,
 )
 from advhash.sanity import Flag, check_codes, check_gradient
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, mean_metric, single_metric
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
+from advhash.victims.federation import derived
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
@@ -76,6 +77,7 @@ def victim_metrics(
     if isinstance(victim, HashVFL):
         right = victim.predict_split(data.query) == data.query.labels.argmax(dim=1)
         result["accuracy"] = mean_metric(right.double().numpy(), seed)
+        result |= {name: single_metric(value) for name, value in victim.privacy().items()}
     return result
 
 
@@ -93,8 +95,8 @@ def joint_metrics(
     wants, or, without targets, not as before.
     """
     labels = clean.labels.argmax(dim=1)
-    before = victim.predict(clean.inputs).cpu()
-    after = victim.predict({**clean.inputs, modality: moved}).cpu()
+    before = victim.predict(clean.inputs, seed=derived(seed, 0)).cpu()
+    after = victim.predict({**clean.inputs, modality: moved}, seed=derived(seed, 1)).cpu()
     won = after != before
     if targets is not None:
         won = torch.from_numpy(targets).gather(1, after[:, None])[:, 0] > 0

@@ -17,6 +17,7 @@ LAYERS = ("core", "victims", "attacks", "defenses", "reports", "pipeline", "cli"
 PIPELINE = {
     "abnormal",
     "inversion_parts",
+    "inversion_plan",
     "detecting",
     "inverting",
     "transcripts",

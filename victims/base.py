@@ -132,6 +132,10 @@ class HashVictim(nn.Module, ABC):
         """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
         return torch.zeros(len(data.database), dtype=torch.bool)
 
+    def query_modality(self, asked: Modality) -> Modality:
+        """The modality that queries go through where `asked` is wanted: itself."""
+        return asked
+
     @final
     def check_modality(self, modality: Modality) -> None:
         if modality not in self.bounds:
