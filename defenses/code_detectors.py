@@ -131,7 +131,8 @@ def label_centres(codes: Tensor, labels: Tensor, least: int) -> Tensor:
     found += [vote(codes[rows]) for rows in members.T if bool(rows.any())]
     if not found:
         raise DataError("majority codes need labels: expected rows with some, got none")
-    return torch.stack(found).unique(dim=0)
+    centres: Tensor = torch.stack(found).unique(dim=0)
+    return centres
 
 
 def nearest_distance(relaxed: Tensor, table: HashCodes, codes: Tensor) -> Tensor:
@@ -288,7 +289,8 @@ class Rarity(CodeDetector):
         soft = torch.sigmoid(self.radius + 0.5 - far) @ counts
         hard = (far.detach() < self.radius + 0.5).to(counts) @ counts
         share = (hard + (soft - soft.detach()) + 1) / (counts.sum() + 1)
-        return -share.clamp_min(SMALLEST).log()
+        score: Tensor = -share.clamp_min(SMALLEST).log()
+        return score
 
 
 @DETECTORS.register("flips", source="after feature squeezing, Xu et al., NDSS 2018")
@@ -330,7 +332,8 @@ class Flips(CodeDetector):
 
         if self.by == "median":
             padded = F.pad(images, (1, 1, 1, 1), mode="replicate")  # kornia pads with black
-            return median_blur(padded, 3)[:, :, 1:-1, 1:-1]
+            smooth: Tensor = median_blur(padded, 3)[:, :, 1:-1, 1:-1]
+            return smooth
         blurred: Tensor = gaussian_blur2d(images, (3, 3), (1.0, 1.0), border_type="replicate")
         return blurred
 

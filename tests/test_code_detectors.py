@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -16,9 +17,12 @@ from advhash.attacks.gradient import DHTA
 from advhash.attacks.hiding import HAG
 from advhash.budget import Budget
 from advhash.codes import HashCodes
+from advhash.config import DetectConfig
 from advhash.data import Batch, Split
 from advhash.defenses.adaptive_codes import AdaptiveHiding, AdaptiveTargeted, Success
 from advhash.defenses.code_detectors import CodeDetector, Flips, Margin, Nearest
+from advhash.detecting import detect
+from advhash.detecting_images import noise_like
 from advhash.detection import threshold_at
 from advhash.errors import DataError, UsageError
 from advhash.metrics import retrieval_average_precision
@@ -223,3 +227,38 @@ def test_a_goal_that_does_not_fit_is_refused(scene: Scene) -> None:
     blind.differentiable = False
     with pytest.raises(UsageError, match="gradients"):
         attack.perturb(blind, scene.queries, scene.targets, LIMIT, seed=0)
+
+
+def test_detect_of_an_image_victim() -> None:
+    asked: dict[str, object] = {
+        "victim": {"name": "dpsh", "bits": 12, "epochs": 2},
+        "dataset": {"name": "digits", "size": 16},
+        "attack": {"name": "dhta", "steps": 20},
+        "budget": {"norm": "linf", "eps": "32/255"},
+        "queries": 16,
+    }
+    one = detect(DetectConfig.build({**asked, "detector": {"name": "nearest"}}))
+    metrics = one["metrics"]
+    assert one["schema"] == "advhash/detect/1"
+    assert one["abnormal"] == one["clean"] == 16
+    assert metrics["accepted_adaptive"]["value"] >= metrics["success_and_accepted"]["value"]
+    assert metrics["success"]["value"] >= metrics["success_and_accepted"]["value"]
+    assert metrics["tpr_at_1fpr"] is None, "no rate of 1 % from 16 queries"
+    assert json.loads(json.dumps(one)) == one
+    with pytest.raises(UsageError, match="no settings"):
+        detect(DetectConfig.build({**asked, "detector": {"name": "all", "radius": 3}}))
+    wrong = {**asked, "attack": {"name": "hotflip"}, "detector": {"name": "nearest"}}
+    with pytest.raises(UsageError, match="images"):
+        detect(DetectConfig.build(wrong))
+
+
+def test_noise_of_equal_length(scene: Scene) -> None:
+    moved = DHTA().fit(scene.victim, scene.data, LIMIT)
+    batch = moved.perturb(scene.victim, scene.queries, scene.targets, LIMIT, seed=0).batch
+    noisy = noise_like(scene.victim, scene.queries, batch, 0)
+    far, like = (
+        (one.inputs["image"] - scene.queries.inputs["image"]).flatten(1).norm(dim=1)
+        for one in (batch, noisy)
+    )
+    assert bool((like <= far + 1e-4).all())
+    assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"

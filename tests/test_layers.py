@@ -18,6 +18,7 @@ PIPELINE = {
     "abnormal",
     "inversion_parts",
     "detecting",
+    "detecting_images",
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
