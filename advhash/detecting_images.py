@@ -87,8 +87,11 @@ def detect_images(
     if every and config.detector.settings:
         raise UsageError("--detector all takes no settings: name one detector to set its own")
     names = code_detectors() if every else [config.detector.name]
-    if config.other is not None:
-        raise UsageError("--other names data of abnormal slices: expected none for this victim")
+    if config.other is not None or "inputs" in config.model_fields_set:
+        raise UsageError(
+            "--inputs and --other make abnormal slices of a federation: expected neither here, but "
+            "--method, or nothing for unbounded prosgan"
+        )
     victim, data, seed = trained.victim, trained.data, config.seed
     victim.check_modality(MOVED)
     began = time.perf_counter()

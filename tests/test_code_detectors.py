@@ -11,11 +11,13 @@ import pytest
 import torch
 from attack_scene import Scene
 from torch import Tensor
+from typer.testing import CliRunner
 
 from advhash.attacks.baselines import Noise
 from advhash.attacks.gradient import DHTA
 from advhash.attacks.hiding import HAG
 from advhash.budget import Budget
+from advhash.cli import app
 from advhash.codes import HashCodes
 from advhash.config import DetectConfig
 from advhash.data import Batch, Split
@@ -247,6 +249,8 @@ def test_detect_of_an_image_victim() -> None:
     assert json.loads(json.dumps(one)) == one
     with pytest.raises(UsageError, match="no settings"):
         detect(DetectConfig.build({**asked, "detector": {"name": "all", "radius": 3}}))
+    with pytest.raises(UsageError, match="--method"):
+        detect(DetectConfig.build({**asked, "detector": {"name": "nearest"}, "inputs": "noise"}))
     wrong = {**asked, "attack": {"name": "hotflip"}, "detector": {"name": "nearest"}}
     with pytest.raises(UsageError, match="images"):
         detect(DetectConfig.build(wrong))
@@ -262,3 +266,14 @@ def test_noise_of_equal_length(scene: Scene) -> None:
     )
     assert bool((like <= far + 1e-4).all())
     assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"
+
+
+def test_the_command_prints_one_table_a_detector() -> None:
+    given = (
+        "detect --victim dpsh --bits 12 --set victim.epochs=2 --set dataset.size=16 --detector all "
+        "--method dhta --set attack.steps=5 --eps 32/255 --queries 4 --quiet"
+    )
+    result = CliRunner().invoke(app, given.split())
+    assert result.exit_code == 0, result.output
+    assert [name for name in NAMES if f"{name} on dhta inputs of dpsh" in result.output] == NAMES
+    assert result.output.count("accepted_adaptive") == len(NAMES)
