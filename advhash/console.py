@@ -243,15 +243,19 @@ def print_inversion(record: InversionRecord) -> None:
 
 def print_detection(document: Mapping[str, Any]) -> None:
     """Figures of a detector."""
-    sys.stdout.write(
-        f"{document['detector']['name']} on {document['inputs']} inputs of "
-        f"{document['victim']['name']}, {document['dataset']['name']}: {document['abnormal']} "
-        f"abnormal, {document['clean']} clean; flagged above {document['threshold']:g}\n"
-    )
-    rows = [
-        {"metric": name, FIGURE: _figure(metric)} for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", FIGURE), rows)
+    tables: Mapping[str, Any] = document.get("detectors") or {
+        document["detector"]["name"]: document
+    }
+    for detector, found in tables.items():
+        sys.stdout.write(
+            f"{detector} on {document['inputs']} inputs of {document['victim']['name']}, "
+            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"clean; flagged above {found['threshold']:g}\n"
+        )
+        rows = [
+            {"metric": name, FIGURE: _figure(metric)} for name, metric in found["metrics"].items()
+        ]
+        print_rows(("metric", FIGURE), rows)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from advhash.defenses.detectors import (
     any_code_accepted,
     enumerated,
 )
+from advhash.detecting_images import detect_images, judges_codes
 from advhash.detection import (
     AT_ONE_PERCENT,
     area_under_roc,
@@ -102,9 +103,11 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
 
     Raises AdvhashError.
     """
-    detector = DETECTORS.create(config.detector.name, config.detector.settings)
     if config.attack is not None:
         ATTACKS.create(config.attack.name, config.attack.settings)
+    if judges_codes(config.detector.name):
+        return detect_images(config, train(_training(config), progress), progress)
+    detector = DETECTORS.create(config.detector.name, config.detector.settings)
     if not isinstance(detector, CodeDistance):
         raise UsageError(
             f"--detector: expected one that compares codes of parties, got {config.detector.name}"
@@ -114,14 +117,7 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     if config.other is not None and (config.inputs != "ood" or config.attack is not None):
         raise UsageError("--other names the data of --inputs ood: expected no other inputs")
     began = time.perf_counter()
-    training = TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "dataset": config.dataset.model_dump(),
-        }
-    ).trusting(config.trust_code)
+    training = _training(config)
     planned = plan_victim(training)
     if planned is not None:  # a wrong victim must not cost a training
         detector.of(VICTIMS.create(config.victim.name, planned[1]))
@@ -200,6 +196,17 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
         ],
         "probe": probe,
     }
+
+
+def _training(config: DetectConfig) -> TrainConfig:
+    return TrainConfig.build(
+        {
+            "seed": config.seed,
+            "device": config.device,
+            "victim": config.victim.model_dump(),
+            "dataset": config.dataset.model_dump(),
+        }
+    ).trusting(config.trust_code)
 
 
 def _abnormal(

@@ -254,5 +254,12 @@ DEFENSES: Registry[Any] = Registry(
         "advhash.defenses.smoothing",
     ),
 )
-DETECTORS: Registry[Any] = Registry("detector", ("advhash.defenses.detectors",))
+DETECTORS: Registry[Any] = Registry(
+    "detector",
+    (
+        "advhash.defenses.detectors",
+        "advhash.defenses.code_detectors",
+        "advhash.defenses.combined_detector",
+    ),
+)
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

@@ -19,6 +19,7 @@ PIPELINE = {
     "inversion_parts",
     "inversion_plan",
     "detecting",
+    "detecting_images",
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
