@@ -225,6 +225,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.dcmh",
         "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
+        "advhash.victims.neural_code",
     ),
 )
 ATTACKS: Registry[Any] = Registry(
