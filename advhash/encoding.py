@@ -254,7 +254,7 @@ def first_labels(labels: npt.NDArray[np.uint8]) -> Classes:
     >>> first_labels(np.array([[0, 1, 1], [1, 0, 0]], np.uint8)).tolist()
     [1, 0]
     """
-    return labels.argmax(axis=1).astype(np.int64)
+    return np.asarray(labels.argmax(axis=1), np.int64)
 
 
 def _drawn(codes: HashCodes, seed: int) -> Classes:

@@ -274,14 +274,14 @@ def neighbours(
     rows = np.zeros((groups * step, count), np.int64)
     far = np.full_like(rows, np.iinfo(np.int64).max)
     if count and groups:
-        asked = np.zeros((groups * step, query.words.shape[1]), np.uint64)
-        asked[: len(query)] = query.words
-        codes = popcounts.padded(asked), popcounts.padded(database.words)
+        whole = np.zeros((groups * step, query.words.shape[1]), np.uint64)
+        whole[: len(query)] = query.words
+        asked, known = popcounts.padded(whole), popcounts.padded(database.words)
         threads = min(cores, groups)
         edges = [step * (groups * part // threads) for part in range(threads + 1)]
         with ThreadPoolExecutor(threads) as pool:
             parts = [
-                pool.submit(popcounts.keep_nearest, *codes, first, last, far, rows)
+                pool.submit(popcounts.keep_nearest, asked, known, first, last, far, rows)
                 for first, last in pairwise(edges)
             ]
             for part in parts:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advhash import bit_slices, hamming
+from advhash import bit_slices, hamming, lanes
 from advhash.codes import HashCodes
 from advhash.cores import usable_cores
 from advhash.errors import UsageError

@@ -56,7 +56,7 @@ class ActivationCode(HashVictim):
         total = sum(layer.size for layer in self.sites)
         self.register_buffer("kept", torch.ones(total, dtype=torch.bool))
         self.register_buffer("spread", torch.ones(len(self.sites)))
-        self.register_load_state_dict_post_hook(_count_after_loading)
+        self.register_load_state_dict_post_hook(_count_after_loading)  # type: ignore[no-untyped-call]
         _count(self)
 
     def run_network(self, inputs: Tensor) -> Tensor:
