@@ -246,5 +246,7 @@ ATTACKS: Registry[Any] = Registry(
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
 DEFENSES: Registry[Any] = Registry("defense", ("advhash.defenses.adversarial",))
-DETECTORS: Registry[Any] = Registry("detector", ("advhash.defenses.detectors",))
+DETECTORS: Registry[Any] = Registry(
+    "detector", ("advhash.defenses.detectors", "advhash.defenses.novelty")
+)
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))
