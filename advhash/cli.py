@@ -16,6 +16,7 @@ from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.cli_defend import defend
 from advhash.cli_detect import detect
+from advhash.cli_encode import encode
 from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
     Bits,
@@ -61,6 +62,7 @@ app.command("eval")(evaluate_codes)
 app.command()(lifelong)
 app.command()(defend)
 app.command()(detect)
+app.command()(encode)
 app.command()(transfer)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
@@ -347,6 +349,7 @@ def report(
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
+    from advhash.reports.encoding import ENCODING, render_encoding
     from advhash.reports.html import render
     from advhash.reports.inversion import SCHEMA as INVERSION
     from advhash.reports.record import schema_of
@@ -356,7 +359,11 @@ def report(
 
     for run in runs:
         refuse_partial(run)
-    alone = {INVERSION: render_inversion, TRANSFER: render_transfer}
+    alone = {
+        INVERSION: render_inversion,
+        TRANSFER: render_transfer,
+        ENCODING: render_encoding,
+    }
     kinds = [schema_of(run) for run in runs]
     kind = next((kind for kind in kinds if kind in alone), None)
     if kind is None:

@@ -23,6 +23,7 @@ __all__ = [
     "BudgetConfig",
     "DatasetConfig",
     "DetectConfig",
+    "EncodeConfig",
     "LifelongConfig",
     "MethodConfig",
     "OrdersConfig",
@@ -242,6 +243,29 @@ class DetectConfig(_Command):
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
     queries: int | None = Field(default=None, ge=1)
+
+
+class EncodeConfig(_Command):
+    """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.
+
+    queries: how many test pictures; None: the whole query split
+    most_bits: of the network inside an image hash, drawn where more vary
+    """
+
+    command: Literal["encode"] = "encode"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    attack: MethodConfig | None = None
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    queries: int | None = Field(default=None, ge=2)
+    most_bits: int = Field(default=8192, ge=1)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from advhash.budgets import Siblings
     from advhash.data import Progress
+    from advhash.reports.encoding import EncodingRecord
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.record import Record
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_card",
     "print_detection",
+    "print_encoding",
     "print_evaluation",
     "print_inversion",
     "print_json",
@@ -208,6 +210,30 @@ def print_defense(record: TransferRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"checkpoint: {record.defense.checkpoint}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_encoding(record: EncodingRecord) -> None:
+    """Headline of each code and where the report is."""
+    sys.stdout.write(
+        f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
+        f"{record.test} test pictures\n"
+    )
+    names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
+    rows = [
+        {
+            "code": coder.label,
+            "bits": "–" if coder.bits is None else coder.bits,
+            **{
+                name: _figure(None if one is None else vars(one))
+                for name, one in ((name, coder.metrics.get(name)) for name in names)
+            },
+        }
+        for coder in record.coders
+    ]
+    print_rows(("code", "bits", *names), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "bit_shares",
     "cluster_classes",
     "clusters",
+    "distinct_codes",
     "first_labels",
     "knn_classes",
     "logistic_classes",
@@ -54,8 +55,12 @@ def redundancy_ratio(codes: HashCodes) -> float:
     """
     if not len(codes):
         raise ValueError("expected at least one code, got none")
-    distinct = len({row.tobytes() for row in np.ascontiguousarray(codes.words)})
-    return (len(codes) - distinct) / len(codes)
+    return (len(codes) - distinct_codes(codes)) / len(codes)
+
+
+def distinct_codes(codes: HashCodes) -> int:
+    """How many codes differ from one another."""
+    return len({row.tobytes() for row in np.ascontiguousarray(codes.words)})
 
 
 def bit_shares(codes: HashCodes) -> npt.NDArray[np.float64]:
@@ -139,7 +144,7 @@ def clusters(codes: HashCodes, count: int, seed: int) -> tuple[Classes, Classes]
 
     rows = _drawn(codes, seed)
     bits = codes[rows].unpack().astype(np.float32)
-    count = min(count, len({row.tobytes() for row in codes.words[rows]}))
+    count = min(count, distinct_codes(codes[rows]))
     found = KMeans(n_clusters=count, n_init=10, random_state=seed % 2**32).fit_predict(bits)
     return rows, found.astype(np.int64)
 
@@ -211,7 +216,6 @@ def logistic_classes(
 
     Where all known rows are of one class, that class. Raises ValueError where rows do not fit.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     _check_rows(known, classes)
@@ -219,8 +223,8 @@ def logistic_classes(
     if len(np.unique(classes[rows])) == 1:
         return [np.full(len(query), classes[rows[0]]) for query in queries]
     model = LogisticRegression(max_iter=300)
-    with warnings.catch_warnings():  # few steps are left where it has not settled by then
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings():  # of steps that are left to do, of classes with few rows
+        warnings.simplefilter("ignore")
         model.fit(known[rows].unpack().astype(np.float32), classes[rows])
     return [_in_chunks(model, query) for query in queries]
 
