@@ -16,7 +16,7 @@ from advhash._version import __version__
 from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.cli_defend import defend
 from advhash.cli_detect import detect
-from advhash.cli_encode import encode
+from advhash.cli_encode import encode, phase_chart
 from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
     Bits,
@@ -63,6 +63,7 @@ app.command()(lifelong)
 app.command()(defend)
 app.command()(detect)
 app.command()(encode)
+app.command("phase-chart")(phase_chart)
 app.command()(transfer)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
@@ -352,6 +353,7 @@ def report(
     from advhash.reports.encoding import ENCODING, render_encoding
     from advhash.reports.html import render
     from advhash.reports.inversion import SCHEMA as INVERSION
+    from advhash.reports.phase import PHASE, render_phase
     from advhash.reports.record import schema_of
     from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
@@ -363,6 +365,7 @@ def report(
         INVERSION: render_inversion,
         TRANSFER: render_transfer,
         ENCODING: render_encoding,
+        PHASE: render_phase,
     }
     kinds = [schema_of(run) for run in runs]
     kind = next((kind for kind in kinds if kind in alone), None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
+    from advhash.reports.phase import PhaseRecord
     from advhash.reports.record import Record
     from advhash.reports.transfer import TransferRecord
 
@@ -32,6 +33,7 @@ __all__ = [
     "print_inversion",
     "print_json",
     "print_lifelong",
+    "print_phase",
     "print_rows",
     "print_run",
     "print_siblings",
@@ -232,6 +234,17 @@ def print_encoding(record: EncodingRecord) -> None:
         for coder in record.coders
     ]
     print_rows(("code", "bits", *names), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_phase(record: PhaseRecord) -> None:
+    """Headline of a phase chart and where the report is."""
+    from advhash.reports.phase import verdicts
+
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")

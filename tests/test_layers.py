@@ -19,6 +19,7 @@ PIPELINE = {
     "inversion_parts",
     "detecting",
     "encoding_run",
+    *("phase_cell", "phase_run"),
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
