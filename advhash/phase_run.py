@@ -252,7 +252,7 @@ def _record(
             },
             repeats=unexplained(
                 [cell.figures[outcome] for cell in cells],
-                [cell.point.model_dump_json() for cell in cells],
+                [cell.point for cell in cells],
             ),
         )
         for outcome in OUTCOMES
@@ -263,13 +263,11 @@ def _record(
         )
         for name in REGIMES
     }
-    for name in REGIMES:
-        points = {point.model_dump_json() for point, one in judged if one == name}
+    for regime in REGIMES:
+        points = {point for point, one in judged if one == regime}
         for outcome in ("tmap", "auroc"):
-            values = [
-                cell.figures[outcome] for cell in cells if cell.point.model_dump_json() in points
-            ]
-            metrics[f"{outcome}_{name}"] = (
+            values = [cell.figures[outcome] for cell in cells if cell.point in points]
+            metrics[f"{outcome}_{regime}"] = (
                 Metric(value=float(np.mean(values)), n=len(values)) if values else None
             )
     for name in FACTORS:
@@ -310,13 +308,12 @@ def _record(
 def _regimes(plan: PhasePlan, cells: list[Cell]) -> list[tuple[Point, Any]]:
     """Of each point, by the mean over repeats of redundancy (training) and K-NN accuracy."""
     grid = plan.config.phase
-    groups: dict[str, list[Cell]] = {}
+    groups: dict[Point, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.point.model_dump_json(), []).append(cell)
+        groups.setdefault(cell.point, []).append(cell)
 
     def mean(point: Point, outcome: str) -> float:
-        mine = groups[point.model_dump_json()]
-        return float(np.mean([cell.figures[outcome] for cell in mine]))
+        return float(np.mean([cell.figures[outcome] for cell in groups[point]]))
 
     judged = []
     for epochs, sample, decay, noise in product(

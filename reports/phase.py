@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from pydantic import ConfigDict
 
 from advhash import __version__
 from advhash.files import write_bytes
@@ -62,8 +63,10 @@ OUTCOMES = {
 INKS = ("#d55e00", "#f0e442", "#009e73")  # of the regimes
 
 
-class Point(Part, frozen=True):
+class Point(Part):
     """A point of the grid."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int
     epochs: int
