@@ -48,6 +48,7 @@ test-all: lint types
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/attack_cost.py
+	$(BIN)/python benchmarks/encoding.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

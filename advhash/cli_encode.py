@@ -97,7 +97,7 @@ def phase_chart(
     ] = None,
     dataset: DatasetName = None,
     widths: Annotated[
-        str | None, typer.Option("--widths", help="Units. (default: 3,6,12,25,50,100)")
+        str | None, typer.Option("--widths", help="Units. (default: 3,6,12,25,50,100,200)")
     ] = None,
     epochs: Annotated[
         str | None, typer.Option("--epochs", help="Times, 0: untrained. (default: 0,1,3,10,20,40)")

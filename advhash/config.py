@@ -286,7 +286,7 @@ class PhaseGrid(_Table):
     under, sufficient: redundancy ratios; saturation: gain of accuracy by the next width
     """
 
-    widths: list[Annotated[int, Field(ge=1)]] = [3, 6, 12, 25, 50, 100]
+    widths: list[Annotated[int, Field(ge=1)]] = [3, 6, 12, 25, 50, 100, 200]
     epochs: list[Annotated[int, Field(ge=0)]] = [0, 1, 3, 10, 20, 40]
     samples: list[Annotated[int, Field(ge=2)]] = [100, 300, 1000]
     weight_decays: list[Annotated[float, Field(ge=0)]] = [1e-6, 1e-2]

@@ -1,4 +1,4 @@
-"""How well binary codes encode: do they tell items apart, and do those of a class lie together?
+"""How well binary codes encode: whether they tell items apart and gather those of a class.
 
 Redundancy and categorisation as in He, Lei, Ji, Tao, "Neural networks behave as hash encoders",
 2021 (arXiv 2101.05490), for codes of any origin; `classes` are class numbers (N,), 0 … C−1.
