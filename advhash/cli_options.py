@@ -47,7 +47,7 @@ __all__ = [
 
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
-    *("dataset", "budget", "protocol", "lifelong"),
+    *("dataset", "budget", "protocol", "lifelong", "phase"),
 )
 
 told: list[int] = []  # that an interrupt was reported

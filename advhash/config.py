@@ -8,10 +8,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.errors import ConfigError, nearest
@@ -23,9 +30,12 @@ __all__ = [
     "BudgetConfig",
     "DatasetConfig",
     "DetectConfig",
+    "EncodeConfig",
     "LifelongConfig",
     "MethodConfig",
     "OrdersConfig",
+    "PhaseConfig",
+    "PhaseGrid",
     "ProtocolConfig",
     "TrainConfig",
     "TransferConfig",
@@ -254,6 +264,79 @@ class DetectConfig(_Command):
     budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
+
+
+class EncodeConfig(_Command):
+    """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.
+
+    queries: how many test pictures; None: the whole query split
+    most_bits: of the network inside an image hash, drawn where more vary
+    """
+
+    command: Literal["encode"] = "encode"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    attack: MethodConfig | None = None
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    queries: int | None = Field(default=None, ge=2)
+    most_bits: int = Field(default=8192, ge=1)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class PhaseGrid(_Table):
+    """The axes of a phase chart, and the thresholds of its regimes, which are ours.
+
+    epochs: times at which each training is measured; 0 is the network at initialisation
+    samples: training rows; noises: shares of wrong training labels
+    queries: that are attacked at each point
+    under, sufficient: redundancy ratios; saturation: gain of accuracy by the next width
+    """
+
+    widths: list[Annotated[int, Field(ge=1)]] = [3, 6, 12, 25, 50, 100, 200]
+    epochs: list[Annotated[int, Field(ge=0)]] = [0, 1, 3, 10, 20, 40]
+    samples: list[Annotated[int, Field(ge=2)]] = [100, 300, 1000]
+    weight_decays: list[Annotated[float, Field(ge=0)]] = [1e-6, 1e-2]
+    noises: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.3]
+    repeats: int = Field(default=2, ge=1, le=100, strict=True)
+    queries: int = Field(default=50, ge=1, strict=True)
+    under: float = Field(default=0.05, ge=0, le=1)
+    sufficient: float = Field(default=0.01, ge=0, le=1)
+    saturation: float = Field(default=0.01, ge=0, le=1)
+
+    @field_validator("widths", "epochs", "samples", "weight_decays", "noises")
+    @classmethod
+    def _ascending(cls, values: list[Any]) -> list[Any]:
+        if not values or sorted(set(values)) != values:
+            raise ValueError("expected different values in ascending order")
+        return values
+
+
+class PhaseConfig(_Table):
+    """`advhash phase-chart`: neural codes over size, time, sample, regularisation, label noise."""
+
+    command: Literal["phase-chart"] = "phase-chart"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig = Field(default_factory=lambda: MethodConfig(name="neural-code"))
+    attack: MethodConfig = Field(
+        default_factory=lambda: MethodConfig.build({"name": "dhta", "steps": 20})
+    )
+    dataset: DatasetConfig = Field(
+        default_factory=lambda: DatasetConfig.build({"name": "digits", "size": 16})
+    )
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    phase: PhaseGrid = Field(default_factory=PhaseGrid)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
 
 
 def _plain(value: Any) -> Any:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from advhash.budgets import Siblings
     from advhash.comparing import Comparison
     from advhash.data import Progress
+    from advhash.reports.encoding import EncodingRecord
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
+    from advhash.reports.phase import PhaseRecord
     from advhash.reports.record import Record
     from advhash.reports.transfer import TransferRecord
 
@@ -28,10 +30,12 @@ __all__ = [
     "print_card",
     "print_comparison",
     "print_detection",
+    "print_encoding",
     "print_evaluation",
     "print_inversion",
     "print_json",
     "print_lifelong",
+    "print_phase",
     "print_rows",
     "print_run",
     "print_siblings",
@@ -223,6 +227,41 @@ def print_defense(record: TransferRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"checkpoint: {record.defense.checkpoint}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_encoding(record: EncodingRecord) -> None:
+    """Headline of each code and where the report is."""
+    sys.stdout.write(
+        f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
+        f"{record.test} test pictures\n"
+    )
+    names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
+    rows = [
+        {
+            "code": coder.label,
+            "bits": "–" if coder.bits is None else coder.bits,
+            **{
+                name: _figure(None if one is None else vars(one))
+                for name, one in ((name, coder.metrics.get(name)) for name in names)
+            },
+        }
+        for coder in record.coders
+    ]
+    print_rows(("code", "bits", *names), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_phase(record: PhaseRecord) -> None:
+    """Headline of a phase chart and where the report is."""
+    from advhash.reports.phase import verdicts
+
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 

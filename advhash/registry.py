@@ -227,6 +227,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.dcmh",
         "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
+        "advhash.victims.neural_code",
     ),
 )
 ATTACKS: Registry[Any] = Registry(
@@ -260,6 +261,7 @@ DETECTORS: Registry[Any] = Registry(
         "advhash.defenses.detectors",
         "advhash.defenses.code_detectors",
         "advhash.defenses.combined_detector",
+        "advhash.defenses.novelty",
     ),
 )
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

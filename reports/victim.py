@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality
+from advhash.encoding import bit_shares, distinct_codes
 from advhash.hamming import histograms
 from advhash.metrics import (
     average_precision,
@@ -37,12 +38,12 @@ def code_figures(codes: HashCodes) -> dict[str, float]:
     balance: mean over bits of 1 − |2p − 1|, p the share of ones: 1 at best, 0 for constant bits
     entropy: mean over bits of −p·log₂ p − (1−p)·log₂(1−p), 1 at best
     """
-    share = codes.unpack().mean(axis=0)
+    share = bit_shares(codes)
     parts = np.stack([share, 1 - share])
     logs = np.log2(parts, out=np.zeros_like(parts), where=parts > 0)
     return {
         "rows": len(codes),
-        "distinct": len(np.unique(codes.words, axis=0)),
+        "distinct": distinct_codes(codes),
         "balance": float((1 - np.abs(2 * share - 1)).mean()),
         "entropy": float(-(parts * logs).sum(axis=0).mean()),
     }
