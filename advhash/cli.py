@@ -44,6 +44,7 @@ from advhash.cli_options import (
     told,
     working,
 )
+from advhash.cli_search import search
 from advhash.cli_transfer import transfer
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 from advhash.processes import is_main_process, process_count
@@ -62,6 +63,7 @@ app.command()(lifelong)
 app.command()(defend)
 app.command()(detect)
 app.command()(transfer)
+app.command()(search)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
@@ -350,13 +352,14 @@ def report(
     from advhash.reports.html import render
     from advhash.reports.inversion import SCHEMA as INVERSION
     from advhash.reports.record import schema_of
+    from advhash.reports.search import SEARCH, render_search
     from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    alone = {INVERSION: render_inversion, TRANSFER: render_transfer}
+    alone = {INVERSION: render_inversion, TRANSFER: render_transfer, SEARCH: render_search}
     kinds = [schema_of(run) for run in runs]
     kind = next((kind for kind in kinds if kind in alone), None)
     if kind is None:

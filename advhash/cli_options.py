@@ -47,7 +47,7 @@ __all__ = [
 
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector"),
-    *("dataset", "budget", "protocol", "lifelong"),
+    *("dataset", "budget", "protocol", "lifelong", "search", "other"),
 )
 
 told: list[int] = []  # that an interrupt was reported

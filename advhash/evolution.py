@@ -28,6 +28,7 @@ class Domain(Protocol[Candidate]):
     random, mutate: a new candidate, and one near to another
     key:            its functional hash, and the seconds that the hash cost
     evaluate:       figures with "fitness", to be maximised, and seconds; `seed` is for its noise
+    agree:          whether figures of two candidates may be those of one function
     write, read:    a candidate as plain JSON and back
     """
 
@@ -35,6 +36,7 @@ class Domain(Protocol[Candidate]):
     def mutate(self, candidate: Candidate, chance: Random) -> Candidate: ...
     def key(self, candidate: Candidate) -> tuple[str, float]: ...
     def evaluate(self, candidate: Candidate, seed: int) -> Evaluation: ...
+    def agree(self, first: Mapping[str, float], second: Mapping[str, float]) -> bool: ...
     def write(self, candidate: Candidate) -> Any: ...
     def read(self, document: Any) -> Candidate: ...
 
@@ -120,11 +122,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Check:
-    """A full hit that was evaluated nevertheless, off the clock: the fitness of the cache and its
-    own."""
+    """A full hit that was evaluated nevertheless, off the clock.
+
+    stored, own: the fitness of the cache and that of the candidate itself
+    agreed:      whether the domain calls the figures those of one function
+    """
 
     stored: float
     own: float
+    agreed: bool
 
 
 @dataclass(frozen=True)
@@ -201,8 +207,9 @@ class Search(Generic[Candidate]):
             figures, kind = found.figures, found.kind
             self.seconds += found.seconds
             if kind == "full" and self._checking.random() < self.checked:
-                own = self.domain.evaluate(candidate, seed).figures["fitness"]
-                self.checks.append(Check(figures["fitness"], own))
+                own = self.domain.evaluate(candidate, seed).figures
+                agreed = self.domain.agree(figures, own)
+                self.checks.append(Check(figures["fitness"], own["fitness"], agreed))
         if self.limits.seconds is not None and self.seconds > self.limits.seconds:
             self._ended = True
             return None
@@ -265,7 +272,7 @@ class Search(Generic[Candidate]):
             "refused": self.refused,
             "ended": self._ended,
             "trace": [[one.seconds, one.fitness, one.best, one.kind] for one in self.trace],
-            "checks": [[one.stored, one.own] for one in self.checks],
+            "checks": [[one.stored, one.own, one.agreed] for one in self.checks],
             "best": None if self.best is None else [write(self.best[0]), dict(self.best[1])],
             "population": [
                 [write(one.candidate), one.fitness, one.key] for one in self._population

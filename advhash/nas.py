@@ -15,7 +15,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advhash.equivalence import Evaluation, FunctionalHash
+from advhash.equivalence import Evaluation, FunctionalHash, quantised
 from advhash.errors import RunError
 
 __all__ = [
@@ -214,7 +215,8 @@ class CellDomain:
     noise:      standard deviation of Gaussian noise that is added to the fitness
 
     fitness is the validation accuracy of one of three trainings, drawn by the seed; "test" its test
-    accuracy, "mean" the mean validation accuracy of all three.
+    accuracy, "mean" the mean validation accuracy of all three, "function" a number that all cells
+    of one normal form share.
 
     Deviations:
     - NAS-Bench-101 has cells of 7 vertices and at most 9 edges that add up what goes in and
@@ -239,6 +241,9 @@ class CellDomain:
         self._hash = FunctionalHash((), {"data": "digits"}, bits)
         self._names: dict[Cell, str | None] = {}
         self._keys: dict[str, str] = {}
+        forms = {name: normal_form(name).text for name in self.cells}
+        numbers = {form: number for number, form in enumerate(sorted(set(forms.values())))}
+        self._number = {name: numbers[form] for name, form in forms.items()}
 
     def name(self, cell: Cell) -> str | None:
         """The canonical name; None where no path leads through, or the table lacks it."""
@@ -287,19 +292,29 @@ class CellDomain:
         """The functional hash of a canonical cell, of training and validation figures half-way
         through the short training and at its end."""
         if name not in self._keys:
-            values = np.float32(self.cells[name]["short"][self.keyed])
+            values = np.array(self.cells[name]["short"][self.keyed], np.float32)
             self._keys[name] = self._hash(lambda: values)
         return self._keys[name]
 
     def evaluate(self, candidate: Cell, seed: int) -> Evaluation:
         """One of three trainings."""
-        full = self.cells[self._known(candidate)]["full"]
+        name = self._known(candidate)
+        full = self.cells[name]["full"]
         chance = Random(seed)
         one = full[chance.randrange(len(full))]
         fitness = one["valid"] + (chance.gauss(0, self.noise) if self.noise else 0.0)
         mean = sum(run["valid"] for run in full) / len(full)
-        figures = {"fitness": fitness, "test": one["test"], "mean": mean}
+        figures = {
+            "fitness": fitness,
+            "test": one["test"],
+            "mean": mean,
+            "function": float(self._number[name]),
+        }
         return Evaluation(figures, one["seconds"])
+
+    def agree(self, first: Mapping[str, float], second: Mapping[str, float]) -> bool:
+        """Whether they are one function, which the normal form tells."""
+        return first["function"] == second["function"]
 
     def write(self, candidate: Cell) -> Any:
         return [[int(one) for one in candidate.edges], list(candidate.operations)]
@@ -314,9 +329,31 @@ class CellDomain:
             raise ValueError(f"expected a cell of the table, got {cell}")
         return name
 
-    def groups(self) -> Iterator[list[str]]:
-        """Canonical cells by functional hash: those of one group share a key."""
-        found: dict[str, list[str]] = {}
-        for name in self.cells:
-            found.setdefault(self.key_of(name), []).append(name)
-        yield from found.values()
+    def study(self, bits: Sequence[int]) -> list[dict[str, float]]:
+        """How well keys of so many bits stand for functions, over all cells of the table.
+
+        keys; cells_per_key; collided: share of cells that share a key with another function; split:
+        share of functions, of those that several cells write, that have several keys
+        """
+        names = list(self.cells)
+        column = "losses" if self.keyed == "structure" else self.keyed
+        values = np.array([self.cells[name]["short"][column] for name in names], np.float32)
+        found = []
+        for count in bits:
+            words = quantised(values, count).reshape(values.shape)
+            _, keys = np.unique(words, axis=0, return_inverse=True)
+            pairs = {(int(key), self._number[name]) for key, name in zip(keys, names, strict=True)}
+            functions = Counter(key for key, _ in pairs)
+            written = Counter(self._number[name] for name in names)
+            spread = Counter(number for _, number in pairs)
+            several = [number for number, cells in written.items() if cells > 1]
+            found.append(
+                {
+                    "bits": float(count),
+                    "keys": float(len(functions)),
+                    "cells_per_key": len(names) / len(functions),
+                    "collided": sum(functions[int(key)] > 1 for key in keys) / len(names),
+                    "split": sum(spread[one] > 1 for one in several) / max(1, len(several)),
+                }
+            )
+        return found

@@ -198,7 +198,7 @@ class _Training:
         self._network.train()
         loss = F.cross_entropy(self._network(images[rows]), classes[rows])
         self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimiser.step()
         self._schedule.step()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -44,6 +45,9 @@ class Sums:
         self.evaluated[sum(candidate)] += 1
         noise = self.noise * random.Random(seed).uniform(-1, 1)
         return Evaluation({"fitness": sum(candidate) + noise, "test": 2.0}, COST)
+
+    def agree(self, first: Mapping[str, float], second: Mapping[str, float]) -> bool:
+        return first["fitness"] == second["fitness"]
 
     def write(self, candidate: tuple[int, ...]) -> Any:
         return list(candidate)
@@ -171,11 +175,12 @@ def test_checks_find_false_hits_and_cost_nothing() -> None:
     hits = sum(one.kind == "full" for one in search.trace)
     assert 0.2 * hits < len(search.checks) < 0.8 * hits
     assert any(abs(one.stored - one.own) == 1 for one in search.checks)
+    assert all(one.agreed == (one.stored == one.own) for one in search.checks)
     misses = 100 - hits
     assert search.seconds == pytest.approx(misses * COST + 100 * HASH)
     _, sound = searched(count=100, cache=EquivalenceCache(), checked=0.5)
     assert sound.checks
-    assert all(one.stored == one.own for one in sound.checks)
+    assert all(one.stored == one.own and one.agreed for one in sound.checks)
 
 
 @pytest.mark.parametrize("algorithm", ["evolution", "random", "hill-climbing"])

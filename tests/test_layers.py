@@ -23,6 +23,7 @@ PIPELINE = {
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
     *("budgets", "poisoning", "transferring", "hardening", "defending"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
+    *("attack_domain", "search_cell", "searching"),
 }
 CLI = {
     "cli",
@@ -30,6 +31,7 @@ CLI = {
     "cli_detect",
     "cli_codes",
     "cli_lifelong",
+    "cli_search",
     "cli_transfer",
     "cli_options",
     "console",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import itertools
 import json
@@ -191,13 +192,35 @@ def test_keys_by_function_structure_and_coarseness(table: Mapping[str, Any]) -> 
     small = {"cells": {name: table["cells"][name] for name in distinct_cells(4)}}
     functions = len({normal_form(name).text for name in small["cells"]})
     fine = CellDomain(table)
-    assert len(list(CellDomain(small).groups())) == functions < 91
-    assert len(list(CellDomain(small, bits=3).groups())) < functions / 4
-    assert len(list(CellDomain(small, keyed="accuracies").groups())) == 1
+    exact, coarse = CellDomain(small).study([24, 3])
+    assert exact["keys"] == functions < 91
+    assert exact["cells_per_key"] == pytest.approx(91 / functions)
+    assert exact["collided"] == exact["split"] == 0
+    assert coarse["keys"] < functions / 4
+    assert coarse["collided"] > 0.9
+    assert coarse["split"] == 0
+    (same,) = CellDomain(small, keyed="accuracies").study([24])
+    assert same["keys"] == 1
     structure = CellDomain(table, keyed="structure")
     one = Cell((True,) * 10, (0, 1, 2))
     assert structure.key(one) == (canonical(one), 0.0)
     assert fine.key(one)[1] == 0.04
+
+
+def test_a_study_counts_functions_with_several_keys(table: Mapping[str, Any]) -> None:
+    small = {name: copy.deepcopy(table["cells"][name]) for name in distinct_cells(4)}
+    assert normal_form("2|101").text == normal_form("2|111").text
+    small["2|111"]["short"]["losses"][0] += 1e-3
+    (found,) = CellDomain({"cells": small}).study([24])
+    forms = [normal_form(name).text for name in small]
+    assert found["split"] == pytest.approx(1 / sum(forms.count(form) > 1 for form in set(forms)))
+
+
+def test_figures_agree_exactly_for_equal_functions(table: Mapping[str, Any]) -> None:
+    domain, cells = CellDomain(table), distinct_cells(3)
+    figures = {name: domain.evaluate(cells[name], 0).figures for name in cells}
+    assert domain.agree(figures["2|101"], figures["2|111"])
+    assert not domain.agree(figures["0|101"], figures["0|111"])
 
 
 def test_an_evaluation_is_one_of_the_trainings(table: Mapping[str, Any]) -> None:
