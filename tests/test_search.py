@@ -194,7 +194,6 @@ def test_an_interrupted_run_goes_on(
         ({"domain": "nas", "executor": "moon"}, UsageError, "--executor"),
         ({"domain": "nas", "search": {"population": 2, "tournament": 3}}, UsageError, "tournament"),
         ({"domain": "nas", "table": "/nowhere/table.json.gz"}, RunError, "nas_table.py"),
-        ({"domain": "attack", "victim": {"name": "phash"}}, UsageError, "gradients"),
         ({"domain": "attack", "victim": {"name": "dpsh", **TINY},
           "other": {"name": "dpsh", **TINY}}, UsageError, "no search uses"),
         ({"domain": "attack", "victim": {"name": "dpsh", **TINY},
