@@ -46,6 +46,7 @@ from advhash.cli_options import (
     told,
     working,
 )
+from advhash.cli_search import search
 from advhash.cli_transfer import transfer
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 from advhash.processes import is_main_process, process_count
@@ -67,6 +68,7 @@ app.command()(detect)
 app.command()(encode)
 app.command("phase-chart")(phase_chart)
 app.command()(transfer)
+app.command()(search)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
@@ -357,6 +359,7 @@ def report(
     from advhash.reports.inversion import SCHEMA as INVERSION
     from advhash.reports.phase import PHASE, render_phase
     from advhash.reports.record import schema_of
+    from advhash.reports.search import SEARCH, render_search
     from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
@@ -368,6 +371,7 @@ def report(
         TRANSFER: render_transfer,
         ENCODING: render_encoding,
         PHASE: render_phase,
+        SEARCH: render_search,
     }
     kinds = [schema_of(run) for run in runs]
     kind = next((kind for kind in kinds if kind in alone), None)

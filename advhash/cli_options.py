@@ -47,7 +47,7 @@ __all__ = [
 
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
-    *("dataset", "budget", "protocol", "lifelong", "phase"),
+    *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
 )
 
 told: list[int] = []  # that an interrupt was reported

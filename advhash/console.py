@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from advhash.reports.lifelong import LifelongRecord
     from advhash.reports.phase import PhaseRecord
     from advhash.reports.record import Record
+    from advhash.reports.search import SearchRecord
     from advhash.reports.transfer import TransferRecord
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "print_phase",
     "print_rows",
     "print_run",
+    "print_search",
     "print_siblings",
     "print_training",
     "print_transfer",
@@ -206,6 +208,26 @@ def print_comparison(found: Comparison) -> None:
     print_rows(("metric", FIGURE, "p"), rows)
     for note in found.notes:
         sys.stdout.write(f"note: {note}\n")
+
+
+def print_search(record: SearchRecord) -> None:
+    """Headline of a search, its verdicts, and where winner and report are."""
+    from advhash.reports.search import verdicts
+
+    repeats = len(record.of("cached"))
+    sys.stdout.write(f"search over {record.domain}, {repeats} repeats\n")
+    rows = [
+        {"metric": name, FIGURE: _figure(None if metric is None else vars(metric))}
+        for name, metric in record.metrics.items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    if record.held_out:
+        sys.stdout.write(f"winner: {record.run.folder}/winner.toml\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
 def print_defense(record: TransferRecord) -> None:

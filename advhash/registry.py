@@ -234,6 +234,7 @@ ATTACKS: Registry[Any] = Registry(
     "attack",
     (
         "advhash.attacks.gradient",
+        "advhash.attacks.genome",
         "advhash.attacks.hiding",
         "advhash.attacks.prosgan",
         "advhash.attacks.universal",

@@ -27,6 +27,7 @@ PIPELINE = {
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
     *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
+    *("attack_domain", "search_cell", "searching"),
 }
 CLI = {
     "cli",
@@ -36,6 +37,7 @@ CLI = {
     "cli_codes",
     "cli_encode",
     "cli_lifelong",
+    "cli_search",
     "cli_transfer",
     "cli_options",
     "console",
