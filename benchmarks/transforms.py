@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from advhash.attacking import choose_queries
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient import DHTA
 from advhash.attacks.transforms import Transformed
 from advhash.budget import Budget
 from advhash.config import AttackConfig
-from advhash.pipeline import choose_queries
 from advhash.reports.measures import codec_columns, precisions
 from advhash.stats import mean_metric
 from advhash.targets import choose_targets
