@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/attack_cost.py
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
+	$(BIN)/python benchmarks/encoding.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

@@ -16,9 +16,10 @@ from advhash.errors import UsageError
 from advhash.parties import party_names, party_view
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["KINDS", "abnormal_batch", "other_data"]
+__all__ = ["KINDS", "PAIRED", "abnormal_batch", "other_data"]
 
 KINDS = ("mixed", "noise", "ood")
+PAIRED = ("mixed", "noise")  # made from the clean row of the same place
 MOVED = "party0"  # whose part is replaced
 
 

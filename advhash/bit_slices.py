@@ -6,10 +6,6 @@ as the query has the bit 0 or 1), added with carry-save adders into about log2(K
 holds bit i of every distance. The rows at distance d are then a conjunction of the planes, the
 relevant ones among them a conjunction with the union of the query's label slices, and both are
 counted by population counts: per distance instead of per pair.
-
-`Lanes` is a vector of 8 words for numba (LLVM's <8 x i64>): AVX-512 holds it in one register, other
-processors in two or four. numba's own loops are not vectorised here, as LLVM cannot prove that the
-slices do not overlap.
 """
 
 # numba's compiler works on untyped builders and on functions that it types itself.
@@ -22,13 +18,32 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
+
+from advhash.lanes import (
+    LANES,
+    VECTOR,
+    Array,
+    aligned,
+    any_of,
+    both,
+    compiled,
+    differ,
+    either,
+    lanes,
+    load,
+    plus,
+    population,
+    size,
+    store,
+    sum_of,
+    without,
+    zero,
+)
 
 __all__ = ["BLOCK_WORDS", "GROUP", "HALF", "Scratch", "add_histograms", "query_rows"]
 
-LANES = 8  # words of 64 rows in a vector
 BLOCK_WORDS = (
     32  # words in a slice of a block, 2,048 rows: 64 bits and their inverses fit in 32 KiB
 )
@@ -36,53 +51,15 @@ GROUP = 16  # slices added at a time, into planes 0 to 3 and a carry: K is padde
 HALF = 32  # bits of a count: relevant rows are counted in the upper half of a word
 _LOW = 4  # planes 0 to 3: a distance is GROUP · high + low
 
-_WORD = ir.IntType(64)
-_VECTOR = ir.VectorType(_WORD, LANES)
-
-
-class _LanesType(types.Type):
-    def __init__(self):
-        super().__init__(name="Lanes")
-
-
-_lanes = _LanesType()
-
-
-@register_model(_LanesType)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager, front_end_type):
-        super().__init__(manager, front_end_type, _VECTOR)
-
-
-class _Array:
-    """Words of a contiguous uint64 array, eight at a time; offsets are in words, unchecked."""
-
-    def __init__(self, context, builder, array_type, value):
-        self.data = context.make_array(array_type)(context, builder, value).data
-        self.builder = builder
-
-    def _pointer(self, offset):
-        return self.builder.bitcast(self.builder.gep(self.data, [offset]), _VECTOR.as_pointer())
-
-    def load(self, offset):
-        return self.builder.load(self._pointer(offset), align=8)
-
-    def store(self, offset, value):
-        self.builder.store(value, self._pointer(offset), align=8)
-
-
-def _size(value):
-    return ir.Constant(_WORD, value)
-
 
 def _full_adder(context, builder, bits):
     """Sum and carry of three bits in every position."""
     first, second, third = bits
     if "+avx512f" in context.codegen().magic_tuple()[2]:  # one instruction each, not two
-        arguments = [_VECTOR, _VECTOR, _VECTOR, ir.IntType(32)]
+        arguments = [VECTOR, VECTOR, VECTOR, ir.IntType(32)]
         logic = cgutils.get_or_insert_function(
             builder.module,
-            ir.FunctionType(_VECTOR, arguments),
+            ir.FunctionType(VECTOR, arguments),
             "llvm.x86.avx512.pternlog.q.512",
         )
         tables = (0b10010110, 0b11101000)  # odd number of ones; at least two ones
@@ -100,26 +77,26 @@ def _add_slices(typing, slices, offsets, start, word, planes):
     """Add GROUP slices to planes 0 to 3 (at words 0, 8, 16, 24 of `planes`); the carry."""
 
     def generate(context, builder, signature, arguments):
-        block = _Array(context, builder, signature.args[0], arguments[0])
+        block = Array(context, builder, signature.args[0], arguments[0])
         chosen = context.make_array(signature.args[1])(context, builder, arguments[1]).data
-        total = _Array(context, builder, signature.args[4], arguments[4])
+        total = Array(context, builder, signature.args[4], arguments[4])
         addends = []
         for place in range(GROUP):
-            row = builder.gep(chosen, [builder.add(arguments[2], _size(place))])
+            row = builder.gep(chosen, [builder.add(arguments[2], size(place))])
             addends.append(block.load(builder.add(builder.load(row), arguments[3])))
         for plane in range(_LOW):
-            addends.append(total.load(_size(LANES * plane)))
+            addends.append(total.load(size(LANES * plane)))
             carries = []
             while len(addends) > 1:
                 bits, addends = addends[:3], addends[3:]
                 rest, carry = _full_adder(context, builder, bits)
                 addends.append(rest)
                 carries.append(carry)
-            total.store(_size(LANES * plane), addends[0])
+            total.store(size(LANES * plane), addends[0])
             addends = carries
         return addends[0]
 
-    return _lanes(slices, offsets, types.intp, types.intp, planes), generate
+    return lanes(slices, offsets, types.intp, types.intp, planes), generate
 
 
 @intrinsic
@@ -127,15 +104,15 @@ def _low_masks(typing, planes, valid, low, word, stride):
     """Where planes 0 to 3 read 0 … 15, of the valid rows: mask i at `low[i·stride + word]`."""
 
     def generate(context, builder, signature, arguments):
-        total = _Array(context, builder, signature.args[0], arguments[0])
-        target = _Array(context, builder, signature.args[2], arguments[2])
+        total = Array(context, builder, signature.args[0], arguments[0])
+        target = Array(context, builder, signature.args[2], arguments[2])
         masks = [arguments[1]]
         for plane in reversed(range(_LOW)):
-            bit = total.load(_size(LANES * plane))
+            bit = total.load(size(LANES * plane))
             clear = builder.not_(bit)
             masks = [builder.and_(mask, side) for mask in masks for side in (clear, bit)]
         for value, mask in enumerate(masks):
-            row = builder.mul(arguments[4], _size(value))
+            row = builder.mul(arguments[4], size(value))
             target.store(builder.add(row, arguments[3]), mask)
         return context.get_dummy_value()
 
@@ -143,85 +120,11 @@ def _low_masks(typing, planes, valid, low, word, stride):
 
 
 @intrinsic
-def _load(typing, array, offset):
-    def generate(context, builder, signature, arguments):
-        return _Array(context, builder, signature.args[0], arguments[0]).load(arguments[1])
-
-    return _lanes(array, types.intp), generate
-
-
-@intrinsic
-def _store(typing, array, offset, value):
-    def generate(context, builder, signature, arguments):
-        target = _Array(context, builder, signature.args[0], arguments[0])
-        target.store(arguments[1], arguments[2])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, value), generate
-
-
-@intrinsic
-def _zero(typing):
-    return _lanes(), lambda context, builder, signature, arguments: ir.Constant(_VECTOR, None)
-
-
-def _operation(combine):
-    """An intrinsic of two Lanes."""
-
-    @intrinsic
-    def operation(typing, first, second):
-        def generate(context, builder, signature, arguments):
-            return combine(builder, *arguments)
-
-        return _lanes(first, second), generate
-
-    return operation
-
-
-_both = _operation(lambda builder, first, second: builder.and_(first, second))
-_either = _operation(lambda builder, first, second: builder.or_(first, second))
-_differ = _operation(lambda builder, first, second: builder.xor(first, second))
-_without = _operation(lambda builder, first, second: builder.and_(first, builder.not_(second)))
-_plus = _operation(lambda builder, first, second: builder.add(first, second))
-
-
-def _external(name, result):
-    """An intrinsic of LLVM that takes one Lanes; result: numba's type."""
-    kind = _VECTOR if result is _lanes else _WORD
-
-    @intrinsic
-    def function(typing, value):
-        def generate(context, builder, signature, arguments):
-            declared = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind, [_VECTOR]), name
-            )
-            return builder.call(declared, arguments)
-
-        return result(value), generate
-
-    return function
-
-
-@intrinsic
 def _upper_half(typing, value):
     def generate(context, builder, signature, arguments):
-        return builder.shl(arguments[0], ir.Constant(_VECTOR, [HALF] * LANES))
+        return builder.shl(arguments[0], ir.Constant(VECTOR, [HALF] * LANES))
 
-    return _lanes(value), generate
-
-
-_population = _external("llvm.ctpop.v8i64", _lanes)
-_total = _external("llvm.vector.reduce.add.v8i64", types.int64)
-_union = _external("llvm.vector.reduce.or.v8i64", types.int64)
-
-
-def _compiled(function):
-    """Compiled on first use and kept on disk, unless there is no folder to keep it in."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # a read-only installation without a home
-        return njit(**options)(function)
+    return lanes(value), generate
 
 
 class Scratch(NamedTuple):
@@ -250,14 +153,7 @@ class Scratch(NamedTuple):
             BLOCK_WORDS,
             64,
         )
-        return cls(*(_aligned(size) for size in sizes))
-
-
-def _aligned(size: int) -> npt.NDArray[np.int64]:
-    """Zeros that begin on a cache line, so that no vector spans two: 1.4 times as fast."""
-    room = np.zeros(size + LANES, np.int64)
-    start = -room.ctypes.data // 8 % LANES
-    return room[start : start + size]
+        return cls(*(aligned(size) for size in sizes))
 
 
 def query_rows(
@@ -276,7 +172,7 @@ def query_rows(
     return BLOCK_WORDS * rows, BLOCK_WORDS * 2 * np.nonzero(labels)[1], starts
 
 
-@_compiled
+@compiled
 def _slice_block(words, start, valid, slices, square):
     """Slices of the rows from `start` on: bit k at row 2k of `slices`, its inverse at row 2k+1.
 
@@ -308,7 +204,7 @@ def _slice_block(words, start, valid, slices, square):
                 slices[offset + stride] = ~square[bit]
 
 
-@_compiled
+@compiled
 def add_histograms(
     words, labels, code_rows, label_rows, label_starts, first, last, scratch, counts
 ):
@@ -332,46 +228,46 @@ def add_histograms(
             offsets = code_rows[query]
             for word in range(0, stride, LANES):
                 for plane in range(planes_count):
-                    _store(planes, LANES * plane, _zero())
+                    store(planes, LANES * plane, zero())
                 reached = _LOW + 1  # planes that the sum so far can fill
                 for place in range(0, offsets.shape[0], GROUP):
                     carry = _add_slices(slices, offsets, place, word, planes)
                     while (1 << reached) <= place + GROUP:
                         reached += 1
                     for plane in range(_LOW, min(reached, planes_count)):
-                        old = _load(planes, LANES * plane)
-                        _store(planes, LANES * plane, _differ(old, carry))
-                        carry = _both(old, carry)
-                rows = _load(valid, word)
+                        old = load(planes, LANES * plane)
+                        store(planes, LANES * plane, differ(old, carry))
+                        carry = both(old, carry)
+                rows = load(valid, word)
                 _low_masks(planes, rows, low, word, stride)
                 for group in range(bits // GROUP + 1):
                     mask = rows
                     for plane in range(_LOW, planes_count):
-                        bit = _load(planes, LANES * plane)
+                        bit = load(planes, LANES * plane)
                         if (group >> (plane - _LOW)) & 1:
-                            mask = _both(mask, bit)
+                            mask = both(mask, bit)
                         else:
-                            mask = _without(mask, bit)
-                    _store(groups, group * stride + word, mask)
-                union = _zero()
+                            mask = without(mask, bit)
+                    store(groups, group * stride + word, mask)
+                union = zero()
                 for place in range(label_starts[query], label_starts[query + 1]):
-                    union = _either(union, _load(label_slices, label_rows[place] + word))
-                _store(shared, word, union)
+                    union = either(union, load(label_slices, label_rows[place] + word))
+                store(shared, word, union)
             for group in range(bits // GROUP + 1):
-                union = _zero()
+                union = zero()
                 for word in range(0, stride, LANES):
-                    union = _either(union, _load(groups, group * stride + word))
-                if _union(union) == 0:
+                    union = either(union, load(groups, group * stride + word))
+                if any_of(union) == 0:
                     continue
                 for value in range(min(GROUP, bits + 1 - GROUP * group)):
-                    rows_here = _zero()
-                    relevant_here = _zero()
+                    rows_here = zero()
+                    relevant_here = zero()
                     for word in range(0, stride, LANES):
-                        mask = _both(
-                            _load(low, value * stride + word), _load(groups, group * stride + word)
+                        mask = both(
+                            load(low, value * stride + word), load(groups, group * stride + word)
                         )
-                        rows_here = _plus(rows_here, _population(mask))
-                        hits = _both(mask, _load(shared, word))
-                        relevant_here = _plus(relevant_here, _population(hits))
-                    both = _plus(rows_here, _upper_half(relevant_here))
-                    counts[query, GROUP * group + value] += _total(both)
+                        rows_here = plus(rows_here, population(mask))
+                        hits = both(mask, load(shared, word))
+                        relevant_here = plus(relevant_here, population(hits))
+                    found = plus(rows_here, _upper_half(relevant_here))
+                    counts[query, GROUP * group + value] += sum_of(found)

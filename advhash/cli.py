@@ -17,6 +17,7 @@ from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.cli_compare import compare
 from advhash.cli_defend import defend
 from advhash.cli_detect import detect
+from advhash.cli_encode import encode, phase_chart
 from advhash.cli_lifelong import lifelong
 from advhash.cli_options import (
     Bits,
@@ -45,6 +46,7 @@ from advhash.cli_options import (
     told,
     working,
 )
+from advhash.cli_search import search
 from advhash.cli_transfer import transfer
 from advhash.errors import AdvhashError, ConfigError, UnknownName, UsageError
 from advhash.processes import is_main_process, process_count
@@ -63,7 +65,10 @@ app.command()(lifelong)
 app.command()(compare)
 app.command()(defend)
 app.command()(detect)
+app.command()(encode)
+app.command("phase-chart")(phase_chart)
 app.command()(transfer)
+app.command()(search)
 
 KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
 
@@ -349,16 +354,25 @@ def report(
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
+    from advhash.reports.encoding import ENCODING, render_encoding
     from advhash.reports.html import render
     from advhash.reports.inversion import SCHEMA as INVERSION
+    from advhash.reports.phase import PHASE, render_phase
     from advhash.reports.record import schema_of
+    from advhash.reports.search import SEARCH, render_search
     from advhash.reports.transfer import TRANSFER, render_transfer
     from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    alone = {INVERSION: render_inversion, TRANSFER: render_transfer}
+    alone = {
+        INVERSION: render_inversion,
+        TRANSFER: render_transfer,
+        ENCODING: render_encoding,
+        PHASE: render_phase,
+        SEARCH: render_search,
+    }
     kinds = [schema_of(run) for run in runs]
     kind = next((kind for kind in kinds if kind in alone), None)
     if kind is None:

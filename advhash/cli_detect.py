@@ -64,6 +64,14 @@ def detect(
         str | None, typer.Option("--norm", help="Of --method and the adaptive attacker.")
     ] = None,
     eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)")] = None,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptive",
+            metavar="KEY=VALUE+…",
+            help="Of the adaptive attacker: classes, steps, learning_rate, weight.",
+        ),
+    ] = None,
     queries: Annotated[
         int | None, typer.Option("--queries", help="How many clean queries. (default: all)")
     ] = None,
@@ -82,7 +90,7 @@ def detect(
     The threshold is set on clean validation data at 5 % false alarms. Beside it stands what an
     attacker reaches who knows the detector.
     """
-    from advhash.config import DetectConfig
+    from advhash.config import DetectConfig, parse_settings
     from advhash.console import print_detection, print_json
     from advhash.detecting import detect as run_detect
     from advhash.files import write_json
@@ -99,6 +107,7 @@ def detect(
         attack=method_table(method),
         dataset=method_table(dataset),
         budget={"norm": norm, "eps": eps},
+        adaptive=None if adaptive is None else parse_settings(adaptive),
         inputs=inputs,
         other=other,
         queries=queries,

@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 TABLES = (
-    *("victim", "rival", "defense", "defense_budget", "attack", "detector"),
-    *("dataset", "budget", "protocol", "lifelong"),
+    *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
+    *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
 )
 
 told: list[int] = []  # that an interrupt was reported

@@ -8,10 +8,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.errors import ConfigError, nearest
@@ -23,15 +30,21 @@ __all__ = [
     "BudgetConfig",
     "DatasetConfig",
     "DetectConfig",
+    "EncodeConfig",
     "LifelongConfig",
     "MethodConfig",
     "OrdersConfig",
+    "PhaseConfig",
+    "PhaseGrid",
     "ProtocolConfig",
+    "SearchConfig",
+    "SearchTable",
     "TrainConfig",
     "TransferConfig",
     "merge",
     "parse_assignment",
     "parse_method",
+    "parse_settings",
     "read_toml",
 ]
 
@@ -229,6 +242,15 @@ class TransferConfig(_Command):
         return tomli_w.dumps(body)
 
 
+class AdaptiveConfig(_Table):
+    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it."""
+
+    classes: int | None = None
+    steps: int | None = None
+    learning_rate: float | None = None
+    weight: float | None = None
+
+
 class DetectConfig(_Command):
     """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
 
@@ -242,7 +264,132 @@ class DetectConfig(_Command):
     other: str | None = None  # data set of the out-of-distribution inputs
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
+
+
+class EncodeConfig(_Command):
+    """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.
+
+    queries: how many test pictures; None: the whole query split
+    most_bits: of the network inside an image hash, drawn where more vary
+    """
+
+    command: Literal["encode"] = "encode"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig
+    attack: MethodConfig | None = None
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    queries: int | None = Field(default=None, ge=2)
+    most_bits: int = Field(default=8192, ge=1)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class PhaseGrid(_Table):
+    """The axes of a phase chart, and the thresholds of its regimes, which are ours.
+
+    epochs: times at which each training is measured; 0 is the network at initialisation
+    samples: training rows; noises: shares of wrong training labels
+    queries: that are attacked at each point
+    under, sufficient: redundancy ratios; saturation: gain of accuracy by the next width
+    """
+
+    widths: list[Annotated[int, Field(ge=1)]] = [3, 6, 12, 25, 50, 100, 200]
+    epochs: list[Annotated[int, Field(ge=0)]] = [0, 1, 3, 10, 20, 40]
+    samples: list[Annotated[int, Field(ge=2)]] = [100, 300, 1000]
+    weight_decays: list[Annotated[float, Field(ge=0)]] = [1e-6, 1e-2]
+    noises: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 0.3]
+    repeats: int = Field(default=2, ge=1, le=100, strict=True)
+    queries: int = Field(default=50, ge=1, strict=True)
+    under: float = Field(default=0.05, ge=0, le=1)
+    sufficient: float = Field(default=0.01, ge=0, le=1)
+    saturation: float = Field(default=0.01, ge=0, le=1)
+
+    @field_validator("widths", "epochs", "samples", "weight_decays", "noises")
+    @classmethod
+    def _ascending(cls, values: list[Any]) -> list[Any]:
+        if not values or sorted(set(values)) != values:
+            raise ValueError("expected different values in ascending order")
+        return values
+
+
+class PhaseConfig(_Table):
+    """`advhash phase-chart`: neural codes over size, time, sample, regularisation, label noise."""
+
+    command: Literal["phase-chart"] = "phase-chart"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: MethodConfig = Field(default_factory=lambda: MethodConfig(name="neural-code"))
+    attack: MethodConfig = Field(
+        default_factory=lambda: MethodConfig.build({"name": "dhta", "steps": 20})
+    )
+    dataset: DatasetConfig = Field(
+        default_factory=lambda: DatasetConfig.build({"name": "digits", "size": 16})
+    )
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    phase: PhaseGrid = Field(default_factory=PhaseGrid)
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class SearchTable(_Table):
+    """How a search goes; None: the default of the domain, see `advhash.searching`.
+
+    seconds, candidates: when it ends; keyed, bits, noise: of the functional hash and the fitness
+    steps, queries: of each attack; checked: share of hits that are evaluated nevertheless
+    held_out: queries on which the winner is judged
+    """
+
+    algorithm: Literal["evolution", "random", "hill-climbing"] = "evolution"
+    population: int | None = Field(default=None, ge=1, le=100_000)
+    tournament: int | None = Field(default=None, ge=1)
+    different: bool = False
+    tabu_after: int = Field(default=0, ge=0)
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    candidates: int | None = Field(default=None, ge=1)
+    repeats: int | None = Field(default=None, ge=1, le=1000)
+    keyed: Literal["losses", "accuracies"] = "losses"
+    bits: int | None = Field(default=None, ge=0, le=52)
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_num_evals: int = Field(default=1, ge=1)
+    remove_probability: float = Field(default=0.0, ge=0, le=1)
+    forget_every: int = Field(default=0, ge=0)
+    capacity: int = Field(default=100_000, ge=1)
+    checked: float = Field(default=0.05, ge=0, le=1)
+    steps: int = Field(default=20, ge=1)
+    queries: int = Field(default=50, ge=1)
+    held_out: int | None = Field(default=None, ge=1)
+
+
+class SearchConfig(_Command):
+    """`advhash search`. `table`: a file of trained cells; `other`: a victim that no search sees."""
+
+    command: Literal["search"] = "search"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    domain: Literal["attack", "nas"]
+    executor: str = "inline"
+    search: SearchTable = Field(default_factory=SearchTable)
+    table: str | None = None
+    victim: MethodConfig = Field(default_factory=lambda: MethodConfig(name="dpsh"))
+    other: MethodConfig = Field(default_factory=lambda: MethodConfig(name="csq"))
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    targets: TargetRule = "disjoint"
+
+    def to_toml(self) -> str:
+        """The file that replays the run."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
 
 
 def _plain(value: Any) -> Any:
@@ -307,15 +454,27 @@ def parse_method(text: str) -> dict[str, Any]:
 
     Raises ConfigError.
     """
-    name, *settings = text.strip().split("+")
-    table: dict[str, Any] = {"name": name}
-    for setting in settings:
-        keys, value = parse_assignment(setting)
-        if len(keys) > 1 or keys[0] in table:
-            raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
-        table[keys[0]] = value
+    name, plus, settings = text.strip().partition("+")
     if not name:
         raise ConfigError(f"expected name+key=value+…, got {text!r}")
+    table = parse_settings(settings) if plus else {}
+    if "name" in table:
+        raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
+    return {"name": name, **table}
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """`steps=200+weight=16` as a table. Raises ConfigError.
+
+    >>> parse_settings("steps=200+weight=16")
+    {'steps': 200, 'weight': 16}
+    """
+    table: dict[str, Any] = {}
+    for setting in text.strip().split("+"):
+        keys, value = parse_assignment(setting)
+        if len(keys) > 1 or keys[0] in table:
+            raise ConfigError(f"expected key=value+…, each key once, got {text!r}")
+        table[keys[0]] = value
     return table
 
 

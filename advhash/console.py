@@ -19,21 +19,27 @@ if TYPE_CHECKING:
     from advhash.budgets import Siblings
     from advhash.comparing import Comparison
     from advhash.data import Progress
+    from advhash.reports.encoding import EncodingRecord
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
+    from advhash.reports.phase import PhaseRecord
     from advhash.reports.record import Record
+    from advhash.reports.search import SearchRecord
     from advhash.reports.transfer import TransferRecord
 
 __all__ = [
     "print_card",
     "print_comparison",
     "print_detection",
+    "print_encoding",
     "print_evaluation",
     "print_inversion",
     "print_json",
     "print_lifelong",
+    "print_phase",
     "print_rows",
     "print_run",
+    "print_search",
     "print_siblings",
     "print_training",
     "print_transfer",
@@ -204,6 +210,26 @@ def print_comparison(found: Comparison) -> None:
         sys.stdout.write(f"note: {note}\n")
 
 
+def print_search(record: SearchRecord) -> None:
+    """Headline of a search, its verdicts, and where winner and report are."""
+    from advhash.reports.search import verdicts
+
+    repeats = len(record.of("cached"))
+    sys.stdout.write(f"search over {record.domain}, {repeats} repeats\n")
+    rows = [
+        {"metric": name, FIGURE: _figure(None if metric is None else vars(metric))}
+        for name, metric in record.metrics.items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    if record.held_out:
+        sys.stdout.write(f"winner: {record.run.folder}/winner.toml\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
 def print_defense(record: TransferRecord) -> None:
     """Headline of a defence, its checks, and where checkpoint and report are."""
     assert record.defense is not None
@@ -226,6 +252,41 @@ def print_defense(record: TransferRecord) -> None:
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
+def print_encoding(record: EncodingRecord) -> None:
+    """Headline of each code and where the report is."""
+    sys.stdout.write(
+        f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
+        f"{record.test} test pictures\n"
+    )
+    names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
+    rows = [
+        {
+            "code": coder.label,
+            "bits": "–" if coder.bits is None else coder.bits,
+            **{
+                name: _figure(None if one is None else vars(one))
+                for name, one in ((name, coder.metrics.get(name)) for name in names)
+            },
+        }
+        for coder in record.coders
+    ]
+    print_rows(("code", "bits", *names), rows)
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_phase(record: PhaseRecord) -> None:
+    """Headline of a phase chart and where the report is."""
+    from advhash.reports.phase import verdicts
+
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
 def print_inversion(record: InversionRecord) -> None:
     """Headline of a reconstruction run and where its report is."""
     document = record.document()
@@ -243,15 +304,19 @@ def print_inversion(record: InversionRecord) -> None:
 
 def print_detection(document: Mapping[str, Any]) -> None:
     """Figures of a detector."""
-    sys.stdout.write(
-        f"{document['detector']['name']} on {document['inputs']} inputs of "
-        f"{document['victim']['name']}, {document['dataset']['name']}: {document['abnormal']} "
-        f"abnormal, {document['clean']} clean; flagged above {document['threshold']:g}\n"
-    )
-    rows = [
-        {"metric": name, FIGURE: _figure(metric)} for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", FIGURE), rows)
+    tables: Mapping[str, Any] = document.get("detectors") or {
+        document["detector"]["name"]: document
+    }
+    for detector, found in tables.items():
+        sys.stdout.write(
+            f"{detector} on {document['inputs']} inputs of {document['victim']['name']}, "
+            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"clean; flagged above {found['threshold']:g}\n"
+        )
+        rows = [
+            {"metric": name, FIGURE: _figure(metric)} for name, metric in found["metrics"].items()
+        ]
+        print_rows(("metric", FIGURE), rows)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advhash import __version__
-from advhash.abnormal import KINDS, abnormal_batch
+from advhash.abnormal import KINDS, PAIRED, abnormal_batch
 from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
@@ -26,6 +26,7 @@ from advhash.defenses.detectors import (
     any_code_accepted,
     enumerated,
 )
+from advhash.detecting_images import detect_images, judges_codes
 from advhash.detection import (
     AT_ONE_PERCENT,
     area_under_roc,
@@ -33,13 +34,14 @@ from advhash.detection import (
     roc_curve,
     threshold_at,
 )
-from advhash.errors import UsageError
+from advhash.errors import ConfigError, UsageError
 from advhash.fitting import fit_attack
 from advhash.registry import ATTACKS, DETECTORS, VICTIMS
 from advhash.reports.inversion import Roc
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, rate_metric, single_metric
 from advhash.targets import choose_targets
 from advhash.training import Trained, derive_seed, plan_victim, train
+from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["detect", "roc_rows"]
@@ -49,23 +51,26 @@ SCHEMA = "advhash/detect/1"
 RATE = 0.05
 BLOCK = 256
 MOVED = "party0"
+LEVELS = 51  # thresholds of the acceptance curve at most
 
 
-def scores(detector: CodeDistance, victim: HashVFL, split_or_batch: Split | Batch) -> Floats:
-    """(N,) float64 of all rows."""
-    batches = (
-        [split_or_batch]
-        if isinstance(split_or_batch, Batch)
-        else list(split_or_batch.batches(BLOCK))
-    )
-    found = [detector.score(victim, batch.to(victim.device), MOVED) for batch in batches]
-    return torch.cat(found).double().numpy()
+def judged(
+    detector: CodeDistance, victim: HashVFL, rows: Split | Batch, seed: int
+) -> tuple[Floats, Tensor]:
+    """(N,) scores and (N,) predictions of one message a row; noise is drawn by the seed."""
+    scores, predicted = [], []
+    with seeded(seed), torch.no_grad():
+        for batch in [rows] if isinstance(rows, Batch) else rows.batches(BLOCK):
+            found = detector.inspect(victim, victim.sent(batch.to(victim.device).inputs))
+            scores.append(found[0].cpu())
+            predicted.append(found[1].cpu())
+    return torch.cat(scores).double().numpy(), torch.cat(predicted)
 
 
 def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
     """ROC of every detector on every kind of abnormal input, for the page of a run."""
     clean = data.query.rows(torch.arange(len(data.query)))
-    rows = []
+    found = []
     for kind in KINDS:
         odd = abnormal_batch(kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"))
         for entry in DETECTORS:
@@ -73,21 +78,24 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
                 continue
             detector: CodeDistance = DETECTORS.create(entry.name)
             detector.fit(victim, data.validation, MOVED)
-            threshold = threshold_at(scores(detector, victim, data.validation), RATE)
-            normal, strange = (scores(detector, victim, batch) for batch in (clean, odd))
+            validation, normal, strange = (
+                judged(detector, victim, rows, derive_seed(seed, f"noise {name}"))[0]
+                for name, rows in (("validation", data.validation), ("clean", clean), (kind, odd))
+            )
+            threshold = threshold_at(validation, RATE)
             fpr, tpr = roc_curve(strange, normal)
-            rows.append(
+            found.append(
                 Roc(
                     inputs=kind,
                     detector=entry.name,
-                    auroc=area_under_roc(strange, normal, boot),
-                    tpr_at_5fpr=mean_metric(strange > threshold, boot),
-                    false_alarms=mean_metric(normal > threshold, boot),
+                    auroc=area_under_roc(strange, normal, boot, paired=kind in PAIRED),
+                    tpr_at_5fpr=rate_metric(strange > threshold, boot),
+                    false_alarms=rate_metric(normal > threshold, boot),
                     fpr=fpr,
                     tpr=tpr,
                 )
             )
-    return rows
+    return found
 
 
 def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
@@ -95,24 +103,21 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
 
     Raises AdvhashError.
     """
-    detector = DETECTORS.create(config.detector.name, config.detector.settings)
     if config.attack is not None:
         ATTACKS.create(config.attack.name, config.attack.settings)
+    if judges_codes(config.detector.name):
+        return detect_images(config, train(_training(config), progress), progress)
+    detector = DETECTORS.create(config.detector.name, config.detector.settings)
     if not isinstance(detector, CodeDistance):
         raise UsageError(
             f"--detector: expected one that compares codes of parties, got {config.detector.name}"
         )
+    _adaptive_attack(config, detector, 0.0)  # what it refuses must not cost a training
+    config.budget.resolve(Budget("none", math.inf))
     if config.other is not None and (config.inputs != "ood" or config.attack is not None):
         raise UsageError("--other names the data of --inputs ood: expected no other inputs")
     began = time.perf_counter()
-    training = TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "dataset": config.dataset.model_dump(),
-        }
-    ).trusting(config.trust_code)
+    training = _training(config)
     planned = plan_victim(training)
     if planned is not None:  # a wrong victim must not cost a training
         detector.of(VICTIMS.create(config.victim.name, planned[1]))
@@ -124,30 +129,38 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
     clean = data.query.rows(rows)
     labels = clean.labels.argmax(dim=1)
-    before = own.predict(clean.inputs).cpu()
-    validation = scores(detector, own, data.validation)
+    validation, _ = judged(detector, own, data.validation, derive_seed(seed, "noise validation"))
     threshold = threshold_at(validation, RATE)
-    normal = scores(detector, own, clean)
+    normal, before = judged(detector, own, clean, derive_seed(seed, "noise clean"))
     odd, wanted, budget = _abnormal(config, trained, own, clean, progress)
-    strange = scores(detector, own, odd)
-    after = own.predict(odd.inputs).cpu()
+    strange, after = judged(detector, own, odd, derive_seed(seed, "noise abnormal"))
+    paired = config.attack is not None or config.inputs in PAIRED
     metrics: dict[str, Metric | None] = {
-        "auroc": area_under_roc(strange, normal, boot),
-        "average_precision": average_precision(strange, normal, boot),
-        "tpr_at_5fpr": mean_metric(strange > threshold, boot),
-        "false_alarms": mean_metric(normal > threshold, boot),
+        "auroc": area_under_roc(strange, normal, boot, paired=paired),
+        "average_precision": average_precision(strange, normal, boot, paired=paired),
+        "tpr_at_5fpr": rate_metric(strange > threshold, boot),
+        "false_alarms": rate_metric(normal > threshold, boot),
         "tpr_at_1fpr": None,
-        "accuracy": mean_metric((before == labels).double().numpy(), boot),
-        "accuracy_abnormal": mean_metric((after == labels).double().numpy(), boot),
+        "accuracy": rate_metric((before == labels).double().numpy(), boot),
+        "accuracy_abnormal": rate_metric((after == labels).double().numpy(), boot),
     }
     if len(normal) >= AT_ONE_PERCENT and len(validation) >= AT_ONE_PERCENT:
-        metrics["tpr_at_1fpr"] = mean_metric(strange > threshold_at(validation, 0.01), boot)
+        metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
     if wanted is not None:
         reached = after == wanted
-        metrics["success"] = mean_metric(reached.double().numpy(), boot)
+        metrics["success"] = rate_metric(reached.double().numpy(), boot)
         accepted = reached.numpy() & (strange <= threshold)
-        metrics["success_and_accepted"] = mean_metric(accepted, boot)
-    metrics |= _adaptive(config, own, detector, threshold, clean, normal, before, boot, progress)
+        metrics["success_and_accepted"] = rate_metric(accepted, boot)
+    attack = _adaptive_attack(config, detector, threshold)
+    evading, wrong = _evading(config, own, attack, clean, progress)
+    errors = (before != labels).numpy()
+    metrics |= {
+        "accepted_adaptive": rate_metric(wrong & (evading <= threshold), boot),
+        "wrong_adaptive": rate_metric(wrong, boot),
+        "accepted_clean_errors": rate_metric(errors & (normal <= threshold), boot),
+        "accepted_any_code": _any_code(own, detector, clean, threshold, boot),
+    }
+    metrics |= {name: single_metric(value) for name, value in own.privacy().items()}
     fpr, tpr = roc_curve(strange, normal)
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
     return {
@@ -172,8 +185,28 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
             name: None if metric is None else vars(metric) for name, metric in metrics.items()
         },
         "roc": {"fpr": fpr, "tpr": tpr},
+        "adaptive": {name: getattr(attack, name) for name in type(config.adaptive).model_fields},
+        "acceptance": [
+            {
+                "threshold": level,
+                "false_alarms": vars(rate_metric(normal > level, boot)),
+                "accepted_adaptive": vars(rate_metric(wrong & (evading <= level), boot)),
+            }
+            for level in levels(validation)
+        ],
         "probe": probe,
     }
+
+
+def _training(config: DetectConfig) -> TrainConfig:
+    return TrainConfig.build(
+        {
+            "seed": config.seed,
+            "device": config.device,
+            "victim": config.victim.model_dump(),
+            "dataset": config.dataset.model_dump(),
+        }
+    ).trusting(config.trust_code)
 
 
 def _abnormal(
@@ -218,39 +251,54 @@ def _abnormal(
     return moved.batch.to("cpu"), wanted, fitted.budget
 
 
-def _adaptive(
-    config: DetectConfig,
-    victim: HashVFL,
-    detector: CodeDistance,
-    threshold: float,
-    clean: Batch,
-    normal: Floats,
-    before: Tensor,
-    boot: int,
-    progress: Progress,
-) -> dict[str, Metric | None]:
-    """The share of queries whose prediction becomes wrong and which is accepted, by one party."""
-    labels = clean.labels.argmax(dim=1)
-    attack = AdaptiveSlice(detector=detector, threshold=threshold)
+def levels(clean: Floats) -> list[float]:
+    """Thresholds to show acceptance at: every score of clean rows, quantiles of many.
+
+    >>> levels(np.array([3.0, 1.0, 1.0]))
+    [1.0, 3.0]
+    """
+    values = np.unique(clean)
+    if len(values) > LEVELS:
+        values = np.unique(np.quantile(clean, np.linspace(0, 1, LEVELS), method="inverted_cdf"))
+    return [float(value) for value in values]
+
+
+def _adaptive_attack(
+    config: DetectConfig, detector: CodeDistance, threshold: float
+) -> AdaptiveSlice:
+    """Raises ConfigError: a setting that the attacker refuses."""
+    settings = config.adaptive.model_dump(exclude_none=True)
+    try:
+        return AdaptiveSlice(detector=detector, threshold=threshold, **settings)
+    except ValueError as error:
+        raise ConfigError(f"--adaptive: {error}") from None
+
+
+def _evading(
+    config: DetectConfig, victim: HashVFL, attack: AdaptiveSlice, clean: Batch, progress: Progress
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(N,) scores of the queries that the adaptive attacker moved, and whether it is wrong then.
+
+    The noise of the message that is judged is not the noise that the attack has seen.
+    """
     budget = config.budget.resolve(Budget("none", math.inf))
     moved = attack.perturb(
         victim, clean, None, budget, MOVED, seed=derive_seed(config.seed, "adaptive")
     )
-    after = victim.predict(moved.batch.inputs).cpu()
-    passed = scores(detector, victim, moved.batch) <= threshold
-    wrong = (after != labels).numpy()
     progress("adaptive attacker", 1, 1)
-    found: dict[str, Metric | None] = {
-        "accepted_adaptive": mean_metric(wrong & passed, boot),
-        "wrong_adaptive": mean_metric(wrong, boot),
-        "accepted_clean_errors": mean_metric(
-            (before != labels).numpy() & (normal <= threshold), boot
-        ),
-        "accepted_any_code": None,
-    }
-    if victim.parties == 2 and victim.bits <= PROBE_BITS:
-        with torch.no_grad():
-            sent = victim.sent(clean.inputs).cpu()
-        bound = any_code_accepted(victim, sent, labels, detector, threshold)
-        found["accepted_any_code"] = mean_metric(bound.double().numpy(), boot)
-    return found
+    scores, predicted = judged(
+        attack.detector, victim, moved.batch, derive_seed(config.seed, "noise adaptive")
+    )
+    return scores, (predicted != clean.labels.argmax(dim=1)).numpy()
+
+
+def _any_code(
+    victim: HashVFL, detector: CodeDistance, clean: Batch, threshold: float, boot: int
+) -> Metric | None:
+    """The bound on every attacker, where all codes can be tried and are sent without noise."""
+    if victim.parties != 2 or victim.bits > PROBE_BITS or victim.protection != "hash":
+        return None
+    with torch.no_grad():
+        sent = victim.sent(clean.inputs).cpu()
+    bound = any_code_accepted(victim, sent, clean.labels.argmax(dim=1), detector, threshold)
+    return rate_metric(bound.numpy(), boot)

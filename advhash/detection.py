@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric
 
@@ -67,42 +68,70 @@ def two_samples(
     abnormal: npt.ArrayLike,
     clean: npt.ArrayLike,
     seed: int,
+    *,
+    paired: bool = False,
 ) -> Metric:
-    """A statistic of two independent samples and its 95 % percentile interval.
+    """A statistic of two samples and its 95 % percentile interval. n counts the abnormal ones.
 
-    Both are resampled with replacement, each by itself. n counts the abnormal ones.
-    Raises ValueError: one is empty or not finite.
+    Both are resampled with replacement, each by itself; with `paired`, where the i-th abnormal item
+    was made from the i-th clean one, the two are drawn together.
+    Raises ValueError: one is empty or not finite, or pairs of unequal numbers.
     """
     one, other = np.asarray(abnormal, np.float64), np.asarray(clean, np.float64)
     if not len(one) or not len(other) or not np.isfinite(np.concatenate([one, other])).all():
         raise ValueError(f"expected finite scores of both, got {len(one)} and {len(other)}")
+    if paired and len(one) != len(other):
+        raise ValueError(f"expected pairs of scores, got {len(one)} and {len(other)}")
     found, alarms = _levels(one, other)
     generator = np.random.default_rng(seed)
-    drawn = [
-        generator.multinomial(int(counts.sum()), counts / counts.sum(), RESAMPLES).astype(float)
-        for counts in (found, alarms)
-    ]
-    spread = statistic(drawn[0], drawn[1])
+    if paired:
+        drawn = _drawn_pairs(one, other, generator)
+    else:
+        drawn = tuple(
+            generator.multinomial(int(counts.sum()), counts / counts.sum(), RESAMPLES).astype(float)
+            for counts in (found, alarms)
+        )
+    spread = statistic(*drawn)
     low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     return Metric(float(statistic(found, alarms)), low, high, len(one))
 
 
-def area_under_roc(abnormal: npt.ArrayLike, clean: npt.ArrayLike, seed: int) -> Metric:
-    """P(an abnormal score is above a clean one), ties counting half.
+def _drawn_pairs(
+    abnormal: Floats, clean: Floats, generator: np.random.Generator
+) -> tuple[Floats, ...]:
+    """Counts (R,L) of both at each distinct score, the highest first, of resampled pairs."""
+    values, places = np.unique(np.concatenate([abnormal, clean]), return_inverse=True)
+    levels = len(values) - 1 - places.reshape(2, -1)
+    pairs, counts = np.unique(levels, axis=1, return_counts=True)
+    drawn = generator.multinomial(len(abnormal), counts / len(abnormal), RESAMPLES).astype(float)
+    every = np.arange(len(counts))
+    sides = (
+        csr_array((np.ones(len(counts)), (every, side)), shape=(len(counts), len(values)))
+        for side in pairs
+    )
+    return tuple(np.asarray(drawn @ side) for side in sides)
+
+
+def area_under_roc(
+    abnormal: npt.ArrayLike, clean: npt.ArrayLike, seed: int, *, paired: bool = False
+) -> Metric:
+    """P(an abnormal score is above a clean one), ties counting half. paired: see `two_samples`.
 
     >>> area_under_roc([2.0, 3.0], [1.0, 2.0], seed=0).value
     0.875
     """
-    return two_samples(_auroc, abnormal, clean, seed)
+    return two_samples(_auroc, abnormal, clean, seed, paired=paired)
 
 
-def average_precision(abnormal: npt.ArrayLike, clean: npt.ArrayLike, seed: int) -> Metric:
+def average_precision(
+    abnormal: npt.ArrayLike, clean: npt.ArrayLike, seed: int, *, paired: bool = False
+) -> Metric:
     """Area under precision over recall as a step function; depends on how many of each there are.
 
     >>> average_precision([3.0, 1.0], [2.0], seed=0).value
     0.8333333333333333
     """
-    return two_samples(_precision, abnormal, clean, seed)
+    return two_samples(_precision, abnormal, clean, seed, paired=paired)
 
 
 def roc_curve(abnormal: npt.ArrayLike, clean: npt.ArrayLike) -> tuple[list[float], list[float]]:

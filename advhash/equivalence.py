@@ -33,6 +33,7 @@ __all__ = [
     "EquivalenceCache",
     "Evaluation",
     "FunctionalHash",
+    "Kind",
     "Lookup",
     "Statistics",
     "quantised",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "distances",
     "histograms",
     "nearest",
+    "neighbours",
     "packed",
     "relevance",
 ]
@@ -67,13 +69,15 @@ class DistanceHistograms:
 
 
 def distances(query: HashCodes, database: HashCodes) -> npt.NDArray[np.uint16]:
-    """(N,M) Hamming distances. Raises ValueError where the bits differ.
+    """(N,M) Hamming distances. Raises ValueError where the bits differ or are above 65,535.
 
     >>> distances(HashCodes.pack([[1, 0, 1]]), HashCodes.pack([[1, 1, 0], [1, 0, 1]])).tolist()
     [[2, 0]]
     """
     if query.bits != database.bits:
         raise ValueError(f"expected codes of {database.bits} bits, got {query.bits}")
+    if query.bits > np.iinfo(np.uint16).max:
+        raise ValueError(f"expected at most 65,535 bits, got {query.bits}: see `neighbours`")
     result = np.zeros((len(query), len(database)), dtype=np.uint16)
     for word in range(query.words.shape[1]):
         result += np.bitwise_count(query.words[:, None, word] ^ database.words[None, :, word])
@@ -243,11 +247,43 @@ def nearest(query: HashCodes, database: HashCodes, count: int) -> npt.NDArray[np
     >>> nearest(HashCodes.pack([[1, 1]]), HashCodes.pack([[0, 0], [1, 0], [1, 1], [0, 1]]), 3)
     array([[2, 1, 3]])
     """
+    return neighbours(query, database, count)[0]
+
+
+def neighbours(
+    query: HashCodes, database: HashCodes, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows of `nearest` and their distances, both (N, min(count, M)); exact, on all cores.
+
+    No matrix of distances is held: memory is that of the codes.
+
+    Raises ValueError where the bits differ.
+
+    >>> far = HashCodes.pack([[0, 0], [1, 0], [1, 1], [0, 1]])
+    >>> neighbours(HashCodes.pack([[1, 1]]), far, 2)[1]
+    array([[0, 1]])
+    """
+    if query.bits != database.bits:
+        raise ValueError(f"expected codes of {database.bits} bits, got {query.bits}")
     count = min(count, len(database))
-    result = np.empty((len(query), count), dtype=np.int64)
-    for row in range(len(query)):
-        far = distances(query[row : row + 1], database)[0]
-        within = np.cumsum(np.bincount(far, minlength=1))
-        rows = np.flatnonzero(far <= np.searchsorted(within, count))
-        result[row] = rows[np.argsort(far[rows], kind="stable")[:count]]
-    return result
+    cores = usable_cores()  # before numba, which fails on a bad setting in its own words
+    from advhash import popcounts  # here, since numba takes half a second to import
+
+    step = popcounts.QUERIES
+    groups = -(-len(query) // step)
+    rows = np.zeros((groups * step, count), np.int64)
+    far = np.full_like(rows, np.iinfo(np.int64).max)
+    if count and groups:
+        whole = np.zeros((groups * step, query.words.shape[1]), np.uint64)
+        whole[: len(query)] = query.words
+        asked, known = popcounts.padded(whole), popcounts.padded(database.words)
+        threads = min(cores, groups)
+        edges = [step * (groups * part // threads) for part in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [
+                pool.submit(popcounts.keep_nearest, asked, known, first, last, far, rows)
+                for first, last in pairwise(edges)
+            ]
+            for part in parts:
+                part.result()
+    return rows[: len(query)], far[: len(query)]

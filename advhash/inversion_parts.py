@@ -22,7 +22,7 @@ from advhash.files import storage_errors
 from advhash.likeness import clustered, nearest_class, pixel_distances, reidentified
 from advhash.reports.inversion import PartyBits, Picture, SweepPoint
 from advhash.reports.retrieval import picture
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, rate_metric
 from advhash.training import Trained, derive_seed, train
 from advhash.transcripts import Told
 from advhash.victims.hashvfl import HashVFL
@@ -35,6 +35,7 @@ __all__ = [
     "matching",
     "party_bits",
     "sample_pictures",
+    "sweep_pairs",
     "swept",
     "undefended",
     "variant",
@@ -102,13 +103,20 @@ def leakage(
     near = nearest_class(codes, victim.class_codes.cpu()) == labels
     common = data.database.labels.argmax(dim=1).bincount().argmax()
     found = {
-        "nearest_class_code": mean_metric(near.double().numpy(), boot),
-        "clustering": mean_metric(clustered(codes, labels, len(data.classes), seed), boot),
-        "most_common_class": mean_metric((labels == common).double().numpy(), boot),
+        "nearest_class_code": rate_metric(near.double().numpy(), boot),
+        "clustering": rate_metric(clustered(codes, labels, len(data.classes), seed), boot),
+        "most_common_class": rate_metric((labels == common).double().numpy(), boot),
     }
     if told is not None:
-        found["gradients"] = mean_metric(told.label_from_gradients, boot)
+        found["gradients"] = rate_metric(told.label_from_gradients, boot)
     return found
+
+
+def sweep_pairs(own: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(K, P) of every victim of the sweeps, each once; `own` are the settings of the victim."""
+    pairs = [(bits, own["parties"]) for bits in settings["sweep_bits"]]
+    pairs += [(own["bits"], parties) for parties in settings["sweep_parties"]]
+    return list(dict.fromkeys(pairs))
 
 
 def swept(
@@ -116,16 +124,14 @@ def swept(
 ) -> list[SweepPoint]:
     """Accuracy of victims of other K and P, and of their undefended twins."""
     own = trained.card["settings"]
-    pairs = [(bits, own["parties"]) for bits in settings["sweep_bits"]]
-    pairs += [(own["bits"], parties) for parties in settings["sweep_parties"]]
     points = []
-    for bits, parties in dict.fromkeys(pairs):
+    for bits, parties in sweep_pairs(own, settings):
         figures = []
         for protection in (own["protection"], "none"):
             changed = {"bits": bits, "parties": parties, "protection": protection}
             other = variant(trained, config, changed, progress)
             assert isinstance(other.victim, HashVFL)
-            figures.append(mean_metric(correct(other.victim, other.data.query, config.seed), boot))
+            figures.append(rate_metric(correct(other.victim, other.data.query, config.seed), boot))
         points.append(
             SweepPoint(
                 bits=bits, parties=parties, accuracy=figures[0], accuracy_undefended=figures[1]
@@ -203,34 +209,37 @@ def matching(
     victim: HashVFL,
     codes: Seen,
     data: Dataset,
-    attacked: Split,
+    rows: Tensor,
     party: str,
     settings: dict[str, Any],
     seed: int,
 ) -> tuple[Floats, str]:
     """Re-identification without a picture: the candidate whose own code is nearest.
 
+    rows: of the query split, which are attacked; candidates are drawn from the whole split, so that
+          chance does not hang on how many are attacked
+
     Also says which of the two ways the validation rows favour: "matching" or "picture".
     """
 
-    def hits(split: Split, found: Tensor | None) -> Floats:
-        true = split.rows(torch.arange(len(split))).inputs[party]
-        labels = split.labels.argmax(dim=1)
+    def hits(split: Split, truth: Tensor, found: Tensor | None) -> Floats:
+        inputs = split.rows(torch.arange(len(split))).inputs[party]
         if found is None:
-            sent = observe(victim, split, party, "codes", seed=seed)
-            exact = torch.from_numpy(victim.encode(true, party).signs())
+            sent = observe(victim, split, party, "codes", seed=seed)[truth]
+            exact = torch.from_numpy(victim.encode(inputs, party).signs())
             far = torch.cdist(sent.double(), exact.double()).round(decimals=6)
         else:
-            far = pixel_distances(found, true)
-        places = torch.arange(len(true))
-        return reidentified(far, places, labels, candidates=int(settings["candidates"]), seed=seed)[
-            0
-        ]
+            far = pixel_distances(found, inputs)
+        return reidentified(
+            far, truth, split.labels.argmax(dim=1), candidates=int(settings["candidates"]),
+            seed=seed,
+        )[0]  # fmt: skip
 
     held = observe(victim, data.validation, party, "codes", seed=seed)
     drawn = codes.method.reconstruct(victim, held, party, seed=seed)
-    better = hits(data.validation, None).mean() > hits(data.validation, drawn).mean()
-    return hits(attacked, None), "matching" if better else "picture"
+    every = torch.arange(len(data.validation))
+    by_code, by_picture = (hits(data.validation, every, found).mean() for found in (None, drawn))
+    return hits(data.query, rows, None), "matching" if by_code > by_picture else "picture"
 
 
 def class_decoder(

@@ -13,11 +13,9 @@ import torch
 from advhash.attacking import choose_queries
 from advhash.attacks.code_inversion import CodeInversion
 from advhash.attacks.reconstruction import observe
-from advhash.cache import cache_root
-from advhash.config import AttackConfig, DatasetConfig, MethodConfig
-from advhash.data import Dataset, Progress, Split, silent
+from advhash.config import AttackConfig
+from advhash.data import Progress, Split, silent
 from advhash.detecting import roc_rows
-from advhash.errors import UsageError
 from advhash.files import write_json
 from advhash.inversion_parts import (
     Seen,
@@ -30,6 +28,14 @@ from advhash.inversion_parts import (
     swept,
     undefended,
     write_samples,
+)
+from advhash.inversion_plan import (
+    SAMPLES,
+    auxiliary_rows,
+    check_before_training,
+    inversion_plan,
+    is_inversion_method,
+    resolve_inversion,
 )
 from advhash.likeness import (
     class_means,
@@ -57,65 +63,21 @@ from advhash.stats import (
     Metric,
     mean_metric,
     paired_difference,
+    rate_metric,
+    single_metric,
 )
-from advhash.training import Trained, derive_seed, plan_victim, train
+from advhash.training import Trained, derive_seed, train
 from advhash.transcripts import attack_transcript
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["inversion_plan", "invert", "is_inversion_method"]
 
 Floats = npt.NDArray[np.float64]
-SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
 WORLDS = {
     "codes": "one code a sample, as the server gets it",
     "embeddings": "the real values before the sign, which are never sent: a control",
     "undefended": "the embeddings that the undefended twin sends",
 }
-
-
-def is_inversion_method(name: str | None) -> bool:
-    """Whether `--method` names a reconstruction."""
-    return name in {entry.name for entry in INVERSIONS}
-
-
-def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
-    """The config with all defaults, and the attacked party.
-
-    Raises UsageError: not a federation, the undefended one, no such party, a budget.
-    """
-    victim = trained.victim
-    if not isinstance(victim, HashVFL):
-        raise UsageError(
-            f"{config.attack.name} reconstructs what parties of a federation hold: expected "
-            f"--victim hashvfl, got {trained.card['name']}"
-        )
-    if not victim.binary:
-        raise UsageError(
-            f"{config.attack.name} needs a victim that hashes: expected victim.protection hash or "
-            "laplace, got none (its undefended twin is trained along)"
-        )
-    if config.budget.norm is not None or config.budget.eps is not None:
-        raise UsageError(f"{config.attack.name} moves no input: expected no --norm and no --eps")
-    party = config.protocol.query_modality
-    party = "party0" if party == "image" else party
-    victim.check_modality(party)
-    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    return (
-        config.model_copy(
-            update={
-                "device": str(victim.device),
-                "victim": trained.replay,
-                "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-                "dataset": DatasetConfig.build(
-                    {"name": trained.data.name, **trained.data.settings}
-                ),
-                "protocol": config.protocol.model_copy(
-                    update={"query_modality": party, "database": party}
-                ),
-            }
-        ),
-        party,
-    )
 
 
 def invert(
@@ -125,7 +87,7 @@ def invert(
 
     Raises AdvhashError; then no folder is left.
     """
-    INVERSIONS.create(config.attack.name, config.attack.settings)  # refuse before a training
+    check_before_training(config)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     trained = train(config, progress)
@@ -146,40 +108,6 @@ def invert(
     return record
 
 
-def inversion_plan(config: AttackConfig) -> dict[str, Any]:
-    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
-    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    INVERSIONS.create(config.attack.name, settings)
-    planned = plan_victim(config)
-    if planned is None:
-        trained = train(config)
-        resolve_inversion(config, trained)
-        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
-    else:
-        data, victim_settings, key = planned
-        if config.victim.name != "hashvfl":
-            raise UsageError(
-                f"{config.attack.name} needs a federation: expected --victim hashvfl, got "
-                f"{config.victim.name}"
-            )
-        trained_already = (cache_root() / "victims" / key).is_dir()
-        victim = {
-            "name": config.victim.name,
-            "settings": victim_settings,
-            "trained": trained_already,
-        }
-    return {
-        "schema": "advhash/plan/1",
-        "command": "attack",
-        "seed": config.seed,
-        "victim": victim,
-        "attack": {"kind": "inversion", "name": config.attack.name, "settings": settings},
-        "dataset": {"name": data.name, "database": len(data.database)},
-        "budget": None,
-        "samples": min(config.protocol.queries or SAMPLES, len(data.query)),
-    }
-
-
 def _into(
     folder: RunFolder,
     config: AttackConfig,
@@ -197,7 +125,7 @@ def _into(
     count = config.protocol.queries or SAMPLES
     rows = choose_queries(data.query, count, derive_seed(seed, "queries"))
     attacked = data.query.take(rows)
-    auxiliary = _auxiliary(data, settings["auxiliary"])
+    auxiliary = auxiliary_rows(data, settings["auxiliary"])
     began = time.perf_counter()
     worlds = {
         name: _seen(
@@ -207,8 +135,9 @@ def _into(
         for name, own in (("codes", victim), ("embeddings", victim), ("undefended", twin.victim))
     }  # fmt: skip
     seconds["reconstruction"] = time.perf_counter() - began
-    true = attacked.rows(torch.arange(len(attacked))).inputs[party]
-    labels = attacked.labels.argmax(dim=1)
+    every = data.query.rows(torch.arange(len(data.query)))
+    inputs, kinds = every.inputs[party], every.labels.argmax(dim=1)
+    true, labels = inputs[rows], kinds[rows]
     known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
     known_labels = auxiliary.labels.argmax(dim=1)
     own_class = class_means(known, known_labels, labels)
@@ -222,14 +151,13 @@ def _into(
         for attacker, found in world.found.items():
             columns = reconstruction_columns(found, true)
             columns["hit"], chance = reidentified(
-                pixel_distances(found, true), torch.arange(len(true)), labels,
-                candidates=candidates, seed=draw,
+                pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
             )  # fmt: skip
             world.columns[attacker] = columns
             rated.append(rate(attacker, world.method, columns, base, boot))
         shown.append(World(name=name, text=WORLDS[name], attackers=rated))
         hits[name] = world.columns[world.method.chosen]["hit"]
-    matched, picked = matching(victim, worlds["codes"], data, attacked, party, settings, draw)
+    matched, picked = matching(victim, worlds["codes"], data, rows, party, settings, draw)
     told = None
     if settings["transcript"]:
         began = time.perf_counter()
@@ -243,15 +171,16 @@ def _into(
     best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
     head = matched if picked == "matching" else hits["codes"]
 
-    def mean(values: Floats | None) -> Metric | None:
-        return None if values is None or np.isnan(values).all() else mean_metric(values, boot)
+    def mean(values: Floats) -> Metric | None:
+        return None if np.isnan(values).all() else mean_metric(values, boot)
 
     def gain(values: Floats, floor: Floats) -> Difference | None:
         return None if np.isnan(values).all() else paired_difference(values, floor, boot)
 
+    privacy = {name: single_metric(value) for name, value in victim.privacy().items()}
     metrics: dict[str, Metric | None] = {
-        "accuracy": mean(right),
-        "accuracy_undefended": mean(right_twin),
+        "accuracy": rate_metric(right, boot),
+        "accuracy_undefended": rate_metric(right_twin, boot),
         "ssim_codes": mean(best["codes"]["ssim"]),
         "ssim_embeddings": mean(best["embeddings"]["ssim"]),
         "ssim_undefended": mean(best["undefended"]["ssim"]),
@@ -261,11 +190,12 @@ def _into(
         "mse_embeddings": mean(best["embeddings"]["mse"]),
         "mse_undefended": mean(best["undefended"]["mse"]),
         "mse_class_mean": mean(base["mse"]),
-        "reidentification": mean(head),
+        "reidentification": rate_metric(head, boot),
         "reidentification_chance": mean(chance),
-        "reidentification_by_picture": mean(hits["codes"]),
-        "reidentification_by_code": mean(matched),
-        "reidentification_undefended": mean(hits["undefended"]),
+        "reidentification_by_picture": rate_metric(hits["codes"], boot),
+        "reidentification_by_code": rate_metric(matched, boot),
+        "reidentification_undefended": rate_metric(hits["undefended"], boot),
+        **privacy,
         **({} if told is None else told.metrics),
     }
     differences = {
@@ -325,18 +255,6 @@ def _info(config: AttackConfig) -> InversionInfo:
     )
 
 
-def _auxiliary(data: Dataset, which: str) -> Split:
-    """Inputs that the attacker of the query split has. Raises UsageError: none."""
-    if which == "database":
-        return data.database
-    rows = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
-    if not len(rows):
-        raise UsageError(
-            f"attack.auxiliary: all rows of {data.name!r} are trained on: expected database"
-        )
-    return data.database.take(rows)
-
-
 def _seen(
     victim: HashVFL,
     settings: dict[str, Any],
@@ -374,6 +292,6 @@ def rate(
         ssim=mean_metric(columns["ssim"], seed) if pictures else None,
         psnr=mean_metric(columns["psnr"], seed) if pictures else None,
         mse=mean_metric(columns["mse"], seed),
-        reidentification=mean_metric(columns["hit"], seed),
+        reidentification=rate_metric(columns["hit"], seed),
         gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
     )

@@ -16,7 +16,14 @@ from advhash.attacking import attack_queries, noise_precision
 from advhash.attacks.base import Attack, AttackData
 from advhash.cache import cache_root, content_key
 from advhash.codes import HashCodes
-from advhash.config import AttackConfig, BudgetConfig, DatasetConfig, MethodConfig, read_toml
+from advhash.config import (
+    AttackConfig,
+    BudgetConfig,
+    DatasetConfig,
+    MethodConfig,
+    ProtocolConfig,
+    read_toml,
+)
 from advhash.data import Dataset, Progress, silent
 from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
@@ -286,27 +293,32 @@ def _check(config: AttackConfig) -> None:
         _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
 
 
-def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> str:
-    """The attacked direction. Raises UsageError: one, or a modality, that victim or attack lack."""
+def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:
+    """The protocol with the attacked direction and the moved modality written out.
+
+    Raises UsageError: a direction or a modality that victim or attack lack.
+    """
     database = config.protocol.database or victim.default_database
     if database not in victim.directions:
         raise UsageError(
             f"--database: expected one of {', '.join(victim.directions)}, got {database!r}"
         )
-    victim.check_modality(config.protocol.query_modality)
-    if not method.can_move(victim, config.protocol.query_modality):
+    modality = victim.query_modality(config.protocol.query_modality)
+    victim.check_modality(modality)
+    if not method.can_move(victim, modality):
         raise UsageError(
             f"--query-modality: {config.attack.name} attacks "
-            f"{', '.join(sorted(method.modalities))}, got {config.protocol.query_modality!r}"
+            f"{', '.join(sorted(method.modalities))}, got {modality!r}"
         )
     method.check_gradients(victim)
-    if "l0" in method.norms and victim.bounds[config.protocol.query_modality][0] < 0:
+    if "l0" in method.norms and victim.bounds[modality][0] < 0:
         raise UsageError(
             f"{config.attack.name} changes words: expected texts with words, got embeddings; "
             "use --set dataset.text=words"
         )
-    check_poison(config, method.goal, database)
-    return database
+    protocol = config.protocol.model_copy(update={"query_modality": modality, "database": database})
+    check_poison(config.model_copy(update={"protocol": protocol}), method.goal, database)
+    return protocol
 
 
 def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
@@ -318,7 +330,7 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
     budget = config.budget.resolve(method.default_budget)
-    database = _check_threat(config, victim, method)
+    protocol = _check_threat(config, victim, method)
     return config.model_copy(
         update={
             "device": str(victim.device),
@@ -330,7 +342,7 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
                 eps="none" if math.isinf(budget.eps) else budget.eps,
                 eight_bit=config.budget.eight_bit,
             ),
-            "protocol": config.protocol.model_copy(update={"database": database}),
+            "protocol": protocol,
         }
     )
 

@@ -227,12 +227,14 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.dcmh",
         "advhash.victims.hashvfl",
         "advhash.victims.perceptual",
+        "advhash.victims.neural_code",
     ),
 )
 ATTACKS: Registry[Any] = Registry(
     "attack",
     (
         "advhash.attacks.gradient",
+        "advhash.attacks.genome",
         "advhash.attacks.hiding",
         "advhash.attacks.prosgan",
         "advhash.attacks.universal",
@@ -254,5 +256,13 @@ DEFENSES: Registry[Any] = Registry(
         "advhash.defenses.smoothing",
     ),
 )
-DETECTORS: Registry[Any] = Registry("detector", ("advhash.defenses.detectors",))
+DETECTORS: Registry[Any] = Registry(
+    "detector",
+    (
+        "advhash.defenses.detectors",
+        "advhash.defenses.code_detectors",
+        "advhash.defenses.combined_detector",
+        "advhash.defenses.novelty",
+    ),
+)
 DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))

@@ -160,9 +160,12 @@ class RunFolder:
         (self.final / "identity").unlink(missing_ok=True)
         return self.final
 
-    def abandon(self) -> bool:
-        """Remove the folder where no part was finished; True where it was kept for `--resume`."""
-        if any((self.path / "parts").glob("*.safetensors")):
+    def abandon(self, *, keep: bool = True) -> bool:
+        """Remove the folder where no part was finished; True where it was kept for `--resume`.
+
+        keep: False for a command that has no `--resume`
+        """
+        if keep and any((self.path / "parts").glob("*.safetensors")):
             return True
         shutil.rmtree(self.path, ignore_errors=True)
         return False

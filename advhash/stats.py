@@ -1,7 +1,8 @@
 """Means, differences and ratios over queries with their intervals, and p-values.
 
-Intervals are 95 % ones from the BCa bootstrap over queries (Efron 1987, through scipy); for those
-over training runs as well see `hierarchical`. Only the seed decides over chance.
+Intervals are 95 % ones from the BCa bootstrap over queries (Efron 1987, through scipy), of rates
+exact ones (`rate_metric`); for those over training runs as well see `hierarchical`. Only the seed
+decides over chance.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap, monte_carlo_test, permutation_test
+from scipy.stats import binomtest, bootstrap, monte_carlo_test, permutation_test
 
 __all__ = [
     "CONFIDENCE",
@@ -25,6 +26,7 @@ __all__ = [
     "holm",
     "mean_metric",
     "paired_difference",
+    "rate_metric",
     "ratio_metric",
     "ratio_of_means",
     "single_metric",
@@ -91,6 +93,29 @@ def mean_metric(values: npt.ArrayLike, seed: int) -> Metric:
     )
     low, high = interval or (None, None)
     return Metric(value=value, low=low, high=high, n=len(kept))
+
+
+def rate_metric(values: npt.ArrayLike, seed: int) -> Metric:
+    """Share of 0/1 outcomes with the exact 95 % interval of Clopper and Pearson (1934).
+
+    A bootstrap of outcomes that are all equal has no width; this one keeps it. Where some outcomes
+    are fractions (a hit shared among ties) the interval is that of `mean_metric`.
+
+    values: (N,) in [0,1]; NaN marks a query that is left out
+    Raises ValueError: a value outside [0,1].
+
+    >>> round(rate_metric([1, 1, 1], seed=0).low, 6)
+    0.292402
+    """
+    kept = np.asarray(values, dtype=np.float64)
+    kept = kept[~np.isnan(kept)]
+    if ((kept < 0) | (kept > 1)).any():
+        raise ValueError(f"expected outcomes in [0,1], got {kept.min():g} to {kept.max():g}")
+    if len(kept) == 0 or not np.isin(kept, (0, 1)).all():
+        return mean_metric(kept, seed)
+    found = binomtest(int(kept.sum()), len(kept))
+    interval = found.proportion_ci(CONFIDENCE, method="exact")
+    return Metric(float(kept.mean()), float(interval.low), float(interval.high), len(kept))
 
 
 def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike, seed: int) -> Difference:

@@ -29,7 +29,7 @@ from advhash.likeness import (
 from advhash.parties import party_names
 from advhash.registry import VICTIMS
 from advhash.reports.inversion import Attacker, World
-from advhash.stats import Difference, Metric, mean_metric, paired_difference
+from advhash.stats import Difference, Metric, mean_metric, paired_difference, rate_metric
 from advhash.training import Trained, cache_identity, derive_seed
 from advhash.victims.hashvfl import HashVFL
 from advhash.victims.wire import Transcript
@@ -158,14 +158,14 @@ def attack_transcript(
                     ssim=mean_metric(columns["ssim"], boot) if images else None,
                     psnr=mean_metric(columns["psnr"], boot) if images else None,
                     mse=mean_metric(columns["mse"], boot),
-                    reidentification=mean_metric(hit, boot),
+                    reidentification=rate_metric(hit, boot),
                     gain=gain if images else None,
                 )
             )
             if attacker == best:
                 key = keys.get(name, "transcript")
                 metrics[f"{score}_{key}"] = mean_metric(columns[score], boot)
-                metrics[f"reidentification_{key}"] = mean_metric(hit, boot)
+                metrics[f"reidentification_{key}"] = rate_metric(hit, boot)
                 differences[f"gain_{key}"] = gain
                 differences[f"reidentification_{key}_over_chance"] = paired_difference(
                     hit, chance, boot

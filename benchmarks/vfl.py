@@ -131,8 +131,7 @@ def laplace(epsilon: float, seeds: list[int]) -> Cell:
         columns.append(right(victim, data))
     return {
         "accuracy": vars(hierarchical_mean(columns, 0, same_queries=True)),
-        "epsilon_message": victim.composed_epsilon(),
-        "epsilon_training": victim.composed_epsilon(victim.epochs),
+        **victim.privacy(),
     }
 
 
@@ -293,7 +292,8 @@ HEAD = """# Measured: HashVFL
 
 Written by `benchmarks/vfl.py` from `benchmarks/vfl.json`; the pages [hashvfl](hashvfl.md),
 [inversion](../attacks/inversion.md) and [detectors](../defenses/detectors.md) say what it means.
-Intervals are 95 % over samples of one seed (BCa), or over three training seeds and the same queries
+Intervals are 95 % over samples of one seed (exact for rates in the tables of abnormal inputs, BCa
+otherwise), or over three training seeds and the same queries
 (hierarchical bootstrap) where a row pools seeds. Default settings unless the row says otherwise; `*` is the
 attacker that validation data chose. Again: `OMP_NUM_THREADS=1 python benchmarks/vfl.py`.
 """

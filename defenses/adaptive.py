@@ -13,20 +13,26 @@ from advhash.attacks.base import Attack, Goal, Knowledge
 from advhash.budget import Budget, round_toward
 from advhash.data import Batch, Modality
 from advhash.defenses.detectors import CodeDistance
+from advhash.parties import party_names
 from advhash.victims.base import HashVictim
-from advhash.victims.hashvfl import HashVFL
+from advhash.victims.hashvfl import HashVFL, straight_through
+from advhash.victims.objectives import sign
 
 __all__ = ["AdaptiveSlice"]
+
+DRAWS = 16  # messages that an image is judged by where noise is added
 
 
 class AdaptiveSlice(Attack):
     """Moves party 0's input until the joint prediction is wrong and the detector accepts.
 
-    It knows all models, the detector with its threshold, and what the other parties send: the worst
-    case. For each of the `classes` wrong classes c that fit the other parties' codes best, Adam
-    descends CE(top(h), c) + w·relu(D − t)/K through the straight-through estimator, D being the
-    detector's distance with o_c as class code and t its threshold. The first image that succeeds on
-    the 8-bit grid is kept, else the one with the lowest loss.
+    It knows all models, the detector with its threshold, and the codes of the other parties: the
+    worst case. For each of the `classes` wrong classes c that fit the other parties' codes best
+    (None: all), Adam descends CE(top(h), c) + w·relu(D − t)/K through the straight-through
+    estimator, D being the detector's distance with o_c as class code and t its threshold. The first
+    image that succeeds on the 8-bit grid is kept, else the one with the lowest loss. Where parties
+    add noise, each step draws it anew, and kept is the image that succeeds in most of `DRAWS`
+    messages: the noise that will be sent is not known.
 
     Not published: what a fair test of the detector needs. Without a budget by default, as nobody
     but the party sees its input.
@@ -42,12 +48,17 @@ class AdaptiveSlice(Attack):
         *,
         detector: CodeDistance,
         threshold: float,
-        classes: int = 3,
-        steps: int = 100,
+        classes: int | None = None,
+        steps: int = 200,
         learning_rate: float = 0.03,
-        weight: float = 4.0,
+        weight: float = 16.0,
     ) -> None:
-        if classes < 1 or steps < 1 or not learning_rate > 0 or weight < 0:
+        if (
+            (classes is not None and classes < 1)
+            or steps < 1
+            or not learning_rate > 0
+            or weight < 0
+        ):
             raise ValueError(
                 f"expected classes, steps >= 1, learning_rate > 0, weight >= 0, got {classes}, "
                 f"{steps}, {learning_rate}, {weight}"
@@ -64,37 +75,46 @@ class AdaptiveSlice(Attack):
         own = self.detector.of(victim)
         clean = batch.inputs["party0"]
         labels = batch.labels.long().argmax(dim=1)
-        sent = own.sent(batch.inputs).detach()
-        aims = self._aims(own, sent, labels)
+        parts = [own.relax(batch.inputs[name], name) for name in party_names(own.parties)]
+        codes = sign(torch.stack(parts, dim=1)).detach()
+        aims = self._aims(own, codes, labels)
         best = clean.clone()
-        lowest = torch.full((len(clean),), math.inf, device=clean.device)
-        lowest[self._succeeds(own, sent, labels)] = -1.0  # nothing to do
+        share = self._share(own, codes, labels)  # −1: nothing to do
+        lowest = torch.where(share > 0, -share, math.inf)
         for column in range(aims.shape[1]):
-            open_rows = (lowest >= 0).nonzero().flatten()
+            open_rows = (lowest > -1).nonzero().flatten()
             if not len(open_rows):
                 break
-            self._toward(own, clean, sent, labels, aims[:, column], open_rows, best, lowest, budget)
+            self._toward(
+                own, clean, codes, labels, aims[:, column], open_rows, best, lowest, budget
+            )
         return best
 
-    def _aims(self, victim: HashVFL, sent: Tensor, labels: Tensor) -> Tensor:
+    def _aims(self, victim: HashVFL, codes: Tensor, labels: Tensor) -> Tensor:
         """(B,c) wrong classes, the ones nearest to the other parties' codes first."""
         if victim.parties == 1:
-            near = victim.decide(sent)
+            near = victim.decide(codes)
         else:
-            near = (sent[:, 1:] @ victim.class_codes.T).amin(dim=1)
+            near = (codes[:, 1:] @ victim.class_codes.T).amin(dim=1)
         near = near.scatter(1, labels[:, None], -math.inf)
-        return near.topk(min(self.classes, victim.classes - 1), dim=1).indices
+        wrong = victim.classes - 1
+        count = wrong if self.classes is None else min(self.classes, wrong)
+        return near.topk(count, dim=1).indices
 
-    def _succeeds(self, victim: HashVFL, sent: Tensor, labels: Tensor) -> Tensor:
-        predicted = victim.decide(sent).argmax(dim=1)
-        score = self.detector.judge(sent, victim.class_codes[predicted])
-        return (predicted != labels) & (score <= self.threshold)
+    def _share(self, victim: HashVFL, codes: Tensor, labels: Tensor) -> Tensor:
+        """(B,) of messages with these codes, how many succeed: 0 or 1 where no noise is added."""
+        draws = DRAWS if victim.protection == "laplace" else 1
+        total = torch.zeros(len(codes), device=codes.device)
+        for _ in range(draws):
+            score, predicted = self.detector.inspect(victim, victim.noisy(codes))
+            total += (predicted != labels) & (score <= self.threshold)
+        return total / draws
 
     def _toward(
         self,
         victim: HashVFL,
         clean: Tensor,
-        sent: Tensor,
+        codes: Tensor,
         labels: Tensor,
         aims: Tensor,
         rows: Tensor,
@@ -109,16 +129,18 @@ class AdaptiveSlice(Attack):
         optimiser = torch.optim.Adam([moved], self.learning_rate)
         for step in range(self.steps + 1):
             image = self._rounded(victim, origin, moved)
-            code = victim.send(image, "party0")
-            codes = torch.cat([code[:, None], sent[rows, 1:]], dim=1)
-            excess = self.detector.judge(codes, victim.class_codes[goal]) - self.threshold
-            loss = F.cross_entropy(victim.decide(codes), goal, reduction="none")
+            code = straight_through(victim.relax(image, "party0"))
+            moving = torch.cat([code[:, None], codes[rows, 1:]], dim=1)
+            sent = victim.noisy(moving)
+            excess = self.detector.judge(sent, victim.class_codes[goal]) - self.threshold
+            loss = F.cross_entropy(victim.decide(sent), goal, reduction="none")
             loss = loss + self.weight * excess.clamp_min(0) / victim.bits
             with torch.no_grad():
-                judged = torch.where(self._succeeds(victim, codes, labels[rows]), -1.0, loss)
+                share = self._share(victim, moving, labels[rows])
+                judged = torch.where(share > 0, -share, loss)
                 better = judged < lowest[rows]
                 best[rows[better]], lowest[rows[better]] = image[better], judged[better]
-            if step == self.steps or bool((lowest[rows] < 0).all()):
+            if step == self.steps or bool((lowest[rows] <= -1).all()):
                 return
             optimiser.zero_grad()
             loss.sum().backward()

@@ -48,10 +48,14 @@ class CodeDistance(Detector):
 
     def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
         """(B,) float32 on the CPU: bits, or a sum of them."""
-        own = self.of(victim)
         with torch.no_grad():
-            sent = own.sent(batch.inputs)
-            return self.judge(sent, own.class_codes[own.decide(sent).argmax(dim=1)]).cpu()
+            return self.inspect(victim, self.of(victim).sent(batch.inputs))[0].cpu()
+
+    def inspect(self, victim: HashVictim, sent: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) scores and (B,) predicted classes of (B,P,K), one and the same message."""
+        own = self.of(victim)
+        predicted = own.decide(sent).argmax(dim=1)
+        return self.judge(sent, own.class_codes[predicted]), predicted
 
     def judge(self, sent: Tensor, aims: Tensor) -> Tensor:
         """(B,) of (B,P,K) what was sent against (B,K) class codes; differentiable in `sent`."""
@@ -156,11 +160,12 @@ def any_code_accepted(
     """(N,) whether party 0 could send some code at all that makes the prediction wrong, accepted.
 
     All 2^K codes are tried for each row of (N,2,K) honest codes: no input need exist that gives
-    them, so this bounds every attack on one slice. Raises UsageError as `enumerated` does.
+    them, so this bounds every attack on one slice. Raises UsageError as `enumerated` does, and
+    where noise is added to codes, which bounds nothing.
     """
     own = CodeDistance.of(victim)
-    if own.parties != 2 or own.bits > PROBE_BITS:
-        raise UsageError("expected 2 parties and at most 16 bits")
+    if own.parties != 2 or own.bits > PROBE_BITS or own.protection != "hash":
+        raise UsageError("expected 2 parties, at most 16 bits and no noise")
     every, table = all_codes(own.bits), own.class_codes.cpu()
     known: dict[tuple[float, ...], set[int]] = {}
     result = []

@@ -187,11 +187,18 @@ def verdicts(record: InversionRecord) -> list[str]:
             f"{percent(hit.value)} of cases, by chance {percent(chance.value)}: codes "
             f"{'do single out samples' if seen else 'were not shown to single out samples'}."
         )
+    message, training = (record.metrics.get(f"epsilon_{end}") for end in ("message", "training"))
+    if message is not None and training is not None:
+        lines.append(
+            f"The Laplace noise composes to \N{GREEK SMALL LETTER EPSILON} = {message.value:g} for "
+            f"one code and {training.value:g} for the training (basic composition over bits and "
+            "rounds)."
+        )
     return lines
 
 
 def _among(record: InversionRecord, chance: Metric) -> str:
-    """How many candidates there were: fewer than wanted where few samples were attacked."""
+    """How many candidates there were: fewer than wanted where a class has fewer queries."""
     wanted = record.protocol.candidates
     fewer = chance.value is not None and chance.value > 1 / wanted + 1e-9
     return f"at most {wanted}" if fewer else str(wanted)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality
+from advhash.encoding import bit_shares, distinct_codes
 from advhash.hamming import histograms
 from advhash.metrics import (
     average_precision,
@@ -18,9 +19,10 @@ from advhash.metrics import (
     retrieval_average_precision,
 )
 from advhash.sanity import Flag, check_codes, check_gradient
-from advhash.stats import Metric, mean_metric
+from advhash.stats import Metric, mean_metric, single_metric
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
+from advhash.victims.federation import derived
 from advhash.victims.hashvfl import HashVFL
 
 __all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
@@ -36,12 +38,12 @@ def code_figures(codes: HashCodes) -> dict[str, float]:
     balance: mean over bits of 1 − |2p − 1|, p the share of ones: 1 at best, 0 for constant bits
     entropy: mean over bits of −p·log₂ p − (1−p)·log₂(1−p), 1 at best
     """
-    share = codes.unpack().mean(axis=0)
+    share = bit_shares(codes)
     parts = np.stack([share, 1 - share])
     logs = np.log2(parts, out=np.zeros_like(parts), where=parts > 0)
     return {
         "rows": len(codes),
-        "distinct": len(np.unique(codes.words, axis=0)),
+        "distinct": distinct_codes(codes),
         "balance": float((1 - np.abs(2 * share - 1)).mean()),
         "entropy": float(-(parts * logs).sum(axis=0).mean()),
     }
@@ -76,6 +78,7 @@ def victim_metrics(
     if isinstance(victim, HashVFL):
         right = victim.predict_split(data.query) == data.query.labels.argmax(dim=1)
         result["accuracy"] = mean_metric(right.double().numpy(), seed)
+        result |= {name: single_metric(value) for name, value in victim.privacy().items()}
     return result
 
 
@@ -93,8 +96,8 @@ def joint_metrics(
     wants, or, without targets, not as before.
     """
     labels = clean.labels.argmax(dim=1)
-    before = victim.predict(clean.inputs).cpu()
-    after = victim.predict({**clean.inputs, modality: moved}).cpu()
+    before = victim.predict(clean.inputs, seed=derived(seed, 0)).cpu()
+    after = victim.predict({**clean.inputs, modality: moved}, seed=derived(seed, 1)).cpu()
     won = after != before
     if targets is not None:
         won = torch.from_numpy(targets).gather(1, after[:, None])[:, 0] > 0

@@ -32,7 +32,9 @@ from advhash.victims import training_state
 SETTINGS = {
     "hashnet": {"epochs": 6, "stages": 3, "bits": 16},
     "csq": {"epochs": 6, "bits": 16},
+    "neural-code": {"epochs": 6, "width": 32},
     "dcmh": {"epochs": 6, "width": 32, "bits": 16},
+    "hashvfl": {"epochs": 6, "width": 16, "protection": "laplace", "epsilon": 4.0},
     "dlcmh": {"epochs": 4, "increment_epochs": 4, "width": 32, "bits": 16},
 }
 DEFENSES = {"atrdh": {"name": "atrdh", "epochs": 6, "steps": 1, "refresh": 3}}

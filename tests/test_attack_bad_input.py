@@ -21,6 +21,7 @@ from advhash.registry import ATTACKS
 BALL = Budget("linf", 16 / 255)
 QUICK: dict[str, dict[str, Any]] = {
     "dhta": {"steps": 3},
+    "evolved": {"steps": 3},
     "mainstay": {"steps": 3},
     "sdha": {"steps": 3},
     "tha": {"steps": 3, "prototype_steps": 3, "hidden": 8, "feature": 4},

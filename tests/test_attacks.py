@@ -50,7 +50,16 @@ QUICK: dict[str, dict[str, Any]] = {
     "tha": {"steps": 20, "prototype_steps": 200, "hidden": 128, "feature": 64},
     **{
         name: {"steps": 20}
-        for name in ("dhta", "p2p", "mainstay", "sdha", "hag", "cgat", "mainstay-untargeted")
+        for name in (
+            "dhta",
+            "evolved",
+            "p2p",
+            "mainstay",
+            "sdha",
+            "hag",
+            "cgat",
+            "mainstay-untargeted",
+        )
     },
     "sdha-untargeted": {"steps": 20},
     **{

@@ -20,6 +20,7 @@ from advhash.attacks.gradient import DHTA, P2P
 from advhash.attacks.prosgan import ProSGAN
 from advhash.budget import Budget
 from advhash.cli import app
+from advhash.config import AttackConfig
 from advhash.data import Batch, Dataset
 from advhash.datasets import load_dataset
 from advhash.defenses.adaptive import AdaptiveSlice
@@ -31,12 +32,16 @@ from advhash.defenses.detectors import (
     any_code_accepted,
     enumerated,
 )
+from advhash.detecting import LEVELS, judged
 from advhash.detection import area_under_roc, average_precision, roc_curve, threshold_at
 from advhash.errors import UsageError
 from advhash.parties import party_view
+from advhash.pipeline import attack_plan, resolve
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.victim import joint_metrics
 from advhash.targets import choose_targets
+from advhash.training import train
+from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
 from advhash.victims.slices import OneSlice, padded
 
@@ -106,6 +111,29 @@ class TestFigures:
             covered += found.low <= truth <= found.high
         assert covered >= 34
 
+    def test_pairs_are_drawn_together(self) -> None:
+        """Of scores that move with their clean row the interval is narrower, and none by itself."""
+        generator = np.random.default_rng(0)
+        clean = generator.integers(0, 40, 120).astype(float)
+        abnormal = clean + generator.integers(0, 3, 120)
+        for figure in (area_under_roc, average_precision):
+            apart = figure(abnormal, clean, seed=0)
+            found = figure(abnormal, clean, seed=0, paired=True)
+            assert found.value == apart.value
+            assert found.low is not None
+            assert found.high is not None
+            assert apart.low is not None
+            assert apart.high is not None
+            assert found.high - found.low < (apart.high - apart.low) / 2
+        drawn = [generator.integers(0, 120, 120) for _ in range(400)]
+        labels = np.repeat([1, 0], 120)
+        areas = [roc_auc_score(labels, np.append(abnormal[d], clean[d])) for d in drawn]
+        pair = area_under_roc(abnormal, clean, seed=0, paired=True)
+        assert pair.low == pytest.approx(np.quantile(areas, 0.025), abs=0.01)
+        assert pair.high == pytest.approx(np.quantile(areas, 0.975), abs=0.01)
+        with pytest.raises(ValueError, match="expected pairs of scores"):
+            area_under_roc([1.0, 2.0], [1.0], seed=0, paired=True)
+
     @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5])
     def test_the_threshold_keeps_the_rate_and_none_lower_does(self, rate: float) -> None:
         clean = np.random.default_rng(0).integers(0, 9, 150).astype(float)
@@ -153,7 +181,7 @@ class TestDetectors:
             detector = DETECTORS.create(name).fit(victim, data.validation, "party0")
             assert detector.score(victim, batch, "party0").tolist() == expected
 
-    @pytest.mark.parametrize("name", [entry.name for entry in DETECTORS])
+    @pytest.mark.parametrize("name", ["code-max", "code-sum", "code-between"])
     def test_mixed_classes_are_told_from_clean_ones(
         self, victim: HashVFL, data: Dataset, clean: Batch, name: str
     ) -> None:
@@ -264,6 +292,40 @@ class TestAdaptive:
         )
         assert bound.float().mean().item() >= shares["unbounded"]  # every code was tried
 
+    def test_every_wrong_class_is_tried_by_default(
+        self, victim: HashVFL, data: Dataset, clean: Batch
+    ) -> None:
+        """More classes never accept fewer: each is descended to only where those before failed."""
+        detector = CodeBetween().fit(victim, data.validation, "party0")
+        labels = clean.labels.argmax(dim=1)
+        shares = []
+        for classes in (1, 9, None):
+            attack = AdaptiveSlice(detector=detector, threshold=1.0, classes=classes, steps=40)
+            moved = attack.perturb(victim, clean, None, Budget("none", math.inf), "party0", seed=0)
+            score, predicted = detector.inspect(victim, victim.sent(moved.batch.inputs))
+            shares.append(((predicted != labels) & (score <= 1.0)).float().mean().item())
+        assert shares[0] < shares[1] == shares[2]
+
+    def test_with_noise_it_fools_messages_that_it_has_not_seen(
+        self, data: Dataset, clean: Batch
+    ) -> None:
+        noisy = trained(data, protection="laplace", epsilon=4.0, bits=16)
+        detector = CodeMax().fit(noisy, data.validation, "party0")
+        held, _ = judged(detector, noisy, data.validation, 0)
+        attack = AdaptiveSlice(detector=detector, threshold=threshold_at(held, 0.05), steps=40)
+        few = clean.to("cpu")
+        moved = attack.perturb(noisy, few, None, Budget("none", math.inf), "party0", seed=0)
+        labels = few.labels.argmax(dim=1)
+
+        def won(batch: Batch, seed: int) -> float:
+            score, predicted = judged(detector, noisy, batch, seed)
+            wrong = (predicted != labels).numpy()
+            return float((wrong & (score <= attack.threshold)).mean())
+
+        fresh = [won(moved.batch, seed) for seed in range(4)]
+        assert len(set(fresh)) > 1  # each message has noise of its own
+        assert min(fresh) > max(won(few, seed) for seed in range(4)) + 0.2
+
     def test_the_bound_against_a_loop(self, data: Dataset) -> None:
         victim = trained(data, bits=4, epochs=2)
         batch = data.query.rows(torch.arange(10))
@@ -278,6 +340,42 @@ class TestAdaptive:
                     far = (both != victim.class_codes[label]).sum()
                     passes |= label != labels[row] and bool(far <= threshold)
                 assert bool(found[row]) == passes
+
+
+class TestNoise:
+    def test_every_message_has_noise_of_its_own_and_the_seed_decides(
+        self, data: Dataset, clean: Batch
+    ) -> None:
+        noisy = trained(data, protection="laplace", epsilon=2.0, epochs=1)
+        one, again = (noisy.sent(clean.inputs) for _ in range(2))
+        assert not torch.equal(one, again)
+        twice = Batch(
+            {name: values[:1].repeat(30, 1, 1, 1) for name, values in clean.inputs.items()},
+            clean.labels[:1].repeat(30, 1), clean.index[:1].repeat(30),
+        )  # fmt: skip
+        scores, predicted = judged(CodeSum(), noisy, twice, seed=0)
+        assert len(np.unique(scores)) == 30
+        same = judged(CodeSum(), noisy, twice, seed=0)
+        assert np.array_equal(scores, same[0])
+        assert torch.equal(predicted, same[1])
+        assert not np.array_equal(scores, judged(CodeSum(), noisy, twice, seed=1)[0])
+
+    def test_one_message_is_scored_and_decided(self, data: Dataset, clean: Batch) -> None:
+        noisy = trained(data, protection="laplace", epsilon=1.0, epochs=1)
+        with seeded(5), torch.no_grad():
+            sent = noisy.sent(clean.inputs)
+        predicted = noisy.decide(sent).argmax(dim=1)
+        expected = CodeSum().judge(sent, noisy.class_codes[predicted])
+        scores, found = judged(CodeSum(), noisy, clean, seed=5)
+        assert torch.equal(found, predicted)
+        assert np.array_equal(scores, expected.double().numpy())
+
+    def test_noise_has_no_bound_over_codes(self, data: Dataset, clean: Batch) -> None:
+        noisy = trained(data, protection="laplace", epochs=1)
+        with pytest.raises(UsageError, match="no noise"):
+            any_code_accepted(
+                noisy, noisy.sent(clean.inputs), clean.labels.argmax(dim=1), CodeSum(), 9.0
+            )
 
 
 class TestSlices:
@@ -356,6 +454,34 @@ class TestCommand:
         assert document["metrics"]["tpr_at_1fpr"] is None  # fewer than 2,000 clean queries
         assert (document["inputs"], document["clean"], document["abnormal"]) == ("mixed", 50, 50)
         assert len(document["probe"]) == 10
+        curve, figures = document["acceptance"], document["metrics"]
+        levels = [point["threshold"] for point in curve]
+        assert levels == sorted({float(int(level)) for level in levels})  # distances of codes
+        for name in ("false_alarms", "accepted_adaptive"):
+            (chosen,) = [p[name] for p in curve if p["threshold"] == document["threshold"]]
+            assert chosen == figures[name]
+        alarms = [point["false_alarms"]["value"] for point in curve]
+        passed = [point["accepted_adaptive"]["value"] for point in curve]
+        assert alarms == sorted(alarms, reverse=True)
+        assert passed == sorted(passed)
+        assert passed[-1] <= figures["wrong_adaptive"]["value"]
+
+    def test_the_adaptive_attacker_takes_settings_and_noise_its_budget(self) -> None:
+        command = ["detect", "--victim", "hashvfl", "--bits", "8", "--queries", "20", "--json"]
+        more = ["--adaptive", "classes=2+steps=3", "--set", "adaptive.weight=1.5"]
+        noise = ["--set", "victim.protection=laplace", "--set", "victim.epsilon=4"]
+        first, second = (
+            runner.invoke(app, [*command, *more, *noise, *QUICK, "--seed", "3"]) for _ in range(2)
+        )
+        assert first.exit_code == 0, first.stderr
+        document, again = json.loads(first.stdout), json.loads(second.stdout)
+        assert document["metrics"] == again["metrics"]  # fresh noise, drawn by the run's seed
+        given = {"classes": 2, "steps": 3, "learning_rate": 0.03, "weight": 1.5}
+        assert document["adaptive"] == given
+        assert document["metrics"]["epsilon_message"]["value"] == 4 * 8
+        assert document["metrics"]["epsilon_training"]["value"] == 4 * 8 * 4
+        assert document["metrics"]["accepted_any_code"] is None
+        assert 2 < len(document["acceptance"]) <= LEVELS
 
     def test_slices_moved_by_an_attack_are_abnormal_inputs(self) -> None:
         command = ["detect", "--victim", "hashvfl", "--method", "dhta", "--eps", "32/255", "--json"]
@@ -368,6 +494,19 @@ class TestCommand:
         found = document["metrics"]
         assert found["success_and_accepted"]["value"] <= found["success"]["value"]
 
+    def test_an_attack_on_images_moves_party_0_and_says_so(self) -> None:
+        """`attack` without --query-modality: what the config of the run, and its record, get."""
+        victim = {"name": "hashvfl", "epochs": 1, "width": 8}
+        given = {"victim": victim, "attack": {"name": "dhta"}, "dataset": {"size": 16}}
+        config = AttackConfig.build(given)
+        attack_plan(config)  # nothing is refused before a training
+        protocol = resolve(config, train(config)).protocol
+        assert (protocol.query_modality, protocol.database) == ("party0", "party0")
+        assert 'query_modality = "party0"' in resolve(config, train(config)).to_toml()
+        text = {**given, "protocol": {"query_modality": "text"}}
+        with pytest.raises(UsageError, match=r"expected a modality .*party0, party1.*'text'"):
+            attack_plan(AttackConfig.build(text))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -378,6 +517,10 @@ class TestCommand:
             (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
             (["--victim", "hashvfl", "--detector", "code-mx"], "did you mean 'code-max'"),
             (["--victim", "hashvfl", "--other", "digits"], "names the data of --inputs ood"),
+            (["--victim", "hashvfl", "--adaptive", "steps=0"], "expected classes, steps >= 1"),
+            (["--victim", "hashvfl", "--adaptive", "stepz=3"], "did you mean 'steps'"),
+            (["--victim", "hashvfl", "--adaptive", "steps"], "expected"),
+            (["--victim", "hashvfl", "--norm", "linf"], "eps"),
         ],
     )  # fmt: skip
     def test_what_makes_no_sense_is_refused_before_a_training(
@@ -386,5 +529,5 @@ class TestCommand:
         monkeypatch.setattr("advhash.detecting.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
         result = runner.invoke(app, ["detect", *options, *quick])
-        assert isinstance(result.exception, UsageError)
+        assert isinstance(result.exception, UsageError), result.exception
         assert message in str(result.exception)

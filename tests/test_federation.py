@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import ConfigError, DataError, MessageError
 from advhash.parties import joined, party_names, party_view, whole_shape
 from advhash.victims.class_codes import class_codes, least_distance
-from advhash.victims.federation import Party, Server, consistency, laplace, train
+from advhash.victims.federation import Party, Server, consistency, laplace
 from advhash.victims.hashvfl import HashVFL, straight_through
-from advhash.victims.party_processes import collect, fit_in_processes
-from advhash.victims.wire import HEADER, Kind, Message, Transcript, check_message, pack, unpack
+from advhash.victims.party_processes import LENGTH, Line, collect, fit_in_processes, serve, tell
+from advhash.victims.training_state import TrainingState
+from advhash.victims.wire import (
+    HEADER,
+    LARGEST,
+    Kind,
+    Message,
+    Transcript,
+    check_message,
+    pack,
+    unpack,
+)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +170,11 @@ def ends(data: Dataset, victim: HashVFL, seed: int = 0) -> tuple[list[Party], Se
     return victim.party_ends(view, rounds, seed), victim.server_end(view, rounds)
 
 
+def lines() -> tuple[Line, Line]:
+    one, other = socket.socketpair()
+    return Line(one), Line(other)
+
+
 def faults(server: Server, good: bytes) -> dict[str, bytes]:
     """Messages of party 0 that must be refused, by what is wrong."""
     values = unpack(good).values
@@ -167,11 +182,14 @@ def faults(server: Server, good: bytes) -> dict[str, bytes]:
     odd[0, 0] = math.nan
     half = values.clone()
     half[1, 2] = 0.5
+    huge = values.clone()
+    huge[0, 3] = 3e38
     round_ = server.round
     return {
         "shape": pack(Message(Kind.CODES, 0, round_, values[:, :-1])),
         "shape (rows)": pack(Message(Kind.CODES, 0, round_, values[:-1])),
         "NaN": pack(Message(Kind.REALS, 0, round_, odd)),
+        "magnitude": pack(Message(Kind.REALS, 0, round_, huge)),
         "a code": pack(Message(Kind.REALS, 0, round_, half)),
         "an old one": pack(Message(Kind.CODES, 0, round_ - 1, values)),
         "one to come": pack(Message(Kind.CODES, 0, round_ + 1, values)),
@@ -223,8 +241,8 @@ class TestRefusals:
 
     def test_a_party_that_sends_rubbish_and_hangs_up(self, digits: Dataset) -> None:
         _, server = ends(digits, small(digits))
-        ours, theirs = multiprocessing.Pipe()
-        theirs.send_bytes(b"nonsense")
+        ours, theirs = lines()
+        theirs.send(b"nonsense", 1)
         theirs.close()
         with pytest.raises(MessageError, match="party 0: expected it to listen, but it hung up"):
             collect(server, 0, ours)
@@ -237,7 +255,7 @@ class TestRefusals:
             party.receive(0, pack(Message(Kind.GRADIENTS, 0, 0, zeros)))
         party.send(0)
         before = [values.clone() for values in party.bottom.parameters()]
-        for bad in (zeros[:-1], zeros + math.inf):
+        for bad in (zeros[:-1], zeros + math.inf, zeros + 2 * LARGEST):
             with pytest.raises(MessageError, match="expected"):
                 party.receive(0, pack(Message(Kind.GRADIENTS, 0, 0, bad)))
         assert all(
@@ -246,14 +264,14 @@ class TestRefusals:
 
     def test_over_a_pipe_what_is_refused_may_be_sent_again(self, digits: Dataset) -> None:
         (party, _), server = ends(digits, small(digits))
-        ours, theirs = multiprocessing.Pipe()
+        ours, theirs = lines()
         good = party.send(0)
         replies = []
 
         def hostile() -> None:
             for payload in (b"nonsense", good):
-                theirs.send_bytes(payload)
-                replies.append(theirs.recv_bytes())
+                theirs.send(payload, 1)
+                replies.append(theirs.receive(1, 10))
 
         sender = threading.Thread(target=hostile)
         sender.start()
@@ -261,7 +279,7 @@ class TestRefusals:
         sender.join()
         assert replies == [b"-", b"+"]
         for _ in range(3):
-            theirs.send_bytes(good)
+            theirs.send(good, 1)
         server.round = 1
         with pytest.raises(MessageError, match="an old one"):
             collect(server, 0, ours)
@@ -271,6 +289,59 @@ class TestRefusals:
         with pytest.raises(MessageError, match="hung up"):
             collect(server, 0, ours)
         ours.close()
+
+    def test_half_a_message_stops_nobody(self, digits: Dataset) -> None:
+        """It is told in time; once the rest comes the training ends as an undisturbed one."""
+        victim, calm = small(digits, epochs=1), small(digits, epochs=1).fit(digits, seed=0)
+        parties, server = ends(digits, victim)
+        pairs = [socket.socketpair() for _ in parties]
+        ours, theirs = [Line(one) for one, _ in pairs], [Line(other) for _, other in pairs]
+        first = parties[0].send(0)
+        frame = LENGTH.pack(len(first)) + first
+        pairs[0][1].sendall(frame[:30])
+        with pytest.raises(
+            MessageError, match=r"party 0, round 0: .* within 0\.05 s, got 30 bytes"
+        ):
+            serve(server, ours, lambda payload: None, wait_seconds=0.05)
+        assert server.missing == [0, 1]
+        pairs[0][1].sendall(frame[30:])
+
+        def play(party: Party, line: Line) -> None:
+            for round_ in range(len(server.rounds)):
+                if (party.number, round_) != (0, 0):
+                    line.send(party.send(round_), 10)
+                assert line.receive(1, 10) == b"+"
+                party.receive(round_, line.receive(10_000, 10))
+
+        players = [
+            threading.Thread(target=play, args=both) for both in zip(parties, theirs, strict=True)
+        ]
+        for player in players:
+            player.start()
+        serve(server, ours, lambda payload: None, wait_seconds=10)
+        for player in players:
+            player.join()
+        for name, values in victim.state_dict().items():
+            assert torch.equal(values, calm.state_dict()[name]), name
+        for line in (*ours, *theirs):
+            line.close()
+
+    def test_who_announces_too_much_or_does_not_listen_is_named(self, digits: Dataset) -> None:
+        _, server = ends(digits, small(digits))
+        one, other = socket.socketpair()
+        other.sendall(LENGTH.pack(2**60))
+        with pytest.raises(MessageError, match="bytes at most, got 1152921504606846976"):
+            collect(server, 0, Line(one))
+        with pytest.raises(MessageError, match=r"party 0: expected it to take an answer"):
+            tell(Line(one), 0, bytes(2**24), 0.05)
+        one.close()
+        other.close()
+
+    def test_noise_that_the_wire_would_refuse_is_refused_at_once(self, digits: Dataset) -> None:
+        with pytest.raises(ValueError, match=r"expected epsilon >= 0\.0001 a bit"):
+            small(digits, protection="laplace", epsilon=5e-5)
+        noise = laplace((200_000,), 2 / 1e-4, torch.Generator().manual_seed(0))
+        assert noise.abs().max() < 2 / 1e-4 * -math.log(1e-7) + 1 < LARGEST  # at its largest
 
 
 class TestBothWays:
@@ -382,9 +453,8 @@ class TestFormulas:
 
     def test_the_budget_composes_over_bits_and_messages(self, digits: Dataset) -> None:
         noisy = small(digits, protection="laplace", epsilon=0.5)
-        assert noisy.composed_epsilon() == 8
-        assert noisy.composed_epsilon(30) == 240
-        assert small(digits).composed_epsilon() is None
+        assert noisy.privacy() == {"epsilon_message": 8, "epsilon_training": 8 * noisy.epochs}
+        assert small(digits).privacy() == {}
 
 
 class TestVictim:
@@ -468,9 +538,25 @@ class TestVictim:
             small(data, bits=6, balanced_codes=False)
 
 
-def test_the_loop_reports_every_round(digits: Dataset) -> None:
-    parties, server = ends(digits, small(digits, epochs=1))
-    seen: list[int] = []
-    train(parties, server, lambda payload: None, lambda round_, loss: seen.append(round_))
-    assert seen == list(range(6))
-    assert isinstance(server.top, nn.Module)
+def test_noise_goes_on_where_it_stopped(digits: Dataset) -> None:
+    victim = small(digits, protection="laplace")
+    (whole, _), server = ends(digits, victim)
+    sent = [unpack(whole.send(round_)).values for round_ in range(len(server.rounds))]
+    (later, _), _ = ends(digits, victim)  # the same seeds
+    later.skip(4)
+    for round_, values in list(enumerate(sent))[4:]:
+        assert torch.equal(unpack(later.send(round_)).values, values)
+
+
+def test_a_transcript_is_of_a_whole_training(digits: Dataset, tmp_path: Path) -> None:
+    """A state that is there is left alone: the messages before it are lost."""
+    victim = small(digits, epochs=2)
+    victim.training_state = state = TrainingState(tmp_path / "key")
+    state._due = 0.0
+    victim.fit(digits, seed=0, transcript=(transcript := Transcript()))
+    assert transcript.count == 2 * 6 * 4
+    assert not list(tmp_path.iterdir())
+    state._due = 0.0
+    victim.fit(digits, seed=0)
+    assert list(tmp_path.iterdir())  # without a transcript it is kept
+    transcript.close()

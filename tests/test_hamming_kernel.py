@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advhash import bit_slices, hamming
+from advhash import bit_slices, hamming, lanes
 from advhash.codes import HashCodes
 from advhash.cores import usable_cores
 from advhash.errors import UsageError
@@ -119,8 +119,8 @@ def test_the_kernel_needs_no_folder_to_keep_what_it_compiled(
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(*arguments, **options)
 
-    monkeypatch.setattr(bit_slices, "njit", refuse)
-    assert bit_slices._compiled(lambda number: number + 1)(2) == 3
+    monkeypatch.setattr(lanes, "njit", refuse)
+    assert lanes.compiled(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.98, 1.0])

@@ -383,13 +383,25 @@ class TestRun:
             (["--victim", "hashvfl", "--set", "victim.protection=none"], "a victim that hashes", 2),
             (["--victim", "hashvfl", "--query-modality", "party7"], "expected a modality", 2),
             (["--victim", "hashvfl", "--set", "attack.stepz=1"], "did you mean 'steps'", 2),
+            (["--victim", "hashvfl", "--norm", "linf"], "moves no input", 2),
+            (["--victim", "hashvfl", "--set", "attack.sweep_parties=[2,99]"], "parties=99: ", 2),
+            (["--victim", "hashvfl", "--set", "attack.sweep_bits=[2]"], "bits=2, parties=2: ", 2),
         ],
     )
-    def test_what_makes_no_sense_is_refused(
-        self, options: list[str], message: str, code: int, tmp_path: Path
+    @pytest.mark.parametrize("how", [["-q"], ["--dry-run"]])
+    def test_what_makes_no_sense_is_refused_before_a_training(
+        self,
+        options: list[str],
+        message: str,
+        code: int,
+        how: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        for module in ("inverting", "inversion_plan"):
+            monkeypatch.setattr(f"advhash.{module}.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1"]
-        command = ["attack", "--method", "code-inversion", "--out", str(tmp_path / "r"), "-q"]
+        command = ["attack", "--method", "code-inversion", "--out", str(tmp_path / "r"), *how]
         result = runner.invoke(app, [*command, *options, *quick])
         assert result.exit_code == 1  # the runner keeps the exception; `main` makes it an exit code
         assert isinstance(result.exception, UsageError)
@@ -405,6 +417,35 @@ class TestRun:
         result = runner.invoke(app, ["attack", "--resume", str(tmp_path / "r")])
         assert isinstance(result.exception, RunError)
         assert f"delete {partial} and run it again" in str(result.exception)
+
+    def test_how_many_are_attacked_does_not_change_chance(
+        self, run: tuple[Path, dict[str, Any]], tmp_path: Path
+    ) -> None:
+        """Candidates come from the whole query split: 15 attacked rows have 20 of their class."""
+        command = ["attack", "--config", str(run[0] / "config.toml"), "--queries", "15"]
+        more = ["--set", "attack.sweep_bits=[]", "--set", "attack.sweep_parties=[]"]
+        few = ["--set", "attack.transcript=false", "--out", str(tmp_path / "r"), "--json", "-q"]
+        result = runner.invoke(app, [*command, *more, *few])
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["protocol"]["samples"] == 15
+        chance = document["metrics"]["reidentification_chance"]
+        assert (chance["value"], chance["n"]) == (pytest.approx(0.05), 15)
+
+    def test_noise_states_what_it_composes_to(self, tmp_path: Path) -> None:
+        command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
+        noise = ["--set", "victim.protection=laplace", "--set", "victim.epsilon=3"]
+        few = ["--set", 'attack.attackers=["neighbours"]', "--queries", "15"]
+        more = ["--set", "attack.transcript=false", "--out", str(tmp_path / "r")]
+        result = runner.invoke(app, [*command, *SETTINGS, *noise, *few, *more])
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        found = {k: v["value"] for k, v in document["metrics"].items() if k.startswith("epsilon")}
+        assert found == {"epsilon_message": 3 * 16, "epsilon_training": 3 * 16 * 6}
+        assert any("= 48 for one code and 288 for the training" in line
+                   for line in verdicts(InversionRecord.read(tmp_path / "r")))  # fmt: skip
+        card = document["victim"]["notes"]["metrics"]  # of the victim's card
+        assert card["epsilon_training"]["value"] == 3 * 16 * 6
 
     def test_fewer_candidates_are_called_fewer(self, run: tuple[Path, dict[str, Any]]) -> None:
         record = InversionRecord.read(run[0])

@@ -17,12 +17,17 @@ LAYERS = ("core", "victims", "attacks", "defenses", "reports", "pipeline", "cli"
 PIPELINE = {
     "abnormal",
     "inversion_parts",
+    "inversion_plan",
     "detecting",
+    "detecting_images",
+    "encoding_run",
+    *("phase_cell", "phase_run"),
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
     *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
+    *("attack_domain", "search_cell", "searching"),
 }
 CLI = {
     "cli",
@@ -30,7 +35,9 @@ CLI = {
     "cli_defend",
     "cli_detect",
     "cli_codes",
+    "cli_encode",
     "cli_lifelong",
+    "cli_search",
     "cli_transfer",
     "cli_options",
     "console",

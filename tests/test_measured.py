@@ -66,6 +66,24 @@ def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
         assert metrics["old_codes_changed"] == 0
 
 
+def test_the_page_of_defences_shows_what_was_measured() -> None:
+    """And that the best hardened model keeps the promise on both data sets, with seed 0."""
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/defended.py"))
+    cells = json.loads((ROOT / "benchmarks/defended.json").read_text())
+    assert (ROOT / "docs/defenses/measured.md").read_text() == benchmark["page"](cells)
+    for dataset in ("digits", "cifar10"):
+        kept = [
+            cell["metrics"]
+            for cell in cells
+            if cell["dataset"] == dataset and cell["defense"] == {"name": "saat"}
+        ]
+        assert kept
+        for metrics in kept:
+            assert metrics["map_kept"]["value"] >= 0.8
+            assert metrics["map_drop_ratio"]["value"] <= 0.5
+            assert metrics["tmap_gain_ratio"]["value"] <= 0.5
+
+
 def run(folder: Path, victim: str, method: str, **budget: Any) -> Record:
     config = {"victim": {"name": victim}, "attack": {"name": method}, "budget": budget}
     return attack(AttackConfig.build(config), folder)

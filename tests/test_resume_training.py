@@ -67,7 +67,7 @@ def check(calm: list[str], wild: list[list[str]]) -> None:
         assert seconds[0] > 0
 
 
-@pytest.mark.parametrize("name", ["hashnet", "dcmh"])
+@pytest.mark.parametrize("name", ["hashnet", "dcmh", "hashvfl", "neural-code"])
 def test_killed(tmp_path: Path, name: str) -> None:
     check(*killed(name, tmp_path, "train", "2"))
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, kstest, norm, permutation_test
+from scipy.stats import beta, bootstrap, kstest, norm, permutation_test
 
 from advhash.hierarchical import crossed_mean, crossed_ratio, hierarchical_mean
 from advhash.stats import (
@@ -21,6 +21,7 @@ from advhash.stats import (
     holm,
     mean_metric,
     paired_difference,
+    rate_metric,
     ratio_metric,
     ratio_of_means,
     single_metric,
@@ -80,6 +81,28 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         assert metric.high is not None
         covered += metric.low <= 0.5 <= metric.high
     assert 51 <= covered < 60
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 60), (60, 60), (57, 60), (1, 1), (1, 2)])
+def test_the_interval_of_a_rate_is_that_of_the_beta_quantiles(hits: int, count: int) -> None:
+    """Clopper and Pearson: where each tail of the binomial distribution has 2.5 %."""
+    found = rate_metric(np.repeat([1, 0], [hits, count - hits]), seed=0)
+    low = beta.ppf(0.025, hits, count - hits + 1) if hits else 0.0
+    high = beta.ppf(0.975, hits + 1, count - hits) if hits < count else 1.0
+    assert (found.value, found.n) == (hits / count, count)
+    assert found.low == pytest.approx(low, abs=1e-6)
+    assert found.high == pytest.approx(high, abs=1e-6)
+
+
+def test_rates_keep_a_width_at_their_ends_and_nothing_else_is_a_rate() -> None:
+    assert mean_metric(np.ones(300), seed=0).low == 1  # what a rate must not say
+    assert rate_metric(np.ones(300), seed=0).low == pytest.approx(0.025 ** (1 / 300))
+    assert rate_metric([1, np.nan, 0], seed=0).n == 2
+    shared = [0.0, 0.5, 1.0, 1.0, 0.0, 0.25]
+    assert rate_metric(shared, seed=3) == mean_metric(shared, seed=3)
+    assert rate_metric([], seed=0) == mean_metric([], seed=0)
+    with pytest.raises(ValueError, match="expected outcomes in"):
+        rate_metric([0.0, 2.0], seed=0)
 
 
 @pytest.mark.parametrize("seed", [0, 2**62])

@@ -85,10 +85,14 @@ class HashVictim(nn.Module, ABC):
         self.eval()
         try:
             with torch.no_grad():
-                return HashCodes.from_relaxed(self.relax(inputs.to(self.device), modality))
+                return self.binarise(inputs.to(self.device), modality)
         finally:
             for module, flag in training:
                 module.training = flag
+
+    def binarise(self, inputs: Tensor, modality: Modality) -> HashCodes:
+        """The signs of `relax`; one with very many bits packs them without their real values."""
+        return HashCodes.from_relaxed(self.relax(inputs, modality))
 
     @final
     def differentiable_inputs(self, inputs: Tensor, modality: Modality) -> Tensor:
@@ -131,6 +135,10 @@ class HashVictim(nn.Module, ABC):
     def stored_rows(self, data: Dataset) -> Tensor:
         """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
         return torch.zeros(len(data.database), dtype=torch.bool)
+
+    def query_modality(self, asked: Modality) -> Modality:
+        """The modality that queries go through where `asked` is wanted: itself."""
+        return asked
 
     @final
     def check_modality(self, modality: Modality) -> None:

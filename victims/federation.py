@@ -20,7 +20,7 @@ from advhash.victims.fit import Descent, random_batches
 from advhash.victims.objectives import sign
 from advhash.victims.wire import Kind, Message, check_message, pack, unpack
 
-__all__ = ["Party", "Recipe", "Server", "consistency", "derived", "laplace", "schedule", "train"]
+__all__ = ["Party", "Recipe", "Server", "consistency", "derived", "laplace", "play", "schedule"]
 
 
 def derived(seed: int, number: int) -> int:
@@ -37,8 +37,8 @@ def schedule(rows: int, batch_size: int, epochs: int, seed: int) -> list[Tensor]
     return [batch for _ in range(epochs) for batch in random_batches(rows, batch_size, generator)]
 
 
-def laplace(shape: Sequence[int], scale: float, generator: torch.Generator) -> Tensor:
-    """Laplace(0, scale) noise of a shape."""
+def laplace(shape: Sequence[int], scale: float, generator: torch.Generator | None) -> Tensor:
+    """Laplace(0, scale) noise of a shape; without a generator, torch's own draws it."""
     uniform = torch.rand(*shape, generator=generator) - 0.5
     # 1 − 2|u| is 0 only where u is −1/2 exactly
     return -scale * uniform.sign() * (1 - 2 * uniform.abs()).clamp_min(1e-7).log()
@@ -97,9 +97,14 @@ class Party:
     ) -> None:
         self.number, self.bottom, self.inputs = number, bottom, inputs
         self.rounds, self.recipe = rounds, recipe
-        self._descent = recipe.descent(bottom, len(rounds) // max(recipe.epochs, 1))
+        self.descent = recipe.descent(bottom, len(rounds) // max(recipe.epochs, 1))
         self._noise = torch.Generator().manual_seed(noise_seed)
         self._real: Tensor | None = None
+
+    def skip(self, rounds: int) -> None:
+        """Go on after so many rounds: their noise is drawn and dropped."""
+        for rows in self.rounds[:rounds] if self.recipe.epsilon is not None else ():
+            laplace((len(rows), self.recipe.bits), 1.0, self._noise)
 
     def send(self, round_: int) -> bytes:
         """The codes of the batch of this round, as a message."""
@@ -130,7 +135,7 @@ class Party:
         if self.recipe.penalty:
             gap = (self._real - sign(self._real)).abs() ** 3
             loss = loss + self.recipe.penalty * gap.mean()
-        self._descent.step(loss)
+        self.descent.step(loss)
         self._real = None
 
 
@@ -157,7 +162,7 @@ class Server:
         self.consistency_weight, self.class_weights = consistency_weight, class_weights
         self.round = 0
         self._codes: dict[int, Tensor] = {}
-        self._descent = recipe.descent(top, len(rounds) // max(recipe.epochs, 1))
+        self.descent = recipe.descent(top, len(rounds) // max(recipe.epochs, 1))
 
     def receive(self, party: int, payload: bytes) -> None:
         """Take what a party sent for this round. Raises MessageError, and nothing has changed."""
@@ -203,7 +208,7 @@ class Server:
         if self.consistency_weight:
             own = self.class_codes[labels]
             loss = loss + self.consistency_weight * consistency(codes, own)
-        value = self._descent.step(loss)
+        value = self.descent.step(loss)
         answers = []
         for party, code in enumerate(codes):
             assert code.grad is not None
@@ -213,20 +218,21 @@ class Server:
         return answers, value
 
 
-def train(
-    parties: Sequence[Party],
-    server: Server,
-    record: Callable[[bytes], None],
-    report: Callable[[int, float], None],
-) -> None:
-    """All rounds in one process: every message is packed, recorded and unpacked all the same."""
-    for round_ in range(len(server.rounds)):
-        for party in parties:
-            payload = party.send(round_)
-            server.receive(party.number, payload)
-            record(payload)
-        answers, loss = server.answer()
-        for party, payload in zip(parties, answers, strict=True):
-            record(payload)
-            party.receive(round_, payload)
-        report(round_, loss)
+def play(
+    parties: Sequence[Party], server: Server, record: Callable[[bytes], None] | None = None
+) -> float:
+    """The server's next round in one process, and its loss.
+
+    Every message is packed, recorded and unpacked as it would be between processes.
+    """
+    round_ = server.round
+    keep = record or (lambda payload: None)
+    for party in parties:
+        payload = party.send(round_)
+        server.receive(party.number, payload)
+        keep(payload)
+    answers, loss = server.answer()
+    for party, payload in zip(parties, answers, strict=True):
+        keep(payload)
+        party.receive(round_, payload)
+    return loss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -17,15 +16,17 @@ from advhash.registry import VICTIMS
 from advhash.victims.backbones import build_backbone
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.class_codes import class_codes
-from advhash.victims.federation import Party, Recipe, Server, derived, laplace, schedule, train
+from advhash.victims.federation import Party, Recipe, Server, derived, laplace, play, schedule
 from advhash.victims.fit import seeded
 from advhash.victims.objectives import sign
+from advhash.victims.training_state import UNSAVED, Phase
 from advhash.victims.wire import Kind, Transcript
 
 __all__ = ["NOISE", "SCHEDULE", "Bottom", "HashVFL", "new_bottom", "straight_through"]
 
 # What seeds are derived from, beside the numbers of the parties, which count from 0.
 NOISE, SERVER, SCHEDULE = 10_000, 20_000, 30_000
+LEAST_EPSILON = 1e-4  # noise reaches 32.3/ε: see `laplace` and `wire.LARGEST`
 REDRAWS = 10_000  # of random class codes, until all rows differ
 PAPER = {"backbone": "resnet18", "batch_size": 256, "learning_rate": 1e-3, "bits": 4}
 
@@ -98,7 +99,7 @@ class HashVFL(HashVictim):
     shape, classes: (3,H,W) or (F,) before the cut, and C; from the data
     protection:    "hash"; "laplace", codes with Laplace(0, 2/ε) noise on every bit; "none", the
                    undefended baseline: real v_p, no batch normalisation, cross-entropy only
-    epsilon:       ε a bit and message, for "laplace"; see `composed_epsilon`
+    epsilon:       ε a bit and message, for "laplace"; see `privacy`
     batch_norm, consistency_weight, penalty: the ablations; λ, and the weight of GreedyHash's
                    mean |ṽ − h|³
     balanced_codes: False draws the class codes as published: random rows that differ
@@ -156,6 +157,11 @@ class HashVFL(HashVictim):
             raise ValueError(
                 "expected weight_decay, consistency_weight and penalty >= 0, got "
                 f"{self.weight_decay:g}, {self.consistency_weight:g}, {self.penalty:g}"
+            )
+        if self.protection == "laplace" and self.epsilon < LEAST_EPSILON:
+            raise ValueError(
+                f"expected epsilon >= {LEAST_EPSILON:g} a bit, whose noise the wire still takes, "
+                f"got {self.epsilon:g}"
             )
         if self.batch_size < 2:  # a lone row is left out, so every round would be
             raise ValueError("expected batch_size >= 2 for statistics over a batch, got 1")
@@ -222,6 +228,10 @@ class HashVFL(HashVictim):
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
         return party_view(data, int(str(settings["parties"])))
 
+    def query_modality(self, asked: Modality) -> Modality:
+        """No party has whole images: "image", which attacks ask for by default, is party 0."""
+        return "party0" if asked == "image" else asked
+
     @property
     def binary(self) -> bool:
         """Whether parties hash what they send."""
@@ -241,14 +251,17 @@ class HashVFL(HashVictim):
             penalty=self.penalty if self.binary else 0.0,
         )
 
-    def composed_epsilon(self, messages: int = 1) -> float | None:
-        """ε of a whole code sent `messages` times: K·ε·messages; None where there is no noise.
+    def privacy(self) -> dict[str, float]:
+        """ε of a whole code sent once, K·ε, and in every epoch, E·K·ε; empty without noise.
 
         Basic composition over bits and messages; a bit of ±1 changes by 2, hence Laplace(0, 2/ε).
-        Of the training, with a message an epoch: `composed_epsilon(epochs)`. The batch statistics
-        of normalisation make a code depend on other rows too, which this does not count.
+        The batch statistics of normalisation make a code depend on other rows too, which this does
+        not count.
         """
-        return self.bits * self.epsilon * messages if self.protection == "laplace" else None
+        if self.protection != "laplace":
+            return {}
+        message = self.bits * self.epsilon
+        return {"epsilon_message": message, "epsilon_training": message * self.epochs}
 
     def is_image(self, modality: Modality) -> bool:
         return len(self.shape) == 3
@@ -258,30 +271,41 @@ class HashVFL(HashVictim):
         real: Tensor = self.bottoms[int(modality.removeprefix("party"))](inputs)
         return real
 
-    def sent(self, inputs: Mapping[Modality, Tensor], *, seed: int = 0) -> Tensor:
-        """(B,P,K) what the parties send of a batch: ±1, with noise, or real. Keeps the gradient."""
+    def sent(self, inputs: Mapping[Modality, Tensor], *, seed: int | None = None) -> Tensor:
+        """(B,P,K) what the parties send of a batch: ±1, with noise, or real. Keeps the gradient.
+
+        seed: of the noise; without one torch's own generator draws it, anew for each message
+        """
         parts = [self.send(inputs[name], name, seed=seed) for name in party_names(self.parties)]
         return torch.stack(parts, dim=1)
 
-    def send(self, inputs: Tensor, modality: Modality, *, seed: int = 0) -> Tensor:
-        """(B,K) what one party sends: ±1, with noise, or real. Keeps the gradient."""
+    def send(self, inputs: Tensor, modality: Modality, *, seed: int | None = None) -> Tensor:
+        """(B,K) what one party sends, see `sent`."""
         real = self.relax(inputs.to(self.device), modality)
         if not self.binary:
             return real
-        code = straight_through(real)
-        if self.protection == "laplace":
+        generator = None
+        if seed is not None:
             number = party_names(self.parties).index(modality)
             generator = torch.Generator().manual_seed(derived(seed, number))
-            code = code + laplace(code.shape, 2 / self.epsilon, generator).to(code)
-        return code
+        return self.noisy(straight_through(real), generator)
+
+    def noisy(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Codes (…,K) as a message carries them: with Laplace noise on every bit, if any is added.
+
+        generator: of the noise; without one torch's own draws it
+        """
+        if self.protection != "laplace":
+            return codes
+        return codes + laplace(codes.shape, 2 / self.epsilon, generator).to(codes)
 
     def decide(self, sent: Tensor) -> Tensor:
         """(B,C) scores of the top model for (B,P,K) what the parties sent."""
         scores: Tensor = self.top(sent.flatten(1))
         return scores
 
-    def predict(self, inputs: Mapping[Modality, Tensor], *, seed: int = 0) -> Tensor:
-        """(B,) the joint prediction: class numbers."""
+    def predict(self, inputs: Mapping[Modality, Tensor], *, seed: int | None = None) -> Tensor:
+        """(B,) the joint prediction: class numbers. seed: of the noise, see `sent`."""
         with torch.no_grad():
             return self.decide(self.sent(inputs, seed=seed)).argmax(dim=1)
 
@@ -304,29 +328,33 @@ class HashVFL(HashVictim):
         """Train over the wire, in one process. Same data, settings and seed: same weights.
 
         data: a view of P parties, or what can be cut into one
-        transcript: records every message that crosses
+        transcript: records every message that crosses; such a training is not resumed, as a
+                    transcript of its end alone would say less than it seems to
         """
         data = party_view(data, self.parties)
         self.history = []
         self.begin(seed)
         self.train()
         rounds = self.rounds(data, seed)
-        began, each = time.perf_counter(), -(-len(rounds) // self.epochs)
-        losses: list[float] = []
-
-        def report(round_: int, loss: float) -> None:
-            losses.append(loss)
-            if len(losses) == each:
-                epoch, value = (round_ + 1) // each, sum(losses) / each
-                seconds = time.perf_counter() - began
-                self.history.append(
-                    {"phase": "train", "epoch": epoch, "loss": value, "seconds": seconds}
-                )
-                progress("train", epoch, self.epochs, loss=value)
-                losses.clear()
-
-        record = (lambda payload: None) if transcript is None else transcript.record
-        train(self.party_ends(data, rounds, seed), self.server_end(data, rounds), record, report)
+        parties, server = self.party_ends(data, rounds, seed), self.server_end(data, rounds)
+        each = len(rounds) // self.epochs
+        phase = Phase("train", self, progress)
+        if transcript is not None:
+            phase.state = UNSAVED
+        descents = {f"party{party.number}": party.descent for party in parties}
+        for epoch in phase.epochs(
+            self.epochs,
+            descents={**descents, "server": server.descent},
+            generator=torch.Generator(),  # the schedule is drawn beforehand
+        ):
+            done = each * (epoch - 1)
+            if server.round < done:  # resumed
+                server.round = done
+                for party in parties:
+                    party.skip(done)
+            record = None if transcript is None else transcript.record
+            losses = [play(parties, server, record) for _ in range(each)]
+            phase.note(loss=sum(losses) / max(each, 1))
         return self.eval()
 
     def rounds(self, data: Dataset, seed: int) -> list[Tensor]:

@@ -23,12 +23,13 @@ from torch import Tensor
 from advhash.errors import MessageError
 from advhash.files import storage_errors
 
-__all__ = ["Kind", "Message", "Transcript", "check_message", "pack", "unpack"]
+__all__ = ["LARGEST", "Kind", "Message", "Transcript", "check_message", "pack", "unpack"]
 
 MAGIC = b"AVFL"
 HEADER = struct.Struct("<4sBHQII")  # magic, kind, party, round, rows, width
 IN_MEMORY = 16 * 2**20  # bytes of a transcript; what is longer lies in a file
 MAX_VALUES = 2**28  # rows × width that a header may announce
+LARGEST = 1e6  # magnitude of a real or a gradient: sums of squares of such stay finite
 
 
 class Kind(IntEnum):
@@ -94,7 +95,8 @@ def check_message(
 
     Where codes are, reals are read too, so that what is no code can be named.
 
-    Raises MessageError: another party, round, kind or shape, a value that is not finite or no code.
+    Raises MessageError: another party, round, kind or shape, a value that is not finite, above
+    LARGEST in magnitude, or no code.
     """
     who = f"party {party}, round {round_}"
     if message.party != party:
@@ -111,6 +113,11 @@ def check_message(
         raise MessageError(f"{who}: expected values of shape {shape}, got {tuple(values.shape)}")
     if not bool(values.isfinite().all()):
         raise MessageError(f"{who}: expected finite values, got NaN or infinity")
+    if values.numel() and float(values.abs().max()) > LARGEST:
+        worst = float(values.abs().max())
+        raise MessageError(
+            f"{who}: expected {kind.name.lower()} of magnitude {LARGEST:g} at most, got {worst:g}"
+        )
     if kind is Kind.CODES and not bool((values.abs() == 1).all()):
         worst = float(values[values.abs() != 1][0])
         raise MessageError(f"{who}: expected a code of −1 and 1, got the value {worst:g}")

@@ -1,0 +1,128 @@
+"""Detectors by codes: an input is odd whose code lies far from all codes of clean items.
+
+Beside them the usual measure of a classifier's doubt, softmax confidence.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from advhash.codes import HashCodes
+from advhash.data import Batch, Modality, Split
+from advhash.defenses.base import Detector
+from advhash.errors import UsageError
+from advhash.hamming import neighbours
+from advhash.registry import DETECTORS
+from advhash.victims.base import HashVictim
+from advhash.victims.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
+
+__all__ = ["Confidence", "Novelty"]
+
+
+@DETECTORS.register("novelty", source="after He, Lei, Ji, Tao, 2021 (arXiv 2101.05490)")
+class Novelty(Detector):
+    """Hamming distance to the nearest clean code as a share of its bits, mean over layers.
+
+    Fit it on training rows, score others: a row that it was fitted on has distance 0.
+
+    code: "own" is the victim's code, of a neural code each layer by itself, else one part;
+          "network" is the neural code of the network inside an image hash
+    layers, most_bits: of "network", see `NeuralCode`
+
+    The paper names the codes and proposes no detector; the distance and the mean are ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        code: Literal["own", "network"] = "own",
+        layers: str = "all",
+        most_bits: int = 8192,
+    ) -> None:
+        self.code: Literal["own", "network"] = code
+        self.layers = layers
+        self.most_bits = most_bits
+        self._known: dict[str, HashCodes] = {}
+        self._inside: ActivationCode | None = None
+
+    def fit(self, victim: HashVictim, clean: Split, modality: Modality) -> Self:
+        """Keep the codes of clean items. Raises UsageError: no such modality, layers or items."""
+        victim.check_modality(modality)
+        if not len(clean):
+            raise UsageError("novelty: expected clean items to compare with, got none")
+        if self.code == "network":
+            if modality != "image" or isinstance(victim, ActivationCode):
+                raise UsageError(
+                    'novelty: code="network" looks inside a hash of images; for a neural code '
+                    'use code="own"'
+                )
+            self._inside = NeuralCodeOf(
+                victim,
+                image_size=clean.inputs["image"].shape[-1],
+                layers=self.layers,
+                most_bits=self.most_bits,
+            )
+            self._inside.keep_bits(clean, seed=0)
+        coder = self._inside or victim
+        self._known = _parts(coder, coder.encode_split(clean, modality))
+        return self
+
+    def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
+        layers = self.by_layer(victim, batch, modality)
+        return torch.stack(list(layers.values())).mean(dim=0)
+
+    def by_layer(self, victim: HashVictim, batch: Batch, modality: Modality) -> dict[str, Tensor]:
+        """Of each layer, or of the one code, (B,) float32 distances in [0,1].
+
+        Raises UsageError before `fit`.
+        """
+        if not self._known:
+            raise UsageError("novelty: expected fit() with clean items before score()")
+        coder = self._inside or victim
+        found = _parts(coder, coder.encode(batch.inputs[modality], modality))
+        return {
+            name: torch.from_numpy(neighbours(codes, self._known[name], 1)[1][:, 0]).float()
+            / codes.bits
+            for name, codes in found.items()
+        }
+
+
+def _parts(coder: HashVictim, codes: HashCodes) -> dict[str, HashCodes]:
+    """Codes cut into the layers that have bits; those of other victims are one part."""
+    if not isinstance(coder, ActivationCode):
+        return {"code": codes}
+    sections = [(layer.name, part) for layer, part in coder.sections if part.stop > part.start]
+    if len(sections) == 1:
+        return {sections[0][0]: codes}
+    bits = codes.unpack()
+    return {name: HashCodes.pack(bits[:, part]) for name, part in sections}
+
+
+@DETECTORS.register("confidence", source="Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136)")
+class Confidence(Detector):
+    """1 − the largest softmax probability: needs a classifier, hence --victim neural-code."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fit(self, victim: HashVictim, clean: Split, modality: Modality) -> Self:
+        """Check that the victim classifies. Raises UsageError where it does not."""
+        self._of(victim)
+        return self
+
+    @staticmethod
+    def _of(victim: HashVictim) -> NeuralCode:
+        if not isinstance(victim, NeuralCode):
+            raise UsageError(
+                "confidence: expected a victim that classifies (neural-code), got one of codes only"
+            )
+        return victim
+
+    def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
+        own = self._of(victim)
+        with torch.no_grad():
+            logits = own.eval().logits(batch.inputs[modality].to(own.device))
+        return 1 - logits.softmax(dim=1).amax(dim=1).float().cpu()

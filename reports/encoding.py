@@ -1,0 +1,205 @@
+"""The record of `advhash encode`, and its page: what codes encode, beside controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from advhash import __version__
+from advhash.files import write_bytes
+from advhash.reports.html import templates
+from advhash.reports.plots import COLOURS, STYLE, data_uri
+from advhash.reports.record import AttackInfo, BudgetInfo, DatasetInfo, Document, Part, RunInfo
+from advhash.reports.record import VictimInfo as Victim
+from advhash.reports.verdict import with_interval
+from advhash.sanity import Flag
+from advhash.stats import Metric
+
+__all__ = [
+    "ENCODING",
+    "FIGURES",
+    "METRICS",
+    "Coder",
+    "Detection",
+    "EncodingRecord",
+    "Site",
+    "render_encoding",
+    "verdicts",
+]
+
+ENCODING: Literal["advhash/encoding/1"] = "advhash/encoding/1"
+METRICS = (
+    *("redundancy_train", "redundancy_train_equal", "redundancy_test"),
+    *("redundancy_random", "redundancy_adversarial"),
+    *("kmeans_purity", "kmeans_one_to_one", "kmeans_purity_train", "kmeans_one_to_one_train"),
+    *("knn_accuracy", "knn_accuracy_adversarial"),
+    *("logistic_accuracy", "logistic_accuracy_adversarial"),
+)
+FIGURES = ("rows", "distinct", "balance", "entropy", "correlation", "within", "between")
+KINDS = {
+    "code": "the code of the victim",
+    "network": "which units of the victim’s network fire",
+    "initial": "the same before any training",
+    "simhash": "signs of random projections of the pixels, as many bits",
+    "pixels": "no code: nearest pictures by Euclidean distance",
+}
+
+
+class Coder(Part):
+    """One way to encode the same pictures.
+
+    metrics: METRICS; null where one does not exist. K-Means of test codes and, with _train, of
+             training codes; knn_accuracy and logistic_accuracy from training to test codes and,
+             with _adversarial, to those of moved test pictures
+    figures: FIGURES of the training codes
+    """
+
+    label: str
+    kind: Literal["code", "network", "initial", "simhash", "pixels"]
+    bits: int | None
+    metrics: dict[str, Metric | None]
+    figures: dict[str, float | None]
+
+
+class Site(Part):
+    """One layer of a neural code: its units, and how many are bits."""
+
+    name: str
+    size: int
+    kept: int
+    smooth: bool  # GELU, SiLU and the like, thresholded at 0
+
+
+class Detection(Part):
+    """AUROC of a detector: abnormal inputs against the clean test pictures."""
+
+    detector: str
+    inputs: Literal["adversarial", "mixed", "noise", "ood"]
+    auroc: Metric
+
+
+class EncodingRecord(Document):
+    """Everything that `advhash encode` found. `metrics` are those of the first coder."""
+
+    schema_: Literal["advhash/encoding/1"]
+    command: Literal["encode"]
+    run: RunInfo
+    victim: Victim
+    attack: AttackInfo | None
+    budget: BudgetInfo | None
+    dataset: DatasetInfo
+    train: int  # rows
+    test: int
+    neighbours: int
+    chance: float  # share of the most frequent class of the test pictures
+    sites: list[Site]
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    coders: list[Coder]
+    detection: list[Detection]
+
+    @property
+    def detectors(self) -> list[str]:
+        return list(dict.fromkeys(row.detector for row in self.detection))
+
+    def auroc(self, detector: str, inputs: str) -> Metric | None:
+        """One cell of the table of detectors."""
+        for row in self.detection:
+            if (row.detector, row.inputs) == (detector, inputs):
+                return row.auroc
+        return None
+
+
+def verdicts(record: EncodingRecord) -> list[str]:
+    """What was found, in sentences."""
+    own = record.coders[0]
+
+    def of(coder: Coder, name: str) -> str:
+        return with_interval(coder.metrics.get(name) or Metric())
+
+    repeated = (own.metrics.get("redundancy_train_equal") or Metric()).value or 0
+    lines = [
+        f"Of {record.test} training pictures, {100 * repeated:.1f} % have the {own.bits}-bit code "
+        f"of an earlier one; of as many test pictures {of(own, 'redundancy_test')}.",
+        f"Nearest neighbours by this code are right on {of(own, 'knn_accuracy')} of the test "
+        f"pictures, logistic regression on {of(own, 'logistic_accuracy')}, K-Means has a purity of "
+        f"{of(own, 'kmeans_purity')} ({of(own, 'kmeans_one_to_one')} one to one).",
+    ]
+    others = [
+        f"{coder.label} {of(coder, 'knn_accuracy')}"
+        for coder in record.coders[1:]
+        if coder.metrics.get("knn_accuracy")
+    ]
+    if others:
+        lines.append(f"Nearest neighbours by the others: {'; '.join(others)}.")
+    if own.metrics.get("knn_accuracy_adversarial"):
+        lines.append(
+            f"Of moved pictures, nearest neighbours are right on "
+            f"{of(own, 'knn_accuracy_adversarial')}; "
+            f"{of(own, 'redundancy_adversarial')} of them have the code of another one."
+        )
+    return lines
+
+
+def bars(record: EncodingRecord) -> str:
+    """Accuracy by each way to categorise, a group of bars a coder, intervals as lines."""
+    names = {
+        "kmeans_one_to_one": "K-Means, one to one",
+        "kmeans_purity": "K-Means, purity",
+        "logistic_accuracy": "logistic regression",
+        "knn_accuracy": "K-NN",
+    }
+    with matplotlib.rc_context(STYLE):
+        height = 1.4 + 0.75 * len(record.coders)
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, label) in enumerate(names.items()):
+            shown = [
+                (row + 0.2 * (1.5 - place), coder.metrics[name])
+                for row, coder in enumerate(record.coders)
+                if coder.metrics.get(name) is not None
+            ]
+            known = [(y, one) for y, one in shown if one is not None and one.value is not None]
+            axes.barh(
+                [y for y, _ in known],
+                [100 * (one.value or 0) for _, one in known],
+                height=0.17,
+                color=COLOURS[place],
+                label=label,
+            )
+            for y, one in known:
+                if one.low is not None and one.high is not None:
+                    axes.plot([100 * one.low, 100 * one.high], [y, y], color="#1f2328", linewidth=1)
+        axes.axvline(100 * record.chance, color="#6b7280", linestyle=":", label="most frequent")
+        axes.set_yticks(range(len(record.coders)), [coder.label for coder in record.coders])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 102)
+        axes.set_xlabel("right (%)")
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        return data_uri(figure)
+
+
+def page(folder: Path) -> str:
+    """The page of an encoding run. Raises RunError."""
+    record = EncodingRecord.read(folder)
+    return (
+        templates()
+        .get_template("encoding.html")
+        .render(
+            record=record,
+            verdicts=verdicts(record),
+            bars=bars(record),
+            kinds=KINDS,
+            pictures="",
+            version=__version__,
+        )
+    )
+
+
+def render_encoding(folder: Path, out: Path) -> None:
+    """Write the page of an encoding run, whole or not at all. Raises RunError, StorageError."""
+    write_bytes(out, page(folder).encode("utf-8", "replace"))

@@ -1,0 +1,268 @@
+"""The record of a phase chart, and its page: maps over size and time, one panel a sample size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from pydantic import ConfigDict
+
+from advhash import __version__
+from advhash.files import write_bytes
+from advhash.phases import REGIMES, Regime
+from advhash.reports.html import templates
+from advhash.reports.plots import INK, STYLE, data_uri
+from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
+from advhash.sanity import Flag
+from advhash.stats import Metric
+
+__all__ = [
+    "FACTORS",
+    "PHASE",
+    "Cell",
+    "Effect",
+    "PhaseRecord",
+    "Point",
+    "render_phase",
+    "verdicts",
+]
+
+PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
+FACTORS = {
+    "width": "model size",
+    "epochs": "training time",
+    "sample": "sample size",
+    "weight_decay": "regularisation",
+    "noise": "label noise",
+}
+MAPS = {  # outcome → what it shows, levels of its contour lines
+    "redundancy_train": ("Redundancy ratio, training pictures", (0.01, 0.05, 0.2, 0.5)),
+    "knn_accuracy": ("K-NN accuracy, test pictures", (0.5, 0.7, 0.8, 0.9, 0.95)),
+    "tmap": ("t-MAP of the attack", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
+    "auroc": ("AUROC of novelty, attacked pictures", (0.6, 0.7, 0.8, 0.9)),
+}
+OUTCOMES = {
+    "redundancy_train": "redundancy, training",
+    "redundancy_test": "redundancy, test",
+    "kmeans_purity": "K-Means, purity",
+    "kmeans_one_to_one": "K-Means, one to one",
+    "knn_accuracy": "K-NN",
+    "logistic_accuracy": "logistic regression",
+    "accuracy": "the network’s own accuracy",
+    "tmap_clean": "t-MAP, clean",
+    "tmap": "t-MAP, attacked",
+    "auroc": "AUROC of novelty",
+}
+INKS = ("#d55e00", "#f0e442", "#009e73")  # of the regimes
+
+
+class Point(Part):
+    """A point of the grid."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int
+    epochs: int
+    sample: int
+    weight_decay: float
+    noise: float
+
+
+class Cell(Part):
+    """One training at one time: outcome → figure, see `phase_cell.OUTCOMES`; and its bits."""
+
+    point: Point
+    repeat: int
+    figures: dict[str, float]
+
+
+class Effect(Part):
+    """η² of each factor on an outcome over the whole grid; repeats: the share between repeats."""
+
+    outcome: str
+    eta_squared: dict[str, float | None]
+    repeats: float | None
+
+
+class PhaseRecord(Document):
+    """Everything that a phase chart found. `metrics` are those of `--json`."""
+
+    schema_: Literal["advhash/phase/1"]
+    command: Literal["phase-chart"]
+    run: RunInfo
+    victim: dict[str, Any]
+    source: str
+    deviations: list[str]
+    attack: dict[str, Any]
+    budget: str
+    dataset: DatasetInfo
+    axes: dict[str, list[float]]
+    repeats: int
+    queries: int
+    thresholds: dict[str, float]
+    threads: int
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    effects: list[Effect]
+    regimes: list[tuple[Point, Regime]]
+    cells: list[Cell]
+
+    def mean(self, outcome: str, **where: float) -> float:
+        """Mean of an outcome over the cells whose point has these values. Raises KeyError."""
+        found = [
+            cell.figures[outcome]
+            for cell in self.cells
+            if all(getattr(cell.point, name) == value for name, value in where.items())
+        ]
+        if not found:
+            raise KeyError(where)
+        return float(np.mean(found))
+
+
+def verdicts(record: PhaseRecord) -> list[str]:
+    """What was found, in sentences."""
+
+    def value(name: str) -> float | None:
+        metric = record.metrics.get(name)
+        return None if metric is None else metric.value
+
+    shares = ", ".join(
+        f"{100 * (value(f'share_{name}') or 0):.0f} % {name}-expressive"
+        if name == "under"
+        else f"{100 * (value(f'share_{name}') or 0):.0f} % {name}"
+        for name in REGIMES
+    )
+    lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
+    for outcome in ("redundancy_train", "knn_accuracy", "tmap", "auroc"):
+        effect = next(one for one in record.effects if one.outcome == outcome)
+        known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
+        if known:
+            told = [f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]]
+            lines.append(f"{OUTCOMES[outcome]}: of its variance, {', '.join(told)}.")
+    parts = []
+    for name in REGIMES:
+        tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
+        if tmap is not None and auroc is not None:
+            parts.append(f"{name}: t-MAP {100 * tmap:.0f} %, AUROC {100 * auroc:.0f} %")
+    lines.append(f"Attack and detection by regime: {'; '.join(parts)}.")
+    return lines
+
+
+def maps(record: PhaseRecord) -> list[tuple[str, str]]:
+    """(title, picture) of the regimes and of each outcome in MAPS.
+
+    At the first weight decay and label noise, means over repeats.
+    """
+    drawn = [("Regimes", _regime_map(record))]
+    drawn += [(title, _map(record, name, levels)) for name, (title, levels) in MAPS.items()]
+    return drawn
+
+
+def _grid(record: PhaseRecord, sample: float, outcome: str) -> npt.NDArray[np.float64]:
+    axes = record.axes
+    return np.array(
+        [
+            [
+                record.mean(
+                    outcome,
+                    width=width,
+                    epochs=epochs,
+                    sample=sample,
+                    weight_decay=axes["weight_decay"][0],
+                    noise=axes["noise"][0],
+                )
+                for width in axes["width"]
+            ]
+            for epochs in axes["epochs"]
+        ]
+    )
+
+
+def _panels(record: PhaseRecord) -> tuple[Figure, list[Axes]]:
+    samples = record.axes["sample"]
+    figure = Figure(figsize=(0.9 + 2.9 * len(samples), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(samples), sharey=True, squeeze=False)[0]
+    for axes, sample in zip(panels, samples, strict=True):
+        axes.set_title(f"{sample:g} training rows", fontsize=10)
+        for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "epochs")):
+            values = record.axes[name]
+            axis.set_ticks(range(len(values)), [f"{value:g}" for value in values])
+        axes.set_xlabel("width")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("epochs")
+    return figure, list(panels)
+
+
+def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(record)
+        grids = [_grid(record, sample, outcome) for sample in record.axes["sample"]]
+        low, high = min(map(np.min, grids)), max(map(np.max, grids))
+        for axes, values in zip(panels, grids, strict=True):
+            image = axes.imshow(
+                values, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto"
+            )
+            crossed = [level for level in levels if values.min() < level < values.max()]
+            if crossed and min(values.shape) > 1:
+                lines = axes.contour(values, levels=crossed, colors="white", linewidths=1.2)
+                axes.clabel(lines, fmt="%g", fontsize=8)
+        figure.colorbar(image, ax=panels, shrink=0.9)
+        return data_uri(figure)
+
+
+def _regime_map(record: PhaseRecord) -> str:
+    axes_of = record.axes
+    named = dict(record.regimes)
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _panels(record)
+        for axes, sample in zip(panels, axes_of["sample"], strict=True):
+            values = np.zeros((len(axes_of["epochs"]), len(axes_of["width"])))
+            for row, epochs in enumerate(axes_of["epochs"]):
+                for column, width in enumerate(axes_of["width"]):
+                    point = Point(
+                        width=int(width),
+                        epochs=int(epochs),
+                        sample=int(sample),
+                        weight_decay=axes_of["weight_decay"][0],
+                        noise=axes_of["noise"][0],
+                    )
+                    values[row, column] = REGIMES.index(named[point])
+                    letter = named[point][0].upper()
+                    axes.text(column, row, letter, ha="center", va="center", color=INK, fontsize=9)
+            axes.imshow(
+                values, cmap=ListedColormap(INKS), vmin=0, vmax=2, origin="lower", aspect="auto",
+                alpha=0.75,
+            )  # fmt: skip
+        return data_uri(figure)
+
+
+def page(folder: Path) -> str:
+    """The page of a phase chart. Raises RunError."""
+    record = PhaseRecord.read(folder)
+    return (
+        templates()
+        .get_template("phase.html")
+        .render(
+            record=record,
+            verdicts=verdicts(record),
+            maps=maps(record),
+            factors=FACTORS,
+            outcomes=OUTCOMES,
+            regimes=REGIMES,
+            pictures="",
+            version=__version__,
+        )
+    )
+
+
+def render_phase(folder: Path, out: Path) -> None:
+    """Write the page of a phase chart, whole or not at all. Raises RunError, StorageError."""
+    write_bytes(out, page(folder).encode("utf-8", "replace"))

@@ -1,0 +1,234 @@
+"""The record of a search, and its page: what equal candidates save, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from advhash import __version__
+from advhash.files import write_bytes
+from advhash.reports.html import templates
+from advhash.reports.plots import COLOURS, DASHES, STYLE, data_uri
+from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
+from advhash.reports.verdict import with_interval
+from advhash.sanity import Flag
+from advhash.stats import Difference, Metric
+
+__all__ = [
+    "SEARCH",
+    "Coarseness",
+    "HeldOut",
+    "NoiseStudy",
+    "SearchRecord",
+    "SearchResult",
+    "render_search",
+    "verdicts",
+]
+
+SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
+ARM_NAMES = {
+    "cached": "evolution, functional cache",
+    "uncached": "evolution, no cache",
+    "structure": "evolution, cache by structure",
+    "random": "random search, functional cache",
+    "hill-climbing": "hill climbing, functional cache",
+}
+
+
+class SearchResult(Part):
+    """One search.
+
+    figures:      of the best candidate, "fitness" among them
+    lookups:      candidates by kind: miss, partial, full, or none
+    refused:      proposals that FCM and tabu list made again
+    checked, false: full hits evaluated nevertheless, and how many of them were another function
+    curve:        seconds, best fitness and hit rate so far
+    improvements: seconds and fitness of each new best
+    """
+
+    arm: str
+    repeat: int
+    candidates: int
+    seconds: float
+    figures: dict[str, float]
+    best: Any
+    lookups: dict[str, int]
+    refused: int
+    checked: int
+    false: int
+    cache: dict[str, float]
+    curve: list[tuple[float, float, float]]
+    improvements: list[tuple[float, float]]
+
+
+class Coarseness(Part):
+    """Keys of so many bits against true equivalence; see `CellDomain.study`."""
+
+    bits: float
+    keys: float
+    cells_per_key: float
+    collided: float
+    split: float
+
+
+class NoiseStudy(Part):
+    """Searches under noise: mean over repeats of the noise-free fitness of what they found best."""
+
+    noise: float
+    max_num_evals: int
+    remove_probability: float
+    quality: Metric
+    claimed: Metric  # the fitness that the search itself saw
+    candidates: Metric
+
+
+class HeldOut(Part):
+    """The winner and dhta at equal steps on queries that no search saw, made for this very victim.
+
+    difference: t-AP of the winner − t-AP of dhta, paired over queries
+    """
+
+    victim: str
+    searched: bool  # whether the search used this victim
+    info: VictimInfo
+    queries: int
+    tmap: dict[str, Metric]  # winner, dhta, clean, ceiling
+    normalised: dict[str, Metric]  # winner, dhta
+    difference: Difference
+
+
+class SearchRecord(Document):
+    """Everything that a search run found. Metrics are means over repeats with 95 % intervals."""
+
+    schema_: Literal["advhash/search/1"]
+    command: Literal["search"]
+    run: RunInfo
+    domain: Literal["attack", "nas"]
+    settings: dict[str, Any]
+    dataset: DatasetInfo | None
+    budget: BudgetInfo | None
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    results: list[SearchResult]
+    coarseness: list[Coarseness]
+    noise: list[NoiseStudy]
+    held_out: list[HeldOut]
+    winner: Any
+
+    def of(self, arm: str) -> list[SearchResult]:
+        """The repeats of an arm in order."""
+        return [one for one in self.results if one.arm == arm]
+
+    @property
+    def arms(self) -> list[str]:
+        """In the order of their first results."""
+        return list(dict.fromkeys(one.arm for one in self.results))
+
+
+def _times(metric: Metric | None) -> str:
+    if metric is None or metric.value is None:
+        return "unknown"
+    inside = "" if metric.low is None else f" [{metric.low:.2f}, {metric.high:.2f}]"
+    return f"{metric.value:.2f}{inside}"
+
+
+def verdicts(record: SearchRecord) -> list[str]:
+    """What was found, a sentence each."""
+    m = record.metrics
+
+    def share(name: str) -> str:
+        return with_interval(m.get(name) or Metric())
+
+    def ahead(name: str) -> str:
+        gain = m.get(name) or Metric()
+        if gain.low is None or gain.high is None:
+            return "no interval"
+        if gain.low > 0:
+            return "ahead"
+        return "no loss" if gain.low >= 0 else ("behind" if gain.high < 0 else "undecided")
+
+    lines = [
+        f"With the functional cache {_times(m.get('speedup'))} times as many candidates in the "
+        f"same time; hit rate {share('hit_rate')}.",
+        f"Best fitness at equal cost {share('best_fitness')}, without the cache "
+        f"{share('best_fitness_uncached')} (paired over repeats: {ahead('best_gain')}). It reaches "
+        f"the final fitness of the search without in {share('time_to_uncached')} of the time.",
+        f"A hash costs {share('hash_overhead')} of an evaluation; {share('false_hit_rate')} of "
+        "checked hits were another function.",
+    ]
+    if m.get("speedup_structure") is not None:
+        lines.append(
+            f"A cache by structure, free of charge, sees {_times(m['speedup_structure'])} times as "
+            f"many candidates as none; the functional one {_times(m.get('speedup_over_structure'))}"
+            " times as many as that."
+        )
+    for one in record.held_out:
+        d = one.difference
+        words = "beats" if d.low is not None and d.low > 0 else "does not beat"
+        where = "the victim of the search" if one.searched else "a victim that no search used"
+        lines.append(
+            f"On {where} ({one.victim}), the attack that was found {words} dhta at the same number "
+            f"of steps: t-MAP {with_interval(one.tmap['winner'])} against "
+            f"{with_interval(one.tmap['dhta'])} on {one.queries} held-out queries."
+        )
+    return lines
+
+
+def _over_time(record: SearchRecord, column: int, label: str) -> str:
+    """Mean over repeats of a column of the curves, over the seconds of the clock."""
+    end = max((one.seconds for one in record.results), default=0.0)
+    grid = np.linspace(0, end, 200)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for place, arm in enumerate(record.arms):
+            lines = [_steps(one.curve, column, grid) for one in record.of(arm) if one.curve]
+            if not lines or (column == 2 and arm == "uncached"):
+                continue
+            known = ~np.isnan(lines).any(axis=0)
+            axes.plot(
+                grid[known],
+                np.mean(lines, axis=0)[known],
+                DASHES[place % len(DASHES)],
+                color=COLOURS[place % len(COLOURS)],
+                label=ARM_NAMES.get(arm, arm),
+            )
+        axes.set_xlabel("seconds" if record.domain == "attack" else "simulated seconds")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize=8)
+        return data_uri(figure)
+
+
+def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) -> Any:
+    """A curve as a staircase at the points of a grid; NaN before its first point."""
+    rows = np.asarray(curve, dtype=np.float64)
+    place = np.searchsorted(rows[:, 0], grid, side="right") - 1
+    return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
+
+
+def page(folder: Path) -> str:
+    """The page of a search. Raises RunError."""
+    record = SearchRecord.read(folder)
+    return (
+        templates()
+        .get_template("search.html")
+        .render(
+            record=record,
+            verdicts=verdicts(record),
+            best=_over_time(record, 1, "best fitness"),
+            hits=_over_time(record, 2, "hit rate"),
+            names=ARM_NAMES,
+            pictures="",
+            version=__version__,
+        )
+    )
+
+
+def render_search(folder: Path, out: Path) -> None:
+    """Write the page of a search, whole or not at all. Raises RunError, StorageError."""
+    write_bytes(out, page(folder).encode("utf-8", "replace"))
