@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ from attack_scene import Projection, Scene
 from torch import Tensor
 
 from advhash.attacks.base import Attack
-from advhash.attacks.transforms import TRANSFORMS
+from advhash.attacks.descent import GradientAttack
 from advhash.budget import Budget
 from advhash.config import AttackConfig
-from advhash.data import Batch, Modality
+from advhash.data import Batch, Modality, Split
 from advhash.errors import AdvhashError, ConfigError, DataError, UsageError
 from advhash.pipeline import attack_plan
 from advhash.registry import ATTACKS
@@ -77,10 +79,18 @@ def test_a_modality_that_the_victim_lacks_is_named(name: str, scene: Scene) -> N
         attack.perturb(scene.victim, scene.queries, aims(attack, scene.targets), BALL, "text")
 
 
-@pytest.mark.parametrize("name", ["dhta", "mainstay", "sdha", "tha", "nes", "square"])
-def test_a_target_that_no_row_has_is_refused(name: str, scene: Scene) -> None:
-    attack = fitted(name, scene)
+@pytest.mark.parametrize("labels", [0, 1], ids=["no label", "a label of no row"])
+@pytest.mark.parametrize("name", ["dhta", "mainstay", "sdha", "tha", "nes", "square", "blend"])
+def test_a_target_that_no_row_has_is_refused(name: str, labels: int, scene: Scene) -> None:
     strange = torch.zeros_like(scene.targets)
+    strange[:, 2] = labels
+    served = scene.data.dataset.database
+    twice = served.labels.clone()  # what was of class 2 is of class 1
+    twice[:, 1] |= twice[:, 2]
+    twice[:, 2] = 0
+    data = replace(scene.data.dataset, database=Split(served.inputs, twice))
+    attack = ATTACKS.create(name, QUICK[name])
+    attack.fit(scene.victim, replace(scene.data, dataset=data), BALL)
     with pytest.raises(DataError, match="shares a label with some database row"):
         attack.perturb(scene.victim, scene.queries, strange, BALL)
 
@@ -158,10 +168,16 @@ def test_wrong_transforms(settings: dict[str, Any], message: str) -> None:
 
 def test_every_gradient_attack_takes_transforms(scene: Scene) -> None:
     """And takes its gradient through them: the outcome is another one, still inside the ball."""
-    assert "noise" in TRANSFORMS
-    for name in ("p2p", "dhta", "hag", "cgat", "sdha", "mainstay"):
-        plain = ATTACKS.create(name, {"steps": 4}).fit(scene.victim, scene.data, BALL)
-        through = ATTACKS.create(name, {"steps": 4, "transforms": ["noise"], "samples": 2})
+    family = [
+        entry.name
+        for entry in ATTACKS
+        if inspect.isclass(entry.build) and issubclass(entry.build, GradientAttack)
+    ]
+    assert {"p2p", "dhta", "tha", "hag", "cgat", "sdha", "mainstay"} <= set(family)
+    for name in family:
+        few = {**QUICK.get(name, {}), "steps": 4}
+        plain = ATTACKS.create(name, few).fit(scene.victim, scene.data, BALL)
+        through = ATTACKS.create(name, {**few, "transforms": ["noise"], "samples": 2})
         through.fit(scene.victim, scene.data, BALL)
         found = [
             one.perturb(scene.victim, scene.queries, aims(one, scene.targets), BALL)

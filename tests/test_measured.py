@@ -66,6 +66,12 @@ def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
         assert metrics["old_codes_changed"] == 0
 
 
+def test_the_page_of_costs_shows_what_was_measured() -> None:
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/cost_table.py"))
+    found = json.loads((ROOT / "benchmarks/cost_table.json").read_text())
+    assert (ROOT / "docs/attacks/cost.md").read_text() == benchmark["page"](found)
+
+
 def test_the_page_of_defences_shows_what_was_measured() -> None:
     """And that the best hardened model keeps the promise on both data sets, with seed 0."""
     benchmark = runpy.run_path(str(ROOT / "benchmarks/defended.py"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pytest
 import torch
+from attack_scene import Scene
 from PIL import Image
 from torch import Tensor, nn
 
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient import P2P
+from advhash.attacks.hiding import Mainstay
 from advhash.attacks.transforms import TRANSFORMS, Transformed
 from advhash.budget import Budget
 from advhash.codec import through_codec
@@ -157,6 +160,24 @@ def test_an_attack_through_them_survives_them_better(victim: Small, images: Tens
         judge = [Transformed(victim, names, samples=1).encode(moved, "image") for _ in range(100)]
         shares.append(np.mean([(codes.signs() == anchors.numpy()).mean() for codes in judge]))
     assert shares[1] > shares[0] + 0.03
+
+
+def test_a_lucky_draw_neither_ends_a_descent_nor_is_kept(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws that show an image of the anchor's code, whatever is given: the plain code counts."""
+    queries, targets = scene.data.dataset.query.rows(torch.arange(1)), scene.targets[:1]
+    victim, free, ball = scene.victim, Budget("none", math.inf), Budget("linf", 16 / 255)
+    anchor = Mainstay(steps=200).fit(victim, scene.data, free)
+    lucky = anchor.perturb(victim, queries, targets, free)
+    clean = victim.encode(queries.inputs["image"], "image").signs()
+    goal = lucky.codes.signs()
+    assert (goal == anchor.anchors(targets).numpy()).all()
+    shown = lucky.batch.inputs["image"]
+    monkeypatch.setitem(TRANSFORMS, "noise", lambda images: images + (shown - images).detach())
+    attack = Mainstay(steps=20, transforms=("noise",)).fit(victim, scene.data, ball)
+    moved = attack.perturb(victim, queries, targets, ball)
+    assert (moved.codes.signs() != goal).sum() < (clean != goal).sum()
 
 
 # The real codec
