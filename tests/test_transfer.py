@@ -169,7 +169,10 @@ def test_its_config_replays_it(
         (["--methods", "dhta"], "--victims"),
         (["--victims", "dpsh,csq+bits", "--methods", "dhta"], "key=value"),
         (["--victims", "dpsh,hashvfl", "--methods", "dhta"], "hashvfl"),
-        (["--victims", "dpsh,csq", "--methods", "dhta", "--norm", "l0", "--eps", "3"], "--norm"),
+        (
+            ["--victims", "dpsh,csq", "--methods", "dhta", "--norm", "l0", "--eps", "3"],
+            "expected a budget",
+        ),
         (["--victims", "dpsh,csq", "--methods", "nope"], "nope"),
         (["--victims", "dpsh,nope", "--methods", "dhta"], "nope"),
     ],
