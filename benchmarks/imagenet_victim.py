@@ -39,7 +39,8 @@ keeps the figures in `benchmarks/imagenet_victim.json`. `dpsh` with EfficientNet
 weights, frozen; the linear layer learnt, 30 epochs), 32 bits, Flickr8k at 224 px (enlarged from
 128), seed 0, 100 queries, targets disjoint from the query's labels. Percent, 95 % BCa intervals
 over queries; *JPEG* after a round trip at quality 75. ProS-GAN has 4 epochs instead of its 120, for
-time. What has no row was not measured yet.
+time. What has no row was not measured yet. Equal figures at both radii: the anchors are reached at
+the smaller one already, and an image that reached its anchor rests.
 
 """
 
