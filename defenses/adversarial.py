@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +38,11 @@ __all__ = ["ATRDH", "SAAT", "AdversarialTraining", "CgAT", "Generated"]
 FAST: dict[str, Any] = {"steps": 1, "step": 1.25}  # Wong et al., ICLR 2020
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class AdversarialTraining(Hardening):
     """Goes on training a victim with the adversarial images of its own training rows.
 
     epochs, batch_size, learning_rate, weight_decay: AdamW with cosine decay
-    steps, step:  of the inner attack; a step as a fraction of the radius
     warmup:       share of the epochs over which the radius rises to that of the budget
     weight:       λ
     augmentation: whether images are lightly augmented before they are attacked
@@ -59,39 +60,22 @@ class AdversarialTraining(Hardening):
     - λ is 5 where 1 is published: with 1, photographs are hardly hardened (docs/defenses)
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        steps: int = 7,
-        step: float = 0.25,
-        warmup: float = 0.25,
-        weight: float = 5.0,
-        augmentation: bool = True,
-    ) -> None:
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.25
+    weight: float = 5.0
+    augmentation: bool = True
+
+    def __post_init__(self) -> None:
         expect_positive(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            steps=steps,
-            step=step,
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
         )
-        if not 0 <= warmup <= 1 or not weight >= 0:
+        if not 0 <= self.warmup <= 1 or not self.weight >= 0:
             raise ValueError(
-                f"expected warmup in [0,1] and weight >= 0, got {warmup:g} and {weight:g}"
+                f"expected warmup in [0,1] and weight >= 0, got {self.warmup:g} and {self.weight:g}"
             )
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.steps = steps
-        self.step = step
-        self.warmup = warmup
-        self.weight = weight
-        self.augmentation = augmentation
 
     def inner(self) -> Attack:
         """The attack that makes x'."""
@@ -260,18 +244,44 @@ def clean_loss(victim: HashVictim, relaxed: Tensor, labels: Tensor, kept: Tensor
     return quantisation(torch.tanh(relaxed), kept)
 
 
-class CentralTraining(AdversarialTraining):
-    """L_adv = −mean(h'∘c): x' is held at the centre c of the codes that share a label with x."""
+@dataclass(kw_only=True, eq=False, repr=False)
+class Descending(AdversarialTraining):
+    """With an inner attack by gradients.
 
-    graded: ClassVar[bool]
+    steps, step: of it; a step as a fraction of the radius
+    """
 
-    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
-        centres = centre_codes(data, labels, graded=self.graded).to(moved)
-        return -(torch.tanh(moved) * centres).mean()
+    steps: int = 7
+    step: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_positive(steps=self.steps, step=self.step)
+
+
+def expect_weight(value: float) -> None:
+    """Raise ValueError for a quantisation weight below 0."""
+    if value < 0:
+        raise ValueError(f"expected quantisation_weight >= 0, got {value:g}")
+
+
+def held_at_centre(moved: Tensor, labels: Tensor, data: AttackData, *, graded: bool) -> Tensor:
+    """−mean(h'∘c) of real codes u' (B,K), c the centre of the codes that share a label."""
+    centres = centre_codes(data, labels, graded=graded).to(moved)
+    return -(torch.tanh(moved) * centres).mean()
+
+
+def held_at_mainstay(
+    moved: Tensor, labels: Tensor, data: AttackData, quantisation_weight: float
+) -> Tensor:
+    """−mean(h'∘m) + w·mean (h' − sign h')², m the mainstay code (Yuan et al., TIFS 2023)."""
+    soft = torch.tanh(moved)
+    held = held_at_centre(moved, labels, data, graded=True)
+    return held + quantisation_weight * quantisation(soft, sign(soft))
 
 
 @DEFENSES.register("cgat", source="Wang et al., WWW 2023", presets={"fast": FAST})
-class CgAT(CentralTraining):
+class CgAT(Descending):
     """CgAT: x' leaves the centre of its labels' codes, training holds it there.
 
     L_adv = −mean(h'∘c), h' = tanh u', c = sign(mean b of rows that share a label − mean b of the
@@ -281,56 +291,33 @@ class CgAT(CentralTraining):
     - published are 30 epochs of SGD at 0.01 and centres of the training rows; here of the database
     """
 
-    graded = False
-
     def inner(self) -> Attack:
         return CGAT(steps=self.steps, rule="sign", step=self.step, alphas=(1.0,), random_start=True)
 
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        return held_at_centre(moved, labels, data, graded=False)
+
 
 @DEFENSES.register("saat", source="Yuan et al., TIFS 2023", presets={"fast": FAST})
-class SAAT(CentralTraining):
+@dataclass(kw_only=True, eq=False, repr=False)
+class SAAT(Descending):
     """SAAT: semantic-aware adversarial training; x' is held at its mainstay code.
 
     L_adv = −mean(h'∘m) + μ/λ·mean (h' − sign h')², m the mainstay code: the centre c of `cgat` with
     rows weighted by the cosine of their labels.
 
-    quantisation_weight: μ
+    quantisation_weight: μ/λ
 
     Deviations:
     - published are 20 epochs of SGD at 0.05 and mainstay codes of the training rows; here of the
       database
     """
 
-    graded = True
+    quantisation_weight: float = 1e-4
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        steps: int = 7,
-        step: float = 0.25,
-        warmup: float = 0.25,
-        weight: float = 5.0,
-        augmentation: bool = True,
-        quantisation_weight: float = 1e-4,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            steps=steps,
-            step=step,
-            warmup=warmup,
-            weight=weight,
-            augmentation=augmentation,
-        )
-        if quantisation_weight < 0:
-            raise ValueError(f"expected quantisation_weight >= 0, got {quantisation_weight:g}")
-        self.quantisation_weight = quantisation_weight
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_weight(self.quantisation_weight)
 
     def inner(self) -> Attack:
         return MainstayUntargeted(
@@ -338,13 +325,12 @@ class SAAT(CentralTraining):
         )
 
     def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
-        soft = torch.tanh(moved)
-        held = super().outer(moved, clean, labels, data)
-        return held + self.quantisation_weight * quantisation(soft, sign(soft))
+        return held_at_mainstay(moved, labels, data, self.quantisation_weight)
 
 
 @DEFENSES.register("atrdh", source="Wang et al., SIGIR 2021", presets={"fast": FAST})
-class ATRDH(AdversarialTraining):
+@dataclass(kw_only=True, eq=False, repr=False)
+class ATRDH(Descending):
     """ATRDH: x' aims at another label, training keeps its similarities to the clean codes.
 
     L_adv = mean (⟨h'_i, h_j⟩/K − S_ij)² over the batch, S = 1 where two rows share a label, else
@@ -357,33 +343,11 @@ class ATRDH(AdversarialTraining):
     - published are 100 epochs of Adam at 1e-4, and pairs with the codes of all training rows
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        steps: int = 7,
-        step: float = 0.25,
-        warmup: float = 0.25,
-        weight: float = 5.0,
-        augmentation: bool = True,
-        refresh: int = 5,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            steps=steps,
-            step=step,
-            warmup=warmup,
-            weight=weight,
-            augmentation=augmentation,
-        )
-        expect_positive(refresh=refresh)
-        self.refresh = refresh
+    refresh: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_positive(refresh=self.refresh)
 
     def inner(self) -> Attack:
         return THA(steps=self.steps, rule="sign", step=self.step, alphas=(1.0,), random_start=True)
@@ -396,12 +360,14 @@ class ATRDH(AdversarialTraining):
 
 
 @DEFENSES.register("generated", source="advhash, after Wang et al., CVPR 2021")
-class Generated(SAAT):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Generated(AdversarialTraining):
     """Adversarial training against bounded ProS-GAN: one forward pass makes x'.
 
     L_adv is that of `saat`. The generator is fitted to the present weights every `refresh` epochs,
-    under the radius of that epoch; `steps` and `step` say nothing here.
+    under the radius of that epoch.
 
+    quantisation_weight: μ/λ
     refresh:          epochs between two fits
     generator_epochs: of each fit
 
@@ -409,36 +375,20 @@ class Generated(SAAT):
     - its own method: no published defence trains against ProS-GAN
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        warmup: float = 0.25,
-        weight: float = 5.0,
-        augmentation: bool = True,
-        quantisation_weight: float = 1e-4,
-        refresh: int = 5,
-        generator_epochs: int = 20,
-    ) -> None:
-        super().__init__(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            weight=weight,
-            augmentation=augmentation,
-            quantisation_weight=quantisation_weight,
-        )
-        expect_positive(refresh=refresh, generator_epochs=generator_epochs)
-        self.refresh = refresh
-        self.generator_epochs = generator_epochs
+    quantisation_weight: float = 1e-4
+    refresh: int = 5
+    generator_epochs: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_weight(self.quantisation_weight)
+        expect_positive(refresh=self.refresh, generator_epochs=self.generator_epochs)
 
     def inner(self) -> Attack:
         return ProSGAN(bounded=True, epochs=self.generator_epochs)
 
     def fitted_before(self, epoch: int) -> int:
         return epoch - (epoch - 1) % self.refresh
+
+    def outer(self, moved: Tensor, clean: Tensor, labels: Tensor, data: AttackData) -> Tensor:
+        return held_at_mainstay(moved, labels, data, self.quantisation_weight)
