@@ -6,11 +6,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from attack_scene import Scene
+from attack_scene import Projection, Scene
 from torch import Tensor, nn
 
 from advhash import cli
@@ -19,13 +20,15 @@ from advhash.attacks.hiding import MainstayUntargeted
 from advhash.budget import Budget
 from advhash.checkpoint import load_victim
 from advhash.config import TrainConfig
-from advhash.data import Split
+from advhash.data import Batch, Modality, Split, silent
+from advhash.defending import _checks, defend_config
 from advhash.defenses.adversarial import AdversarialTraining, clean_loss, kept_codes
 from advhash.errors import CheckpointError, UsageError
 from advhash.hamming import distances
 from advhash.hardening import prepare
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.transfer import Metric, TransferRecord
+from advhash.transferring import Member
 from advhash.victims.base import HashVictim
 from advhash.victims.dlcmh import DLCMH
 from advhash.victims.image import DPSH, ImageHashing
@@ -146,6 +149,7 @@ def test_frozen_rows_of_a_lifelong_victim_stay(monkeypatch: pytest.MonkeyPatch) 
     result = defense.harden(victim, seen, Budget("linf", 8 / 255))
     assert torch.equal(result.stored.frozen, victim.stored.frozen)
     assert (result.database_codes(data, "fused").words == codes.words).all()
+    assert (result.rehashed_codes(data, "fused").words != codes.words).any()
     assert not torch.equal(weights(result.image_network), weights(victim.image_network))
     assert torch.equal(weights(result.text_network), weights(victim.text_network))
 
@@ -292,10 +296,46 @@ def test_a_wrong_defence_costs_no_training(tables: dict[str, Any], message: str)
         prepare(config, never)
 
 
-def test_rows_in_memory_only(hashed: Scene) -> None:
-    """The training rows are those of the split, whatever the database holds besides."""
-    few = replace(hashed.data.dataset, train_rows=torch.arange(40))
-    assert isinstance(few.train, Split)
+def test_only_training_rows_are_trained_on(hashed: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(hashed.data.dataset, train_rows=torch.arange(5, 45))
     data = AttackData(few, hashed.data.codes, "image", "image")
     defense = DEFENSES.create("cgat", {"epochs": 1, "steps": 1, "augmentation": False})
-    assert len(defense.harden(hashed.victim, data, BALL).history) > 0
+    seen: list[Tensor] = []
+    real = AdversarialTraining._clean_batch
+
+    def watched(self: AdversarialTraining, train: Split, rows: Tensor, *rest: Any) -> Batch:
+        batch = real(self, train, rows, *rest)
+        seen.append(batch.inputs["image"])
+        return batch
+
+    monkeypatch.setattr(AdversarialTraining, "_clean_batch", watched)
+    defense.harden(hashed.victim, data, BALL)
+    pictures = few.database.rows(few.train_rows).inputs["image"]
+    found = torch.cat(seen).flatten(1)
+    assert len(found) == 40
+    assert torch.equal(found.unique(dim=0), pictures.flatten(1).unique(dim=0))
+
+
+class Masked(Projection):
+    """Gradients that are zero, codes that are not."""
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        return super().relax(inputs, modality).detach() + 0 * inputs.sum()
+
+
+def test_checks_tell_a_masked_gradient_from_a_sound_one(hashed: Scene) -> None:
+    config = defend_config(
+        {
+            "victim": {"name": "dpsh"},
+            "defense": {"name": "saat"},
+            "budget": {"norm": "linf", "eps": "32/255"},
+        }
+    )
+    passed = {}
+    for name, scene in (("sound", hashed), ("masked", hashed.seen_by(Masked().eval()))):
+        trained: Any = SimpleNamespace(victim=scene.victim, data=scene.data.dataset)
+        member = Member(name, trained, scene.data.codes, "image")
+        passed[name] = {check.name: check.passed for check in _checks(config, member, silent)}
+    assert all(passed["sound"].values())
+    assert not passed["masked"]["radius"]
+    assert not passed["masked"]["no bound"]
