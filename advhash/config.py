@@ -130,7 +130,16 @@ class ProtocolConfig(_Table):
     poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
 
 
-class _Command(_Table):
+class _Run(_Table):
+    """A whole command, which one file replays."""
+
+    def to_toml(self) -> str:
+        """The file that replays the run. None has no place in TOML and means the default."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class _Command(_Run):
     """Whether the user trusts code that the config names is told with the command, never in a file.
 
     A config from a stranger could name any function: it is neither read from a file nor written.
@@ -178,11 +187,6 @@ class AttackConfig(_Command):
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
 
-    def to_toml(self) -> str:
-        """The file that replays the run. None has no place in TOML and means the default."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
-
 
 class OrdersConfig(_Table):
     """In which order categories arrive, and how much is repeated.
@@ -200,7 +204,7 @@ class OrdersConfig(_Table):
     queries: int = Field(default=100, ge=1, strict=True)  # that are attacked
 
 
-class LifelongConfig(_Table):
+class LifelongConfig(_Run):
     """`advhash lifelong`. `rival` is dcmh; `attack` prosgan."""
 
     command: Literal["lifelong"] = "lifelong"
@@ -211,11 +215,6 @@ class LifelongConfig(_Table):
     attack: MethodConfig = Field(default_factory=lambda: MethodConfig(name="prosgan"))
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     lifelong: OrdersConfig = Field(default_factory=OrdersConfig)
-
-    def to_toml(self) -> str:
-        """The file that replays the run."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
 
 
 class TransferConfig(_Command):
@@ -235,11 +234,6 @@ class TransferConfig(_Command):
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
-
-    def to_toml(self) -> str:
-        """The file that replays the run."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
 
 
 class AdaptiveConfig(_Table):
@@ -285,11 +279,6 @@ class EncodeConfig(_Command):
     queries: int | None = Field(default=None, ge=2)
     most_bits: int = Field(default=8192, ge=1)
 
-    def to_toml(self) -> str:
-        """The file that replays the run."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
-
 
 class PhaseGrid(_Table):
     """The axes of a phase chart, and the thresholds of its regimes, which are ours.
@@ -319,7 +308,7 @@ class PhaseGrid(_Table):
         return values
 
 
-class PhaseConfig(_Table):
+class PhaseConfig(_Run):
     """`advhash phase-chart`: neural codes over size, time, sample, regularisation, label noise."""
 
     command: Literal["phase-chart"] = "phase-chart"
@@ -334,11 +323,6 @@ class PhaseConfig(_Table):
     )
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     phase: PhaseGrid = Field(default_factory=PhaseGrid)
-
-    def to_toml(self) -> str:
-        """The file that replays the run."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
 
 
 class SearchTable(_Table):
@@ -385,11 +369,6 @@ class SearchConfig(_Command):
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     targets: TargetRule = "disjoint"
-
-    def to_toml(self) -> str:
-        """The file that replays the run."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
 
 
 def _plain(value: Any) -> Any:
