@@ -294,7 +294,9 @@ Written by `benchmarks/vfl.py` from `benchmarks/vfl.json`; the pages [hashvfl](h
 [inversion](../attacks/inversion.md) and [detectors](../defenses/detectors.md) say what it means.
 Intervals are 95 % over samples of one seed (exact for rates in the tables of abnormal inputs, BCa
 otherwise), or over three training seeds and the same queries
-(hierarchical bootstrap) where a row pools seeds. Default settings unless the row says otherwise; `*` is the
+(hierarchical bootstrap) where a row pools seeds. Reconstruction and slices were measured before
+their rates had exact intervals, before re-identification drew from the whole query split, and under the
+earlier adaptive attacker. Default settings unless the row says otherwise; `*` is the
 attacker that validation data chose. Again: `OMP_NUM_THREADS=1 python benchmarks/vfl.py`.
 """
 
