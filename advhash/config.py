@@ -31,6 +31,7 @@ __all__ = [
     "DatasetConfig",
     "DetectConfig",
     "EncodeConfig",
+    "GridConfig",
     "LifelongConfig",
     "MethodConfig",
     "OrdersConfig",
@@ -39,9 +40,12 @@ __all__ = [
     "ProtocolConfig",
     "SearchConfig",
     "SearchTable",
+    "SuiteConfig",
     "TrainConfig",
     "TransferConfig",
+    "VictimConfig",
     "merge",
+    "method_label",
     "parse_assignment",
     "parse_method",
     "parse_settings",
@@ -76,6 +80,12 @@ class MethodConfig(_Named):
     """A registered name and its settings: `name`, and any further key that the method takes."""
 
     name: str
+
+
+class VictimConfig(MethodConfig):
+    """seed: of its training and of its defence; None: the seed of the run."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
 
 
 class DatasetConfig(_Named):
@@ -158,32 +168,36 @@ class _Command(_Run):
         return config
 
 
-class TrainConfig(_Command):
-    """`advhash train`: a victim, a data set, a seed, and perhaps a defence.
+class _WithVictim(_Command):
+    """A victim, perhaps with a defence.
 
     defense_budget: what the defence is trained against; by default L∞ 8/255
     """
 
-    command: Literal["train"] = "train"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victim: MethodConfig
+    victim: VictimConfig
     defense: MethodConfig | None = None
     defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
 
+    @property
+    def victim_seed(self) -> int:
+        """Of the training of the victim and of its defence."""
+        return self.seed if self.victim.seed is None else self.victim.seed
 
-class AttackConfig(_Command):
-    """`advhash attack`."""
+
+class TrainConfig(_WithVictim):
+    """`advhash train`: a victim, a data set, a seed, and perhaps a defence."""
+
+    command: Literal["train"] = "train"
+
+
+class AttackConfig(_WithVictim):
+    """`advhash attack`. `victim.seed` trains the victim with another seed than the attack's."""
 
     command: Literal["attack"] = "attack"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
-    victim: MethodConfig
-    defense: MethodConfig | None = None
-    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
     attack: MethodConfig
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
 
@@ -210,7 +224,7 @@ class LifelongConfig(_Run):
     command: Literal["lifelong"] = "lifelong"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victim: MethodConfig
+    victim: VictimConfig
     rival: MethodConfig = Field(default_factory=lambda: MethodConfig(name="dcmh"))
     attack: MethodConfig = Field(default_factory=lambda: MethodConfig(name="prosgan"))
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
@@ -229,11 +243,60 @@ class TransferConfig(_Command):
     command: Literal["transfer"] = "transfer"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victims: list[MethodConfig] = Field(min_length=2)
+    victims: list[VictimConfig] = Field(min_length=2)
     attacks: list[MethodConfig] = Field(min_length=1)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+
+class GridConfig(_Table):
+    """Every data set × victim × defence × attack × budget of its lists.
+
+    An item is a table, or a line: `dpsh+bits=16`; for a budget, its ε: `8/255`.
+
+    defenses: "none" is the victim as it was trained
+    budgets:  an empty list: the default budget of each attack
+    """
+
+    datasets: list[DatasetConfig] = Field(min_length=1)
+    victims: list[VictimConfig] = Field(min_length=1)
+    defenses: list[MethodConfig] = Field(
+        default_factory=lambda: [MethodConfig(name="none")], min_length=1
+    )
+    attacks: list[MethodConfig] = Field(min_length=1)
+    budgets: list[BudgetConfig] = []
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+    @field_validator("datasets", "victims", "defenses", "attacks", mode="before")
+    @classmethod
+    def _named(cls, items: Any) -> Any:
+        if not isinstance(items, list):
+            return items
+        return [parse_method(one) if isinstance(one, str) else one for one in items]
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _radii(cls, items: Any) -> Any:
+        if not isinstance(items, list):
+            return items
+        return [{"eps": one} if isinstance(one, str | float | int) else one for one in items]
+
+
+class SuiteConfig(_Command):
+    """`advhash benchmark`: grids, each victim trained and each attack made with several seeds.
+
+    seed: the first of the seeds
+    """
+
+    command: Literal["benchmark"] = "benchmark"
+    name: str = "suite"
+    seed: int = Field(default=0, ge=0, lt=2**62)
+    device: str = "auto"
+    victim_seeds: int = Field(default=3, ge=1, le=100, strict=True)
+    attack_seeds: int = Field(default=3, ge=1, le=100, strict=True)
+    grids: list[GridConfig] = Field(min_length=1)
 
 
 class AdaptiveConfig(_Table):
@@ -251,7 +314,7 @@ class DetectConfig(_Command):
     command: Literal["detect"] = "detect"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victim: MethodConfig
+    victim: VictimConfig
     detector: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-max"))
     attack: MethodConfig | None = None  # whose adversarial slices are the abnormal inputs
     inputs: Literal["mixed", "noise", "ood"] = "mixed"  # they are, without an attack
@@ -272,7 +335,7 @@ class EncodeConfig(_Command):
     command: Literal["encode"] = "encode"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victim: MethodConfig
+    victim: VictimConfig
     attack: MethodConfig | None = None
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
@@ -314,7 +377,7 @@ class PhaseConfig(_Run):
     command: Literal["phase-chart"] = "phase-chart"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
-    victim: MethodConfig = Field(default_factory=lambda: MethodConfig(name="neural-code"))
+    victim: VictimConfig = Field(default_factory=lambda: VictimConfig(name="neural-code"))
     attack: MethodConfig = Field(
         default_factory=lambda: MethodConfig.build({"name": "dhta", "steps": 20})
     )
@@ -364,8 +427,8 @@ class SearchConfig(_Command):
     executor: str = "inline"
     search: SearchTable = Field(default_factory=SearchTable)
     table: str | None = None
-    victim: MethodConfig = Field(default_factory=lambda: MethodConfig(name="dpsh"))
-    other: MethodConfig = Field(default_factory=lambda: MethodConfig(name="csq"))
+    victim: VictimConfig = Field(default_factory=lambda: VictimConfig(name="dpsh"))
+    other: VictimConfig = Field(default_factory=lambda: VictimConfig(name="csq"))
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     targets: TargetRule = "disjoint"
@@ -440,6 +503,20 @@ def parse_method(text: str) -> dict[str, Any]:
     if "name" in table:
         raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
     return {"name": name, **table}
+
+
+def method_label(table: MethodConfig | DatasetConfig) -> str:
+    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder."""
+    own = table.model_dump(exclude={"name"}, exclude_none=True)
+    return "+".join([Path(table.name or "").name, *map(_setting, own.items())])
+
+
+def _setting(pair: tuple[str, Any]) -> str:
+    key, value = pair
+    if key == "defense" and isinstance(value, Mapping):
+        rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
+        return "+".join([str(value.get("name")), *rest])
+    return str(value) if key == "defense" else f"{key}={value}"
 
 
 def parse_settings(text: str) -> dict[str, Any]:

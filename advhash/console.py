@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from advhash.budgets import Siblings
     from advhash.comparing import Comparison
     from advhash.data import Progress
+    from advhash.reports.benchmark import BenchmarkRecord
     from advhash.reports.encoding import EncodingRecord
     from advhash.reports.inversion import InversionRecord
     from advhash.reports.lifelong import LifelongRecord
@@ -195,6 +196,33 @@ def print_transfer(record: TransferRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+def print_benchmark(record: BenchmarkRecord) -> None:
+    """Both leaderboards, what failed, and where the report is."""
+    from advhash.reports.benchmark import verdicts
+    from advhash.reports.leaderboard import main_metric
+
+    done = len(record.cells) - len(record.failed) - len(record.left)
+    sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")
+    rows = [
+        {
+            "data": one.dataset,
+            "budget": one.budget,
+            "rank": one.rank,
+            "victim": one.victim,
+            "attack": one.method,
+            "metric": main_metric(one.goal),
+            FIGURE: _figure(vars(one.metrics[main_metric(one.goal)])),
+        }
+        for one in sorted(record.victims, key=lambda one: (one.dataset, one.budget, one.rank))
+    ]
+    print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
+    for line in verdicts(record):
+        sys.stdout.write(f"{line}\n")
+    for flag in record.flags:
+        sys.stdout.write(f"{flag.level}: {flag.message}\n")
+    sys.stdout.write(f"report: {record.report}\n")
 
 
 def print_comparison(found: Comparison) -> None:

@@ -1,19 +1,21 @@
 """Where tasks run: `inline`, `local` processes, or a Dask cluster at `dask:tcp://HOST:PORT`.
 
 A task is a function of one argument that can be pickled; it may run twice, as one whose worker
-dies is given to another worker.
+dies is given to another worker. Who dies with a task of its own again and again is found out by
+running what is left one by one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from advhash.cores import usable_cores
@@ -25,7 +27,7 @@ __all__ = ["check_executor", "run_tasks"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_ATTEMPTS = 4  # of a task whose worker dies
+_TOGETHER, _ALONE = 2, 2  # attempts at a task whose worker dies
 _CONNECT_SECONDS = 10
 
 
@@ -69,11 +71,14 @@ def run_tasks(
     *,
     stage: str = "tasks",
     progress: Progress = silent,
+    lost: Callable[[Task], Result] | None = None,
 ) -> list[Result]:
     """The results of all tasks, in their order.
 
-    Raises UsageError for an unknown executor or a cluster that does not answer, RefusedError where
-    a task's worker dies again and again. What a task raises is raised here.
+    lost: the result of a task whose worker dies again and again; without it, an error
+
+    Raises UsageError for an unknown executor or a cluster that does not answer, RefusedError for a
+    lost task and for a cluster that is gone. What a task raises is raised here.
     """
     check_executor(executor)
     progress(stage, 0, len(tasks))
@@ -84,8 +89,16 @@ def run_tasks(
             progress(stage, len(results), len(tasks))
         return results
     if executor == "local":
-        return _run_local(function, tasks, stage, progress)
-    return _run_dask(executor.removeprefix("dask:"), function, tasks, stage, progress)
+        return _run_local(function, tasks, stage, progress, lost or _refuse)
+    address = executor.removeprefix("dask:")
+    return _run_dask(address, function, tasks, stage, progress, lost or _refuse)
+
+
+def _refuse(task: object) -> NoReturn:
+    raise RefusedError(
+        "a task lost its worker again and again: look for a lack of memory, or use --executor "
+        f"inline ({str(task)[:200]})"
+    )
 
 
 def _begin_worker() -> None:
@@ -95,17 +108,20 @@ def _begin_worker() -> None:
 
 
 def _run_local(
-    function: Callable[[Task], Result], tasks: Sequence[Task], stage: str, progress: Progress
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    stage: str,
+    progress: Progress,
+    lost: Callable[[Task], Result],
 ) -> list[Result]:
     done: dict[int, Result] = {}
-    for _ in range(_ATTEMPTS):
-        left = [place for place in range(len(tasks)) if place not in done]
-        workers = min(usable_cores(), len(left))
-        if not left:
-            break
+
+    def attempt(places: Sequence[int]) -> None:
+        """Run these tasks side by side; where a worker dies, some are left."""
         context = multiprocessing.get_context("spawn")
+        workers = min(usable_cores(), len(places))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-            waiting = {pool.submit(function, tasks[place]): place for place in left}
+            waiting = {pool.submit(function, tasks[place]): place for place in places}
             try:
                 while waiting:
                     finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -113,15 +129,24 @@ def _run_local(
                         done[waiting.pop(future)] = future.result()
                         progress(stage, len(done), len(tasks))
             except BrokenProcessPool:
-                continue
+                return
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # waits for the tasks that run now
                 raise
-    if len(done) < len(tasks):
-        raise RefusedError(
-            f"{len(tasks) - len(done)} of {len(tasks)} tasks lost their worker {_ATTEMPTS} times: "
-            "look for a lack of memory, or use --executor inline"
-        )
+
+    def left() -> list[int]:
+        return [place for place in range(len(tasks)) if place not in done]
+
+    for _ in range(_TOGETHER):
+        if left():
+            attempt(left())
+    for place in left():
+        for _ in range(_ALONE):
+            if place not in done:
+                attempt([place])
+        if place not in done:
+            done[place] = lost(tasks[place])
+            progress(stage, len(done), len(tasks))
     return [done[place] for place in range(len(tasks))]
 
 
@@ -131,6 +156,7 @@ def _run_dask(
     tasks: Sequence[Task],
     stage: str,
     progress: Progress,
+    lost: Callable[[Task], Result],
 ) -> list[Result]:
     try:
         from distributed import Client, KilledWorker, as_completed
@@ -141,14 +167,20 @@ def _run_dask(
     except (OSError, ValueError, TypeError) as error:
         line = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(f"no Dask scheduler answers at {address} ({line})") from None
+    done: dict[int, Result] = {}
     with client:
         futures = client.map(function, list(tasks), pure=False)
-        for count, _ in enumerate(as_completed(futures, loop=client.loop), start=1):
-            progress(stage, count, len(tasks))
-        try:
-            results: list[Result] = client.gather(futures)
-        except KilledWorker as error:
-            raise RefusedError(
-                f"a task lost its Dask worker too often: look for a lack of memory ({error.task})"
-            ) from None
-    return results
+        places = {future.key: place for place, future in enumerate(futures)}
+        for future in as_completed(futures, loop=client.loop):
+            place = places[future.key]
+            try:
+                done[place] = future.result()
+            except KilledWorker:
+                done[place] = lost(tasks[place])
+            except (CancelledError, asyncio.CancelledError):
+                raise RefusedError(
+                    f"the Dask scheduler at {address} is gone, {len(done)} of {len(tasks)} tasks "
+                    "were done: start it again and give the same command"
+                ) from None
+            progress(stage, len(done), len(tasks))
+    return [done[place] for place in range(len(tasks))]

@@ -81,7 +81,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         "settings": settings,
         "source": DEFENSES[name].source,
         "budget": None if wraps else str(budget),
-        "seed": None if wraps else config.seed,
+        "seed": None if wraps else config.victim_seed,
     }
     key = content_key(
         {**cache_identity(trained), "defense": applied, "digest": DEFENSES[name].digest}
@@ -93,7 +93,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
     def build(folder: Path) -> None:
         nonlocal ran
         ran = True
-        victim = _harden(defense, trained, budget, config.seed, state, progress)
+        victim = _harden(defense, trained, budget, config.victim_seed, state, progress)
         check_converged(f"{trained.card['name']} with {name}", victim)
         store_victim(
             folder,
@@ -101,7 +101,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
             trained.data,
             name=trained.card["name"],
             settings=trained.card["settings"],
-            seed=config.seed,
+            seed=config.victim_seed,
             state=state,
             seconds=state.spent + time.perf_counter() - start,
             defenses=[*trained.defenses, applied],
@@ -123,6 +123,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         fingerprint(folder, victim, card),
         not ran,
         time.perf_counter() - start,
+        trained.seed,
     )
 
 

@@ -62,7 +62,14 @@ from advhash.training import (
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["attack", "attack_plan", "resolve", "resume", "save_image_grid"]
+__all__ = [
+    "attack",
+    "attack_plan",
+    "check_attack_config",
+    "resolve",
+    "resume",
+    "save_image_grid",
+]
 
 T = TypeVar("T")
 
@@ -72,8 +79,12 @@ def attack(
     out: Path | None = None,
     progress: Progress = silent,
     folder: RunFolder | None = None,
+    *,
+    brief: bool = False,
 ) -> Record:
     """Run one attack and write its run folder (`out`, by default `runs/<id>`).
+
+    brief: figures alone, no example pictures and no page
 
     Raises AdvhashError. On any failure the folder keeps its `.partial` name if a batch was
     finished, and is removed otherwise.
@@ -89,9 +100,10 @@ def attack(
         folder.write_text("config.toml", config.to_toml())
         folder.identify(content_key({**cache_identity(trained), "config": config.to_toml()}))
         write_json(folder.path / "env.json", environment())
-        record = _attack_into(folder, config, trained, seconds, progress)
+        record = _attack_into(folder, config, trained, seconds, progress, brief=brief)
         folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
+        if not brief:
+            render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
         if folder.abandon() and not isinstance(error, RunError):
@@ -121,6 +133,8 @@ def _attack_into(
     trained: Trained,
     seconds: dict[str, float],
     progress: Progress,
+    *,
+    brief: bool,
 ) -> Record:
     victim, data, protocol = trained.victim, trained.data, config.protocol
     modality, database = protocol.query_modality, str(protocol.database)
@@ -176,19 +190,23 @@ def _attack_into(
         metrics |= poison_metrics(folder, config, trained, fitted, codes[database], progress)
     flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
     main = scores.columns[database]
-    examples = build_examples(
-        folder.path,
-        dataset=data,
-        modality=modality,
-        rows=outcome.rows.numpy(),
-        adversarial=outcome.moved if modality == "image" else None,
-        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
-        clean_codes=outcome.clean_codes,
-        adversarial_codes=outcome.codes,
-        database_codes=codes[database],
-        targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
-        score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
-        linf=outcome.columns["linf"],
+    examples = (
+        []
+        if brief
+        else build_examples(
+            folder.path,
+            dataset=data,
+            modality=modality,
+            rows=outcome.rows.numpy(),
+            adversarial=outcome.moved if modality == "image" else None,
+            texts=(outcome.clean, outcome.moved) if modality == "text" else None,
+            clean_codes=outcome.clean_codes,
+            adversarial_codes=outcome.codes,
+            database_codes=codes[database],
+            targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
+            score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
+            linf=outcome.columns["linf"],
+        )
     )
     write_queries(folder.path / "queries.parquet", outcome, scores)
     return make_record(
@@ -283,14 +301,22 @@ def _flags(
     return flags
 
 
-def _check(config: AttackConfig) -> None:
-    """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
+def check_attack_config(config: AttackConfig, victim: HashVictim | None) -> None:
+    """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
+
+    victim: as it is before training; None for one that comes trained
+    """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
+    if victim is not None:
+        _check_threat(config, victim, method)
+
+
+def _check(config: AttackConfig) -> None:
     planned = plan_victim(config)
-    if planned is not None:
-        _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
+    victim = None if planned is None else VICTIMS.create(config.victim.name, planned[1])
+    check_attack_config(config, victim)
 
 
 def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:

@@ -27,7 +27,7 @@ from advhash.checkpoint import (
     read_card,
     save_victim,
 )
-from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
+from advhash.config import AttackConfig, DatasetConfig, TrainConfig, VictimConfig
 from advhash.data import Dataset, Progress, SplitName, silent
 from advhash.datasets import load_dataset
 from advhash.errors import RefusedError, RunError, UsageError
@@ -98,12 +98,15 @@ _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
-        *("cli_compare.py", "comparing.py"),
+        *("cli_compare.py", "comparing.py", "cli_benchmark.py", "benchmarking.py", "suites.py"),
+        *("suite_cell.py", "costs.py"),
         *("cli_encode.py", "encoding_run.py", "phase_run.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
         *(
+            "benchmark.py",
+            "leaderboard.py",
             "transfer.py",
             "encoding.py",
             "phase.py",
@@ -167,11 +170,12 @@ class Trained:
     fingerprint: str
     cached: bool
     seconds: float
+    seed: int | None = None  # where the victim has one of its own
 
     @property
-    def replay(self) -> MethodConfig:
+    def replay(self) -> VictimConfig:
         """The `[victim]` table that gets this victim again."""
-        return MethodConfig.build({"name": self.name, **self.settings})
+        return VictimConfig.build({"name": self.name, "seed": self.seed, **self.settings})
 
     @property
     def deviations(self) -> list[str]:
@@ -220,7 +224,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
             "method": VICTIMS[name].digest,
             "settings": settings,
             "data": data.fingerprint(),
-            "seed": config.seed,
+            "seed": config.victim_seed,
             "device": resolve_device(config.device).type,
             "precision": precision(resolve_device(config.device)),
             "code": code_version(),
@@ -234,6 +238,11 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     device = resolve_device(config.device)
     start = time.perf_counter()
     planned = plan_victim(config)
+    if planned is None and config.victim.seed is not None and config.defense is None:
+        raise UsageError(
+            f"victim.seed trains a victim: expected none for {config.victim.name}, which comes "
+            "trained"
+        )
     if planned is None:
         external = is_external(config.victim.name)
         return (_brought if external else _from_checkpoint)(config, device, start)
@@ -245,7 +254,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     def fitted() -> HashVictim:
         nonlocal ran
         ran = True
-        seed = derive_seed(config.seed, "victim")
+        seed = derive_seed(config.victim_seed, "victim")
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             victim: HashVictim = VICTIMS.create(name, settings).to(device)
@@ -269,7 +278,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             data,
             name=name,
             settings=settings,
-            seed=config.seed,
+            seed=config.victim_seed,
             state=state,
             seconds=state.spent + time.perf_counter() - start,
         )
@@ -298,6 +307,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         fingerprint(folder, victim, card),
         not ran,
         time.perf_counter() - start,
+        config.victim.seed,
     )
 
 

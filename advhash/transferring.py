@@ -9,7 +9,7 @@ published code). Queries and targets are the same in every cell, and cells on th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,14 @@ from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.cache import content_key
 from advhash.codes import HashCodes
-from advhash.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig, TransferConfig
+from advhash.config import (
+    AttackConfig,
+    DatasetConfig,
+    MethodConfig,
+    TrainConfig,
+    TransferConfig,
+    method_label,
+)
 from advhash.data import Progress, silent
 from advhash.errors import RunError, UsageError
 from advhash.files import storage_errors, write_json
@@ -139,21 +146,11 @@ def transfer(
 
 def _labels(tables: Sequence[MethodConfig]) -> list[str]:
     """The names as the command gave them. Raises UsageError for two equal ones."""
-    labels = [
-        "+".join([Path(one.name).name, *map(_setting, one.settings.items())]) for one in tables
-    ]
+    labels = [method_label(one) for one in tables]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"expected different victims and methods, got {label} twice")
     return labels
-
-
-def _setting(pair: tuple[str, Any]) -> str:
-    key, value = pair
-    if key == "defense" and isinstance(value, Mapping):
-        rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
-        return "+".join([str(value.get("name")), *rest])
-    return str(value) if key == "defense" else f"{key}={value}"
 
 
 def _check_method(method: MethodConfig, config: TransferConfig) -> None:
@@ -170,11 +167,11 @@ def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) 
         settings = table.settings
         wanted = TrainConfig.build(
             {
-                "seed": settings.pop("seed", config.seed),
+                "seed": config.seed,
                 "device": config.device,
                 "defense": _defense(settings.pop("defense", None)),
                 "defense_budget": settings.pop("defense_budget", {}),
-                "victim": {"name": table.name, **settings},
+                "victim": {"name": table.name, "seed": table.seed, **settings},
                 "dataset": dataset.model_dump(),
             }
         )

@@ -60,15 +60,18 @@ def headline(record: Record) -> str:
     return "tmap" if record.attack.goal == "targeted" else "map_adversarial"
 
 
-def load_queries(folder: Path, record: Record) -> Queries:
-    """Read `queries.parquet` of a run. Raises RunError: missing, damaged, not of this record."""
+def load_queries(folder: Path, record: Record, also: Sequence[str] = ()) -> Queries:
+    """Read `queries.parquet` of a run. Raises RunError: missing, damaged, not of this record.
+
+    also: further metrics that are means of a column
+    """
     file = folder / QUERIES
     inside = file.resolve().is_relative_to(folder.resolve())
     if not inside or not file.is_file():
         raise RunError(f"expected {QUERIES}, got a run folder without it; attack again")
     targeted = record.attack.goal == "targeted"
     names = ("tmap",) if targeted else ("map", "map_adversarial")
-    columns = {name: f"{name}:{record.protocol.database}" for name in names}
+    columns = {name: f"{name}:{record.protocol.database}" for name in (*names, *also)}
     try:
         return _read(file, record, columns, targeted)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:

@@ -26,11 +26,13 @@ PIPELINE = {
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
     *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
+    *("suites", "suite_cell", "benchmarking"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "searching"),
 }
 CLI = {
     "cli",
+    "cli_benchmark",
     "cli_compare",
     "cli_defend",
     "cli_detect",

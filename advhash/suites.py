@@ -1,0 +1,238 @@
+"""From the file of a suite to its cells: every attack of every grid with all its seeds.
+
+A cell is one attack run. Its key names everything that decides over its figures, so that a cell is
+computed once, whichever suite it stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from advhash.cache import cache_root, content_key
+from advhash.config import (
+    AttackConfig,
+    BudgetConfig,
+    GridConfig,
+    SuiteConfig,
+    TrainConfig,
+    method_label,
+    read_toml,
+)
+from advhash.errors import UsageError, nearest
+from advhash.hardening import prepare
+from advhash.pipeline import check_attack_config
+from advhash.registry import ATTACKS, DEFENSES, VICTIMS
+from advhash.training import cache_identity, code_version, plan_victim, resolve_device
+from advhash.victims.base import HashVictim
+
+__all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
+
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack run, and how tables name what it is made of.
+
+    training: names the victim with its defence, as far as they are trained here
+    """
+
+    key: str
+    training: str
+    config: AttackConfig
+    dataset: str
+    victim: str
+    method: str
+    budget: str
+    goal: str
+    victim_seed: int
+    attack_seed: int
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """From the most telling to the least about what it costs."""
+        return self.method, self.dataset, self.victim
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite with its cells, checked."""
+
+    config: SuiteConfig
+    cells: list[Cell]
+
+    @property
+    def trainings(self) -> dict[str, TrainConfig]:
+        """The victims that have to be there first."""
+        return {cell.training: train_config(cell.config) for cell in self.cells}
+
+
+def shipped_suites() -> list[str]:
+    """Names of the suites that come with the package."""
+    folder = resources.files("advhash") / "suites"
+    return sorted(
+        one.name.removesuffix(".toml") for one in folder.iterdir() if one.name.endswith(".toml")
+    )
+
+
+def load_suite(name: str) -> dict[str, Any]:
+    """The tables of a suite: one that is shipped, or a file. Raises UsageError, ConfigError."""
+    if name in shipped_suites():
+        with resources.as_file(resources.files("advhash") / "suites" / f"{name}.toml") as file:
+            return read_toml(file)
+    file = Path(name)
+    if not file.is_file():
+        raise UsageError(
+            f"--suite: expected a file or one of {', '.join(shipped_suites())}, got {name!r}: "
+            f"{nearest(name, shipped_suites())}no such file"
+        )
+    return read_toml(file)
+
+
+def train_config(config: AttackConfig) -> TrainConfig:
+    """The training of the victim of a cell."""
+    return TrainConfig(
+        seed=config.seed,
+        device=config.device,
+        victim=config.victim,
+        defense=config.defense,
+        defense_budget=config.defense_budget,
+        dataset=config.dataset,
+    ).trusting(config.trust_code)
+
+
+def plan_suite(config: SuiteConfig) -> Suite:
+    """All cells, each checked, before anything is trained.
+
+    Raises UsageError for a cell that cannot be: it names the cell, put it in a grid of its own.
+    """
+    device = str(resolve_device(config.device))
+    config = config.model_copy(update={"device": device})
+    cells: dict[str, Cell] = {}
+    for grid in config.grids:
+        for cell in _cells(config, grid):
+            cells.setdefault(cell.key, cell)
+    return Suite(config, list(cells.values()))
+
+
+def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
+    for dataset, victim, defense in product(grid.datasets, grid.victims, grid.defenses):
+        plain = defense.name == UNDEFENDED
+        base = AttackConfig(
+            device=suite.device,
+            victim=victim,
+            defense=None if plain else defense,
+            defense_budget=BudgetConfig() if plain else grid.defense_budget,
+            attack=grid.attacks[0],
+            dataset=dataset,
+            protocol=grid.protocol,
+        ).trusting(suite.trust_code)
+        known = _Victim.plan(base)
+        label = " + ".join(method_label(one) for one in (victim, *([] if plain else [defense])))
+        drawn = known.learns and victim.seed is None
+        for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
+            one = base.model_copy(update={"attack": attack, "budget": budget})
+            try:
+                check_attack_config(one, known.fresh)
+            except UsageError as error:
+                raise UsageError(
+                    f"{label} on {known.dataset}, {method_label(attack)}: {error}; what does not "
+                    "go together belongs into grids of their own"
+                ) from None
+            for victim_seed, seed in product(
+                range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)
+            ):
+                trained = victim.model_copy(
+                    update={"seed": suite.seed + victim_seed} if drawn else {}
+                )
+                yield _cell(
+                    one.model_copy(update={"seed": suite.seed + seed, "victim": trained}),
+                    known,
+                    label,
+                )
+
+
+@dataclass(frozen=True)
+class _Victim:
+    """What is known of a victim before any training.
+
+    identity: names it without its seed
+    fresh:    as it is before training; None where it comes trained
+    learns:   whether a seed decides over it
+    """
+
+    identity: dict[str, Any]
+    fresh: HashVictim | None
+    learns: bool
+    dataset: str
+
+    @classmethod
+    def plan(cls, config: AttackConfig) -> _Victim:
+        planned = plan_victim(config)
+        hardened = config.defense is not None
+        if planned is None:  # a checkpoint, or a function of the user
+            trained = prepare(config.model_copy(update={"defense": None}))
+            return cls(dict(cache_identity(trained)), None, hardened, trained.data.name)
+        data, settings, _ = planned
+        fresh: HashVictim = VICTIMS.create(config.victim.name, settings)
+        identity = {
+            "victim": config.victim.name,
+            "method": VICTIMS[config.victim.name].digest,
+            "settings": settings,
+            "data": data.fingerprint(),
+            "code": code_version(),
+            "device": resolve_device(config.device).type,
+        }
+        learns = hardened or any(True for _ in fresh.parameters())
+        return cls(identity, fresh, learns, data.name)
+
+
+def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
+    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
+    attack = ATTACKS.create(config.attack.name, settings)
+    defense = config.defense
+    training = {
+        **known.identity,
+        "seed": config.victim_seed if known.learns else None,
+        "defense": None
+        if defense is None
+        else [
+            defense.name,
+            DEFENSES.settings(defense.name, defense.settings),
+            DEFENSES[defense.name].digest,
+            config.defense_budget.model_dump(),
+        ],
+    }
+    budget = config.budget.resolve(attack.default_budget)
+    identity = {
+        "victim": training,
+        "attack": config.attack.name,
+        "method": ATTACKS[config.attack.name].digest,
+        "settings": settings,
+        "seed": config.seed,
+        "budget": str(budget),
+        "eight_bit": config.budget.eight_bit,
+        "protocol": config.protocol.model_dump(mode="json"),
+    }
+    return Cell(
+        key=content_key(identity),
+        training=content_key(training),
+        config=config,
+        dataset=method_label(config.dataset.model_copy(update={"name": known.dataset})),
+        victim=victim,
+        method=method_label(config.attack),
+        budget=str(budget),
+        goal=attack.goal,
+        victim_seed=config.victim_seed,
+        attack_seed=config.seed,
+    )
+
+
+def cell_folder(key: str) -> Path:
+    """Where the run of a cell lies in the cache."""
+    return cache_root() / "cells" / key

@@ -1,0 +1,201 @@
+"""The record of a benchmark: a suite of attacks on victims, with its leaderboards, and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from advhash import __version__
+from advhash.files import write_bytes
+from advhash.reports.html import templates
+from advhash.reports.leaderboard import main_metric
+from advhash.reports.plots import Growth, budget_figure
+from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.verdict import percent, with_interval
+from advhash.sanity import Flag
+from advhash.stats import Metric
+
+__all__ = [
+    "BENCHMARK",
+    "BenchmarkRecord",
+    "CellInfo",
+    "Method",
+    "Row",
+    "Standing",
+    "render_benchmark",
+    "verdicts",
+]
+
+BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
+FIGURES = 24  # curves against ε on a page
+LINES = 6  # in one of them
+
+
+class CellInfo(Part):
+    """One attack run of the suite."""
+
+    key: str
+    dataset: str
+    victim: str
+    method: str
+    budget: str
+    victim_seed: int
+    attack_seed: int
+    status: Literal["done", "failed", "left"]
+    seconds: float | None = None
+    figures: dict[str, float | None] = Field(default_factory=dict)
+    message: str = ""
+    trace: str = ""
+
+
+class Row(Part):
+    """An attack on a victim, over all seeds. rank: among the attacks on this victim."""
+
+    dataset: str
+    victim: str
+    method: str
+    budget: str
+    norm: str
+    eps: float | None
+    goal: Literal["targeted", "untargeted"]
+    cells: int
+    rank: int
+    metrics: dict[str, Metric]
+    flags: dict[str, int]  # name → cells that carry it
+
+
+class Method(Part):
+    """An attack over the victims that all attacks of this goal and budget were made on."""
+
+    dataset: str
+    budget: str
+    goal: Literal["targeted", "untargeted"]
+    method: str
+    victims: list[str]
+    rank: int
+    main: Metric
+
+
+class Standing(Part):
+    """A victim under the strongest attack of a goal, which was picked by its mean."""
+
+    dataset: str
+    budget: str
+    goal: Literal["targeted", "untargeted"]
+    victim: str
+    method: str
+    rank: int
+    metrics: dict[str, Metric]
+
+
+class BenchmarkRecord(Document):
+    """Cells of a suite and their summaries. failed, left: keys of cells without a figure."""
+
+    schema_: Literal["advhash/benchmark/1"]
+    command: Literal["benchmark"]
+    run: RunInfo
+    name: str
+    suite: dict[str, Any]
+    executor: str
+    report: str
+    failed: list[str]
+    left: list[str]
+    flags: list[Flag]
+    rows: list[Row]
+    methods: list[Method]
+    victims: list[Standing]
+    deviations: dict[str, list[str]]  # of victims and attacks, by name
+    attributions: list[str]
+    cells: list[CellInfo]
+
+
+def verdicts(record: BenchmarkRecord) -> list[str]:
+    """What the suite found, in plain words."""
+    lines = []
+    for goal, name in (("targeted", "t-MAP"), ("untargeted", "MAP")):
+        standing = [one for one in record.victims if one.goal == goal]
+        for place in dict.fromkeys((one.dataset, one.budget) for one in standing):
+            there = [one for one in standing if (one.dataset, one.budget) == place]
+            if len(there) > 1:
+                first = [one.victim for one in there if one.rank == 1]
+                last = max(there, key=lambda one: one.rank)
+                tied = len(first) == len(there)
+                lines.append(
+                    f"{place[0]}, {place[1]}, {goal}: "
+                    + (
+                        f"no victim is surely moved less than another (of {len(there)})."
+                        if tied
+                        else f"{' and '.join(first)} {'is' if len(first) == 1 else 'are'} moved "
+                        f"least; {last.victim} is left with {name} "
+                        f"{with_interval(last.metrics[main_metric(goal)])} under {last.method}."
+                    )
+                )
+            elif there:
+                only = there[0]
+                clean = only.metrics["tmap_clean" if goal == "targeted" else "map"]
+                lines.append(
+                    f"{place[0]}, {place[1]}, {goal}: {only.method} moves {only.victim} from {name}"
+                    f" {percent(clean.value)} to {with_interval(only.metrics[main_metric(goal)])}."
+                )
+    if record.failed or record.left:
+        lines.append(
+            f"{len(record.failed)} of {len(record.cells)} cells failed and {len(record.left)} were "
+            "not begun: tables hold what is there."
+        )
+    return lines
+
+
+@dataclass(frozen=True)
+class Grown:
+    caption: str
+    figure: str
+
+
+def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
+    """Figures against ε of the rows that have several, and how many more there would be."""
+    groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
+    for row in rows:
+        if row.eps is not None:
+            lines = groups.setdefault((row.dataset, row.victim, row.goal, row.norm), {})
+            lines.setdefault(row.method, []).append((row.eps, row.metrics[main_metric(row.goal)]))
+    drawn = []
+    for (dataset, victim, goal, norm), lines in groups.items():
+        grown = [Growth(name, sorted(points, key=lambda one: one[0]))
+                 for name, points in lines.items() if len(points) > 1]  # fmt: skip
+        axis = "t-MAP (%)" if goal == "targeted" else "MAP after the attack (%)"
+        for start in range(0, len(grown), LINES):
+            drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
+                          norm, axis))  # fmt: skip
+    figures = [
+        Grown(caption, budget_figure(grown, norm, axis))
+        for caption, grown, norm, axis in drawn[:FIGURES]
+    ]
+    return figures, max(0, len(drawn) - FIGURES)
+
+
+def page(folder: Path) -> str:
+    """The page of a benchmark run. Raises RunError."""
+    record = BenchmarkRecord.read(folder)
+    grown, undrawn = _grown(record.rows)
+    return (
+        templates()
+        .get_template("benchmark.html")
+        .render(
+            record=record,
+            verdicts=verdicts(record),
+            grown=grown,
+            undrawn=undrawn,
+            failed=[cell for cell in record.cells if cell.status == "failed"],
+            pictures="",
+            version=__version__,
+        )
+    )
+
+
+def render_benchmark(folder: Path, out: Path) -> None:
+    """Write the page of a benchmark, whole or not at all. Raises RunError, StorageError."""
+    write_bytes(out, page(folder).encode("utf-8", "replace"))
