@@ -449,6 +449,8 @@ def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError
     if first["type"] == "extra_forbidden":
         table: Any = model
         for part in first["loc"][:-1]:
+            if isinstance(part, int):  # an item of a list of tables
+                continue
             field = table.model_fields[str(part)]
             kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
             table = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))

@@ -228,7 +228,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
         method=method_label(config.attack),
         budget=str(budget),
         goal=attack.goal,
-        victim_seed=config.victim_seed,
+        victim_seed=config.victim_seed if known.learns else 0,
         attack_seed=config.seed,
     )
 

@@ -127,10 +127,10 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: "
                     + (
-                        f"no victim is surely moved less than another (of {len(there)})."
+                        f"no victim surely holds better than another (of {len(there)})."
                         if tied
-                        else f"{' and '.join(first)} {'is' if len(first) == 1 else 'are'} moved "
-                        f"least; {last.victim} is left with {name} "
+                        else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
+                        f"best; {last.victim} is left with {name} "
                         f"{with_interval(last.metrics[main_metric(goal)])} under {last.method}."
                     )
                 )

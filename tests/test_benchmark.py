@@ -1,0 +1,446 @@
+"""`advhash benchmark`: suites, cells that fail or are interrupted, and the leaderboards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advhash import cli, suite_cell
+from advhash.benchmarking import benchmark
+from advhash.config import SuiteConfig
+from advhash.costs import Costs, note_cost
+from advhash.errors import RefusedError
+from advhash.executor import run_tasks
+from advhash.reports.benchmark import (
+    BENCHMARK,
+    BenchmarkRecord,
+    CellInfo,
+    Row,
+    render_benchmark,
+    verdicts,
+)
+from advhash.reports.leaderboard import Sample, ranks, stacked, summary
+from advhash.reports.pairs import Queries
+from advhash.reports.record import RunInfo
+from advhash.stats import Metric
+from advhash.suites import load_suite, plan_suite, shipped_suites
+
+SUITE = """
+name = "tiny"
+victim_seeds = 2
+attack_seeds = 2
+
+[[grids]]
+datasets = [{name = "digits", size = 16}]
+victims = ["dpsh+epochs=1", "csq+epochs=1+bits=16"]
+attacks = ["dhta+steps=3", "blend"]
+budgets = ["8/255", "16/255"]
+[grids.protocol]
+queries = 16
+
+[[grids]]
+datasets = ["digits+size=16"]
+victims = ["phash"]
+attacks = ["noise"]
+budgets = [{norm = "l2", eps = 0.5}]
+[grids.protocol]
+queries = 16
+"""
+ONE = {
+    "name": "one",
+    "victim_seeds": 1,
+    "attack_seeds": 2,
+    "grids": [
+        {
+            "datasets": ["digits+size=16"],
+            "victims": ["dpsh+epochs=1"],
+            "attacks": ["noise", "blend"],
+            "budgets": ["8/255"],
+            "protocol": {"queries": 12},
+        }
+    ],
+}
+
+
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["advhash", "benchmark", *arguments])
+    code: Any = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    return int(code), *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("suite") / "tiny.toml"
+    file.write_text(SUITE)
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(suite_file: Path) -> Path:
+    folder = suite_file.parent / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys,
+            "argv",
+            ["advhash", "benchmark", "--suite", str(suite_file), "--executor", "inline", "-q",
+             "--out", str(folder)],
+        )  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    return folder
+
+
+def test_every_cell_is_there_with_all_its_seeds(finished: Path) -> None:
+    record = BenchmarkRecord.read(finished)
+    # 2 victims × 2 attacks × 2 budgets × 2 × 2 seeds; a hash without weights has one victim seed
+    assert len(record.cells) == 32 + 2
+    assert not record.failed
+    assert not record.left
+    assert len({cell.key for cell in record.cells}) == 34
+    assert {cell.victim_seed for cell in record.cells if cell.victim == "phash"} == {0}
+    assert len(record.rows) == 8 + 1
+    assert {row.cells for row in record.rows if row.victim != "phash"} == {4}
+
+
+def test_a_row_is_the_mean_of_its_cells_and_moves_with_the_seeds(finished: Path) -> None:
+    record = BenchmarkRecord.read(finished)
+    for row in record.rows:
+        mine = [
+            cell.figures
+            for cell in record.cells
+            if (cell.victim, cell.method, cell.budget) == (row.victim, row.method, row.budget)
+        ]
+        for name in ("map", "tmap") if row.goal == "targeted" else ("map",):
+            values = [float(one[name] or 0) for one in mine]
+            metric = row.metrics[name]
+            assert metric.value == pytest.approx(np.mean(values))
+            assert metric.low is not None
+            assert metric.high is not None
+            assert metric.low <= float(metric.value or 0) <= metric.high
+    trained = [c for c in record.cells if c.method == "blend" and c.victim.startswith("dpsh")]
+    maps = {
+        (cell.victim_seed, cell.attack_seed): cell.figures["map"]
+        for cell in trained
+        if cell.budget.endswith("8/255")
+    }
+    assert maps[0, 0] != maps[1, 0]  # another training
+    assert maps[0, 0] != maps[0, 1]  # other queries
+
+
+def test_the_standing_of_a_victim_is_its_worst_row(finished: Path) -> None:
+    record = BenchmarkRecord.read(finished)
+    for one in record.victims:
+        rows = [
+            float(row.metrics["tmap" if one.goal == "targeted" else "map_adversarial"].value or 0)
+            for row in record.rows
+            if (row.dataset, row.victim, row.budget, row.goal)
+            == (one.dataset, one.victim, one.budget, one.goal)
+        ]
+        main = one.metrics["tmap" if one.goal == "targeted" else "map_adversarial"].value
+        assert main == (max(rows) if one.goal == "targeted" else min(rows))
+    assert len(record.methods) == 4  # two attacks under two budgets
+    assert {tuple(one.victims) for one in record.methods} == {
+        ("dpsh+epochs=1", "csq+epochs=1+bits=16")
+    }
+
+
+def test_the_page_and_the_json_say_so(
+    finished: Path, suite_file: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    page = (finished / "report.html").read_text()
+    assert "Benchmark <bdi>tiny</bdi>: 34 attack runs" in page
+    assert "<script" not in page
+    assert "t-MAP (%) against ε" in page
+    again = suite_file.parent / "again"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(suite_cell, "attack", never)
+    monkeypatch.setattr(suite_cell, "prepare", never)
+    config = str(finished / "config.toml")
+    code, out, _ = command(
+        capsys, monkeypatch, "--config", config, "--executor", "inline", "--json", "-q",
+        "--out", str(again),
+    )  # fmt: skip
+    document = json.loads(out)
+    assert code == 0
+    assert document["schema"] == BENCHMARK
+    assert document["failed"] == []
+    assert document["report"] == str(again / "report.html")
+    assert Path(document["report"]).is_file()
+    first = json.loads((finished / "metrics.json").read_text())
+    for name in ("cells", "rows", "methods", "victims"):
+        assert document[name] == first[name]
+
+
+def test_other_processes_give_the_same_figures(
+    finished: Path, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    config = SuiteConfig.build(load_suite(str(suite_file)))
+    config = config.model_copy(update={"grids": [config.grids[0]], "victim_seeds": 1})
+    found = benchmark(config, tmp_path / "local", executor="local")
+    before = {cell.key: cell.figures for cell in BenchmarkRecord.read(finished).cells}
+    timed = {"seconds_fit", "seconds_per_image"}
+    for cell in found.cells:
+        assert cell.status == "done"
+        for name, value in cell.figures.items():
+            if name not in timed:
+                assert value == before[cell.key][name], name
+
+
+def test_an_interrupted_suite_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    real, made = suite_cell.attack, []
+
+    def once(config: Any, *rest: Any, **more: Any) -> Any:
+        made.append(config.attack.name)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return real(config, *rest, **more)
+
+    monkeypatch.setattr(suite_cell, "attack", once)
+    config = SuiteConfig.build(ONE)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run*"))
+    record = benchmark(config, tmp_path / "run")
+    assert len(made) == 3 + 2  # of four, two were finished
+    assert [cell.status for cell in record.cells] == ["done"] * 4
+
+
+def test_a_cell_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    real = suite_cell.attack
+
+    def broken(config: Any, *rest: Any, **more: Any) -> Any:
+        if config.attack.name == "noise":
+            raise RuntimeError("a bug")
+        if config.seed == 1:
+            raise RefusedError("expected that, got this")
+        return real(config, *rest, **more)
+
+    monkeypatch.setattr(suite_cell, "attack", broken)
+    file = tmp_path / "one.toml"
+    SuiteConfig.build(ONE)
+    file.write_text(SuiteConfig.build(ONE).to_toml())
+    arguments = ("--suite", str(file), "--executor", "inline", "-q", "--json", "--out")
+    code, out, err = command(capsys, monkeypatch, *arguments, str(tmp_path / "run"))
+    document = json.loads(out)
+    assert code == 5
+    assert "3 of 4 cells failed" in err
+    assert "a bug" in err
+    assert len(document["failed"]) == 3
+    assert len(document["rows"]) == 1
+    bad = {cell["method"]: cell for cell in document["cells"] if cell["status"] == "failed"}
+    assert "Traceback" in bad["noise"]["trace"]
+    assert bad["blend"]["trace"] == ""
+    assert "Cells that failed" in (tmp_path / "run/report.html").read_text()
+    monkeypatch.setattr(suite_cell, "attack", real)
+    code, out, _ = command(capsys, monkeypatch, *arguments, str(tmp_path / "mended"))
+    assert code == 0
+    assert json.loads(out)["failed"] == []
+
+
+def test_after_max_time_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    record = benchmark(SuiteConfig.build(ONE), tmp_path / "run", max_seconds=0)
+    assert len(record.left) == 4
+    assert not record.rows
+    assert "4 were not begun" in verdicts(record)[-1]
+
+
+def test_dry_run_learns_what_cells_cost(
+    finished: Path, suite_file: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    code, out, _ = command(capsys, monkeypatch, "--suite", str(suite_file), "--dry-run")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["cells_done"] == plan["cells"] == 34
+    assert plan["seconds"] == 0
+    more = (*("--suite", str(suite_file), "--queries", "32"), "--dry-run")
+    plan = json.loads(command(capsys, monkeypatch, *more)[1])
+    assert plan["cells_done"] == 0
+    assert plan["seconds"] > 0
+    assert plan["unknown_costs"] == 0
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    plan = json.loads(command(capsys, monkeypatch, *more)[1])
+    assert plan["seconds"] is None
+    assert plan["unknown_costs"] == 34 + 5
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"attacks": ["hotflip"]}, ["dpsh", "hotflip", "digits", "grids of their own"]),
+        ({"attacks": ["dtha"]}, ["did you mean 'dhta'?"]),
+        ({"budgets": ["300/255"]}, ["eps"]),
+        ({"attacks": []}, ["attacks"]),
+        ({"victim": ["dpsh"]}, ["did you mean 'victims'?"]),
+        ({"attacks": ["dhta+steps=x"]}, ["steps"]),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_training(
+    grid: dict[str, Any], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(suite_cell, "prepare", None)
+    base: dict[str, Any] = {"datasets": ["digits"], "victims": ["dpsh"], "attacks": ["noise"]}
+    file = tmp_path / "bad.json"
+    file.write_text("grids = [" + _inline({**base, **grid}) + "]\n")
+    code, out, err = command(
+        capsys, monkeypatch, "--suite", str(file), "--executor", "inline", "-q"
+    )
+    assert code == 2
+    assert not out
+    assert err.startswith("advhash: error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def _inline(table: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
+
+
+def test_an_unknown_suite_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = command(capsys, monkeypatch, "--suite", "smoek")
+    assert code == 2
+    assert "did you mean 'smoke'?" in err
+    assert command(capsys, monkeypatch)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["smoke", "small"])
+def test_shipped_suites_can_be(name: str) -> None:
+    assert name in shipped_suites()
+    suite = plan_suite(SuiteConfig.build(load_suite(name)))
+    assert len(suite.cells) == len({cell.key for cell in suite.cells}) > 5
+
+
+@pytest.mark.parametrize("name", ["full", "paper-prosgan"])
+def test_shipped_suites_are_well_formed(name: str) -> None:  # their data are not embedded
+    assert SuiteConfig.build(load_suite(name)).grids
+
+
+# leaderboards
+
+
+def sample(values: list[float], victim: int = 0, attack: int = 0, first: int = 0) -> Sample:
+    column = np.asarray(values)
+    rows = np.arange(first, first + len(values))
+    names = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
+    columns = {**dict.fromkeys(names, column), "tmap_ceiling": np.ones(len(values))}
+    return Sample(victim, attack, Queries(rows, None, columns))
+
+
+def test_values_stand_by_seed_and_query() -> None:
+    values = stacked([sample([0.1, 0.2], 3, 0), sample([0.3], 5, 1, first=1)], "tmap")
+    assert values.shape == (2, 2, 1, 2)
+    assert values[0, 0, 0].tolist() == [0.1, 0.2]
+    assert values[1, 1, 0, 1] == 0.3
+    assert np.isnan(values[1, 1, 0, 0])
+    assert np.isnan(values[0, 1]).all()
+
+
+def test_who_cannot_be_told_apart_shares_a_rank() -> None:
+    generator = np.random.default_rng(0)
+    base = generator.uniform(0.3, 0.5, 60)
+    wobble = generator.normal(0, 0.05, 60)
+    wobble -= wobble.mean()
+
+    def seeds(values: Any) -> list[list[Sample]]:
+        return [[sample((values + 0.001 * seed).tolist(), seed) for seed in range(3)]]
+
+    entries = {"weak": seeds(base), "level": seeds(base + wobble), "strong": seeds(base + 0.2)}
+    assert ranks(entries, "targeted", strongest=True) == {"weak": 2, "level": 2, "strong": 1}
+    assert ranks(entries, "targeted", strongest=False) == {"weak": 1, "level": 1, "strong": 3}
+    assert ranks(entries, "untargeted", strongest=True) == {"weak": 1, "level": 1, "strong": 3}
+
+
+def test_one_run_keeps_its_own_interval_and_seeds_widen_it() -> None:
+    generator = np.random.default_rng(1)
+    values = generator.uniform(0.4, 0.6, 50)
+    alone = summary([sample(values.tolist())], "targeted")["tmap"]
+    apart = [sample((values + shift).tolist(), seed) for seed, shift in enumerate((-0.2, 0, 0.2))]
+    several = summary(apart, "targeted")["tmap"]
+    assert several.value == pytest.approx(alone.value)
+    assert (several.high or 0) - (several.low or 0) > 2 * ((alone.high or 0) - (alone.low or 0))
+
+
+# cost, lost workers, size
+
+
+def test_costs_are_guessed_by_the_nearest_kin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    assert Costs.read().estimate("cell", ("dhta",), 10) is None
+    note_cost("cell", ("dhta", "digits", "dpsh"), 100, 50)
+    note_cost("cell", ("dhta", "openmoji", "dpsh"), 100, 150)
+    with (tmp_path / "costs.jsonl").open("a") as file:
+        file.write("torn off\n")
+    costs = Costs.read()
+    assert costs.estimate("cell", ("dhta", "digits", "csq"), 10) == 5
+    assert costs.estimate("cell", ("noise", "digits", "csq"), 10) == 10  # all there is
+    assert costs.estimate("training", ("dpsh",), 1) is None
+
+
+def test_a_task_that_kills_its_worker_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
+    # spawned workers import what they run: functions of the standard library alone
+    tasks = ["0", "10", "__import__('os').kill(__import__('os').getpid(), 9)", "40"]
+    assert run_tasks("local", eval, tasks, lost=lambda _: -3) == [0, 10, -3, 40]
+    with pytest.raises(RefusedError, match="lost its worker again and again"):
+        run_tasks("local", eval, tasks[2:3])
+
+
+def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
+    figures = dict.fromkeys(("tmap", "tmap_clean", "map", "map_adversarial"), 0.123456789)
+    metric = Metric(0.5, 0.4, 0.6, 900)
+    names = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean",
+             "tmap_ceiling", "tmap_normalised")  # fmt: skip
+    rows, cells = [], []
+    for number in range(1112):
+        place: dict[str, Any] = {
+            "dataset": f"data {number % 4}", "victim": f"victim {number % 20}",
+            "method": f"method {number // 80}", "budget": f"L∞ {number % 3}/255",
+        }  # fmt: skip
+        rows.append(
+            Row(**place, norm="linf", eps=(number % 3 + 1) / 255, goal="targeted", cells=9,
+                rank=1, metrics=dict.fromkeys(names, metric), flags={"constant_bits": 3})
+        )  # fmt: skip
+        cells += [
+            CellInfo(**place, key=f"{number}-{seed}", victim_seed=seed % 3, attack_seed=seed // 3,
+                     status="done", seconds=1.5, figures=figures)
+            for seed in range(9)
+        ]  # fmt: skip
+    record = BenchmarkRecord(
+        schema_=BENCHMARK, command="benchmark",
+        run=RunInfo(id="big", folder=str(tmp_path), created="", seed=0, device="cpu", version="",
+                    seconds={}),
+        name="big", suite={"victim_seeds": 3, "attack_seeds": 3}, executor="inline",
+        report="", failed=[], left=[], flags=[], rows=rows, methods=[], victims=[], deviations={},
+        attributions=[], cells=cells,
+    )  # fmt: skip
+    (tmp_path / "metrics.json").write_text(record.dumps())
+    render_benchmark(tmp_path, tmp_path / "report.html")
+    assert len(record.cells) > 10_000
+    assert (tmp_path / "report.html").stat().st_size < 20e6
