@@ -354,33 +354,12 @@ def report(
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
-    from advhash.reports.encoding import ENCODING, render_encoding
     from advhash.reports.html import render
-    from advhash.reports.inversion import SCHEMA as INVERSION
-    from advhash.reports.phase import PHASE, render_phase
-    from advhash.reports.record import schema_of
-    from advhash.reports.search import SEARCH, render_search
-    from advhash.reports.transfer import TRANSFER, render_transfer
-    from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    alone = {
-        INVERSION: render_inversion,
-        TRANSFER: render_transfer,
-        ENCODING: render_encoding,
-        PHASE: render_phase,
-        SEARCH: render_search,
-    }
-    kinds = [schema_of(run) for run in runs]
-    kind = next((kind for kind in kinds if kind in alone), None)
-    if kind is None:
-        render(runs, out)
-    elif len(runs) > 1:
-        raise UsageError(f"a run of {kind} has a page of its own: expected this run alone")
-    else:
-        alone[kind](runs[0], out)
+    render(runs, out)
     if as_json:
         print_json(
             {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}

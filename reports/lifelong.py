@@ -1,8 +1,9 @@
-"""The record of a lifelong run, and its section of the report."""
+"""The record of a lifelong run, and its chapter of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import matplotlib
@@ -11,13 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from advhash.reports.lifelong_figures import GROUPS, Group, View
+from advhash.reports.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.lifelong_figures import GROUPS, VIEWS, Group, View
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, MUTED, STYLE, data_uri
 from advhash.reports.record import DatasetInfo, Document, RunInfo
 from advhash.sanity import Flag
 from advhash.stats import Metric
 
-__all__ = ["LIFELONG", "NAMES", "LifelongRecord", "figures", "verdict"]
+__all__ = ["LIFELONG", "NAMES", "LifelongRecord", "lifelong_chapter", "verdict"]
 
 LIFELONG: Literal["advhash/lifelong/1"] = "advhash/lifelong/1"
 NAMES = {
@@ -359,3 +362,40 @@ def _attack_figure(record: LifelongRecord) -> str:
     clean = [(row.stage, row.tmap_clean) for row in record.robustness if row.attack == "fresh"]
     _line(axes, 0, "chance", "clean queries", clean)
     return _finish(figure)
+
+
+def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a lifelong run says. Raises RunError."""
+    record = LifelongRecord.read(folder)
+    victim, data, label = record.victim, record.dataset, f"lifelong run {record.run.id}"
+    title = f"Lifelong learning: {victim.name} on {data.name}"
+    settings = {
+        "victim": victim.settings,
+        "rival": record.rival.settings,
+        "attack": record.attack,
+        "data set": data.settings,
+    }
+    facts = [
+        *((one.name, f"Source: {one.source}.") for one in (victim, record.rival)),
+        ("Data set", data_fact(data)),
+    ]
+    lead, *more = verdict(record)
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=f"How well a lifelong victim learns on {data.name}",
+        template="lifelong.html",
+        values={
+            "record": record,
+            "figures": figures(record),
+            "groups": list(GROUPS),
+            "views": VIEWS,
+            "names": NAMES,
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[(one.name, text) for one in (victim, record.rival) for text in one.deviations],
+        attributions=[data.attribution],
+    )
