@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advhash.reports.record import DatasetInfo, Flag, MethodInfo, RunInfo
+from advhash.files import sha256
+from advhash.reports.record import DatasetInfo, Flag, MethodInfo, RunInfo, record_file
 
 __all__ = [
     "KNOWLEDGE",
@@ -125,8 +125,7 @@ def source_of(
     settings: Mapping[str, Any],
 ) -> Source:
     """Where a run's figures come from; `path` is its folder, or its record where that is a file."""
-    record = path if path.is_file() else path / "metrics.json"
-    digest = hashlib.sha256(record.read_bytes()).hexdigest()
+    digest = sha256(record_file(path))
     versions = {} if path.is_file() else _versions(path / "env.json")
     return Source(label, info, facts, settings, digest, versions)
 

@@ -123,8 +123,8 @@ def page(paths: Sequence[Path]) -> str:
     )
 
 
-def render(paths: Sequence[Path], out: Path) -> None:
-    """Write the page of these runs to `out`, whole or not at all.
+def render(paths: Sequence[Path], out: Path) -> str:
+    """Write the page of these runs to `out`, whole or not at all, and return it.
 
     Raises RunError: no finished run, a damaged one, a picture outside its folder; StorageError.
     """
@@ -132,4 +132,6 @@ def render(paths: Sequence[Path], out: Path) -> None:
         raise StorageError(
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
-    write_bytes(out, page(paths).encode("utf-8", "replace"))
+    html = page(paths)
+    write_bytes(out, html.encode("utf-8", "replace"))
+    return html

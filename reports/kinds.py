@@ -16,6 +16,7 @@ from pathlib import Path
 from advhash.errors import RunError
 from advhash.reports.attack_runs import attack_chapters
 from advhash.reports.chapters import Chapter
+from advhash.reports.detection import DETECT, detection_chapter
 from advhash.reports.encoding import ENCODING, encoding_chapter
 from advhash.reports.inversion import SCHEMA as INVERSION
 from advhash.reports.lifelong import LIFELONG, lifelong_chapter
@@ -39,6 +40,7 @@ def _each(make: Callable[[Path, Pictures], Chapter]) -> Make:
 
 KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the order of the page
     ATTACK: attack_chapters,
+    DETECT: _each(detection_chapter),
     TRANSFER: _each(transfer_chapter),
     LIFELONG: _each(lifelong_chapter),
     INVERSION: _each(inversion_chapter),
