@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from advhash import __version__
@@ -69,7 +69,13 @@ def _sections(found: Sequence[Chapter]) -> list[Section]:
         macros = _templates().get_template(chapter.template).make_module(dict(chapter.values))
         for topic, parts in said.items():
             macro = getattr(macros, topic, None)
-            text = macro() if callable(macro) else ""
+            try:
+                text = macro() if callable(macro) else ""
+            except UndefinedError as error:  # valid by its schema, but cut by someone
+                raise RunError(
+                    f"expected a whole record, got one that a page cannot show ({chapter.name}: "
+                    f"{error}): run it again"
+                ) from None
             if text.strip():
                 parts.append(Part(chapter.name, Markup(text)))  # escaped by the macro itself
     return [

@@ -58,9 +58,15 @@ def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
         if schema not in KINDS:
             raise RunError(f"expected a run that a page can show, got {path} of schema {schema!r}")
         found[schema].append(path)
-    return [
-        chapter
-        for schema, group in found.items()
-        if group
-        for chapter in KINDS[schema](group, pictures)
-    ]
+    made = []
+    for schema, group in found.items():
+        if not group:
+            continue
+        try:
+            made += KINDS[schema](group, pictures)
+        except (LookupError, StopIteration) as error:  # valid by its schema, but cut by someone
+            raise RunError(
+                f"expected whole records, got one of {', '.join(map(str, group))} without "
+                f"{str(error) or 'a part'}: run it again"
+            ) from None
+    return made

@@ -6,12 +6,23 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from report_scene import HOSTILE, Tags, edit, every_kind, make_detect, make_run
+from report_scene import (
+    HOSTILE,
+    Tags,
+    edit,
+    every_kind,
+    make_detect,
+    make_inversion,
+    make_phase,
+    make_run,
+    make_search,
+)
 from typer.testing import CliRunner
 
 from advhash.cli import app
@@ -160,6 +171,23 @@ def test_what_no_page_can_show_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("no record")
     with pytest.raises(RunError):
         page([tmp_path / "text.json"])
+
+
+@pytest.mark.parametrize(
+    ("make", "table", "key"),
+    [
+        (make_search, "settings", "search"),
+        (make_inversion, "metrics", "accuracy"),
+        (make_phase, "axes", "width"),
+    ],
+)
+def test_a_record_that_was_cut_is_one_line(
+    tmp_path: Path, make: Callable[[Path], Path], table: str, key: str
+) -> None:
+    run = edit(make(tmp_path / "run"), lambda body: body[table].pop(key))
+    with pytest.raises(RunError, match=r"expected (a )?whole record") as caught:
+        page([run])
+    assert "\n" not in str(caught.value)
 
 
 # --- ranks --------------------------------------------------------------------------------------
