@@ -105,6 +105,7 @@ _SHOWING = {  # decides over no cached result: folder → files
     "reports": {
         *("html.py", "kinds.py", "chapters.py", "formats.py", "standings.py", "attack_runs.py"),
         *("plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
+        "lifelong_curves.py",
         *("transfer.py", "encoding.py", "phase.py", "search.py", "vfl.py", "detection.py"),
     },
 }

@@ -19,7 +19,8 @@ from advhash.reports.chapters import Chapter
 from advhash.reports.detection import DETECT, detection_chapter
 from advhash.reports.encoding import ENCODING, encoding_chapter
 from advhash.reports.inversion import SCHEMA as INVERSION
-from advhash.reports.lifelong import LIFELONG, lifelong_chapter
+from advhash.reports.lifelong import LIFELONG
+from advhash.reports.lifelong_curves import lifelong_chapter
 from advhash.reports.phase import PHASE, phase_chapter
 from advhash.reports.pictures import Pictures
 from advhash.reports.record import SCHEMA as ATTACK
