@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
+AXE := axe-core@4.14.1
 
-.PHONY: demo test test-all bench docs lint types clean
+.PHONY: demo screenshot test test-browser test-all bench docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,10 @@ demo: $(STAMP)
 		$(DEMO)/prosgan-16 $(DEMO)/dhta-8 $(DEMO)/dhta-16 --out $(DEMO)/report.html
 	@echo "Open $(DEMO)/report.html"
 
+# The picture in README. Needs chromium and the pages of `make demo`.
+screenshot: $(STAMP)
+	$(BIN)/python tools/screenshot.py $(DEMO)/report.html docs/images/report.png
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,8 +47,13 @@ types: $(STAMP)
 test: lint types
 	$(BIN)/pytest
 
-test-all: lint types
-	$(BIN)/pytest -m "slow or not slow"
+# Pages in a browser. Needs chromium (Debian's), node and npm; without them the tests say so.
+test-browser: $(STAMP)
+	npm install --silent --no-save --prefix build/browser $(AXE) || true
+	$(BIN)/pytest -m browser
+
+test-all: lint types test-browser
+	$(BIN)/pytest -m "not browser"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py

@@ -26,8 +26,8 @@ from advhash.reports.benchmark import (
     Method,
     Row,
     Standing,
-    render_benchmark,
 )
+from advhash.reports.html import render
 from advhash.reports.leaderboard import (
     Sample,
     main_metric,
@@ -83,7 +83,7 @@ def benchmark(
         write_json(folder.path / "env.json", environment())
         record = _record(suite, ended, folder.final, executor, time.time() - began, progress)
         folder.write_text("metrics.json", record.dumps())
-        render_benchmark(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
         folder.abandon(keep=False)

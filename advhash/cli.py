@@ -350,43 +350,42 @@ def attack(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs of any kind; files of `detect --out`.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    tables_to: Annotated[
+        Path | None,
+        typer.Option("--tables", help="Also write its tables to this new folder: CSV and LaTeX."),
+    ] = None,
+    figures_to: Annotated[
+        Path | None,
+        typer.Option("--figures", help="Also write its figures to this new folder: SVG and PNG."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.console import print_json
-    from advhash.reports.encoding import ENCODING, render_encoding
+    from advhash.reports.exports import write_figures, write_tables
     from advhash.reports.html import render
-    from advhash.reports.inversion import SCHEMA as INVERSION
-    from advhash.reports.phase import PHASE, render_phase
-    from advhash.reports.record import schema_of
-    from advhash.reports.search import SEARCH, render_search
-    from advhash.reports.transfer import TRANSFER, render_transfer
-    from advhash.reports.vfl import render_inversion
     from advhash.runs import refuse_partial
 
     for run in runs:
         refuse_partial(run)
-    alone = {
-        INVERSION: render_inversion,
-        TRANSFER: render_transfer,
-        ENCODING: render_encoding,
-        PHASE: render_phase,
-        SEARCH: render_search,
-    }
-    kinds = [schema_of(run) for run in runs]
-    kind = next((kind for kind in kinds if kind in alone), None)
-    if kind is None:
-        render(runs, out)
-    elif len(runs) > 1:
-        raise UsageError(f"a run of {kind} has a page of its own: expected this run alone")
-    else:
-        alone[kind](runs[0], out)
+    for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
+        if folder is not None and folder.exists():
+            raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")
+    if tables_to is not None and tables_to == figures_to:
+        raise UsageError("expected two folders for --tables and --figures, got the same one")
+    html = render(runs, out)
+    document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
+    document["runs"] = [str(run) for run in runs]
+    if tables_to is not None:
+        document["tables"] = [str(file) for file in write_tables(html, tables_to)]
+    if figures_to is not None:
+        document["figures"] = [str(file) for file in write_figures(html, figures_to)]
     if as_json:
-        print_json(
-            {"schema": "advhash/report/1", "report": str(out), "runs": [str(run) for run in runs]}
-        )
+        print_json(document)
     else:
         sys.stdout.write(f"{out}\n")
 

@@ -50,8 +50,8 @@ from advhash.reports.encoding import (
     Detection,
     EncodingRecord,
     Site,
-    render_encoding,
 )
+from advhash.reports.html import render
 from advhash.reports.victim import code_figures
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
@@ -115,7 +115,7 @@ def encode(
         )
         folder.write_text("config.toml", shown.to_toml())
         folder.write_text("metrics.json", record.dumps())
-        render_encoding(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException:
         folder.abandon(keep=False)

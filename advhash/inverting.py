@@ -45,6 +45,7 @@ from advhash.likeness import (
 )
 from advhash.recording import dataset_info, run_info, victim_info
 from advhash.registry import INVERSIONS
+from advhash.reports.html import render
 from advhash.reports.inversion import (
     SCHEMA,
     Attacker,
@@ -53,7 +54,6 @@ from advhash.reports.inversion import (
     InversionRecord,
     World,
 )
-from advhash.reports.vfl import render_inversion
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import (
@@ -100,7 +100,7 @@ def invert(
         write_json(folder.path / "env.json", environment())
         record = _into(folder, config, trained, twin, party, seconds, progress)
         folder.write_text("metrics.json", record.dumps())
-        render_inversion(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException:
         folder.abandon()

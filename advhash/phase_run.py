@@ -26,7 +26,8 @@ from advhash.phase_cell import OUTCOMES, Attacker, train_and_measure
 from advhash.phases import REGIMES, eta_squared, regimes, unexplained
 from advhash.recording import dataset_info, run_info
 from advhash.registry import ATTACKS, VICTIMS
-from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Point, render_phase
+from advhash.reports.html import render
+from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Point
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import Metric, single_metric
@@ -211,7 +212,7 @@ def phase_chart(
         write_json(folder.path / "env.json", environment())
         record = _record(plan, found, folder.final, time.perf_counter() - began)
         folder.write_text("metrics.json", record.dumps())
-        render_phase(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
         folder.abandon()

@@ -39,6 +39,7 @@ from advhash.nas import TABLE, CellDomain, read_table
 from advhash.pipeline import resolve
 from advhash.recording import budget_info, dataset_info, run_info, victim_info
 from advhash.registry import ATTACKS
+from advhash.reports.html import render
 from advhash.reports.search import (
     SEARCH,
     Coarseness,
@@ -46,7 +47,6 @@ from advhash.reports.search import (
     NoiseStudy,
     SearchRecord,
     SearchResult,
-    render_search,
 )
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
@@ -103,7 +103,7 @@ def search(
         write_json(folder.path / "env.json", environment())
         record = _into(folder, config, place, other, seconds, progress)
         folder.write_text("metrics.json", record.dumps())
-        render_search(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
         if folder.abandon() and not isinstance(error, RunError):

@@ -104,19 +104,11 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
-        *(
-            "benchmark.py",
-            "leaderboard.py",
-            "transfer.py",
-            "encoding.py",
-            "phase.py",
-            "html.py",
-            "plots.py",
-            "pictures.py",
-            "verdict.py",
-            "lifelong.py",
-            "lifelong_figures.py",
-        ),
+        *("html.py", "kinds.py", "chapters.py", "formats.py", "standings.py", "attack_runs.py"),
+        *("plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
+        "lifelong_curves.py",
+        *("transfer.py", "encoding.py", "phase.py", "search.py", "vfl.py", "detection.py"),
+        *("benchmark.py", "leaderboard.py"),
     },
 }
 

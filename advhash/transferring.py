@@ -49,6 +49,7 @@ from advhash.recording import (
 )
 from advhash.registry import ATTACKS
 from advhash.reports.ceiling import target_ceilings
+from advhash.reports.html import render
 from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
 from advhash.reports.transfer import (
@@ -57,7 +58,6 @@ from advhash.reports.transfer import (
     TransferRecord,
     Victim,
     main_metric,
-    render_transfer,
 )
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
@@ -135,7 +135,7 @@ def transfer(
         if extend is not None:
             record = extend(record, members, columns)
         folder.write_text("metrics.json", record.dumps())
-        render_transfer(folder.path, folder.path / "report.html")
+        render([folder.path], folder.path / "report.html")
         folder.finish()
     except BaseException as error:
         if folder.abandon() and not isinstance(error, RunError):

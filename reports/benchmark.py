@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from advhash import __version__
-from advhash.files import write_bytes
-from advhash.reports.html import templates
+from advhash.reports.chapters import Chapter, Told, source_of
 from advhash.reports.leaderboard import main_metric
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Growth, budget_figure
 from advhash.reports.record import Document, Part, RunInfo
 from advhash.reports.verdict import percent, with_interval
@@ -26,7 +25,7 @@ __all__ = [
     "Method",
     "Row",
     "Standing",
-    "render_benchmark",
+    "benchmark_chapter",
     "verdicts",
 ]
 
@@ -177,25 +176,34 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
     return figures, max(0, len(drawn) - FIGURES)
 
 
-def page(folder: Path) -> str:
-    """The page of a benchmark run. Raises RunError."""
-    record = BenchmarkRecord.read(folder)
+def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
+    """What a benchmark says. Raises RunError."""
+    record = BenchmarkRecord.read(path)
     grown, undrawn = _grown(record.rows)
-    return (
-        templates()
-        .get_template("benchmark.html")
-        .render(
-            record=record,
-            verdicts=verdicts(record),
-            grown=grown,
-            undrawn=undrawn,
-            failed=[cell for cell in record.cells if cell.status == "failed"],
-            pictures="",
-            version=__version__,
-        )
+    lead, *more = verdicts(record) or ["No cell of the suite is finished."]
+    names = list(dict.fromkeys(cell.victim for cell in record.cells))
+    data = list(dict.fromkeys(cell.dataset for cell in record.cells))
+    title = f"Benchmark {record.name}: {len(record.cells)} attack runs"
+    facts = [
+        ("Victims", ", ".join(names)),
+        ("Attacks", ", ".join(dict.fromkeys(cell.method for cell in record.cells))),
+        ("Data sets", ", ".join(data)),
+    ]
+    return Chapter(
+        name=title,
+        title=title,
+        heading=f"Who holds, and what strikes hardest: suite {record.name}",
+        template="benchmark.html",
+        values={
+            "record": record,
+            "grown": grown,
+            "undrawn": undrawn,
+            "failed": [cell for cell in record.cells if cell.status == "failed"],
+        },
+        told=[Told(f"suite {record.name}", lead, more)],
+        sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],
+        datasets=data,
+        flags=[(f"suite {record.name}", flag) for flag in record.flags],
+        deviations=[(name, text) for name, texts in record.deviations.items() for text in texts],
+        attributions=record.attributions,
     )
-
-
-def render_benchmark(folder: Path, out: Path) -> None:
-    """Write the page of a benchmark, whole or not at all. Raises RunError, StorageError."""
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

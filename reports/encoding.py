@@ -1,4 +1,4 @@
-"""The record of `advhash encode`, and its page: what codes encode, beside controls."""
+"""The record of `advhash encode`, and its chapter: what codes encode, beside controls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from advhash import __version__
-from advhash.files import write_bytes
-from advhash.reports.html import templates
+from advhash.reports.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, STYLE, data_uri
 from advhash.reports.record import AttackInfo, BudgetInfo, DatasetInfo, Document, Part, RunInfo
 from advhash.reports.record import VictimInfo as Victim
@@ -26,7 +25,7 @@ __all__ = [
     "Detection",
     "EncodingRecord",
     "Site",
-    "render_encoding",
+    "encoding_chapter",
     "verdicts",
 ]
 
@@ -183,23 +182,31 @@ def bars(record: EncodingRecord) -> str:
         return data_uri(figure)
 
 
-def page(folder: Path) -> str:
-    """The page of an encoding run. Raises RunError."""
+def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What an encoding run says. Raises RunError."""
     record = EncodingRecord.read(folder)
-    return (
-        templates()
-        .get_template("encoding.html")
-        .render(
-            record=record,
-            verdicts=verdicts(record),
-            bars=bars(record),
-            kinds=KINDS,
-            pictures="",
-            version=__version__,
-        )
+    victim, data = record.victim, record.dataset
+    label = f"encode run {record.run.id}"
+    facts = [("Victim", method_fact(victim.label, victim, "Trained"))]
+    if record.attack is not None:
+        facts.append(("Attack", method_fact(record.attack.name, record.attack, "Fitted")))
+    facts.append(("Data set", data_fact(data)))
+    settings = {
+        "victim": victim.settings,
+        "attack": record.attack.settings if record.attack else None,
+        "data set": data.settings,
+    }
+    lead, *more = verdicts(record)
+    return Chapter(
+        name=f"What codes of {victim.label} encode on {data.name} ({label})",
+        title=f"What codes of {victim.label} encode on {data.name}",
+        heading=f"What the codes of {victim.label} encode, on {data.name}",
+        template="encoding.html",
+        values={"record": record, "bars": bars(record), "kinds": KINDS},
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[(victim.label, text) for text in victim.deviations],
+        attributions=[data.attribution],
     )
-
-
-def render_encoding(folder: Path, out: Path) -> None:
-    """Write the page of an encoding run, whole or not at all. Raises RunError, StorageError."""
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""The record of a phase chart, and its page: maps over size and time, one panel a sample size."""
+"""The record of a phase chart, and its chapter: maps over size and time, a panel a sample size."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from pydantic import ConfigDict
 
-from advhash import __version__
-from advhash.files import write_bytes
 from advhash.phases import REGIMES, Regime
-from advhash.reports.html import templates
+from advhash.reports.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import INK, STYLE, data_uri
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
 from advhash.sanity import Flag
@@ -30,7 +29,7 @@ __all__ = [
     "Effect",
     "PhaseRecord",
     "Point",
-    "render_phase",
+    "phase_chapter",
     "verdicts",
 ]
 
@@ -244,25 +243,33 @@ def _regime_map(record: PhaseRecord) -> str:
         return data_uri(figure)
 
 
-def page(folder: Path) -> str:
-    """The page of a phase chart. Raises RunError."""
+def phase_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a phase chart says. Raises RunError."""
     record = PhaseRecord.read(folder)
-    return (
-        templates()
-        .get_template("phase.html")
-        .render(
-            record=record,
-            verdicts=verdicts(record),
-            maps=maps(record),
-            factors=FACTORS,
-            outcomes=OUTCOMES,
-            regimes=REGIMES,
-            pictures="",
-            version=__version__,
-        )
+    data, label = record.dataset, f"phase chart {record.run.id}"
+    title = f"Phase chart of neural codes on {data.name}"
+    settings = {
+        "victim": record.victim,
+        "attack": record.attack,
+        "data set": data.settings,
+        "axes": record.axes,
+    }
+    lead, *more = verdicts(record)
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=f"When do networks encode? Phase chart on {data.name}",
+        template="phase.html",
+        values={
+            "record": record,
+            "maps": maps(record),
+            "factors": FACTORS,
+            "outcomes": OUTCOMES,
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[("phase chart", text) for text in record.deviations],
+        attributions=[data.attribution],
     )
-
-
-def render_phase(folder: Path, out: Path) -> None:
-    """Write the page of a phase chart, whole or not at all. Raises RunError, StorageError."""
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

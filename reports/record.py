@@ -25,6 +25,7 @@ __all__ = [
     "Record",
     "Retrieved",
     "load_record",
+    "record_file",
     "schema_of",
 ]
 
@@ -161,9 +162,9 @@ class Document(Part):
         return cls.model_validate(body)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The document of a run folder. Raises RunError where it is absent or damaged."""
-        file = folder / "metrics.json"
+    def read(cls, path: Path) -> Self:
+        """The document of a run folder, or of a file. Raises RunError: absent or damaged."""
+        file = record_file(path)
         try:
             return cls.loads(file.read_text("utf-8"))
         except (ValueError, ValidationError, OSError, RecursionError) as error:
@@ -188,10 +189,15 @@ class Record(Document):
     examples: list[Example]
 
 
-def schema_of(folder: Path) -> str:
-    """The schema that a run folder's record names; "" where it cannot be told."""
+def record_file(path: Path) -> Path:
+    """The record of a run: `metrics.json` of its folder, or the file itself."""
+    return path if path.is_file() else path / "metrics.json"
+
+
+def schema_of(path: Path) -> str:
+    """The schema that a run's record names; "" where it cannot be told."""
     try:
-        body = json.loads((folder / "metrics.json").read_text("utf-8"))
+        body = json.loads(record_file(path).read_text("utf-8"))
     except (ValueError, OSError, RecursionError):
         return ""
     return str(body.get("schema")) if isinstance(body, dict) else ""

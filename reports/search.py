@@ -1,4 +1,4 @@
-"""The record of a search, and its page: what equal candidates save, and what was found."""
+"""The record of a search, and its chapter: what equal candidates save, and what was found."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from advhash import __version__
-from advhash.files import write_bytes
-from advhash.reports.html import templates
+from advhash.reports.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, STYLE, data_uri
 from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
 from advhash.reports.verdict import with_interval
@@ -26,7 +25,7 @@ __all__ = [
     "NoiseStudy",
     "SearchRecord",
     "SearchResult",
-    "render_search",
+    "search_chapter",
     "verdicts",
 ]
 
@@ -211,24 +210,30 @@ def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) 
     return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
 
 
-def page(folder: Path) -> str:
-    """The page of a search. Raises RunError."""
+def search_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a search says. Raises RunError."""
     record = SearchRecord.read(folder)
-    return (
-        templates()
-        .get_template("search.html")
-        .render(
-            record=record,
-            verdicts=verdicts(record),
-            best=_over_time(record, 1, "best fitness"),
-            hits=_over_time(record, 2, "hit rate"),
-            names=ARM_NAMES,
-            pictures="",
-            version=__version__,
-        )
+    label, data = f"search run {record.run.id}", record.dataset
+    what = "attacks" if record.domain == "attack" else "trained cells"
+    facts = [("Victim", method_fact(one.victim, one.info, "Trained")) for one in record.held_out]
+    if data is not None:
+        facts.append(("Data set", data_fact(data)))
+    lead, *more = verdicts(record)
+    return Chapter(
+        name=f"Search over {what} ({label})",
+        title=f"Search over {what} with functional hashing",
+        heading=f"Search over {what}, equals evaluated once",
+        template="search.html",
+        values={
+            "record": record,
+            "best": _over_time(record, 1, "best fitness"),
+            "hits": _over_time(record, 2, "hit rate"),
+            "names": ARM_NAMES,
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, record.settings)],
+        datasets=["a table of trained cells" if data is None else data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[(one.victim, text) for one in record.held_out for text in one.info.deviations],
+        attributions=[] if data is None else [data.attribution],
     )
-
-
-def render_search(folder: Path, out: Path) -> None:
-    """Write the page of a search, whole or not at all. Raises RunError, StorageError."""
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""The record of a transfer run, and its page: attacks made on one victim, judged on others."""
+"""The record of a transfer run, and its chapter: attacks made on one victim, judged on others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from advhash import __version__
-from advhash.files import write_bytes
-from advhash.reports.html import KNOWLEDGE, templates
+from advhash.reports.chapters import Chapter, Told, data_fact, known, method_fact, source_of
+from advhash.reports.pictures import Pictures
 from advhash.reports.plots import STYLE, data_uri
 from advhash.reports.record import (
     AttackInfo,
@@ -34,7 +33,7 @@ __all__ = [
     "Method",
     "TransferRecord",
     "Victim",
-    "render_transfer",
+    "transfer_chapter",
     "verdicts",
 ]
 
@@ -202,28 +201,46 @@ def heat_map(record: TransferRecord, method: str) -> str:
         return data_uri(figure)
 
 
-def page(folder: Path) -> str:
-    """The page of a transfer run. Raises RunError."""
+def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a run of `advhash transfer` or `advhash defend` says. Raises RunError."""
     record = TransferRecord.read(folder)
-    knowledge = {
-        method: [KNOWLEDGE[one] for one in info.knowledge if one in KNOWLEDGE]
-        for method, info in {one.label: one.info for one in record.methods}.items()
+    label, data = f"{record.command} run {record.run.id}", record.dataset
+    if record.defense is not None:
+        title = heading = f"What {record.defense.defended} withstands"
+    else:
+        title = f"Transfer between {len(record.labels)} victims"
+        heading = "What an attack made for one victim does to others"
+    facts = [
+        *(("Victim", method_fact(one.label, one.info, "Trained")) for one in record.victims),
+        ("Data set", data_fact(data)),
+    ]
+    settings = {
+        "victims": {one.label: one.info.settings for one in record.victims},
+        "methods": {f"{one.label}, for {one.source}": one.info.settings for one in record.methods},
+        "data set": data.settings,
     }
-    return (
-        templates()
-        .get_template("transfer.html")
-        .render(
-            record=record,
-            verdicts=verdicts(record),
-            maps={method: heat_map(record, method) for method in record.budgets},
-            knowledge=knowledge,
-            settings={victim.label: victim.info.settings for victim in record.victims},
-            pictures="",
-            version=__version__,
-        )
+    lead, *more = verdicts(record)
+    return Chapter(
+        name=f"{title} ({label})",
+        title=f"{title} on {data.name}",
+        heading=f"{heading}, on {data.name}",
+        template="transfer.html",
+        values={
+            "record": record,
+            "maps": {method: heat_map(record, method) for method in record.budgets},
+            "knowledge": {one.label: known(one.info.knowledge) for one in record.methods},
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[
+            (name, text)
+            for name, info in (
+                *((one.label, one.info) for one in record.victims),
+                *((one.label, one.info) for one in record.methods),
+            )
+            for text in info.deviations
+        ],
+        attributions=[data.attribution],
     )
-
-
-def render_transfer(folder: Path, out: Path) -> None:
-    """Write the page of a transfer run, whole or not at all. Raises RunError, StorageError."""
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

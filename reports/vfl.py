@@ -1,29 +1,23 @@
-"""The page of a reconstruction run: what codes of a federation give away, and what they reveal."""
+"""The chapter of a reconstruction run: what codes of a federation give away."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advhash import __version__
-from advhash.errors import StorageError
-from advhash.files import write_bytes
-from advhash.reports.html import KNOWLEDGE
+from advhash.reports.chapters import Chapter, Told, data_fact, known, method_fact, source_of
 from advhash.reports.inversion import InversionRecord
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
-from advhash.reports.verdict import NO_VALUE, percent
+from advhash.reports.verdict import percent
 from advhash.stats import Difference, Metric
 
-__all__ = ["render_inversion", "verdicts"]
+__all__ = ["inversion_chapter", "verdicts"]
 
 SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
 BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
@@ -231,56 +225,50 @@ def _grid(folder: Path, record: InversionRecord, pictures: Pictures) -> list[dic
     ]
 
 
-def _number(metric: Metric | None, digits: int = 3) -> str:
-    if metric is None or metric.value is None:
-        return NO_VALUE
-    return f"{metric.value:.{digits}f}"
-
-
-def _range(metric: Metric | None, digits: int = 3) -> str:
-    if metric is None or metric.low is None or metric.high is None:
-        return ""
-    return f"{metric.low:.{digits}f} to {metric.high:.{digits}f}"
-
-
-def page(folder: Path) -> str:
-    """The page of one run. Raises RunError."""
-    record, pictures = InversionRecord.read(folder), Pictures()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        number=_number,
-        range=_range,
-        percent=lambda metric: percent(None if metric is None else metric.value),
-        json=lambda value: json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False),
-    )
-    source = (resources.files("advhash.reports") / "vfl.html").read_text("utf-8")
-    grid = _grid(folder, record, pictures)
+def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
+    """What a reconstruction run says. Raises RunError."""
+    record = InversionRecord.read(folder)
+    victim, attack, data = record.victim, record.attack, record.dataset
+    label = f"reconstruction run {record.run.id}"
     worst = max(
         abs(mean - wanted)
         for party in record.bits
         for mean, wanted in zip(party.means, party.wanted, strict=True)
     )
-    return environment.from_string(source).render(
-        record=record,
-        verdicts=verdicts(record),
-        grid=grid,
-        gains=gains_figure(record),
-        sweep=sweep_figure(record),
-        bits=bits_figure(record),
-        roc=roc_figure(record),
-        worst=f"{worst:.3f}",
-        knowledge=[KNOWLEDGE[one] for one in record.attack.knowledge if one in KNOWLEDGE],
-        pictures=pictures.css(),
-        version=__version__,
+    facts = [
+        ("Victim", method_fact(victim.label, victim, "Trained")),
+        ("Attack", f"{attack.name} – {attack.summary} Source: {attack.source}."),
+        ("Data set", data_fact(data)),
+    ]
+    settings = {
+        "victim": victim.settings,
+        "attack": attack.settings,
+        "data set": data.settings,
+    }
+    lead, *more = verdicts(record) or ["No verdict: the figures for one do not exist."]
+    return Chapter(
+        name=f"{attack.name} against {victim.label} on {data.name} ({label})",
+        title=f"{attack.name} against {victim.label} on {data.name}",
+        heading=f"What codes give away: {victim.label} on {data.name}",
+        template="vfl.html",
+        values={
+            "record": record,
+            "grid": _grid(folder, record, pictures),
+            "gains": gains_figure(record),
+            "sweep": sweep_figure(record),
+            "bits": bits_figure(record),
+            "roc": roc_figure(record),
+            "worst": f"{worst:.3f}",
+            "knowledge": known(attack.knowledge),
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[
+            (name, text)
+            for name, texts in ((victim.label, victim.deviations), (attack.name, attack.deviations))
+            for text in texts
+        ],
+        attributions=[data.attribution],
     )
-
-
-def render_inversion(folder: Path, out: Path) -> None:
-    """Write the page of a reconstruction run to `out`. Raises RunError, StorageError."""
-    if out.is_dir():
-        raise StorageError(
-            f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
-        )
-    write_bytes(out, page(folder).encode("utf-8", "replace"))

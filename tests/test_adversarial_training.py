@@ -216,7 +216,7 @@ def test_the_document_has_what_the_page_shows(defended: tuple[Path, TransferReco
         "radius", "steps", "black box", "no bound",
     }  # fmt: skip
     page = (folder / "report.html").read_text()
-    for text in ("What the defence is worth", "Is the gradient masked?", "dpsh+epochs=2+saat"):
+    for text in ("What defences are worth", "Is the gradient masked?", "dpsh+epochs=2+saat"):
         assert text in page
 
 

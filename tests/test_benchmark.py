@@ -21,9 +21,9 @@ from advhash.reports.benchmark import (
     BenchmarkRecord,
     CellInfo,
     Row,
-    render_benchmark,
     verdicts,
 )
+from advhash.reports.html import render
 from advhash.reports.leaderboard import Sample, ranks, stacked, summary
 from advhash.reports.pairs import Queries
 from advhash.reports.record import RunInfo
@@ -161,7 +161,7 @@ def test_the_page_and_the_json_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     page = (finished / "report.html").read_text()
-    assert "Benchmark <bdi>tiny</bdi>: 34 attack runs" in page
+    assert "Benchmark tiny: 34 attack runs" in page
     assert "<script" not in page
     assert "t-MAP (%) against ε" in page
     again = suite_file.parent / "again"
@@ -290,7 +290,7 @@ def test_dry_run_learns_what_cells_cost(
     ("grid", "words"),
     [
         ({"attacks": ["hotflip"]}, ["dpsh", "hotflip", "digits", "grids of their own"]),
-        ({"attacks": ["dtha"]}, ["did you mean 'dhta'?"]),
+        ({"attacks": ["dtha"]}, ["did you mean 'tha'?"]),
         ({"budgets": ["300/255"]}, ["eps"]),
         ({"attacks": []}, ["attacks"]),
         ({"victim": ["dpsh"]}, ["did you mean 'victims'?"]),
@@ -441,6 +441,6 @@ def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
         attributions=[], cells=cells,
     )  # fmt: skip
     (tmp_path / "metrics.json").write_text(record.dumps())
-    render_benchmark(tmp_path, tmp_path / "report.html")
+    render([tmp_path], tmp_path / "report.html")
     assert len(record.cells) > 10_000
     assert (tmp_path / "report.html").stat().st_size < 20e6

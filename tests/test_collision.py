@@ -315,4 +315,4 @@ def test_a_run_on_a_perceptual_hash(name: str, tmp_path: Path) -> None:
     share = record.metrics["false_positives"]
     assert share is not None
     assert 0 <= (share.value or 0) <= 0.01
-    assert "At the threshold" in page([tmp_path / "run"])
+    assert "Evasion and collision at a threshold" in page([tmp_path / "run"])

@@ -40,8 +40,9 @@ from advhash.likeness import (
 )
 from advhash.parties import party_view
 from advhash.registry import INVERSIONS
+from advhash.reports.html import render
 from advhash.reports.inversion import InversionRecord
-from advhash.reports.vfl import render_inversion, verdicts
+from advhash.reports.vfl import verdicts
 from advhash.stats import Metric
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
@@ -351,14 +352,14 @@ class TestRun:
         pictures = [one.model_copy(update={"labels": bad, "files": {}}) for one in record.pictures]
         changed = record.model_copy(update={"pictures": pictures})
         (tmp_path / "metrics.json").write_text(changed.dumps())
-        render_inversion(tmp_path, tmp_path / "page.html")
+        render([tmp_path], tmp_path / "page.html")
         assert bad not in (tmp_path / "page.html").read_text()
         leaving = [record.pictures[0].model_copy(update={"files": {"original": "../../x.png"}})]
         (tmp_path / "metrics.json").write_text(
             record.model_copy(update={"pictures": leaving}).dumps()
         )
         with pytest.raises(RunError, match="leaves it"):
-            render_inversion(tmp_path, tmp_path / "page.html")
+            render([tmp_path], tmp_path / "page.html")
 
     def test_other_folders_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text("{")

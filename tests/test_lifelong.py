@@ -333,7 +333,8 @@ class TestRun:
         assert "Lifelong learning: dlcmh on openmoji" in text
         assert text.count("data:image/svg+xml") == 6  # four groups, untrained, costs; no attack
         assert "<script" not in text
-        assert page([tmp_path / "run", tmp_path / "run"]).count("Lifelong learning: dlcmh") == 2
+        both = page([tmp_path / "run", tmp_path / "run"])
+        assert both.count('<h3 class="of">Lifelong learning: dlcmh') == 4  # threat model, section
 
     def test_few_queries_are_flagged(self, fake: list[int], tmp_path: Path) -> None:
         order = [[["music"], ["Flags"]]]

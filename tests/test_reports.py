@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
@@ -17,161 +15,33 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from report_scene import (
+    HISTORY,
+    HOSTILE,
+    Tags,
+    dataset,
+    edit,
+    make_run,
+)
 
 from advhash.attacks.base import Knowledge
 from advhash.codes import HashCodes
-from advhash.data import Dataset, Split
 from advhash.errors import RunError, StorageError
+from advhash.reports.chapters import KNOWLEDGE
 from advhash.reports.findings import findings
-from advhash.reports.html import KNOWLEDGE, page, render
+from advhash.reports.html import page, render
 from advhash.reports.pairs import compare, load_queries
 from advhash.reports.plots import curves, history_figures, interval_figure
 from advhash.reports.record import (
-    SCHEMA,
-    AttackInfo,
-    BudgetInfo,
-    DatasetInfo,
-    Flag,
-    Protocol,
     Record,
-    RunInfo,
-    VictimInfo,
 )
-from advhash.reports.retrieval import build_examples, choose_examples, picture, retrieved
+from advhash.reports.retrieval import choose_examples, picture, retrieved
 from advhash.reports.verdict import percent, run_labels, verdict
 from advhash.stats import Metric, holm, paired_difference
-
-HOSTILE = "<script>alert('x')</script>"
-CLASSES = ("cat", HOSTILE, "dog")
-TARGETED = {
-    "map": Metric(0.8, 0.75, 0.85, 9),
-    "map_chance": Metric(0.3, 0.29, 0.31, 9),
-    "map_adversarial": Metric(0.4, 0.35, 0.45, 9),
-    "tmap": Metric(0.7654, 0.71, 0.82, 9),
-    "tmap_chance": Metric(0.3, 0.29, 0.31, 9),
-    "tmap_clean": Metric(0.2345, 0.2, 0.27, 9),
-    "tmap_ceiling": Metric(0.9012, 0.89, 0.91, 9),
-    "tmap_normalised": Metric(0.7963, 0.7012, 0.8523, 9),
-    "linf": Metric(8 / 255, 8 / 255, 8 / 255, 9),
-    "l2": Metric(1.5, 1.4, 1.6, 9),
-    "psnr": Metric(36.9, 36.0, 37.0, 9),
-    "ssim": Metric(0.94, 0.93, 0.95, 9),
-    "overrun": Metric(0.12, 0.1, 0.14, 9),
-    "seconds_fit": Metric(12.0, None, None, 1),
-    "seconds_per_image": Metric(0.01, None, None, 1),
-}
-UNTARGETED = {
-    name: None if name.startswith("tmap") else metric for name, metric in TARGETED.items()
-}
-HISTORY: list[dict[str, float | str]] = [
-    {"phase": "$bad$ <b>", "epoch": float(epoch), "loss": 2.0**-epoch, "note": "text"}
-    for epoch in range(9)
-]
-
-
-def dataset() -> Dataset:
-    """12 database rows and 6 queries of 8×8 pixels; labels cycle through the classes."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(count: int) -> Split:
-        pixels = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-        labels = torch.eye(3, dtype=torch.uint8)[torch.arange(count) % 3]
-        return Split({"image": pixels}, labels, tuple(f"{HOSTILE} {row}" for row in range(count)))
-
-    return Dataset("toy", {}, split(12), torch.arange(4), split(3), split(6), CLASSES)
-
-
-def codes(labels: torch.Tensor) -> HashCodes:
-    """Each class has a code of its own: 4 bits of 12."""
-    return HashCodes.pack(labels.repeat_interleave(4, dim=1).numpy())
-
-
-def make_run(folder: Path, *, goal: str = "targeted", pictures: bool = True) -> Path:
-    """A finished run in which every attacked query takes the code of its target."""
-    data = dataset()
-    folder.mkdir(parents=True)
-    targets = data.query.labels.roll(1, dims=1)
-    clean = data.query.inputs["image"].float() / 255
-    examples = build_examples(
-        folder,
-        dataset=data,
-        modality="image" if pictures else "text",
-        rows=np.arange(6),
-        adversarial=(clean + 8 / 255).clamp(0, 1) if pictures else None,
-        clean_codes=codes(data.query.labels),
-        adversarial_codes=codes(targets),
-        database_codes=codes(data.database.labels),
-        targets=targets if goal == "targeted" else None,
-        score=np.linspace(0, 1, 6),
-        linf=np.full(6, 8 / 255),
-        count=3,
-    )
-    record = Record(
-        schema_=SCHEMA,
-        command="attack",
-        run=RunInfo(
-            id=folder.name, folder=str(folder), created="2026-01-01T00:00:00+00:00", seed=0,
-            device="cpu", version="0", seconds={"victim": 1.0, "fit": 2.0, "attack": 0.5},
-        ),
-        victim=VictimInfo(
-            name="dlcmh", settings={"bits": 12}, source="a paper", summary="A victim.",
-            cached=True, fingerprint="ab", history=HISTORY, deviations=["smaller backbone"],
-            modalities=["image"], notes={},
-        ),
-        attack=AttackInfo.model_validate(
-            {
-                "name": "prosgan", "settings": {}, "source": "https://example.org/paper",
-                "summary": "An attack.", "cached": False, "fingerprint": "cd", "history": [],
-                "deviations": [], "goal": goal, "knowledge": ["weights"],
-            }
-        ),
-        dataset=DatasetInfo(
-            name="toy", settings={}, fingerprint="ef", classes=list(CLASSES), database=12,
-            train=4, queries=6, attribution="Pictures by nobody",
-        ),
-        budget=BudgetInfo(norm="linf", eps=8 / 255, text="L∞ 8/255", eight_bit=True),
-        protocol=Protocol(
-            targets="disjoint" if goal == "targeted" else None,
-            query_modality="image" if pictures else "text", database="fused", queries=6,
-            top_k=None, ties="expected", empty="zero", empty_queries=0, confidence=0.95,
-            resamples=2000,
-        ),
-        flags=[Flag(name="odd", level="warning", message=f"mind {HOSTILE}")],
-        metrics=TARGETED if goal == "targeted" else UNTARGETED,
-        metrics_by_direction={"image-text": UNTARGETED},
-        examples=examples,
-    )  # fmt: skip
-    (folder / "metrics.json").write_text(record.dumps(), encoding="utf-8")
-    return folder
-
-
-def edit(folder: Path, change: Callable[[dict], None]) -> Path:
-    """Rewrite the record of a run."""
-    file = folder / "metrics.json"
-    body = json.loads(file.read_text("utf-8"))
-    change(body)
-    file.write_text(json.dumps(body), encoding="utf-8")
-    return folder
 
 
 def record_of(folder: Path) -> Record:
     return Record.loads((folder / "metrics.json").read_text("utf-8"))
-
-
-class Tags(HTMLParser):
-    """All start tags with their attributes, and the visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture
@@ -471,7 +341,7 @@ def test_the_page_shows_them(rivals: list[Path]) -> None:
     assert "Left out" not in text
     assert "<script" not in html
     tags = [tag for tag, _ in Tags(html).tags]
-    assert tags.count("table") == tags.count("caption") == 4
+    assert tags.count("table") == tags.count("caption") == 5  # the leaderboard, as they are paired
 
 
 def test_one_run_has_no_pairs_and_looks_as_before(rivals: list[Path]) -> None:

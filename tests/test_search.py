@@ -16,7 +16,8 @@ from advhash.config import AttackConfig, SearchConfig
 from advhash.errors import AdvhashError, ConfigError, RunError, UsageError
 from advhash.nas import SCHEMA, distinct_cells, normal_form
 from advhash.pipeline import attack_plan
-from advhash.reports.search import SearchRecord, page
+from advhash.reports.html import page
+from advhash.reports.search import SearchRecord
 from advhash.searching import search
 
 HEADLINE = (
@@ -115,7 +116,7 @@ def test_studies_are_in_the_record_and_on_the_page(cells: tuple[SearchRecord, Pa
     assert len(record.noise) == 8
     noisy = [one for one in record.noise if one.noise]
     assert all((one.claimed.value or 0) > 0 for one in noisy)
-    text = page(out)
+    text = page([out])
     assert "How many bits of the mantissa" in text
     assert "cache by structure" in text
     read = SearchRecord.read(out)
@@ -147,7 +148,7 @@ def test_an_attack_is_found_judged_and_exported(attacks: tuple[SearchRecord, Pat
     assert config.attack.settings["steps"] == 3
     plan = attack_plan(config)
     assert plan["victim"]["trained"] is True
-    assert "found" in page(out)
+    assert "found" in page([out])
 
 
 def test_hits_of_attacks_are_true(attacks: tuple[SearchRecord, Path]) -> None:

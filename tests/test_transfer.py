@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     arguments = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS,
                  "--out", str(out))  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(transferring, "render_transfer", lambda *_: 1 / 0)
+        patch.setattr(transferring, "render", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError) as stopped:
             command(capsys, patch, *arguments)
     assert f"--out {out}" in stopped.value.__notes__[0]

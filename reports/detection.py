@@ -1,0 +1,194 @@
+"""The document of `advhash detect`, and its chapter: who is told from clean queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import matplotlib
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+
+from advhash.reports.chapters import Chapter, Told, source_of
+from advhash.reports.pictures import Pictures
+from advhash.reports.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
+from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.verdict import percent, with_interval
+from advhash.stats import Metric
+
+__all__ = ["DETECT", "DetectionRecord", "detection_chapter", "verdicts"]
+
+DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
+METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
+    "auroc": "AUROC",
+    "auroc_noise": "AUROC against noise of the same L2",
+    "average_precision": "average precision",
+    "tpr_at_5fpr": "flagged at 5 % false alarms",
+    "tpr_at_1fpr": "flagged at 1 % false alarms",
+    "false_alarms": "clean queries flagged",
+    "flagged_noise": "noise flagged",
+    "success": "the attack succeeds",
+    "success_and_accepted": "it succeeds and is accepted",
+    "success_and_accepted_clean": "the same of unattacked queries",
+    "success_adaptive": "an attacker who knows the detector succeeds",
+    "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
+    "accepted_adaptive": "who knows the detector gets past it with success",
+    "accepted_clean_errors": "clean queries that are wrong and accepted",
+    "accepted_any_code": "some code is wrong and accepted",
+    "accuracy": "accuracy on clean queries",
+    "accuracy_abnormal": "accuracy on abnormal inputs",
+}
+
+
+class Method(Part):
+    name: str | None
+    settings: dict[str, Any]
+
+
+class Curve(Part):
+    fpr: list[float]
+    tpr: list[float]
+
+
+class Found(Part):
+    """What one detector does."""
+
+    threshold: float
+    metrics: dict[str, Metric | None]
+    roc: Curve
+
+
+class Acceptance(Part):
+    threshold: float
+    false_alarms: Metric
+    accepted_adaptive: Metric
+
+
+class DetectionRecord(Document):
+    """What `advhash detect` found: of one detector, or under `detectors` of all."""
+
+    schema_: Literal["advhash/detect/1"]
+    command: Literal["detect"]
+    created: str
+    version: str
+    seed: int
+    victim: Method
+    defenses: list[dict[str, Any]] = Field(default_factory=list)
+    dataset: Method
+    detector: Method
+    inputs: str
+    attack: Method | None
+    budget: str | None
+    clean: int
+    abnormal: int
+    validation: int
+    threshold: float | None
+    false_alarm_rate: float
+    seconds: float
+    metrics: dict[str, Metric | None] = Field(default_factory=dict)
+    roc: Curve | None = None
+    detectors: dict[str, Found] = Field(default_factory=dict)
+    adaptive: dict[str, Any] | None = None
+    acceptance: list[Acceptance] = Field(default_factory=list)
+    probe: Any = None
+
+    @model_validator(mode="after")
+    def _of_one_or_all(self) -> Self:
+        if not self.detectors and (self.roc is None or self.threshold is None):
+            raise ValueError("expected a threshold and a ROC curve, or several detectors")
+        return self
+
+    @property
+    def found(self) -> dict[str, Found]:
+        """Every detector by its name."""
+        if self.detectors:
+            return self.detectors
+        assert self.roc is not None
+        assert self.threshold is not None
+        one = Found(threshold=self.threshold, metrics=self.metrics, roc=self.roc)
+        return {str(self.detector.name): one}
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The figures that at least one detector has."""
+        return {
+            name: text
+            for name, text in METRICS.items()
+            if any(one.metrics.get(name) is not None for one in self.found.values())
+        }
+
+
+def verdicts(record: DetectionRecord) -> list[str]:
+    """What was found: a sentence for each detector, the best first."""
+
+    def area(item: tuple[str, Found]) -> float:
+        return (item[1].metrics.get("auroc") or Metric()).value or 0.0
+
+    lines = []
+    for name, one in sorted(record.found.items(), key=area, reverse=True):
+        flagged, past = (one.metrics.get(key) for key in ("tpr_at_5fpr", "accepted_adaptive"))
+        line = (
+            f"{name} tells {record.inputs} inputs from clean ones with AUROC "
+            f"{with_interval(one.metrics.get('auroc') or Metric())} and flags "
+            f"{percent(flagged.value if flagged else None)} of them at 5 % false alarms"
+        )
+        line += f"; who knows it gets past in {with_interval(past)} of cases." if past else "."
+        lines.append(line)
+    return lines
+
+
+def roc_figure(record: DetectionRecord) -> str:
+    """The ROC curve of every detector."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 4.2 + 0.2 * len(record.found)), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, one) in enumerate(record.found.items()):
+            axes.plot(
+                [100 * value for value in one.roc.fpr],
+                [100 * value for value in one.roc.tpr],
+                DASHES[place // len(COLOURS) % len(DASHES)],
+                color=COLOURS[place % len(COLOURS)],
+                label=name,
+            )
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
+        axes.set_xlabel("clean queries flagged (%)")
+        axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
+        axes.set_aspect("equal")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+        return data_uri(figure)
+
+
+def detection_chapter(path: Path, _: Pictures) -> Chapter:
+    """What a document of `advhash detect` says. Raises RunError."""
+    record = DetectionRecord.read(path)
+    victim = " + ".join([str(record.victim.name), *(str(one["name"]) for one in record.defenses)])
+    data, label = str(record.dataset.name), f"detect run {path.stem}"
+    info = RunInfo(
+        id=path.name,
+        folder=str(path.parent),
+        created=record.created,
+        seed=record.seed,
+        device="not recorded",
+        version=record.version,
+        seconds={"all": record.seconds},
+    )
+    settings = {
+        "victim": record.victim.settings,
+        "defences": record.defenses,
+        "data set": record.dataset.settings,
+        "detector": record.detector.settings,
+        "attack": record.attack.model_dump() if record.attack else None,
+        "adaptive attacker": record.adaptive,
+    }
+    lead, *more = verdicts(record)
+    title = f"Detection of {record.inputs} inputs of {victim} on {data}"
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=f"Who is told from clean queries of {victim}, on {data}",
+        template="detection.html",
+        values={"record": record, "victim": victim, "roc": roc_figure(record)},
+        told=[Told(label, lead, more)],
+        sources=[source_of(path, label, info, [("Victim", victim), ("Data set", data)], settings)],
+        datasets=[data],
+    )
