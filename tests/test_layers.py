@@ -28,6 +28,7 @@ PIPELINE = {
     *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "searching"),
+    *("measuring", "asking", "results", "in_memory", "api"),
 }
 CLI = {
     "cli",
