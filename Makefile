@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: demo test test-all bench docs lint types clean
+.PHONY: demo test test-all bench tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py
+
+# Every measured page of docs/ again, from the committed figures: seconds, no model.
+tables: $(STAMP)
+	$(BIN)/python benchmarks/tables.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"
