@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: demo screenshot test test-browser test-all bench docs lint types clean
+.PHONY: demo screenshot test test-browser test-all bench tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py
+
+# Every measured page of docs/ again, from the committed figures: seconds, no model.
+tables: $(STAMP)
+	$(BIN)/python benchmarks/tables.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

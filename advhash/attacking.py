@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from torch import Tensor
 from advhash.attacks.base import Attack, AttackData
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig
-from advhash.data import Batch, Progress, Split
+from advhash.data import Batch, Progress, Split, silent
 from advhash.fitting import FittedAttack
 from advhash.lexicon import WordBudget
 from advhash.recording import Outcome
@@ -22,7 +23,10 @@ from advhash.runs import RunFolder
 from advhash.targets import choose_targets
 from advhash.training import Trained, derive_seed
 
-__all__ = ["attack_queries", "choose_queries", "noise_precision"]
+__all__ = ["Part", "attack_queries", "attack_rows", "choose_queries", "noise_precision"]
+
+# The tensors of a part of the work, by its name: read where they were kept, made where not.
+Part = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
 
 
 def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
@@ -46,18 +50,41 @@ def attack_queries(
 
     prefix: of the names of the parts, where one folder holds several attacks
     """
-    protocol, victim, split = config.protocol, trained.victim, trained.data.query
-    modality = protocol.query_modality
+    protocol, split = config.protocol, trained.data.query
     rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
-    labels = split.labels[rows].numpy()
     targets = None
     if fitted.attack.goal == "targeted":
         targets = choose_targets(
             protocol.targets,
-            labels,
+            split.labels[rows].numpy(),
             trained.data.database.labels.numpy(),
             derive_seed(config.seed, "targets"),
         )
+    return attack_rows(
+        config,
+        trained,
+        fitted,
+        rows,
+        targets,
+        part=lambda name, make: folder.part(f"{prefix}{name}", make),
+        progress=progress,
+    )
+
+
+def attack_rows(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    rows: Tensor,
+    targets: npt.NDArray[np.uint8] | None,
+    *,
+    part: Part,
+    progress: Progress = silent,
+) -> Outcome:
+    """Attack the given rows of the query split, toward the given (N,C) targets, batch by batch."""
+    protocol, victim, split = config.protocol, trained.victim, trained.data.query
+    modality = protocol.query_modality
+    labels = split.labels[rows].numpy()
 
     def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
         aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
@@ -85,8 +112,8 @@ def attack_queries(
         batch = split.rows(rows[start : start + protocol.batch_size])
         clean.append(batch.inputs[modality])
         clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        part = folder.part(f"{prefix}{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
-        for name, values in part.items():
+        found = part(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        for name, values in found.items():
             parts.setdefault(name, []).append(values)
         progress("attacking queries", start + len(batch), len(rows))
     moved = torch.cat(parts["moved"])

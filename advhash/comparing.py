@@ -11,11 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
-from advhash.reports.pairs import SEED, load_queries
+from advhash.reports.pairs import SEED, Queries, load_queries
 from advhash.reports.record import Record, load_record
 from advhash.stats import Difference, paired_difference
 
-__all__ = ["Comparison", "Threshold", "check_thresholds", "compare_runs", "parse_threshold"]
+__all__ = [
+    "Comparison",
+    "Threshold",
+    "check_thresholds",
+    "compare_records",
+    "compare_runs",
+    "parse_threshold",
+]
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,16 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     with another goal, whose difference would mean nothing.
     """
     records = [load_record(folder) for folder in (first, second)]
-    one, other = records
     queries = [
         load_queries(folder, record)
         for folder, record in zip((first, second), records, strict=True)
     ]
+    return compare_records(records[0], queries[0], records[1], queries[1])
+
+
+def compare_records(one: Record, asked: Queries, other: Record, asked_other: Queries) -> Comparison:
+    """The same of records in memory, each with its queries. Raises UsageError."""
+    queries = (asked, asked_other)
     for name, same in (
         ("data set", one.dataset.fingerprint == other.dataset.fingerprint),
         ("goal", one.attack.goal == other.attack.goal),

@@ -12,9 +12,10 @@ from advhash.data import Dataset
 from advhash.errors import DataError
 from advhash.reports.victim import victim_flags, victim_metrics
 from advhash.sanity import Flag
+from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, import_function, source_file
 
-__all__ = ["bring", "fingerprint"]
+__all__ = ["SAMPLES", "bring", "fingerprint", "introduce"]
 
 SAMPLES = 8  # images that a function is tried on
 
@@ -34,6 +35,18 @@ def bring(
     victim = ExternalVictim(
         import_function(name), name=name, sample=sample.inputs["image"].to(device)
     )
+    file = source_file(name)
+    source = f"code of the user: {file.name if file else name}"
+    card = introduce(
+        victim, data, name=name, source=source, seed=seed, bootstrap_seed=bootstrap_seed
+    )
+    return victim, {**card, "seconds": round(time.perf_counter() - begun, 2)}
+
+
+def introduce(
+    victim: HashVictim, data: Dataset, *, name: str, source: str, seed: int, bootstrap_seed: int
+) -> dict[str, Any]:
+    """The card of a victim without a checkpoint: its figures and flags on this data."""
     flags = victim_flags(victim, data)
     if not victim.differentiable:
         flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
@@ -45,13 +58,12 @@ def bring(
                 "need one refuse it, which says nothing about its robustness.",
             )
         )
-    file = source_file(name)
     served = {one: victim.database_codes(data, one) for one in victim.directions}
     found = victim_metrics(victim, data, served, bootstrap_seed)
-    card = {
+    return {
         "name": name,
         "settings": {},
-        "source": f"code of the user: {file.name if file else name}",
+        "source": source,
         "seed": seed,
         "data": {
             "name": data.name,
@@ -60,19 +72,19 @@ def bring(
         },
         "metrics": {key: vars(metric) for key, metric in found.items()},
         "flags": [vars(flag) for flag in flags],
-        "seconds": round(time.perf_counter() - begun, 2),
+        "seconds": 0.0,
     }
-    return victim, card
 
 
-def fingerprint(victim: ExternalVictim, data: Dataset) -> str:
+def fingerprint(victim: HashVictim, name: str, data: Dataset) -> str:
     """SHA-256 of the name, of the source file of its module, and of the codes of the database.
 
     The codes tell apart what the file does not show: weights loaded from elsewhere, other modules.
     """
-    digest = hashlib.sha256(victim.name.encode())
-    file = source_file(victim.name)
+    digest = hashlib.sha256(name.encode())
+    file = source_file(name)
     if file is not None and file.is_file():
         digest.update(file.read_bytes())
-    digest.update(victim.encode_split(data.database, "image").words.tobytes())
+    for direction in victim.directions:
+        digest.update(victim.database_codes(data, direction).words.tobytes())
     return digest.hexdigest()

@@ -53,6 +53,7 @@ __all__ = [
     "derive_seed",
     "export_checkpoint",
     "fingerprint",
+    "fit_data",
     "is_checkpoint",
     "load_data",
     "plan_victim",
@@ -100,6 +101,7 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
         *("cli_compare.py", "comparing.py", "cli_benchmark.py", "benchmarking.py", "suites.py"),
         *("suite_cell.py", "costs.py"),
+        *("api.py", "results.py", "__init__.py", "asking.py", "in_memory.py"),
         *("cli_encode.py", "encoding_run.py", "phase_run.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
@@ -149,7 +151,7 @@ def load_data(config: DatasetConfig, default: str) -> Dataset:
     return load_dataset(config.name or default, config.settings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """A victim, its data, and where its checkpoint lies: None for a function of the user."""
 
@@ -163,6 +165,10 @@ class Trained:
     cached: bool
     seconds: float
     seed: int | None = None  # where the victim has one of its own
+
+    def __repr__(self) -> str:
+        defenses = "".join(f" + {one['name']}" for one in self.defenses)
+        return f"<{self.card['name']}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
 
     @property
     def replay(self) -> VictimConfig:
@@ -369,6 +375,29 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     card["flags"] = [vars(flag)]
 
 
+def fit_data(folder: Path, victim: HashVictim, card: dict[str, Any], data: Dataset) -> Dataset:
+    """The data as a stored victim sees them; foreign ones are flagged in its card.
+
+    Raises UsageError: other splits of the victim's own data, or data of another shape.
+    """
+    data = victim.view(data, card["settings"])
+    _check_data(folder, card, data)
+    expected = victim.data_arguments(data)
+    card_settings = {key: card["settings"].get(key) for key in expected}
+    shapes = {
+        key: value
+        for key, value in expected.items()
+        if isinstance(value, int | str) and key != "database_rows" and card_settings[key] != value
+    }
+    if shapes:
+        key, value = next(iter(shapes.items()))
+        raise UsageError(
+            f"data set {data.name!r} does not fit checkpoint {folder}: expected {key} "
+            f"{card_settings[key]}, got {value}"
+        )
+    return data
+
+
 def check_converged(name: str, victim: HashVictim) -> None:
     """Raise RefusedError where the training left numbers that are none."""
     figures = [value for row in victim.history for value in row.values() if value != value]
@@ -419,7 +448,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
     return Trained(
-        victim, data, name, {}, card, None, own_fingerprint(victim, data), False, seconds
+        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), False, seconds
     )
 
 
@@ -439,21 +468,7 @@ def _from_checkpoint(
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
-    data = victim.view(data, card["settings"])
-    _check_data(folder, card, data)
-    expected = victim.data_arguments(data)
-    card_settings = {key: card["settings"].get(key) for key in expected}
-    shapes = {
-        key: value
-        for key, value in expected.items()
-        if isinstance(value, int | str) and key != "database_rows" and card_settings[key] != value
-    }
-    if shapes:
-        key, value = next(iter(shapes.items()))
-        raise UsageError(
-            f"data set {data.name!r} does not fit checkpoint {folder}: expected {key} "
-            f"{card_settings[key]}, got {value}"
-        )
+    data = fit_data(folder, victim, card, data)
     return Trained(
         victim.to(device),
         data,

@@ -219,7 +219,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--page", action="store_true", help="write the page only")
     given = parser.parse_args()
+    if given.page:
+        PAGE.write_text(page(json.loads(OUT.read_text("utf-8"))), "utf-8")
+        return
     bench = Bench(given.queries, given.repeats)
     batch = bench.seconds({"name": "dhta"}, given.queries)
     one = bench.seconds({"name": "dhta"}, 1)

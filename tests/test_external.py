@@ -155,7 +155,7 @@ def test_what_is_no_code_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message) as got:
         ExternalVictim(function, name="x:y", sample=images)
-    assert str(got.value).startswith("--victim x:y: ")
+    assert str(got.value).startswith("victim x:y: ")
     assert "\n" not in str(got.value)
 
 

@@ -29,6 +29,7 @@ PIPELINE = {
     *("suites", "suite_cell", "benchmarking"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "searching"),
+    *("measuring", "asking", "results", "in_memory", "api"),
 }
 CLI = {
     "cli",

@@ -144,7 +144,7 @@ class ExternalVictim(HashVictim):
             codes = codes.to(inputs.device, torch.float32)
         except Exception as error:  # the user's own code can raise anything
             raise UsageError(
-                f"--victim {self.name}: called with images {tuple(inputs.shape)} on "
+                f"victim {self.name}: called with images {tuple(inputs.shape)} on "
                 f"{inputs.device}, it raised {_reason(error)}"
             ) from error
         shape = tuple(codes.shape)
@@ -152,11 +152,11 @@ class ExternalVictim(HashVictim):
         bits = shape[1] if len(shape) == 2 else 0
         if bits < 1 or shape[0] != len(inputs) or self.bits not in (0, bits):
             raise UsageError(
-                f"--victim {self.name}: expected {wanted} codes for {tuple(inputs.shape)} images, "
+                f"victim {self.name}: expected {wanted} codes for {tuple(inputs.shape)} images, "
                 f"got {shape}"
             )
         if not bool(codes.isfinite().all()):
-            raise UsageError(f"--victim {self.name}: expected finite codes, got NaN or infinity")
+            raise UsageError(f"victim {self.name}: expected finite codes, got NaN or infinity")
         return codes
 
 
