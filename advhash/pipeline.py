@@ -9,13 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
-
-from advhash.attacking import attack_queries, noise_precision
+from advhash.attacking import attack_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.cache import cache_root, content_key
-from advhash.codes import HashCodes
 from advhash.config import (
     AttackConfig,
     BudgetConfig,
@@ -28,39 +24,22 @@ from advhash.data import Dataset, Progress, silent
 from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
-from advhash.fitting import FittedAttack, fit_attack
+from advhash.fitting import fit_attack
 from advhash.hardening import check_defense, prepare
+from advhash.measuring import examples, flags, measure
 from advhash.poisoning import check_poison, poison_metrics
-from advhash.recording import Metrics, Outcome, Scores, make_record, write_queries
+from advhash.recording import make_record, write_queries
 from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
-from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
-from advhash.reports.measures import (
-    codec_columns,
-    distance_metrics,
-    retrieval_columns,
-    retrieval_metrics,
-)
-from advhash.reports.operating import (
-    names_pictures,
-    operating_columns,
-    operating_metrics,
-)
 from advhash.reports.record import Record
-from advhash.reports.retrieval import build_examples
-from advhash.reports.victim import joint_metrics
 from advhash.runs import RunFolder, environment, new_run_id
-from advhash.sanity import Flag, check_attack, check_indicators, check_targets, check_victim
-from advhash.stats import Metric, mean_metric, single_metric
 from advhash.training import (
     Trained,
     cache_identity,
-    derive_seed,
     plan_victim,
     resolve_device,
 )
 from advhash.victims.base import HashVictim
-from advhash.victims.hashvfl import HashVFL
 
 __all__ = [
     "attack",
@@ -144,161 +123,30 @@ def _attack_into(
     outcome = _timed(
         seconds, "attack", lambda: attack_queries(folder, config, trained, fitted, progress)
     )
-    scores = _timed(seconds, "metrics", lambda: _score(config, trained, codes, outcome, progress))
-    boot = derive_seed(config.seed, "bootstrap")
-    metrics: Metrics = {
-        **scores.metrics[f"{modality}-{database}"],
-        **distance_metrics(outcome.columns, boot),
-        "seconds_fit": single_metric(fitted.seconds),
-        "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
-    }
-    if modality == "image":
-        after = codec_columns(
-            victim,
-            outcome.moved,
-            modality,
-            codes[database],
-            wanted=outcome.labels if outcome.targets is None else outcome.targets,
-            database_labels=data.database.labels.numpy(),
-            targeted=outcome.targets is not None,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
-        )
-        outcome.columns.update(after)
-        metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
-    sent = fitted.attack.indicators().get("queries_per_image")
-    if sent is not None:
-        metrics["queries_per_image"] = single_metric(sent)
-    if isinstance(victim, HashVFL):
-        clean = data.query.rows(outcome.rows)
-        metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
-    if modality == "image" and names_pictures(data.database.labels):
-        aimed = outcome.targets is not None
-        point = operating_columns(
-            victim,
-            outcome.moved,
-            outcome.clean_codes,
-            outcome.codes,
-            seen,
-            outcome.labels if outcome.targets is None else outcome.targets,
-        )
-        rate = protocol.false_positive_rate
-        metrics |= operating_metrics(point, seen, victim, rate, targeted=aimed, seed=boot)
-        outcome.columns.update(point)
-    if protocol.poison:
-        metrics |= poison_metrics(folder, config, trained, fitted, codes[database], progress)
-    flags = _flags(config, trained, fitted, outcome, scores, metrics, codes[database])
-    main = scores.columns[database]
-    examples = (
-        []
-        if brief
-        else build_examples(
-            folder.path,
-            dataset=data,
-            modality=modality,
-            rows=outcome.rows.numpy(),
-            adversarial=outcome.moved if modality == "image" else None,
-            texts=(outcome.clean, outcome.moved) if modality == "text" else None,
-            clean_codes=outcome.clean_codes,
-            adversarial_codes=outcome.codes,
-            database_codes=codes[database],
-            targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
-            score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
-            linf=outcome.columns["linf"],
-        )
+    identity = cache_identity(trained)
+    measured = _timed(
+        seconds,
+        "metrics",
+        lambda: measure(config, trained, fitted, codes, outcome, identity, progress),
     )
-    write_queries(folder.path / "queries.parquet", outcome, scores)
+    if protocol.poison:
+        measured.metrics.update(
+            poison_metrics(folder, config, trained, fitted, codes[database], progress)
+        )
+    raised = flags(config, trained, fitted, outcome, measured, codes[database])
+    shown = [] if brief else examples(config, trained, outcome, measured, codes[database], folder)
+    write_queries(folder.path / "queries.parquet", outcome, measured.scores)
     return make_record(
         config,
         trained,
         fitted,
-        scores,
-        metrics=metrics,
-        flags=flags,
-        examples=examples,
+        measured.scores,
+        metrics=measured.metrics,
+        flags=raised,
+        examples=shown,
         folder=folder.final,
         seconds=seconds,
     )
-
-
-def _score(
-    config: AttackConfig,
-    trained: Trained,
-    codes: dict[str, HashCodes],
-    outcome: Outcome,
-    progress: Progress,
-) -> Scores:
-    """Average precisions against every database of the victim, and their means."""
-    protocol, data = config.protocol, trained.data
-    columns, metrics = {}, {}
-    for name, database_codes in codes.items():
-        ceiling = None
-        if outcome.targets is not None:
-            ceiling = target_ceilings(
-                trained.victim,
-                AttackData(data, database_codes, name, protocol.query_modality),
-                outcome.targets,
-                ties=protocol.ties,
-                top_k=protocol.top_k,
-                identity=cache_identity(trained),
-                progress=progress,
-            )
-        columns[name] = retrieval_columns(
-            outcome.clean_codes,
-            outcome.codes,
-            database_codes,
-            labels=outcome.labels,
-            database_labels=data.database.labels.numpy(),
-            targets=outcome.targets,
-            ceiling=ceiling,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
-        )
-        metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
-            columns[name], derive_seed(config.seed, "bootstrap")
-        )
-    chance = columns[str(protocol.database)]["map_chance"]
-    return Scores(columns, metrics, int((np.isnan(chance) | (chance == 0)).sum()))
-
-
-def _flags(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
-    scores: Scores,
-    metrics: Metrics,
-    database: HashCodes,
-) -> list[Flag]:
-    """All sanity checks of victim, targets and attack."""
-    targets = outcome.targets
-    noise = None
-    if config.attack.name not in ("noise", "token-noise"):
-        found = noise_precision(config, trained, fitted, outcome, database)
-        noise = None if found is None else float(np.nanmean(found))
-    flags = [Flag(**flag) for flag in trained.card.get("flags", [])]
-    flags += check_victim(
-        metrics["map"] or Metric(),
-        metrics["map_chance"] or Metric(),
-        scores.empty_queries,
-        len(outcome.rows),
-    )
-    if targets is not None:
-        flags += check_targets(outcome.labels, targets)
-    flags += check_attack(metrics, noise, fitted.budget, targets is not None)
-    flags += check_indicators(fitted.attack.indicators())
-    if not config.budget.eight_bit:
-        flags.append(
-            Flag(
-                "float_pixels",
-                "warning",
-                "Pixels were not rounded to 8 bits after the attack; gradient attacks search on "
-                "the 8-bit grid all the same.",
-            )
-        )
-    return flags
 
 
 def check_attack_config(config: AttackConfig, victim: HashVictim | None) -> None:
