@@ -268,7 +268,7 @@ def _seen(
 ) -> Seen:
     method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
     method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
-    sent = observe(victim, attacked, party, method.observed, seed=seed)
+    sent = observe(victim, attacked, party, method.observed, seed=derive_seed(seed, "attacked"))
     found = {
         name: member.reconstruct(victim, sent, party, seed=seed)
         for name, member in method.members.items()

@@ -22,11 +22,13 @@ from advhash.errors import UsageError
 from advhash.likeness import reconstruction_columns
 from advhash.registry import INVERSIONS
 from advhash.victims.base import HashVictim
+from advhash.victims.federation import derived
 from advhash.victims.wire import Kind, Transcript
 
 __all__ = ["ATTACKERS", "CodeInversion", "sample_messages"]
 
 ATTACKERS = ("decoder", "neighbours", "ste", "tanh")
+VALIDATION = 10_000  # its noise is none that an attacker has learnt from; see `derived`
 
 
 @INVERSIONS.register(
@@ -106,7 +108,7 @@ class CodeInversion(Inversion):
     ) -> Self:
         """Fit every attacker, then choose by the reconstructions of the validation inputs."""
         true = validation.rows(torch.arange(len(validation))).inputs[modality]
-        sent = observe(victim, validation, modality, self.observed, seed=seed)
+        sent = observe(victim, validation, modality, self.observed, seed=derived(seed, VALIDATION))
         self.merits = {}
         for place, (name, member) in enumerate(self.members.items()):
             member.fit(victim, auxiliary, validation, modality, seed=seed, progress=progress)

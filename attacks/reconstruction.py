@@ -42,11 +42,19 @@ PATIENCE = 12  # epochs of a decoder without progress
 
 
 def observe(
-    victim: HashVictim, split: Split, modality: Modality, observed: Observed, *, seed: int = 0
+    victim: HashVictim,
+    split: Split,
+    modality: Modality,
+    observed: Observed,
+    *,
+    seed: int = 0,
+    noise: bool = True,
 ) -> Tensor:
     """(N,K) what is seen of the rows of a split: what is sent, or the real values before the sign.
 
-    Noise that the victim adds to codes is drawn by `seed`.
+    Noise that the victim adds to codes is drawn by `seed`: splits that are compared need seeds of
+    their own, or equal places get equal noise. Without `noise`, codes as whoever has the model and
+    the inputs can make them.
     """
     parts = []
     with frozen(victim), torch.no_grad():
@@ -54,7 +62,7 @@ def observe(
             inputs = batch.inputs[modality].to(victim.device)
             if observed == "embeddings":
                 part = victim.relax(inputs, modality)
-            elif isinstance(victim, HashVFL):
+            elif isinstance(victim, HashVFL) and noise:
                 part = victim.send(inputs, modality, seed=derived(seed, place))
             else:
                 part = sign(victim.relax(inputs, modality))
@@ -140,8 +148,8 @@ class Neighbours(Inversion):
         seed: int = 0,
         progress: Progress = silent,
     ) -> Self:
-        """Hash the auxiliary inputs."""
-        self._seen = observe(victim, auxiliary, modality, self.observed, seed=seed)
+        """Hash the auxiliary inputs: the attacker has the model, so no noise lies on these."""
+        self._seen = observe(victim, auxiliary, modality, self.observed, noise=False)
         self._inputs = auxiliary.rows(torch.arange(len(auxiliary))).inputs[modality]
         return self
 

@@ -26,9 +26,10 @@ from advhash.attacks.reconstruction import (
 )
 from advhash.cli import app
 from advhash.config import AttackConfig
-from advhash.data import Dataset
+from advhash.data import Dataset, silent
 from advhash.datasets import load_dataset
 from advhash.errors import RunError, UsageError
+from advhash.inverting import _seen
 from advhash.likeness import (
     class_means,
     clustered,
@@ -229,6 +230,24 @@ class TestAttackers:
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
         assert len(one.unique()) > 100
+
+    def test_known_inputs_get_no_noise_that_attacked_ones_have(self, data: Dataset) -> None:
+        """Were it drawn by the same seed, it would cancel out and point at equal row numbers."""
+        noisy = trained(data, protection="laplace", epsilon=0.01, epochs=1)
+        rows = data.query.rows(torch.arange(80)).inputs["party0"]
+        settings = {"attackers": ("neighbours",)}
+        seen = _seen(
+            noisy, settings, "codes", data.query, data.validation, data.query, "party0", 0, silent
+        )
+        far = pixel_distances(seen.found["neighbours"], rows)
+        assert far.diag().mean() > 0.93 * far.mean()  # 0.82 where each is one of its own ten
+        exact = torch.from_numpy(noisy.encode(rows, "party0").signs())
+        assert torch.equal(observe(noisy, data.query, "party0", "codes", noise=False), exact)
+        nearest = Neighbours(count=1).fit(noisy, data.query, data.validation, "party0")
+        drawn = nearest.reconstruct(noisy, exact, "party0")
+        for place in range(80):
+            same = (exact == exact[place]).all(dim=1)
+            assert torch.allclose(drawn[place], rows[same].mean(dim=0), atol=1e-6)
 
     def test_what_cannot_be_is_refused(self, victim: HashVFL, data: Dataset) -> None:
         with pytest.raises(UsageError, match="expected codes"):
