@@ -283,14 +283,18 @@ def _flags(
     return flags
 
 
-def _check(config: AttackConfig) -> None:
-    """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
+def _check(config: AttackConfig) -> ProtocolConfig:
+    """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
+
+    The protocol with direction and modality written out, where the victim is known before training.
+    """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
     planned = plan_victim(config)
-    if planned is not None:
-        _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
+    if planned is None:
+        return config.protocol
+    return _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
 
 
 def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:
@@ -351,11 +355,11 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
-    _check(config)
+    protocol = _check(config)
     planned = plan_victim(config)
     if planned is None:
         trained = prepare(config)
-        resolve(config, trained)
+        protocol = resolve(config, trained).protocol
         data = trained.data
         place = {"checkpoint": str(trained.folder)} if trained.folder else {"name": trained.name}
         victim: dict[str, Any] = {**place, "trained": True}
@@ -376,7 +380,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
         "attack": {"name": config.attack.name, "settings": settings},
         "dataset": {"name": data.name, "database": len(data.database)},
         "budget": str(config.budget.resolve(method.default_budget)),
-        "protocol": config.protocol.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json"),
         "queries": min(config.protocol.queries or len(data.query), len(data.query)),
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from advhash.attacks.base import Knowledge, frozen
 from advhash.data import Modality, Progress, Split, silent
 from advhash.errors import UsageError
+from advhash.likeness import structural_similarity
 from advhash.victims.base import HashVictim
 from advhash.victims.federation import derived
 from advhash.victims.fit import seeded
@@ -39,6 +40,7 @@ __all__ = [
 Observed = Literal["codes", "embeddings"]
 BLOCK = 256
 PATIENCE = 12  # epochs of a decoder without progress
+REFINED = 4  # one epoch of SSIM for so many of squared error: it costs far more
 
 
 def observe(
@@ -277,16 +279,23 @@ class Decoder(Inversion):
 
     hidden: width of its two hidden layers
     epochs: at most; the weights that fit the validation inputs best are kept
+    loss:   "mse"; or "ssim", of images: trained by squared error first, then on 1 − SSIM for a
+            quarter of the epochs
     """
 
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "query codes", "auxiliary data"})
 
     def __init__(
-        self, *, hidden: int = 256, epochs: int = 60, observed: Observed = "codes"
+        self,
+        *,
+        hidden: int = 256,
+        epochs: int = 60,
+        loss: Literal["mse", "ssim"] = "mse",
+        observed: Observed = "codes",
     ) -> None:
         if hidden < 1 or epochs < 1:
             raise ValueError(f"expected hidden, epochs >= 1, got {hidden}, {epochs}")
-        self.hidden, self.epochs, self.observed = hidden, epochs, observed
+        self.hidden, self.epochs, self.loss, self.observed = hidden, epochs, loss, observed
         self._network: nn.Module | None = None
 
     def fit(
@@ -310,6 +319,7 @@ class Decoder(Inversion):
             *pairs(validation, 1),
             hidden=self.hidden,
             epochs=self.epochs,
+            loss=self.loss,
             seed=seed,
             progress=progress,
         )
@@ -331,14 +341,18 @@ def fit_decoder(
     hidden: int,
     epochs: int,
     seed: int,
+    loss: Literal["mse", "ssim"] = "mse",
     learning_rate: float = 1e-3,
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> nn.Module:
-    """(N,F) of what was seen → (N, …) inputs by mean squared error; the best on held-out ones.
+    """(N,F) of what was seen → (N, …) inputs by `Decoder`'s loss; the best on held-out ones.
 
     Features are standardised; the output starts at the mean input.
+    Raises UsageError: SSIM of tables.
     """
+    if loss == "ssim" and inputs.dim() != 4:
+        raise UsageError("a decoder trained on SSIM draws images: expected images, got a table")
     mean, scale = seen.mean(dim=0), seen.std(dim=0).clamp_min(1e-3)
     middle = inputs.mean(dim=0)
     with seeded(seed):
@@ -354,26 +368,38 @@ def fit_decoder(
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.copy_(middle.flatten())
-        optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
-        best, kept, stale = math.inf, {}, 0
-        for epoch in range(epochs):
-            network.train()
-            for rows in torch.randperm(len(seen)).split(batch_size):
-                optimiser.zero_grad()
-                F.mse_loss(network(seen[rows]), inputs[rows]).backward()
-                optimiser.step()
-            with torch.no_grad():
-                gap = F.mse_loss(network.eval()(held_seen), held_inputs).item()
-            if gap < best:
-                best, stale = gap, 0
-                kept = {name: values.clone() for name, values in network.state_dict().items()}
-            else:
-                stale += 1
-            progress("decoder", epoch + 1, epochs, mse=gap)
-            if stale == PATIENCE:
-                break
-    network.load_state_dict(kept)
+        phases = {"mse": (F.mse_loss, epochs), "ssim": (_unlike, -(-epochs // REFINED))}
+        for name in ("mse", "ssim") if loss == "ssim" else ("mse",):
+            measure, most = phases[name]
+            optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
+            best, kept, stale = math.inf, {}, 0
+            if name == "ssim":  # never worse than what it refines
+                kept = {key: values.clone() for key, values in network.state_dict().items()}
+                with torch.no_grad():
+                    best = measure(network.eval()(held_seen), held_inputs).item()
+            for epoch in range(most):
+                network.train()
+                for rows in torch.randperm(len(seen)).split(batch_size):
+                    optimiser.zero_grad()
+                    measure(network(seen[rows]), inputs[rows]).backward()
+                    optimiser.step()
+                with torch.no_grad():
+                    gap = measure(network.eval()(held_seen), held_inputs).item()
+                if gap < best:
+                    best, stale = gap, 0
+                    kept = {key: values.clone() for key, values in network.state_dict().items()}
+                else:
+                    stale += 1
+                progress("decoder", epoch + 1, most, **{name: gap})
+                if stale == PATIENCE:
+                    break
+            network.load_state_dict(kept)
     return network.eval()
+
+
+def _unlike(found: Tensor, true: Tensor) -> Tensor:
+    """1 − mean SSIM of images, which may leave [0,1] while they are learnt."""
+    return 1 - structural_similarity(found, true).mean()
 
 
 def decode(network: nn.Module, seen: Tensor) -> Tensor:

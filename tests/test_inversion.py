@@ -20,6 +20,8 @@ from advhash.attacks.reconstruction import (
     GradientInversion,
     Inversion,
     Neighbours,
+    decode,
+    fit_decoder,
     nearest_mean,
     observe,
     total_variation,
@@ -180,7 +182,9 @@ class TestAttackers:
             assert 0 <= first.min() <= first.max() <= 1, name
             assert torch.equal(first, again), name
         assert names == (
-            list(ATTACKERS) if observed == "codes" else ["decoder", "neighbours", "descent"]
+            list(ATTACKERS)
+            if observed == "codes"
+            else ["decoder", "decoder-ssim", "neighbours", "descent"]
         )
         for name, values in victim.state_dict().items():
             assert torch.equal(values, before[name])
@@ -204,6 +208,28 @@ class TestAttackers:
         best = made.reconstruct(open_victim, sent, "party0")
         chosen = made.members[made.chosen].reconstruct(open_victim, sent, "party0")
         assert torch.equal(best, chosen)
+
+    def test_a_decoder_trained_on_ssim_gains_ssim(self, data: Dataset) -> None:
+        """Told the class alone, so that nothing but the loss can make the difference."""
+        full = party_view(load_dataset("digits"), 2)
+        known, held, asked = (
+            split.rows(torch.arange(min(len(split), 500)))
+            for split in (full.database, full.validation, full.query)
+        )
+        table = torch.eye(10)
+        found = {}
+        for loss in ("mse", "ssim"):
+            network = fit_decoder(
+                table[known.labels.argmax(dim=1)], known.inputs["party0"],
+                table[held.labels.argmax(dim=1)], held.inputs["party0"],
+                hidden=64, epochs=16, seed=0, loss=loss,  # type: ignore[arg-type]
+            )  # fmt: skip
+            drawn = decode(network, table[asked.labels.argmax(dim=1)]).clamp(0, 1)
+            found[loss] = reconstruction_columns(drawn, asked.inputs["party0"])
+        assert found["ssim"]["ssim"].mean() > found["mse"]["ssim"].mean() + 0.01
+        rows = [data.database.rows(torch.arange(20)).inputs["party0"].flatten(1)] * 4
+        with pytest.raises(UsageError, match="expected images"):
+            fit_decoder(*rows, hidden=4, epochs=1, seed=0, loss="ssim")
 
     @pytest.mark.parametrize("surrogate", ["ste", "tanh"])
     def test_a_descent_finds_inputs_of_the_code(
@@ -329,6 +355,24 @@ class TestRun:
         for world in document["worlds"]:
             assert sum(one["chosen"] for one in world["attackers"]) == 1
         assert {point["bits"] for point in document["sweep"]} == {4, 8, 16}
+
+    def test_each_attacker_stands_against_a_decoder_that_is_told_the_class(
+        self, run: tuple[Path, dict[str, Any]]
+    ) -> None:
+        """Trained by the same loss, so that what training by itself adds is on both sides."""
+        document = run[1]
+        told = {"decoder-ssim": document["metrics"]["ssim_class_decoder_ssim"]["value"]}
+        for world in document["worlds"][:3]:
+            for one in world["attackers"]:
+                floor = told.get(one["name"], document["metrics"]["ssim_class_decoder"]["value"])
+                gain = one["gain_over_told"]["value"]
+                assert one["ssim"]["value"] - floor == pytest.approx(gain)
+                if one["name"] == "decoder-ssim" and world["name"] == "codes":
+                    over = document["differences"]["gain_decoder_ssim_over_class_decoder"]
+                    assert one["gain_over_told"] == over
+        page = " ".join(verdicts(InversionRecord.read(run[0])))
+        added = document["differences"]["gain_decoder_ssim_over_class_decoder"]["value"]
+        assert f"the code adds {added:.3f}" in page
 
     def test_every_mean_can_be_taken_again_from_the_samples(
         self, run: tuple[Path, dict[str, Any]]
@@ -493,6 +537,21 @@ def test_a_table_is_reconstructed_too(tmp_path: Path) -> None:
         document["metrics"]["mse_codes"]["value"] > document["metrics"]["mse_undefended"]["value"]
     )
     assert "the data are a table" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_plan_of_an_attack_says_which_party_is_moved() -> None:
+    command = ["attack", "--victim", "hashvfl", "--method", "dhta", "--dry-run", "--json"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["protocol"]["query_modality"] == "party0"
+
+
+def test_ssim_of_a_table_is_refused_before_a_training(tmp_path: Path) -> None:
+    command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
+    more = ["--dataset", "breast_cancer", "--set", 'attack.attackers=["decoder-ssim"]']
+    result = runner.invoke(app, [*command, *more, "--out", str(tmp_path / "r"), "--dry-run"])
+    assert isinstance(result.exception, UsageError)
+    assert "decoder-ssim draws images" in str(result.exception)
 
 
 def test_any_hashing_victim_can_be_inverted() -> None:
