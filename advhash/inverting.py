@@ -51,6 +51,7 @@ from advhash.reports.inversion import (
     InversionInfo,
     InversionProtocol,
     InversionRecord,
+    SweepPoint,
     World,
 )
 from advhash.reports.vfl import render_inversion
@@ -231,6 +232,15 @@ def _into(
     write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
     began = time.perf_counter()
     sweep = swept(trained, config, settings, boot, progress)
+    if sweep and (victim.bits, victim.parties) not in {(p.bits, p.parties) for p in sweep}:
+        sweep.append(
+            SweepPoint(
+                bits=victim.bits,
+                parties=victim.parties,
+                accuracy=rate_metric(right, boot),
+                accuracy_undefended=rate_metric(right_twin, boot),
+            )
+        )
     seconds["sweep"] = time.perf_counter() - began
     card = trained.card
     return InversionRecord(

@@ -327,7 +327,7 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("inversion") / "run"
-    more = ["--set", "attack.sweep_bits=[4,8]", "--set", "attack.sweep_parties=[2]"]
+    more = ["--set", "attack.sweep_bits=[4,8]", "--set", "attack.sweep_parties=[]"]
     command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
     result = runner.invoke(app, [*command, "--out", str(folder), *SETTINGS, *more])
     assert result.exit_code == 0, result.stderr
@@ -354,7 +354,8 @@ class TestRun:
         ]  # fmt: skip
         for world in document["worlds"]:
             assert sum(one["chosen"] for one in world["attackers"]) == 1
-        assert {point["bits"] for point in document["sweep"]} == {4, 8, 16}
+        assert [point["bits"] for point in document["sweep"]] == [4, 8, 16]  # the run's own too
+        assert document["sweep"][2]["accuracy"] == document["metrics"]["accuracy"]
 
     def test_each_attacker_stands_against_a_decoder_that_is_told_the_class(
         self, run: tuple[Path, dict[str, Any]]
