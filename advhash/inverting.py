@@ -219,15 +219,12 @@ def _into(
         **({} if told is None else told.differences),
     }
     if "ssim" in class_only:
-        informed, found = (
-            class_only["ssim"]["ssim"],
-            worlds["codes"].columns["decoder-ssim"]["ssim"],
-        )
-        metrics |= {"ssim_class_decoder_ssim": mean(informed)}
+        alone, trained_on = class_only["ssim"]["ssim"], worlds["codes"].columns["decoder-ssim"]
+        metrics |= {"ssim_class_decoder_ssim": mean(alone)}
         differences |= {
-            "gain_decoder_ssim": gain(found, base["ssim"]),
-            "gain_class_decoder_ssim": gain(informed, base["ssim"]),
-            "gain_decoder_ssim_over_class_decoder": gain(found, informed),
+            "gain_decoder_ssim": gain(trained_on["ssim"], base["ssim"]),
+            "gain_class_decoder_ssim": gain(alone, base["ssim"]),
+            "gain_decoder_ssim_over_class_decoder": gain(trained_on["ssim"], alone),
         }
     write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
     began = time.perf_counter()

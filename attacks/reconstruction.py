@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self, final
 
 import torch
@@ -368,9 +369,9 @@ def fit_decoder(
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.copy_(middle.flatten())
-        phases = {"mse": (F.mse_loss, epochs), "ssim": (_unlike, -(-epochs // REFINED))}
-        for name in ("mse", "ssim") if loss == "ssim" else ("mse",):
-            measure, most = phases[name]
+        phases: list[tuple[str, Callable[[Tensor, Tensor], Tensor], int]]
+        phases = [("mse", F.mse_loss, epochs), ("ssim", _unlike, -(-epochs // REFINED))]
+        for name, measure, most in phases if loss == "ssim" else phases[:1]:
             optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
             best, kept, stale = math.inf, {}, 0
             if name == "ssim":  # never worse than what it refines
