@@ -14,13 +14,15 @@ from advhash.data import Batch, Dataset, Modality
 from advhash.datasets import load_dataset
 from advhash.errors import UsageError
 from advhash.parties import party_names, party_view
+from advhash.registry import DATASETS
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["KINDS", "PAIRED", "abnormal_batch", "other_data"]
+__all__ = ["KINDS", "PAIRED", "abnormal_batch", "check_inputs", "other_data"]
 
 KINDS = ("mixed", "noise", "ood")
 PAIRED = ("mixed", "noise")  # made from the clean row of the same place
 MOVED = "party0"  # whose part is replaced
+TABLES = "--other: expected images; tables of other columns fit no bottom model"
 
 
 def abnormal_batch(
@@ -46,8 +48,16 @@ def abnormal_batch(
         rows = generator.permutation(len(strange))[np.arange(len(batch)) % len(strange)]
         return Batch(strange.rows(rows).inputs, batch.labels, batch.index)
     if other is not None:
-        raise UsageError("--other: expected images; tables of other columns fit no bottom model")
+        raise UsageError(TABLES)
     return Batch(_shuffled(batch.inputs, generator), batch.labels, batch.index)
+
+
+def check_inputs(kind: str, victim: HashVFL, data: Dataset, other: str | None) -> None:
+    """Refuse before a training what `abnormal_batch` would after it. Raises UsageError."""
+    if kind == "ood" and victim.is_image(MOVED):
+        other_data(data, victim, other)
+    elif other is not None:
+        raise UsageError(TABLES)
 
 
 def other_data(data: Dataset, victim: HashVFL, name: str | None) -> Dataset:
@@ -56,6 +66,8 @@ def other_data(data: Dataset, victim: HashVFL, name: str | None) -> Dataset:
     Raises UsageError: it has no images.
     """
     name = name or ("digits" if data.name == "openmoji" else "openmoji")
+    if "size" not in DATASETS[name].model.model_fields:
+        raise UsageError(f"--other: expected a data set with images, got {name!r}")
     other = load_dataset(name, {"size": victim.shape[1]})
     if "image" not in other.modalities:
         raise UsageError(f"--other: expected a data set with images, got {name!r}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advhash import __version__
-from advhash.abnormal import KINDS, PAIRED, abnormal_batch
+from advhash.abnormal import KINDS, PAIRED, abnormal_batch, check_inputs
 from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
@@ -25,6 +25,7 @@ from advhash.defenses.detectors import (
     CodeDistance,
     any_code_accepted,
     enumerated,
+    replay_scores,
 )
 from advhash.detecting_images import detect_images, judges_codes
 from advhash.detection import (
@@ -41,6 +42,7 @@ from advhash.reports.inversion import Roc
 from advhash.stats import Metric, rate_metric, single_metric
 from advhash.targets import choose_targets
 from advhash.training import Trained, derive_seed, plan_victim, train
+from advhash.victims.base import HashVictim
 from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
 
@@ -119,12 +121,13 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     began = time.perf_counter()
     training = _training(config)
     planned = plan_victim(training)
-    if planned is not None:  # a wrong victim must not cost a training
-        detector.of(VICTIMS.create(config.victim.name, planned[1]))
+    if planned is not None:  # what cannot be judged must not cost a training
+        data, settings, _ = planned
+        _check(config, detector, VICTIMS.create(config.victim.name, settings), data)
     trained = train(training, progress)
     victim, data, seed = trained.victim, trained.data, config.seed
     boot = derive_seed(seed, "bootstrap")
-    own = detector.of(victim)
+    own = _check(config, detector, victim, data)
     detector.fit(own, data.validation, MOVED)
     rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
     clean = data.query.rows(rows)
@@ -160,6 +163,9 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
         "accepted_clean_errors": rate_metric(errors & (normal <= threshold), boot),
         "accepted_any_code": _any_code(own, detector, clean, threshold, boot),
     }
+    swapped = _replayed(own, detector, data, clean)
+    if swapped is not None:
+        metrics["accepted_replay"] = rate_metric(swapped <= threshold, boot)
     metrics |= {name: single_metric(value) for name, value in own.privacy().items()}
     fpr, tpr = roc_curve(strange, normal)
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
@@ -191,11 +197,31 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
                 "threshold": level,
                 "false_alarms": vars(rate_metric(normal > level, boot)),
                 "accepted_adaptive": vars(rate_metric(wrong & (evading <= level), boot)),
+                "accepted_replay": (
+                    None if swapped is None else vars(rate_metric(swapped <= level, boot))
+                ),
             }
             for level in levels(validation)
         ],
         "probe": probe,
     }
+
+
+def _check(
+    config: DetectConfig, detector: CodeDistance, victim: HashVictim, data: Dataset
+) -> HashVFL:
+    """The victim, trained or not. Raises UsageError: not this victim, these inputs, this method."""
+    own = detector.of(victim)
+    if config.attack is None:
+        check_inputs(config.inputs, own, data, config.other)
+        return own
+    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+    if not method.can_move(own, MOVED):
+        raise UsageError(
+            f"--method: {config.attack.name} attacks {', '.join(sorted(method.modalities))}; "
+            "expected one that moves images, and a victim of images"
+        )
+    return own
 
 
 def _training(config: DetectConfig) -> TrainConfig:
@@ -231,12 +257,6 @@ def _abnormal(
         }
     )
     seen = AttackData(data, victim.database_codes(data, MOVED), MOVED, MOVED)
-    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-    if not method.can_move(victim, MOVED):
-        raise UsageError(
-            f"--method: {config.attack.name} attacks {', '.join(sorted(method.modalities))}; "
-            "expected one that moves images, and a victim of images"
-        )
     fitted = fit_attack(attack_config, trained, seen, progress)
     targets = None
     if fitted.attack.goal == "targeted":
@@ -290,6 +310,21 @@ def _evading(
         attack.detector, victim, moved.batch, derive_seed(config.seed, "noise adaptive")
     )
     return scores, (predicted != clean.labels.argmax(dim=1)).numpy()
+
+
+def _replayed(
+    victim: HashVFL, detector: CodeDistance, data: Dataset, clean: Batch
+) -> Floats | None:
+    """(N,) see `replay_scores`: party 0 sends codes of its database rows. None where codes get
+    noise, which is not known before it is sent.
+    """
+    if victim.protection != "hash":
+        return None
+    pool = torch.from_numpy(victim.encode_split(data.database, MOVED).signs())
+    with torch.no_grad():
+        sent = victim.sent(clean.inputs)
+    labels = clean.labels.argmax(dim=1)
+    return replay_scores(victim, sent, labels, detector, pool).double().numpy()
 
 
 def _any_code(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -251,6 +251,8 @@ def class_decoder(
     settings: dict[str, Any],
     seed: int,
     progress: Progress,
+    *,
+    loss: Literal["mse", "ssim"] = "mse",
 ) -> Tensor:
     """(N, …) by a decoder that is told the class code alone: what training by itself adds."""
     table = victim.class_codes.cpu()
@@ -262,5 +264,6 @@ def class_decoder(
     network = fit_decoder(
         *pairs(auxiliary), *pairs(data.validation), hidden=256,
         epochs=int(settings["decoder_epochs"]), seed=derive_seed(seed, "attack"), progress=progress,
+        loss=loss,
     )  # fmt: skip
     return decode(network, table[labels]).clamp(*victim.bounds[party])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from advhash.attacks.code_inversion import TABLES
 from advhash.cache import cache_root
 from advhash.config import AttackConfig, DatasetConfig, MethodConfig
 from advhash.data import Dataset, Split
@@ -39,7 +40,7 @@ def check_inversion(
     """The attacked party of a victim, trained or not, whose settings are `own`.
 
     Raises UsageError: not a federation, the undefended one, no such party, a budget, no auxiliary
-    rows, a sweep over victims that cannot be.
+    rows, no attacker of tables, a sweep over victims that cannot be.
     """
     method = config.attack.name
     if not isinstance(victim, HashVFL):
@@ -58,6 +59,8 @@ def check_inversion(
     victim.check_modality(party)
     settings = INVERSIONS.settings(method, config.attack.settings)
     auxiliary_rows(data, settings["auxiliary"])
+    if not victim.is_image(party) and set(settings["attackers"]) == {"decoder-ssim"}:
+        raise UsageError(TABLES)
     for bits, parties in sweep_pairs(own, settings):
         try:
             VICTIMS.create("hashvfl", {**own, "bits": bits, "parties": parties})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ from advhash.reports.inversion import (
     InversionInfo,
     InversionProtocol,
     InversionRecord,
+    SweepPoint,
     World,
 )
 from advhash.runs import RunFolder, environment, new_run_id
@@ -143,6 +144,15 @@ def _into(
     own_class = class_means(known, known_labels, labels)
     base = reconstruction_columns(own_class, true)
     score = "ssim" if victim.is_image(party) else "mse"
+    class_only = {
+        loss: reconstruction_columns(
+            class_decoder(
+                victim, data, auxiliary, labels, party, settings, seed, progress, loss=loss
+            ),
+            true,
+        )
+        for loss in told_losses(settings, score)
+    }
     candidates, draw = int(settings["candidates"]), derive_seed(seed, "candidates")
     hits: dict[str, Floats] = {}
     shown = []
@@ -154,7 +164,8 @@ def _into(
                 pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
             )  # fmt: skip
             world.columns[attacker] = columns
-            rated.append(rate(attacker, world.method, columns, base, boot))
+            informed = class_only[loss_of(attacker)]
+            rated.append(rate(attacker, world.method, columns, base, boot, informed))
         shown.append(World(name=name, text=WORLDS[name], attackers=rated))
         hits[name] = world.columns[world.method.chosen]["hit"]
     matched, picked = matching(victim, worlds["codes"], data, rows, party, settings, draw)
@@ -164,8 +175,6 @@ def _into(
         told = attack_transcript(trained, config, party, candidates, progress)
         shown += told.worlds
         seconds["transcript"] = time.perf_counter() - began
-    class_only = class_decoder(victim, data, auxiliary, labels, party, settings, seed, progress)
-    class_columns = reconstruction_columns(class_only, true)
     right = correct(victim, data.query, seed)
     right_twin = correct(twin.victim, data.query, seed)
     best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
@@ -185,7 +194,7 @@ def _into(
         "ssim_embeddings": mean(best["embeddings"]["ssim"]),
         "ssim_undefended": mean(best["undefended"]["ssim"]),
         "ssim_class_mean": mean(base["ssim"]),
-        "ssim_class_decoder": mean(class_columns["ssim"]),
+        "ssim_class_decoder": mean(class_only["mse"]["ssim"]),
         "mse_codes": mean(best["codes"]["mse"]),
         "mse_embeddings": mean(best["embeddings"]["mse"]),
         "mse_undefended": mean(best["undefended"]["mse"]),
@@ -201,15 +210,34 @@ def _into(
     differences = {
         "accuracy_loss": paired_difference(right_twin, right, boot),
         "gain_codes": gain(best["codes"][score], base[score]),
-        "gain_codes_over_class_decoder": gain(best["codes"][score], class_columns[score]),
+        "gain_codes_over_class_decoder": gain(
+            best["codes"][score], class_only[loss_of(worlds["codes"].method.chosen)][score]
+        ),
         "gain_embeddings": gain(best["embeddings"][score], base[score]),
         "gain_undefended": gain(best["undefended"][score], base[score]),
         "reidentification_over_chance": paired_difference(head, chance, boot),
         **({} if told is None else told.differences),
     }
+    if "ssim" in class_only:
+        alone, trained_on = class_only["ssim"]["ssim"], worlds["codes"].columns["decoder-ssim"]
+        metrics |= {"ssim_class_decoder_ssim": mean(alone)}
+        differences |= {
+            "gain_decoder_ssim": gain(trained_on["ssim"], base["ssim"]),
+            "gain_class_decoder_ssim": gain(alone, base["ssim"]),
+            "gain_decoder_ssim_over_class_decoder": gain(trained_on["ssim"], alone),
+        }
     write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
     began = time.perf_counter()
     sweep = swept(trained, config, settings, boot, progress)
+    if sweep and (victim.bits, victim.parties) not in {(p.bits, p.parties) for p in sweep}:
+        sweep.append(
+            SweepPoint(
+                bits=victim.bits,
+                parties=victim.parties,
+                accuracy=rate_metric(right, boot),
+                accuracy_undefended=rate_metric(right_twin, boot),
+            )
+        )
     seconds["sweep"] = time.perf_counter() - began
     card = trained.card
     return InversionRecord(
@@ -268,12 +296,23 @@ def _seen(
 ) -> Seen:
     method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
     method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
-    sent = observe(victim, attacked, party, method.observed, seed=seed)
+    sent = observe(victim, attacked, party, method.observed, seed=derive_seed(seed, "attacked"))
     found = {
         name: member.reconstruct(victim, sent, party, seed=seed)
         for name, member in method.members.items()
     }
     return Seen(victim, method, found)
+
+
+def loss_of(attacker: str) -> Literal["mse", "ssim"]:
+    """What the decoder that stands against an attacker is trained by: the same where it learns."""
+    return "ssim" if attacker == "decoder-ssim" else "mse"
+
+
+def told_losses(settings: dict[str, Any], score: str) -> list[Literal["mse", "ssim"]]:
+    """Of the decoders that are told the class: one for each loss that an attacker uses."""
+    both = score == "ssim" and "decoder-ssim" in settings["attackers"]
+    return ["mse", "ssim"] if both else ["mse"]
 
 
 def rate(
@@ -282,8 +321,12 @@ def rate(
     columns: dict[str, Floats],
     base: dict[str, Floats],
     seed: int,
+    informed: dict[str, Floats],
 ) -> Attacker:
-    """The figures of one attacker, and its gain over the class mean."""
+    """The figures of one attacker, and its gain over the class mean and over who is told the class.
+
+    informed: figures of a decoder that is told the class, trained by the attacker's loss
+    """
     pictures = not np.isnan(columns["ssim"]).all()
     return Attacker(
         name=name,
@@ -294,4 +337,7 @@ def rate(
         mse=mean_metric(columns["mse"], seed),
         reidentification=rate_metric(columns["hit"], seed),
         gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
+        gain_over_told=(
+            paired_difference(columns["ssim"], informed["ssim"], seed) if pictures else None
+        ),
     )

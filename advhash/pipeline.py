@@ -149,22 +149,23 @@ def _attack_into(
     )
 
 
-def check_attack_config(config: AttackConfig, victim: HashVictim | None) -> None:
+def check_attack_config(config: AttackConfig, victim: HashVictim | None) -> ProtocolConfig:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
+
+    The protocol with direction and modality written out, where the victim is known before training.
 
     victim: as it is before training; None for one that comes trained
     """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
-    if victim is not None:
-        _check_threat(config, victim, method)
+    return config.protocol if victim is None else _check_threat(config, victim, method)
 
 
-def _check(config: AttackConfig) -> None:
+def _check(config: AttackConfig) -> ProtocolConfig:
     planned = plan_victim(config)
     victim = None if planned is None else VICTIMS.create(config.victim.name, planned[1])
-    check_attack_config(config, victim)
+    return check_attack_config(config, victim)
 
 
 def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:
@@ -225,11 +226,11 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
-    _check(config)
+    protocol = _check(config)
     planned = plan_victim(config)
     if planned is None:
         trained = prepare(config)
-        resolve(config, trained)
+        protocol = resolve(config, trained).protocol
         data = trained.data
         place = {"checkpoint": str(trained.folder)} if trained.folder else {"name": trained.name}
         victim: dict[str, Any] = {**place, "trained": True}
@@ -250,7 +251,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
         "attack": {"name": config.attack.name, "settings": settings},
         "dataset": {"name": data.name, "database": len(data.database)},
         "budget": str(config.budget.resolve(method.default_budget)),
-        "protocol": config.protocol.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json"),
         "queries": min(config.protocol.queries or len(data.query), len(data.query)),
     }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from advhash.attacks.code_inversion import sample_messages
-from advhash.attacks.reconstruction import decode, fit_decoder, nearest_mean
+from advhash.attacks.reconstruction import decode, fit_decoder, nearest_mean, observe
 from advhash.cache import cached, content_key
 from advhash.config import AttackConfig
 from advhash.data import Progress
@@ -108,7 +108,7 @@ def attack_transcript(
     )  # fmt: skip
     size = transcript.size
     transcript.close()
-    final = torch.from_numpy(victim.encode(inputs, party).signs())
+    final = observe(victim, train, party, "codes", seed=derive_seed(config.seed, "final code"))
     views = {
         "final code": final,
         "transcript: codes": up.flatten(1),

@@ -31,6 +31,7 @@ from advhash.config import (
     MethodConfig,
     TrainConfig,
     TransferConfig,
+    VictimConfig,
     method_label,
 )
 from advhash.data import Progress, silent
@@ -47,7 +48,7 @@ from advhash.recording import (
     run_info,
     victim_info,
 )
-from advhash.registry import ATTACKS
+from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
 from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
@@ -62,7 +63,7 @@ from advhash.reports.transfer import (
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
-from advhash.training import Trained, cache_identity, derive_seed
+from advhash.training import Trained, cache_identity, derive_seed, plan_victim
 
 __all__ = ["Column", "Member", "transfer"]
 
@@ -115,9 +116,10 @@ def transfer(
     labels, methods = _labels(config.victims), _labels(config.attacks)
     for method in config.attacks:
         _check_method(method, config)
+    config = _moving(config, labels)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    members = _members(config, labels, progress)
+    config, members = _members(config, labels, progress)
     seconds["victims"] = time.perf_counter() - began
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     try:
@@ -158,39 +160,84 @@ def _check_method(method: MethodConfig, config: TransferConfig) -> None:
     attack.check_budget(config.budget.resolve(attack.default_budget))
 
 
-def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[Member]:
+def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig) -> TrainConfig:
+    """What trains a victim of the matrix."""
+    settings = dict(table.settings)
+    wanted = TrainConfig.build(
+        {
+            "seed": config.seed,
+            "device": config.device,
+            "defense": _defense(settings.pop("defense", None)),
+            "defense_budget": settings.pop("defense_budget", {}),
+            "victim": {"name": table.name, "seed": table.seed, **settings},
+            "dataset": dataset.model_dump(),
+        }
+    )
+    if wanted.defense is not None and wanted.defense_budget.eps is None:
+        wanted.defense_budget = config.budget
+    return wanted.trusting(config.trust_code)
+
+
+def _moving(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
+    """The config with what is moved written out: "image", which is asked for by default, is the
+    first party's part of a federation.
+
+    Raises UsageError, before any training: victims of other data, or without the query modality; a
+    method that does not move it.
+    """
+    first: tuple[str, str, str] | None = None
+    dataset = config.dataset
+    for table, label in zip(config.victims, labels, strict=True):
+        planned = plan_victim(_wanted(config, table, dataset))
+        if planned is None:  # it comes trained: `_members` looks at it
+            continue
+        data, settings, _ = planned
+        victim = VICTIMS.create(table.name, settings)
+        modality = victim.query_modality(config.protocol.query_modality)
+        victim.check_modality(modality)
+        if first is None:
+            first = label, data.fingerprint(), modality
+            dataset = DatasetConfig.build({"name": data.name, **data.settings})
+        elif (data.fingerprint(), modality) != first[1:]:
+            raise UsageError(_other_data(label, first[0]))
+        for method in config.attacks:
+            attack: Attack = ATTACKS.create(method.name, method.settings)
+            if not attack.can_move(victim, modality):
+                raise UsageError(
+                    f"--methods: {method.name} attacks {', '.join(sorted(attack.modalities))}, "
+                    f"got {modality!r} of {label}"
+                )
+    if first is None:
+        return config
+    protocol = config.protocol.model_copy(update={"query_modality": first[2]})
+    return config.model_copy(update={"protocol": protocol})
+
+
+def _other_data(label: str, first: str) -> str:
+    return f"expected victims of the same data: {label} sees other data than {first}"
+
+
+def _members(
+    config: TransferConfig, labels: Sequence[str], progress: Progress
+) -> tuple[TransferConfig, list[Member]]:
     """Train or load all victims; all see the data set of the first."""
     members: list[Member] = []
     dataset = config.dataset
     modality = config.protocol.query_modality
     for table, label in zip(config.victims, labels, strict=True):
-        settings = table.settings
-        wanted = TrainConfig.build(
-            {
-                "seed": config.seed,
-                "device": config.device,
-                "defense": _defense(settings.pop("defense", None)),
-                "defense_budget": settings.pop("defense_budget", {}),
-                "victim": {"name": table.name, "seed": table.seed, **settings},
-                "dataset": dataset.model_dump(),
-            }
-        )
-        if wanted.defense is not None and wanted.defense_budget.eps is None:
-            wanted.defense_budget = config.budget
-        trained = prepare(wanted.trusting(config.trust_code), progress)
+        trained = prepare(_wanted(config, table, dataset), progress)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
+            modality = trained.victim.query_modality(modality)
         elif trained.data.fingerprint() != members[0].trained.data.fingerprint():
-            raise UsageError(
-                f"expected victims of the same data: {label} sees other data than "
-                f"{members[0].label}"
-            )
+            raise UsageError(_other_data(label, members[0].label))
         trained.victim.check_modality(modality)
         database = _database(config, trained)
         codes = trained.victim.database_codes(trained.data, database)
         members.append(Member(label, trained, codes, database))
-    return members
+    protocol = config.protocol.model_copy(update={"query_modality": modality})
+    return config.model_copy(update={"protocol": protocol}), members
 
 
 def _defense(given: Any) -> dict[str, Any] | None:

@@ -22,11 +22,14 @@ from advhash.errors import UsageError
 from advhash.likeness import reconstruction_columns
 from advhash.registry import INVERSIONS
 from advhash.victims.base import HashVictim
+from advhash.victims.federation import derived
 from advhash.victims.wire import Kind, Transcript
 
-__all__ = ["ATTACKERS", "CodeInversion", "sample_messages"]
+__all__ = ["ATTACKERS", "TABLES", "CodeInversion", "sample_messages"]
 
-ATTACKERS = ("decoder", "neighbours", "ste", "tanh")
+ATTACKERS = ("decoder", "decoder-ssim", "neighbours", "ste", "tanh")
+TABLES = "attack.attackers: decoder-ssim draws images, of a table expected another attacker too"
+VALIDATION = 10_000  # its noise is none that an attacker has learnt from; see `derived`
 
 
 @INVERSIONS.register(
@@ -35,7 +38,8 @@ ATTACKERS = ("decoder", "neighbours", "ste", "tanh")
 class CodeInversion(Inversion):
     """Every reconstruction from codes; the one with the best SSIM on validation data is chosen.
 
-    attackers: of "decoder", "neighbours", "ste", "tanh"; see `attacks/reconstruction.py`
+    attackers: of "decoder", "decoder-ssim" (trained on what it is judged by; of images only),
+               "neighbours", "ste", "tanh"; see `attacks/reconstruction.py`
     auxiliary: what inputs the attacker has: "database", all rows but those that are attacked
                (the strongest, among them rows that the victim was trained on), or "untrained",
                only rows that it was not trained on
@@ -82,6 +86,9 @@ class CodeInversion(Inversion):
     def _members(self) -> dict[str, Inversion]:
         made: dict[str, Inversion] = {
             "decoder": Decoder(epochs=self.decoder_epochs, observed=self.observed),
+            "decoder-ssim": Decoder(
+                epochs=self.decoder_epochs, loss="ssim", observed=self.observed
+            ),
             "neighbours": Neighbours(observed=self.observed),
         }
         if self.observed == "embeddings":
@@ -104,9 +111,16 @@ class CodeInversion(Inversion):
         seed: int = 0,
         progress: Progress = silent,
     ) -> Self:
-        """Fit every attacker, then choose by the reconstructions of the validation inputs."""
+        """Fit every attacker, then choose by the reconstructions of the validation inputs.
+
+        Raises UsageError: a table, and no attacker but one of images.
+        """
         true = validation.rows(torch.arange(len(validation))).inputs[modality]
-        sent = observe(victim, validation, modality, self.observed, seed=seed)
+        if true.dim() != 4:
+            self.members.pop("decoder-ssim", None)
+        if not self.members:
+            raise UsageError(TABLES)
+        sent = observe(victim, validation, modality, self.observed, seed=derived(seed, VALIDATION))
         self.merits = {}
         for place, (name, member) in enumerate(self.members.items()):
             member.fit(victim, auxiliary, validation, modality, seed=seed, progress=progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self, final
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from advhash.attacks.base import Knowledge, frozen
 from advhash.data import Modality, Progress, Split, silent
 from advhash.errors import UsageError
+from advhash.likeness import structural_similarity
 from advhash.victims.base import HashVictim
 from advhash.victims.federation import derived
 from advhash.victims.fit import seeded
@@ -39,14 +41,23 @@ __all__ = [
 Observed = Literal["codes", "embeddings"]
 BLOCK = 256
 PATIENCE = 12  # epochs of a decoder without progress
+REFINED = 4  # one epoch of SSIM for so many of squared error: it costs far more
 
 
 def observe(
-    victim: HashVictim, split: Split, modality: Modality, observed: Observed, *, seed: int = 0
+    victim: HashVictim,
+    split: Split,
+    modality: Modality,
+    observed: Observed,
+    *,
+    seed: int = 0,
+    noise: bool = True,
 ) -> Tensor:
     """(N,K) what is seen of the rows of a split: what is sent, or the real values before the sign.
 
-    Noise that the victim adds to codes is drawn by `seed`.
+    Noise that the victim adds to codes is drawn by `seed`: splits that are compared need seeds of
+    their own, or equal places get equal noise. Without `noise`, codes as whoever has the model and
+    the inputs can make them.
     """
     parts = []
     with frozen(victim), torch.no_grad():
@@ -54,7 +65,7 @@ def observe(
             inputs = batch.inputs[modality].to(victim.device)
             if observed == "embeddings":
                 part = victim.relax(inputs, modality)
-            elif isinstance(victim, HashVFL):
+            elif isinstance(victim, HashVFL) and noise:
                 part = victim.send(inputs, modality, seed=derived(seed, place))
             else:
                 part = sign(victim.relax(inputs, modality))
@@ -140,8 +151,8 @@ class Neighbours(Inversion):
         seed: int = 0,
         progress: Progress = silent,
     ) -> Self:
-        """Hash the auxiliary inputs."""
-        self._seen = observe(victim, auxiliary, modality, self.observed, seed=seed)
+        """Hash the auxiliary inputs: the attacker has the model, so no noise lies on these."""
+        self._seen = observe(victim, auxiliary, modality, self.observed, noise=False)
         self._inputs = auxiliary.rows(torch.arange(len(auxiliary))).inputs[modality]
         return self
 
@@ -269,16 +280,23 @@ class Decoder(Inversion):
 
     hidden: width of its two hidden layers
     epochs: at most; the weights that fit the validation inputs best are kept
+    loss:   "mse"; or "ssim", of images: trained by squared error first, then on 1 − SSIM for a
+            quarter of the epochs
     """
 
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "query codes", "auxiliary data"})
 
     def __init__(
-        self, *, hidden: int = 256, epochs: int = 60, observed: Observed = "codes"
+        self,
+        *,
+        hidden: int = 256,
+        epochs: int = 60,
+        loss: Literal["mse", "ssim"] = "mse",
+        observed: Observed = "codes",
     ) -> None:
         if hidden < 1 or epochs < 1:
             raise ValueError(f"expected hidden, epochs >= 1, got {hidden}, {epochs}")
-        self.hidden, self.epochs, self.observed = hidden, epochs, observed
+        self.hidden, self.epochs, self.loss, self.observed = hidden, epochs, loss, observed
         self._network: nn.Module | None = None
 
     def fit(
@@ -302,6 +320,7 @@ class Decoder(Inversion):
             *pairs(validation, 1),
             hidden=self.hidden,
             epochs=self.epochs,
+            loss=self.loss,
             seed=seed,
             progress=progress,
         )
@@ -323,14 +342,18 @@ def fit_decoder(
     hidden: int,
     epochs: int,
     seed: int,
+    loss: Literal["mse", "ssim"] = "mse",
     learning_rate: float = 1e-3,
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> nn.Module:
-    """(N,F) of what was seen → (N, …) inputs by mean squared error; the best on held-out ones.
+    """(N,F) of what was seen → (N, …) inputs by `Decoder`'s loss; the best on held-out ones.
 
     Features are standardised; the output starts at the mean input.
+    Raises UsageError: SSIM of tables.
     """
+    if loss == "ssim" and inputs.dim() != 4:
+        raise UsageError("a decoder trained on SSIM draws images: expected images, got a table")
     mean, scale = seen.mean(dim=0), seen.std(dim=0).clamp_min(1e-3)
     middle = inputs.mean(dim=0)
     with seeded(seed):
@@ -346,26 +369,38 @@ def fit_decoder(
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.copy_(middle.flatten())
-        optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
-        best, kept, stale = math.inf, {}, 0
-        for epoch in range(epochs):
-            network.train()
-            for rows in torch.randperm(len(seen)).split(batch_size):
-                optimiser.zero_grad()
-                F.mse_loss(network(seen[rows]), inputs[rows]).backward()
-                optimiser.step()
-            with torch.no_grad():
-                gap = F.mse_loss(network.eval()(held_seen), held_inputs).item()
-            if gap < best:
-                best, stale = gap, 0
-                kept = {name: values.clone() for name, values in network.state_dict().items()}
-            else:
-                stale += 1
-            progress("decoder", epoch + 1, epochs, mse=gap)
-            if stale == PATIENCE:
-                break
-    network.load_state_dict(kept)
+        phases: list[tuple[str, Callable[[Tensor, Tensor], Tensor], int]]
+        phases = [("mse", F.mse_loss, epochs), ("ssim", _unlike, -(-epochs // REFINED))]
+        for name, measure, most in phases if loss == "ssim" else phases[:1]:
+            optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
+            best, kept, stale = math.inf, {}, 0
+            if name == "ssim":  # never worse than what it refines
+                kept = {key: values.clone() for key, values in network.state_dict().items()}
+                with torch.no_grad():
+                    best = measure(network.eval()(held_seen), held_inputs).item()
+            for epoch in range(most):
+                network.train()
+                for rows in torch.randperm(len(seen)).split(batch_size):
+                    optimiser.zero_grad()
+                    measure(network(seen[rows]), inputs[rows]).backward()
+                    optimiser.step()
+                with torch.no_grad():
+                    gap = measure(network.eval()(held_seen), held_inputs).item()
+                if gap < best:
+                    best, stale = gap, 0
+                    kept = {key: values.clone() for key, values in network.state_dict().items()}
+                else:
+                    stale += 1
+                progress("decoder", epoch + 1, most, **{name: gap})
+                if stale == PATIENCE:
+                    break
+            network.load_state_dict(kept)
     return network.eval()
+
+
+def _unlike(found: Tensor, true: Tensor) -> Tensor:
+    """1 − mean SSIM of images, which may leave [0,1] while they are learnt."""
+    return 1 - structural_similarity(found, true).mean()
 
 
 def decode(network: nn.Module, seen: Tensor) -> Tensor:

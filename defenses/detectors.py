@@ -20,7 +20,16 @@ from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["CodeBetween", "CodeDistance", "CodeMax", "CodeSum", "enumerated"]
+__all__ = [
+    "PROBE_BITS",
+    "CodeBetween",
+    "CodeDistance",
+    "CodeMax",
+    "CodeSum",
+    "any_code_accepted",
+    "enumerated",
+    "replay_scores",
+]
 
 PROBE_BITS = 16  # 2^16 codes are tried
 
@@ -96,10 +105,16 @@ class CodeBetween(CodeDistance):
     def __init__(self) -> None:
         pass
 
+    @staticmethod
+    def of(victim: HashVictim) -> HashVFL:
+        """The victim. Raises UsageError: as for all, or a single party."""
+        own = CodeDistance.of(victim)
+        if own.parties < 2:
+            raise UsageError("code-between compares parties: expected at least 2, got 1")
+        return own
+
     def judge(self, sent: Tensor, aims: Tensor) -> Tensor:
         parties, bits = sent.shape[1:]
-        if parties < 2:
-            raise UsageError("code-between compares parties: expected at least 2, got 1")
         pairs = [
             (bits - (sent[:, p] * sent[:, q]).sum(dim=1)) / 2
             for p, q in combinations(range(parties), 2)
@@ -178,3 +193,23 @@ def any_code_accepted(
             known[key] = set(found[passed].tolist())
         result.append(bool(known[key] - {label}))
     return torch.tensor(result)
+
+
+def replay_scores(
+    victim: HashVFL, sent: Tensor, labels: Tensor, detector: CodeDistance, pool: Tensor
+) -> Tensor:
+    """(N,) lowest score at which party 0 makes the prediction wrong by another row's code.
+
+    sent (N,P,K) honest codes, labels (N,), pool (M,K) codes of rows that party 0 holds; its code of
+    the row itself is tried too, so that a prediction that is wrong already counts. ∞ where no code
+    makes it wrong. Nothing is optimised: a party that only swaps its rows can do this.
+    """
+    own, known = detector.of(victim), pool.unique(dim=0)
+    result = []
+    with torch.no_grad():
+        for codes, label in zip(sent, labels.tolist(), strict=True):
+            tried = torch.cat([known.to(codes), codes[:1]])
+            others = codes[1:].expand(len(tried), -1, -1)
+            score, predicted = detector.inspect(own, torch.cat([tried[:, None], others], dim=1))
+            result.append(score.masked_fill(predicted == label, torch.inf).min())
+    return torch.stack(result).cpu()

@@ -66,6 +66,7 @@ class Attacker(_Part):
     mse: Metric
     reidentification: Metric
     gain: Difference | None  # SSIM − SSIM of the class mean, paired
+    gain_over_told: Difference | None = None  # − SSIM of a decoder told the class, trained alike
 
 
 class World(_Part):

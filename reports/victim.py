@@ -19,7 +19,7 @@ from advhash.metrics import (
     retrieval_average_precision,
 )
 from advhash.sanity import Flag, check_codes, check_gradient
-from advhash.stats import Metric, mean_metric, single_metric
+from advhash.stats import Metric, mean_metric, rate_metric, single_metric
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
 from advhash.victims.federation import derived
@@ -77,7 +77,7 @@ def victim_metrics(
                 result[f"{name}_untrained"] = mean_metric(score, seed)
     if isinstance(victim, HashVFL):
         right = victim.predict_split(data.query) == data.query.labels.argmax(dim=1)
-        result["accuracy"] = mean_metric(right.double().numpy(), seed)
+        result["accuracy"] = rate_metric(right.double().numpy(), seed)
         result |= {name: single_metric(value) for name, value in victim.privacy().items()}
     return result
 
@@ -106,7 +106,7 @@ def joint_metrics(
         "joint_accuracy_adversarial": after == labels,
         "joint_success": won,
     }
-    return {name: mean_metric(one.double().numpy(), seed) for name, one in columns.items()}
+    return {name: rate_metric(one.double().numpy(), seed) for name, one in columns.items()}
 
 
 def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:

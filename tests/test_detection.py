@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
@@ -31,6 +32,7 @@ from advhash.defenses.detectors import (
     CodeSum,
     any_code_accepted,
     enumerated,
+    replay_scores,
 )
 from advhash.detecting import LEVELS, judged
 from advhash.detection import area_under_roc, average_precision, roc_curve, threshold_at
@@ -195,8 +197,9 @@ class TestDetectors:
     def test_only_federations_that_hash_are_judged(self, data: Dataset) -> None:
         with pytest.raises(UsageError, match="need parties that send codes"):
             CodeMax().fit(trained(data, protection="none", epochs=1), data.validation, "party0")
+        alone = HashVFL(shape=(3, 16, 16), classes=10, parties=1)
         with pytest.raises(UsageError, match="at least 2, got 1"):
-            CodeBetween().judge(torch.ones(2, 1, 4), torch.ones(2, 4))
+            CodeBetween().fit(alone, data.validation, "party0")
 
 
 class TestAbnormal:
@@ -326,6 +329,25 @@ class TestAdaptive:
         assert len(set(fresh)) > 1  # each message has noise of its own
         assert min(fresh) > max(won(few, seed) for seed in range(4)) + 0.2
 
+    def test_swapped_rows_against_a_loop(self, data: Dataset) -> None:
+        victim = trained(data, bits=4, parties=2, epochs=2)
+        batch, pool = data.query.rows(torch.arange(10)), data.database.rows(torch.arange(30))
+        sent, labels = victim.sent(batch.inputs).detach(), batch.labels.argmax(dim=1)
+        known = torch.from_numpy(victim.encode(pool.inputs["party0"], "party0").signs())
+        detector = CodeSum()
+        found = replay_scores(victim, sent, labels, detector, known)
+        for row in range(10):
+            best = math.inf
+            for code in (*known, sent[row, 0]):
+                message = torch.stack([code, sent[row, 1]])[None]
+                score, predicted = detector.inspect(victim, message)
+                if predicted != labels[row]:
+                    best = min(best, score.item())
+            assert found[row].item() == best
+        for threshold in (0.0, 2.0):
+            bound = any_code_accepted(victim, sent, labels, detector, threshold)
+            assert bool((bound | (found > threshold)).all())
+
     def test_the_bound_against_a_loop(self, data: Dataset) -> None:
         victim = trained(data, bits=4, epochs=2)
         batch = data.query.rows(torch.arange(10))
@@ -419,7 +441,10 @@ class TestSlices:
         assert before is not None
         assert then is not None
         assert then < before - 0.15
-        assert (found["joint_success"].value or 0) > 0.1
+        won = found["joint_success"]
+        assert (won.value or 0) > 0.1
+        exact = binomtest(round(60 * (won.value or 0)), 60).proportion_ci(method="exact")
+        assert (won.low, won.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
 
     def test_a_strip_is_padded_and_cut_again(self, victim: HashVFL, clean: Batch) -> None:
         strip = clean.inputs["party0"]
@@ -457,11 +482,16 @@ class TestCommand:
         curve, figures = document["acceptance"], document["metrics"]
         levels = [point["threshold"] for point in curve]
         assert levels == sorted({float(int(level)) for level in levels})  # distances of codes
-        for name in ("false_alarms", "accepted_adaptive"):
+        for name in ("false_alarms", "accepted_adaptive", "accepted_replay"):
             (chosen,) = [p[name] for p in curve if p["threshold"] == document["threshold"]]
             assert chosen == figures[name]
         alarms = [point["false_alarms"]["value"] for point in curve]
         passed = [point["accepted_adaptive"]["value"] for point in curve]
+        swapped = [point["accepted_replay"]["value"] for point in curve]
+        assert swapped == sorted(swapped)
+        bound = figures["accepted_any_code"]["value"]
+        assert figures["accepted_clean_errors"]["value"] <= figures["accepted_replay"]["value"]
+        assert 0 < figures["accepted_replay"]["value"] <= bound
         assert alarms == sorted(alarms, reverse=True)
         assert passed == sorted(passed)
         assert passed[-1] <= figures["wrong_adaptive"]["value"]
@@ -481,6 +511,7 @@ class TestCommand:
         assert document["metrics"]["epsilon_message"]["value"] == 4 * 8
         assert document["metrics"]["epsilon_training"]["value"] == 4 * 8 * 4
         assert document["metrics"]["accepted_any_code"] is None
+        assert "accepted_replay" not in document["metrics"]  # the noise is not known beforehand
         assert 2 < len(document["acceptance"]) <= LEVELS
 
     def test_slices_moved_by_an_attack_are_abnormal_inputs(self) -> None:
@@ -521,6 +552,11 @@ class TestCommand:
             (["--victim", "hashvfl", "--adaptive", "stepz=3"], "did you mean 'steps'"),
             (["--victim", "hashvfl", "--adaptive", "steps"], "expected"),
             (["--victim", "hashvfl", "--norm", "linf"], "eps"),
+            (["--victim", "hashvfl", "--method", "hotflip"], "hotflip attacks text"),
+            (["--victim", "hashvfl", "--inputs", "ood", "--other", "adult"], "with images"),
+            (["--victim", "hashvfl", "--inputs", "ood", "--other", "digit"], "did you mean"),
+            (["--victim", "hashvfl", "--detector", "code-between", "--set", "victim.parties=1"],
+             "at least 2, got 1"),
         ],
     )  # fmt: skip
     def test_what_makes_no_sense_is_refused_before_a_training(
@@ -529,5 +565,21 @@ class TestCommand:
         monkeypatch.setattr("advhash.detecting.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
         result = runner.invoke(app, ["detect", *options, *quick])
+        assert isinstance(result.exception, UsageError), result.exception
+        assert message in str(result.exception)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--method", "dhta"], "a victim of images"),
+            (["--inputs", "ood", "--other", "digits"], "fit no bottom model"),
+        ],
+    )
+    def test_tables_are_refused_what_needs_images_before_a_training(
+        self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("advhash.detecting.train", None)
+        command = ["detect", "--victim", "hashvfl", "--dataset", "breast_cancer", "-q"]
+        result = runner.invoke(app, [*command, *options])
         assert isinstance(result.exception, UsageError), result.exception
         assert message in str(result.exception)

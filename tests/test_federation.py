@@ -18,6 +18,7 @@ from advhash.data import Dataset
 from advhash.datasets import load_dataset
 from advhash.errors import ConfigError, DataError, MessageError
 from advhash.parties import joined, party_names, party_view, whole_shape
+from advhash.victims import party_processes
 from advhash.victims.class_codes import class_codes, least_distance
 from advhash.victims.federation import Party, Server, consistency, laplace
 from advhash.victims.hashvfl import HashVFL, straight_through
@@ -355,6 +356,13 @@ class TestBothWays:
         for name, values in here.state_dict().items():
             assert torch.equal(values, apart.state_dict()[name]), name
         assert list(one.payloads()) == list(many.payloads())
+
+    def test_a_party_that_stores_no_model_is_named(
+        self, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(party_processes, "serve", lambda *_, **__: None)
+        with pytest.raises(MessageError, match=r"party 0: expected it to store its model"):
+            fit_in_processes(small(digits), digits, seed=0, wait_seconds=0.5)
 
     def test_the_transcript_holds_codes_and_gradients_only(
         self, digits: Dataset, tmp_path: Path

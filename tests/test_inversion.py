@@ -20,15 +20,18 @@ from advhash.attacks.reconstruction import (
     GradientInversion,
     Inversion,
     Neighbours,
+    decode,
+    fit_decoder,
     nearest_mean,
     observe,
     total_variation,
 )
 from advhash.cli import app
 from advhash.config import AttackConfig
-from advhash.data import Dataset
+from advhash.data import Dataset, silent
 from advhash.datasets import load_dataset
 from advhash.errors import RunError, UsageError
+from advhash.inverting import _seen
 from advhash.likeness import (
     class_means,
     clustered,
@@ -180,7 +183,9 @@ class TestAttackers:
             assert 0 <= first.min() <= first.max() <= 1, name
             assert torch.equal(first, again), name
         assert names == (
-            list(ATTACKERS) if observed == "codes" else ["decoder", "neighbours", "descent"]
+            list(ATTACKERS)
+            if observed == "codes"
+            else ["decoder", "decoder-ssim", "neighbours", "descent"]
         )
         for name, values in victim.state_dict().items():
             assert torch.equal(values, before[name])
@@ -204,6 +209,28 @@ class TestAttackers:
         best = made.reconstruct(open_victim, sent, "party0")
         chosen = made.members[made.chosen].reconstruct(open_victim, sent, "party0")
         assert torch.equal(best, chosen)
+
+    def test_a_decoder_trained_on_ssim_gains_ssim(self, data: Dataset) -> None:
+        """Told the class alone, so that nothing but the loss can make the difference."""
+        full = party_view(load_dataset("digits"), 2)
+        known, held, asked = (
+            split.rows(torch.arange(min(len(split), 500)))
+            for split in (full.database, full.validation, full.query)
+        )
+        table = torch.eye(10)
+        found = {}
+        for loss in ("mse", "ssim"):
+            network = fit_decoder(
+                table[known.labels.argmax(dim=1)], known.inputs["party0"],
+                table[held.labels.argmax(dim=1)], held.inputs["party0"],
+                hidden=64, epochs=16, seed=0, loss=loss,  # type: ignore[arg-type]
+            )  # fmt: skip
+            drawn = decode(network, table[asked.labels.argmax(dim=1)]).clamp(0, 1)
+            found[loss] = reconstruction_columns(drawn, asked.inputs["party0"])
+        assert found["ssim"]["ssim"].mean() > found["mse"]["ssim"].mean() + 0.01
+        rows = [data.database.rows(torch.arange(20)).inputs["party0"].flatten(1)] * 4
+        with pytest.raises(UsageError, match="expected images"):
+            fit_decoder(*rows, hidden=4, epochs=1, seed=0, loss="ssim")
 
     @pytest.mark.parametrize("surrogate", ["ste", "tanh"])
     def test_a_descent_finds_inputs_of_the_code(
@@ -230,6 +257,24 @@ class TestAttackers:
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
         assert len(one.unique()) > 100
+
+    def test_known_inputs_get_no_noise_that_attacked_ones_have(self, data: Dataset) -> None:
+        """Were it drawn by the same seed, it would cancel out and point at equal row numbers."""
+        noisy = trained(data, protection="laplace", epsilon=0.01, epochs=1)
+        rows = data.query.rows(torch.arange(80)).inputs["party0"]
+        settings = {"attackers": ("neighbours",)}
+        seen = _seen(
+            noisy, settings, "codes", data.query, data.validation, data.query, "party0", 0, silent
+        )
+        far = pixel_distances(seen.found["neighbours"], rows)
+        assert far.diag().mean() > 0.93 * far.mean()  # 0.82 where each is one of its own ten
+        exact = torch.from_numpy(noisy.encode(rows, "party0").signs())
+        assert torch.equal(observe(noisy, data.query, "party0", "codes", noise=False), exact)
+        nearest = Neighbours(count=1).fit(noisy, data.query, data.validation, "party0")
+        drawn = nearest.reconstruct(noisy, exact, "party0")
+        for place in range(80):
+            same = (exact == exact[place]).all(dim=1)
+            assert torch.allclose(drawn[place], rows[same].mean(dim=0), atol=1e-6)
 
     def test_what_cannot_be_is_refused(self, victim: HashVFL, data: Dataset) -> None:
         with pytest.raises(UsageError, match="expected codes"):
@@ -283,7 +328,7 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("inversion") / "run"
-    more = ["--set", "attack.sweep_bits=[4,8]", "--set", "attack.sweep_parties=[2]"]
+    more = ["--set", "attack.sweep_bits=[4,8]", "--set", "attack.sweep_parties=[]"]
     command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
     result = runner.invoke(app, [*command, "--out", str(folder), *SETTINGS, *more])
     assert result.exit_code == 0, result.stderr
@@ -310,7 +355,26 @@ class TestRun:
         ]  # fmt: skip
         for world in document["worlds"]:
             assert sum(one["chosen"] for one in world["attackers"]) == 1
-        assert {point["bits"] for point in document["sweep"]} == {4, 8, 16}
+        assert [point["bits"] for point in document["sweep"]] == [4, 8, 16]  # the run's own too
+        assert document["sweep"][2]["accuracy"] == document["metrics"]["accuracy"]
+
+    def test_each_attacker_stands_against_a_decoder_that_is_told_the_class(
+        self, run: tuple[Path, dict[str, Any]]
+    ) -> None:
+        """Trained by the same loss, so that what training by itself adds is on both sides."""
+        document = run[1]
+        told = {"decoder-ssim": document["metrics"]["ssim_class_decoder_ssim"]["value"]}
+        for world in document["worlds"][:3]:
+            for one in world["attackers"]:
+                floor = told.get(one["name"], document["metrics"]["ssim_class_decoder"]["value"])
+                gain = one["gain_over_told"]["value"]
+                assert one["ssim"]["value"] - floor == pytest.approx(gain)
+                if one["name"] == "decoder-ssim" and world["name"] == "codes":
+                    over = document["differences"]["gain_decoder_ssim_over_class_decoder"]
+                    assert one["gain_over_told"] == over
+        page = " ".join(verdicts(InversionRecord.read(run[0])))
+        added = document["differences"]["gain_decoder_ssim_over_class_decoder"]["value"]
+        assert f"the code adds {added:.3f}" in page
 
     def test_every_mean_can_be_taken_again_from_the_samples(
         self, run: tuple[Path, dict[str, Any]]
@@ -475,6 +539,21 @@ def test_a_table_is_reconstructed_too(tmp_path: Path) -> None:
         document["metrics"]["mse_codes"]["value"] > document["metrics"]["mse_undefended"]["value"]
     )
     assert "the data are a table" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_plan_of_an_attack_says_which_party_is_moved() -> None:
+    command = ["attack", "--victim", "hashvfl", "--method", "dhta", "--dry-run", "--json"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["protocol"]["query_modality"] == "party0"
+
+
+def test_ssim_of_a_table_is_refused_before_a_training(tmp_path: Path) -> None:
+    command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
+    more = ["--dataset", "breast_cancer", "--set", 'attack.attackers=["decoder-ssim"]']
+    result = runner.invoke(app, [*command, *more, "--out", str(tmp_path / "r"), "--dry-run"])
+    assert isinstance(result.exception, UsageError)
+    assert "decoder-ssim draws images" in str(result.exception)
 
 
 def test_any_hashing_victim_can_be_inverted() -> None:

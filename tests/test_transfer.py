@@ -190,3 +190,48 @@ def test_bad_input_is_one_line(
     assert word in err
     assert len(err.strip().splitlines()) == 1, err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_federation_is_moved_by_its_first_party(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No party has whole images: what `advhash attack` does for one victim holds for the matrix."""
+    out = tmp_path / "run"
+    quick = ["--set", "dataset.size=16", "--queries", "12", "-q", "--json", "--norm", "linf"]
+    small = "hashvfl+epochs=1+width=4"
+    code, text, err = command(
+        capsys, monkeypatch, "transfer", "--victims", f"{small},{small}+bits=8",
+        "--methods", "dhta+steps=3", *quick, "--eps", "16/255", "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["protocol"]["query_modality"] == "party0"
+    assert len(document["cells"]) == 4
+    assert 'query_modality = "party0"' in (out / "config.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("victims", "dataset", "word"),
+    [
+        ("hashvfl,hashvfl+parties=4", "digits", "other data"),
+        ("dpsh,hashvfl", "digits", "other data"),
+        ("hashvfl,hashvfl+bits=8", "breast_cancer", "attacks image"),
+    ],
+)
+def test_federations_that_share_nothing_are_refused_before_a_training(
+    victims: str,
+    dataset: str,
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("advhash.transferring.prepare", never)
+    given = ["--victims", victims, "--methods", "dhta", "--dataset", dataset, "-q"]
+    out = tmp_path / "run"
+    code, _, err = command(capsys, monkeypatch, "transfer", *given, "--out", str(out))
+    assert code == 2, err
+    assert word in err

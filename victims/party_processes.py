@@ -106,7 +106,8 @@ def fit_in_processes(
 
     wait_seconds: for each message of a party, before it is given up
 
-    Raises MessageError: a party sends what is refused three times, falls silent or stops halfway.
+    Raises MessageError: a party sends what is refused three times, falls silent or stops halfway,
+    or at the end without having stored its model.
     """
     data = party_view(data, victim.parties)
     victim.begin(seed)
@@ -138,8 +139,13 @@ def fit_in_processes(
         try:
             record = (lambda _: None) if transcript is None else transcript.record
             serve(server, lines, record, wait_seconds=wait_seconds)
-            for process in processes:
+            for number, process in enumerate(processes):
                 process.join(wait_seconds)
+                if process.exitcode != 0:
+                    raise MessageError(
+                        f"party {number}: expected it to store its model after the last round, but "
+                        f"it stopped before or took more than {wait_seconds:g} s"
+                    )
         finally:
             for line in lines:
                 line.close()
