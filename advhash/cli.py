@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from advhash._version import __version__
+from advhash.cli_certify import certify
 from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.cli_compare import compare
 from advhash.cli_defend import defend
@@ -62,6 +63,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
+app.command()(certify)
 app.command()(compare)
 app.command()(defend)
 app.command()(detect)

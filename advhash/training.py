@@ -98,7 +98,7 @@ _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
-        *("cli_compare.py", "comparing.py"),
+        *("cli_compare.py", "comparing.py", "cli_certify.py", "certifying.py"),
         *("cli_encode.py", "encoding_run.py", "phase_run.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },

@@ -25,12 +25,14 @@ PIPELINE = {
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
-    *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
+    *("budgets", "poisoning", "transferring", "hardening", "defending", "certifying"),
+    "comparing",
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "searching"),
 }
 CLI = {
     "cli",
+    "cli_certify",
     "cli_compare",
     "cli_defend",
     "cli_detect",
