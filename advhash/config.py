@@ -238,7 +238,10 @@ class TransferConfig(_Command):
 
 
 class AdaptiveConfig(_Table):
-    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it."""
+    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it.
+
+    Of a hash of images `AdaptiveTargeted` takes `steps` alone.
+    """
 
     classes: int | None = None
     steps: int | None = None
@@ -247,18 +250,27 @@ class AdaptiveConfig(_Table):
 
 
 class DetectConfig(_Command):
-    """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
+    """`advhash detect`: how well abnormal inputs are told from clean ones.
+
+    detector: None: `code-max` of a federation, `flips` of a hash of images
+    attack:   what makes the abnormal inputs; None: `inputs` does
+    inputs:   None without an attack: mixed of a federation, unbounded `prosgan` of a hash of images
+    other:    data set of the out-of-distribution inputs
+    budget:   of the attack and the adaptive one
+    """
 
     command: Literal["detect"] = "detect"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     victim: MethodConfig
-    detector: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-max"))
-    attack: MethodConfig | None = None  # whose adversarial slices are the abnormal inputs
-    inputs: Literal["mixed", "noise", "ood"] = "mixed"  # they are, without an attack
-    other: str | None = None  # data set of the out-of-distribution inputs
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    detector: MethodConfig | None = None
+    attack: MethodConfig | None = None
+    inputs: Literal["mixed", "noise", "ood"] | None = None
+    other: str | None = None
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
 
