@@ -224,7 +224,8 @@ def _runner(
     At last those of the majority codes of their targets: the ceiling.
     """
     trained, protocol = member.trained, config.protocol
-    victim, data, modality = trained.victim, trained.data, protocol.query_modality
+    victim, data = trained.victim, trained.data
+    modality = victim.query_modality(protocol.query_modality)
     seed = derive_seed(config.seed, "checks")
     count = min(CHECKED, protocol.queries or CHECKED)
     batch = data.query.rows(choose_queries(data.query, count, seed))

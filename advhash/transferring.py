@@ -30,7 +30,7 @@ from advhash.data import Progress, silent
 from advhash.errors import RunError, UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
-from advhash.hardening import prepare
+from advhash.hardening import check_defense, prepare
 from advhash.pipeline import resolve
 from advhash.recording import (
     Outcome,
@@ -40,7 +40,7 @@ from advhash.recording import (
     run_info,
     victim_info,
 )
-from advhash.registry import ATTACKS
+from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
@@ -55,7 +55,8 @@ from advhash.reports.transfer import (
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
-from advhash.training import Trained, cache_identity, derive_seed
+from advhash.training import Trained, cache_identity, derive_seed, plan_victim
+from advhash.victims.base import HashVictim
 
 __all__ = ["Column", "Member", "transfer"]
 
@@ -106,12 +107,13 @@ def transfer(
     cannot take.
     """
     labels, methods = _labels(config.victims), _labels(config.attacks)
-    for method in config.attacks:
-        _check_method(method, config)
+    wanted = [_wanted(config, table) for table in config.victims]
+    _refuse(config, wanted)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    members = _members(config, labels, progress)
+    members = _members(config, wanted, labels, progress)
     seconds["victims"] = time.perf_counter() - began
+    config = _resolved(config, members[0].trained.victim)
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     try:
         folder.write_text("config.toml", config.to_toml())
@@ -156,31 +158,67 @@ def _setting(pair: tuple[str, Any]) -> str:
     return str(value) if key == "defense" else f"{key}={value}"
 
 
-def _check_method(method: MethodConfig, config: TransferConfig) -> None:
-    attack: Attack = ATTACKS.create(method.name, method.settings)
-    attack.check_budget(config.budget.resolve(attack.default_budget))
+def _wanted(config: TransferConfig, table: MethodConfig) -> TrainConfig:
+    """What trains and hardens a victim of the matrix, on the data of the config."""
+    settings = table.settings
+    wanted = TrainConfig.build(
+        {
+            "seed": settings.pop("seed", config.seed),
+            "device": config.device,
+            "defense": _defense(settings.pop("defense", None)),
+            "defense_budget": settings.pop("defense_budget", {}),
+            "victim": {"name": table.name, **settings},
+            "dataset": config.dataset.model_dump(),
+        }
+    )
+    if wanted.defense is not None and wanted.defense_budget.eps is None:
+        wanted.defense_budget = config.budget
+    return wanted.trusting(config.trust_code)
 
 
-def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[Member]:
+def _resolved(config: TransferConfig, victim: HashVictim) -> TransferConfig:
+    """The config with the modality of the queries written out: of a federation, a party's."""
+    modality = victim.query_modality(config.protocol.query_modality)
+    protocol = config.protocol.model_copy(update={"query_modality": modality})
+    return config.model_copy(update={"protocol": protocol}).trusting(config.trust_code)
+
+
+def _refuse(config: TransferConfig, wanted: Sequence[TrainConfig]) -> None:
+    """Refuse, before any training, whatever can be seen from the config. Raises AdvhashError."""
+    attacks: list[Attack] = [
+        ATTACKS.create(method.name, method.settings) for method in config.attacks
+    ]
+    for attack in attacks:
+        attack.check_budget(config.budget.resolve(attack.default_budget))
+    for one in wanted:
+        check_defense(one)
+        planned = plan_victim(one)
+        if planned is None:  # it comes with its data, which the others are to see
+            return
+        victim: HashVictim = VICTIMS.create(one.victim.name, planned[1])
+        modality = victim.query_modality(config.protocol.query_modality)
+        victim.check_modality(modality)
+        for method, attack in zip(config.attacks, attacks, strict=True):
+            attack.check_gradients(victim)
+            if not attack.can_move(victim, modality):
+                raise UsageError(
+                    f"--query-modality: {method.name} attacks "
+                    f"{', '.join(sorted(attack.modalities))}, got {modality!r}"
+                )
+
+
+def _members(
+    config: TransferConfig,
+    wanted: Sequence[TrainConfig],
+    labels: Sequence[str],
+    progress: Progress,
+) -> list[Member]:
     """Train or load all victims; all see the data set of the first."""
     members: list[Member] = []
     dataset = config.dataset
-    modality = config.protocol.query_modality
-    for table, label in zip(config.victims, labels, strict=True):
-        settings = table.settings
-        wanted = TrainConfig.build(
-            {
-                "seed": settings.pop("seed", config.seed),
-                "device": config.device,
-                "defense": _defense(settings.pop("defense", None)),
-                "defense_budget": settings.pop("defense_budget", {}),
-                "victim": {"name": table.name, **settings},
-                "dataset": dataset.model_dump(),
-            }
-        )
-        if wanted.defense is not None and wanted.defense_budget.eps is None:
-            wanted.defense_budget = config.budget
-        trained = prepare(wanted.trusting(config.trust_code), progress)
+    for one, label in zip(wanted, labels, strict=True):
+        seeing = one.model_copy(update={"dataset": dataset})
+        trained = prepare(seeing, progress)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
@@ -189,7 +227,7 @@ def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) 
                 f"expected victims of the same data: {label} sees other data than "
                 f"{members[0].label}"
             )
-        trained.victim.check_modality(modality)
+        trained.victim.check_modality(_resolved(config, trained.victim).protocol.query_modality)
         database = _database(config, trained)
         codes = trained.victim.database_codes(trained.data, database)
         members.append(Member(label, trained, codes, database))

@@ -67,7 +67,7 @@ class CodeDetector(Detector):
         return data.database
 
     def check(self, victim: HashVictim) -> None:
-        """Raise UsageError for a victim, trained or not, that it cannot judge."""
+        """Raise UsageError for a victim, trained or not, that it cannot judge. Default: none."""
 
     def listed(self, victim: HashVictim) -> bool:
         """Whether a table of all detectors has it for this victim."""
