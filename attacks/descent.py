@@ -119,6 +119,7 @@ class GradientAttack(Attack):
     goal: ClassVar[Goal] = "targeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
+    judged = True  # whether the last iterate is hashed and the best one kept; training may not
 
     steps: int = 100
     rule: Rule = "auto"
@@ -281,6 +282,9 @@ class GradientAttack(Attack):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             origin, goal = clean[active], aim.anchors[active]
             image = round_toward(origin, moved[active]).requires_grad_()
+            if iteration == self.steps and not self.judged:
+                best.images[active] = image.detach()
+                break
             relaxed = seen.relax(image, "image")
             with torch.no_grad():  # judge this very image, not the one a step ahead
                 left = aim.left(relaxed, active)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from advhash.attacks.anchors import centre_codes
 from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.descent import GradientAttack
 from advhash.attacks.gradient import THA
 from advhash.attacks.hiding import CGAT, MainstayUntargeted
 from advhash.attacks.prosgan import ProSGAN
@@ -48,6 +49,7 @@ class AdversarialTraining(Continued):
     - it starts from the trained victim, with AdamW
     - x and x' form one batch, so that the statistics of batch normalisation are those of both
     - the radius rises over the first epochs, and images are augmented
+    - of several steps x' is the best iterate; of one step, as published, its result
     Deviations of the defaults only:
     - λ is 5 where 1 is published: with 1, photographs are hardly hardened (docs/defenses)
     """
@@ -93,6 +95,8 @@ class AdversarialTraining(Continued):
         Raises UsageError: no weights to train, no gradients, a modality that cannot be moved.
         """
         attack, hardened = self.inner(), self.copied(victim, data.modality)
+        if isinstance(attack, GradientAttack):
+            attack.judged = attack.steps > 1
         with seeded(seed):
             self._train(hardened, attack, data, budget, seed, progress)
         return hardened.eval()
@@ -143,15 +147,16 @@ class AdversarialTraining(Continued):
             served = self._served(victim, data)
             if fitted != self.fitted_before(epoch):
                 fitted = self.fitted_before(epoch)
-                source = victim
+                source, known = victim, served
                 if fitted == epoch:
                     for name, value in victim.state_dict().items():
                         start[name].copy_(value)
                 else:
                     source = copy.deepcopy(victim)
                     source.load_state_dict(start)
+                    known = self._served(source, data)
                 then = Budget(budget.norm, budget.eps * self._ramp(fitted))
-                seen = attack.outlook(source, self._served(source, data))
+                seen = attack.outlook(source, known)
                 attack.fit(*seen, then, seed=seed + fitted)
             terms: list[tuple[float, float]] = []
             loss = epoch_loss(served, now, terms)
@@ -183,8 +188,8 @@ class AdversarialTraining(Continued):
         if attack.goal == "targeted":
             drawn = choose_targets("disjoint", batch.labels.numpy(), served.labels.numpy(), seed)
             targets = torch.from_numpy(drawn)
-        result = attack.perturb(victim, batch, targets, budget, served.modality, seed=seed)
-        return result.batch.inputs[served.modality]
+        result = attack.move(victim, batch, targets, budget, served.modality, seed=seed)
+        return result.inputs[served.modality]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
