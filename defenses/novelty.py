@@ -141,7 +141,8 @@ class Confidence(CodeDetector):
     def _of(victim: HashVictim) -> NeuralCode:
         if not isinstance(victim, NeuralCode):
             raise UsageError(
-                "confidence: expected a victim that classifies (neural-code), got one of codes only"
+                "confidence: expected a victim that classifies (neural-code, undefended), "
+                "got one of codes only"
             )
         return victim
 

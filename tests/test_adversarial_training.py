@@ -302,7 +302,8 @@ def test_a_wrong_defence_costs_no_training(tables: dict[str, Any], message: str)
     ("line", "message"),
     [
         ("defend --victim dpsh --defense sat", "unknown defense 'sat'"),
-        ("defend --victim dpsh --defense saat --norm l0 --eps 3", "expected a budget in"),
+        ("defend --victim dpsh --defense saat --norm l0 --eps 3", "linf or l2 with a radius"),
+        ("defend --victim dpsh --defense jpeg --norm none", "expected linf or l2 with a radius"),
         ("defend --victim dpsh --defense saat --norm none", "expected linf or l2 with a radius"),
         ("defend --victim dpsh --defense saat --query-modality text", "modality of the victim"),
         ("defend --victim dcmh --defense saat --query-modality text", "autohash attacks image"),
