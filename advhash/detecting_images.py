@@ -287,43 +287,50 @@ def _figures(
         metrics["flagged_noise"] = rate_metric(noisy > threshold, boot)
     if min(len(normal), len(validation)) >= AT_ONE_PERCENT:
         metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
+    adaptive = None
     if victim.differentiable:
-        won, both = _adaptive(detector, trained, inputs, threshold, validation, config)
+        attack = _adaptive_attack(detector, inputs, threshold, validation, config)
+        adaptive = {"steps": attack.steps, "step": attack.step, "weights": list(attack.weights)}
+        won, both = _adaptive(attack, trained, inputs, config)
         metrics["success_adaptive"] = rate_metric(won, boot)
         metrics["accepted_adaptive"] = rate_metric(both, boot)
     fpr, tpr = roc_curve(strange, normal)
     return {
         "threshold": threshold,
+        "adaptive": adaptive,
         "metrics": {name: None if one is None else vars(one) for name, one in metrics.items()},
         "roc": {"fpr": fpr, "tpr": tpr},
     }
 
 
-def _adaptive(
+def _adaptive_attack(
     detector: CodeDetector,
-    trained: Trained,
     inputs: _Inputs,
     threshold: float,
     validation: Floats,
     config: DetectConfig,
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Of each query, whether the adaptive attacker succeeds, and is accepted as well."""
+) -> AdaptiveTargeted:
     targeted = inputs.targets is not None
     plain: GradientAttack = DHTA() if targeted else HAG()
-    more = config.adaptive.model_dump(exclude_none=True)
-    attack = (AdaptiveTargeted if targeted else AdaptiveHiding)(
+    return (AdaptiveTargeted if targeted else AdaptiveHiding)(
         attack=plain,
         detector=detector,
         threshold=threshold,
         first=inputs.attack,
         spread=max(float(validation.std()), 1e-6),
-        **more,
+        **config.adaptive.model_dump(exclude_none=True),
     )
+
+
+def _adaptive(
+    attack: AdaptiveTargeted, trained: Trained, inputs: _Inputs, config: DetectConfig
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of each query, whether the adaptive attacker succeeds, and is accepted as well."""
     attack.fit(trained.victim, inputs.data, inputs.budget)
     moved = attack.perturb(
         trained.victim, inputs.clean, inputs.targets, inputs.budget, MOVED,
         seed=derive_seed(config.seed, "batch 0"),
     )  # fmt: skip
-    score = detector.score(trained.victim, moved.batch, MOVED).numpy()
+    score = attack.detector.score(trained.victim, moved.batch, MOVED).numpy()
     reached = inputs.success.of(moved.codes).numpy()
-    return reached, reached & (score <= threshold)
+    return reached, reached & (score <= attack.threshold)

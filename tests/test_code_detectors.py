@@ -277,6 +277,7 @@ def test_odd_pictures_are_abnormal_inputs(kind: str) -> None:
     found = json.loads(result.stdout)
     assert (found["inputs"], found["detector"]["name"]) == (kind, "flips")  # the default of images
     assert (found["budget"], found["attack"]) == ("L∞ 32/255", None)  # of the adaptive attacker
+    assert found["adaptive"]["steps"] == 5
     metrics = found["metrics"]
     assert metrics["success"] is metrics["success_and_accepted"] is metrics["auroc_noise"] is None
     assert 0 <= metrics["accepted_adaptive"]["value"] <= metrics["success_adaptive"]["value"]
