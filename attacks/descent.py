@@ -119,7 +119,7 @@ class GradientAttack(Attack):
     goal: ClassVar[Goal] = "targeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
-    judged = True  # whether the last iterate is hashed and the best one kept; training may not
+    single = False  # training sets it: run makes one step and returns it, as FGSM does
 
     steps: int = 100
     rule: Rule = "auto"
@@ -182,6 +182,8 @@ class GradientAttack(Attack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
+        if self.single:
+            return self._single_step(victim, batch.inputs["image"], labels, budget)
         return self.descend(victim, batch.inputs["image"], labels, budget)
 
     def anchors(self, labels: Tensor) -> Tensor:
@@ -256,6 +258,26 @@ class GradientAttack(Attack):
         self._note("stalled", ~gained[start > 0])
         return best.images
 
+    def _single_step(
+        self, victim: HashVictim, clean: Tensor, labels: Tensor, budget: Budget
+    ) -> Tensor:
+        """One step from the start, neither judged nor compared: one forward and one backward pass.
+
+        s is the mean |u| of the start. FGSM (Goodfellow et al., ICLR 2015).
+        """
+        bounds, rows = victim.bounds["image"], torch.arange(len(clean), device=clean.device)
+        moved = random_point(clean, budget, bounds) if self.random_start else clean
+        image = round_toward(clean, moved).requires_grad_()
+        relaxed = victim.relax(image, "image")
+        scale = relaxed.detach().abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+        aim = self.aim(clean, soft_code(relaxed.detach(), 1.0, scale), labels)
+        codes = soft_code(relaxed, self.alphas[0], scale)
+        (gradient,) = torch.autograd.grad(aim.objective(codes, image, rows).sum(), image)
+        rule = resolve_rule(self.rule, budget)
+        length = step_length(self.step, rule, budget, clean[0].numel())
+        stepper = Stepper(rule, length, self.momentum, clean)
+        return budget.project(clean, stepper.move(moved, gradient, rows), bounds)
+
     def _descend_once(
         self,
         victim: HashVictim,
@@ -282,9 +304,6 @@ class GradientAttack(Attack):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             origin, goal = clean[active], aim.anchors[active]
             image = round_toward(origin, moved[active]).requires_grad_()
-            if iteration == self.steps and not self.judged:
-                best.images[active] = image.detach()
-                break
             relaxed = seen.relax(image, "image")
             with torch.no_grad():  # judge this very image, not the one a step ahead
                 left = aim.left(relaxed, active)

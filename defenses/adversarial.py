@@ -49,7 +49,7 @@ class AdversarialTraining(Continued):
     - it starts from the trained victim, with AdamW
     - x and x' form one batch, so that the statistics of batch normalisation are those of both
     - the radius rises over the first epochs, and images are augmented
-    - of several steps x' is the best iterate; of one step, as published, its result
+    - of several steps x' is the best iterate; of one step, as published, what it gives
     Deviations of the defaults only:
     - λ is 5 where 1 is published: with 1, photographs are hardly hardened (docs/defenses)
     """
@@ -96,7 +96,7 @@ class AdversarialTraining(Continued):
         """
         attack, hardened = self.inner(), self.copied(victim, data.modality)
         if isinstance(attack, GradientAttack):
-            attack.judged = attack.steps > 1
+            attack.single = attack.steps == 1
         with seeded(seed):
             self._train(hardened, attack, data, budget, seed, progress)
         return hardened.eval()

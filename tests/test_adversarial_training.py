@@ -99,6 +99,25 @@ def test_fewer_bits_move_than_before(name: str, hashed: Scene) -> None:
     assert after < 0.7 * before
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_hardens_at_two_passes_a_batch(
+    name: str, hashed: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches an epoch: each x and its x' once in the attack, once together in training."""
+    before, passes = moved_bits(hashed.victim, hashed), []
+    real = TinyHash.relax
+
+    def counted(self: TinyHash, inputs: Tensor, modality: Modality) -> Tensor:
+        passes.append(len(inputs))
+        return real(self, inputs, modality)
+
+    monkeypatch.setattr(TinyHash, "relax", counted)
+    result = hardened(name, hashed, epochs=20, steps=1, step=1.25)
+    monkeypatch.undo()
+    assert len(passes) <= 20 * (1 + 2 * 3) + 3  # the database once, and when THA reads it
+    assert moved_bits(result, hashed) < 0.75 * before
+
+
 def test_training_longer_on_clean_images_does_less(hashed: Scene) -> None:
     longer = moved_bits(hardened("cgat", hashed, epochs=20, weight=0.0), hashed)
     assert longer > 1.5 * moved_bits(hardened("cgat", hashed, epochs=20), hashed)
