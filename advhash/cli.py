@@ -14,6 +14,7 @@ import typer
 
 from advhash._version import __version__
 from advhash.cli_benchmark import benchmark
+from advhash.cli_certify import certify
 from advhash.cli_codes import codes_app, evaluate_codes
 from advhash.cli_compare import compare
 from advhash.cli_defend import defend
@@ -64,6 +65,7 @@ app.add_typer(codes_app, name="codes")
 app.command("eval")(evaluate_codes)
 app.command()(lifelong)
 app.command()(benchmark)
+app.command()(certify)
 app.command()(compare)
 app.command()(defend)
 app.command()(detect)

@@ -11,6 +11,7 @@ from advhash.cli_options import (
     Bits,
     Config,
     DatasetName,
+    Defense,
     Device,
     Json,
     Quiet,
@@ -31,14 +32,19 @@ __all__ = ["detect"]
 
 def detect(
     victim: Victim = None,
+    defense: Defense = None,
     inputs: Annotated[
-        str | None, typer.Option("--inputs", help="mixed, noise or ood. (default: mixed)")
+        str | None,
+        typer.Option(
+            "--inputs",
+            help="Abnormal are mixed, noise or ood inputs. (default: mixed of a federation)",
+        ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
-            help="Abnormal are slices moved by this attack instead.",
+            help="Abnormal are inputs moved by this attack. (default: prosgan of a hash of images)",
             autocompletion=complete_attacks,
         ),
     ] = None,
@@ -46,7 +52,8 @@ def detect(
         str | None,
         typer.Option(
             "--detector",
-            help="code-max, code-sum or code-between. (default: code-max)",
+            help="See `advhash list detectors`; all: every one that judges codes of images. "
+            "(default: code-max of a federation, flips of a hash of images)",
             autocompletion=complete_detectors,
         ),
     ] = None,
@@ -54,7 +61,7 @@ def detect(
         str | None,
         typer.Option(
             "--other",
-            help="Data set of --inputs ood. (default: openmoji)",
+            help="Data set of --inputs ood. (default: openmoji, or digits)",
             autocompletion=complete_datasets,
         ),
     ] = None,
@@ -69,7 +76,7 @@ def detect(
         typer.Option(
             "--adaptive",
             metavar="KEY=VALUE+…",
-            help="Of the adaptive attacker: classes, steps, learning_rate, weight.",
+            help="Of the adaptive attacker: steps; classes, learning_rate, weight of a federation.",
         ),
     ] = None,
     queries: Annotated[
@@ -85,24 +92,24 @@ def detect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell abnormal inputs of a federation from clean ones, and measure who gets past.
+    """Tell abnormal inputs from clean ones, and measure who gets past.
 
-    The threshold is set on clean validation data at 5 % false alarms. Beside it stands what an
-    attacker reaches who knows the detector.
+    Of a federation the slices of a party, of any other victim its queries. The threshold is set on
+    clean validation data at 5 % false alarms. Beside it stands what an attacker reaches who knows
+    the detector, and the defence where one is named.
     """
     from advhash.config import DetectConfig, parse_settings
     from advhash.console import print_detection, print_json
     from advhash.detecting import detect as run_detect
     from advhash.files import write_json
 
-    if method is not None and inputs is not None:
-        raise UsageError("--method makes the abnormal inputs: expected no --inputs")
     values = gather(
         config,
         settings,
         seed=seed,
         device=device,
         victim=method_table(victim, bits=bits),
+        defense=method_table(defense),
         detector=method_table(detector),
         attack=method_table(method),
         dataset=method_table(dataset),
@@ -113,7 +120,7 @@ def detect(
         queries=queries,
     )
     if "name" not in values.get("victim", {}):
-        raise UsageError("expected --victim hashvfl")
+        raise UsageError("expected --victim, e.g. hashvfl or dpsh")
     if out is not None and out.exists():
         raise UsageError(f"expected a new file for --out, got {out}, which exists")
     with working(quiet) as progress:

@@ -28,6 +28,7 @@ from advhash.targets import TargetRule
 __all__ = [
     "AttackConfig",
     "BudgetConfig",
+    "CertifyConfig",
     "DatasetConfig",
     "DetectConfig",
     "EncodeConfig",
@@ -300,7 +301,10 @@ class SuiteConfig(_Command):
 
 
 class AdaptiveConfig(_Table):
-    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it."""
+    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it.
+
+    Of a hash of images `AdaptiveTargeted` takes `steps` alone.
+    """
 
     classes: int | None = None
     steps: int | None = None
@@ -309,20 +313,62 @@ class AdaptiveConfig(_Table):
 
 
 class DetectConfig(_Command):
-    """`advhash detect`: how well abnormal inputs of a federation are told from clean ones."""
+    """`advhash detect`: how well abnormal inputs are told from clean ones.
+
+    detector: None: `code-max` of a federation, `flips` of a hash of images
+    attack:   what makes the abnormal inputs; None: `inputs` does
+    inputs:   None without an attack: mixed of a federation, unbounded `prosgan` of a hash of images
+    other:    data set of the out-of-distribution inputs
+    budget:   of the attack and the adaptive one
+    """
 
     command: Literal["detect"] = "detect"
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     victim: VictimConfig
-    detector: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-max"))
-    attack: MethodConfig | None = None  # whose adversarial slices are the abnormal inputs
-    inputs: Literal["mixed", "noise", "ood"] = "mixed"  # they are, without an attack
-    other: str | None = None  # data set of the out-of-distribution inputs
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    detector: MethodConfig | None = None
+    attack: MethodConfig | None = None
+    inputs: Literal["mixed", "noise", "ood"] | None = None
+    other: str | None = None
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)  # of the attack and the adaptive one
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
+
+
+class CertifyConfig(_Command):
+    """`advhash certify`: what randomised smoothing certifies of a victim of images.
+
+    sigma, votes: of the smoothing around the victim; None: its own where it is smoothed, else the
+        defaults of `smoothing`
+    samples, selection, alpha: of the certificate, see `advhash.defenses.smoothing.certify`
+    radii:      L2, in [0,1] pixels
+    within:     T, the Hamming radius that is searched; None: a quarter of the bits
+    served_votes, level: of a server that draws its noise anew, see `held_when_served`
+    """
+
+    command: Literal["certify"] = "certify"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: VictimConfig
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    database: str | None = None
+    queries: int | None = Field(default=100, ge=1)
+    sigma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    votes: int | None = Field(default=None, ge=1)
+    samples: int = Field(default=1000, ge=1)
+    selection: int = Field(default=100, ge=1)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    radii: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=[0.25, 0.5, 1.0], min_length=1
+    )
+    within: int | None = Field(default=None, ge=0)
+    served_votes: int = Field(default=101, ge=1)
+    level: float = Field(default=0.01, gt=0, lt=1)
 
 
 class EncodeConfig(_Command):

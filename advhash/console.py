@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_card",
+    "print_certificates",
     "print_comparison",
     "print_detection",
     "print_encoding",
@@ -345,6 +346,28 @@ def print_detection(document: Mapping[str, Any]) -> None:
             {"metric": name, FIGURE: _figure(metric)} for name, metric in found["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
+
+
+def print_certificates(document: Mapping[str, Any]) -> None:
+    """What is certified at each radius, below what the smoothed hash is worth."""
+    smoothing = document["smoothing"]
+    sys.stdout.write(
+        f"{document['victim']['name']} under noise of sigma {smoothing['sigma']:g}, "
+        f"{document['dataset']['name']}: {document['queries']} queries; no radius above "
+        f"{document['largest_radius']:.3g} can be certified\n"
+    )
+    rows = [
+        {"metric": name, FIGURE: _figure(metric)} for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+    for one in document["radii"]:
+        sys.stdout.write(f"L2 radius {one['radius']:g}\n")
+        rows = [
+            {"metric": name, FIGURE: _figure(metric)} for name, metric in one["metrics"].items()
+        ]
+        print_rows(("metric", FIGURE), rows)
+    for flag in document["flags"]:
+        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
 
 
 @contextmanager

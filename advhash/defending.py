@@ -22,6 +22,7 @@ from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.config import TransferConfig
 from advhash.data import Progress, silent
+from advhash.errors import UsageError
 from advhash.hardening import DEFAULT
 from advhash.recording import Metrics
 from advhash.registry import ATTACKS
@@ -66,6 +67,9 @@ def defend(
 
     Writes the run folder (`out`, or `runs/<id>`). Raises AdvhashError.
     """
+    budget = config.budget.resolve(DEFAULT)
+    if budget.norm not in ("linf", "l2"):  # the checks halve and double it
+        raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
 
     def extend(
         record: TransferRecord, members: Sequence[Member], columns: Sequence[Column]
@@ -224,7 +228,8 @@ def _runner(
     At last those of the majority codes of their targets: the ceiling.
     """
     trained, protocol = member.trained, config.protocol
-    victim, data, modality = trained.victim, trained.data, protocol.query_modality
+    victim, data = trained.victim, trained.data
+    modality = victim.query_modality(protocol.query_modality)
     seed = derive_seed(config.seed, "checks")
     count = min(CHECKED, protocol.queries or CHECKED)
     batch = data.query.rows(choose_queries(data.query, count, seed))

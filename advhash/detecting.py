@@ -1,4 +1,7 @@
-"""`advhash detect`: detectors of abnormal inputs in a federation, and who gets past them."""
+"""`advhash detect`: detectors of abnormal inputs, and who gets past them.
+
+Here those of a federation; those of a hash of images in `detecting_images`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from advhash.abnormal import KINDS, PAIRED, abnormal_batch, check_inputs
 from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
-from advhash.config import AttackConfig, DetectConfig, TrainConfig
+from advhash.config import AttackConfig, DetectConfig, MethodConfig, TrainConfig
 from advhash.data import Batch, Dataset, Progress, Split, silent
 from advhash.defenses.adaptive import AdaptiveSlice
 from advhash.defenses.detectors import (
@@ -27,7 +30,7 @@ from advhash.defenses.detectors import (
     enumerated,
     replay_scores,
 )
-from advhash.detecting_images import detect_images, judges_codes
+from advhash.detecting_images import check_images, detect_images, judges_codes
 from advhash.detection import (
     AT_ONE_PERCENT,
     area_under_roc,
@@ -37,11 +40,12 @@ from advhash.detection import (
 )
 from advhash.errors import ConfigError, UsageError
 from advhash.fitting import fit_attack
+from advhash.hardening import check_defense, prepare
 from advhash.registry import ATTACKS, DETECTORS, VICTIMS
 from advhash.reports.inversion import Roc
 from advhash.stats import Metric, rate_metric, single_metric
 from advhash.targets import choose_targets
-from advhash.training import Trained, derive_seed, plan_victim, train
+from advhash.training import Trained, derive_seed, plan_victim
 from advhash.victims.base import HashVictim
 from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
@@ -53,6 +57,8 @@ SCHEMA = "advhash/detect/1"
 RATE = 0.05
 BLOCK = 256
 MOVED = "party0"
+BY_DEFAULT = "mixed"
+OF_FEDERATIONS, OF_IMAGES = "code-max", "flips"  # the detectors without a name
 LEVELS = 51  # thresholds of the acceptance curve at most
 
 
@@ -105,26 +111,56 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
 
     Raises AdvhashError.
     """
+    given = config.detector
     if config.attack is not None:
         ATTACKS.create(config.attack.name, config.attack.settings)
-    if judges_codes(config.detector.name):
-        return detect_images(config, train(_training(config), progress), progress)
-    detector = DETECTORS.create(config.detector.name, config.detector.settings)
+        if config.inputs is not None:
+            raise UsageError("--method makes the abnormal inputs: expected no --inputs")
+    if config.other is not None and config.inputs != "ood":
+        raise UsageError("--other names the data of --inputs ood: expected no other inputs")
+    if given is not None and not judges_codes(given.name):
+        _distances(config, given)
+    training = _training(config)
+    check_defense(training)
+    planned = plan_victim(training)
+    trained = None
+    if planned is None:
+        trained = prepare(training, progress)
+        victim = trained.victim
+    else:  # what this one is refused for must not cost a training
+        victim = VICTIMS.create(config.victim.name, planned[1])
+    slices = isinstance(victim, HashVFL) if given is None else not judges_codes(given.name)
+    chosen = given or MethodConfig(name=OF_FEDERATIONS if slices else OF_IMAGES)
+    if slices:
+        detector = _distances(config, chosen)
+        if planned is not None:
+            _check(config, detector, victim, planned[0])
+        trained = trained or prepare(training, progress)
+        return _detect_slices(config, chosen, detector, trained, progress)
+    check_images(config, chosen, victim)
+    return detect_images(config, chosen, trained or prepare(training, progress), progress)
+
+
+def _distances(config: DetectConfig, given: MethodConfig) -> CodeDistance:
+    """The detector of a federation; what it and its attacker refuse must not cost a training."""
+    detector = DETECTORS.create(given.name, given.settings)
     if not isinstance(detector, CodeDistance):
         raise UsageError(
-            f"--detector: expected one that compares codes of parties, got {config.detector.name}"
+            f"--detector: expected one that compares codes of parties, got {given.name}"
         )
-    _adaptive_attack(config, detector, 0.0)  # what it refuses must not cost a training
+    _adaptive_attack(config, detector, 0.0)
     config.budget.resolve(Budget("none", math.inf))
-    if config.other is not None and (config.inputs != "ood" or config.attack is not None):
-        raise UsageError("--other names the data of --inputs ood: expected no other inputs")
+    return detector
+
+
+def _detect_slices(
+    config: DetectConfig,
+    given: MethodConfig,
+    detector: CodeDistance,
+    trained: Trained,
+    progress: Progress,
+) -> dict[str, Any]:
     began = time.perf_counter()
-    training = _training(config)
-    planned = plan_victim(training)
-    if planned is not None:  # what cannot be judged must not cost a training
-        data, settings, _ = planned
-        _check(config, detector, VICTIMS.create(config.victim.name, settings), data)
-    trained = train(training, progress)
     victim, data, seed = trained.victim, trained.data, config.seed
     boot = derive_seed(seed, "bootstrap")
     own = _check(config, detector, victim, data)
@@ -137,7 +173,8 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     normal, before = judged(detector, own, clean, derive_seed(seed, "noise clean"))
     odd, wanted, budget = _abnormal(config, trained, own, clean, progress)
     strange, after = judged(detector, own, odd, derive_seed(seed, "noise abnormal"))
-    paired = config.attack is not None or config.inputs in PAIRED
+    kind = config.inputs or BY_DEFAULT
+    paired = config.attack is not None or kind in PAIRED
     metrics: dict[str, Metric | None] = {
         "auroc": area_under_roc(strange, normal, boot, paired=paired),
         "average_precision": average_precision(strange, normal, boot, paired=paired),
@@ -176,9 +213,10 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
         "version": __version__,
         "seed": seed,
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
         "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": {"name": config.detector.name, "settings": config.detector.settings},
-        "inputs": config.inputs if config.attack is None else config.attack.name,
+        "detector": {"name": given.name, "settings": given.settings},
+        "inputs": kind if config.attack is None else config.attack.name,
         "attack": None if config.attack is None else config.attack.model_dump(),
         "budget": None if budget is None else str(budget),
         "clean": len(normal),
@@ -213,7 +251,7 @@ def _check(
     """The victim, trained or not. Raises UsageError: not this victim, these inputs, this method."""
     own = detector.of(victim)
     if config.attack is None:
-        check_inputs(config.inputs, own, data, config.other)
+        check_inputs(config.inputs or BY_DEFAULT, own, data, config.other)
         return own
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     if not method.can_move(own, MOVED):
@@ -230,6 +268,8 @@ def _training(config: DetectConfig) -> TrainConfig:
             "seed": config.seed,
             "device": config.device,
             "victim": config.victim.model_dump(),
+            "defense": None if config.defense is None else config.defense.model_dump(),
+            "defense_budget": config.defense_budget.model_dump(),
             "dataset": config.dataset.model_dump(),
         }
     ).trusting(config.trust_code)
@@ -241,10 +281,10 @@ def _abnormal(
     """The abnormal inputs, the classes an attack wanted, and its budget."""
     data, seed = trained.data, config.seed
     if config.attack is None:
+        kind = config.inputs or BY_DEFAULT
         odd = abnormal_batch(
-            config.inputs, victim, data, clean, derive_seed(seed, f"abnormal {config.inputs}"),
-            other=config.other,
-        )  # fmt: skip
+            kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"), other=config.other
+        )
         return odd, None, None
     attack_config = AttackConfig.build(
         {

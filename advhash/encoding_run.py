@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.abnormal import mixed_images, other_data
 from advhash.attacking import attack_queries, choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.cache import content_key
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig, DatasetConfig, EncodeConfig, MethodConfig, TrainConfig
-from advhash.data import Batch, Dataset, Progress, Split, silent
-from advhash.datasets import load_dataset
+from advhash.data import Batch, Progress, Split, silent
 from advhash.defenses.base import Detector
 from advhash.defenses.novelty import Confidence, Novelty
 from advhash.detection import area_under_roc
@@ -60,7 +60,7 @@ from advhash.training import Trained, cache_identity, derive_seed, plan_victim, 
 from advhash.victims.base import HashVictim
 from advhash.victims.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
 
-__all__ = ["Sets", "code_metrics", "encode", "mixed_images"]
+__all__ = ["Sets", "code_metrics", "encode"]
 
 Classes = npt.NDArray[np.int64]
 Kind = Literal["code", "network", "initial", "simhash"]
@@ -413,18 +413,6 @@ def _sites(victim: ActivationCode) -> list[Site]:
     ]
 
 
-def mixed_images(images: Tensor, classes: Classes, seed: int) -> Tensor:
-    """Each picture averaged with one of another class, on the 8-bit grid.
-
-    Raises UsageError where all are of one class.
-    """
-    generator = np.random.default_rng(seed)
-    if len(np.unique(classes)) < 2:
-        raise UsageError("mixed inputs: expected test pictures of two classes, got one")
-    other = [int(generator.choice(np.flatnonzero(classes != one))) for one in classes]
-    return ((images + images[torch.tensor(other)]) / 2 * 255).round() / 255
-
-
 def _detection(
     trained: Trained, clean: Batch, sets: Sets, config: EncodeConfig, boot: int
 ) -> tuple[list[Detection], list[Flag]]:
@@ -439,7 +427,8 @@ def _detection(
         kinds["mixed"] = mixed_images(sets.test, sets.test_classes, drawn)
     except UsageError as error:
         flags.append(Flag("no_mixed_inputs", "info", f"{error}."))
-    strange = _other_images(data, tuple(sets.test.shape[1:]))
+    other = other_data(data, tuple(sets.test.shape[1:]), None).query
+    strange = other.rows(torch.arange(len(other))).inputs["image"]
     if len(strange):
         kinds["ood"] = strange[: len(sets.test)]
     detectors: dict[str, Detector] = {"novelty of the code": Novelty()}
@@ -479,9 +468,3 @@ def _scores(
         for layer, values in layers.items() if len(layers) > 1 else ():
             parts.setdefault(f"{name}, layer {layer}", []).append(values)
     return {label: torch.cat(values).numpy() for label, values in parts.items()}
-
-
-def _other_images(data: Dataset, shape: tuple[int, ...]) -> Tensor:
-    """Pictures of another data set at the same size: emoji, or digits for them."""
-    other = load_dataset("digits" if data.name == "openmoji" else "openmoji", {"size": shape[-1]})
-    return other.query.rows(torch.arange(len(other.query))).inputs["image"]

@@ -18,13 +18,14 @@ from advhash.data import Progress, silent
 from advhash.defenses.base import Hardening, Wrapping
 from advhash.errors import UsageError
 from advhash.processes import process_count
-from advhash.registry import DEFENSES
+from advhash.registry import DEFENSES, VICTIMS
 from advhash.training import (
     Trained,
     cache_identity,
     check_converged,
     derive_seed,
     fingerprint,
+    plan_victim,
     store_victim,
     train,
 )
@@ -47,17 +48,23 @@ def prepare(config: TrainConfig | AttackConfig, progress: Progress = silent) -> 
 
 
 def check_defense(config: TrainConfig | AttackConfig) -> None:
-    """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
+    """Refuse, before any training, what can be seen from the config. Raises AdvhashError.
+
+    Of a registered victim that is whether the defence can harden it at all.
+    """
     if config.defense is None:
         if config.defense_budget.norm is not None or config.defense_budget.eps is not None:
             raise UsageError("defense_budget is what a defence is trained against: name a defence")
         return
-    DEFENSES.create(config.defense.name, config.defense.settings)
+    defense: Hardening = DEFENSES.create(config.defense.name, config.defense.settings)
     budget = _budget(config)
-    if budget.norm not in ("linf", "l2"):
+    if defense.takes_budget and budget.norm not in ("linf", "l2"):
         raise UsageError(f"defense_budget: expected linf or l2 with a radius, got {budget}")
     if process_count() > 1:
         raise UsageError("torchrun shares out plain training only: harden in one process")
+    planned = plan_victim(config)
+    if planned is not None:
+        defense.check(VICTIMS.create(config.victim.name, planned[1]))
 
 
 def _budget(config: TrainConfig | AttackConfig) -> Budget:
@@ -74,14 +81,13 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
     name = config.defense.name
     settings = DEFENSES.settings(name, config.defense.settings)
     defense: Hardening = DEFENSES.create(name, settings)
-    wraps = isinstance(defense, Wrapping)
     budget = _budget(config)
     applied = {
         "name": name,
         "settings": settings,
         "source": DEFENSES[name].source,
-        "budget": None if wraps else str(budget),
-        "seed": None if wraps else config.victim_seed,
+        "budget": str(budget) if defense.takes_budget else None,
+        "seed": None if isinstance(defense, Wrapping) else config.victim_seed,
     }
     key = content_key(
         {**cache_identity(trained), "defense": applied, "digest": DEFENSES[name].digest}
@@ -140,11 +146,8 @@ def _harden(
     seed = derive_seed(seed, "defense")
     if isinstance(defense, Wrapping):
         return defense.wrap(victim)
+    defense.check(victim)
     modalities = [one for one in victim.bounds if victim.is_image(one)]
-    if not modalities:
-        raise UsageError(
-            f"--defense: expected a victim of images, got one of {', '.join(victim.bounds)}"
-        )
     victim = copy.deepcopy(victim)  # the state loads its weights into it
     victim.training_state = state
     first = state.resume(victim, [f"harden {one}" for one in modalities])

@@ -252,6 +252,7 @@ DEFENSES: Registry[Any] = Registry(
     "defense",
     (
         "advhash.defenses.adversarial",
+        "advhash.defenses.noise",
         "advhash.defenses.purify",
         "advhash.defenses.smoothing",
     ),

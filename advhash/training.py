@@ -100,7 +100,7 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
         *("cli_compare.py", "comparing.py", "cli_benchmark.py", "benchmarking.py", "suites.py"),
-        *("suite_cell.py", "costs.py"),
+        *("suite_cell.py", "costs.py", "cli_certify.py", "certifying.py"),
         *("api.py", "results.py", "__init__.py", "asking.py", "in_memory.py"),
         *("cli_encode.py", "encoding_run.py", "phase_run.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),

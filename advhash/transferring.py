@@ -38,7 +38,7 @@ from advhash.data import Progress, silent
 from advhash.errors import RunError, UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
-from advhash.hardening import prepare
+from advhash.hardening import check_defense, prepare
 from advhash.pipeline import resolve
 from advhash.recording import (
     Outcome,
@@ -114,8 +114,6 @@ def transfer(
     cannot take.
     """
     labels, methods = _labels(config.victims), _labels(config.attacks)
-    for method in config.attacks:
-        _check_method(method, config)
     config = _moving(config, labels)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -155,11 +153,6 @@ def _labels(tables: Sequence[MethodConfig]) -> list[str]:
     return labels
 
 
-def _check_method(method: MethodConfig, config: TransferConfig) -> None:
-    attack: Attack = ATTACKS.create(method.name, method.settings)
-    attack.check_budget(config.budget.resolve(attack.default_budget))
-
-
 def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig) -> TrainConfig:
     """What trains a victim of the matrix."""
     settings = dict(table.settings)
@@ -182,9 +175,14 @@ def _moving(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
     """The config with what is moved written out: "image", which is asked for by default, is the
     first party's part of a federation.
 
-    Raises UsageError, before any training: victims of other data, or without the query modality; a
-    method that does not move it.
+    Raises AdvhashError, before any training: victims of other data, or without the query modality;
+    a defence or a method that cannot be, a method that does not move it.
     """
+    attacks: list[Attack] = [ATTACKS.create(one.name, one.settings) for one in config.attacks]
+    for attack in attacks:
+        attack.check_budget(config.budget.resolve(attack.default_budget))
+    for table in config.victims:
+        check_defense(_wanted(config, table, config.dataset))
     first: tuple[str, str, str] | None = None
     dataset = config.dataset
     for table, label in zip(config.victims, labels, strict=True):
@@ -200,8 +198,8 @@ def _moving(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
         elif (data.fingerprint(), modality) != first[1:]:
             raise UsageError(_other_data(label, first[0]))
-        for method in config.attacks:
-            attack: Attack = ATTACKS.create(method.name, method.settings)
+        for method, attack in zip(config.attacks, attacks, strict=True):
+            attack.check_gradients(victim)
             if not attack.can_move(victim, modality):
                 raise UsageError(
                     f"--methods: {method.name} attacks {', '.join(sorted(attack.modalities))}, "

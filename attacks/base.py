@@ -215,6 +215,39 @@ class Attack(ABC):
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
         a norm that the attack cannot keep, an attack by gradients on a victim without.
         """
+        found, distance, overrun = self._inside(
+            victim, batch, targets, budget, modality, seed, eight_bit, vocabulary
+        )
+        codes = victim.encode(found.inputs[modality], modality)
+        return Perturbed(found, codes, distance, overrun)
+
+    @final
+    def move(
+        self,
+        victim: HashVictim,
+        batch: Batch,
+        targets: Tensor | None,
+        budget: Budget,
+        modality: Modality = "image",
+        *,
+        seed: int = 0,
+    ) -> Batch:
+        """The items of `perturb`, not hashed again: for training, which hashes them itself."""
+        return self._inside(victim, batch, targets, budget, modality, seed, True, ())[0]
+
+    @final
+    def _inside(
+        self,
+        victim: HashVictim,
+        batch: Batch,
+        targets: Tensor | None,
+        budget: Budget,
+        modality: Modality,
+        seed: int,
+        eight_bit: bool,
+        vocabulary: Sequence[str],
+    ) -> tuple[Batch, Tensor, Tensor]:
+        """What `run` makes of the items, inside budget and bounds; distances and overruns."""
         victim.check_modality(modality)
         self.check_gradients(victim)
         if not self.can_move(victim, modality):
@@ -253,9 +286,5 @@ class Attack(ABC):
         if victim.is_image(modality) and eight_bit:
             moved = round_toward(clean, moved)
         inputs = {**batch.inputs, modality: moved}
-        return Perturbed(
-            Batch(inputs, batch.labels, batch.index),
-            victim.encode(moved, modality),
-            measure.distance(clean, moved),
-            overrun,
-        )
+        distance = measure.distance(clean, moved)
+        return Batch(inputs, batch.labels, batch.index), distance, overrun

@@ -119,6 +119,7 @@ class GradientAttack(Attack):
     goal: ClassVar[Goal] = "targeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
+    single = False  # training sets it: run makes one step and returns it, as FGSM does
 
     steps: int = 100
     rule: Rule = "auto"
@@ -181,6 +182,8 @@ class GradientAttack(Attack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
+        if self.single:
+            return self._single_step(victim, batch.inputs["image"], labels, budget)
         return self.descend(victim, batch.inputs["image"], labels, budget)
 
     def anchors(self, labels: Tensor) -> Tensor:
@@ -254,6 +257,26 @@ class GradientAttack(Attack):
         gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
         self._note("stalled", ~gained[start > 0])
         return best.images
+
+    def _single_step(
+        self, victim: HashVictim, clean: Tensor, labels: Tensor, budget: Budget
+    ) -> Tensor:
+        """One step from the start, neither judged nor compared: one forward and one backward pass.
+
+        s is the mean |u| of the start. FGSM (Goodfellow et al., ICLR 2015).
+        """
+        bounds, rows = victim.bounds["image"], torch.arange(len(clean), device=clean.device)
+        moved = random_point(clean, budget, bounds) if self.random_start else clean
+        image = round_toward(clean, moved).requires_grad_()
+        relaxed = victim.relax(image, "image")
+        scale = relaxed.detach().abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+        aim = self.aim(clean, soft_code(relaxed.detach(), 1.0, scale), labels)
+        codes = soft_code(relaxed, self.alphas[0], scale)
+        (gradient,) = torch.autograd.grad(aim.objective(codes, image, rows).sum(), image)
+        rule = resolve_rule(self.rule, budget)
+        length = step_length(self.step, rule, budget, clean[0].numel())
+        stepper = Stepper(rule, length, self.momentum, clean)
+        return budget.project(clean, stepper.move(moved, gradient, rows), bounds)
 
     def _descend_once(
         self,

@@ -36,7 +36,6 @@ from advhash.metrics import average_precision, precision_within, retrieval_avera
 from advhash.registry import DEFENSES
 from advhash.stats import mean_metric
 from advhash.victims.base import HashVictim
-from advhash.victims.image import DPSH
 from advhash.victims.resampling import straight_through
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +63,9 @@ class IdentityJPEG(JPEG):
         return straight_through(through_codec(images, self.quality), images)
 
 
-def victim_and_data() -> tuple[HashVictim, Dataset]:
-    values = {"dataset": {"name": "digits"}, "victim": {"name": "dpsh"}, "seed": 0}
+def victim_and_data(defense: dict[str, Any] | None = None) -> tuple[HashVictim, Dataset]:
+    values: dict[str, Any] = {"dataset": {"name": "digits"}, "victim": {"name": "dpsh"}, "seed": 0}
+    values["defense"] = defense
     trained = prepare(TrainConfig.model_validate(values))
     return trained.victim, trained.data
 
@@ -133,24 +133,11 @@ def flips_found(victim: Smoothed, data: Dataset, batch: Batch, radius: float) ->
     return [int(one) for one in distances(judge.encode(images, "image"), before).diagonal()]
 
 
-class NoisyDPSH(DPSH):
-    """DPSH that sees its training images under the noise that it will be smoothed with."""
-
-    sigma = 0.0
-
-    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        if self.training:
-            inputs = (inputs + self.sigma * torch.randn_like(inputs)).clamp(0, 1)
-        return super().relax(inputs, modality)
-
-
 def certificates() -> list[dict[str, Any]]:
     plain, data = victim_and_data()
     rows = [certified(plain, data, sigma, "as it is") for sigma in SIGMAS]
     for sigma in SIGMAS:
-        noisy = NoisyDPSH(image_size=data.database.inputs["image"].shape[-1])
-        noisy.sigma = sigma
-        noisy.fit(data, seed=0)
+        noisy, _ = victim_and_data({"name": "noise", "sigma": sigma})
         rows.append(certified(noisy, data, sigma, "under noise"))
     return rows
 

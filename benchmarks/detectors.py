@@ -4,6 +4,7 @@ One `advhash detect --detector all` per method: unbounded ProS-GAN, as published
 L∞ 16/255. The victim is `dpsh` with 32 bits on digits, all seeds 0 unless given.
 
     OMP_NUM_THREADS=1 python benchmarks/detectors.py [--queries 100] [--methods prosgan dhta]
+    python benchmarks/detectors.py --page   # only write the page from the json
 """
 
 from __future__ import annotations
@@ -20,34 +21,46 @@ from advhash.detecting import detect
 from advhash.files import write_json
 
 OUT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parent.parent / "docs/defenses/code_detectors.md"
 BUDGETS: dict[str, dict[str, Any]] = {"prosgan": {}, "dhta": {"norm": "linf", "eps": "16/255"}}
 SHOWN = (
     ("auroc", "AUROC"),
     ("auroc_noise", "against noise"),
     ("tpr_at_5fpr", "TPR"),
     ("false_alarms", "false alarms"),
-    ("success_and_accepted", "not adaptive"),
-    ("accepted_adaptive", "adaptive"),
+    ("success_and_accepted", "succeeds and accepted, not adaptive"),
+    ("accepted_adaptive", "**adaptive**"),
 )
 
 
-def figure(metric: dict[str, Any]) -> str:
-    """A value with its interval."""
-    if metric["low"] is None:
-        return f"{metric['value']:.3f}"
-    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+def figure(metric: dict[str, Any], bold: bool) -> str:
+    """A value with its interval, where that has a width."""
+    value = f"**{metric['value']:.3f}**" if bold else f"{metric['value']:.3f}"
+    if metric["low"] is None or metric["low"] == metric["high"]:
+        return value
+    return f"{value} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
 def table(document: dict[str, Any]) -> str:
-    """Markdown, one row a detector."""
+    """Markdown, one row a detector, the highest AUROC first."""
     lines = [
         "| detector | " + " | ".join(title for _, title in SHOWN) + " |",
         "|---" * (len(SHOWN) + 1) + "|",
     ]
-    for name, found in document["detectors"].items():
-        cells = [figure(found["metrics"][key]) for key, _ in SHOWN]
+    rows = {name: found["metrics"] for name, found in document["detectors"].items()}
+    for name in sorted(rows, key=lambda one: -rows[one]["auroc"]["value"]):
+        cells = [figure(rows[name][key], key == "accepted_adaptive") for key, _ in SHOWN]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def filled(text: str, found: dict[str, Any]) -> str:
+    """The page with the table of each attack between its marks."""
+    for method, document in found["cells"].items():
+        before, mark, rest = text.partition(f"<!-- {method} -->\n")
+        if mark:
+            text = before + mark + table(document) + rest[rest.index("<!-- end -->") :]
+    return text
 
 
 def main() -> None:
@@ -57,9 +70,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(BUDGETS), choices=list(BUDGETS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     cells = json.loads(given.out.read_text("utf-8"))["cells"] if given.out.exists() else {}
-    for method in given.methods:
+    for method in [] if given.page else given.methods:
         began = time.process_time()
         config = DetectConfig.build(
             {
@@ -79,9 +93,10 @@ def main() -> None:
         cells[method] = document
         write_json(given.out, {"command": " ".join(sys.argv), "cells": cells})
         sys.stdout.write(
-            f"\n{method}, {document['budget']}, {document['cpu_seconds']} CPU s\n"
-            f"{table(document)}\n"
+            f"\n{method}, {document['budget']}, {document['cpu_seconds']} CPU s\n{table(document)}"
         )
+    if given.out == OUT:
+        PAGE.write_text(filled(PAGE.read_text("utf-8"), {"cells": cells}), "utf-8")
 
 
 if __name__ == "__main__":

@@ -17,19 +17,17 @@ from torch import Tensor
 
 from advhash.attacks.anchors import centre_codes
 from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.descent import GradientAttack
 from advhash.attacks.gradient import THA
 from advhash.attacks.hiding import CGAT, MainstayUntargeted
 from advhash.attacks.prosgan import ProSGAN
 from advhash.budget import Budget
-from advhash.data import Batch, Modality, Progress, Split, silent
-from advhash.defenses.base import Hardening
-from advhash.errors import UsageError
+from advhash.data import Batch, Progress, silent
+from advhash.defenses.continued import Continued, clean_loss, kept_codes
 from advhash.registry import DEFENSES
 from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim, expect_positive
-from advhash.victims.fit import Descent, augment, random_batches, seeded
-from advhash.victims.hashvfl import HashVFL
-from advhash.victims.image import ImageHashing
+from advhash.victims.fit import random_batches, seeded
 from advhash.victims.objectives import pairwise_gap, quantisation, shared_label, sign
 from advhash.victims.training_state import Phase
 
@@ -39,39 +37,28 @@ FAST: dict[str, Any] = {"steps": 1, "step": 1.25}  # Wong et al., ICLR 2020
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class AdversarialTraining(Hardening):
+class AdversarialTraining(Continued):
     """Goes on training a victim with the adversarial images of its own training rows.
 
-    epochs, batch_size, learning_rate, weight_decay: AdamW with cosine decay
-    warmup:       share of the epochs over which the radius rises to that of the budget
-    weight:       λ
-    augmentation: whether images are lightly augmented before they are attacked
+    warmup: share of the epochs over which the radius rises to that of the budget
+    weight: λ
 
-    L_clean is the objective of an image hash itself. A victim that learns codes along with its
-    networks, or with others, keeps them: L_clean pulls tanh u to the code that the row has in the
-    database (of a federation, to its class code), so codes that a lifelong victim froze stay right.
-    Weights that the victim keeps frozen stay frozen.
+    L_clean: see `Continued`.
 
     Deviations of all:
     - it starts from the trained victim, with AdamW
     - x and x' form one batch, so that the statistics of batch normalisation are those of both
     - the radius rises over the first epochs, and images are augmented
+    - of several steps x' is the best iterate; of one step, as published, what it gives
     Deviations of the defaults only:
     - λ is 5 where 1 is published: with 1, photographs are hardly hardened (docs/defenses)
     """
 
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
     warmup: float = 0.25
     weight: float = 5.0
-    augmentation: bool = True
 
     def __post_init__(self) -> None:
-        expect_positive(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
-        )
+        super().__post_init__()
         if not 0 <= self.warmup <= 1 or not self.weight >= 0:
             raise ValueError(
                 f"expected warmup in [0,1] and weight >= 0, got {self.warmup:g} and {self.weight:g}"
@@ -89,6 +76,11 @@ class AdversarialTraining(Hardening):
         """The last epoch, 1 … `epoch`, before which the inner attack is fitted anew."""
         return epoch
 
+    def check(self, victim: HashVictim) -> None:
+        """Raise UsageError: no pictures, no gradients, no weights to train."""
+        super().check(victim)
+        self.inner().check_gradients(victim)
+
     def harden(
         self,
         victim: HashVictim,
@@ -102,21 +94,10 @@ class AdversarialTraining(Hardening):
 
         Raises UsageError: no weights to train, no gradients, a modality that cannot be moved.
         """
-        attack, modality = self.inner(), data.modality
-        attack.check_gradients(victim)
-        if not attack.can_move(victim, modality):
-            raise UsageError(
-                f"adversarial training moves images: expected a victim of images, got {modality!r}"
-            )
-        hardened = copy.deepcopy(victim)
-        hardened.training_state = victim.training_state
-        weights = [value for value in hardened.parameters() if value.requires_grad]
-        if not weights:
-            raise UsageError(
-                f"adversarial training needs weights to train: {type(victim).__name__} has none"
-            )
+        attack, hardened = self.inner(), self.copied(victim, data.modality)
+        if isinstance(attack, GradientAttack):
+            attack.single = attack.steps == 1
         with seeded(seed):
-            hardened.train()
             self._train(hardened, attack, data, budget, seed, progress)
         return hardened.eval()
 
@@ -131,13 +112,7 @@ class AdversarialTraining(Hardening):
     ) -> None:
         train, modality = data.dataset.train, data.modality
         kept = kept_codes(victim, data)
-        descent = Descent(
-            [value for value in victim.parameters() if value.requires_grad],
-            epochs=self.epochs,
-            steps=-(-len(train) // self.batch_size),
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
+        descent = self.descent(victim, len(train))
         generator = torch.Generator().manual_seed(seed)
         phase = Phase(f"harden {modality}", victim, progress)
 
@@ -145,7 +120,7 @@ class AdversarialTraining(Hardening):
             served: AttackData, now: Budget, terms: list[tuple[float, float]]
         ) -> Callable[[Tensor], Tensor]:
             def loss(rows: Tensor) -> Tensor:
-                batch = self._clean_batch(train, rows, modality, generator)
+                batch = self.clean_batch(train, rows, modality, generator)
                 moved = self._moved(victim, attack, batch, served, now, generator)
                 both = torch.stack([batch.inputs[modality].to(victim.device), moved], dim=1)
 
@@ -172,15 +147,16 @@ class AdversarialTraining(Hardening):
             served = self._served(victim, data)
             if fitted != self.fitted_before(epoch):
                 fitted = self.fitted_before(epoch)
-                source = victim
+                source, known = victim, served
                 if fitted == epoch:
                     for name, value in victim.state_dict().items():
                         start[name].copy_(value)
                 else:
                     source = copy.deepcopy(victim)
                     source.load_state_dict(start)
+                    known = self._served(source, data)
                 then = Budget(budget.norm, budget.eps * self._ramp(fitted))
-                seen = attack.outlook(source, self._served(source, data))
+                seen = attack.outlook(source, known)
                 attack.fit(*seen, then, seed=seed + fitted)
             terms: list[tuple[float, float]] = []
             loss = epoch_loss(served, now, terms)
@@ -198,16 +174,6 @@ class AdversarialTraining(Hardening):
         codes = victim.database_codes(data.dataset, data.database)
         return AttackData(data.dataset, codes, data.database, data.modality)
 
-    def _clean_batch(
-        self, train: Split, rows: Tensor, modality: Modality, generator: torch.Generator
-    ) -> Batch:
-        """Training rows, perhaps augmented, on the 8-bit grid."""
-        batch = train.rows(rows)
-        images = batch.inputs[modality]
-        if self.augmentation and images.shape[2] == images.shape[3]:  # a strip stays as it is
-            images = (augment(images, generator) * 255).round() / 255
-        return Batch({**batch.inputs, modality: images}, batch.labels, batch.index)
-
     @staticmethod
     def _moved(
         victim: HashVictim,
@@ -222,26 +188,8 @@ class AdversarialTraining(Hardening):
         if attack.goal == "targeted":
             drawn = choose_targets("disjoint", batch.labels.numpy(), served.labels.numpy(), seed)
             targets = torch.from_numpy(drawn)
-        result = attack.perturb(victim, batch, targets, budget, served.modality, seed=seed)
-        return result.batch.inputs[served.modality]
-
-
-def kept_codes(victim: HashVictim, data: AttackData) -> Tensor | None:
-    """(N,K) ±1 codes that the training rows keep; None where the victim has its own objective."""
-    if isinstance(victim, ImageHashing):
-        return None
-    rows = data.dataset.train_rows
-    if isinstance(victim, HashVFL):
-        return victim.class_codes[data.labels[rows].long().argmax(dim=1).to(victim.device)]
-    return torch.from_numpy(data.codes.signs())[rows].to(victim.device)
-
-
-def clean_loss(victim: HashVictim, relaxed: Tensor, labels: Tensor, kept: Tensor | None) -> Tensor:
-    """The victim's objective of real codes (B,K), or mean (tanh u − b)² to the codes b it keeps."""
-    if isinstance(victim, ImageHashing):
-        return victim.objective(relaxed, labels)
-    assert kept is not None
-    return quantisation(torch.tanh(relaxed), kept)
+        result = attack.move(victim, batch, targets, budget, served.modality, seed=seed)
+        return result.inputs[served.modality]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

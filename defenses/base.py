@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 from torch import Tensor
 
@@ -16,7 +16,16 @@ __all__ = ["Detector", "Hardening", "Wrapping"]
 
 
 class Hardening(ABC):
-    """Makes a victim harder to fool. The result is a victim: attacks and reports apply to it."""
+    """Makes a victim harder to fool. The result is a victim: attacks and reports apply to it.
+
+    takes_budget: whether the budget of `harden` decides over the result
+    """
+
+    takes_budget: ClassVar[bool] = True
+
+    @abstractmethod
+    def check(self, victim: HashVictim) -> None:
+        """Raise UsageError for a victim, trained or not, that it cannot harden."""
 
     @abstractmethod
     def harden(
@@ -37,9 +46,15 @@ class Wrapping(Hardening):
     The wrapper is put around the victim again when a checkpoint is loaded.
     """
 
+    takes_budget: ClassVar[bool] = False
+
     @abstractmethod
     def wrap(self, victim: HashVictim) -> HashVictim:
         """The victim behind this defence. Raises UsageError where it cannot stand there."""
+
+    @final
+    def check(self, victim: HashVictim) -> None:
+        self.wrap(victim)
 
     @final
     def harden(

@@ -20,7 +20,7 @@ from advhash.attacks.anchors import label_sets, vote
 from advhash.attacks.base import frozen
 from advhash.attacks.objectives import soft_code
 from advhash.codes import HashCodes
-from advhash.data import Batch, Modality, Split
+from advhash.data import Batch, Dataset, Modality, Split
 from advhash.defenses.base import Detector
 from advhash.errors import DataError, UsageError
 from advhash.hamming import nearest
@@ -54,9 +54,24 @@ def straight_through(relaxed: Tensor) -> Tensor:
 
 
 class CodeDetector(Detector):
-    """A score of an input's code. `fit` comes first; it reads clean rows of the database only."""
+    """A score of an input's code. `fit` comes first; it reads clean rows only.
+
+    The adaptive attacker descends `penalty`, which is the score itself with a gradient: every
+    detector says so how it is attacked.
+    """
 
     _victim_bits: int | None = None
+
+    def fitted_on(self, data: Dataset) -> Split:
+        """The clean rows that `fit` is to see: those of the database."""
+        return data.database
+
+    def check(self, victim: HashVictim) -> None:
+        """Raise UsageError for a victim, trained or not, that it cannot judge. Default: none."""
+
+    def listed(self, victim: HashVictim) -> bool:
+        """Whether a table of all detectors has it for this victim."""
+        return True
 
     def fit(self, victim: HashVictim, clean: Split, modality: Modality) -> Self:
         """Learn what codes of clean rows look like.
@@ -64,6 +79,7 @@ class CodeDetector(Detector):
         Raises UsageError: the victim lacks the modality; DataError: no rows.
         """
         victim.check_modality(modality)
+        self.check(victim)
         if len(clean) == 0:
             raise DataError("a detector is fitted on clean rows: expected at least one, got none")
         self._victim_bits = victim.bits
@@ -135,13 +151,13 @@ def label_centres(codes: Tensor, labels: Tensor, least: int) -> Tensor:
     return centres
 
 
-def nearest_distance(relaxed: Tensor, table: HashCodes, codes: Tensor) -> Tensor:
-    """(B,) Hamming distance to the nearest of (U,K) ±1 `codes`, which `table` holds packed.
+def nearest_distance(relaxed: Tensor, table: HashCodes) -> Tensor:
+    """(B,) Hamming distance of (B,K) real codes to the nearest of (U,) codes.
 
     Found by the Hamming kernel; (K − ⟨h, r⟩)/2 to the row found has a gradient.
     """
     rows = nearest(HashCodes.from_relaxed(relaxed.detach()), table, 1)[:, 0]
-    chosen = codes[torch.from_numpy(rows)].to(relaxed)
+    chosen = torch.from_numpy(table[rows].signs()).to(relaxed)
     return (relaxed.shape[1] - (straight_through(relaxed) * chosen).sum(dim=1)) / 2
 
 
@@ -196,13 +212,13 @@ class Nearest(CodeDetector):
         pass
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:
-        self._codes = signs(real_codes(victim, clean, modality)).unique(dim=0)
-        self._table = HashCodes.from_relaxed(self._codes)
+        codes = signs(real_codes(victim, clean, modality)).unique(dim=0)
+        self._table = HashCodes.from_relaxed(codes)
 
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality
     ) -> Tensor:
-        return nearest_distance(relaxed, self._table, self._codes)
+        return nearest_distance(relaxed, self._table)
 
 
 class _Centres(CodeDetector):
@@ -212,9 +228,8 @@ class _Centres(CodeDetector):
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:
         codes = signs(real_codes(victim, clean, modality))
-        self._codes = label_centres(codes, clean.labels, self.least)
-        self._table = HashCodes.from_relaxed(self._codes)
-        self._usual = nearest_distance(codes, self._table, self._codes).median().item()
+        self._table = HashCodes.from_relaxed(label_centres(codes, clean.labels, self.least))
+        self._usual = nearest_distance(codes, self._table).median().item()
 
 
 def expect_least(least: int) -> int:
@@ -237,7 +252,7 @@ class Centre(_Centres):
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality
     ) -> Tensor:
-        return nearest_distance(relaxed, self._table, self._codes)
+        return nearest_distance(relaxed, self._table)
 
 
 @DETECTORS.register("exact", source="advhash: codes of ProS-GAN sit on majority codes")
@@ -258,7 +273,7 @@ class Exact(_Centres):
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality
     ) -> Tensor:
-        inside = self._usual - nearest_distance(relaxed, self._table, self._codes)
+        inside = self._usual - nearest_distance(relaxed, self._table)
         return inside.abs() if self.two_sided else inside
 
 

@@ -25,7 +25,14 @@ from advhash.errors import UsageError
 from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim, expect_positive
 
-__all__ = ["Certificate", "Smoothed", "Smoothing", "certified_recall", "certify"]
+__all__ = [
+    "Certificate",
+    "Smoothed",
+    "Smoothing",
+    "certified_recall",
+    "certify",
+    "largest_radius",
+]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -157,7 +164,7 @@ def certify(
     batch_size: noisy copies that are hashed at a time
 
     The result of an image depends on the seed, its row and itself, on no other image. No radius
-    above σ·Φ⁻¹((α/K)^(1/samples)) can come out.
+    above `largest_radius` can come out.
 
     Raises UsageError: the outermost defence of the victim is not `smoothing`; ValueError: samples,
     selection or batch_size below 1, alpha outside (0,1).
@@ -186,6 +193,15 @@ def certify(
     bound = beta.ppf(alpha / victim.bits, np.maximum(agreeing, 1), samples - agreeing + 1)
     lower = np.where(agreeing > 0, bound, 0.0)
     return Certificate(HashCodes.pack(chosen), lower, victim.sigma, alpha)
+
+
+def largest_radius(sigma: float, samples: int, alpha: float, bits: int) -> float:
+    """σ·Φ⁻¹((α/K)^(1/samples)), where all samples agree: no greater radius can come out.
+
+    >>> round(largest_radius(0.25, 1000, 0.001, 32), 2)
+    0.58
+    """
+    return max(0.0, float(sigma * norm.ppf((alpha / bits) ** (1 / samples))))
 
 
 def _ones(

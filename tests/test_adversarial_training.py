@@ -13,6 +13,7 @@ import pytest
 import torch
 from attack_scene import Projection, Scene
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from advhash import cli
 from advhash.attacks.base import AttackData
@@ -21,8 +22,9 @@ from advhash.budget import Budget
 from advhash.checkpoint import load_victim
 from advhash.config import TrainConfig
 from advhash.data import Batch, Modality, Split, silent
-from advhash.defending import _checks, defend_config
-from advhash.defenses.adversarial import AdversarialTraining, clean_loss, kept_codes
+from advhash.defending import _checks, defend, defend_config
+from advhash.defenses.adversarial import AdversarialTraining
+from advhash.defenses.continued import clean_loss, kept_codes
 from advhash.errors import CheckpointError, UsageError
 from advhash.hamming import distances
 from advhash.hardening import prepare
@@ -95,6 +97,25 @@ def test_fewer_bits_move_than_before(name: str, hashed: Scene) -> None:
     assert before > 4
     after = moved_bits(hardened(name, hashed, epochs=20), hashed)
     assert after < 0.7 * before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_hardens_at_two_passes_a_batch(
+    name: str, hashed: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches an epoch: each x and its x' once in the attack, once together in training."""
+    before, passes = moved_bits(hashed.victim, hashed), []
+    real = TinyHash.relax
+
+    def counted(self: TinyHash, inputs: Tensor, modality: Modality) -> Tensor:
+        passes.append(len(inputs))
+        return real(self, inputs, modality)
+
+    monkeypatch.setattr(TinyHash, "relax", counted)
+    result = hardened(name, hashed, epochs=20, steps=1, step=1.25)
+    monkeypatch.undo()
+    assert len(passes) <= 20 * (1 + 2 * 3) + 3  # the database once, and when THA reads it
+    assert moved_bits(result, hashed) < 0.75 * before
 
 
 def test_training_longer_on_clean_images_does_less(hashed: Scene) -> None:
@@ -296,19 +317,57 @@ def test_a_wrong_defence_costs_no_training(tables: dict[str, Any], message: str)
         prepare(config, never)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("defend --victim dpsh --defense sat", "unknown defense 'sat'"),
+        ("defend --victim dpsh --defense saat --norm l0 --eps 3", "linf or l2 with a radius"),
+        ("defend --victim dpsh --defense jpeg --norm none", "expected linf or l2 with a radius"),
+        ("defend --victim dpsh --defense saat --norm none", "expected linf or l2 with a radius"),
+        ("defend --victim dpsh --defense saat --query-modality text", "modality of the victim"),
+        ("defend --victim dcmh --defense saat --query-modality text", "autohash attacks image"),
+        ("defend --victim dhash --defense saat", "needs weights to train"),
+        ("defend --victim hashvfl --defense jpeg", "expected a victim of images"),
+        ("train --victim hashvfl --dataset breast_cancer --defense saat", "a victim of images"),
+        ("transfer --victims dpsh,csq --methods hotflip", "hotflip attacks text"),
+        ("transfer --victims dpsh,dpsh+defense=sat --methods dhta", "unknown defense 'sat'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(
+    line: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advhash.hardening.train", None)
+    result = CliRunner().invoke(cli.app, [*line.split(), "-q"])
+    assert isinstance(result.exception, UsageError), result.exception
+    assert message in str(result.exception)
+
+
+def test_a_federation_is_defended_without_naming_its_party(tmp_path: Path) -> None:
+    victim = {"name": "hashvfl", "bits": 8, "width": 8, "epochs": 1}
+    values = {
+        "victim": victim,
+        "defense": {"name": "saat", "epochs": 1, "steps": 1},
+        "dataset": {"size": 16},
+        "protocol": {"queries": 4},
+    }
+    record = defend(defend_config(values), tmp_path / "run")
+    assert record.protocol.query_modality == "party0"
+    assert record.metrics["map_robust"] is not None
+
+
 def test_only_training_rows_are_trained_on(hashed: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     few = replace(hashed.data.dataset, train_rows=torch.arange(5, 45))
     data = AttackData(few, hashed.data.codes, "image", "image")
     defense = DEFENSES.create("cgat", {"epochs": 1, "steps": 1, "augmentation": False})
     seen: list[Tensor] = []
-    real = AdversarialTraining._clean_batch
+    real = AdversarialTraining.clean_batch
 
     def watched(self: AdversarialTraining, train: Split, rows: Tensor, *rest: Any) -> Batch:
         batch = real(self, train, rows, *rest)
         seen.append(batch.inputs["image"])
         return batch
 
-    monkeypatch.setattr(AdversarialTraining, "_clean_batch", watched)
+    monkeypatch.setattr(AdversarialTraining, "clean_batch", watched)
     defense.harden(hashed.victim, data, BALL)
     pictures = few.database.rows(few.train_rows).inputs["image"]
     found = torch.cat(seen).flatten(1)

@@ -541,9 +541,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--victim", "dpsh"], "need parties that send codes"),
+            (["--victim", "dpsh", "--detector", "code-max"], "need parties that send codes"),
             (["--victim", "hashvfl", "--set", "victim.protection=none"], "need parties that send"),
-            ([], "expected --victim hashvfl"),
+            ([], "expected --victim"),
+            (["--victim", "hashvfl", "--detector", "flips"], "or code-max, code-sum"),
             (["--victim", "hashvfl", "--inputs", "odd"], "setting 'inputs'"),
             (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
             (["--victim", "hashvfl", "--detector", "code-mx"], "did you mean 'code-max'"),
@@ -562,7 +563,7 @@ class TestCommand:
     def test_what_makes_no_sense_is_refused_before_a_training(
         self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("advhash.detecting.train", None)
+        monkeypatch.setattr("advhash.detecting.prepare", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
         result = runner.invoke(app, ["detect", *options, *quick])
         assert isinstance(result.exception, UsageError), result.exception

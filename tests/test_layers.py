@@ -25,8 +25,8 @@ PIPELINE = {
     "inverting",
     "transcripts",
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
-    *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
-    *("suites", "suite_cell", "benchmarking"),
+    *("budgets", "poisoning", "transferring", "hardening", "defending", "certifying"),
+    *("comparing", "suites", "suite_cell", "benchmarking"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "searching"),
     *("measuring", "asking", "results", "in_memory", "api"),
@@ -34,6 +34,7 @@ PIPELINE = {
 CLI = {
     "cli",
     "cli_benchmark",
+    "cli_certify",
     "cli_compare",
     "cli_defend",
     "cli_detect",

@@ -90,6 +90,37 @@ def test_the_page_of_defences_shows_what_was_measured() -> None:
             assert metrics["tmap_gain_ratio"]["value"] <= 0.5
 
 
+def test_the_page_of_detectors_shows_what_was_measured() -> None:
+    """And that one of them tells unbounded ProS-GAN from clean queries, as was promised."""
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/detectors.py"))
+    found = json.loads((ROOT / "benchmarks/detectors.json").read_text())
+    text = (ROOT / "docs/defenses/code_detectors.md").read_text()
+    assert benchmark["filled"](text, found) == text
+    assert text.count("<!-- prosgan -->\n| detector |") == 1
+    rows = found["cells"]["prosgan"]["detectors"]
+    for name in rows:
+        assert text.count(f"| `{name}` | {rows[name]['metrics']['auroc']['value']:.3f}") == 1
+        metrics = rows[name]["metrics"]
+        plain, adaptive = (
+            metrics[key]["value"] for key in ("success_and_accepted", "accepted_adaptive")
+        )
+        assert adaptive >= plain
+    assert max(row["metrics"]["auroc"]["value"] for row in rows.values()) >= 0.95
+
+
+def test_the_page_of_adversarial_training_shows_what_it_costs() -> None:
+    rows = json.loads((ROOT / "benchmarks/defense_cost.json").read_text())["rows"]
+    text = (ROOT / "docs/defenses/adversarial_training.md").read_text()
+    lines = [
+        f"| `{name}`{comma}{preset} | {row['ratio']:.1f} | {row['most']} |"
+        for row in rows
+        for name, comma, preset in [row["defense"].partition(",")]
+    ]
+    shown = text.partition("<!-- cost -->\n")[2].partition("<!-- end -->")[0]
+    assert shown.splitlines()[2:] == lines
+    assert all(row["ratio"] <= row["most"] for row in rows)
+
+
 def run(folder: Path, victim: str, method: str, **budget: Any) -> Record:
     config = {"victim": {"name": victim}, "attack": {"name": method}, "budget": budget}
     return attack(AttackConfig.build(config), folder)

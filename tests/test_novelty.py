@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from advhash.attacks.base import AttackData
+from advhash.attacks.gradient import DHTA
+from advhash.budget import Budget
 from advhash.data import Batch, Dataset
 from advhash.datasets import load_dataset
+from advhash.defenses.adaptive_codes import AdaptiveTargeted, Success
+from advhash.defenses.code_detectors import CodeDetector
 from advhash.defenses.novelty import Confidence, Novelty
+from advhash.detecting_images import code_detectors
 from advhash.detection import area_under_roc
-from advhash.errors import UsageError
+from advhash.errors import DataError, UsageError
 from advhash.hamming import distances
 from advhash.registry import DETECTORS
+from advhash.victims.base import HashVictim
 from advhash.victims.image import DPH
 from advhash.victims.neural_code import NeuralCode
 
@@ -92,14 +99,71 @@ def test_confidence(victim: NeuralCode, digits: Dataset, clean: Batch) -> None:
     assert torch.allclose(detector.score(victim, clean, "image"), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("novelty", {}), ("confidence", {}), ("novelty", {"code": "network"})],
+)
+def test_the_attacker_descends_the_score_itself(
+    name: str,
+    settings: dict[str, str],
+    victim: NeuralCode,
+    hashed: DPH,
+    digits: Dataset,
+    clean: Batch,
+) -> None:
+    coder: HashVictim = hashed if settings else victim
+    detector: CodeDetector = DETECTORS.create(name, settings)
+    detector.fit(coder, detector.fitted_on(digits), "image")
+    images = clean.inputs["image"].clone().requires_grad_()
+    penalty = detector.penalty(coder, images, coder.relax(images, "image"), "image")
+    assert torch.allclose(penalty, detector.score(coder, clean, "image"), atol=1e-5)
+    (gradient,) = torch.autograd.grad(penalty.sum(), images)
+    assert bool(gradient.isfinite().all())
+    moved = (images.detach() - 2 / 255 * gradient.sign()).clamp(0, 1)
+    lower = detector.score(coder, Batch({"image": moved}, clean.labels, clean.index), "image")
+    assert lower.mean() < penalty.detach().mean()
+
+
+@pytest.mark.parametrize("name", ["novelty", "confidence"])
+def test_an_attacker_who_knows_the_score_gets_past(
+    name: str, victim: NeuralCode, digits: Dataset
+) -> None:
+    """At a strict threshold, that half of the clean rows exceed: the plain attack is refused."""
+    detector: CodeDetector = DETECTORS.create(name)
+    detector.fit(victim, detector.fitted_on(digits), "image")
+    rows = digits.validation.rows(torch.arange(len(digits.validation)))
+    threshold = float(detector.score(victim, rows, "image").median())
+    seen = AttackData(digits, victim.database_codes(digits, "image"), "image", "image")
+    few = digits.query.rows(torch.arange(20))
+    targets = few.labels.roll(3, dims=1)
+    success = Success(seen, targets, victim.encode(few.inputs["image"], "image"), goal="targeted")
+    attack = AdaptiveTargeted(attack=DHTA(), detector=detector, threshold=threshold, steps=60)
+    budget = Budget("linf", 96 / 255)
+    both = []
+    for one in (DHTA(), attack):
+        one.fit(victim, seen, budget)
+        moved = one.perturb(victim, few, targets, budget, seed=0)
+        accepted = detector.score(victim, moved.batch, "image") <= threshold
+        both.append(float((success.of(moved.codes) & accepted).float().mean()))
+    assert both[1] >= both[0] + 0.15
+    assert both[1] > 0.6
+
+
+def test_a_table_of_a_neural_code_has_them(victim: NeuralCode, hashed: DPH) -> None:
+    for coder, expected in ((victim, {"novelty", "confidence"}), (hashed, set())):
+        listed = {name for name in code_detectors() if DETECTORS.create(name).listed(coder)}
+        assert listed & {"novelty", "confidence"} == expected
+        assert "nearest" in listed
+
+
 def test_refusals(victim: NeuralCode, hashed: DPH, digits: Dataset, clean: Batch) -> None:
-    with pytest.raises(UsageError, match=r"fit\(\) with clean items before"):
+    with pytest.raises(UsageError, match="call fit with clean rows"):
         Novelty().score(victim, clean, "image")
     with pytest.raises(UsageError, match='use code="own"'):
         Novelty(code="network").fit(victim, digits.train, "image")
     with pytest.raises(UsageError, match="expected a modality"):
         Novelty().fit(victim, digits.train, "text")
-    with pytest.raises(UsageError, match="clean items to compare with, got none"):
+    with pytest.raises(DataError, match="at least one, got none"):
         Novelty().fit(victim, digits.query.take(torch.arange(0)), "image")
     with pytest.raises(UsageError, match="no layer 'nope'"):
         Novelty(code="network", layers="nope").fit(hashed, digits.train, "image")

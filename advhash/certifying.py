@@ -1,0 +1,227 @@
+"""`advhash certify`: what randomised smoothing certifies of a victim, beside what it is worth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from advhash import __version__
+from advhash.attacking import choose_queries
+from advhash.config import CertifyConfig, TrainConfig
+from advhash.data import Progress, silent
+from advhash.defenses.smoothing import (
+    Certificate,
+    Smoothed,
+    Smoothing,
+    certified_recall,
+    certify,
+    largest_radius,
+)
+from advhash.errors import UsageError
+from advhash.hamming import histograms
+from advhash.hardening import prepare
+from advhash.metrics import average_precision, chance_average_precision, precision_within
+from advhash.registry import DEFENSES, VICTIMS
+from advhash.reports.victim import code_figures
+from advhash.runs import environment
+from advhash.sanity import Flag, check_codes
+from advhash.stats import Metric, mean_metric
+from advhash.training import derive_seed, plan_victim
+from advhash.victims.base import HashVictim
+
+__all__ = ["certify_queries"]
+
+SCHEMA = "advhash/certify/1"
+CERTIFIED = "image"
+Bools = npt.NDArray[np.bool_]
+
+
+def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[str, Any]:
+    """The JSON document: what is certified at each radius, and what the smoothed hash is worth.
+
+    A victim that is not smoothed yet is wrapped by `smoothing`, behind its other defences.
+
+    Raises AdvhashError.
+    """
+    began = time.perf_counter()
+    training = _training(config)
+    _refuse(config, training)
+    trained = prepare(training, progress)
+    victim, data = _smoothed(config, trained.victim), trained.data
+    bare = victim.victim
+    within = _within(config, victim)
+    direction = config.database or victim.default_database
+    stored, stored_bare = (one.database_codes(data, direction) for one in (victim, bare))
+    boot = derive_seed(config.seed, "bootstrap")
+    rows = choose_queries(data.query, config.queries, derive_seed(config.seed, "queries"))
+    batch = data.query.rows(rows)
+    images, labels = batch.inputs[CERTIFIED], batch.labels.numpy()
+    database_labels = data.database.labels.numpy()
+    relevant = labels.astype(np.int64) @ database_labels.T.astype(np.int64) > 0
+    found = certify(
+        victim,
+        images,
+        samples=config.samples,
+        selection=config.selection,
+        alpha=config.alpha,
+        seed=derive_seed(config.seed, "certificate"),
+        progress=progress,
+    )
+
+    def kept(held: Bools, rows: Bools) -> Metric:
+        return mean_metric(certified_recall(held, found.codes, stored, rows, within), boot)
+
+    counts = histograms(victim.encode(images, CERTIFIED), stored, labels, database_labels)
+    plain = histograms(bare.encode(images, CERTIFIED), stored_bare, labels, database_labels)
+    chance = chance_average_precision(counts.relevant_rows, len(stored))
+    every = np.ones((len(images), victim.bits), dtype=np.bool_)
+    metrics = {
+        "map_clean": mean_metric(average_precision(counts), boot),
+        "map_clean_unsmoothed": mean_metric(average_precision(plain), boot),
+        "map_chance": mean_metric(chance, boot),
+        "precision_clean": mean_metric(precision_within(counts, within), boot),
+        "recall_clean": kept(every, relevant),
+        "irrelevant_clean": kept(every, ~relevant),
+        "bits_abstained": mean_metric((~found.held(0)).sum(axis=1), boot),
+    }
+    most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
+    sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
+    codes = {"smoothed": code_figures(stored), "unsmoothed": code_figures(stored_bare)}
+    return {
+        "schema": SCHEMA,
+        "command": "certify",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "seed": config.seed,
+        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
+        "dataset": {"name": data.name, "settings": dict(data.settings)},
+        "database": direction,
+        "queries": len(images),
+        "smoothing": {"sigma": victim.sigma, "votes": victim.votes, "seed": victim.seed},
+        "samples": config.samples,
+        "selection": config.selection,
+        "alpha": config.alpha,
+        "within": within,
+        "served": {"votes": config.served_votes, "level": config.level},
+        "largest_radius": most,
+        "metrics": {name: vars(metric) for name, metric in metrics.items()},
+        "radii": [
+            {
+                "radius": radius,
+                "metrics": {
+                    name: vars(metric)
+                    for name, metric in _at(config, found, radius, relevant, kept, boot).items()
+                },
+            }
+            for radius in config.radii
+        ],
+        "codes": codes,
+        "flags": [vars(flag) for flag in [*sane, *_flags(config, most, codes)]],
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def _training(config: CertifyConfig) -> TrainConfig:
+    names = ("seed", "device", "victim", "defense", "defense_budget", "dataset")
+    return TrainConfig.build(config.model_dump(include=set(names))).trusting(config.trust_code)
+
+
+def _refuse(config: CertifyConfig, training: TrainConfig) -> None:
+    """Refuse what must not cost a training."""
+    planned = plan_victim(training)
+    if planned is None:
+        return
+    untrained: HashVictim = VICTIMS.create(config.victim.name, planned[1])
+    ready = Smoothing(votes=1).wrap(untrained)
+    own = config.defense is not None and config.defense.name == "smoothing"
+    if own and (config.sigma is not None or config.votes is not None):
+        raise _twice()
+    _within(config, untrained)
+    direction = config.database
+    if direction is not None and direction not in ready.directions:
+        raise UsageError(
+            f"--database: expected one of {', '.join(ready.directions)}, got {direction!r}"
+        )
+
+
+def _within(config: CertifyConfig, victim: HashVictim) -> int:
+    within = victim.bits // 4 if config.within is None else config.within
+    if within > victim.bits:
+        raise UsageError(f"--within: expected at most {victim.bits} bits, got {within}")
+    return within
+
+
+def _twice() -> UsageError:
+    return UsageError(
+        "the victim is smoothed already: expected no --sigma and no --votes; to certify under "
+        "other noise, name the victim without the defence"
+    )
+
+
+def _smoothed(config: CertifyConfig, victim: HashVictim) -> Smoothed:
+    given = {
+        name: value
+        for name, value in (("sigma", config.sigma), ("votes", config.votes))
+        if value is not None
+    }
+    if isinstance(victim, Smoothed):
+        if given:
+            raise _twice()
+        return victim
+    defense: Smoothing = DEFENSES.create("smoothing", given)
+    wrapped = defense.wrap(victim)
+    assert isinstance(wrapped, Smoothed)
+    return wrapped
+
+
+def _at(
+    config: CertifyConfig,
+    found: Certificate,
+    radius: float,
+    relevant: Bools,
+    kept: Callable[[Bools, Bools], Metric],
+    boot: int,
+) -> dict[str, Metric]:
+    """What holds whatever an attack within the L2 `radius` does."""
+    held = found.held(radius)
+    fresh = found.held_when_served(radius, votes=config.served_votes, level=config.level)
+    return {
+        "bits_certified": mean_metric(held.sum(axis=1), boot),
+        "flips_bound": mean_metric(found.flips(radius), boot),
+        "recall_certified": kept(held, relevant),
+        "irrelevant_certified": kept(held, ~relevant),
+        "bits_served": mean_metric(fresh.sum(axis=1), boot),
+        "recall_served": kept(fresh, relevant),
+    }
+
+
+def _flags(config: CertifyConfig, most: float, codes: dict[str, dict[str, float]]) -> list[Flag]:
+    flags = []
+    beyond = [radius for radius in config.radii if radius >= most]
+    if beyond:
+        flags.append(
+            Flag(
+                "radius_out_of_reach",
+                "warning",
+                f"No bit can be certified at {', '.join(f'{one:g}' for one in beyond)}, whatever "
+                f"the hash: with these samples, alpha and sigma radii end below {most:.3g}.",
+            )
+        )
+    after, before = (codes[name]["distinct"] for name in ("smoothed", "unsmoothed"))
+    if after < before / 4:
+        flags.append(
+            Flag(
+                "collapsed_codes",
+                "warning",
+                f"The smoothed database has {after:g} distinct codes, {before:g} before: bits "
+                "may be certified because they tell nothing apart.",
+            )
+        )
+    return flags

@@ -1,0 +1,109 @@
+"""`advhash certify`: how many bits no attack in an L2 ball can flip, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advhash.cli_options import (
+    Bits,
+    Config,
+    Database,
+    DatasetName,
+    Defense,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    Settings,
+    TrustCode,
+    Victim,
+    gather,
+    method_table,
+    working,
+)
+from advhash.errors import UsageError
+
+__all__ = ["certify"]
+
+
+def certify(
+    victim: Victim = None,
+    defense: Defense = None,
+    dataset: DatasetName = None,
+    bits: Bits = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option("--sigma", help="Noise in [0,1] pixels. (default: the victim's, else 0.25)"),
+    ] = None,
+    votes: Annotated[
+        int | None, typer.Option("--votes", help="Of a served code. (default: the victim's or 25)")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Draws for each query. (default: 1000)")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", help="Chance of a wrong bound, per query. (default: 0.001)"),
+    ] = None,
+    radii: Annotated[
+        str | None, typer.Option("--radii", help="L2, in pixels. (default: 0.25,0.5,1)")
+    ] = None,
+    within: Annotated[
+        int | None, typer.Option("--within", help="Hamming radius searched. (default: bits/4)")
+    ] = None,
+    database: Database = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", help="How many queries. (default: 100)")
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write the JSON document to this file.")
+    ] = None,
+    trust_code: TrustCode = False,
+    settings: Settings = None,
+    config: Config = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Certify codes by randomised smoothing: bits and recall that no attack in an L2 ball takes.
+
+    The certificate holds for the smoothed hash, whose retrieval stands beside it.
+    """
+    from advhash.certifying import certify_queries
+    from advhash.config import CertifyConfig
+    from advhash.console import print_certificates, print_json
+    from advhash.files import write_json
+
+    values = gather(
+        config,
+        settings,
+        seed=seed,
+        device=device,
+        victim=method_table(victim, bits=bits),
+        defense=method_table(defense),
+        dataset=method_table(dataset),
+        database=database,
+        queries=queries,
+        sigma=sigma,
+        votes=votes,
+        samples=samples,
+        alpha=alpha,
+        radii=None if radii is None else radii.split(","),
+        within=within,
+    )
+    if "name" not in values.get("victim", {}):
+        raise UsageError("expected --victim (see `advhash list victims`)")
+    if out is not None and out.exists():
+        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    with working(quiet) as progress:
+        document = certify_queries(CertifyConfig.build(values).trusting(trust_code), progress)
+    if out is not None:
+        write_json(out, document)
+    if as_json:
+        print_json(document)
+    else:
+        print_certificates(document)
