@@ -33,6 +33,7 @@ from advhash.victims.base import HashVictim
 __all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
 
 UNDEFENDED = "none"
+PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,19 @@ class Suite:
 
 def shipped_suites() -> list[str]:
     """Names of the suites that come with the package."""
-    folder = resources.files("advhash") / "suites"
+    names = [one.name for one in resources.files("advhash").iterdir()]
     return sorted(
-        one.name.removesuffix(".toml") for one in folder.iterdir() if one.name.endswith(".toml")
+        name.removeprefix(PREFIX).removesuffix(SUFFIX)
+        for name in names
+        if name.startswith(PREFIX) and name.endswith(SUFFIX)
     )
 
 
 def load_suite(name: str) -> dict[str, Any]:
     """The tables of a suite: one that is shipped, or a file. Raises UsageError, ConfigError."""
     if name in shipped_suites():
-        with resources.as_file(resources.files("advhash") / "suites" / f"{name}.toml") as file:
+        shipped = resources.files("advhash") / f"{PREFIX}{name}{SUFFIX}"
+        with resources.as_file(shipped) as file:
             return read_toml(file)
     file = Path(name)
     if not file.is_file():
