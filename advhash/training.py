@@ -100,6 +100,7 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
         *("cli_compare.py", "comparing.py"),
         *("cli_encode.py", "encoding_run.py", "phase_run.py"),
+        *("cli_search.py", "searching.py", "search_winner.py"),
         *("budgets.py", "console.py", "doctor.py", "lifelong_run.py", "hierarchical.py"),
     },
     "reports": {
@@ -107,6 +108,8 @@ _SHOWING = {  # decides over no cached result: folder → files
             "transfer.py",
             "encoding.py",
             "phase.py",
+            "search.py",
+            "search_figures.py",
             "html.py",
             "plots.py",
             "pictures.py",

@@ -27,7 +27,7 @@ PIPELINE = {
     *("own_victim", "training", "fitting", "recording", "attacking", "pipeline"),
     *("budgets", "poisoning", "transferring", "hardening", "defending", "comparing"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
-    *("attack_domain", "search_cell", "searching"),
+    *("attack_domain", "search_cell", "search_winner", "searching"),
 }
 CLI = {
     "cli",
