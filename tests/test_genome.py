@@ -173,7 +173,6 @@ def test_hostile_lines_are_refused(line: str, message: str) -> None:
         ({"step": float("inf")}, "setting 'step'"),
         ({"momentum": float("inf")}, "setting 'momentum'"),
         ({"alphas": [float("inf")]}, "setting 'alphas"),
-        ({"alphas": [1.0] * 1001}, "setting 'alphas"),
         ({"alphas": []}, "alphas > 0"),
         ({"steps": 10**9}, "expected a genome with exactly"),
         ({"__class__": "os"}, "expected a genome with exactly"),

@@ -24,6 +24,7 @@ from advhash.nas import (
     EDGES,
     OPERATIONS,
     SCHEMA,
+    TABLE,
     Cell,
     CellDomain,
     canonical,
@@ -33,6 +34,7 @@ from advhash.nas import (
     read_table,
 )
 from advhash.nas_training import CellNetwork, Protocol, digits, trained_cell
+from advhash.searching import DEFAULTS
 
 TINY = Protocol(channels=4, epochs=1, rows=(100, 60, 60), seeds=2)
 
@@ -296,6 +298,18 @@ def test_a_loss_that_is_no_number_is_a_figure(table: Mapping[str, Any], tmp_path
     file.write_bytes(gzip.compress(json.dumps(content).encode()))
     domain = CellDomain(read_table(file))
     assert domain.name(domain.random(Random(0))) == "0|101"
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="no packaged table: benchmarks/nas_table.py")
+def test_the_default_bits_stand_for_functions_over_all_trained_cells() -> None:
+    """Chosen on 40 pairs, checked on all; `python benchmarks/nas_bits.py` has the whole study."""
+    domain = CellDomain(read_table())
+    assert len(domain.cells) == 2559
+    bits = DEFAULTS["nas"]["bits"]
+    found = {row["bits"]: row for row in domain.study((bits, 24))}
+    assert found[bits]["collided"] <= 0.01
+    assert found[bits]["split"] <= 0.01
+    assert found[24]["split"] > found[bits]["split"]
 
 
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path) -> None:
