@@ -54,7 +54,7 @@ __all__ = ["DEFAULTS", "search"]
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "attack": {"population": 20, "tournament": 5, "seconds": 120.0, "repeats": 3, "bits": 24},
-    "nas": {"population": 100, "tournament": 10, "seconds": 600.0, "repeats": 10, "bits": 16},
+    "nas": {"population": 100, "tournament": 10, "seconds": 600.0, "repeats": 10, "bits": 14},
 }
 MOST = 50_000  # candidates, where hits cost nothing and time alone would never end
 STUDIED_BITS = (1, 3, 5, 7, 9, 12, 14, 16, 18, 20, 24)
@@ -143,13 +143,15 @@ def _victims(config: SearchConfig, progress: Progress) -> tuple[Trained, Trained
     attack = Evolved()
     attack.check_budget(config.budget.resolve(attack.default_budget))
     dataset: DatasetConfig | None = None
-    prints, wanted, here = [], [], []
+    prints, wanted = [], []
+    here: list[Trained | None] = []  # those that come trained
     for table in (config.victim, config.other):
         wanted.append(victim_config(config, table, dataset))
         planned = plan_victim(wanted[-1])
-        if planned is None:  # it comes trained
-            here.append(prepare(wanted[-1], progress))
-            data, victim = here[-1].data, here[-1].victim
+        if planned is None:
+            trained = prepare(wanted[-1], progress)
+            here.append(trained)
+            data, victim = trained.data, trained.victim
         else:
             here.append(None)
             data, victim = planned[0], VICTIMS.create(table.name, planned[1])

@@ -182,7 +182,7 @@ class Canary:
     targets: Tensor
     budget: Budget
     identity: Mapping[str, Any]
-    steps: int = 4
+    steps: int = 3
     bits: int = 24
 
     def key(self, genome: Genome) -> str:

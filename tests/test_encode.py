@@ -14,7 +14,7 @@ import torch
 from advhash import cli
 from advhash.config import TrainConfig
 from advhash.encoding import first_labels, knn_classes, redundancy_ratio
-from advhash.encoding_run import mixed_images
+from advhash.encoding_detection import mixed_images
 from advhash.errors import UsageError
 from advhash.reports.encoding import METRICS, EncodingRecord
 from advhash.training import derive_seed, train

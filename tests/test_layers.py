@@ -20,7 +20,7 @@ PIPELINE = {
     "inversion_plan",
     "detecting",
     "detecting_images",
-    "encoding_run",
+    *("encoding_coders", "encoding_detection", "encoding_run"),
     *("phase_cell", "phase_run"),
     "inverting",
     "transcripts",

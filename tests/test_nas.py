@@ -302,13 +302,13 @@ def test_a_loss_that_is_no_number_is_a_figure(table: Mapping[str, Any], tmp_path
 
 @pytest.mark.skipif(not TABLE.exists(), reason="no packaged table: benchmarks/nas_table.py")
 def test_the_default_bits_stand_for_functions_over_all_trained_cells() -> None:
-    """Chosen on 40 pairs, checked on all; `python benchmarks/nas_bits.py` has the whole study."""
+    """Chosen on 2,200 of them; `python benchmarks/nas_bits.py` has the whole study."""
     domain = CellDomain(read_table())
     assert len(domain.cells) == 2559
     bits = DEFAULTS["nas"]["bits"]
     found = {row["bits"]: row for row in domain.study((bits, 24))}
-    assert found[bits]["collided"] <= 0.01
-    assert found[bits]["split"] <= 0.01
+    assert found[bits]["collided"] <= 0.005
+    assert found[bits]["split"] <= 0.005
     assert found[24]["split"] > found[bits]["split"]
 
 
