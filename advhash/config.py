@@ -459,7 +459,7 @@ class SearchTable(_Table):
     capacity: int = Field(default=100_000, ge=1)
     checked: float = Field(default=0.05, ge=0, le=1)
     steps: int = Field(default=20, ge=1)
-    queries: int = Field(default=50, ge=1)
+    queries: int = Field(default=100, ge=1)
     held_out: int | None = Field(default=None, ge=1)
 
 

@@ -247,7 +247,7 @@ def print_search(record: SearchRecord) -> None:
     sys.stdout.write(f"search over {record.domain}, {repeats} repeats\n")
     rows = [
         {"metric": name, FIGURE: _figure(None if metric is None else vars(metric))}
-        for name, metric in record.metrics.items()
+        for name, metric in [*record.metrics.items(), *record.differences.items()]
     ]
     print_rows(("metric", FIGURE), rows)
     for line in verdicts(record):

@@ -7,13 +7,14 @@ a `Domain` tells. The clock is what hashes and evaluations cost, in real or simu
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from advhash.equivalence import EquivalenceCache, Evaluation, Kind
+from advhash.equivalence_cache import EquivalenceCache, Evaluation, Kind
 from advhash.errors import StorageError
 
 __all__ = ["Algorithm", "Check", "Domain", "Limits", "Search", "Step", "Strategy"]
@@ -171,8 +172,10 @@ class Search(Generic[Candidate]):
         self.best: tuple[Candidate, Mapping[str, float]] | None = None
         self.seconds = 0.0
         self.refused = 0  # proposals of FCM and tabu list
+        self.repeated = 0  # candidates written exactly like an earlier one
         self._population: list[_Individual[Candidate]] = []
         self._seen: Counter[str] = Counter()
+        self._written: set[str] = set()
         self._proposals = Random(f"{seed}/proposals")
         self._noise = Random(f"{seed}/noise")
         self._checking = Random(f"{seed}/checks")
@@ -218,6 +221,9 @@ class Search(Generic[Candidate]):
             self.best = candidate, dict(figures)
         step = Step(self.seconds, fitness, self.best[1]["fitness"], kind)
         self.trace.append(step)
+        text = json.dumps(self.domain.write(candidate))
+        self.repeated += text in self._written
+        self._written.add(text)
         self._admit(_Individual(candidate, fitness, key))
         return step
 
@@ -265,11 +271,13 @@ class Search(Generic[Candidate]):
             self._population.pop(0)
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs, as plain JSON, but for the cache: give its file again."""
+        """All that `restore` needs, as plain JSON, but for the cache, which has its own."""
         write = self.domain.write
         return {
             "seconds": self.seconds,
             "refused": self.refused,
+            "repeated": self.repeated,
+            "written": sorted(self._written),
             "ended": self._ended,
             "trace": [[one.seconds, one.fitness, one.best, one.kind] for one in self.trace],
             "checks": [[one.stored, one.own, one.agreed] for one in self.checks],
@@ -286,6 +294,7 @@ class Search(Generic[Candidate]):
         read = self.domain.read
         try:
             self.seconds, self.refused = float(document["seconds"]), int(document["refused"])
+            self.repeated, self._written = int(document["repeated"]), set(document["written"])
             self._ended = bool(document["ended"])
             self.trace = [Step(*one) for one in document["trace"]]
             self.checks = [Check(*one) for one in document["checks"]]

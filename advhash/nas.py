@@ -12,9 +12,11 @@ max(x, pool x) is pool x. `normal_form` is by these rules, `canonical` by the gr
 
 from __future__ import annotations
 
+import functools
 import gzip
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advhash.equivalence import Evaluation, FunctionalHash, quantised
+from advhash.equivalence import FunctionalHash, quantised
+from advhash.equivalence_cache import Evaluation
 from advhash.errors import RunError
 
 __all__ = [
@@ -103,6 +106,7 @@ def _reached(start: int, edges: set[tuple[int, int]]) -> set[int]:
     return found
 
 
+@functools.cache
 def distinct_cells(vertices: int = VERTICES) -> dict[str, Cell]:
     """One writing of every distinct cell of at most so many vertices, by its canonical name."""
     found: dict[str, Cell] = {}
@@ -182,7 +186,7 @@ def normal_form(name: str) -> NormalForm:
 
 
 def read_table(file: Path | None = None) -> dict[str, Any]:
-    """The table of trained cells. Raises RunError: none, or no such table.
+    """The table of trained cells. Raises RunError: none, no such table, or cells that are none.
 
     cells: by canonical name: "short" (figures of the short training for the functional hash, and
            its seconds) and "full" (one {valid, test, seconds} a seed)
@@ -200,7 +204,31 @@ def read_table(file: Path | None = None) -> dict[str, Any]:
         known = False
     if not known:
         raise RunError(f"expected a table of trained cells ({SCHEMA}), got {file}: make it again")
+    names = distinct_cells()
+    wrong = [name for name, row in table["cells"].items() if name not in names or not _whole(row)]
+    if wrong or not table["cells"]:
+        raise RunError(
+            f"expected figures of distinct cells in {file}, got "
+            f"{f'{wrong[0]!r} of {len(wrong)} damaged rows' if wrong else 'none'}: make it again"
+        )
     return dict(table)
+
+
+def _whole(row: Any) -> bool:
+    """Whether a row of the table has all its figures; only losses may be NaN or infinite."""
+    try:
+        short, full = row["short"], row["full"]
+        hashed = [*short["losses"], *short["accuracies"]]
+        figures = [one[name] for one in full for name in ("valid", "test", "seconds")]
+        figures.append(short["seconds"])
+        whole = len(short["losses"]) == len(short["accuracies"]) == 4 and len(full) > 0
+        return (
+            whole
+            and all(type(one) in (int, float) for one in hashed)
+            and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 class CellDomain:

@@ -106,10 +106,11 @@ def _encoding(victim: NeuralCode, data: Dataset, sampled: Dataset, seed: int) ->
     )
     rows, groups = clusters(test, len(data.classes), seed)
     (guess,) = logistic_classes([test], known, known_classes, seed)
-    predicted = [
-        victim.logits(batch.inputs["image"].to(victim.device)).argmax(dim=1).cpu()
-        for batch in data.query.batches(256)
-    ]
+    with torch.no_grad():
+        predicted = [
+            victim.logits(batch.inputs["image"].to(victim.device)).argmax(dim=1).cpu()
+            for batch in data.query.batches(256)
+        ]
     found = {
         "knn_accuracy": knn_classes(test, known, known_classes) == classes,
         "logistic_accuracy": guess == classes,

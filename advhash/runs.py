@@ -9,6 +9,7 @@ finished, since `metrics.json` and the final name appear only at the end.
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,6 +150,15 @@ class RunFolder:
             write_tensors(partial, tensors)
             partial.replace(file)
         return tensors
+
+    def json_part(self, name: str, make: Callable[[], Any]) -> Any:
+        """A part that is plain JSON."""
+
+        def part() -> dict[str, Tensor]:
+            text = json.dumps(make(), allow_nan=False).encode()
+            return {"json": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+        return json.loads(self.part(name, part)["json"].numpy().tobytes())
 
     def write_text(self, name: str, text: str) -> None:
         write_text(self.path / name, text)

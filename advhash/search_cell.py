@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +15,26 @@ from advhash.attack_domain import AttackDomain, Range, make_range
 from advhash.attacks.genome import Evolved
 from advhash.cache import cache_root, content_key
 from advhash.config import DatasetConfig, MethodConfig, SearchConfig, TrainConfig
-from advhash.data import Progress, silent
-from advhash.equivalence import EquivalenceCache
+from advhash.equivalence_cache import EquivalenceCache
+from advhash.errors import StorageError
 from advhash.evolution import Limits, Search, Strategy
 from advhash.files import write_json
 from advhash.hardening import prepare
 from advhash.nas import CellDomain, Keyed, read_table
 from advhash.training import Trained, code_version, derive_seed
 
-__all__ = ["ARMS", "Arm", "SearchTask", "prepared", "run_search", "validation_range"]
+__all__ = [
+    "ARMS",
+    "Arm",
+    "SearchTask",
+    "forget_search",
+    "run_search",
+    "validation_range",
+    "victim_config",
+]
 
 POINTS = 120  # of a curve
+SAVED_EVERY = 2.0  # seconds between two states of a search on disk
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,11 @@ class SearchTask:
 def run_search(task: SearchTask) -> dict[str, Any]:
     """One search with a cold cache, as JSON.
 
-    In the attack domain its state lies in the cache of advhash after every candidate, so that a
-    killed one goes on; in simulated time a search is done in seconds.
+    In the attack domain its state, its cache included, lies in the cache of advhash, so that a
+    killed one goes on as if nothing had happened, until `forget_search`; in simulated time a search
+    is done in seconds.
     """
     config, arm, table = task.config, ARMS[task.arm], task.config.search
-    real = config.domain == "attack"
-    keep = cache_root() / "searches" / task.key if real else None
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
     assert table.population is not None
     assert table.tournament is not None
     strategy = Strategy(
@@ -98,7 +105,6 @@ def run_search(task: SearchTask) -> dict[str, Any]:
     cache = None
     if arm.cached != "no":
         cache = EquivalenceCache(
-            None if keep is None else keep / "cache.sqlite",
             max_num_evals=task.max_num_evals or table.max_num_evals,
             remove_probability=_first(task.remove_probability, table.remove_probability),
             forget_every=table.forget_every,
@@ -113,18 +119,58 @@ def run_search(task: SearchTask) -> dict[str, Any]:
         checked=table.checked,
         seed=seed,
     )
-    state = None if keep is None else keep / "state.json"
-    if state is not None and state.is_file():
-        search.restore(json.loads(state.read_text("utf-8")))
-    for _ in search.run():
-        if state is not None:
-            write_json(state, search.state())
+    if config.domain == "attack":
+        _run_kept(_state_file(task), search, cache)
+    else:
+        for _ in search.run():
+            pass
     document = _document(task, search, cache)
     if cache is not None:
         cache.close()
-    if keep is not None:
-        shutil.rmtree(keep, ignore_errors=True)
     return document
+
+
+def _state_file(task: SearchTask) -> Path:
+    return cache_root() / "searches" / task.key / "state.json"
+
+
+def forget_search(task: SearchTask) -> None:
+    """Drop the state of a search whose document is kept elsewhere."""
+    shutil.rmtree(_state_file(task).parent, ignore_errors=True)
+
+
+def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
+    """Run from the state in the file, where there is one, and keep it up to date there.
+
+    Search and cache are one file: a kill between two could leave a candidate in the cache that the
+    search has not seen yet.
+    """
+    if file.is_file():
+        _restore(file, search, cache)
+    saved = time.monotonic()
+    for _ in search.run():
+        if time.monotonic() - saved >= SAVED_EVERY:
+            _save(file, search, cache)
+            saved = time.monotonic()
+    _save(file, search, cache)
+
+
+def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
+    write_json(file, {"search": search.state(), "cache": None if cache is None else cache.state()})
+
+
+def _restore(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
+    """Raises StorageError for a file that holds no state."""
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        states = document["search"], document["cache"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StorageError(
+            f"expected the state of a search, got {file}: delete it and start again"
+        ) from None
+    search.restore(states[0])
+    if cache is not None:
+        cache.restore(states[1])
 
 
 def _first(given: float | None, default: float) -> float:
@@ -154,26 +200,23 @@ def _range(key: str, config: SearchConfig) -> Range:
     """Loading a victim takes seconds: once a process."""
     if (key, config.trust_code) not in _ranges:
         _ranges.clear()
-        _ranges[key, config.trust_code] = validation_range(config, prepared(config, config.victim))
+        trained = prepare(victim_config(config, config.victim))
+        _ranges[key, config.trust_code] = validation_range(config, trained)
     return _ranges[key, config.trust_code]
 
 
-def prepared(
-    config: SearchConfig,
-    victim: MethodConfig,
-    dataset: DatasetConfig | None = None,
-    progress: Progress = silent,
-) -> Trained:
-    """A victim of the run, trained or from the cache. Raises AdvhashError."""
-    wanted = TrainConfig.build(
+def victim_config(
+    config: SearchConfig, victim: MethodConfig, dataset: DatasetConfig | None = None
+) -> TrainConfig:
+    """How a victim of the run is made. Raises UsageError."""
+    return TrainConfig.build(
         {
             "seed": config.seed,
             "device": config.device,
             "victim": victim.model_dump(),
             "dataset": (dataset or config.dataset).model_dump(),
         }
-    )
-    return prepare(wanted.trusting(config.trust_code), progress)
+    ).trusting(config.trust_code)
 
 
 def validation_range(config: SearchConfig, trained: Trained) -> Range:
@@ -212,9 +255,10 @@ def _document(
         "best": None if candidate is None else search.domain.write(candidate),
         "lookups": dict(kinds),
         "refused": search.refused,
+        "repeated": search.repeated,
         "checked": len(search.checks),
         "false": sum(not check.agreed for check in search.checks),
-        "cache": {} if cache is None else {**asdict(cache.statistics), "keys": len(cache)},
+        "cache": {} if cache is None else cache.document(),
         "curve": curve,
         "improvements": improvements,
     }

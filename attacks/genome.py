@@ -85,7 +85,7 @@ class Evolved(GradientAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class Genome:
-    """What a search varies of `evolved`; the number of steps is the search's budget."""
+    """What a search varies of `evolved`; the number of steps follows from the search's budget."""
 
     anchor: str
     program: tuple[str, ...]
@@ -95,6 +95,13 @@ class Genome:
     momentum: float
     diversity: float
     random_start: bool
+
+    def steps(self, budget: int) -> int:
+        """Steps that cost no more passes than `budget` steps without diversity, but at least 1.
+
+        A step is a forward and a backward pass; with diversity it is a second forward pass too.
+        """
+        return max(1, budget * 2 // 3) if self.diversity else budget
 
     def settings(self) -> dict[str, Any]:
         """Plain JSON or TOML."""
@@ -175,7 +182,7 @@ class Canary:
     targets: Tensor
     budget: Budget
     identity: Mapping[str, Any]
-    steps: int = 4
+    steps: int = 3
     bits: int = 24
 
     def key(self, genome: Genome) -> str:

@@ -30,13 +30,12 @@ __all__ = [
 ]
 
 SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
-ARM_NAMES = {
-    "cached": "evolution, functional cache",
-    "uncached": "evolution, no cache",
-    "structure": "evolution, cache by structure",
-    "random": "random search, functional cache",
-    "hill-climbing": "hill climbing, functional cache",
+ALGORITHMS = {
+    "evolution": "evolution",
+    "random": "random search",
+    "hill-climbing": "hill climbing",
 }
+CACHES = {"cached": "functional cache", "uncached": "no cache", "structure": "cache by structure"}
 
 
 class SearchResult(Part):
@@ -45,6 +44,7 @@ class SearchResult(Part):
     figures:      of the best candidate, "fitness" among them
     lookups:      candidates by kind: miss, partial, full, or none
     refused:      proposals that FCM and tabu list made again
+    repeated:     candidates written exactly like an earlier one, which any cache would know
     checked, false: full hits evaluated nevertheless, and how many of them were another function
     curve:        seconds, best fitness and hit rate so far
     improvements: seconds and fitness of each new best
@@ -58,6 +58,7 @@ class SearchResult(Part):
     best: Any
     lookups: dict[str, int]
     refused: int
+    repeated: int
     checked: int
     false: int
     cache: dict[str, float]
@@ -102,7 +103,10 @@ class HeldOut(Part):
 
 
 class SearchRecord(Document):
-    """Everything that a search run found. Metrics are means over repeats with 95 % intervals."""
+    """Everything that a search run found. Metrics are means over repeats with 95 % intervals.
+
+    differences: between arms, paired over repeats
+    """
 
     schema_: Literal["advhash/search/1"]
     command: Literal["search"]
@@ -113,6 +117,7 @@ class SearchRecord(Document):
     budget: BudgetInfo | None
     flags: list[Flag]
     metrics: dict[str, Metric | None]
+    differences: dict[str, Difference]
     results: list[SearchResult]
     coarseness: list[Coarseness]
     noise: list[NoiseStudy]
@@ -122,6 +127,24 @@ class SearchRecord(Document):
     def of(self, arm: str) -> list[SearchResult]:
         """The repeats of an arm in order."""
         return [one for one in self.results if one.arm == arm]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Of the arms, in words."""
+        asked = str(self.settings["search"]["algorithm"])
+        return {
+            arm: f"{ALGORITHMS[arm if arm in ALGORITHMS else asked]}, "
+            f"{CACHES.get(arm, CACHES['cached'])}"
+            for arm in self.arms
+        }
+
+    @property
+    def cost(self) -> str:
+        """What all searches have alike."""
+        limit = self.settings["search"]
+        if limit.get("seconds") is None:
+            return f"{limit['candidates']} candidates"
+        return f"{limit['seconds']:g} {'' if self.domain == 'attack' else 'simulated '}seconds"
 
     @property
     def arms(self) -> list[str]:
@@ -144,7 +167,7 @@ def verdicts(record: SearchRecord) -> list[str]:
         return with_interval(m.get(name) or Metric())
 
     def ahead(name: str) -> str:
-        gain = m.get(name) or Metric()
+        gain = record.differences[name]
         if gain.low is None or gain.high is None:
             return "no interval"
         if gain.low > 0:
@@ -154,11 +177,13 @@ def verdicts(record: SearchRecord) -> list[str]:
     lines = [
         f"With the functional cache {_times(m.get('speedup'))} times as many candidates in the "
         f"same time; hit rate {share('hit_rate')}.",
-        f"Best fitness at equal cost {share('best_fitness')}, without the cache "
+        f"Best fitness of {record.cost} each {share('best_fitness')}, without the cache "
         f"{share('best_fitness_uncached')} (paired over repeats: {ahead('best_gain')}). It reaches "
-        f"the final fitness of the search without in {share('time_to_uncached')} of the time.",
-        f"A hash costs {share('hash_overhead')} of an evaluation; {share('false_hit_rate')} of "
-        "checked hits were another function.",
+        f"the final fitness of the search without in {share('reached_uncached')} of the repeats, "
+        f"after {share('time_to_uncached')} of the time (all of it where never).",
+        f"{share('repeat_rate')} of its candidates were written like an earlier one. A hash costs "
+        f"{share('hash_overhead')} of an evaluation; {share('false_hit_rate')} of checked "
+        "hits were another function.",
     ]
     if m.get("speedup_structure") is not None:
         lines.append(
@@ -195,7 +220,7 @@ def _over_time(record: SearchRecord, column: int, label: str) -> str:
                 np.mean(lines, axis=0)[known],
                 DASHES[place % len(DASHES)],
                 color=COLOURS[place % len(COLOURS)],
-                label=ARM_NAMES.get(arm, arm),
+                label=record.names[arm],
             )
         axes.set_xlabel("seconds" if record.domain == "attack" else "simulated seconds")
         axes.set_ylabel(label)
@@ -228,7 +253,6 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
             "record": record,
             "best": _over_time(record, 1, "best fitness"),
             "hits": _over_time(record, 2, "hit rate"),
-            "names": ARM_NAMES,
         },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],

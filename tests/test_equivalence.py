@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import subprocess
@@ -15,12 +16,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from advhash.equivalence import (
-    EquivalenceCache,
-    Evaluation,
-    FunctionalHash,
-    quantised,
-)
+from advhash.equivalence import FunctionalHash, quantised
+from advhash.equivalence_cache import EquivalenceCache, Evaluation
 from advhash.errors import StorageError
 
 CANARY = (torch.linspace(-2, 2, 24).view(4, 6),)
@@ -133,6 +130,23 @@ def test_nothing_of_candidate_or_canary_changes() -> None:
     assert float(CANARY[0].abs().sum()) > 0
 
 
+def test_places_of_numbers_belong_to_the_key() -> None:
+    keys = {
+        HASH(lambda x, value=value: value)
+        for value in ({"a": 1.0, "b": 2.0}, {"a": 1.0, "c": 2.0}, [1.0, 2.0], [1.0, [2.0]],
+                      [[1.0], 2.0, ()], 1 + 2j, torch.tensor(1 + 3j))
+    }  # fmt: skip
+    assert len(keys) == 5  # [2.0] is 2.0, and () is nothing
+    assert HASH(lambda x: {"a": 1.0, 2: 0.0}) == HASH(lambda x: {2: 0.0, "a": 1.0})
+    assert HASH(lambda x: x.to(torch.bfloat16)) == HASH(lambda x: x.to(torch.bfloat16).double())
+
+
+@pytest.mark.parametrize("value", [None, "0.5", object(), {"a": None}, np.array(["b"])])
+def test_what_returns_no_numbers_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="expected a candidate that returns floats"):
+        HASH(lambda x: value)
+
+
 def test_failures_are_known_by_their_kind() -> None:
     def division(x: Tensor) -> float:
         return 1 / 0
@@ -150,6 +164,7 @@ def test_odd_numbers() -> None:
     assert words[0] == words[1]
     assert words[4] == words[5] == 0
     assert len(set(words.tolist())) == 6
+    assert quantised(-5e-324, 24) == 0  # all its bits are cut
     coarse = quantised([math.nan, math.inf, -math.inf], 0)
     assert len(set(coarse.tolist())) == 3
     assert quantised(0.5, 24) != quantised(0.5 - 1e-12, 24)  # an edge splits, however close
@@ -221,6 +236,39 @@ def test_the_longest_unused_key_goes_first() -> None:
     assert cache.evaluate("b", scores([2.0]), hash_seconds=0.0).kind == "miss"
 
 
+def test_a_cache_goes_on_from_its_state() -> None:
+    def fresh() -> EquivalenceCache:
+        return EquivalenceCache(remove_probability=0.4, capacity=3, max_num_evals=2, seed=3)
+
+    def looked_up(cache: EquivalenceCache, first: int, last: int) -> list[Any]:
+        return [
+            cache.evaluate(f"k{place % 4}", scores([float(place)]), hash_seconds=1.0)
+            for place in range(first, last)
+        ]
+
+    whole, first, second = fresh(), fresh(), fresh()
+    steps = looked_up(whole, 0, 60)
+    begun = looked_up(first, 0, 30)
+    looked_up(second, 5, 9)  # replaced
+    second.restore(json.loads(json.dumps(first.state())))
+    assert begun + looked_up(second, 30, 60) == steps
+    assert second.state() == whole.state()
+    assert second.document() == whole.document()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"entries": [[1]], "counts": [], "chance": [3, [1], None]},
+     {"entries": [], "counts": [], "chance": [3, [1], None]}],
+)  # fmt: skip
+def test_a_damaged_state_is_refused_and_changes_nothing(document: Any) -> None:
+    cache = EquivalenceCache()
+    cache.evaluate("a", scores([1.0]), hash_seconds=0.0)
+    with pytest.raises(StorageError, match="expected"):
+        cache.restore(document)
+    assert len(cache) == 1
+
+
 def test_a_failed_evaluation_leaves_nothing() -> None:
     cache = EquivalenceCache()
 
@@ -236,7 +284,7 @@ def test_a_failed_evaluation_leaves_nothing() -> None:
 WORK = """
 import sys
 from pathlib import Path
-from advhash.equivalence import EquivalenceCache, Evaluation
+from advhash.equivalence_cache import EquivalenceCache, Evaluation
 cache = EquivalenceCache(Path(sys.argv[1]), max_num_evals=1_000_000)
 for place in range(60):
     cache.evaluate(f"k{place % 7}", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=1.0)

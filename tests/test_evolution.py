@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from advhash.equivalence import EquivalenceCache, Evaluation
+from advhash.equivalence_cache import EquivalenceCache, Evaluation
 from advhash.errors import StorageError
 from advhash.evolution import Limits, Search, Step, Strategy
 

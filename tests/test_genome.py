@@ -170,6 +170,9 @@ def test_hostile_lines_are_refused(line: str, message: str) -> None:
         ({"rule": "exec"}, "setting 'rule'"),
         ({"step": float("nan")}, "setting 'step'"),
         ({"step": -1.0}, "step > 0"),
+        ({"step": float("inf")}, "setting 'step'"),
+        ({"momentum": float("inf")}, "setting 'momentum'"),
+        ({"alphas": [float("inf")]}, "setting 'alphas"),
         ({"alphas": []}, "alphas > 0"),
         ({"steps": 10**9}, "expected a genome with exactly"),
         ({"__class__": "os"}, "expected a genome with exactly"),
@@ -251,6 +254,31 @@ def test_equivalents_occur_often(scene: Scene) -> None:
     keys = Counter(probe.key(mutated_genome(parent, chance)) for _ in range(120))
     assert len(keys) < 80
     assert keys[probe.key(parent)] >= 12
+
+
+def test_diversity_is_paid_for_in_steps(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of the victim for equal budgets, counted: a step without diversity is two."""
+    plain, diverse = PLAIN, replace(PLAIN, diversity=0.3)
+    assert [plain.steps(budget) for budget in (1, 2, 20)] == [1, 2, 20]
+    assert [diverse.steps(budget) for budget in (1, 2, 3, 20)] == [1, 1, 2, 13]
+
+    def passes(genome: Genome) -> int:
+        calls = 0
+        real = scene.victim.relax
+
+        def counted(inputs: Tensor, modality: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return real(inputs, modality)
+
+        steps = genome.steps(12)
+        attack = Evolved(steps=steps, **vars(genome)).fit(scene.victim, scene.data, BUDGET)
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.victim, "relax", counted)
+            attack.run(scene.victim, scene.queries, scene.targets, BUDGET)
+        return calls - 2 + steps  # less clean and returned codes; each step has a backward pass
+
+    assert passes(plain) == passes(diverse) == 24
 
 
 # The attack

@@ -20,7 +20,7 @@ PIPELINE = {
     "inversion_plan",
     "detecting",
     "detecting_images",
-    "encoding_run",
+    *("encoding_coders", "encoding_detection", "encoding_run"),
     *("phase_cell", "phase_run"),
     "inverting",
     "transcripts",
@@ -28,7 +28,7 @@ PIPELINE = {
     *("budgets", "poisoning", "transferring", "hardening", "defending", "certifying"),
     *("comparing", "suites", "suite_cell", "benchmarking"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
-    *("attack_domain", "search_cell", "searching"),
+    *("attack_domain", "search_cell", "search_winner", "searching"),
     *("measuring", "asking", "results", "in_memory", "api"),
 }
 CLI = {

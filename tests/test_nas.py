@@ -6,6 +6,7 @@ import copy
 import gzip
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -15,13 +16,15 @@ import networkx
 import pytest
 import torch
 
-from advhash.equivalence import EquivalenceCache, FunctionalHash
+from advhash.equivalence import FunctionalHash
+from advhash.equivalence_cache import EquivalenceCache
 from advhash.errors import RunError
 from advhash.evolution import Limits, Search, Strategy
 from advhash.nas import (
     EDGES,
     OPERATIONS,
     SCHEMA,
+    TABLE,
     Cell,
     CellDomain,
     canonical,
@@ -31,6 +34,7 @@ from advhash.nas import (
     read_table,
 )
 from advhash.nas_training import CellNetwork, Protocol, digits, trained_cell
+from advhash.searching import DEFAULTS
 
 TINY = Protocol(channels=4, epochs=1, rows=(100, 60, 60), seeds=2)
 
@@ -260,6 +264,52 @@ def test_what_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(RunError, match="expected a table of trained cells"):
         read_table(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("0|101", {"full": []}, r"'0\|101' of 1 damaged"),
+        ("0|101", {"full": [{"valid": 0.5, "test": 0.5}]}, "damaged"),
+        ("0|101", {"full": [{"valid": math.nan, "test": 0.5, "seconds": 1.0}]}, "damaged"),
+        ("0|101", {"full": [{"valid": 0.5, "test": 0.5, "seconds": -1.0}]}, "damaged"),
+        ("0|101", {"short": {"losses": [1.0] * 3, "accuracies": [1.0] * 4, "seconds": 1}}, "dam"),
+        ("0|101", {"short": {"losses": ["a"] * 4, "accuracies": [1.0] * 4, "seconds": 1}}, "dam"),
+        ("../../x", {}, "x' of 1 damaged"),
+        ("0|100", {}, "damaged"),  # no path leads through
+        (None, {}, "got none"),
+    ],
+)
+def test_damaged_rows_are_refused(
+    name: str | None, change: dict[str, Any], message: str, table: Mapping[str, Any], tmp_path: Path
+) -> None:
+    rows = {} if name is None else {name: {**table["cells"]["0|101"], **change}}
+    file = tmp_path / "table.json.gz"
+    file.write_bytes(gzip.compress(json.dumps({"schema": SCHEMA, "cells": rows}).encode()))
+    with pytest.raises(RunError, match=message):
+        read_table(file)
+
+
+def test_a_loss_that_is_no_number_is_a_figure(table: Mapping[str, Any], tmp_path: Path) -> None:
+    row = copy.deepcopy(table["cells"]["0|101"])
+    row["short"]["losses"][0] = math.nan
+    file = tmp_path / "table.json.gz"
+    content = {"schema": SCHEMA, "cells": {"0|101": row}}
+    file.write_bytes(gzip.compress(json.dumps(content).encode()))
+    domain = CellDomain(read_table(file))
+    assert domain.name(domain.random(Random(0))) == "0|101"
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="no packaged table: benchmarks/nas_table.py")
+def test_the_default_bits_stand_for_functions_over_all_trained_cells() -> None:
+    """Chosen on 2,200 of them; `python benchmarks/nas_bits.py` has the whole study."""
+    domain = CellDomain(read_table())
+    assert len(domain.cells) == 2559
+    bits = DEFAULTS["nas"]["bits"]
+    found = {row["bits"]: row for row in domain.study((bits, 24))}
+    assert found[bits]["collided"] <= 0.005
+    assert found[bits]["split"] <= 0.005
+    assert found[24]["split"] > found[bits]["split"]
 
 
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ class TestActivations:
         ]
         assert small().smooth == []
 
+    def test_thresholds_elsewhere_than_at_zero_are_no_layers(self) -> None:
+        """The output is above 0 for other inputs than those above 0."""
+        network = nn.Sequential(nn.Linear(4, 5), nn.Threshold(0.5, 0.0), nn.ReLU())
+        sites = layers_of(network, lambda: network(torch.zeros(1, 4)))
+        assert [one.name for one in sites] == ["2"]
+
     def test_functions_are_not_seen(self) -> None:
         class Hidden(nn.Module):
             def forward(self, x: Tensor) -> Tensor:

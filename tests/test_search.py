@@ -5,16 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from advhash import searching
+from advhash import search_cell, searching
+from advhash.attack_domain import AttackDomain
 from advhash.attacks.genome import read_genome
+from advhash.cache import cache_root
 from advhash.config import AttackConfig, SearchConfig
-from advhash.errors import AdvhashError, ConfigError, RunError, UsageError
-from advhash.nas import SCHEMA, distinct_cells, normal_form
+from advhash.errors import AdvhashError, ConfigError, RunError, StorageError, UsageError
+from advhash.evolution import Limits, Search, Strategy
+from advhash.hardening import prepare
+from advhash.nas import SCHEMA, CellDomain, distinct_cells, normal_form
 from advhash.pipeline import attack_plan
 from advhash.reports.html import page
 from advhash.reports.search import SearchRecord
@@ -104,7 +110,9 @@ def test_cells_are_searched_further_with_the_cache(cells: tuple[SearchRecord, Pa
     assert (speedup.value or 0) > 3
     false = record.metrics["false_hit_rate"]
     assert false is not None
-    assert false.value == 0
+    assert false.value == false.low == 0
+    assert false.n == sum(one.checked for one in record.of("cached"))
+    assert 0 < (false.high or 0) < 0.2  # none of so many leaves some room
     overhead = record.metrics["hash_overhead"]
     assert overhead is not None
     assert overhead.value == pytest.approx(0.03)
@@ -120,7 +128,8 @@ def test_studies_are_in_the_record_and_on_the_page(cells: tuple[SearchRecord, Pa
     assert "How many bits of the mantissa" in text
     assert "cache by structure" in text
     read = SearchRecord.read(out)
-    assert (read.results, read.noise, read.winner) == (record.results, record.noise, record.winner)
+    assert read == record
+    assert read.differences["best_gain"].p is not None
 
 
 def test_only_the_seed_decides_in_simulated_time(
@@ -129,6 +138,7 @@ def test_only_the_seed_decides_in_simulated_time(
     again = search(nas(table), tmp_path / "again")
     assert again.results == cells[0].results
     assert again.metrics == cells[0].metrics
+    assert again.differences == cells[0].differences
 
 
 def test_an_attack_is_found_judged_and_exported(attacks: tuple[SearchRecord, Path]) -> None:
@@ -145,7 +155,7 @@ def test_an_attack_is_found_judged_and_exported(attacks: tuple[SearchRecord, Pat
     config = AttackConfig.build(tomllib.loads((out / "winner.toml").read_text("utf-8")))
     assert config.attack.name == "evolved"
     assert config.attack.settings["program"] == list(genome.program)
-    assert config.attack.settings["steps"] == 3
+    assert config.attack.settings["steps"] == genome.steps(3)
     plan = attack_plan(config)
     assert plan["victim"]["trained"] is True
     assert "found" in page([out])
@@ -184,6 +194,133 @@ def test_an_interrupted_run_goes_on(
     assert not out.exists()
     search(nas(table, repeats=1), out)
     assert len(calls) == 4 + 2 + 8  # the fourth again, the last, and the study
+
+
+# Kills, and other places to run
+
+
+def untimed(record: SearchRecord) -> list[dict[str, Any]]:
+    """Results without their seconds, which no two runs share."""
+    rows = []
+    for one in record.results:
+        row = one.model_dump()
+        del row["seconds"]
+        row["cache"] = {name: v for name, v in row["cache"].items() if "seconds" not in name}
+        row["curve"] = [point[1:] for point in row["curve"]]
+        row["improvements"] = [point[1:] for point in row["improvements"]]
+        rows.append(row)
+    return rows
+
+
+FORGETFUL = {"remove_probability": 0.5, "repeats": 1, "candidates": 14}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    record = search(attack(**FORGETFUL), tmp_path_factory.mktemp("whole") / "run")
+    rows = untimed(record)
+    assert rows[0]["cache"]["forgotten"] > 0
+    return rows
+
+
+@pytest.mark.parametrize("victim", ["evaluate", "save"])
+@pytest.mark.parametrize("every", [0.0, 0.05])
+def test_a_search_over_attacks_killed_half_way_goes_on_as_if_it_was_not(
+    victim: str, every: float, undisturbed: list[dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Inside an evaluation, or after one that the cache knows and the state on disk does not."""
+    monkeypatch.setattr(search_cell, "SAVED_EVERY", every)
+    calls: list[None] = []
+    owner: Any
+    owner, name = (AttackDomain, "evaluate") if victim == "evaluate" else (search_cell, "_save")
+    real = getattr(owner, name)
+
+    def killed(*arguments: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, killed)
+    config = attack(**FORGETFUL)
+    try:
+        search(config, tmp_path / "run")
+    except KeyboardInterrupt:
+        kept = list((cache_root() / "searches").glob("*/state.json"))
+        assert kept or every
+        search(config, tmp_path / "run")
+    assert len(calls) > 5
+    assert untimed(SearchRecord.read(tmp_path / "run")) == undisturbed
+    assert not list((cache_root() / "searches").iterdir())
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    domain = CellDomain({"cells": {}})
+    fresh = Search(domain, Strategy(), Limits(candidates=1))
+    for text in ("", "[]", "{}", '{"search": {}, "cache": {}}'):
+        file = tmp_path / "state.json"
+        file.write_text(text)
+        with pytest.raises(StorageError, match="expected the state of a search"):
+            search_cell._restore(file, fresh, None)
+
+
+@pytest.mark.parametrize("executor", ["local", "dask"])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_every_executor_gives_the_same_results(
+    executor: str, cells: tuple[SearchRecord, Path], undisturbed: list[dict[str, Any]],
+    table: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    with place_to_run(executor) as name:
+        found = search(nas(table).model_copy(update={"executor": name}), tmp_path / "nas")
+        assert found.results == cells[0].results
+        assert found.noise == cells[0].noise
+        config = attack(**FORGETFUL).model_copy(update={"executor": name})
+        assert untimed(search(config, tmp_path / "attack")) == undisturbed
+
+
+@contextmanager
+def place_to_run(executor: str) -> Iterator[str]:
+    if executor == "local":
+        yield "local"
+        return
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
+        dashboard_address=None, silence_logs=50,
+    ) as started:  # fmt: skip
+        yield f"dask:{started.scheduler_address}"
+
+
+# What is refused
+
+
+SIGNS = "def codes(images):\n    return (images.flatten(1)[:, :8] - 0.5).sign()\n"
+
+
+@pytest.mark.parametrize("place", ["victim", "other"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("signs_of_mine:codes", "needs gradients"), ("hashvfl", "modality"), ("nothing", "unknown")],
+)
+def test_a_victim_that_cannot_be_searched_is_refused_before_any_training(
+    place: str, name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "signs_of_mine.py").write_text(SIGNS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def untrained(config: Any, progress: Any) -> Any:
+        assert ":" in config.victim.name  # nothing to train
+        return prepare(config, progress)
+
+    monkeypatch.setattr(searching, "prepare", untrained)
+    config = SearchConfig.build(
+        {"domain": "attack", "dataset": {"name": "digits", "size": 16}, place: {"name": name}}
+    ).trusting(True)
+    with pytest.raises(UsageError, match=message):
+        search(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run*"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from advhash.errors import UsageError, nearest
 __all__ = ["Layer", "Moments", "chosen", "layers_of", "pattern", "recorded"]
 
 PIECEWISE = frozenset(  # above 0 iff its input is; linear on each side, or nearly so below 0
-    {"relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu", "threshold"}
+    {"relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu"}
 )
 SMOOTH = frozenset(  # above 0 iff its input is, but 0 is no border between two linear maps
     {"gelu", "gelutanh", "quickgelu", "silu", "swish", "hardswish", "mish", "hardmish"}

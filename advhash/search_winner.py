@@ -1,0 +1,115 @@
+"""What a search over attacks found: judged on held-out queries, written as a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from advhash.attack_domain import AttackDomain, Range, make_range
+from advhash.attacks.base import Attack
+from advhash.attacks.genome import read_genome
+from advhash.config import (
+    AttackConfig,
+    BudgetConfig,
+    MethodConfig,
+    ProtocolConfig,
+    SearchConfig,
+)
+from advhash.data import Progress
+from advhash.pipeline import resolve
+from advhash.recording import victim_info
+from advhash.registry import ATTACKS
+from advhash.reports.search import HeldOut, SearchResult
+from advhash.runs import RunFolder
+from advhash.stats import mean_metric, paired_difference, ratio_of_means
+from advhash.training import Trained, derive_seed
+
+__all__ = ["best_candidate", "exported", "on_held_out"]
+
+
+def best_candidate(results: Sequence[SearchResult]) -> Any:
+    """The best candidate of the searches with the functional cache; None where there is none."""
+    found = [one for one in results if one.arm == "cached" and one.best is not None]
+    return max(found, key=lambda one: one.figures["fitness"]).best if found else None
+
+
+def on_held_out(
+    folder: RunFolder,
+    config: SearchConfig,
+    place: Range,
+    other: Trained,
+    winner: Any,
+    boot: int,
+    progress: Progress,
+) -> list[HeldOut]:
+    """The winner and dhta on held-out queries, before the victim of the search and another.
+
+    Both have the same budget of passes: a winner with diversity takes fewer steps.
+    """
+    genome, found = read_genome(winner), []
+    for number, trained in enumerate((place.trained, other)):
+        progress("held-out queries", number, 2)
+        judged = make_range(
+            trained,
+            "query",
+            config.search.held_out,
+            rule=config.targets,
+            budget=place.budget,
+            seed=derive_seed(config.seed, "held out"),
+            progress=progress,
+        )
+        steps = config.search.steps
+        dhta: Attack = ATTACKS.create("dhta", {"steps": steps})
+        ours = AttackDomain(judged, steps=steps, bits=0).attack(genome)
+
+        def columns(mine: Attack = ours, theirs: Attack = dhta, where: Range = judged) -> Any:
+            return {
+                "winner": where.precision(mine).tolist(),
+                "dhta": where.precision(theirs).tolist(),
+            }
+
+        scores = folder.json_part(f"held-out-{number}", columns)
+        arrays = {name: np.asarray(values) for name, values in scores.items()}
+        found.append(
+            HeldOut(
+                victim=trained.card["name"],
+                searched=number == 0,
+                info=victim_info(trained),
+                queries=len(judged.rows),
+                tmap={
+                    name: mean_metric(values, boot)
+                    for name, values in (
+                        *arrays.items(),
+                        ("clean", judged.clean),
+                        ("ceiling", judged.ceiling),
+                    )
+                },
+                normalised={
+                    name: ratio_of_means(values - judged.clean, judged.ceiling - judged.clean, boot)
+                    for name, values in arrays.items()
+                },
+                difference=paired_difference(arrays["winner"], arrays["dhta"], boot),
+            )
+        )
+    progress("held-out queries", 2, 2)
+    return found
+
+
+def exported(config: SearchConfig, place: Range, winner: Any) -> str:
+    """The winner as the file that `advhash attack --config` runs."""
+    steps = read_genome(winner).steps(config.search.steps)
+    found = AttackConfig(
+        seed=config.seed,
+        device=config.device,
+        victim=place.trained.replay,
+        attack=MethodConfig.build({"name": "evolved", "steps": steps, **winner}),
+        budget=BudgetConfig(
+            norm=place.budget.norm,
+            eps="none" if math.isinf(place.budget.eps) else place.budget.eps,
+        ),
+        protocol=ProtocolConfig(targets=config.targets, queries=config.search.held_out),
+    )
+    return resolve(found.trusting(config.trust_code), place.trained).to_toml()
