@@ -120,7 +120,7 @@ _SHOWING = {  # decides over no cached result: folder → files
             "vfl.py",
             "detection.py",
         ),
-        *("benchmark.py", "leaderboard.py"),
+        *("benchmark.py", "leaderboard.py", "vfl.py", "detection.py"),
     },
 }
 
