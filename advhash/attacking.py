@@ -24,6 +24,8 @@ from advhash.training import Trained, derive_seed
 
 __all__ = ["attack_queries", "choose_queries", "noise_precision"]
 
+NOTE = "note "  # before the name of what the attack noted, among the tensors of a part
+
 
 def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
     """Rows of the query split: all, or `count` drawn without replacement, in order."""
@@ -61,6 +63,7 @@ def attack_queries(
 
     def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
         aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+        fitted.attack.forget()
         begin = time.perf_counter()
         result = fitted.attack.perturb(
             victim,
@@ -77,6 +80,7 @@ def attack_queries(
             "words": torch.from_numpy(result.codes.words.view(np.int64)),
             "overrun": result.overrun.cpu(),
             "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
+            **{f"{NOTE}{name}": kept for name, kept in fitted.attack.notes().items()},
         }
 
     clean, clean_codes = [], []
@@ -108,6 +112,11 @@ def attack_queries(
         codes=HashCodes(words, victim.bits),
         columns=columns,
         seconds=sum(float(value) for value in parts["seconds"]),
+        notes={
+            name.removeprefix(NOTE): torch.cat(kept)
+            for name, kept in parts.items()
+            if name.startswith(NOTE)
+        },
     )
 
 

@@ -153,7 +153,7 @@ def _attack_into(
         )
         outcome.columns.update(after)
         metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
-    sent = fitted.attack.indicators().get("queries_per_image")
+    sent = fitted.attack.summarise(outcome.notes).get("queries_per_image")
     if sent is not None:
         metrics["queries_per_image"] = single_metric(sent)
     if isinstance(victim, HashVFL):
@@ -195,6 +195,7 @@ def _attack_into(
         config,
         trained,
         fitted,
+        outcome,
         scores,
         metrics=metrics,
         flags=flags,
@@ -270,7 +271,7 @@ def _flags(
     if targets is not None:
         flags += check_targets(outcome.labels, targets)
     flags += check_attack(metrics, noise, fitted.budget, targets is not None)
-    flags += check_indicators(fitted.attack.indicators())
+    flags += check_indicators(fitted.attack.summarise(outcome.notes))
     if not config.budget.eight_bit:
         flags.append(
             Flag(

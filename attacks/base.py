@@ -129,9 +129,28 @@ class Attack(ABC):
         """The inverse of `state`."""
         return self
 
-    def indicators(self) -> Mapping[str, float]:
-        """What the attack noted of itself since `fit`: its cost, or signs that it failed."""
-        return {}
+    @final
+    def note(self, name: str, values: Tensor) -> None:
+        """Keep a value of each image (or of each of its bits) for `indicators`."""
+        kept = self.__dict__.setdefault("_notes", {})
+        kept.setdefault(name, []).append(values.detach().float().flatten().cpu())
+
+    def notes(self) -> dict[str, Tensor]:
+        """All values noted since `forget`, by name, so that a run can keep them with its batch."""
+        return {name: torch.cat(kept) for name, kept in self.__dict__.get("_notes", {}).items()}
+
+    def forget(self) -> None:
+        """Drop all notes, as `fit` does."""
+        self.__dict__.pop("_notes", None)
+
+    def summarise(self, notes: Mapping[str, Tensor]) -> dict[str, float]:
+        """What notes say of the attack: its cost, or signs that it failed. The mean of each."""
+        return {name: float(kept.double().mean()) for name, kept in notes.items() if len(kept)}
+
+    @final
+    def indicators(self) -> dict[str, float]:
+        """`summarise` of all images attacked since `fit`."""
+        return self.summarise(self.notes())
 
     @final
     def can_move(self, victim: HashVictim, modality: Modality) -> bool:
