@@ -14,6 +14,7 @@ import torch
 
 from advhash.attacking import attack_queries, noise_precision
 from advhash.attacks.base import Attack, AttackData
+from advhash.budget import expect_room
 from advhash.cache import cache_root, content_key
 from advhash.codes import HashCodes
 from advhash.config import (
@@ -291,13 +292,17 @@ def _check(config: AttackConfig) -> None:
     method.check_budget(config.budget.resolve(method.default_budget))
     planned = plan_victim(config)
     if planned is not None:
-        _check_threat(config, VICTIMS.create(config.victim.name, planned[1]), method)
+        victim = VICTIMS.create(config.victim.name, planned[1])
+        _check_threat(config, victim, method, planned[0])
 
 
-def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:
+def _check_threat(
+    config: AttackConfig, victim: HashVictim, method: Attack, data: Dataset
+) -> ProtocolConfig:
     """The protocol with the attacked direction and the moved modality written out.
 
-    Raises UsageError: a direction or a modality that victim or attack lack.
+    Raises UsageError: a direction or a modality that victim or attack lack, more planted items
+    than there are; ConfigError: a radius that moves no picture, or binds none.
     """
     database = config.protocol.database or victim.default_database
     if database not in victim.directions:
@@ -312,13 +317,18 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> P
             f"{', '.join(sorted(method.modalities))}, got {modality!r}"
         )
     method.check_gradients(victim)
+    if victim.is_image(modality):
+        values = data.database.inputs[modality][0].numel()
+        budget = config.budget.resolve(method.default_budget)
+        expect_room(budget, values, eight_bit=config.budget.eight_bit)
     if "l0" in method.norms and victim.bounds[modality][0] < 0:
         raise UsageError(
             f"{config.attack.name} changes words: expected texts with words, got embeddings; "
             "use --set dataset.text=words"
         )
     protocol = config.protocol.model_copy(update={"query_modality": modality, "database": database})
-    check_poison(config.model_copy(update={"protocol": protocol}), method.goal, database)
+    planned = config.model_copy(update={"protocol": protocol})
+    check_poison(planned, method.goal, database, len(data.validation))
     return protocol
 
 
@@ -331,7 +341,7 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
     budget = config.budget.resolve(method.default_budget)
-    protocol = _check_threat(config, victim, method)
+    protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
             "device": str(victim.device),
