@@ -22,7 +22,7 @@ from advhash.hamming import DistanceHistograms, distances, histograms
 from advhash.metrics import hit_at
 from advhash.recording import Metrics
 from advhash.runs import RunFolder
-from advhash.stats import mean_metric
+from advhash.stats import mean_metric, rate_metric
 from advhash.training import Trained, derive_seed
 
 __all__ = ["FIRST", "aimed_at", "check_poison", "hit_rates", "poison_metrics"]
@@ -127,8 +127,8 @@ def poison_metrics(
         FIRST,
     )
     return {
-        "poison_hit10": mean_metric(moved, seed),
-        "poison_hit10_clean": mean_metric(clean, seed),
+        "poison_hit10": rate_metric(moved, seed),
+        "poison_hit10_clean": rate_metric(clean, seed),
         "poison_hit10_chance": mean_metric(chance, seed),
         "poison_hit10_gain": mean_metric(moved - clean, seed),  # paired over queries
     }

@@ -27,9 +27,10 @@ class AdaptiveSlice(Attack):
     """Moves party 0's input until the joint prediction is wrong and the detector accepts.
 
     It knows all models, the detector with its threshold, the codes of the other parties and the
-    query's class: the worst case. For each of the `classes` wrong classes c that fit the other parties' codes best
-    (None: all), Adam descends CE(top(h), c) + w·relu(D − t)/K through the straight-through
-    estimator, D being the detector's distance with o_c as class code and t its threshold. The first
+    query's class: the worst case. For each of the `classes` wrong classes c that fit the other
+    parties' codes best (None: all), Adam descends CE(top(h), c) + w·relu(D − t)/K through the
+    straight-through estimator, D being the detector's distance with o_c as class code and t its
+    threshold. The first
     image that succeeds on the 8-bit grid is kept, else the one with the lowest loss. Where parties
     add noise, each step draws it anew, and kept is the image that succeeds in most of `DRAWS`
     messages: the noise that will be sent is not known.
