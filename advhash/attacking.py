@@ -28,6 +28,8 @@ __all__ = ["Part", "attack_queries", "attack_rows", "choose_queries", "noise_pre
 # The tensors of a part of the work, by its name: read where they were kept, made where not.
 Part = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
 
+NOTE = "note "  # before the name of what the attack noted, among the tensors of a part
+
 
 def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
     """Rows of the query split: all, or `count` drawn without replacement, in order."""
@@ -88,6 +90,7 @@ def attack_rows(
 
     def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
         aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+        fitted.attack.forget()
         begin = time.perf_counter()
         result = fitted.attack.perturb(
             victim,
@@ -104,6 +107,7 @@ def attack_rows(
             "words": torch.from_numpy(result.codes.words.view(np.int64)),
             "overrun": result.overrun.cpu(),
             "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
+            **{f"{NOTE}{name}": kept for name, kept in fitted.attack.notes().items()},
         }
 
     clean, clean_codes = [], []
@@ -135,6 +139,11 @@ def attack_rows(
         codes=HashCodes(words, victim.bits),
         columns=columns,
         seconds=sum(float(value) for value in parts["seconds"]),
+        notes={
+            name.removeprefix(NOTE): torch.cat(kept)
+            for name, kept in parts.items()
+            if name.startswith(NOTE)
+        },
     )
 
 

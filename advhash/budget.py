@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advhash.errors import ConfigError
 
-__all__ = ["Budget", "Norm", "clipped", "parse_eps", "round_toward"]
+__all__ = ["Budget", "Norm", "clipped", "expect_room", "parse_eps", "round_toward"]
 
 Norm = Literal["linf", "l2", "l0", "none"]
 Bounds = tuple[float, float]
@@ -66,6 +66,29 @@ def round_toward(clean: Tensor, moved: Tensor) -> Tensor:
     whole = steps.round()
     steps = torch.where((steps - whole).abs() < 1e-4, whole, steps.trunc())
     return ((clean * 255).round() + steps) / 255
+
+
+def expect_room(budget: Budget, values: int, *, eight_bit: bool) -> None:
+    """Raise ConfigError where a budget on pictures moves none of them, or binds none.
+
+    values: numbers a picture, each in [0,1]; eight_bit: whether they move in steps of 1/255
+
+    >>> expect_room(Budget("l2", 2.0), 3 * 32 * 32, eight_bit=True)
+    """
+    widest = {"linf": 1.0, "l2": math.sqrt(values)}.get(budget.norm)
+    if widest is None:
+        return
+    if eight_bit and budget.eps < (1 - 1e-4) / 255:  # the tolerance of `round_toward`
+        raise ConfigError(
+            f"eps: expected at least 1/255, by which 8-bit pixels move, got {budget.eps:.3g}; "
+            "--float keeps smaller changes"
+        )
+    if budget.eps > widest:
+        raise ConfigError(
+            f"eps: expected at most {widest:.4g} for {budget.norm}, the distance of black from "
+            f"white at this size, got {budget.eps:g}; write none for no bound, and radii in "
+            "[0,1] pixels"
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,14 @@ from advhash.errors import UsageError
 from advhash.files import write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.pipeline import resolve
-from advhash.recording import attack_info, budget_info, dataset_info, run_info, victim_info
+from advhash.recording import (
+    Outcome,
+    attack_info,
+    budget_info,
+    dataset_info,
+    run_info,
+    victim_info,
+)
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.encoding import (
     ENCODING,
@@ -137,7 +144,7 @@ def _measured(
         command="encode",
         run=run_info(folder.final, seed, str(victim.device), {"all": time.perf_counter() - began}),
         victim=victim_info(trained),
-        attack=None if fitted is None else attack_info(fitted[0], fitted[1]),
+        attack=None if fitted is None else attack_info(*fitted),
         budget=None
         if fitted is None
         else budget_info(fitted[1].budget, eight_bit=config.budget.eight_bit),
@@ -156,7 +163,7 @@ def _measured(
 
 def _moved(
     folder: RunFolder, config: EncodeConfig, trained: Trained, progress: Progress
-) -> tuple[tuple[str, FittedAttack] | None, Tensor | None, list[Flag]]:
+) -> tuple[tuple[str, FittedAttack, Outcome] | None, Tensor | None, list[Flag]]:
     """The test pictures as the attack moves them on the victim; DHTA unless one is named."""
     table = config.attack
     if table is None:
@@ -184,7 +191,7 @@ def _moved(
         alone, trained, AttackData(trained.data, codes, database, "image"), progress
     )
     outcome = attack_queries(folder, alone, trained, fitted, progress)
-    return (table.name, fitted), outcome.moved, []
+    return (table.name, fitted, outcome), outcome.moved, []
 
 
 def _sites(victim: ActivationCode) -> list[Site]:

@@ -57,7 +57,7 @@ def fit_attack(
         "seed": config.seed,
         "database": data.database,
         "modality": data.modality,
-        "budget": str(budget) if attack.fit_depends_on_budget else None,
+        "budget": repr(budget) if attack.fit_depends_on_budget else None,
     }
     ran = False
 

@@ -89,6 +89,7 @@ def with_database(
         scored,
         before,
         fitted,
+        outcome,
         measured.scores,
         metrics=measured.metrics,
         flags=raised,

@@ -86,7 +86,7 @@ def measure(
         )
         outcome.columns.update(after)
         metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
-    sent = fitted.attack.indicators().get("queries_per_image")
+    sent = fitted.attack.summarise(outcome.notes).get("queries_per_image")
     if sent is not None:
         metrics["queries_per_image"] = single_metric(sent)
     if isinstance(victim, HashVFL):
@@ -168,7 +168,7 @@ def flags(
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
     raised += check_attack(metrics, noise, fitted.budget, targets is not None)
-    raised += check_indicators(fitted.attack.indicators())
+    raised += check_indicators(fitted.attack.summarise(outcome.notes))
     if not config.budget.eight_bit:
         raised.append(
             Flag(

@@ -205,7 +205,8 @@ def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
     taken = np.clip(top_k - before, 0, counts.total)
     chance = hypergeom.pmf(0, counts.total, counts.relevant, taken)
     missed = np.where(taken > 0, chance, 1.0)  # levels without a row have no such chance
-    return np.asarray(1 - missed.prod(axis=1), dtype=np.float64)
+    hit = 1 - missed.prod(axis=1)  # of logarithms: by some last bits outside [0,1]
+    return np.asarray(hit.clip(0, 1), dtype=np.float64)
 
 
 def precision_within(

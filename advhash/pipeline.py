@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from advhash.attacking import attack_queries
 from advhash.attacks.base import Attack, AttackData
+from advhash.budget import expect_room
 from advhash.cache import cache_root, content_key
 from advhash.config import (
     AttackConfig,
@@ -140,6 +141,7 @@ def _attack_into(
         config,
         trained,
         fitted,
+        outcome,
         measured.scores,
         metrics=measured.metrics,
         flags=raised,
@@ -149,29 +151,38 @@ def _attack_into(
     )
 
 
-def check_attack_config(config: AttackConfig, victim: HashVictim | None) -> ProtocolConfig:
+def check_attack_config(
+    config: AttackConfig, victim: HashVictim | None, data: Dataset | None
+) -> ProtocolConfig:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
 
     The protocol with direction and modality written out, where the victim is known before training.
 
-    victim: as it is before training; None for one that comes trained
+    victim, data: as they are before training; None for a victim that comes trained
     """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
-    return config.protocol if victim is None else _check_threat(config, victim, method)
+    if victim is None or data is None:
+        return config.protocol
+    return _check_threat(config, victim, method, data)
 
 
 def _check(config: AttackConfig) -> ProtocolConfig:
     planned = plan_victim(config)
-    victim = None if planned is None else VICTIMS.create(config.victim.name, planned[1])
-    return check_attack_config(config, victim)
+    if planned is None:
+        return check_attack_config(config, None, None)
+    data, settings, _ = planned
+    return check_attack_config(config, VICTIMS.create(config.victim.name, settings), data)
 
 
-def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> ProtocolConfig:
+def _check_threat(
+    config: AttackConfig, victim: HashVictim, method: Attack, data: Dataset
+) -> ProtocolConfig:
     """The protocol with the attacked direction and the moved modality written out.
 
-    Raises UsageError: a direction or a modality that victim or attack lack.
+    Raises UsageError: a direction or a modality that victim or attack lack, more planted items
+    than there are; ConfigError: a radius that moves no picture, or binds none.
     """
     database = config.protocol.database or victim.default_database
     if database not in victim.directions:
@@ -186,13 +197,18 @@ def _check_threat(config: AttackConfig, victim: HashVictim, method: Attack) -> P
             f"{', '.join(sorted(method.modalities))}, got {modality!r}"
         )
     method.check_gradients(victim)
+    if victim.is_image(modality):
+        values = data.database.inputs[modality][0].numel()
+        budget = config.budget.resolve(method.default_budget)
+        expect_room(budget, values, eight_bit=config.budget.eight_bit)
     if "l0" in method.norms and victim.bounds[modality][0] < 0:
         raise UsageError(
             f"{config.attack.name} changes words: expected texts with words, got embeddings; "
             "use --set dataset.text=words"
         )
     protocol = config.protocol.model_copy(update={"query_modality": modality, "database": database})
-    check_poison(config.model_copy(update={"protocol": protocol}), method.goal, database)
+    planned = config.model_copy(update={"protocol": protocol})
+    check_poison(planned, method.goal, database, len(data.validation))
     return protocol
 
 
@@ -205,7 +221,7 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
     budget = config.budget.resolve(method.default_budget)
-    protocol = _check_threat(config, victim, method)
+    protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
             "device": str(victim.device),

@@ -22,7 +22,7 @@ from advhash.hamming import DistanceHistograms, distances, histograms
 from advhash.metrics import hit_at
 from advhash.recording import Metrics
 from advhash.runs import RunFolder
-from advhash.stats import mean_metric
+from advhash.stats import mean_metric, rate_metric
 from advhash.training import Trained, derive_seed
 
 __all__ = ["FIRST", "aimed_at", "check_poison", "hit_rates", "poison_metrics"]
@@ -32,9 +32,10 @@ Labels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 
-def check_poison(config: AttackConfig, goal: str, database: str) -> None:
-    """Raise UsageError where items cannot be planted."""
-    if not config.protocol.poison:
+def check_poison(config: AttackConfig, goal: str, database: str, rows: int) -> None:
+    """Raise UsageError where items cannot be planted, of which there are `rows`."""
+    wanted = config.protocol.poison
+    if not wanted:
         return
     if goal != "targeted":
         raise UsageError(
@@ -44,6 +45,11 @@ def check_poison(config: AttackConfig, goal: str, database: str) -> None:
         raise UsageError(
             f"--poison plants {config.protocol.query_modality} items: expected --database "
             f"{config.protocol.query_modality}, got {database}"
+        )
+    if wanted > rows:
+        raise UsageError(
+            f"--poison plants pictures of the validation split: expected at most {rows}, "
+            f"got {wanted}"
         )
 
 
@@ -92,11 +98,11 @@ def poison_metrics(
     """`poison_hit10` with its controls: the same pictures unmoved, and a random order.
 
     The pictures are rows of the validation split, which neither victim nor database have; the
-    queries are those of the run.
+    queries are all of the split, unmoved: `--queries` says how many are attacked, not how many ask.
     """
     modality, data = config.protocol.query_modality, trained.data
     own = dataclasses.replace(trained, data=dataclasses.replace(data, query=data.validation))
-    count = min(int(config.protocol.poison or 0), len(data.validation))
+    count = int(config.protocol.poison or 0)
     wanted = config.model_copy(
         update={"protocol": config.protocol.model_copy(update={"queries": count})}
     )
@@ -121,8 +127,8 @@ def poison_metrics(
         FIRST,
     )
     return {
-        "poison_hit10": mean_metric(moved, seed),
-        "poison_hit10_clean": mean_metric(clean, seed),
+        "poison_hit10": rate_metric(moved, seed),
+        "poison_hit10_clean": rate_metric(clean, seed),
         "poison_hit10_chance": mean_metric(chance, seed),
         "poison_hit10_gain": mean_metric(moved - clean, seed),  # paired over queries
     }

@@ -61,6 +61,7 @@ class Outcome:
 
     labels, targets: (N,C); targets None when untargeted
     columns: `linf`, `l2`, `rmse`, `psnr`, `ssim`, `overrun`, each (N,)
+    notes: of the attack on these queries, whatever process attacked them
     """
 
     rows: Tensor
@@ -72,6 +73,7 @@ class Outcome:
     codes: HashCodes
     columns: Columns
     seconds: float
+    notes: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def victim_info(trained: Trained) -> VictimInfo:
     )
 
 
-def attack_info(name: str, fitted: FittedAttack) -> AttackInfo:
-    """A fitted attack as records tell it."""
+def attack_info(name: str, fitted: FittedAttack, outcome: Outcome) -> AttackInfo:
+    """A fitted attack as records tell it, with what it noted of itself on these queries."""
     entry = ATTACKS[name]
     return AttackInfo(
         name=name,
@@ -128,6 +130,7 @@ def attack_info(name: str, fitted: FittedAttack) -> AttackInfo:
         deviations=entry.deviations,
         goal=fitted.attack.goal,
         knowledge=sorted(fitted.attack.knowledge),
+        indicators=fitted.attack.summarise(outcome.notes),
     )
 
 
@@ -159,6 +162,7 @@ def make_record(
     config: AttackConfig,
     trained: Trained,
     fitted: FittedAttack,
+    outcome: Outcome,
     scores: Scores,
     *,
     metrics: Metrics,
@@ -175,7 +179,7 @@ def make_record(
         command="attack",
         run=run_info(folder, config.seed, config.device, seconds),
         victim=victim_info(trained),
-        attack=attack_info(config.attack.name, fitted),
+        attack=attack_info(config.attack.name, fitted, outcome),
         dataset=dataset_info(data),
         budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
         protocol=Protocol(

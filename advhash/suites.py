@@ -23,6 +23,7 @@ from advhash.config import (
     method_label,
     read_toml,
 )
+from advhash.data import Dataset
 from advhash.errors import UsageError, nearest
 from advhash.hardening import prepare
 from advhash.pipeline import check_attack_config
@@ -142,10 +143,10 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             one = base.model_copy(update={"attack": attack, "budget": budget})
             try:
-                check_attack_config(one, known.fresh)
+                check_attack_config(one, known.fresh, known.data)
             except UsageError as error:
                 raise UsageError(
-                    f"{label} on {known.dataset}, {method_label(attack)}: {error}; what does not "
+                    f"{label} on {known.data.name}, {method_label(attack)}: {error}; what does not "
                     "go together belongs into grids of their own"
                 ) from None
             for victim_seed, seed in product(
@@ -173,7 +174,7 @@ class _Victim:
     identity: dict[str, Any]
     fresh: HashVictim | None
     learns: bool
-    dataset: str
+    data: Dataset
 
     @classmethod
     def plan(cls, config: AttackConfig) -> _Victim:
@@ -181,7 +182,7 @@ class _Victim:
         hardened = config.defense is not None
         if planned is None:  # a checkpoint, or a function of the user
             trained = prepare(config.model_copy(update={"defense": None}))
-            return cls(dict(cache_identity(trained)), None, hardened, trained.data.name)
+            return cls(dict(cache_identity(trained)), None, hardened, trained.data)
         data, settings, _ = planned
         fresh: HashVictim = VICTIMS.create(config.victim.name, settings)
         identity = {
@@ -193,7 +194,7 @@ class _Victim:
             "device": resolve_device(config.device).type,
         }
         learns = hardened or any(True for _ in fresh.parameters())
-        return cls(identity, fresh, learns, data.name)
+        return cls(identity, fresh, learns, data)
 
 
 def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
@@ -227,7 +228,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
         key=content_key(identity),
         training=content_key(training),
         config=config,
-        dataset=method_label(config.dataset.model_copy(update={"name": known.dataset})),
+        dataset=method_label(config.dataset.model_copy(update={"name": known.data.name})),
         victim=victim,
         method=method_label(config.attack),
         budget=str(budget),

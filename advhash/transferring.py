@@ -61,7 +61,7 @@ from advhash.reports.transfer import (
     main_metric,
 )
 from advhash.runs import RunFolder, environment, new_run_id
-from advhash.sanity import Flag
+from advhash.sanity import Flag, check_indicators
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
 from advhash.training import Trained, cache_identity, derive_seed, plan_victim
 
@@ -269,7 +269,11 @@ def _into(
         for place, source in enumerate(members):
             fitted, outcome = _moved(folder, config, table, source, method, place, progress)
             infos.append(
-                Method(label=method, source=source.label, info=attack_info(table.name, fitted))
+                Method(
+                    label=method,
+                    source=source.label,
+                    info=attack_info(table.name, fitted, outcome),
+                )
             )
             budgets[method], rows = fitted.budget, outcome.rows
             for target in members:
@@ -318,7 +322,7 @@ def _into(
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),
-        flags=_flags(members, cells),
+        flags=_flags(members, cells, infos),
         metrics=_headline(methods, columns, boot),
         cells=cells,
     )
@@ -434,12 +438,18 @@ def _headline(
     return metrics
 
 
-def _flags(members: Sequence[Member], cells: Sequence[Cell]) -> list[Flag]:
+def _flags(
+    members: Sequence[Member], cells: Sequence[Cell], methods: Sequence[Method]
+) -> list[Flag]:
     flags = [
         Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
         for member in members
         for flag in member.trained.card.get("flags", [])
     ]
+    for made in methods:
+        for flag in check_indicators(made.info.indicators):
+            told = f"{made.label} on {made.source}: {flag.message}"
+            flags.append(Flag(flag.name, flag.level, told))
     for cell in cells:
         if cell.source == cell.target and (cell.gain.low is None or cell.gain.low <= 0):
             flags.append(

@@ -129,9 +129,28 @@ class Attack(ABC):
         """The inverse of `state`."""
         return self
 
-    def indicators(self) -> Mapping[str, float]:
-        """What the attack noted of itself since `fit`: its cost, or signs that it failed."""
-        return {}
+    @final
+    def note(self, name: str, values: Tensor) -> None:
+        """Keep a value of each image (or of each of its bits) for `indicators`."""
+        kept = self.__dict__.setdefault("_notes", {})
+        kept.setdefault(name, []).append(values.detach().float().flatten().cpu())
+
+    def notes(self) -> dict[str, Tensor]:
+        """All values noted since `forget`, by name, so that a run can keep them with its batch."""
+        return {name: torch.cat(kept) for name, kept in self.__dict__.get("_notes", {}).items()}
+
+    def forget(self) -> None:
+        """Drop all notes, as `fit` does."""
+        self.__dict__.pop("_notes", None)
+
+    def summarise(self, notes: Mapping[str, Tensor]) -> dict[str, float]:
+        """What notes say of the attack: its cost, or signs that it failed. The mean of each."""
+        return {name: float(kept.double().mean()) for name, kept in notes.items() if len(kept)}
+
+    @final
+    def indicators(self) -> dict[str, float]:
+        """`summarise` of all images attacked since `fit`."""
+        return self.summarise(self.notes())
 
     @final
     def can_move(self, victim: HashVictim, modality: Modality) -> bool:
@@ -174,6 +193,11 @@ class Attack(ABC):
                 f"{type(self).__name__} with these settings: expected a budget in "
                 f"{', '.join(sorted(self.norms))}, got {budget.norm}{hint}"
             )
+        if budget.norm == "l0" and (budget.eps < 1 or budget.eps % 1):
+            raise UsageError(
+                f"{type(self).__name__}: expected an l0 budget of 1 word (or entry) or more, a "
+                f"whole number, got {budget.eps:g}; use --norm l0 --eps 2"
+            )
 
     @final
     def check_gradients(self, victim: HashVictim) -> None:
@@ -212,8 +236,11 @@ class Attack(ABC):
         `eight_bit=False` leaves the pixels as floats. `vocabulary` is that of the data set: an l0
         budget on text counts words. Only `seed` decides over chance.
 
+        An attack whose `knowledge` does not name the query labels sees none: all are 0.
+
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
-        a norm that the attack cannot keep, an attack by gradients on a victim without.
+        a norm that the attack cannot keep, an attack by gradients on a victim without, pictures
+        that are not on the 8-bit grid and are to be rounded to it.
         """
         found, distance, overrun = self._inside(
             victim, batch, targets, budget, modality, seed, eight_bit, vocabulary
@@ -262,11 +289,19 @@ class Attack(ABC):
         targets = None if targets is None else targets.to(victim.device)
         clean = batch.inputs[modality]
         bounds = victim.bounds[modality]
+        rounded = victim.is_image(modality) and eight_bit
+        if rounded and bool(((clean * 255).round() - clean * 255).abs().gt(1e-2).any()):
+            raise UsageError(
+                "expected 8-bit pictures (multiples of 1/255), whose rounding cannot leave the "
+                "budget, got others; round them first, or use eight_bit=False"
+            )
         devices = [victim.device] if victim.device.type == "cuda" else []
         with frozen(victim), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             inputs = {name: values.clone() for name, values in batch.inputs.items()}
-            own = Batch(inputs, batch.labels.clone(), batch.index.clone())
+            known = "query labels" in self.knowledge
+            labels = batch.labels.clone() if known else torch.zeros_like(batch.labels)
+            own = Batch(inputs, labels, batch.index.clone())
             aims = None if targets is None else targets.clone()
             raw = self._moved(victim, own, aims, budget, modality).detach().to(clean)
         if raw.shape != clean.shape or not bool(raw.isfinite().all()):
@@ -283,7 +318,7 @@ class Attack(ABC):
             else (measure.distance(clean, raw) - budget.eps - slack).clamp_min(0)
         )
         moved = measure.project(clean, raw, bounds)
-        if victim.is_image(modality) and eight_bit:
+        if rounded:
             moved = round_toward(clean, moved)
         inputs = {**batch.inputs, modality: moved}
         distance = measure.distance(clean, moved)

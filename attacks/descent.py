@@ -8,7 +8,7 @@ P2P, DHTA, THA, HAG, SDHA, CgAT and the mainstay attack differ in the code that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -109,6 +109,12 @@ class GradientAttack(Attack):
     equals the anchor; the iterate with the fewest wrong bits is returned, then the lowest
     −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
 
+    `indicators` are shares in [0,1] over the images that did not rest at the start:
+
+    zero_gradient: the gradient of the first step is zero
+    saturated:     of their bits at that step, |h| is above 0.999
+    stalled:       no iterate was better than the clean image
+
     Deviations:
     - real codes are divided by their mean size on the clean image before tanh, so that α means the
       same for unbounded codes
@@ -153,7 +159,6 @@ class GradientAttack(Attack):
             raise ValueError(f"samples={self.samples} are draws of transforms: name some")
         self.history = []
         self._data: AttackData | None = None
-        self._facts: dict[str, list[Tensor]] = {}
 
     def fit(
         self,
@@ -166,7 +171,7 @@ class GradientAttack(Attack):
     ) -> Self:
         """Keep the database codes and labels, from which the anchors are drawn."""
         self._data = data
-        self._facts = {}
+        self.forget()
         return self
 
     @property
@@ -201,22 +206,6 @@ class GradientAttack(Attack):
         """
         anchors = self.anchors(labels).to(own.device)
         return Aim(anchors, lambda codes, images, rows: self.loss(codes, anchors[rows]))
-
-    def indicators(self) -> Mapping[str, float]:
-        """Shares in [0,1] over all images attacked since `fit` that did not rest at the start:
-
-        zero_gradient: the gradient of the first step is zero
-        saturated:     of their bits at that step, |h| is above 0.999
-        stalled:       no iterate was better than the clean image
-        """
-        return {
-            name: float(torch.cat(values).double().mean())
-            for name, values in self._facts.items()
-            if sum(map(len, values))
-        }
-
-    def _note(self, name: str, values: Tensor) -> None:
-        self._facts.setdefault(name, []).append(values.float().flatten().cpu())
 
     def descend(
         self,
@@ -255,7 +244,7 @@ class GradientAttack(Attack):
             if not bool((best.left > 0).any()):
                 break
         gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
-        self._note("stalled", ~gained[start > 0])
+        self.note("stalled", ~gained[start > 0])
         return best.images
 
     def _single_step(
@@ -319,8 +308,8 @@ class GradientAttack(Attack):
             (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
             if first and iteration == 0:
                 size = gradient.flatten(1).abs().amax(dim=1)
-                self._note("zero_gradient", (size < TINY)[left > 0])
-                self._note("saturated", (codes.detach().abs() > SATURATED)[left > 0])
+                self.note("zero_gradient", (size < TINY)[left > 0])
+                self.note("saturated", (codes.detach().abs() > SATURATED)[left > 0])
             moved[active] = budget.project(
                 origin, stepper.move(moved[active], gradient, active), bounds
             )

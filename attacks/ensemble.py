@@ -105,7 +105,6 @@ class AutoHash(Attack):
         self.history = []
         self._data: AttackData | None = None
         self._fitted: dict[str, Attack] = {}
-        self._facts: dict[str, list[Tensor]] = {}
 
     def members(self) -> Mapping[str, Attack]:
         """The ensemble by name, new and not fitted; those without gradients come first."""
@@ -132,7 +131,7 @@ class AutoHash(Attack):
     ) -> Self:
         """Fit every member."""
         self._data = data
-        self._facts = {}
+        self.forget()
         self._control = self.control().fit(victim, data, budget, seed=seed)
         self._fitted = {
             name: member.fit(victim, data, budget, seed=seed, progress=progress)
@@ -164,16 +163,16 @@ class AutoHash(Attack):
             better = reached < left[rows]
             kept = rows[better]
             best[kept], left[kept], keeper[kept.cpu()] = moved[better], reached[better], number
-        self._note("black_box_lead", (lowest[True] - lowest[False])[left > 0])
+        self.note("black_box_lead", (lowest[True] - lowest[False])[left > 0])
         some = (left > 0).nonzero().flatten()[:SAMPLED]
         if len(some) and budget.norm in self.control().norms:
             moved = self._attack(self._control, victim, batch, labels, some, budget)
             reached = self.left(victim.relax(moved, "image"), labels[some])
-            self._note("query_lead", lowest[True][some] - reached)
+            self.note("query_lead", lowest[True][some] - reached)
             better = reached < left[some]
             best[some[better]], keeper[some[better].cpu()] = moved[better], len(self._fitted)
         for number, name in enumerate([*self._fitted, "nes"]):
-            self._note(f"kept_{name}", keeper == number)
+            self.note(f"kept_{name}", keeper == number)
         return best
 
     @torch.no_grad()
@@ -211,11 +210,20 @@ class AutoHash(Attack):
         moved = member.run(victim, part, wanted if self.goal == "targeted" else None, budget)
         return round_toward(clean, budget.project(clean, moved, victim.bounds["image"]))
 
-    def _note(self, name: str, values: Tensor) -> None:
-        self._facts.setdefault(name, []).append(values.float().cpu())
+    def notes(self) -> dict[str, Tensor]:
+        """Its own, and those of the members as "MEMBER/NAME"."""
+        found = super().notes()
+        for name, member in self._fitted.items():
+            found |= {f"{name}/{fact}": kept for fact, kept in member.notes().items()}
+        return found
 
-    def indicators(self) -> Mapping[str, float]:
-        """Those of the members, each at its best member, and of the ensemble since `fit`:
+    def forget(self) -> None:
+        super().forget()
+        for member in self._fitted.values():
+            member.forget()
+
+    def summarise(self, notes: Mapping[str, Tensor]) -> dict[str, float]:
+        """Those of the members, each at its best member, and of the ensemble:
 
         black_box_lead: mean average precision by which the members without gradients beat those
                         with, over the queries that are not solved; above 0: gradients are masked
@@ -223,14 +231,10 @@ class AutoHash(Attack):
         kept_NAME:      share of the queries whose result is that of a member
         """
         found: dict[str, float] = {}
-        for member in self._fitted.values():  # one that fails is what the others are for
-            for name, value in member.indicators().items():
-                found[name] = min(value, found.get(name, value))
-        return found | {
-            name: float(torch.cat(values).double().mean())
-            for name, values in self._facts.items()
-            if sum(map(len, values))
-        }
+        for name, value in super().summarise(notes).items():
+            fact = name.rpartition("/")[2]  # a member that fails is what the others are for
+            found[fact] = min(value, found.get(fact, value))
+        return found
 
 
 @ATTACKS.register("autohash-untargeted", source="advhash")

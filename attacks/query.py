@@ -7,7 +7,7 @@ on every victim, on perceptual hashes and functions without a gradient too.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -96,7 +96,7 @@ class QueryAttack(GoalAttack):
     queries: how many images the attacker may send for each query image, the clean one included
 
     The returned image is one that was sent, 8 bits and inside the budget: that with the fewest
-    wrong bits.
+    wrong bits. The mean of what was sent is the indicator "queries_per_image".
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
@@ -107,7 +107,6 @@ class QueryAttack(GoalAttack):
             raise ValueError(f"expected queries >= 2, got {queries}")
         self.queries = queries
         self.history = []
-        self._spent: list[Tensor] = []
 
     def fit(
         self,
@@ -119,7 +118,7 @@ class QueryAttack(GoalAttack):
         progress: Progress = silent,
     ) -> Self:
         """Keep the database codes and labels; count queries from 0."""
-        self._spent = []
+        self.forget()
         return super().fit(victim, data, budget, seed=seed, progress=progress)
 
     def run(
@@ -134,18 +133,12 @@ class QueryAttack(GoalAttack):
             lambda own: self.goals(own, targets),
         )
         self.search(box)
-        self._spent.append(box.spent.cpu())
+        self.note("queries_per_image", box.spent)
         return box.best
 
     @abstractmethod
     def search(self, box: BlackBox) -> None:
         """Send images until each has reached its goal or spent its queries."""
-
-    def indicators(self) -> Mapping[str, float]:
-        """Mean over the images attacked since `fit`: "queries_per_image"."""
-        if not self._spent:
-            return {}
-        return {"queries_per_image": float(torch.cat(self._spent).double().mean())}
 
 
 @ATTACKS.register("nes", source="Ilyas et al., ICML 2018")

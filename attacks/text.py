@@ -83,11 +83,7 @@ class WordAttack(Attack):
         """
         if self._edits is None:
             raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        if budget.norm != "l0" or budget.eps < 1:
-            raise UsageError(
-                f"{type(self).__name__}: expected an l0 budget of at least 1 word, got {budget}; "
-                "use --norm l0 --eps 2"
-            )
+        self.check_budget(budget)
         return self.edit(victim, self._edits, batch.inputs["text"], targets, int(budget.eps))
 
     @abstractmethod

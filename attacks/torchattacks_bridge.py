@@ -48,6 +48,8 @@ def load_torchattacks() -> Any:
 class TorchAttack(GoalAttack):
     """Runs an attack of torchattacks 3.5.1 on a head; the harness projects, rounds and measures.
 
+    The share of the images that came back as they were is the indicator "unmoved".
+
     Deviations:
     - the logits of the source are ±⟨h, anchor⟩/K, or ⟨h, prototype⟩/K of each class
     - a step is a fraction of the budget's radius; what is not a setting is torchattacks' default,
@@ -59,7 +61,6 @@ class TorchAttack(GoalAttack):
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = WHITE_BOX | {"database codes", "labels"}
     norms: frozenset[Norm] = frozenset({"linf", "l2"})
-    _unmoved: tuple[Tensor, ...] = ()
 
     def fit(
         self,
@@ -71,7 +72,7 @@ class TorchAttack(GoalAttack):
         progress: Progress = silent,
     ) -> Self:
         """Keep the database codes and labels; forget what was noted."""
-        self._unmoved = ()
+        self.forget()
         return super().fit(victim, data, budget, seed=seed, progress=progress)
 
     def run(
@@ -83,7 +84,7 @@ class TorchAttack(GoalAttack):
             moved = self.attacked(library, victim, clean, targets, budget)
         finite = moved.isfinite().flatten(1).all(dim=1)
         moved = torch.where(finite.view(-1, 1, 1, 1), moved, clean)
-        self._unmoved += ((moved == clean).flatten(1).all(dim=1).cpu(),)
+        self.note("unmoved", (moved == clean).flatten(1).all(dim=1))
         return moved
 
     @abstractmethod
@@ -96,12 +97,6 @@ class TorchAttack(GoalAttack):
         budget: Budget,
     ) -> Tensor:
         """Build head and attack, and call it."""
-
-    def indicators(self) -> Mapping[str, float]:
-        """Share of the images since `fit` that came back as they were: "unmoved"."""
-        if not self._unmoved:
-            return {}
-        return {"unmoved": float(torch.cat(self._unmoved).double().mean())}
 
 
 def on(clean: Tensor, attack: Any) -> Any:
@@ -193,6 +188,8 @@ class AutoPGD(TorchAttack):
 class RandomSquares(TorchAttack):
     """Square attack of torchattacks on `CodeHead`; one square is drawn for the whole batch.
 
+    It never stops early, so "queries_per_image" is `queries`.
+
     queries: images that are sent for each query image, the clean one included
     """
 
@@ -222,12 +219,8 @@ class RandomSquares(TorchAttack):
         on(clean, attack).init_hyperparam(clean)
         ones = torch.ones_like(goals[:, 0], dtype=torch.long)
         moved: Tensor = attack.attack_single_run(clean, ones)[1]
+        self.note("queries_per_image", torch.full((len(clean),), float(self.queries)))
         return moved
-
-    def indicators(self) -> Mapping[str, float]:
-        """The same, and "queries_per_image": it never stops early."""
-        noted = super().indicators()
-        return {**noted, "queries_per_image": float(self.queries)} if noted else {}
 
 
 class ClassAPGD(TorchAttack):

@@ -26,10 +26,11 @@ DRAWS = 16  # messages that an image is judged by where noise is added
 class AdaptiveSlice(Attack):
     """Moves party 0's input until the joint prediction is wrong and the detector accepts.
 
-    It knows all models, the detector with its threshold, and the codes of the other parties: the
-    worst case. For each of the `classes` wrong classes c that fit the other parties' codes best
-    (None: all), Adam descends CE(top(h), c) + w·relu(D − t)/K through the straight-through
-    estimator, D being the detector's distance with o_c as class code and t its threshold. The first
+    It knows all models, the detector with its threshold, the codes of the other parties and the
+    query's class: the worst case. For each of the `classes` wrong classes c that fit the other
+    parties' codes best (None: all), Adam descends CE(top(h), c) + w·relu(D − t)/K through the
+    straight-through estimator, D being the detector's distance with o_c as class code and t its
+    threshold. The first
     image that succeeds on the 8-bit grid is kept, else the one with the lowest loss. Where parties
     add noise, each step draws it anew, and kept is the image that succeeds in most of `DRAWS`
     messages: the noise that will be sent is not known.
@@ -40,7 +41,9 @@ class AdaptiveSlice(Attack):
 
     goal: ClassVar[Goal] = "untargeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"party0"})
-    knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "query codes", "labels"})
+    knowledge: ClassVar[Knowledge] = frozenset(
+        {"weights", "gradients", "query codes", "query labels"}
+    )
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
 
     def __init__(

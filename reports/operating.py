@@ -19,7 +19,7 @@ from advhash.codec import through_codec
 from advhash.codes import HashCodes
 from advhash.hamming import distances, relevance
 from advhash.reports.measures import Columns
-from advhash.stats import Metric, mean_metric, single_metric
+from advhash.stats import Metric, mean_metric, rate_metric, single_metric
 from advhash.victims.base import HashVictim
 
 __all__ = ["names_pictures", "operating_columns", "operating_metrics", "operating_threshold"]
@@ -101,7 +101,7 @@ def operating_metrics(
     targeted: bool,
     seed: int,
 ) -> dict[str, Metric | None]:
-    """Shares of queries that evade (untargeted) or collide (targeted), with their intervals.
+    """Shares of queries that evade (untargeted) or collide (targeted), with exact intervals.
 
     threshold_bits, false_positives: T and its share of false positives on clean data
     evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
@@ -119,7 +119,7 @@ def operating_metrics(
             return None
         far = columns[BITS + seen]
         hit = np.where(np.isnan(far), np.nan, (far <= bits) == targeted)
-        return mean_metric(hit.astype(np.float64), seed)
+        return rate_metric(hit.astype(np.float64), seed)
 
     pdq = pdq_threshold(victim.bits)
     return {

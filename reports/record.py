@@ -102,6 +102,7 @@ class VictimInfo(MethodInfo):
 class AttackInfo(MethodInfo):
     goal: Literal["targeted", "untargeted"]
     knowledge: list[str]
+    indicators: dict[str, float] = {}  # what the attack noted of itself: shares, means
 
 
 class DatasetInfo(Part):

@@ -187,3 +187,77 @@ def test_every_gradient_attack_takes_transforms(scene: Scene) -> None:
         assert not torch.equal(images[0], images[1]), name
         assert torch.equal(images[1], images[2]), name
         assert float(found[1].distance.max()) <= BALL.eps + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"eps": "0.5/255"}, "at least 1/255, by which 8-bit pixels move"),
+        ({"norm": "l2", "eps": "0.002"}, "at least 1/255"),
+        ({"norm": "l2", "eps": "2000"}, "at most 55.43 for l2"),
+        ({"norm": "l2", "eps": "128"}, "in \\[0,1\\] pixels"),
+    ],
+)
+def test_a_radius_without_room_or_without_end_costs_no_training(
+    budget: dict[str, Any], message: str
+) -> None:
+    """Under 1/255 every attack returns its input, which looked like a masked gradient."""
+    tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}}
+    with pytest.raises(ConfigError, match=message):
+        attack_plan(AttackConfig.build({**tables, "budget": budget}))
+
+
+@pytest.mark.parametrize("budget", [{"eps": "1/255"}, {"eps": "0.5/255", "eight_bit": False}])
+def test_the_smallest_radius_that_moves_something_is_taken(budget: dict[str, Any]) -> None:
+    tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}}
+    assert attack_plan(AttackConfig.build({**tables, "budget": budget}))["queries"] == 300
+
+
+@pytest.mark.parametrize("eps", ["8/255", "0.5", "2.5"])
+def test_a_budget_of_words_is_a_whole_number_before_any_training(eps: str) -> None:
+    tables = {
+        "victim": {"name": "dlcmh"},
+        "attack": {"name": "hotflip"},
+        "protocol": {"query_modality": "text"},
+    }
+    with pytest.raises(UsageError, match=r"l0 budget of 1 word .* use --norm l0 --eps 2"):
+        attack_plan(AttackConfig.build({**tables, "budget": {"eps": eps}}))
+
+
+def test_more_planted_pictures_than_there_are_is_refused() -> None:
+    """It planted as many as there were, and its record said as many as were asked for."""
+    tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}, "budget": {"eps": "8/255"}}
+    attack_plan(AttackConfig.build({**tables, "protocol": {"poison": 150}}))
+    with pytest.raises(UsageError, match=r"--poison .* expected at most 150, got 151"):
+        attack_plan(AttackConfig.build({**tables, "protocol": {"poison": 151}}))
+
+
+def test_pictures_off_the_8_bit_grid_are_refused(scene: Scene) -> None:
+    """Rounding would take them up to half a step beyond a budget that they were inside."""
+    images = (scene.queries.inputs["image"] + 0.4 / 255).clamp(0, 1)
+    batch = Batch({"image": images}, scene.queries.labels, scene.queries.index)
+    attack = fitted("dhta", scene)
+    with pytest.raises(UsageError, match="multiples of 1/255"):
+        attack.perturb(scene.victim, batch, scene.targets, Budget("linf", 1 / 255))
+    moved = attack.perturb(
+        scene.victim, batch, scene.targets, Budget("linf", 1 / 255), eight_bit=False
+    )
+    assert float(moved.distance.max()) <= 1 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("entry", list(ATTACKS), ids=lambda entry: entry.name)
+def test_query_labels_are_shown_to_those_that_state_them(entry: Any, scene: Scene) -> None:
+    seen: list[Tensor] = []
+
+    class Looking(entry.build):  # type: ignore[misc, name-defined]
+        modalities = frozenset({"image"})
+        norms = frozenset({"linf"})
+
+        def run(self, victim: Any, batch: Batch, targets: Tensor | None, budget: Budget) -> Tensor:
+            seen.append(batch.labels)
+            return batch.inputs["image"]
+
+    attack = Looking()
+    attack.perturb(scene.victim, scene.queries, aims(attack, scene.targets), BALL)
+    stated = "query labels" in attack.knowledge
+    assert bool(seen[0].any()) is stated

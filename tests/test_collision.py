@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,43 @@ def test_a_run_on_a_perceptual_hash(name: str, tmp_path: Path) -> None:
     assert share is not None
     assert 0 <= (share.value or 0) <= 0.01
     assert "Evasion and collision at a threshold" in page([tmp_path / "run"])
+
+
+@pytest.mark.parametrize("far", [0.0, 99.0])
+def test_a_rate_of_none_or_all_has_an_interval_with_a_width(
+    far: float, victim: HashVictim, served: AttackData
+) -> None:
+    """The bootstrap of equal outcomes said 1.00 [1.00, 1.00] of ten queries."""
+    names = ("clean", "adversarial", "png", "jpeg90", "jpeg75")
+    columns = {f"bits_{name}": np.full(10, far) for name in names}
+    found = operating_metrics(columns, served, victim, 0.01, targeted=False, seed=0)
+    rate = found["evasion_rate"]
+    assert rate is not None
+    assert rate.value == (far > 0)
+    assert rate.low is not None
+    assert rate.high is not None
+    assert rate.high - rate.low == pytest.approx(1 - 0.025**0.1)  # the exact one of ten equal ones
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    root = Path(__file__).parent.parent
+    cells = json.loads((root / "benchmarks/words_and_hashes.json").read_text())["cells"]
+
+    def shown(metric: dict[str, Any]) -> str:
+        value, low, high = (
+            f"{metric[key]:.2f}".removeprefix("0") if 0.005 <= metric[key] < 0.995
+            else f"{metric[key]:.2f}" for key in ("value", "low", "high")
+        )  # fmt: skip
+        return f"{value} [{low}, {high}]"
+
+    rows = [
+        line.strip("| \n").split(" | ")
+        for line in (root / "docs/attacks/collision.md").read_text().splitlines()
+        if line.startswith(("| phash |", "| dhash |", "| pdq |"))
+    ]
+    assert len(rows) == 12
+    for hashed, method, budget, *figures in rows:
+        cell = cells[f"{hashed}, {method} tanh, {budget.removeprefix('L∞ ')}"]
+        rate = f"{method}_rate"
+        names = ("_clean", "", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
+        assert figures[2:8] == [shown(cell[rate + name]) for name in names], (hashed, method)

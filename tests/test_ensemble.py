@@ -112,11 +112,11 @@ def test_a_black_box_that_is_stronger_than_the_white_box_is_flagged(scene: Scene
 def test_nes_tries_few_queries_and_none_without_a_bound(scene: Scene) -> None:
     attack = AutoHash()
     scores(attack, scene, Budget("linf", 2 / 255))
-    assert len(attack._facts["query_lead"][0]) == 8
+    assert len(attack.notes()["query_lead"]) == 8
     free = Budget("none", math.inf)
     attack.fit(scene.victim, scene.data, free)
     attack.perturb(scene.victim, scene.queries, scene.targets, free)
-    assert "query_lead" not in attack._facts
+    assert "query_lead" not in attack.notes()
 
 
 @pytest.mark.parametrize("build", [AutoHash, AutoHashUntargeted])

@@ -147,7 +147,7 @@ class TestBudgetAndGrid:
         """Not even by float error, which grows with the radius: it would raise a flag."""
         budget = Budget(norm, eps)
         generator = torch.Generator().manual_seed(2)
-        large = torch.rand((4, 3, 224, 224), generator=generator)
+        large = torch.randint(256, (4, 3, 224, 224), generator=generator) / 255
         noise = 3 * torch.randn(large.shape, generator=generator)
 
         def projected(victim: HashVictim, batch: Batch, targets: object, budget: Budget) -> Tensor:
