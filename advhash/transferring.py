@@ -22,7 +22,7 @@ import torch
 
 from advhash.attacking import attack_queries, noise_precision
 from advhash.attacks.base import Attack, AttackData
-from advhash.budget import Budget
+from advhash.budget import Budget, expect_room
 from advhash.cache import content_key
 from advhash.codes import HashCodes
 from advhash.config import (
@@ -200,6 +200,10 @@ def _moving(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
             raise UsageError(_other_data(label, first[0]))
         for method, attack in zip(config.attacks, attacks, strict=True):
             attack.check_gradients(victim)
+            if victim.is_image(modality):
+                values = data.database.inputs[modality][0].numel()
+                budget = config.budget.resolve(attack.default_budget)
+                expect_room(budget, values, eight_bit=config.budget.eight_bit)
             if not attack.can_move(victim, modality):
                 raise UsageError(
                     f"--methods: {method.name} attacks {', '.join(sorted(attack.modalities))}, "
@@ -386,9 +390,14 @@ def _judged(
             progress=progress,
         )
 
-    codes = trained.victim.encode(outcome.moved, modality)
+    clean, codes = (
+        HashCodes.concatenate(
+            [trained.victim.encode(part, modality) for part in inputs.split(protocol.batch_size)]
+        )
+        for inputs in (outcome.clean, outcome.moved)
+    )
     found = retrieval_columns(
-        trained.victim.encode(outcome.clean, modality),
+        clean,
         codes,
         target.codes,
         labels=outcome.labels,

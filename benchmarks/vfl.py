@@ -140,7 +140,10 @@ def inversion(dataset: str, seed: int, settings: dict[str, Any]) -> Cell:
         {
             "seed": seed,
             "victim": {"name": "hashvfl", **settings},
-            "attack": {"name": "code-inversion", "attackers": ["decoder", "neighbours", "ste", "tanh"]},
+            "attack": {
+                "name": "code-inversion",
+                "attackers": ["decoder", "neighbours", "ste", "tanh"],
+            },
             "dataset": {"name": dataset},
         }
     )
