@@ -133,6 +133,22 @@ def value(record: Record, name: str) -> float:
     return metric.value
 
 
+def test_the_page_of_searches_shows_what_was_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks/search.json").read_text())["nas"]
+    page = (ROOT / "docs/search.md").read_text()
+    for name, digits in (
+        ("speedup", 2), ("speedup_over_structure", 2), ("hit_rate", 3), ("hash_overhead", 3),
+        ("best_fitness", 4), ("best_fitness_uncached", 4), ("time_to_uncached", 2),
+    ):  # fmt: skip
+        one = measured["metrics"][name]
+        shown = f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+        assert shown in page, name
+    assert measured["metrics"]["speedup"]["low"] > 3
+    assert measured["metrics"]["hit_rate"]["low"] > 0.5
+    assert measured["metrics"]["hash_overhead"]["high"] < 0.05
+    assert measured["metrics"]["speedup_over_structure"]["low"] > 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("victim", "least"), [("dpsh", 0.9), ("dlcmh", 0.85)])
