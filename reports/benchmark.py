@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,17 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
     return figures, max(0, len(drawn) - FIGURES)
 
 
+def _raised(record: BenchmarkRecord) -> list[Flag]:
+    """One flag for each kind that cells raised."""
+    counts: Counter[str] = Counter()
+    for row in record.rows:
+        counts.update(row.flags)
+    return [
+        Flag(name, "warning", f"Raised by {count} of {len(record.cells)} runs: see the tables.")
+        for name, count in counts.most_common()
+    ]
+
+
 def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     """What a benchmark says. Raises RunError."""
     record = BenchmarkRecord.read(path)
@@ -203,7 +215,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
         told=[Told(f"suite {record.name}", lead, more)],
         sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],
         datasets=data,
-        flags=[(f"suite {record.name}", flag) for flag in record.flags],
+        flags=[(f"suite {record.name}", flag) for flag in (*record.flags, *_raised(record))],
         deviations=[(name, text) for name, texts in record.deviations.items() for text in texts],
         attributions=record.attributions,
     )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +347,57 @@ def test_shipped_suites_are_well_formed(name: str) -> None:  # their data are no
     assert SuiteConfig.build(load_suite(name)).grids
 
 
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(
+    finished: Path, suite_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the client or of a worker, ten times; then the command is left alone."""
+    environment = {**os.environ, "ADVHASH_CACHE": str(tmp_path / "cache")}
+    generator = np.random.default_rng(0)
+    command = [
+        *(sys.executable, "-m", "advhash", "benchmark", "--suite", str(suite_file)),
+        *("--executor", "local", "-q", "--out", str(tmp_path / "run")),
+    ]
+    kills = 0
+    for attempt in range(30):
+        if (tmp_path / "run").is_dir():
+            shutil.rmtree(tmp_path / "run")  # finished before its kill: the cache has all cells
+        shutil.rmtree(tmp_path / "run.partial", ignore_errors=True)  # a killed client leaves it
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        if kills < 10:
+            time.sleep(generator.uniform(4, 20))
+            workers = children(process.pid)
+            victim = int(generator.choice(workers)) if workers and attempt % 2 else process.pid
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                kills += 1
+            if victim == process.pid:
+                for worker in workers:  # they would end with their parent, in their own time
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+        code = process.wait(timeout=600)
+        if kills == 10 and code == 0:
+            break
+    assert kills == 10
+    assert code == 0
+    found = {cell.key: cell.figures for cell in BenchmarkRecord.read(tmp_path / "run").cells}
+    for cell in BenchmarkRecord.read(finished).cells:
+        for name in ("map", "map_adversarial", "tmap", "l2"):
+            assert found[cell.key].get(name) == cell.figures.get(name), name
+
+
+def children(parent: int) -> list[int]:
+    """The workers of a process; its resource tracker is none."""
+    tasks = Path(f"/proc/{parent}/task/{parent}/children")
+    if not tasks.is_file():
+        return []
+    return [
+        int(one)
+        for one in tasks.read_text().split()
+        if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()
+    ]
+
+
 # leaderboards
 
 
@@ -444,3 +501,4 @@ def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
     render([tmp_path], tmp_path / "report.html")
     assert len(record.cells) > 10_000
     assert (tmp_path / "report.html").stat().st_size < 20e6
+    assert "Raised by 3336 of 10008 runs" in (tmp_path / "report.html").read_text()
