@@ -144,17 +144,20 @@ def noise_precision(
         kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
         noise = ATTACKS.create("token-noise", kept)
         noise.fit(victim, AttackData(data, database, str(protocol.database), modality), budget)
-    moved = noise.perturb(
-        victim,
-        data.query.rows(outcome.rows),
-        None,
-        budget,
-        modality,
-        seed=derive_seed(config.seed, "noise"),
-        vocabulary=data.vocabulary,
-    )
+    codes = []
+    for start in range(0, len(outcome.rows), protocol.batch_size):
+        moved = noise.perturb(
+            victim,
+            data.query.rows(outcome.rows[start : start + protocol.batch_size]),
+            None,
+            budget,
+            modality,
+            seed=derive_seed(config.seed, f"noise {start}" if start else "noise"),
+            vocabulary=data.vocabulary,
+        )
+        codes.append(moved.codes)
     return precisions(
-        moved.codes,
+        HashCodes.concatenate(codes),
         database,
         outcome.labels if outcome.targets is None else outcome.targets,
         data.database.labels.numpy(),

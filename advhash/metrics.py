@@ -206,7 +206,7 @@ def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
     chance = hypergeom.pmf(0, counts.total, counts.relevant, taken)
     missed = np.where(taken > 0, chance, 1.0)  # levels without a row have no such chance
     hit = 1 - missed.prod(axis=1)  # of logarithms: by some last bits outside [0,1]
-    return np.asarray(hit.clip(0, 1), dtype=np.float64)
+    return np.asarray(hit.round(12).clip(0, 1), dtype=np.float64)
 
 
 def precision_within(

@@ -63,7 +63,7 @@ from advhash.training import (
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["attack", "attack_plan", "resolve", "resume", "save_image_grid"]
+__all__ = ["attack", "attack_plan", "check", "resolve", "resume", "save_image_grid"]
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def attack(
     finished, and is removed otherwise.
     """
     seconds: dict[str, float] = {}
-    _check(config)  # a wrong name or value must not cost a training
+    check(config)  # a wrong name or value must not cost a training
     trained = _timed(seconds, "victim", lambda: prepare(config, progress))
     config = resolve(config, trained)
     if folder is None:
@@ -285,8 +285,8 @@ def _flags(
     return flags
 
 
-def _check(config: AttackConfig) -> None:
-    """Refuse, before any training, whatever can be seen from the config. Raises UsageError."""
+def check(config: AttackConfig) -> None:
+    """Refuse, before any training, whatever can be seen from the config. Raises AdvhashError."""
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
@@ -362,7 +362,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
-    _check(config)
+    check(config)
     planned = plan_victim(config)
     if planned is None:
         trained = prepare(config)

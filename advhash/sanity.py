@@ -201,8 +201,9 @@ def check_attack(
 def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
 
-    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; black_box_lead and
-    query_lead: of autohash. Other names are no signs of failure.
+    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; unmoved: of the attacks
+    of torchattacks; black_box_lead and query_lead: of autohash. Other names are no signs of
+    failure.
     """
     flags = []
 
@@ -217,6 +218,12 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
         "The first gradient is zero on {:.0%} of the queries: the descent goes nowhere there, "
         "which says nothing about the victim; attack it without gradients (blend) or from a random "
         "start.",
+    )
+    above(
+        "unmoved",
+        0.1,
+        "{:.0%} of the queries came back as they were: the attack met a gradient of zero, or none "
+        "of its images was better.",
     )
     above(
         "saturated",

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from advhash.attacking import attack_queries, noise_precision
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import AttackData
 from advhash.budget import Budget
 from advhash.cache import content_key
 from advhash.codes import HashCodes
@@ -31,7 +31,7 @@ from advhash.errors import RunError, UsageError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
 from advhash.hardening import prepare
-from advhash.pipeline import resolve
+from advhash.pipeline import check, resolve
 from advhash.recording import (
     Outcome,
     attack_info,
@@ -40,7 +40,6 @@ from advhash.recording import (
     run_info,
     victim_info,
 )
-from advhash.registry import ATTACKS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
@@ -55,7 +54,7 @@ from advhash.reports.transfer import (
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag, check_indicators
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
-from advhash.training import Trained, cache_identity, derive_seed
+from advhash.training import Trained, cache_identity, derive_seed, plan_victim
 
 __all__ = ["Column", "Member", "transfer"]
 
@@ -106,8 +105,7 @@ def transfer(
     cannot take.
     """
     labels, methods = _labels(config.victims), _labels(config.attacks)
-    for method in config.attacks:
-        _check_method(method, config)
+    _check(config)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     members = _members(config, labels, progress)
@@ -156,9 +154,44 @@ def _setting(pair: tuple[str, Any]) -> str:
     return str(value) if key == "defense" else f"{key}={value}"
 
 
-def _check_method(method: MethodConfig, config: TransferConfig) -> None:
-    attack: Attack = ATTACKS.create(method.name, method.settings)
-    attack.check_budget(config.budget.resolve(attack.default_budget))
+def _check(config: TransferConfig) -> None:
+    """Refuse, before any training, what `advhash attack` would of each victim and method."""
+    dataset = config.dataset
+    protocol = config.protocol.model_copy(update={"database": None})
+    for table in config.victims:
+        wanted = _wanted(config, table, dataset)
+        planned = plan_victim(wanted)
+        if planned is not None and dataset.name is None:
+            dataset = DatasetConfig.build({"name": planned[0].name, **planned[0].settings})
+        for method in config.attacks:
+            alone = AttackConfig(
+                seed=config.seed,
+                device=config.device,
+                victim=wanted.victim,
+                attack=method,
+                dataset=dataset,
+                budget=config.budget,
+                protocol=protocol,
+            )
+            check(alone.trusting(config.trust_code))
+
+
+def _wanted(config: TransferConfig, table: MethodConfig, dataset: DatasetConfig) -> TrainConfig:
+    """What trains a victim of the matrix; its own seed and defence stand among its settings."""
+    settings = table.settings
+    wanted = TrainConfig.build(
+        {
+            "seed": settings.pop("seed", config.seed),
+            "device": config.device,
+            "defense": _defense(settings.pop("defense", None)),
+            "defense_budget": settings.pop("defense_budget", {}),
+            "victim": {"name": table.name, **settings},
+            "dataset": dataset.model_dump(),
+        }
+    )
+    if wanted.defense is not None and wanted.defense_budget.eps is None:
+        wanted.defense_budget = config.budget
+    return wanted.trusting(config.trust_code)
 
 
 def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) -> list[Member]:
@@ -167,20 +200,7 @@ def _members(config: TransferConfig, labels: Sequence[str], progress: Progress) 
     dataset = config.dataset
     modality = config.protocol.query_modality
     for table, label in zip(config.victims, labels, strict=True):
-        settings = table.settings
-        wanted = TrainConfig.build(
-            {
-                "seed": settings.pop("seed", config.seed),
-                "device": config.device,
-                "defense": _defense(settings.pop("defense", None)),
-                "defense_budget": settings.pop("defense_budget", {}),
-                "victim": {"name": table.name, **settings},
-                "dataset": dataset.model_dump(),
-            }
-        )
-        if wanted.defense is not None and wanted.defense_budget.eps is None:
-            wanted.defense_budget = config.budget
-        trained = prepare(wanted.trusting(config.trust_code), progress)
+        trained = prepare(_wanted(config, table, dataset), progress)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
@@ -344,9 +364,14 @@ def _judged(
             progress=progress,
         )
 
-    codes = trained.victim.encode(outcome.moved, modality)
+    clean, codes = (
+        HashCodes.concatenate(
+            [trained.victim.encode(part, modality) for part in inputs.split(protocol.batch_size)]
+        )
+        for inputs in (outcome.clean, outcome.moved)
+    )
     found = retrieval_columns(
-        trained.victim.encode(outcome.clean, modality),
+        clean,
         codes,
         target.codes,
         labels=outcome.labels,

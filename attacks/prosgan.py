@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from advhash.attacks.anchors import fit_prototype, label_sets, majority
+from advhash.attacks.anchors import expect_reachable, fit_prototype, label_sets, majority
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.objectives import (
     hash_term,
@@ -255,11 +255,13 @@ class ProSGAN(Attack):
     ) -> Tensor:
         """(B,3,H,W) in [0,1]: inside the budget where `bounded`, else of any distance.
 
-        Raises UsageError: before `fit`; `bounded` without a bound.
+        Raises UsageError: before `fit`; `bounded` without a bound; DataError: a target that no row
+        shares a label with.
         """
         self.check_budget(budget)
-        if self._generator is None or targets is None:
+        if self._generator is None or self._data is None or targets is None:
             raise UsageError("ProSGAN: call fit or restore before run")
+        expect_reachable(self._data.labels, targets)
         condition, _ = self.supervise(targets)
         with torch.no_grad():
             return self.generate(batch.inputs["image"], condition, budget)

@@ -34,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "square": {"queries": 20},
     "blend": {},
     "universal": {"steps": 2},
+    "prosgan": {"epochs": 1, "width": 4, "blocks": 1, "prototype_steps": 2, "hidden": 8},
 }
 
 
@@ -80,7 +81,10 @@ def test_a_modality_that_the_victim_lacks_is_named(name: str, scene: Scene) -> N
 
 
 @pytest.mark.parametrize("labels", [0, 1], ids=["no label", "a label of no row"])
-@pytest.mark.parametrize("name", ["dhta", "mainstay", "sdha", "tha", "nes", "square", "blend"])
+@pytest.mark.parametrize(
+    "name",
+    ["dhta", "mainstay", "sdha", "tha", "nes", "square", "blend", "universal", "prosgan"],
+)
 def test_a_target_that_no_row_has_is_refused(name: str, labels: int, scene: Scene) -> None:
     strange = torch.zeros_like(scene.targets)
     strange[:, 2] = labels
