@@ -14,6 +14,7 @@ from PIL import Image
 
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
+from advhash.reports.benchmark import BenchmarkRecord
 from advhash.reports.detection import DetectionRecord
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Detection, EncodingRecord, Site
 from advhash.reports.inversion import InversionRecord
@@ -306,7 +307,7 @@ def make_inversion(folder: Path) -> Path:
     more = ("ssim_class_decoder", "reidentification", "reidentification_chance")
     metrics = dict.fromkeys((*names, *more, "reidentification_by_code"), vars(SHARE))
     attack = attack_info("targeted").model_dump()
-    for name in ("cached", "fingerprint", "history", "goal"):
+    for name in ("cached", "fingerprint", "history", "goal", "indicators"):
         attack.pop(name)
     record = InversionRecord.model_validate(
         {
@@ -390,18 +391,20 @@ def make_search(folder: Path) -> Path:
     results = [
         {"arm": arm, "repeat": 0, "candidates": 3, "seconds": 2.0, "figures": {"fitness": 0.5},
          "best": {}, "lookups": {"full": 1}, "refused": 0, "checked": 1, "false": 0, "cache": {},
-         "curve": [[0.5, 0.2, 0.0], [1.5, 0.5, 0.4]], "improvements": [[0.5, 0.2]]}
+         "curve": [[0.5, 0.2, 0.0], [1.5, 0.5, 0.4]], "improvements": [[0.5, 0.2]],
+         "repeated": 0}
         for arm in ("cached", "uncached")
     ]  # fmt: skip
-    names = ("speedup", "hit_rate", "best_fitness", "best_fitness_uncached", "best_gain")
+    names = ("speedup", "hit_rate", "best_fitness", "best_fitness_uncached")
     more = ("time_to_uncached", "false_hit_rate", "hash_overhead")
     tmap = ("winner", "dhta", "clean", "ceiling")
     record = SearchRecord.model_validate(
         {
             "schema_": "advhash/search/1", "command": "search", "run": info(folder).model_dump(),
-            "domain": "attack", "settings": {"search": {"seconds": 2.0, "steps": 3}},
+            "domain": "attack", "settings": {"search": {"algorithm": "evolution", "seconds": 2.0, "steps": 3}},
             "dataset": DATA.model_dump(), "budget": BUDGET.model_dump(), "flags": [],
             "metrics": dict.fromkeys((*names, *more), vars(SHARE)), "results": results,
+            "differences": {"best_gain": vars(GAIN)},
             "coarseness": [{"bits": 8, "keys": 2, "cells_per_key": 1, "collided": 0, "split": 0}],
             "noise": [{"noise": 0.1, "max_num_evals": 1, "remove_probability": 0.0,
                        "quality": vars(SHARE), "claimed": vars(SHARE), "candidates": vars(SHARE)}],
@@ -437,9 +440,48 @@ def make_detect(file: Path) -> Path:
     return file
 
 
+def make_benchmark(folder: Path) -> Path:
+    """Two victims, two attacks, two radii; one cell failed."""
+    names = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean",
+             "tmap_ceiling", "tmap_normalised")  # fmt: skip
+    metrics = dict.fromkeys(names, vars(SHARE))
+    places = [
+        {"dataset": "toy", "victim": victim, "method": method, "budget": f"L∞ {eps}/255"}
+        for victim in ("dpsh", HOSTILE) for method in ("dhta", "blend") for eps in (4, 8)
+    ]  # fmt: skip
+    rows = [
+        {**place, "norm": "linf", "eps": int(place["budget"].split()[1][0]) / 255,
+         "goal": "targeted", "cells": 2, "rank": 1, "metrics": metrics, "flags": {"no_effect": 1}}
+        for place in places
+    ]  # fmt: skip
+    cells = [
+        {**place, "key": str(number), "victim_seed": 0, "attack_seed": 0, "status": "done",
+         "seconds": 1.0, "figures": {"tmap": 0.5}}
+        for number, place in enumerate(places)
+    ]  # fmt: skip
+    cells[-1] |= {"status": "failed", "message": HOSTILE, "trace": f"Traceback {HOSTILE}"}
+    ranked = {"dataset": "toy", "budget": "L∞ 8/255", "goal": "targeted", "rank": 1}
+    record = BenchmarkRecord.model_validate(
+        {
+            "schema_": "advhash/benchmark/1", "command": "benchmark",
+            "run": info(folder).model_dump(), "name": "benchmark",
+            "suite": {"victim_seeds": 1, "attack_seeds": 1}, "executor": "inline",
+            "report": str(folder / "report.html"), "failed": [cells[-1]["key"]], "left": [],
+            "flags": [], "rows": rows, "cells": cells, "attributions": [HOSTILE],
+            "methods": [{**ranked, "method": method, "victims": ["dpsh", HOSTILE],
+                         "main": vars(SHARE)} for method in ("dhta", "blend")],
+            "victims": [{**ranked, "victim": victim, "method": "dhta", "metrics": metrics}
+                        for victim in ("dpsh", HOSTILE)],
+            "deviations": {"dpsh": [HOSTILE]},
+        }
+    )  # fmt: skip
+    return written(folder, record)
+
+
 def every_kind(root: Path) -> dict[str, Path]:
     """A finished run of each kind that a page can show."""
     return {
+        "benchmark": make_benchmark(root / "benchmark"),
         "attack": make_run(root / "attack"),
         "untargeted": make_run(root / "untargeted", goal="untargeted"),
         "detect": make_detect(root / "detect.json"),

@@ -337,7 +337,7 @@ def test_an_interrupted_run_needs_the_trust_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("advhash.pipeline._score", stop)
+        patch.setattr("advhash.pipeline.measure", stop)
         with pytest.raises(KeyboardInterrupt):
             attack(config().trusting(True), run)
     assert advhash("attack", "--resume", run, "-q")[0] == 2

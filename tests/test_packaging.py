@@ -104,7 +104,9 @@ def content(wheel: Path) -> list[str]:
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(content: list[str]) -> None:
-    data = [ROOT / "advhash" / "py.typed", *(ROOT / "reports").glob("*.html")]
+    package = ROOT / "advhash"
+    data = [package / "py.typed", package / "nas_table.json.gz", *package.glob("suite-*.toml")]
+    data += (ROOT / "reports").glob("*.html")
     expected = sorted(installed(file) for file in [*files("*.py"), *data])
     assert sorted(name for name in content if ".dist-info/" not in name) == expected
 

@@ -46,9 +46,10 @@ from advhash.reports.record import Record, schema_of
 from advhash.reports.standings import standings
 from advhash.stats import Difference
 
-NAMES = ("attack", "untargeted", "detect", "transfer", "defend", "lifelong", "inversion", "encode",
+NAMES = ("benchmark", "attack", "untargeted", "detect", "transfer", "defend", "lifelong", "inversion", "encode",
          "phase", "search")  # fmt: skip
 SAYS = {  # the topics of its own that a kind has on a page
+    "benchmark": ["beside", "results"],
     "attack": ["results", "examples", "words", "training"],
     "detect": ["detection"],
     "transfer": ["transfer"],
@@ -119,12 +120,12 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
-    assert "What 10 runs found on toy" in found.text
-    assert "All 10 runs in a sentence each" in found.text
+    assert "What 11 runs found on toy" in found.text
+    assert "All 11 runs in a sentence each" in found.text
     verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
-    assert verdicts.count("<li><strong>") == 10
+    assert verdicts.count("<li><strong>") == 11
 
 
 def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:
