@@ -401,7 +401,8 @@ def make_search(folder: Path) -> Path:
     record = SearchRecord.model_validate(
         {
             "schema_": "advhash/search/1", "command": "search", "run": info(folder).model_dump(),
-            "domain": "attack", "settings": {"search": {"algorithm": "evolution", "seconds": 2.0, "steps": 3}},
+            "domain": "attack",
+            "settings": {"search": {"algorithm": "evolution", "seconds": 2.0, "steps": 3}},
             "dataset": DATA.model_dump(), "budget": BUDGET.model_dump(), "flags": [],
             "metrics": dict.fromkeys((*names, *more), vars(SHARE)), "results": results,
             "differences": {"best_gain": vars(GAIN)},
