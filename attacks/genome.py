@@ -7,14 +7,14 @@ settings of an attack, a genome is a config that `advhash attack --config` runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from advhash.attacks.anchors import centre_codes, expect_reachable, voted
-from advhash.attacks.base import AttackData
+from advhash.attacks.base import AttackData, frozen
 from advhash.attacks.descent import Aim, GradientAttack
 from advhash.attacks.gradient import STAGES
 from advhash.attacks.programs import (
@@ -35,6 +35,7 @@ from advhash.victims.base import HashVictim
 __all__ = ["Canary", "Evolved", "Genome", "mutated_genome", "random_genome", "read_genome"]
 
 AnchorName = Literal["centre", "dhta", "majority", "p2p"]
+GRID = 4096  # of movements in a functional hash: 16 steps between two of the 8-bit grid
 VOTES: Mapping[str, int | None] = {"dhta": 9, "majority": None, "p2p": 1}
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "anchor": ("centre", "dhta", "majority", "p2p"),
@@ -166,14 +167,31 @@ class _Listening(HashVictim):
 
 
 @dataclass(frozen=True)
+class _Watching(Budget):
+    """A budget that notes how far all that it projects has moved, in `seen`, on a grid of 1/4096.
+
+    Images are rounded to 8 bits toward the clean one, so in few steps a slow attack gives the codes
+    of one that does nothing; what is projected is not rounded yet. The grid keeps the noise of
+    arithmetic out.
+    """
+
+    seen: list[Tensor] = field(default_factory=list, compare=False, repr=False)
+
+    def project(self, clean: Tensor, moved: Tensor, bounds: tuple[float, float]) -> Tensor:
+        inside = super().project(clean, moved, bounds)
+        self.seen.append(((inside - clean) * GRID).round().detach())
+        return inside
+
+
+@dataclass(frozen=True)
 class Canary:
     """What genomes are told apart by: `steps` steps on B images toward (B,C) targets.
 
     identity: names victim, data and whatever else decides over a fitness; part of every key
 
-    The key holds all real codes seen on the way and the images at the end, chance fixed, so that
-    genomes share it iff they act alike: dead lines, exchanged operands, and under a sign rule every
-    positive factor.
+    The key holds all real codes and movements seen on the way, and the images at the end, chance
+    fixed, so that genomes share it iff they act alike: dead lines, exchanged operands, and under a
+    sign rule every positive factor.
     """
 
     victim: HashVictim
@@ -193,6 +211,9 @@ class Canary:
     def _behaviour(self, genome: Genome) -> list[Tensor]:
         victim = _Listening(self.victim)
         attack = Evolved(steps=self.steps, **asdict(genome))
-        attack.fit(victim, self.data, self.budget)
-        moved = attack.perturb(victim, self.batch, self.targets, self.budget)
-        return [*victim.heard, moved.batch.inputs["image"]]
+        budget = _Watching(self.budget.norm, self.budget.eps)
+        attack.fit(victim, self.data, budget)
+        batch, targets = self.batch.to(victim.device), self.targets.to(victim.device)
+        with frozen(victim):  # `perturb` would encode once more, a seventh of the cost
+            images = attack.run(victim, batch, targets, budget)
+        return [*victim.heard, *budget.seen, images]

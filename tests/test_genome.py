@@ -240,6 +240,16 @@ def test_other_genomes_have_other_keys(other: Genome, scene: Scene) -> None:
     assert canary(scene).key(other) != canary(scene).key(PLAIN)
 
 
+def test_a_slow_attack_is_not_one_that_does_nothing(scene: Scene) -> None:
+    """Its first steps are too short to move any 8-bit image, and so any code."""
+    slow, blind = replace(PLAIN, step=0.02), replace(PLAIN, step=0.02, program=("square o",))
+    probe = canary(scene)
+    heard = probe._behaviour(slow)
+    assert torch.equal(heard[-1], scene.queries.inputs["image"])
+    assert probe.key(slow) != probe.key(blind)
+    assert probe.key(blind) == probe.key(replace(blind, program=("multiply b two",)))
+
+
 def test_a_key_names_what_it_was_made_with(scene: Scene) -> None:
     key = canary(scene).key(PLAIN)
     assert key == canary(scene).key(PLAIN)
