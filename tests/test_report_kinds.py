@@ -46,8 +46,8 @@ from advhash.reports.record import Record, schema_of
 from advhash.reports.standings import standings
 from advhash.stats import Difference
 
-NAMES = ("benchmark", "attack", "untargeted", "detect", "transfer", "defend", "lifelong", "inversion",
-         "encode", "phase", "search")  # fmt: skip
+NAMES = ("benchmark", "attack", "untargeted", "detect", "transfer", "defend", "lifelong",
+         "inversion", "encode", "phase", "search")  # fmt: skip
 SAYS = {  # the topics of its own that a kind has on a page
     "benchmark": ["beside", "results"],
     "attack": ["results", "examples", "words", "training"],
