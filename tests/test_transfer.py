@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     assert cells_again == finished[1]["cells"]
 
 
-def test_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_trap_12_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
     """Scoring against the source's database would give every column of a row the same figure."""
     document = finished[1]
     one, other, _ = (victim["label"] for victim in document["victims"])
@@ -234,4 +234,29 @@ def test_federations_that_share_nothing_are_refused_before_a_training(
     out = tmp_path / "run"
     code, _, err = command(capsys, monkeypatch, "transfer", *given, "--out", str(out))
     assert code == 2, err
+    assert word in err
+
+
+@pytest.mark.parametrize(
+    ("methods", "eps", "word"),
+    [
+        ("dhta,prosgan+bounded=true,hotflip", "8/255", "l0 budget of 1 word"),
+        ("dhta", "0.1/255", "at least 1/255"),
+        ("dhta+steps=0", "8/255", "steps"),
+    ],
+)
+def test_no_victim_is_trained_for_what_cannot_run(
+    methods: str,
+    eps: str,
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(transferring, "prepare", lambda *_: 1 / 0)
+    code, _, err = command(
+        capsys, monkeypatch, "transfer", "--victims", "dpsh,csq+seed=2", "--methods", methods,
+        "--eps", eps, *FAST, "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 2
     assert word in err
