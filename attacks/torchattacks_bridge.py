@@ -12,6 +12,7 @@ import importlib
 import io
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -105,24 +106,34 @@ def on(clean: Tensor, attack: Any) -> Any:
     return attack
 
 
-class StepAttack(TorchAttack):
-    """An iterative attack of torchattacks on `AnchorHead`: `kind` in L∞, `kind_l2` in L2.
+@dataclass(kw_only=True, eq=False, repr=False)
+class IterativeAttack(TorchAttack):
+    """A `TorchAttack` by gradients.
 
     steps: iterations
-    step:  length of a step as a fraction of the budget's radius
     alpha: how steep the relaxation of codes is (see `AnchorHead`)
+    """
+
+    steps: int = 100
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        expect_positive(**vars(self))  # the settings, and as yet nothing else
+        self.history = []
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class StepAttack(IterativeAttack):
+    """An iterative attack of torchattacks on `AnchorHead`: `kind` in L∞, `kind_l2` in L2.
+
+    step: length of a step as a fraction of the budget's radius
     """
 
     kind: ClassVar[str]
     kind_l2: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, *, steps: int = 100, step: float = 0.1, alpha: float = 1.0) -> None:
-        expect_positive(steps=steps, step=step, alpha=alpha)
-        self.steps = steps
-        self.step = step
-        self.alpha = alpha
-        self.history = []
+    step: float = 0.1
 
     def attacked(
         self,
@@ -144,6 +155,7 @@ class StepAttack(TorchAttack):
         return moved
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class NesterovAttack(StepAttack):
     """A `StepAttack` that looks ahead, with the published 10 steps of a quarter of the radius.
 
@@ -151,22 +163,12 @@ class NesterovAttack(StepAttack):
     budget: t-MAP falls, so more steps are no better.
     """
 
-    def __init__(self, *, steps: int = 10, step: float = 0.25, alpha: float = 1.0) -> None:
-        super().__init__(steps=steps, step=step, alpha=alpha)
+    steps: int = 10
+    step: float = 0.25
 
 
-class AutoPGD(TorchAttack):
-    """Auto-PGD on `AnchorHead`: the step halves by itself; the iterate of highest loss is returned.
-
-    steps: iterations
-    alpha: how steep the relaxation of codes is (see `AnchorHead`)
-    """
-
-    def __init__(self, *, steps: int = 100, alpha: float = 1.0) -> None:
-        expect_positive(steps=steps, alpha=alpha)
-        self.steps = steps
-        self.alpha = alpha
-        self.history = []
+class AutoPGD(IterativeAttack):
+    """Auto-PGD on `AnchorHead`: the step halves by itself; the iterate of highest loss is kept."""
 
     def attacked(
         self,
@@ -223,11 +225,10 @@ class RandomSquares(TorchAttack):
         return moved
 
 
-class ClassAPGD(TorchAttack):
+class ClassAPGD(IterativeAttack):
     """Targeted APGD on `PrototypeHead`: into the region of each other class, until one is reached.
 
-    steps: iterations for each class, of which there are at most 9, as in AutoAttack
-    alpha: how steep the relaxation of codes is (see `AnchorHead`)
+    `steps` are for each class, of which there are at most 9, as in AutoAttack.
 
     The prototype of a class is the majority of the codes of all database rows that carry its
     label; an image is of the class of the nearest one. The loss is the targeted difference of
@@ -236,12 +237,6 @@ class ClassAPGD(TorchAttack):
 
     goal: ClassVar[Goal] = "untargeted"
     classes: ClassVar[tuple[int, int]] = (4, 10)  # which the loss needs, and which are tried
-
-    def __init__(self, *, steps: int = 100, alpha: float = 1.0) -> None:
-        expect_positive(steps=steps, alpha=alpha)
-        self.steps = steps
-        self.alpha = alpha
-        self.history = []
 
     def attacked(
         self,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacking import choose_queries
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.config import AttackConfig
 from advhash.console import progress_display
 from advhash.data import Batch, Dataset, Modality, Progress, silent
@@ -95,6 +95,19 @@ def config(method: dict[str, Any]) -> AttackConfig:
     )
 
 
+class Sizes(Counting):
+    """A victim that notes of how many pictures each pass with a gradient was."""
+
+    def __init__(self, victim: HashVictim) -> None:
+        super().__init__(victim)
+        self.sizes: list[int] = []
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        if inputs.requires_grad:
+            self.sizes.append(len(inputs))
+        return super().relax(inputs, modality)
+
+
 class Bench:
     """A trained victim, queries and targets, the same for all."""
 
@@ -120,19 +133,56 @@ class Bench:
 
         Fitted anew for each repeat: `universal` and `blend` keep what they found for a target.
         """
-        victim, batch, count = self.trained.victim, self.batch, len(self.batch)
         taken = []
         for _ in range(self.repeats):
             fitted = self.fitted(method)
             start = time.perf_counter()
-            for first in range(0, count, size):
-                rows = torch.arange(first, min(first + size, count))
-                part = Batch(
-                    {"image": batch.inputs["image"][rows]}, batch.labels[rows], batch.index[rows]
-                )
-                fitted.attack.perturb(victim, part, self.targets[rows], fitted.budget, "image")
-            taken.append((time.perf_counter() - start) / count)
+            self.attacked(fitted, size)
+            taken.append((time.perf_counter() - start) / len(self.batch))
         return statistics.median(taken)
+
+    def bound(self, method: dict[str, Any]) -> dict[str, Any]:
+        """CPU seconds of the victim's own passes in the batches of an attack, and one by one.
+
+        sizes: pictures that are still under attack, step by step
+        """
+        fitted, victim = self.fitted(method), Sizes(self.trained.victim).eval()
+        fitted.attack.perturb(victim, self.batch, self.targets, fitted.budget, "image")
+        images = self.batch.inputs["image"]
+
+        def passed(sizes: list[int]) -> float:
+            start = time.process_time()
+            for size in sizes:
+                image = images[:size].clone().requires_grad_()
+                torch.autograd.grad(victim.victim.relax(image, "image").sum(), image)
+            return time.process_time() - start
+
+        def all_queries(size: int) -> float:
+            start = time.process_time()
+            self.attacked(self.fitted(method), size)
+            return time.process_time() - start
+
+        with frozen(victim):
+            alone = [1] * sum(victim.sizes)
+            passes = [passed(alone) / passed(victim.sizes) for _ in range(3)]
+        attacks = [all_queries(1) / all_queries(len(self.batch)) for _ in range(3)]
+        return {
+            "sizes": victim.sizes,
+            "passes": statistics.median(passes),
+            "attack": statistics.median(attacks),
+        }
+
+    def attacked(self, fitted: FittedAttack, size: int) -> None:
+        """All pictures, `size` at a time."""
+        batch = self.batch
+        for first in range(0, len(batch), size):
+            rows = torch.arange(first, min(first + size, len(batch)))
+            part = Batch(
+                {"image": batch.inputs["image"][rows]}, batch.labels[rows], batch.index[rows]
+            )
+            fitted.attack.perturb(
+                self.trained.victim, part, self.targets[rows], fitted.budget, "image"
+            )
 
     def row(self, method: dict[str, Any]) -> dict[str, Any]:
         fitted = self.fitted(method)
@@ -211,7 +261,20 @@ def page(found: dict[str, Any]) -> str:
         + equal
         + f"\n\n`dhta`, 100 steps: {single['batch']:.4f} s a picture in a batch of "
         f"{found['queries']}, {single['one']:.4f} s one at a time: **{single['ratio']:.1f} times** "
-        "faster in a batch.\n"
+        "faster in a batch.\n" + network(found)
+    )
+
+
+def network(found: dict[str, Any]) -> str:
+    """What batches can gain: the victim's own passes, and more queries at once."""
+    some, more = found["bound"], found["bound_all"]
+    return (
+        f"\nPictures that reached their anchor leave the batch: {some['sizes'][0]} are passed at "
+        f"first, {some['sizes'][-1]} at last. In CPU time the victim's own passes over these "
+        f"batches are {some['passes']:.1f} times faster than one picture at a time, the attack is "
+        f"{some['attack']:.1f} times faster: the small batches of the end, not the attack's own "
+        f"work, are what is lost. With {more['sizes'][0]} queries in one batch it is "
+        f"{more['attack']:.1f} times.\n"
     )
 
 
@@ -232,6 +295,8 @@ def main() -> None:
         "queries": given.queries,
         "repeats": given.repeats,
         "batched": {"batch": batch, "one": one, "ratio": one / batch},
+        "bound": bench.bound({"name": "dhta"}),
+        "bound_all": Bench(3 * given.queries, 1).bound({"name": "dhta"}),
         "rows": [bench.row(method) for method in METHODS],
     }
     OUT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")

@@ -26,6 +26,8 @@ from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Split
 from advhash.errors import ConfigError
 from advhash.registry import ATTACKS
+from advhash.reports.measures import distance_columns
+from advhash.targets import choose_targets
 
 BALL = Budget("linf", 16 / 255)
 NAMES = [
@@ -65,6 +67,49 @@ def test_trap_3_epsilon_is_in_pixels_and_not_in_normalised_space(name: str, scen
     )
     moved = (result.batch.inputs["image"] - normalised.queries.inputs["image"]).abs() * 255
     assert float(moved.max()) == pytest.approx(16, abs=1e-3)
+
+
+@every_attack
+def test_trap_7_images_come_in_pixels_and_normalisation_stays_inside_the_victim(
+    name: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published victims of one name differ in whether ImageNet's normalisation is on."""
+    victim = Normalising().eval()
+    normalised = scene.seen_by(victim)
+    ranges: list[tuple[float, float]] = []
+    relax = victim.relax
+
+    def watched(inputs: Tensor, modality: Modality) -> Tensor:
+        ranges.append((float(inputs.detach().min()), float(inputs.detach().max())))
+        return relax(inputs, modality)
+
+    attack = made(name, normalised)
+    monkeypatch.setattr(victim, "relax", watched)
+    attack.perturb(victim, normalised.queries, aims(attack, normalised), BALL)
+    assert len(ranges) >= 2
+    assert min(low for low, _ in ranges) >= 0
+    assert max(high for _, high in ranges) <= 1
+
+
+def test_trap_9_rmse_is_the_root_of_the_mean_square_and_is_called_so() -> None:
+    """One code prints the root, another the mean square, both as "perceptibility"."""
+    generator = torch.Generator().manual_seed(0)
+    clean, moved = torch.rand(2, 5, 3, 8, 8, generator=generator)
+    columns = distance_columns(clean, moved, "image")
+    square = ((moved - clean) ** 2).flatten(1).double().mean(dim=1)
+    assert columns["rmse"] == pytest.approx(square.sqrt().numpy())
+    assert "perceptibility" not in columns
+
+
+def test_trap_24_targets_are_seeded_and_follow_from_nothing_else() -> None:
+    labels, database = np.eye(5, dtype=np.uint8)[:3], np.eye(5, dtype=np.uint8)
+    drawn = []
+    for outside in range(3):
+        np.random.seed(outside)  # what published code draws from
+        drawn.append(choose_targets("disjoint", labels, database, seed=4))
+    assert all(np.array_equal(drawn[0], again) for again in drawn)
+    others = [choose_targets("disjoint", labels, database, seed=seed) for seed in range(8)]
+    assert any(not np.array_equal(drawn[0], other) for other in others)
 
 
 def test_trap_4_one_name_is_one_update_rule_and_no_batch_mean() -> None:

@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     assert cells_again == finished[1]["cells"]
 
 
-def test_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_trap_12_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
     """Scoring against the source's database would give every column of a row the same figure."""
     document = finished[1]
     one, other, _ = (victim["label"] for victim in document["victims"])
