@@ -579,7 +579,7 @@ class TestCommand:
     def test_tables_are_refused_what_needs_images_before_a_training(
         self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("advhash.detecting.train", None)
+        monkeypatch.setattr("advhash.detecting.prepare", None)
         command = ["detect", "--victim", "hashvfl", "--dataset", "breast_cancer", "-q"]
         result = runner.invoke(app, [*command, *options])
         assert isinstance(result.exception, UsageError), result.exception
