@@ -30,12 +30,12 @@ from advhash.reports.benchmark import (
 from advhash.reports.html import render
 from advhash.reports.leaderboard import (
     Sample,
-    main_metric,
     mean_over,
     overall,
     ranks,
     summary,
 )
+from advhash.reports.measures import main_metric
 from advhash.reports.record import Flag, Record
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.suite_cell import (
@@ -102,14 +102,14 @@ def _computed(
         executor,
         run_training,
         [
-            TrainingTask(key, suite.trainings[key], (cell.victim, cell.dataset), until, THREADS)
+            TrainingTask(key, cell.config, (cell.victim, cell.dataset), until, THREADS)
             for key, cell in wanted.items()
         ],
         stage="victims",
         progress=progress,
         lost=lost_training,
     )
-    ended = {cell.key: Done(cell.key, "done") for cell in suite.cells if cell not in missing}
+    ended = {cell.key: Done(cell.key, "done") for cell in suite.cells}  # as far as not missing
     without = {one.key: one for one in trained if one.status != "done"}
     works: dict[tuple[object, ...], list[Cell]] = {}
     for cell in missing:

@@ -98,7 +98,8 @@ def detect(
     clean validation data at 5 % false alarms. Beside it stands what an attacker reaches who knows
     the detector, and the defence where one is named.
     """
-    from advhash.config import DetectConfig, parse_settings
+    from advhash.config import DetectConfig
+    from advhash.config_text import parse_settings
     from advhash.console import print_detection, print_json
     from advhash.detecting import detect as run_detect
     from advhash.files import write_json

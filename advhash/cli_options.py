@@ -150,7 +150,7 @@ def method_table(name: str | None, *, bits: int | None = None) -> dict[str, Any]
 
 def tables(settings: list[str] | None) -> dict[str, Any]:
     """`--set` assignments as nested tables."""
-    from advhash.config import parse_assignment
+    from advhash.config_text import parse_assignment
 
     result: dict[str, Any] = {}
     for text in settings or []:
@@ -168,7 +168,7 @@ def tables(settings: list[str] | None) -> dict[str, Any]:
 
 def gather(config: Path | None, settings: list[str] | None, **options: Any) -> dict[str, Any]:
     """Defaults < config file < options < --set; empty tables vanish."""
-    from advhash.config import merge, read_toml
+    from advhash.config_text import merge, read_toml
 
     values = merge(read_toml(config) if config else {}, options)
     values = merge(values, tables(settings))

@@ -62,7 +62,8 @@ def transfer(
 
     Every target answers from its own database, hashed by itself.
     """
-    from advhash.config import TransferConfig, parse_method
+    from advhash.config import TransferConfig
+    from advhash.config_text import parse_method
     from advhash.console import print_json, print_transfer
     from advhash.transferring import transfer as run_transfer
 

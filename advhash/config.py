@@ -5,7 +5,6 @@ Precedence: `--set table.key=value` over options over `--config FILE` over defau
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from advhash.budget import Budget, Norm, parse_eps
+from advhash.config_text import parse_method
 from advhash.errors import ConfigError, nearest
 from advhash.metrics import Empty, Ties
 from advhash.targets import TargetRule
@@ -45,12 +45,7 @@ __all__ = [
     "TrainConfig",
     "TransferConfig",
     "VictimConfig",
-    "merge",
     "method_label",
-    "parse_assignment",
-    "parse_method",
-    "parse_settings",
-    "read_toml",
 ]
 
 Model = TypeVar("Model", bound="_Table")
@@ -169,18 +164,23 @@ class _Command(_Run):
         return config
 
 
-class _WithVictim(_Command):
-    """A victim, perhaps with a defence.
-
-    defense_budget: what the defence is trained against; by default L∞ 8/255
-    """
+class _OneVictim(_Command):
+    """A victim and the data that it is trained on."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     victim: VictimConfig
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+
+
+class _Hardened(_OneVictim):
+    """Perhaps with a defence.
+
+    defense_budget: what the defence is trained against; by default L∞ 8/255
+    """
+
     defense: MethodConfig | None = None
     defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
 
     @property
     def victim_seed(self) -> int:
@@ -188,13 +188,13 @@ class _WithVictim(_Command):
         return self.seed if self.victim.seed is None else self.victim.seed
 
 
-class TrainConfig(_WithVictim):
+class TrainConfig(_Hardened):
     """`advhash train`: a victim, a data set, a seed, and perhaps a defence."""
 
     command: Literal["train"] = "train"
 
 
-class AttackConfig(_WithVictim):
+class AttackConfig(_Hardened):
     """`advhash attack`. `victim.seed` trains the victim with another seed than the attack's."""
 
     command: Literal["attack"] = "attack"
@@ -312,7 +312,7 @@ class AdaptiveConfig(_Table):
     weight: float | None = None
 
 
-class DetectConfig(_Command):
+class DetectConfig(_Hardened):
     """`advhash detect`: how well abnormal inputs are told from clean ones.
 
     detector: None: `code-max` of a federation, `flips` of a hash of images
@@ -323,22 +323,16 @@ class DetectConfig(_Command):
     """
 
     command: Literal["detect"] = "detect"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
-    victim: VictimConfig
-    defense: MethodConfig | None = None
-    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
     detector: MethodConfig | None = None
     attack: MethodConfig | None = None
     inputs: Literal["mixed", "noise", "ood"] | None = None
     other: str | None = None
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     queries: int | None = Field(default=None, ge=1)
 
 
-class CertifyConfig(_Command):
+class CertifyConfig(_Hardened):
     """`advhash certify`: what randomised smoothing certifies of a victim of images.
 
     sigma, votes: of the smoothing around the victim; None: its own where it is smoothed, else the
@@ -350,12 +344,6 @@ class CertifyConfig(_Command):
     """
 
     command: Literal["certify"] = "certify"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
-    victim: VictimConfig
-    defense: MethodConfig | None = None
-    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     database: str | None = None
     queries: int | None = Field(default=100, ge=1)
     sigma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -371,7 +359,7 @@ class CertifyConfig(_Command):
     level: float = Field(default=0.01, gt=0, lt=1)
 
 
-class EncodeConfig(_Command):
+class EncodeConfig(_OneVictim):
     """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.
 
     queries: how many test pictures; None: the whole query split
@@ -379,11 +367,7 @@ class EncodeConfig(_Command):
     """
 
     command: Literal["encode"] = "encode"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
-    victim: VictimConfig
     attack: MethodConfig | None = None
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     queries: int | None = Field(default=None, ge=2)
     most_bits: int = Field(default=8192, ge=1)
@@ -510,49 +494,6 @@ def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError
     return ConfigError(f"setting {where!r}: {first['msg'].lower()}, got {first['input']!r}")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A config file. Raises ConfigError: missing, or not TOML."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"expected a config file, got {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected TOML in {path}, got: {error}") from None
-
-
-def parse_assignment(text: str) -> tuple[list[str], Any]:
-    """`victim.bits=64` as (["victim", "bits"], 64); what is no TOML value is a string.
-
-    >>> parse_assignment("budget.eps=8/255")
-    (['budget', 'eps'], '8/255')
-    """
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set: expected table.key=value, got {text!r}")
-    try:
-        return keys, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return keys, value.strip()
-
-
-def parse_method(text: str) -> dict[str, Any]:
-    """`dpsh+bits=16+epochs=5` as a table: a name and its settings.
-
-    >>> parse_method("dpsh+bits=16")
-    {'name': 'dpsh', 'bits': 16}
-
-    Raises ConfigError.
-    """
-    name, plus, settings = text.strip().partition("+")
-    if not name:
-        raise ConfigError(f"expected name+key=value+…, got {text!r}")
-    table = parse_settings(settings) if plus else {}
-    if "name" in table:
-        raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
-    return {"name": name, **table}
-
-
 def method_label(table: MethodConfig | DatasetConfig) -> str:
     """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder."""
     own = table.model_dump(exclude={"name"}, exclude_none=True)
@@ -565,38 +506,3 @@ def _setting(pair: tuple[str, Any]) -> str:
         rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
         return "+".join([str(value.get("name")), *rest])
     return str(value) if key == "defense" else f"{key}={value}"
-
-
-def parse_settings(text: str) -> dict[str, Any]:
-    """`steps=200+weight=16` as a table. Raises ConfigError.
-
-    >>> parse_settings("steps=200+weight=16")
-    {'steps': 200, 'weight': 16}
-    """
-    table: dict[str, Any] = {}
-    for setting in text.strip().split("+"):
-        keys, value = parse_assignment(setting)
-        if len(keys) > 1 or keys[0] in table:
-            raise ConfigError(f"expected key=value+…, each key once, got {text!r}")
-        table[keys[0]] = value
-    return table
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, table by table; None in `over` leaves the base as it is.
-
-    A table whose `name` changes starts afresh: settings of one method mean nothing to another.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        if value is None:
-            continue
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            renamed = value.get("name") is not None and value["name"] != old.get("name")
-            result[key] = merge({} if renamed else old, value)
-        elif isinstance(value, Mapping):
-            result[key] = merge({}, value)
-        else:
-            result[key] = value
-    return result

@@ -180,7 +180,7 @@ def print_lifelong(record: LifelongRecord) -> None:
 
 def print_transfer(record: TransferRecord) -> None:
     """The matrix of each method and where the report is."""
-    from advhash.reports.transfer import main_metric
+    from advhash.reports.measures import main_metric
 
     sys.stdout.write(f"{record.dataset.name}, {record.protocol.queries} queries\n")
     for method, budget in record.budgets.items():
@@ -202,7 +202,7 @@ def print_transfer(record: TransferRecord) -> None:
 def print_benchmark(record: BenchmarkRecord) -> None:
     """Both leaderboards, what failed, and where the report is."""
     from advhash.reports.benchmark import verdicts
-    from advhash.reports.leaderboard import main_metric
+    from advhash.reports.measures import main_metric
 
     done = len(record.cells) - len(record.failed) - len(record.left)
     sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")

@@ -32,7 +32,8 @@ from advhash.sanity import Flag
 from advhash.stats import mean_metric, ratio_of_means
 from advhash.targets import choose_targets
 from advhash.training import derive_seed
-from advhash.transferring import Column, Member, transfer
+from advhash.transfer_members import Member
+from advhash.transferring import Column, transfer
 
 __all__ = ["defend", "defend_config"]
 

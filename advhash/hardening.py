@@ -90,7 +90,12 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         "seed": None if isinstance(defense, Wrapping) else config.victim_seed,
     }
     key = content_key(
-        {**cache_identity(trained), "defense": applied, "digest": DEFENSES[name].digest}
+        {
+            **cache_identity(trained),
+            "defense": applied,
+            "budget": repr(budget) if defense.takes_budget else None,  # in full, not as shown
+            "digest": DEFENSES[name].digest,
+        }
     )
     state = TrainingState(cache_root() / "training" / key)
     start = time.perf_counter()

@@ -19,8 +19,8 @@ from advhash.config import (
     DatasetConfig,
     MethodConfig,
     ProtocolConfig,
-    read_toml,
 )
+from advhash.config_text import read_toml
 from advhash.data import Dataset, Progress, silent
 from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError

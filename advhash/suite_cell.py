@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from advhash.cache import cache_root, cached
-from advhash.config import TrainConfig
+from advhash.config import AttackConfig
 from advhash.costs import note_cost
 from advhash.errors import AdvhashError, RunError
 from advhash.hardening import prepare
@@ -46,10 +46,10 @@ class Done:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A victim to train. until: on the clock of `time.time`, after which nothing is begun."""
+    """The victim of a cell. until: on the clock of `time.time`, after which nothing is begun."""
 
     key: str
-    config: TrainConfig
+    config: AttackConfig
     names: tuple[str, str]
     until: float | None
     threads: int

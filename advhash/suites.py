@@ -13,19 +13,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from advhash.cache import cache_root, content_key
+from advhash.cache import content_key
 from advhash.config import (
     AttackConfig,
     BudgetConfig,
     GridConfig,
     SuiteConfig,
-    TrainConfig,
     method_label,
-    read_toml,
 )
+from advhash.config_text import read_toml
 from advhash.data import Dataset
 from advhash.errors import UsageError, nearest
-from advhash.hardening import prepare
+from advhash.hardening import DEFAULT, prepare
 from advhash.pipeline import check_attack_config
 from advhash.registry import ATTACKS, DEFENSES, VICTIMS
 from advhash.training import cache_identity, code_version, plan_victim, resolve_device
@@ -41,7 +40,8 @@ PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 class Cell:
     """One attack run, and how tables name what it is made of.
 
-    training: names the victim with its defence, as far as they are trained here
+    training:    names the victim with its defence, as far as they are trained here
+    victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
     """
 
     key: str
@@ -52,7 +52,7 @@ class Cell:
     method: str
     budget: str
     goal: str
-    victim_seed: int
+    victim_seed: int | None
     attack_seed: int
 
     @property
@@ -67,11 +67,6 @@ class Suite:
 
     config: SuiteConfig
     cells: list[Cell]
-
-    @property
-    def trainings(self) -> dict[str, TrainConfig]:
-        """The victims that have to be there first."""
-        return {cell.training: train_config(cell.config) for cell in self.cells}
 
 
 def shipped_suites() -> list[str]:
@@ -97,18 +92,6 @@ def load_suite(name: str) -> dict[str, Any]:
             f"{nearest(name, shipped_suites())}no such file"
         )
     return read_toml(file)
-
-
-def train_config(config: AttackConfig) -> TrainConfig:
-    """The training of the victim of a cell."""
-    return TrainConfig(
-        seed=config.seed,
-        device=config.device,
-        victim=config.victim,
-        defense=config.defense,
-        defense_budget=config.defense_budget,
-        dataset=config.dataset,
-    ).trusting(config.trust_code)
 
 
 def plan_suite(config: SuiteConfig) -> Suite:
@@ -159,6 +142,7 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
                     one.model_copy(update={"seed": suite.seed + seed, "victim": trained}),
                     known,
                     label,
+                    drawn=drawn,
                 )
 
 
@@ -197,7 +181,7 @@ class _Victim:
         return cls(identity, fresh, learns, data)
 
 
-def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
+def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> Cell:
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     attack = ATTACKS.create(config.attack.name, settings)
     defense = config.defense
@@ -210,7 +194,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
             defense.name,
             DEFENSES.settings(defense.name, defense.settings),
             DEFENSES[defense.name].digest,
-            config.defense_budget.model_dump(),
+            repr(config.defense_budget.resolve(DEFAULT)),
         ],
     }
     budget = config.budget.resolve(attack.default_budget)
@@ -220,7 +204,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
         "method": ATTACKS[config.attack.name].digest,
         "settings": settings,
         "seed": config.seed,
-        "budget": str(budget),
+        "budget": repr(budget),
         "eight_bit": config.budget.eight_bit,
         "protocol": config.protocol.model_dump(mode="json"),
     }
@@ -233,11 +217,6 @@ def _cell(config: AttackConfig, known: _Victim, victim: str) -> Cell:
         method=method_label(config.attack),
         budget=str(budget),
         goal=attack.goal,
-        victim_seed=config.victim_seed if known.learns else 0,
+        victim_seed=config.victim_seed if drawn else None,
         attack_seed=config.seed,
     )
-
-
-def cell_folder(key: str) -> Path:
-    """Where the run of a cell lies in the cache."""
-    return cache_root() / "cells" / key

@@ -98,7 +98,13 @@ _NOTES = ("source", "licence", "attribution")  # of a data set's card, kept in t
 _SHOWING = {  # decides over no cached result: folder → files
     "advhash": {
         *("cli.py", "cli_codes.py", "cli_detect.py", "cli_lifelong.py", "cli_options.py"),
-        *("cli_transfer.py", "transferring.py", "cli_defend.py", "defending.py"),
+        *(
+            "cli_transfer.py",
+            "transfer_members.py",
+            "transferring.py",
+            "cli_defend.py",
+            "defending.py",
+        ),
         *("cli_compare.py", "comparing.py", "cli_benchmark.py", "benchmarking.py", "suites.py"),
         *("suite_cell.py", "costs.py", "cli_certify.py", "certifying.py"),
         *("api.py", "results.py", "__init__.py", "asking.py", "in_memory.py"),
@@ -111,15 +117,7 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("html.py", "kinds.py", "chapters.py", "formats.py", "standings.py", "attack_runs.py"),
         *("plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
         "lifelong_curves.py",
-        *(
-            "transfer.py",
-            "encoding.py",
-            "phase.py",
-            "search.py",
-            "search_figures.py",
-            "vfl.py",
-            "detection.py",
-        ),
+        *("transfer.py", "encoding.py", "phase.py", "search.py", "search_figures.py"),
         *("benchmark.py", "leaderboard.py", "vfl.py", "detection.py"),
     },
 }

@@ -21,24 +21,15 @@ import pyarrow.parquet as pq
 import torch
 
 from advhash.attacking import attack_queries, noise_precision
-from advhash.attacks.base import Attack, AttackData
-from advhash.budget import Budget, expect_room
+from advhash.attacks.base import AttackData
+from advhash.budget import Budget
 from advhash.cache import content_key
 from advhash.codes import HashCodes
-from advhash.config import (
-    AttackConfig,
-    DatasetConfig,
-    MethodConfig,
-    TrainConfig,
-    TransferConfig,
-    VictimConfig,
-    method_label,
-)
+from advhash.config import AttackConfig, MethodConfig, TransferConfig
 from advhash.data import Progress, silent
-from advhash.errors import RunError, UsageError
+from advhash.errors import RunError
 from advhash.files import storage_errors, write_json
 from advhash.fitting import FittedAttack, fit_attack
-from advhash.hardening import check_defense, prepare
 from advhash.pipeline import resolve
 from advhash.recording import (
     Outcome,
@@ -48,34 +39,23 @@ from advhash.recording import (
     run_info,
     victim_info,
 )
-from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.ceiling import target_ceilings
 from advhash.reports.html import render
-from advhash.reports.measures import Columns, retrieval_columns, retrieval_metrics
+from advhash.reports.measures import Columns, main_metric, retrieval_columns, retrieval_metrics
 from advhash.reports.record import Protocol
 from advhash.reports.transfer import (
     Cell,
     Method,
     TransferRecord,
     Victim,
-    main_metric,
 )
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag, check_indicators
 from advhash.stats import CONFIDENCE, RESAMPLES, Metric, mean_metric, paired_difference
-from advhash.training import Trained, cache_identity, derive_seed, plan_victim
+from advhash.training import cache_identity, derive_seed
+from advhash.transfer_members import Member, labels_of, planned, prepared
 
-__all__ = ["Column", "Member", "transfer"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A victim of the matrix, as the command named it."""
-
-    label: str
-    trained: Trained
-    codes: HashCodes  # of its database
-    database: str
+__all__ = ["Column", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -113,11 +93,11 @@ def transfer(
     Raises AdvhashError: victims of other data, without the query modality, a budget that a method
     cannot take.
     """
-    labels, methods = _labels(config.victims), _labels(config.attacks)
-    config = _moving(config, labels)
+    labels, methods = labels_of(config.victims), labels_of(config.attacks)
+    config = planned(config, labels)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    config, members = _members(config, labels, progress)
+    config, members = prepared(config, labels, progress)
     seconds["victims"] = time.perf_counter() - began
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     try:
@@ -142,117 +122,6 @@ def transfer(
             error.add_note(f"finished batches are kept: the same command with --out {folder.final}")
         raise
     return record
-
-
-def _labels(tables: Sequence[MethodConfig]) -> list[str]:
-    """The names as the command gave them. Raises UsageError for two equal ones."""
-    labels = [method_label(one) for one in tables]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UsageError(f"expected different victims and methods, got {label} twice")
-    return labels
-
-
-def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig) -> TrainConfig:
-    """What trains a victim of the matrix."""
-    settings = dict(table.settings)
-    wanted = TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "defense": _defense(settings.pop("defense", None)),
-            "defense_budget": settings.pop("defense_budget", {}),
-            "victim": {"name": table.name, "seed": table.seed, **settings},
-            "dataset": dataset.model_dump(),
-        }
-    )
-    if wanted.defense is not None and wanted.defense_budget.eps is None:
-        wanted.defense_budget = config.budget
-    return wanted.trusting(config.trust_code)
-
-
-def _moving(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
-    """The config with what is moved written out: "image", which is asked for by default, is the
-    first party's part of a federation.
-
-    Raises AdvhashError, before any training: victims of other data, or without the query modality;
-    a defence or a method that cannot be, a method that does not move it.
-    """
-    attacks: list[Attack] = [ATTACKS.create(one.name, one.settings) for one in config.attacks]
-    for attack in attacks:
-        attack.check_budget(config.budget.resolve(attack.default_budget))
-    for table in config.victims:
-        check_defense(_wanted(config, table, config.dataset))
-    first: tuple[str, str, str] | None = None
-    dataset = config.dataset
-    for table, label in zip(config.victims, labels, strict=True):
-        planned = plan_victim(_wanted(config, table, dataset))
-        if planned is None:  # it comes trained: `_members` looks at it
-            continue
-        data, settings, _ = planned
-        victim = VICTIMS.create(table.name, settings)
-        modality = victim.query_modality(config.protocol.query_modality)
-        victim.check_modality(modality)
-        if first is None:
-            first = label, data.fingerprint(), modality
-            dataset = DatasetConfig.build({"name": data.name, **data.settings})
-        elif (data.fingerprint(), modality) != first[1:]:
-            raise UsageError(_other_data(label, first[0]))
-        for method, attack in zip(config.attacks, attacks, strict=True):
-            attack.check_gradients(victim)
-            if victim.is_image(modality):
-                values = data.database.inputs[modality][0].numel()
-                budget = config.budget.resolve(attack.default_budget)
-                expect_room(budget, values, eight_bit=config.budget.eight_bit)
-            if not attack.can_move(victim, modality):
-                raise UsageError(
-                    f"--methods: {method.name} attacks {', '.join(sorted(attack.modalities))}, "
-                    f"got {modality!r} of {label}"
-                )
-    if first is None:
-        return config
-    protocol = config.protocol.model_copy(update={"query_modality": first[2]})
-    return config.model_copy(update={"protocol": protocol})
-
-
-def _other_data(label: str, first: str) -> str:
-    return f"expected victims of the same data: {label} sees other data than {first}"
-
-
-def _members(
-    config: TransferConfig, labels: Sequence[str], progress: Progress
-) -> tuple[TransferConfig, list[Member]]:
-    """Train or load all victims; all see the data set of the first."""
-    members: list[Member] = []
-    dataset = config.dataset
-    modality = config.protocol.query_modality
-    for table, label in zip(config.victims, labels, strict=True):
-        trained = prepare(_wanted(config, table, dataset), progress)
-        if not members:
-            data = trained.data
-            dataset = DatasetConfig.build({"name": data.name, **data.settings})
-            modality = trained.victim.query_modality(modality)
-        elif trained.data.fingerprint() != members[0].trained.data.fingerprint():
-            raise UsageError(_other_data(label, members[0].label))
-        trained.victim.check_modality(modality)
-        database = _database(config, trained)
-        codes = trained.victim.database_codes(trained.data, database)
-        members.append(Member(label, trained, codes, database))
-    protocol = config.protocol.model_copy(update={"query_modality": modality})
-    return config.model_copy(update={"protocol": protocol}), members
-
-
-def _defense(given: Any) -> dict[str, Any] | None:
-    """A defence as a name or as a table of a name and settings."""
-    return {"name": given} if isinstance(given, str) else given
-
-
-def _database(config: TransferConfig, trained: Trained) -> str:
-    """What is searched: as asked for where the victim has it, else its default."""
-    asked = config.protocol.database
-    if asked is None or asked not in trained.victim.directions:
-        return trained.victim.default_database
-    return asked
 
 
 def _into(

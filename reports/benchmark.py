@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from advhash.reports.chapters import Chapter, Told, source_of
-from advhash.reports.leaderboard import main_metric
+from advhash.reports.measures import main_metric
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Growth, budget_figure
 from advhash.reports.record import Document, Part, RunInfo
@@ -36,14 +36,14 @@ LINES = 6  # in one of them
 
 
 class CellInfo(Part):
-    """One attack run of the suite."""
+    """One attack run of the suite. victim_seed: None where the suite draws none."""
 
     key: str
     dataset: str
     victim: str
     method: str
     budget: str
-    victim_seed: int
+    victim_seed: int | None
     attack_seed: int
     status: Literal["done", "failed", "left"]
     seconds: float | None = None

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.hierarchical import crossed_mean, crossed_ratio
+from advhash.reports.measures import main_metric
 from advhash.reports.pairs import SEED, Queries
 from advhash.stats import Metric, mean_metric, ratio_metric
 
-__all__ = ["Sample", "main_metric", "mean_over", "overall", "ranks", "stacked", "summary"]
+__all__ = ["Sample", "mean_over", "overall", "ranks", "stacked", "summary"]
 
 Floats = npt.NDArray[np.float64]
 TARGETED = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
@@ -25,30 +26,26 @@ UNTARGETED = ("map", "map_chance", "map_adversarial")
 
 @dataclass(frozen=True)
 class Sample:
-    """One finished cell."""
+    """One finished cell. victim_seed: None where no seed was drawn for the victim."""
 
-    victim_seed: int
+    victim_seed: int | None
     attack_seed: int
     queries: Queries
-
-
-def main_metric(goal: str) -> str:
-    """What methods and victims are ranked by."""
-    return "tmap" if goal == "targeted" else "map_adversarial"
 
 
 @dataclass(frozen=True)
 class Axes:
     """What the samples of a comparison have in common."""
 
-    victim_seeds: list[int]
+    victim_seeds: list[int | None]
     attack_seeds: list[int]
     rows: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Axes:
         return cls(
-            sorted({one.victim_seed for one in samples}),
+            [*sorted({one.victim_seed for one in samples if one.victim_seed is not None})]
+            or [None],
             sorted({one.attack_seed for one in samples}),
             np.unique(np.concatenate([one.queries.rows for one in samples])),
         )
@@ -57,15 +54,15 @@ class Axes:
 def stacked(samples: Sequence[Sample], name: str, axes: Axes | None = None) -> Floats:
     """(V,A,1,N) values of a figure: victim seeds × attack seeds × 1 × queries, NaN where unknown.
 
-    A victim with a single seed where others have more stands for each of theirs.
+    A victim without a seed stands for each seed of those that it is compared with.
     """
     axes = axes or Axes.of(samples)
     values = np.full((len(axes.victim_seeds), len(axes.attack_seeds), 1, len(axes.rows)), np.nan)
-    alone = len({one.victim_seed for one in samples}) == 1
     for one in samples:
         rows = np.searchsorted(axes.rows, one.queries.rows)
         attack = axes.attack_seeds.index(one.attack_seed)
-        victim = slice(None) if alone else axes.victim_seeds.index(one.victim_seed)
+        seed = one.victim_seed
+        victim = slice(None) if seed is None else axes.victim_seeds.index(seed)
         values[victim, attack, 0, rows] = one.queries.columns[name]
     return values
 

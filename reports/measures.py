@@ -26,6 +26,7 @@ __all__ = [
     "codec_columns",
     "distance_columns",
     "distance_metrics",
+    "main_metric",
     "retrieval_columns",
     "retrieval_metrics",
 ]
@@ -163,6 +164,15 @@ def codec_columns(
             codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
         )
     return columns
+
+
+def main_metric(goal: str) -> str:
+    """What runs of a goal are compared and ranked by.
+
+    >>> main_metric("targeted"), main_metric("untargeted")
+    ('tmap', 'map_adversarial')
+    """
+    return "tmap" if goal == "targeted" else "map_adversarial"
 
 
 def retrieval_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:

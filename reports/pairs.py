@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advhash.errors import RunError
+from advhash.reports.measures import main_metric
 from advhash.reports.record import Record
 from advhash.stats import Difference, holm, paired_difference
 
@@ -57,7 +58,7 @@ class Pair:
 
 def headline(record: Record) -> str:
     """The metric by which runs of this goal are compared."""
-    return "tmap" if record.attack.goal == "targeted" else "map_adversarial"
+    return main_metric(record.attack.goal)
 
 
 def load_queries(folder: Path, record: Record, also: Sequence[str] = ()) -> Queries:

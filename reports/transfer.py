@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from advhash.reports.chapters import Chapter, Told, data_fact, known, method_fact, source_of
+from advhash.reports.measures import main_metric
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import STYLE, data_uri
 from advhash.reports.record import (
@@ -125,11 +126,6 @@ class TransferRecord(Document):
     def labels(self) -> list[str]:
         """The victims in order."""
         return [victim.label for victim in self.victims]
-
-
-def main_metric(goal: str) -> str:
-    """The figure of a heat map: normalised t-MAP says more than t-MAP where victims differ."""
-    return "tmap" if goal == "targeted" else "map_adversarial"
 
 
 def verdicts(record: TransferRecord) -> list[str]:

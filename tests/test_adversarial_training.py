@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from attack_scene import Projection, Scene
+from command_line import exit_code
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -30,7 +30,7 @@ from advhash.hamming import distances
 from advhash.hardening import prepare
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.transfer import Metric, TransferRecord
-from advhash.transferring import Member
+from advhash.transfer_members import Member
 from advhash.victims.base import HashVictim
 from advhash.victims.dlcmh import DLCMH
 from advhash.victims.image import DPSH, ImageHashing
@@ -155,7 +155,7 @@ def test_an_image_hash_keeps_its_objective(hashed: Scene) -> None:
     assert torch.equal(clean_loss(hashed.victim, codes, labels, None), expected)
 
 
-def test_frozen_rows_of_a_lifelong_victim_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_rows_of_a_lifelong_victim_stay() -> None:
     from advhash.datasets import load_dataset
 
     whole = load_dataset("openmoji", {})
@@ -202,23 +202,13 @@ FAST = ("--dataset", "digits", "--set", "dataset.size=16", "--set", "victim.epoc
 TINY = ("--set", "defense.epochs=1", "--set", "defense.steps=1")
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["advhash", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def defended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TransferRecord]:
     folder = tmp_path_factory.mktemp("defend") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        code = command(
-            patch, "defend", "--victim", "dpsh", "--defense", "saat", *FAST, *TINY, "--queries",
-            "8", "-q", "--out", str(folder),
-        )  # fmt: skip
+    code = exit_code(
+        "defend", "--victim", "dpsh", "--defense", "saat", *FAST, *TINY, "--queries", "8", "-q",
+        "--out", str(folder),
+    )  # fmt: skip
     assert code == 0
     return folder, TransferRecord.read(folder)
 
@@ -258,9 +248,9 @@ def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -
 def test_the_checkpoint_is_a_victim_like_any_other(
     defended: tuple[Path, TransferRecord],
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+
     record = defended[1]
     assert record.defense is not None
     shared = ("--method", "dhta", "--set", "attack.steps=3", "--queries", "8", "-q", "--json")
@@ -270,7 +260,7 @@ def test_the_checkpoint_is_a_victim_like_any_other(
     ):
         more = (*FAST, *TINY) if number else ()
         out = str(tmp_path / str(number))
-        assert command(monkeypatch, "attack", *how, *more, *shared, "--out", out) == 0
+        assert exit_code("attack", *how, *more, *shared, "--out", out) == 0
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["metrics"]["tmap"] == found[1]["metrics"]["tmap"]
     assert found[0]["victim"]["defenses"][0]["name"] == "saat"

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import advhash as ah
 from advhash import api
-from advhash.config import AttackConfig, read_toml
+from advhash.config import AttackConfig
+from advhash.config_text import read_toml
 from advhash.data import Dataset
 from advhash.errors import AdvhashError
 from advhash.pipeline import attack as attack_as_the_command

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import command
 
 from advhash import cli, suite_cell
 from advhash.benchmarking import benchmark
@@ -30,7 +31,7 @@ from advhash.reports.benchmark import (
     verdicts,
 )
 from advhash.reports.html import render
-from advhash.reports.leaderboard import Sample, ranks, stacked, summary
+from advhash.reports.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.reports.pairs import Queries
 from advhash.reports.record import RunInfo
 from advhash.stats import Metric
@@ -57,7 +58,7 @@ budgets = [{norm = "l2", eps = 0.5}]
 [grids.protocol]
 queries = 16
 """
-ONE = {
+ONE: dict[str, Any] = {
     "name": "one",
     "victim_seeds": 1,
     "attack_seeds": 2,
@@ -71,18 +72,6 @@ ONE = {
         }
     ],
 }
-
-
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["advhash", "benchmark", *arguments])
-    code: Any = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    return int(code), *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +104,7 @@ def test_every_cell_is_there_with_all_its_seeds(finished: Path) -> None:
     assert not record.failed
     assert not record.left
     assert len({cell.key for cell in record.cells}) == 34
-    assert {cell.victim_seed for cell in record.cells if cell.victim == "phash"} == {0}
+    assert {cell.victim_seed for cell in record.cells if cell.victim == "phash"} == {None}
     assert len(record.rows) == 8 + 1
     assert {row.cells for row in record.rows if row.victim != "phash"} == {4}
 
@@ -179,7 +168,7 @@ def test_the_page_and_the_json_say_so(
     monkeypatch.setattr(suite_cell, "prepare", never)
     config = str(finished / "config.toml")
     code, out, _ = command(
-        capsys, monkeypatch, "--config", config, "--executor", "inline", "--json", "-q",
+        capsys, "benchmark", "--config", config, "--executor", "inline", "--json", "-q",
         "--out", str(again),
     )  # fmt: skip
     document = json.loads(out)
@@ -247,7 +236,7 @@ def test_a_cell_that_fails_costs_no_other(
     SuiteConfig.build(ONE)
     file.write_text(SuiteConfig.build(ONE).to_toml())
     arguments = ("--suite", str(file), "--executor", "inline", "-q", "--json", "--out")
-    code, out, err = command(capsys, monkeypatch, *arguments, str(tmp_path / "run"))
+    code, out, err = command(capsys, "benchmark", *arguments, str(tmp_path / "run"))
     document = json.loads(out)
     assert code == 5
     assert "3 of 4 cells failed" in err
@@ -259,7 +248,7 @@ def test_a_cell_that_fails_costs_no_other(
     assert bad["blend"]["trace"] == ""
     assert "Cells that failed" in (tmp_path / "run/report.html").read_text()
     monkeypatch.setattr(suite_cell, "attack", real)
-    code, out, _ = command(capsys, monkeypatch, *arguments, str(tmp_path / "mended"))
+    code, out, _ = command(capsys, "benchmark", *arguments, str(tmp_path / "mended"))
     assert code == 0
     assert json.loads(out)["failed"] == []
 
@@ -276,18 +265,18 @@ def test_dry_run_learns_what_cells_cost(
     finished: Path, suite_file: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    code, out, _ = command(capsys, monkeypatch, "--suite", str(suite_file), "--dry-run")
+    code, out, _ = command(capsys, "benchmark", "--suite", str(suite_file), "--dry-run")
     plan = json.loads(out)
     assert code == 0
     assert plan["cells_done"] == plan["cells"] == 34
     assert plan["seconds"] == 0
     more = (*("--suite", str(suite_file), "--queries", "32"), "--dry-run")
-    plan = json.loads(command(capsys, monkeypatch, *more)[1])
+    plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["cells_done"] == 0
     assert plan["seconds"] > 0
     assert plan["unknown_costs"] == 0
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
-    plan = json.loads(command(capsys, monkeypatch, *more)[1])
+    plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["seconds"] is None
     assert plan["unknown_costs"] == 34 + 5
 
@@ -312,7 +301,7 @@ def test_what_cannot_be_is_refused_before_any_training(
     file = tmp_path / "bad.json"
     file.write_text("grids = [" + _inline({**base, **grid}) + "]\n")
     code, out, err = command(
-        capsys, monkeypatch, "--suite", str(file), "--executor", "inline", "-q"
+        capsys, "benchmark", "--suite", str(file), "--executor", "inline", "-q"
     )
     assert code == 2
     assert not out
@@ -326,13 +315,11 @@ def _inline(table: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
 
 
-def test_an_unknown_suite_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, _, err = command(capsys, monkeypatch, "--suite", "smoek")
+def test_an_unknown_suite_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(capsys, "benchmark", "--suite", "smoek")
     assert code == 2
     assert "did you mean 'smoke'?" in err
-    assert command(capsys, monkeypatch)[0] == 2
+    assert command(capsys, "benchmark")[0] == 2
 
 
 @pytest.mark.parametrize("name", ["smoke", "small"])
@@ -401,7 +388,7 @@ def children(parent: int) -> list[int]:
 # leaderboards
 
 
-def sample(values: list[float], victim: int = 0, attack: int = 0, first: int = 0) -> Sample:
+def sample(values: list[float], victim: int | None = 0, attack: int = 0, first: int = 0) -> Sample:
     column = np.asarray(values)
     rows = np.arange(first, first + len(values))
     names = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
@@ -431,6 +418,32 @@ def test_who_cannot_be_told_apart_shares_a_rank() -> None:
     assert ranks(entries, "targeted", strongest=True) == {"weak": 2, "level": 2, "strong": 1}
     assert ranks(entries, "targeted", strongest=False) == {"weak": 1, "level": 1, "strong": 3}
     assert ranks(entries, "untargeted", strongest=True) == {"weak": 1, "level": 1, "strong": 3}
+
+
+def test_a_seed_that_failed_is_not_stood_for_by_another() -> None:
+    low, high = np.full(30, 0.2), np.full(30, 0.6)
+    whole = [[sample((low + 0.001 * seed).tolist(), seed) for seed in range(3)]]
+    failed = [[sample(high.tolist(), 0)]]  # of three
+    fixed = [[sample(high.tolist(), None)]]  # no seed decides over this one
+    assert stacked(failed[0], "tmap", Axes.of([*whole[0], *failed[0]])).shape == (3, 1, 1, 30)
+    found = stacked(failed[0], "tmap", Axes.of([*whole[0], *failed[0]]))
+    assert np.isnan(found[1:]).all()
+    assert not np.isnan(stacked(fixed[0], "tmap", Axes.of([*whole[0], *fixed[0]]))).any()
+    assert ranks({"a": whole, "b": fixed}, "targeted", strongest=True) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize("eps", [["0.03141", "0.03143"], ["8/255", "0.031370"]])
+def test_radii_that_look_alike_are_cells_of_their_own(eps: list[str]) -> None:
+    grid = {**ONE["grids"][0], "budgets": eps, "attacks": ["noise"], "defenses": ["none", "saat"]}
+    suite = plan_suite(SuiteConfig.build({**ONE, "grids": [grid]}))
+    assert len({cell.key for cell in suite.cells}) == 2 * 2 * 2  # radii, attack seeds, defences
+    hardened = [
+        plan_suite(
+            SuiteConfig.build({**ONE, "grids": [{**grid, "defense_budget": {"eps": one}}]})
+        ).cells[-1].training
+        for one in eps
+    ]  # fmt: skip
+    assert hardened[0] != hardened[1]
 
 
 def test_one_run_keeps_its_own_interval_and_seeds_widen_it() -> None:

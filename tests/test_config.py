@@ -15,10 +15,8 @@ from advhash.config import (
     BudgetConfig,
     MethodConfig,
     TrainConfig,
-    merge,
-    parse_assignment,
-    read_toml,
 )
+from advhash.config_text import merge, parse_assignment, read_toml
 from advhash.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}}

@@ -1,0 +1,150 @@
+"""The victims of a transfer matrix: planned before any training, then trained or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from advhash.codes import HashCodes
+from advhash.config import (
+    AttackConfig,
+    DatasetConfig,
+    MethodConfig,
+    TrainConfig,
+    TransferConfig,
+    VictimConfig,
+    method_label,
+)
+from advhash.data import Progress
+from advhash.errors import UsageError
+from advhash.hardening import prepare
+from advhash.pipeline import check_attack_config
+from advhash.registry import VICTIMS
+from advhash.training import Trained, plan_victim
+
+__all__ = ["Member", "labels_of", "planned", "prepared"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A victim of the matrix, as the command named it."""
+
+    label: str
+    trained: Trained
+    codes: HashCodes  # of its database
+    database: str
+
+
+def labels_of(tables: Sequence[MethodConfig]) -> list[str]:
+    """The names as the command gave them. Raises UsageError for two equal ones."""
+    labels = [method_label(one) for one in tables]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"expected different victims and methods, got {label} twice")
+    return labels
+
+
+def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig) -> TrainConfig:
+    """What trains a victim of the matrix."""
+    settings = dict(table.settings)
+    wanted = TrainConfig.build(
+        {
+            "seed": config.seed,
+            "device": config.device,
+            "defense": _defense(settings.pop("defense", None)),
+            "defense_budget": settings.pop("defense_budget", {}),
+            "victim": {"name": table.name, "seed": table.seed, **settings},
+            "dataset": dataset.model_dump(),
+        }
+    )
+    if wanted.defense is not None and wanted.defense_budget.eps is None:
+        wanted.defense_budget = config.budget
+    return wanted.trusting(config.trust_code)
+
+
+def planned(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
+    """The config with what is moved written out: "image", which is asked for by default, is the
+    first party's part of a federation.
+
+    Raises AdvhashError, before any training: victims of other data, or what `advhash attack` would
+    refuse of a victim and a method.
+    """
+    first: tuple[str, str, str] | None = None
+    dataset = config.dataset
+    for table, label in zip(config.victims, labels, strict=True):
+        wanted = _wanted(config, table, dataset)
+        known = plan_victim(wanted)
+        data, victim = None, None
+        if known is not None:
+            data, settings, _ = known
+            victim = VICTIMS.create(table.name, settings)
+            modality = victim.query_modality(config.protocol.query_modality)
+            if first is None:
+                first = label, data.fingerprint(), modality
+                dataset = DatasetConfig.build({"name": data.name, **data.settings})
+            elif (data.fingerprint(), modality) != first[1:]:
+                raise UsageError(_other_data(label, first[0]))
+        for method in config.attacks:
+            check_attack_config(_alone(config, wanted, method), victim, data)
+    if first is None:
+        return config
+    protocol = config.protocol.model_copy(update={"query_modality": first[2]})
+    return config.model_copy(update={"protocol": protocol})
+
+
+def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) -> AttackConfig:
+    """A victim and a method as `advhash attack` would be asked, before the victim's own database.
+
+    A victim that comes trained is looked at by `prepared`.
+    """
+    return AttackConfig(
+        device=config.device,
+        victim=wanted.victim,
+        defense=wanted.defense,
+        defense_budget=wanted.defense_budget,
+        attack=method,
+        dataset=wanted.dataset,
+        budget=config.budget,
+        protocol=config.protocol.model_copy(update={"database": None}),
+    ).trusting(config.trust_code)
+
+
+def _other_data(label: str, first: str) -> str:
+    return f"expected victims of the same data: {label} sees other data than {first}"
+
+
+def prepared(
+    config: TransferConfig, labels: Sequence[str], progress: Progress
+) -> tuple[TransferConfig, list[Member]]:
+    """Train or load all victims; all see the data set of the first."""
+    members: list[Member] = []
+    dataset = config.dataset
+    modality = config.protocol.query_modality
+    for table, label in zip(config.victims, labels, strict=True):
+        trained = prepare(_wanted(config, table, dataset), progress)
+        if not members:
+            data = trained.data
+            dataset = DatasetConfig.build({"name": data.name, **data.settings})
+            modality = trained.victim.query_modality(modality)
+        elif trained.data.fingerprint() != members[0].trained.data.fingerprint():
+            raise UsageError(_other_data(label, members[0].label))
+        trained.victim.check_modality(modality)
+        database = _database(config, trained)
+        codes = trained.victim.database_codes(trained.data, database)
+        members.append(Member(label, trained, codes, database))
+    protocol = config.protocol.model_copy(update={"query_modality": modality})
+    return config.model_copy(update={"protocol": protocol}), members
+
+
+def _defense(given: Any) -> dict[str, Any] | None:
+    """A defence as a name or as a table of a name and settings."""
+    return {"name": given} if isinstance(given, str) else given
+
+
+def _database(config: TransferConfig, trained: Trained) -> str:
+    """What is searched: as asked for where the victim has it, else its default."""
+    asked = config.protocol.database
+    if asked is None or asked not in trained.victim.directions:
+        return trained.victim.default_database
+    return asked
