@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from attack_scene import Scene, make_scene
+from command_line import command
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,3 +31,9 @@ def one_thread() -> None:
 def scene() -> Scene:
     """Untrained victim, database, queries, targets; attacks leave all of it as it is."""
     return make_scene()
+
+
+@pytest.fixture
+def advhash(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command in this process: exit code, stdout, stderr."""
+    return lambda *arguments: command(capsys, *arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from attack_scene import Scene
 
-from advhash import cli, pipeline
+from advhash import pipeline
 from advhash.attacks import ensemble
 from advhash.attacks.base import Attack
 from advhash.attacks.descent import GradientAttack
@@ -27,20 +26,6 @@ SMALL = [
     *("--eps", "16/255", "--queries", "12", "--set", "protocol.batch_size=4", "-q", "--json"),
 ]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def advhash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["advhash", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return int(code), *capsys.readouterr()
-
-    return run
 
 
 def told(text: str) -> tuple[Any, ...]:

@@ -22,30 +22,12 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from advhash import cli
 from advhash.reports.record import TARGETED_METRICS
 
 SMALL = ["--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"]
 QUICK = ["attack", *SMALL, "--method", "dhta", "--set", "attack.steps=4", "--queries", "24", "-q"]
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def advhash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["advhash", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return int(code), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

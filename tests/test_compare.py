@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-from advhash import cli
+from command_line import exit_code
 
 FAST = ("--dataset", "digits", "--set", "dataset.size=16", "--set", "victim.epochs=2", "-q")
 Runs = dict[str, Path]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["advhash", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +29,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             *("--targets", "uniform"),
         ),
     }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, plan in plans.items():
-            where = ("--victim", "dpsh", *FAST, "--out", str(folder / name))
-            assert run(patch, "attack", *plan, *where) == 0
+    for name, plan in plans.items():
+        where = ("--victim", "dpsh", *FAST, "--out", str(folder / name))
+        assert exit_code("attack", *plan, *where) == 0
     return {name: folder / name for name in plans}
 
 
-def test_differences_are_second_less_first(
-    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_differences_are_second_less_first(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     weak, strong = str(runs["weak"]), str(runs["strong"])
-    assert run(monkeypatch, "compare", weak, strong, "--json") == 0
+    assert exit_code("compare", weak, strong, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     values = [pq.read_table(folder + "/queries.parquet") for folder in (weak, strong)]
     column = [np.asarray(table["tmap:image"]) for table in values]
@@ -59,25 +45,25 @@ def test_differences_are_second_less_first(
         float(np.mean(column[1] - column[0]))
     )
     assert found["differences"]["tmap"]["low"] > 0
-    assert run(monkeypatch, "compare", strong, weak, "--json") == 0
+    assert exit_code("compare", strong, weak, "--json") == 0
     back = json.loads(capsys.readouterr().out)
     assert back["differences"]["tmap"]["value"] == -found["differences"]["tmap"]["value"]
-    assert run(monkeypatch, "compare", weak, strong) == 0
+    assert exit_code("compare", weak, strong) == 0
     assert "paired" in capsys.readouterr().out
 
 
 def test_other_victims_are_said_and_compared(
     runs: Runs,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+
     out = str(tmp_path / "bits")
     arguments = ("attack", "--victim", "dpsh", "--bits", "16", "--method", "dhta", "--set",
                  "attack.steps=1", "--queries", "20", *FAST, "--out", out)  # fmt: skip
-    assert run(monkeypatch, *arguments) == 0
+    assert exit_code(*arguments) == 0
     capsys.readouterr()
-    assert run(monkeypatch, "compare", str(runs["weak"]), out, "--json") == 0
+    assert exit_code("compare", str(runs["weak"]), out, "--json") == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert any("victim's weights" in note for note in notes)
 
@@ -95,9 +81,9 @@ def test_what_cannot_be_paired_is_refused(
     second: str,
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run(monkeypatch, "compare", str(runs["weak"]), str(runs[second])) == 2
+
+    assert exit_code("compare", str(runs["weak"]), str(runs[second])) == 2
     assert message in capsys.readouterr().err
 
 
@@ -119,21 +105,21 @@ def test_thresholds(
     code: int,
     message: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run(monkeypatch, "compare", str(runs["weak"]), str(runs["strong"]), *options) == code
+
+    assert exit_code("compare", str(runs["weak"]), str(runs["strong"]), *options) == code
     assert message in capsys.readouterr().err
 
 
 def test_damaged_and_absent_runs(
     runs: Runs,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+
     copy: Any = tmp_path / "copy"
     shutil.copytree(runs["weak"], copy)
     (copy / "queries.parquet").write_bytes(b"no table")
     for bad in (copy, tmp_path / "nothing", tmp_path / "x.partial"):
-        assert run(monkeypatch, "compare", str(runs["weak"]), str(bad)) == 3
+        assert exit_code("compare", str(runs["weak"]), str(bad)) == 3
         assert "expected" in capsys.readouterr().err

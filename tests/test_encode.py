@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import exit_code
 
-from advhash import cli
 from advhash.abnormal import mixed_images
 from advhash.config import TrainConfig
 from advhash.encoding import first_labels, knn_classes, redundancy_ratio
@@ -23,21 +22,11 @@ SMALL = ["--set", "dataset.size=16", "--set", "most_bits=600", "--queries", "30"
 HASH = ["--victim", "dph", "--bits", "12", "--set", "victim.epochs=2"]
 
 
-def command(*arguments: str) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["advhash", *arguments])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encode") / "run"
     more = ("--method", "dhta", "--set", "attack.steps=5", "--eps", "16/255")
-    assert command("encode", *HASH, *SMALL, *more, "--out", str(folder)) == 0
+    assert exit_code("encode", *HASH, *SMALL, *more, "--out", str(folder)) == 0
     return folder
 
 
@@ -106,12 +95,12 @@ def test_detectors_by_code_by_network_and_by_layer(finished: Path) -> None:
 
 def test_page_and_replay(finished: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    assert command("report", str(finished), "--out", str(page)) == 0
+    assert exit_code("report", str(finished), "--out", str(page)) == 0
     assert page.read_bytes() == (finished / "report.html").read_bytes()
     assert "dph network at initialisation" in page.read_text()
     again = tmp_path / "again"
     config = str(finished / "config.toml")
-    assert command("encode", "--config", config, "-q", "--out", str(again)) == 0
+    assert exit_code("encode", "--config", config, "-q", "--out", str(again)) == 0
     assert document(again)["coders"] == document(finished)["coders"]
 
 
@@ -123,9 +112,9 @@ def test_a_hash_without_gradients_or_training(
     )
     monkeypatch.chdir(tmp_path)
     given = ("--victim", "bright_pixels:code", "--trust-code", *SMALL)
-    assert command("encode", *given, "--method", "dhta") == 2
+    assert exit_code("encode", *given, "--method", "dhta") == 2
     assert "needs gradients" in capsys.readouterr().err
-    assert command("encode", *given, "--json", "--out", str(tmp_path / "run")) == 0
+    assert exit_code("encode", *given, "--json", "--out", str(tmp_path / "run")) == 0
     found = json.loads(capsys.readouterr().out)
     flags = {flag["name"] for flag in found["flags"]}
     assert {"not_attacked", "no_initial_network", "no_neural_code"} <= flags
@@ -157,7 +146,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     more = [part for part in SMALL if part not in ("--queries", "30")]
     out = tmp_path / "run"
-    assert command("encode", *arguments, *more, "--out", str(out)) in (2, 3)
+    assert exit_code("encode", *arguments, *more, "--out", str(out)) in (2, 3)
     err = capsys.readouterr().err
     assert word in err
     assert len(err.strip().splitlines()) == 1, err

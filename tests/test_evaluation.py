@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+from command_line import command
 from sklearn.metrics import average_precision_score
 
-from advhash import cli
 from advhash.code_files import LabelledCodes, write_codes
 from advhash.codes import HashCodes
 from advhash.errors import DataError
@@ -41,20 +41,8 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr("sys.argv", ["advhash", *(str(word) for word in words)])
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        monkey.undo()
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
-
-
 def document(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    code, out, err = run(capsys, *words, "--json", "--quiet")
+    code, out, err = command(capsys, *words, "--json", "--quiet")
     assert code == 0, err
     parsed: dict[str, Any] = json.loads(out)
     return parsed
@@ -93,10 +81,12 @@ def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFix
 def test_every_format_and_executor_gives_the_same_number(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "codes", "import", files / "database.npz", files / "gallery.codes")
+    code, _, err = command(
+        capsys, "codes", "import", files / "database.npz", files / "gallery.codes"
+    )
     assert code == 0, err
     for name in ("gallery.txt", "gallery.npy"):
-        assert run(capsys, "codes", "export", files / "gallery.codes", files / name)[0] == 0
+        assert command(capsys, "codes", "export", files / "gallery.codes", files / name)[0] == 0
     values = [
         document(
             capsys,
@@ -140,7 +130,7 @@ def test_the_figures_of_every_query_are_kept(
 def test_the_table_for_people_has_every_figure(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run(
+    code, out, err = command(
         capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
         "--convention", "prosgan",
     )  # fmt: skip
@@ -201,7 +191,7 @@ def test_bad_input_is_one_line(
     options = {"--codes": "query.npz", "--database": "database.npz"}
     options |= dict(zip(change[::2], change[1::2], strict=True))
     words = [word for pair in options.items() for word in pair]
-    found, out, err = run(capsys, "eval", *words, "--quiet")
+    found, out, err = command(capsys, "eval", *words, "--quiet")
     assert found == code
     assert message in err
     assert err.count("\n") == 1
@@ -229,7 +219,7 @@ def test_conversions_that_cannot_be_are_one_line(
 ) -> None:
     monkeypatch.chdir(files)
     write_codes(files / "gallery.codes", sample(5, 4))
-    code, _, err = run(capsys, "codes", *words)
+    code, _, err = command(capsys, "codes", *words)
     assert code in (2, 3)
     assert message in err
     assert not list(files.glob("out.*"))
@@ -244,7 +234,7 @@ def test_codes_of_a_victim_can_be_taken_elsewhere(
         "--out", tmp_path / "victim",
     )  # fmt: skip
     for part in ("database", "query"):
-        code, _, err = run(
+        code, _, err = command(
             capsys, "codes", "export", tmp_path / "victim", tmp_path / f"{part}.codes",
             "--part", part, "--quiet",
         )  # fmt: skip

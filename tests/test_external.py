@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advhash import cli
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
 from advhash.config import AttackConfig, TrainConfig
@@ -62,20 +61,6 @@ def digits() -> Dataset:
 @pytest.fixture
 def images(digits: Dataset) -> Tensor:
     return digits.query.rows(torch.arange(8)).inputs["image"]
-
-
-@pytest.fixture
-def advhash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["advhash", *map(str, arguments)])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (int(code), *capsys.readouterr())
-
-    return run
 
 
 def average(images: Tensor) -> Tensor:

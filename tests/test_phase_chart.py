@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import exit_code
 
-from advhash import cli, phase_run
+from advhash import phase_run
 from advhash.budget import Budget
 from advhash.config import PhaseConfig
 from advhash.data import Dataset
@@ -134,16 +134,6 @@ class TestTraining:
         assert wrong[6]["knn_accuracy"] > wrong[6]["accuracy"] - 0.2
 
 
-def command(*arguments: str) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["advhash", *arguments])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phase") / "run"
@@ -176,7 +166,7 @@ def test_page_and_replay_from_the_cache(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     page = tmp_path / "page.html"
-    assert command("report", str(finished), "--out", str(page)) == 0
+    assert exit_code("report", str(finished), "--out", str(page)) == 0
     assert page.read_bytes() == (finished / "report.html").read_bytes()
     assert page.read_text().count("<figure>") == 5
 
@@ -185,10 +175,10 @@ def test_page_and_replay_from_the_cache(
 
     monkeypatch.setattr(phase_run, "train_and_measure", fail)
     config = str(finished / "config.toml")
-    assert command("phase-chart", "--config", config, "--dry-run") == 0
+    assert exit_code("phase-chart", "--config", config, "--dry-run") == 0
     capsys.readouterr()
     out = str(tmp_path / "again")
-    assert command("phase-chart", "--config", config, "-q", "--json", "--out", out) == 0
+    assert exit_code("phase-chart", "--config", config, "-q", "--json", "--out", out) == 0
     text = [line for line in capsys.readouterr().out.splitlines() if line]
     again = json.loads("\n".join(text))
     assert again["cells"] == json.loads((finished / "metrics.json").read_text())["cells"]
@@ -247,5 +237,5 @@ def test_refused_before_any_training(
 
 
 def test_bad_numbers_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("phase-chart", "--widths", "3;6") == 2
+    assert exit_code("phase-chart", "--widths", "3;6") == 2
     assert "expected numbers with commas" in capsys.readouterr().err

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import command
 
-from advhash import cli
 from advhash.codes import HashCodes
 from advhash.hamming import DistanceHistograms, distances, histograms
 from advhash.metrics import hit_at
@@ -21,18 +19,6 @@ ATTACK = [
     *("attack", "--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"),
     *("--set", "attack.steps=20", "--eps", "32/255", "--queries", "10", "-q", "--json"),
 ]
-
-
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["advhash", *arguments])
-    code: Any = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    return int(code), *capsys.readouterr()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,11 +60,11 @@ def test_true_relatives_are_no_hits() -> None:
 
 
 def test_planted_pictures_are_found_and_unmoved_ones_are_not(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     code, text, _ = command(
-        capsys, monkeypatch, *ATTACK, "--method", "dhta", "--poison", "40", "--out", str(out)
+        capsys, *ATTACK, "--method", "dhta", "--poison", "40", "--out", str(out)
     )
     assert code == 0
     document = json.loads(text)
@@ -105,11 +91,11 @@ def test_what_cannot_be_planted_is_refused_before_any_training(
     arguments: list[str],
     word: str,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+
     base = ["attack", "--victim", "dpsh", "--eps", "8/255", "-q", "--out", str(tmp_path / "r")]
-    code, _, err = command(capsys, monkeypatch, *base, *arguments)
+    code, _, err = command(capsys, *base, *arguments)
     assert code == 2
     assert word in err
     assert len(err.strip().splitlines()) == 1
