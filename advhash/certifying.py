@@ -29,7 +29,7 @@ from advhash.metrics import average_precision, chance_average_precision, precisi
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.victim import code_figures
 from advhash.runs import environment
-from advhash.sanity import Flag, check_codes
+from advhash.sanity import Flag, check_codes, check_collapse
 from advhash.stats import Metric, mean_metric
 from advhash.training import derive_seed, plan_victim
 from advhash.victims.base import HashVictim
@@ -92,6 +92,9 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
     sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
     codes = {"smoothed": code_figures(stored), "unsmoothed": code_figures(stored_bare)}
+    plain = (trained.card.get("undefended") or {}).get("codes") or {}
+    if direction in plain:  # of the victim before it was hardened
+        codes["undefended"] = plain[direction]
     return {
         "schema": SCHEMA,
         "command": "certify",
@@ -214,14 +217,5 @@ def _flags(config: CertifyConfig, most: float, codes: dict[str, dict[str, float]
                 f"the hash: with these samples, alpha and sigma radii end below {most:.3g}.",
             )
         )
-    after, before = (codes[name]["distinct"] for name in ("smoothed", "unsmoothed"))
-    if after < before / 4:
-        flags.append(
-            Flag(
-                "collapsed_codes",
-                "warning",
-                f"The smoothed database has {after:g} distinct codes, {before:g} before: bits "
-                "may be certified because they tell nothing apart.",
-            )
-        )
-    return flags
+    before = codes.get("undefended", codes["unsmoothed"])
+    return flags + check_collapse(codes["smoothed"]["distinct"], before["distinct"])

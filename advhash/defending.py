@@ -28,7 +28,7 @@ from advhash.recording import Metrics
 from advhash.registry import ATTACKS
 from advhash.reports.measures import precisions
 from advhash.reports.transfer import Check, Defense, TransferRecord
-from advhash.sanity import Flag
+from advhash.sanity import Flag, check_collapse
 from advhash.stats import mean_metric, ratio_of_means
 from advhash.targets import choose_targets
 from advhash.training import derive_seed
@@ -92,16 +92,7 @@ def defend(
             if not check.passed
         ]
         codes = defense.codes
-        distinct, before = (codes[one.label]["distinct"] for one in (hardened, plain))
-        if distinct < before / 4:
-            flags.append(
-                Flag(
-                    "collapsed_codes",
-                    "warning",
-                    f"The defended database has {distinct} distinct codes, the undefended one "
-                    f"{before}: robustness may come from codes that tell nothing apart.",
-                )
-            )
+        flags += check_collapse(*(codes[one.label]["distinct"] for one in (hardened, plain)))
         return record.model_copy(
             update={
                 "command": "defend",

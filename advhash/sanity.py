@@ -19,6 +19,7 @@ __all__ = [
     "Flag",
     "check_attack",
     "check_codes",
+    "check_collapse",
     "check_gradient",
     "check_indicators",
     "check_targets",
@@ -101,6 +102,25 @@ def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:
             )
         )
     return flags
+
+
+def check_collapse(defended: float, undefended: float) -> list[Flag]:
+    """Whether a defence left less than a quarter of the distinct codes of the database.
+
+    >>> [flag.name for flag in check_collapse(19, 200)], check_collapse(60, 200)
+    (['collapsed_codes'], [])
+    """
+    if defended >= undefended / 4:
+        return []
+    return [
+        Flag(
+            "collapsed_codes",
+            "warning",
+            f"The defended database has {defended:g} distinct codes, the undefended one "
+            f"{undefended:g}: robustness, or a certificate, may come from codes that tell nothing "
+            "apart.",
+        )
+    ]
 
 
 def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) -> list[Flag]:

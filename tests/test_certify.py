@@ -76,6 +76,22 @@ def test_a_radius_that_nothing_reaches_is_flagged(document: dict[str, Any]) -> N
     assert document["within"] == 3
 
 
+def test_codes_that_a_defence_collapsed_are_compared_with_the_undefended_ones() -> None:
+    """Smoothing leaves what noise training had collapsed: compared with that, nothing was lost."""
+    defense = {"name": "noise", "epochs": 12, "learning_rate": 0.01, "sigma": 0.1}
+    asked: dict[str, Any] = {
+        "victim": VICTIM, "dataset": DATA, "defense": defense,
+        "sigma": 0.1, "queries": 4, "samples": 60, "radii": [0.05],
+    }  # fmt: skip
+    found = certify_queries(CertifyConfig.build(asked))
+    plain = prepare(TrainConfig.build({"victim": VICTIM, "dataset": DATA})).card["codes"]["image"]
+    distinct = {name: one["distinct"] for name, one in found["codes"].items()}
+    assert distinct["undefended"] == plain["distinct"]
+    assert distinct["smoothed"] < distinct["undefended"] / 4
+    assert distinct["smoothed"] >= distinct["unsmoothed"] / 4
+    assert "collapsed_codes" in [flag["name"] for flag in found["flags"]]
+
+
 def test_a_smoothed_checkpoint_keeps_its_noise(tmp_path: Path) -> None:
     defense = {"name": "smoothing", "sigma": 0.2, "votes": 3}
     trained = prepare(TrainConfig.build({"victim": VICTIM, "dataset": DATA, "defense": defense}))
