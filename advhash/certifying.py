@@ -92,9 +92,9 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
     sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
     codes = {"smoothed": code_figures(stored), "unsmoothed": code_figures(stored_bare)}
-    plain = (trained.card.get("undefended") or {}).get("codes") or {}
-    if direction in plain:  # of the victim before it was hardened
-        codes["undefended"] = plain[direction]
+    undefended = (trained.card.get("undefended") or {}).get("codes") or {}
+    if direction in undefended:  # of the victim before it was hardened
+        codes["undefended"] = undefended[direction]
     return {
         "schema": SCHEMA,
         "command": "certify",
