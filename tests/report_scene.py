@@ -479,18 +479,22 @@ def make_benchmark(folder: Path) -> Path:
     return written(folder, record)
 
 
+MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run at a path
+    "benchmark": make_benchmark,
+    "attack": make_run,
+    "untargeted": lambda folder: make_run(folder, goal="untargeted"),
+    "detect": lambda folder: make_detect(folder.with_suffix(".json")),
+    "transfer": make_transfer,
+    "defend": lambda folder: make_transfer(folder, defended=True),
+    "lifelong": make_lifelong,
+    "inversion": make_inversion,
+    "encode": make_encoding,
+    "phase": make_phase,
+    "search": make_search,
+}
+NAMES = tuple(MAKERS)
+
+
 def every_kind(root: Path) -> dict[str, Path]:
     """A finished run of each kind that a page can show."""
-    return {
-        "benchmark": make_benchmark(root / "benchmark"),
-        "attack": make_run(root / "attack"),
-        "untargeted": make_run(root / "untargeted", goal="untargeted"),
-        "detect": make_detect(root / "detect.json"),
-        "transfer": make_transfer(root / "transfer"),
-        "defend": make_transfer(root / "defend", defended=True),
-        "lifelong": make_lifelong(root / "lifelong"),
-        "inversion": make_inversion(root / "inversion"),
-        "encode": make_encoding(root / "encode"),
-        "phase": make_phase(root / "phase"),
-        "search": make_search(root / "search"),
-    }
+    return {name: make(root / name) for name, make in MAKERS.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import browser
 import pytest
-from report_scene import every_kind
+from report_scene import NAMES, every_kind
 
 from advhash.reports.html import render
 
@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(browser.absent()), reason=browser.absent()),
 ]
-NAMES = ("attack", "detect", "defend", "lifelong", "inversion", "encode", "phase", "search")
 
 
 @pytest.fixture(scope="module")
