@@ -217,7 +217,9 @@ def _detect_slices(
         "dataset": {"name": data.name, "settings": dict(data.settings)},
         "detector": {"name": given.name, "settings": given.settings},
         "inputs": kind if config.attack is None else config.attack.name,
-        "attack": None if config.attack is None else config.attack.model_dump(),
+        "attack": None
+        if config.attack is None
+        else {"name": config.attack.name, "settings": config.attack.settings},
         "budget": None if budget is None else str(budget),
         "clean": len(normal),
         "abnormal": len(strange),

@@ -154,7 +154,9 @@ def detect_images(
         "dataset": {"name": data.name, "settings": dict(data.settings)},
         "detector": {"name": given.name, "settings": given.settings},
         "inputs": inputs.kind,
-        "attack": None if config.attack is None else config.attack.model_dump(),
+        "attack": None
+        if config.attack is None
+        else {"name": config.attack.name, "settings": config.attack.settings},
         "budget": str(inputs.budget),
         "clean": len(inputs.clean),
         "abnormal": len(inputs.moved),

@@ -34,6 +34,7 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
     "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
     "accepted_adaptive": "who knows the detector gets past it with success",
     "accepted_clean_errors": "clean queries that are wrong and accepted",
+    "accepted_replay": "part of an own database row, replayed, is wrong and accepted",
     "accepted_any_code": "some code is wrong and accepted",
     "accuracy": "accuracy on clean queries",
     "accuracy_abnormal": "accuracy on abnormal inputs",
@@ -62,6 +63,7 @@ class Acceptance(Part):
     threshold: float
     false_alarms: Metric
     accepted_adaptive: Metric
+    accepted_replay: Metric | None = None
 
 
 class DetectionRecord(Document):

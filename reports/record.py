@@ -138,6 +138,10 @@ class Protocol(Part):
     resamples: int
 
 
+class OtherSchema(ValueError):
+    """A document of another kind, which may be whole."""
+
+
 class Document(Part):
     """A JSON document that begins with the name of its schema."""
 
@@ -153,24 +157,33 @@ class Document(Part):
 
     @classmethod
     def loads(cls, text: str) -> Self:
-        """Raises ValueError where the text is not a document of this schema."""
+        """Raises OtherSchema, a ValueError, or ValueError where the text is no such document."""
         (schema,) = get_args(cls.model_fields["schema_"].annotation)
         body = json.loads(text)
         if not isinstance(body, dict) or body.get("schema") != schema:
             found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise ValueError(f"expected schema {schema!r}, got {found!r}")
+            raise OtherSchema(f"expected a run of schema {schema!r}, got {found!r}")
         body["schema_"] = body.pop("schema")
         return cls.model_validate(body)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The document of a run folder, or of a file. Raises RunError: absent or damaged."""
+        """The document of a run folder, or of a file.
+
+        Raises RunError: absent, damaged or of another kind.
+        """
         file = record_file(path)
         try:
             return cls.loads(file.read_text("utf-8"))
-        except (ValueError, ValidationError, OSError, RecursionError) as error:
-            first = str(error).splitlines()[0]
-            raise RunError(f"expected a run record in {file}, got a damaged one: {first}") from None
+        except OtherSchema as error:
+            raise RunError(f"{error} in {file}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"{where}: {first['msg']}" if where else first["msg"]
+        except (ValueError, OSError, RecursionError) as error:
+            reason = str(error).splitlines()[0]
+        raise RunError(f"expected a run record in {file}, got a damaged one: {reason}")
 
 
 class Record(Document):
@@ -210,6 +223,12 @@ def load_record(folder: Path) -> Record:
     if not folder.is_dir():
         raise RunError(f"expected a run folder, got {folder}: no such folder")
     if not file.is_file():
+        siblings = sorted(one.parent for one in folder.glob("*/metrics.json"))
+        if siblings:  # of several radii
+            raise RunError(
+                f"expected one run, got {folder}, which holds {len(siblings)}: name them, e.g. "
+                f"{siblings[0]}"
+            )
         raise RunError(
             f"expected {file}: not there, so {folder} is no finished run; "
             f"continue an interrupted one with `advhash attack --resume {folder}`"

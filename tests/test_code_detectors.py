@@ -30,6 +30,7 @@ from advhash.detection import threshold_at
 from advhash.errors import DataError, UsageError
 from advhash.metrics import retrieval_average_precision
 from advhash.registry import DETECTORS
+from advhash.reports.detection import DetectionRecord
 
 NAMES = [
     entry.name
@@ -254,6 +255,7 @@ def test_detect_of_an_image_victim() -> None:
     assert metrics["success"]["value"] >= metrics["success_and_accepted"]["value"]
     assert metrics["tpr_at_1fpr"] is None, "no rate of 1 % from 16 queries"
     assert json.loads(json.dumps(one)) == one
+    assert DetectionRecord.loads(json.dumps(one)).attack is not None  # a page shows it
     with pytest.raises(UsageError, match="no settings"):
         detect(DetectConfig.build({**asked, "detector": {"name": "all", "radius": 3}}))
     with pytest.raises(UsageError, match="expected no --inputs"):
@@ -278,6 +280,7 @@ def test_odd_pictures_are_abnormal_inputs(kind: str) -> None:
     assert (found["inputs"], found["detector"]["name"]) == (kind, "flips")  # the default of images
     assert (found["budget"], found["attack"]) == ("L∞ 32/255", None)  # of the adaptive attacker
     assert found["adaptive"]["steps"] == 5
+    assert DetectionRecord.loads(result.stdout).inputs == kind
     metrics = found["metrics"]
     assert metrics["success"] is metrics["success_and_accepted"] is metrics["auroc_noise"] is None
     assert 0 <= metrics["accepted_adaptive"]["value"] <= metrics["success_adaptive"]["value"]

@@ -120,6 +120,16 @@ def test_damaged_and_absent_runs(
     copy: Any = tmp_path / "copy"
     shutil.copytree(runs["weak"], copy)
     (copy / "queries.parquet").write_bytes(b"no table")
-    for bad in (copy, tmp_path / "nothing", tmp_path / "x.partial"):
+    other: Any = tmp_path / "other"
+    shutil.copytree(runs["weak"], other)
+    record = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps({**record, "schema": "advhash/transfer/1"}))
+    for bad, said in (
+        (copy, "got a damaged one"),
+        (tmp_path / "nothing", "no such folder"),
+        (tmp_path / "x.partial", "expected a finished run"),
+        (other, "expected a run of schema 'advhash/attack/1', got 'advhash/transfer/1'"),
+        (runs["weak"].parent, "holds 5: name them"),
+    ):
         assert exit_code("compare", str(runs["weak"]), str(bad)) == 3
-        assert "expected" in capsys.readouterr().err
+        assert said in capsys.readouterr().err

@@ -40,6 +40,7 @@ from advhash.errors import UsageError
 from advhash.parties import party_view
 from advhash.pipeline import attack_plan, resolve
 from advhash.registry import ATTACKS, DETECTORS
+from advhash.reports.detection import DetectionRecord
 from advhash.reports.victim import joint_metrics
 from advhash.targets import choose_targets
 from advhash.training import train
@@ -522,6 +523,7 @@ class TestCommand:
         document = json.loads(result.stdout)
         assert document["inputs"] == "dhta"
         assert document["budget"] == "L∞ 32/255"
+        assert DetectionRecord.loads(result.stdout).attack is not None  # a page shows it
         found = document["metrics"]
         assert found["success_and_accepted"]["value"] <= found["success"]["value"]
 
