@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advhash.cache import content_key
 from advhash.config import SuiteConfig
 from advhash.costs import Costs
 from advhash.data import Progress, silent
@@ -76,7 +77,10 @@ def benchmark(
     began = time.time()
     until = None if max_seconds is None else began + max_seconds
     suite = plan_suite(config)
-    folder = RunFolder.start(out or Path("runs") / new_run_id(f"benchmark-{config.name}"))
+    folder = RunFolder.start_or_continue(
+        out or Path("runs") / new_run_id(f"benchmark-{config.name}")
+    )
+    folder.identify(content_key(suite.config.to_toml()))
     try:
         ended = _computed(suite, executor, until, progress)
         folder.write_text("config.toml", suite.config.to_toml())
@@ -203,6 +207,7 @@ def _record(
                 "One seed of victim and attack: intervals cover the choice of queries only.",
             )
         )
+    flags += _unequal(groups)
     return BenchmarkRecord(
         schema_=BENCHMARK,
         command="benchmark",
@@ -217,6 +222,8 @@ def _record(
         rows=rows,
         methods=methods,
         victims=victims,
+        knowledge={one.cell.method: one.record.attack.knowledge for one in found},
+        data={one.cell.dataset: one.record.dataset.fingerprint for one in found},
         deviations={
             info.name: info.deviations
             for one in found
@@ -274,7 +281,7 @@ def _methods(key: Place, table: Table) -> list[Method]:
         return []
     entries = {method: [_samples(table[victim][method]) for victim in victims] for method in names}
     order = ranks(entries, goal, strongest=True)
-    return [
+    found = [
         Method(
             dataset=dataset,
             budget=budget,
@@ -285,6 +292,28 @@ def _methods(key: Place, table: Table) -> list[Method]:
             main=mean_over(overall(samples, main_metric(goal))),
         )
         for method, samples in entries.items()
+    ]
+    return sorted(found, key=lambda one: one.rank)
+
+
+def _unequal(groups: Mapping[Place, Table]) -> list[Flag]:
+    """Victims that faced fewer attacks than those beside which they stand."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for (dataset, budget, goal), table in groups.items():
+        all_methods = {method for by_method in table.values() for method in by_method}
+        for victim, by_method in table.items():
+            if missing := all_methods - set(by_method):
+                where = f"{dataset}, {goal}"
+                told = f"{len(by_method)} of {len(missing) + len(by_method)} attacks"
+                places.setdefault((victim, where, told), []).append(budget)
+    return [
+        Flag(
+            "fewer_attacks",
+            "warning",
+            f"{victim} faced {told} ({where}, {', '.join(budgets)}): under the others it could "
+            "stand lower among the victims.",
+        )
+        for (victim, where, told), budgets in places.items()
     ]
 
 
@@ -305,7 +334,7 @@ def _standings(key: Place, table: Table, rows: Sequence[Row]) -> list[Standing]:
         goal,
         strongest=False,
     )
-    return [
+    found = [
         Standing(
             dataset=dataset,
             budget=budget,
@@ -317,6 +346,7 @@ def _standings(key: Place, table: Table, rows: Sequence[Row]) -> list[Standing]:
         )
         for victim, row in worst.items()
     ]
+    return sorted(found, key=lambda one: one.rank)
 
 
 def _queries(cell: Cell) -> int:
@@ -329,10 +359,11 @@ def benchmark_plan(config: SuiteConfig, executor: str = "inline") -> dict[str, A
     suite, costs = plan_suite(config), Costs.read()
     missing = [cell for cell in suite.cells if not cell_is_done(cell.key)]
     wanted = {cell.training: cell for cell in missing}
-    guesses = [costs.estimate("cell", cell.names, _queries(cell)) for cell in missing]
-    guesses += [
-        costs.estimate("training", (cell.victim, cell.dataset), 1) for cell in wanted.values()
+    tasks: list[tuple[str, tuple[str, ...], int]] = [
+        *(("cell", cell.names, _queries(cell)) for cell in missing),
+        *(("training", (cell.victim, cell.dataset), 1) for cell in wanted.values()),
     ]
+    guesses = [costs.estimate(*task) for task in tasks]
     known = [one for one in guesses if one is not None]
     return {
         "schema": "advhash/plan/1",
@@ -347,4 +378,5 @@ def benchmark_plan(config: SuiteConfig, executor: str = "inline") -> dict[str, A
         "seconds": round(sum(known), 1) if len(known) == len(guesses) else None,
         "seconds_known": round(sum(known), 1),
         "unknown_costs": len(guesses) - len(known),
+        "uncertain_costs": sum(costs.shared(kind, names) == 0 for kind, names, _ in tasks),
     }

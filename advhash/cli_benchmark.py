@@ -65,10 +65,12 @@ def benchmark(
     values = gather(config, settings, seed=seed, device=device)
     if suite is not None:
         values = {**load_suite(suite), **values}
+    parsed = SuiteConfig.build(values)
     if queries is not None:
-        for grid in values.get("grids", []):
+        for grid in values["grids"]:
             grid["protocol"] = {**grid.get("protocol", {}), "queries": queries}
-    parsed = SuiteConfig.build({**values, "command": "benchmark"}).trusting(trust_code)
+        parsed = SuiteConfig.build(values)
+    parsed = parsed.trusting(trust_code)
     if dry_run:
         print_json(benchmark_plan(parsed, executor))
         return

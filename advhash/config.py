@@ -289,10 +289,11 @@ class SuiteConfig(_Command):
     """`advhash benchmark`: grids, each victim trained and each attack made with several seeds.
 
     seed: the first of the seeds
+    name: becomes part of the run folder's name
     """
 
     command: Literal["benchmark"] = "benchmark"
-    name: str = "suite"
+    name: str = Field(default="suite", pattern=r"^[\w .+-]+$")
     seed: int = Field(default=0, ge=0, lt=2**62)
     device: str = "auto"
     victim_seeds: int = Field(default=3, ge=1, le=100, strict=True)

@@ -216,7 +216,7 @@ def print_benchmark(record: BenchmarkRecord) -> None:
             "metric": main_metric(one.goal),
             FIGURE: _figure(vars(one.metrics[main_metric(one.goal)])),
         }
-        for one in sorted(record.victims, key=lambda one: (one.dataset, one.budget, one.rank))
+        for one in record.victims
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):

@@ -60,8 +60,14 @@ class Costs:
 
     def estimate(self, kind: str, names: Sequence[str], amount: int) -> float | None:
         """Seconds, by the median of the work that shares most of the first names; None: unknown."""
+        count = self.shared(kind, names)
+        if count is None:
+            return None
+        return statistics.median(self.rates[kind, *names[:count]]) * amount
+
+    def shared(self, kind: str, names: Sequence[str]) -> int | None:
+        """How many of the first names the nearest work has; None: there is no such work."""
         for count in range(len(names), -1, -1):
-            found = self.rates.get((kind, *names[:count]))
-            if found:
-                return statistics.median(found) * amount
+            if (kind, *names[:count]) in self.rates:
+                return count
         return None

@@ -7,7 +7,7 @@ computed once, whichever suite it stands in.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -40,6 +40,7 @@ PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 class Cell:
     """One attack run, and how tables name what it is made of.
 
+    dataset:     with the settings of the protocol in which cells of the suite differ
     training:    names the victim with its defence, as far as they are trained here
     victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
     """
@@ -97,7 +98,8 @@ def load_suite(name: str) -> dict[str, Any]:
 def plan_suite(config: SuiteConfig) -> Suite:
     """All cells, each checked, before anything is trained.
 
-    Raises UsageError for a cell that cannot be: it names the cell, put it in a grid of its own.
+    Raises UsageError for a cell that cannot be: it names the cell, put it in a grid of its own; and
+    for different cells that tables would call the same.
     """
     device = str(resolve_device(config.device))
     config = config.model_copy(update={"device": device})
@@ -105,7 +107,31 @@ def plan_suite(config: SuiteConfig) -> Suite:
     for grid in config.grids:
         for cell in _cells(config, grid):
             cells.setdefault(cell.key, cell)
-    return Suite(config, list(cells.values()))
+    named = _by_protocol(list(cells.values()))
+    called: dict[tuple[object, ...], str] = {}
+    for cell in named:
+        names = (*cell.names, cell.budget, cell.victim_seed, cell.attack_seed)
+        if called.setdefault(names, cell.key) != cell.key:
+            raise UsageError(
+                f"two different cells are both called {cell.method}, {cell.budget}, on "
+                f"{cell.victim}, {cell.dataset}: put them into suites of their own"
+            )
+    return Suite(config, named)
+
+
+def _by_protocol(cells: list[Cell]) -> list[Cell]:
+    """Figures of different protocols are not compared: their data sets are called differently."""
+    settings = [cell.config.protocol.model_dump(mode="json") for cell in cells]
+    apart = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
+    return [
+        replace(
+            cell,
+            dataset=", ".join(
+                [cell.dataset, *(f"{name}={one[name]}" for name in apart if one[name] is not None)]
+            ),
+        )
+        for cell, one in zip(cells, settings, strict=True)
+    ]
 
 
 def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
@@ -121,7 +147,9 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
             protocol=grid.protocol,
         ).trusting(suite.trust_code)
         known = _Victim.plan(base)
-        label = " + ".join(method_label(one) for one in (victim, *([] if plain else [defense])))
+        label = method_label(victim)
+        if not plain:
+            label += f" + {method_label(defense)}{_trained_at(grid.defense_budget)}"
         drawn = known.learns and victim.seed is None
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             one = base.model_copy(update={"attack": attack, "budget": budget})
@@ -146,17 +174,21 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
                 )
 
 
+def _trained_at(budget: BudgetConfig) -> str:
+    return "" if budget == BudgetConfig() else f" at {budget.resolve(DEFAULT)}"
+
+
 @dataclass(frozen=True)
 class _Victim:
     """What is known of a victim before any training.
 
     identity: names it without its seed
-    fresh:    as it is before training; None where it comes trained
+    fresh:    as it is before training here
     learns:   whether a seed decides over it
     """
 
     identity: dict[str, Any]
-    fresh: HashVictim | None
+    fresh: HashVictim
     learns: bool
     data: Dataset
 
@@ -166,7 +198,7 @@ class _Victim:
         hardened = config.defense is not None
         if planned is None:  # a checkpoint, or a function of the user
             trained = prepare(config.model_copy(update={"defense": None}))
-            return cls(dict(cache_identity(trained)), None, hardened, trained.data)
+            return cls(dict(cache_identity(trained)), trained.victim, hardened, trained.data)
         data, settings, _ = planned
         fresh: HashVictim = VICTIMS.create(config.victim.name, settings)
         identity = {
@@ -215,7 +247,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> 
         dataset=method_label(config.dataset.model_copy(update={"name": known.data.name})),
         victim=victim,
         method=method_label(config.attack),
-        budget=str(budget),
+        budget=f"{budget}{'' if config.budget.eight_bit else ' unrounded'}",
         goal=attack.goal,
         victim_seed=config.victim_seed if drawn else None,
         attack_seed=config.seed,

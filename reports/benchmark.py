@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from advhash.reports.chapters import Chapter, Told, source_of
+from advhash.reports.chapters import Chapter, Told, known, source_of
 from advhash.reports.measures import main_metric
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import Growth, budget_figure
@@ -93,7 +93,12 @@ class Standing(Part):
 
 
 class BenchmarkRecord(Document):
-    """Cells of a suite and their summaries. failed, left: keys of cells without a figure."""
+    """Cells of a suite and their summaries.
+
+    failed, left: keys of cells without a figure
+    knowledge:    of each attack, what it needs to have
+    data:         fingerprints of the data sets
+    """
 
     schema_: Literal["advhash/benchmark/1"]
     command: Literal["benchmark"]
@@ -108,6 +113,8 @@ class BenchmarkRecord(Document):
     rows: list[Row]
     methods: list[Method]
     victims: list[Standing]
+    knowledge: dict[str, list[str]] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict)
     deviations: dict[str, list[str]]  # of victims and attacks, by name
     attributions: list[str]
     cells: list[CellInfo]
@@ -188,6 +195,22 @@ def _raised(record: BenchmarkRecord) -> list[Flag]:
     ]
 
 
+def _protocols(record: BenchmarkRecord) -> list[str]:
+    """How the figures of each grid were taken, in words."""
+    found = []
+    for grid in record.suite.get("grids", []):
+        own = grid["protocol"]
+        top, rounded = own["top_k"], {budget["eight_bit"] for budget in grid["budgets"]}
+        found.append(
+            f"{own['queries'] or 'all'} {own['query_modality']} queries an attack seed against "
+            f"{own['database'] or 'the codes that the victim searches by default'}; "
+            f"targets of targeted attacks: {own['targets']}; "
+            f"{f'the first {top} hits' if top else 'the full ranking'}, ties: {own['ties']}; "
+            + ("pixels not rounded" if rounded == {False} else "pixels rounded to 8 bits")
+        )
+    return list(dict.fromkeys(found))
+
+
 def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     """What a benchmark says. Raises RunError."""
     record = BenchmarkRecord.read(path)
@@ -199,7 +222,10 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     facts = [
         ("Victims", ", ".join(names)),
         ("Attacks", ", ".join(dict.fromkeys(cell.method for cell in record.cells))),
-        ("Data sets", ", ".join(data)),
+        *(
+            ("Data set", f"{name}. SHA-256 {record.data[name]}" if name in record.data else name)
+            for name in data
+        ),
     ]
     return Chapter(
         name=title,
@@ -208,6 +234,8 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
         template="benchmark.html",
         values={
             "record": record,
+            "knowledge": {name: known(had) for name, had in record.knowledge.items()},
+            "protocols": _protocols(record),
             "grown": grown,
             "undrawn": undrawn,
             "failed": [cell for cell in record.cells if cell.status == "failed"],

@@ -21,8 +21,9 @@ from advhash import cli, suite_cell
 from advhash.benchmarking import benchmark
 from advhash.config import SuiteConfig
 from advhash.costs import Costs, note_cost
-from advhash.errors import RefusedError
+from advhash.errors import RefusedError, RunError, UsageError
 from advhash.executor import run_tasks
+from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS
 from advhash.reports.benchmark import (
     BENCHMARK,
     BenchmarkRecord,
@@ -34,8 +35,9 @@ from advhash.reports.html import render
 from advhash.reports.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.reports.pairs import Queries
 from advhash.reports.record import RunInfo
+from advhash.runs import RunFolder
 from advhash.stats import Metric
-from advhash.suites import load_suite, plan_suite, shipped_suites
+from advhash.suites import Cell, load_suite, plan_suite, shipped_suites
 
 SUITE = """
 name = "tiny"
@@ -72,6 +74,10 @@ ONE: dict[str, Any] = {
         }
     ],
 }
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("computed again")
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +165,10 @@ def test_the_page_and_the_json_say_so(
     assert "Benchmark tiny: 34 attack runs" in page
     assert "<script" not in page
     assert "t-MAP (%) against ε" in page
+    assert "16 image queries an attack seed against" in page
+    assert "has gradients through the victim" in page
+    assert page.count("digits+size=16. SHA-256 ") == 1
     again = suite_file.parent / "again"
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("computed again")
-
     monkeypatch.setattr(suite_cell, "attack", never)
     monkeypatch.setattr(suite_cell, "prepare", never)
     config = str(finished / "config.toml")
@@ -253,6 +258,22 @@ def test_a_cell_that_fails_costs_no_other(
     assert json.loads(out)["failed"] == []
 
 
+def test_a_killed_command_goes_on_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "abandon", lambda *_, **__: None)  # a kill leaves no time for it
+        patch.setattr("advhash.benchmarking.render", never)
+        with pytest.raises(AssertionError):
+            benchmark(SuiteConfig.build(ONE), tmp_path / "run")
+    assert (tmp_path / "run.partial").is_dir()
+    with pytest.raises(RunError, match="another config"):
+        benchmark(SuiteConfig.build({**ONE, "name": "other"}), tmp_path / "run")
+    assert len(benchmark(SuiteConfig.build(ONE), tmp_path / "run").rows) == 2
+    assert not (tmp_path / "run.partial").exists()
+
+
 def test_after_max_time_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     record = benchmark(SuiteConfig.build(ONE), tmp_path / "run", max_seconds=0)
@@ -274,7 +295,7 @@ def test_dry_run_learns_what_cells_cost(
     plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["cells_done"] == 0
     assert plan["seconds"] > 0
-    assert plan["unknown_costs"] == 0
+    assert plan["unknown_costs"] == plan["uncertain_costs"] == 0
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["seconds"] is None
@@ -311,6 +332,28 @@ def test_what_cannot_be_is_refused_before_any_training(
         assert word in err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grids = ['digits']", ["grids.0"]),
+        ("grids = 'digits'", ["grids"]),
+        ("name = '../up'\ngrids = [{}]", ["name", "../up"]),
+        ("command = 'attack'\ngrids = [{}]", ["command", "benchmark"]),
+    ],
+)
+def test_a_file_of_another_form_is_one_line(
+    text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    for more in ([], ["--queries", "5"]):
+        code, _, err = command(capsys, "benchmark", "--suite", str(file), "--dry-run", *more)
+        assert code == 2
+        assert err.count("\n") == 1
+        for word in words:
+            assert word in err
+
+
 def _inline(table: dict[str, Any]) -> str:
     return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
 
@@ -330,8 +373,20 @@ def test_shipped_suites_can_be(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["full", "paper-prosgan"])
-def test_shipped_suites_are_well_formed(name: str) -> None:  # their data are not embedded
-    assert SuiteConfig.build(load_suite(name)).grids
+def test_shipped_suites_name_what_there_is(name: str) -> None:  # their data are not embedded
+    for grid in SuiteConfig.build(load_suite(name)).grids:
+        for data in grid.datasets:
+            assert DATASETS[data.name]
+        for victim in grid.victims:
+            entry, given = VICTIMS[victim.name], dict(victim.settings)  # some need the data's
+            assert given.pop("preset", None) in (None, *entry.presets)
+            entry.check_names("victim", given)
+        for defense in grid.defenses:
+            assert defense.name == "none" or DEFENSES.settings(defense.name, defense.settings)
+        for attack in grid.attacks:
+            method = ATTACKS.create(attack.name, attack.settings)
+            for budget in grid.budgets:
+                method.check_budget(budget.resolve(method.default_budget))
 
 
 @pytest.mark.slow
@@ -349,7 +404,6 @@ def test_kills_at_random_moments_change_nothing(
     for attempt in range(30):
         if (tmp_path / "run").is_dir():
             shutil.rmtree(tmp_path / "run")  # finished before its kill: the cache has all cells
-        shutil.rmtree(tmp_path / "run.partial", ignore_errors=True)  # a killed client leaves it
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         if kills < 10:
             time.sleep(generator.uniform(4, 20))
@@ -432,6 +486,56 @@ def test_a_seed_that_failed_is_not_stood_for_by_another() -> None:
     assert ranks({"a": whole, "b": fixed}, "targeted", strongest=True) == {"a": 2, "b": 1}
 
 
+def planned(*grids: dict[str, Any]) -> list[Cell]:
+    """Cells of grids like that of ONE but for what they say."""
+    like = {**ONE["grids"][0], "attacks": ["noise"]}
+    return plan_suite(
+        SuiteConfig.build({**ONE, "attack_seeds": 1, "grids": [{**like, **one} for one in grids]})
+    ).cells
+
+
+def test_figures_of_other_protocols_are_not_compared() -> None:
+    tasks = [{"queries": 12}, {"queries": 12, "top_k": 5}, {"queries": 12, "targets": "uniform"}]
+    cells = planned(*({"protocol": one} for one in tasks))
+    assert [cell.dataset for cell in cells] == [
+        "digits+size=16, targets=disjoint",
+        "digits+size=16, targets=disjoint, top_k=5",
+        "digits+size=16, targets=uniform",
+    ]
+    assert {cell.dataset for cell in planned({}, {"victims": ["phash"]})} == {"digits+size=16"}
+
+
+def test_cells_that_differ_are_called_differently(tmp_path: Path) -> None:
+    radii = [{"eps": "8/255"}, {"eps": "8/255", "eight_bit": False}]
+    assert [cell.budget for cell in planned({"budgets": radii})] == [
+        "L∞ 8/255",
+        "L∞ 8/255 unrounded",
+    ]
+    hardened = [
+        cell.victim
+        for eps in ("4/255", "8/255")
+        for cell in planned({"defenses": ["saat"], "defense_budget": {"eps": eps}})
+    ]
+    assert hardened == [f"dpsh+epochs=1 + saat at L∞ {eps}/255" for eps in (4, 8)]
+    with pytest.raises(UsageError, match=r"both called noise, L2 0\.5, on .*suites of their own"):
+        planned({"budgets": [{"norm": "l2", "eps": eps} for eps in (0.50001, 0.50002)]})
+
+
+def test_a_victim_that_faced_fewer_attacks_is_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    first = {**ONE["grids"][0], "attacks": ["noise", "hag+steps=1"]}
+    second = {**first, "victims": ["phash"], "attacks": ["noise"]}
+    record = benchmark(
+        SuiteConfig.build({**ONE, "attack_seeds": 1, "grids": [first, second]}), tmp_path / "run"
+    )
+    told = [flag.message for flag in record.flags if flag.name == "fewer_attacks"]
+    assert len(told) == 1
+    assert told[0].startswith("phash faced 1 of 2 attacks (digits+size=16, untargeted, L∞ 8/255)")
+    assert [one.rank for one in record.victims] == sorted(one.rank for one in record.victims)
+
+
 @pytest.mark.parametrize("eps", [["0.03141", "0.03143"], ["8/255", "0.031370"]])
 def test_radii_that_look_alike_are_cells_of_their_own(eps: list[str]) -> None:
     grid = {**ONE["grids"][0], "budgets": eps, "attacks": ["noise"], "defenses": ["none", "saat"]}
@@ -471,6 +575,8 @@ def test_costs_are_guessed_by_the_nearest_kin(
     costs = Costs.read()
     assert costs.estimate("cell", ("dhta", "digits", "csq"), 10) == 5
     assert costs.estimate("cell", ("noise", "digits", "csq"), 10) == 10  # all there is
+    assert costs.shared("cell", ("dhta", "digits", "csq")) == 2
+    assert costs.shared("cell", ("noise", "digits", "csq")) == 0
     assert costs.estimate("training", ("dpsh",), 1) is None
 
 
