@@ -50,6 +50,7 @@ __all__ = [
 
 _PLAIN_SECONDS = 5.0
 FIGURE = "value  [95 % interval]"
+UNBROKEN = 100_000  # columns of a line that is not written to a terminal
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -58,11 +59,16 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table; cells are plain text, whatever they contain."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    """A table; cells are plain text, whatever they contain, and none is cut.
+
+    In a pipe or a file, a row is a line.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(row[column])) for column in columns))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
 def print_card(name: str, card: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from advhash.console import print_rows
 from advhash.reports.record import TARGETED_METRICS
 
 SMALL = ["--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"]
@@ -601,3 +602,11 @@ def test_damaged_cache_entries_are_made_again(
     assert code == 0, err
     records = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two")]
     assert records[0]["metrics"]["tmap"] == records[1]["metrics"]["tmap"]
+
+
+def test_a_table_in_a_pipe_cuts_no_cell(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    print_rows(("victim", "attack"), [{"victim": "v" * 30, "attack": "a b " * 10}])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["v" * 30, *["a", "b"] * 10]
