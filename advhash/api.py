@@ -69,7 +69,7 @@ def train(
             f"expected a registered victim, got {victim!r}: import the function and give it to "
             "advhash.bring"
         )
-    given = {"name": victim, **settings}
+    given = _named(victim, settings)
     tables = {"victim": given, "dataset": _table(dataset)}
     if defense is not None:
         tables["defense"] = _table(defense)
@@ -102,6 +102,7 @@ def bring(
     Raises UsageError: it fails on images or returns no codes; DataError: data without images.
     """
     start = time.perf_counter()
+    _expect_data(data)
     called = name or _defined(victim)
     if not isinstance(victim, HashVictim):
         if "image" not in data.modalities:
@@ -152,12 +153,14 @@ def attack(
 
     Raises AdvhashError in one line that says what was expected.
     """
+    if not isinstance(protocol, Mapping | None):
+        raise UsageError(f"expected protocol={{setting: …}}, got {protocol!r}")
     rule = {"targets": targets} if isinstance(targets, str) else {}
     config = AttackConfig.build(
         {
             "seed": seed,
             "victim": {"name": "given"},
-            "attack": {"name": method, **settings},
+            "attack": _named(method, settings),
             "budget": {"norm": norm, "eps": eps, "eight_bit": eight_bit},
             "protocol": {**(protocol or {}), **rule},
         }
@@ -172,6 +175,8 @@ def attack(
         trained.data, batch, config, algorithm, None if isinstance(targets, str) else targets
     )
     if trained.fingerprint == "":  # no database
+        if out is not None:
+            raise UsageError("out= writes a run with figures of retrieval: expected data= as well")
         return without_database(config, trained, asked, progress)
     if out is None:
         return with_database(config, trained, asked, None, progress)
@@ -229,6 +234,12 @@ def report(
     return Path(out)
 
 
+def _named(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if "name" in settings:
+        raise UsageError(f"no setting 'name' of {name!r}")
+    return {"name": name, **settings}
+
+
 def _table(given: Table | None) -> dict[str, Any]:
     if isinstance(given, Dataset):
         raise UsageError(
@@ -256,8 +267,17 @@ def _external(function: Callable[[Tensor], Any], name: str, sample: Tensor) -> E
     )
 
 
+def _expect_data(data: object) -> None:
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f'expected data=, a Dataset, got {data!r}; e.g. advhash.load_dataset("digits")'
+        )
+
+
 def _on(trained: Trained, data: Dataset | None) -> Trained:
     """The same victim before other data, which its card flags."""
+    if data is not None:
+        _expect_data(data)
     if data is None or data.fingerprint() == trained.data.fingerprint():
         return trained
     if trained.folder is None:

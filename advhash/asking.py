@@ -115,7 +115,8 @@ def _batch(given: Batch | Tensor, modality: str, classes: int, *, exact: bool) -
     if _pictured(modality):
         images = given.inputs[modality]
         found = f"{images.dtype} {tuple(images.shape)}"
-        if images.dim() != 4 or not images.is_floating_point():
+        coloured = images.dim() == 4 and (images.shape[1] == 3 or modality != "image")
+        if not coloured or not images.is_floating_point():
             raise UsageError(f"expected float images (N,3,H,W) in [0,1], got {found}")
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # NaN too

@@ -34,7 +34,7 @@ class Threshold:
     kind: Literal["under", "over"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two runs on the same queries; differences are second − first, paired over queries."""
 
@@ -42,6 +42,20 @@ class Comparison:
     second: Record
     differences: dict[str, Difference]
     notes: list[str]
+
+    @property
+    def title(self) -> str:
+        first, second = (one.run.id or one.attack.name for one in (self.first, self.second))
+        return f"{second} − {first}, {self.second.protocol.queries} queries, paired"
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                self.title,
+                *(f"{name}: {_shown(one)}" for name, one in self.differences.items()),
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -82,17 +96,17 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
     ):
         if not same:
             raise UsageError(
-                f"expected two runs that can be paired, got runs with another {name}: attack "
+                f"expected two runs that can be paired, got runs that differ in {name}: attack "
                 "both with the same data set, seed and protocol"
             )
     notes = [
-        f"the {name} differs: {_told(a)} and {_told(b)}"
+        f"{name} differs: {_told(a)} and {_told(b)}"
         for name, a, b in (
-            ("victim", one.victim.label, other.victim.label),
-            ("victim's weights", one.victim.fingerprint[:12], other.victim.fingerprint[:12]),
-            ("attack", one.attack.name, other.attack.name),
-            ("budget", one.budget.text, other.budget.text),
-            ("database", one.protocol.database, other.protocol.database),
+            ("the victim", one.victim.label, other.victim.label),
+            ("what the victim learnt", one.victim.fingerprint[:12], other.victim.fingerprint[:12]),
+            ("the attack", one.attack.name, other.attack.name),
+            ("the budget", one.budget.text, other.budget.text),
+            ("the database", one.protocol.database, other.protocol.database),
         )
         if a != b
     ]
@@ -101,6 +115,13 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
         for name in queries[0].columns
     }
     return Comparison(one, other, differences, notes)
+
+
+def _shown(one: Difference) -> str:
+    parts = (("", one.value, 3), (" [", one.low, 3), (", ", one.high, 3), ("], p ", one.p, 4))
+    return "".join(
+        f"{sign}{value:.{digits}f}" for sign, value, digits in parts if value is not None
+    )
 
 
 def _ranking(record: Record) -> tuple[object, ...]:

@@ -234,8 +234,7 @@ def print_benchmark(record: BenchmarkRecord) -> None:
 
 def print_comparison(found: Comparison) -> None:
     """The paired differences of two runs."""
-    first, second = (record.run.id for record in (found.first, found.second))
-    sys.stdout.write(f"{second} − {first}, {found.second.protocol.queries} queries, paired\n")
+    sys.stdout.write(f"{found.title}\n")
     rows = [
         {"metric": name, FIGURE: _figure(vars(one)), "p": "" if one.p is None else f"{one.p:.4f}"}
         for name, one in found.differences.items()

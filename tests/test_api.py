@@ -214,6 +214,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"eps": 8}, "expected at most 1 for linf"),
     ({"batch": IMAGES[:0]}, "at least one item"),
     ({"batch": IMAGES[0]}, r"expected float images \(N,3,H,W\)"),
+    ({"batch": IMAGES[:, :1]}, r"expected float images .*\(2, 1, 16, 16\)"),
     ({"batch": IMAGES.to(torch.uint8)}, "expected float images"),
     ({"batch": IMAGES + 2}, r"expected images in \[0,1\], got values from 2 to 2"),
     ({"batch": IMAGES * torch.nan}, r"expected images in \[0,1\], got values from nan"),
@@ -223,6 +224,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protocol": {"queries": 3}}, "queries only without a batch"),
     ({"protocol": {"poison": 3}}, "no protocol.poison"),
     ({"protocol": {"topk": 3}}, "protocol.topk"),
+    ({"protocol": 3}, "expected protocol="),
+    ({"name": "p2p"}, "no setting 'name' of 'dhta'"),
+    ({"data": "digits"}, "expected data=, a Dataset, got 'digits'"),
+    ({"victim": average, "data": None, "method": "noise", "out": "runs/none"}, "expected data="),
     ({"protocol": {"query_modality": "text"}}, "expected a modality of the victim"),
     ({"targets": "nearest"}, "protocol.targets"),
     ({"targets": LABELS[:1]}, r"targets: expected \(2, 10\)"),
@@ -257,6 +262,8 @@ def test_the_other_functions_refuse_too(own: Trained, tmp_path: Path) -> None:
     for call, message in (
         (lambda: ah.train("my:function"), "give it to advhash.bring"),
         (lambda: ah.train("dpsh", own.data), "got a Dataset"),
+        (lambda: ah.train("dpsh", name="csq"), "no setting 'name'"),
+        (lambda: ah.bring(average, "digits"), "expected data=, a Dataset"),
         (lambda: ah.load(tmp_path / "nowhere"), "no such folder"),
         (lambda: ah.evaluate(average), "expected data="),
         (lambda: ah.compare(result, result), "attack with data="),
@@ -290,6 +297,10 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     assert held.differences == read.differences
     mean = (strong.columns["tmap"] - weak.columns["tmap"]).mean()
     assert held.differences["tmap"].value == pytest.approx(mean)
+    shown = repr(read).splitlines()
+    assert shown[0] == "run-8 − run-1, 12 queries, paired"
+    assert shown[1].startswith(f"tmap: {mean:.3f} [")
+    assert len(shown) == 2
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
     assert "dhta" in page
     replayed = AttackConfig.build(read_toml(tmp_path / "run-8/config.toml"))
@@ -297,7 +308,7 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     batch = trained.data.query.rows(torch.arange(3))
     ah.attack(trained, batch, method="noise", out=tmp_path / "some")
     assert not (tmp_path / "some/config.toml").exists()  # nothing in it would name the batch
-    with pytest.raises(AdvhashError, match="another goal"):
+    with pytest.raises(AdvhashError, match="differ in goal"):
         ah.compare(weak, tmp_path / "some")
     with pytest.raises(AdvhashError, match="exists"):
         ah.attack(trained, batch, method="noise", out=tmp_path / "some")

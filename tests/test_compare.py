@@ -65,15 +65,15 @@ def test_other_victims_are_said_and_compared(
     capsys.readouterr()
     assert exit_code("compare", str(runs["weak"]), out, "--json") == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
-    assert any("victim's weights" in note for note in notes)
+    assert any("what the victim learnt differs" in note for note in notes)
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ("hidden", "another goal"),
-        ("fewer", "another queries"),
-        ("other targets", "another targets"),
+        ("hidden", "differ in goal"),
+        ("fewer", "differ in queries"),
+        ("other targets", "differ in targets"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(
