@@ -62,7 +62,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py
 
-# Every measured page of docs/ again, from the committed figures: seconds, no model.
+# Every measured page of docs/ again, from the committed figures: a minute, no model.
 tables: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
 
