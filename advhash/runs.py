@@ -10,6 +10,7 @@ finished, since `metrics.json` and the final name appear only at the end.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -26,6 +27,11 @@ from advhash import __version__
 from advhash.checkpoint import read_tensors, write_tensors
 from advhash.errors import CheckpointError, RunError
 from advhash.files import storage_errors, write_text
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
 
@@ -87,6 +93,7 @@ class RunFolder:
     def __init__(self, final: Path) -> None:
         self.final = final
         self.path = final.with_name(final.name + _SUFFIX)
+        self._lock: int | None = None
 
     @classmethod
     def start(cls, final: Path) -> RunFolder:
@@ -106,10 +113,27 @@ class RunFolder:
     def start_or_continue(cls, final: Path) -> RunFolder:
         """Begin a run, or go on with the parts of an interrupted one; then call `identify`.
 
-        Raises RunError where it is finished already, StorageError.
+        Raises RunError where it is finished already or another process writes it, StorageError.
         """
         run = cls(final.absolute())
-        return run if run.path.is_dir() and not run.final.exists() else cls.start(final)
+        if not run.path.is_dir() or run.final.exists():
+            run = cls.start(final)
+        if fcntl is not None:
+            run._lock = os.open(run.path, os.O_RDONLY)  # until this process ends, killed or not
+            try:
+                fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                run._unlock()
+                raise RunError(
+                    f"expected a folder that nobody writes, got {run.path}: wait for the other "
+                    "command, or choose another --out"
+                ) from None
+        return run
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @classmethod
     def resume(cls, given: Path) -> RunFolder:
@@ -129,6 +153,7 @@ class RunFolder:
         """
         file = self.path / "identity"
         if file.is_file() and file.read_text("utf-8") != key:
+            self._unlock()
             raise RunError(
                 f"the finished batches in {self.path} were made with another config, victim, data "
                 "set or version of advhash: expected the same; delete the folder and start again"
@@ -167,6 +192,7 @@ class RunFolder:
         """Give the folder its final name and drop the parts."""
         with storage_errors(self.final):
             self.path.rename(self.final)
+        self._unlock()
         shutil.rmtree(self.final / "parts", ignore_errors=True)
         (self.final / "identity").unlink(missing_ok=True)
         return self.final
@@ -176,6 +202,7 @@ class RunFolder:
 
         keep: False for a command that has no `--resume`
         """
+        self._unlock()
         if keep and any((self.path / "parts").glob("*.safetensors")):
             return True
         shutil.rmtree(self.path, ignore_errors=True)

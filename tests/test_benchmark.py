@@ -263,11 +263,15 @@ def test_a_killed_command_goes_on_in_its_folder(
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "abandon", lambda *_, **__: None)  # a kill leaves no time for it
+        patch.setattr(RunFolder, "abandon", lambda self, **_: self._unlock())  # as a kill does
         patch.setattr("advhash.benchmarking.render", never)
         with pytest.raises(AssertionError):
             benchmark(SuiteConfig.build(ONE), tmp_path / "run")
     assert (tmp_path / "run.partial").is_dir()
+    written = RunFolder.start_or_continue(tmp_path / "run")  # by a command that is still at work
+    with pytest.raises(RunError, match="nobody writes"):
+        benchmark(SuiteConfig.build(ONE), tmp_path / "run")
+    written._unlock()
     with pytest.raises(RunError, match="another config"):
         benchmark(SuiteConfig.build({**ONE, "name": "other"}), tmp_path / "run")
     assert len(benchmark(SuiteConfig.build(ONE), tmp_path / "run").rows) == 2
