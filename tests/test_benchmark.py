@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -416,10 +417,6 @@ def test_kills_at_random_moments_change_nothing(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 kills += 1
-            if victim == process.pid:
-                for worker in workers:  # they would end with their parent, in their own time
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(worker, signal.SIGKILL)
         code = process.wait(timeout=600)
         if kills == 10 and code == 0:
             break
@@ -590,6 +587,31 @@ def test_a_task_that_kills_its_worker_is_told_and_the_rest_is_done(tmp_path: Pat
     assert run_tasks("local", eval, tasks, lost=lambda _: -3) == [0, 10, -3, 40]
     with pytest.raises(RefusedError, match="lost its worker again and again"):
         run_tasks("local", eval, tasks[2:3])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks into /proc")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = (
+        "from advhash.executor import run_tasks\n"
+        "run_tasks('local', eval, ['__import__(\"time\").sleep(300)'] * 2)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        workers = wait_for(lambda: children(parent.pid))
+        time.sleep(3)  # they are at work
+    finally:
+        parent.kill()
+        parent.wait()
+    assert workers
+    assert wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in workers))
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    """What it returns as soon as that is true, or after half a minute."""
+    until = time.monotonic() + 30
+    while not (value := found()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return value
 
 
 def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
