@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from attack_scene import Projection, Scene
@@ -28,6 +29,7 @@ from advhash.defenses.continued import clean_loss, kept_codes
 from advhash.errors import CheckpointError, UsageError
 from advhash.hamming import distances
 from advhash.hardening import prepare
+from advhash.metrics import retrieval_average_precision
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.transfer import Metric, TransferRecord
 from advhash.transfer_members import Member
@@ -243,6 +245,30 @@ def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -
     assert found["map_robust"] == at("autohash-untargeted", hard, hard, "map_adversarial")
     assert found["map_nonadaptive"] == at("autohash-untargeted", plain, hard, "map_adversarial")
     assert found["tmap_robust_undefended"] == at("autohash", plain, plain, "tmap")
+
+
+def test_trap_11_a_hardened_victim_answers_with_its_own_signed_codes(
+    defended: tuple[Path, TransferRecord],
+) -> None:
+    """Published defences are scored against the database hashed before the defence."""
+    folder, record = defended
+    assert record.defense is not None
+    hard, _ = load_victim(Path(record.defense.checkpoint))
+    tables = {"victim": {"name": "dpsh", "epochs": 2}, "dataset": {"name": "digits", "size": 16}}
+    plain = prepare(TrainConfig.build(tables), silent)
+    data = plain.data
+    asked = sorted(set(pq.read_table(folder / "queries.parquet")["query"].to_pylist()))
+    queries = hard.encode_split(data.query.take(torch.tensor(asked)), "image")
+    labels = data.query.labels[asked].numpy(), data.database.labels.numpy()
+    after, before = (
+        float(
+            retrieval_average_precision(queries, one.database_codes(data, "image"), *labels).mean()
+        )
+        for one in (hard, plain.victim)
+    )
+    assert len(asked) == 8
+    assert record.metrics["map_clean"].value == pytest.approx(after)  # type: ignore[union-attr]
+    assert after != pytest.approx(before)
 
 
 def test_the_checkpoint_is_a_victim_like_any_other(
