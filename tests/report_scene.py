@@ -397,7 +397,7 @@ def make_search(folder: Path) -> Path:
     ]  # fmt: skip
     names = ("speedup", "hit_rate", "best_fitness", "best_fitness_uncached")
     more = ("time_to_uncached", "false_hit_rate", "hash_overhead")
-    tmap = ("winner", "dhta", "clean", "ceiling")
+    attacks = ("winner", "dhta", "dhta_tuned")
     record = SearchRecord.model_validate(
         {
             "schema_": "advhash/search/1", "command": "search", "run": info(folder).model_dump(),
@@ -411,9 +411,10 @@ def make_search(folder: Path) -> Path:
                        "quality": vars(SHARE), "claimed": vars(SHARE), "candidates": vars(SHARE)}],
             "held_out": [{"victim": "dpsh", "searched": True,
                           "info": victim_info("dpsh").model_dump(), "queries": 6,
-                          "tmap": dict.fromkeys(tmap, vars(SHARE)),
-                          "normalised": dict.fromkeys(("winner", "dhta"), vars(SHARE)),
-                          "difference": vars(GAIN)}],
+                          "tmap": dict.fromkeys((*attacks, "clean", "ceiling"), vars(SHARE)),
+                          "normalised": dict.fromkeys(attacks, vars(SHARE)),
+                          "difference": vars(GAIN), "tuned_step": 0.5,
+                          "tuned_difference": vars(GAIN)}],
             "winner": {"anchor": HOSTILE},
         }
     )  # fmt: skip
