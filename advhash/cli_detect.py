@@ -17,6 +17,7 @@ from advhash.cli_options import (
     Quiet,
     Seed,
     Settings,
+    TrustCode,
     Victim,
     complete_attacks,
     complete_datasets,
@@ -87,6 +88,7 @@ def detect(
     out: Annotated[
         Path | None, typer.Option("--out", help="Also write the JSON document to this file.")
     ] = None,
+    trust_code: TrustCode = False,
     settings: Settings = None,
     config: Config = None,
     as_json: Json = False,
@@ -125,7 +127,7 @@ def detect(
     if out is not None and out.exists():
         raise UsageError(f"expected a new file for --out, got {out}, which exists")
     with working(quiet) as progress:
-        document = run_detect(DetectConfig.build(values), progress)
+        document = run_detect(DetectConfig.build(values).trusting(trust_code), progress)
     if out is not None:
         write_json(out, document)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,6 +314,9 @@ def test_a_detector_behind_a_defence() -> None:
     assert found["metrics"]["accepted_adaptive"]["value"] is not None
 
 
+NETWORK = ["--detector", "novelty", "--set", "detector.code=network"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -320,6 +324,14 @@ def test_a_detector_behind_a_defence() -> None:
         (["--method", "dhta", "--inputs", "noise"], "expected no --inputs"),
         (["--other", "digits"], "names the data of --inputs ood"),
         (["--detector", "confidence"], "expected a victim that classifies"),
+        (
+            ["--victim", "neural-code", "--defense", "jpeg", "--detector", "confidence"],
+            "neural-code, undefended",
+        ),
+        ([*NETWORK, "--set", "detector.layers=some"], "no layer 'some'"),
+        ([*NETWORK, "--set", "detector.most_bits=0"], "most_bits above 0"),
+        (["--inputs", "ood", "--other", "some"], "unknown dataset 'some'"),
+        (["--inputs", "ood", "--other", "breast_cancer"], "expected a data set with images"),
         (["--adaptive", "weight=3"], "steps alone"),
         (["--adaptive", "steps=0"], "at least 1, got 0"),
         (["--detector", "all", "--set", "detector.radius=3"], "takes no settings"),
@@ -335,6 +347,22 @@ def test_what_fits_no_hash_of_images_is_refused_before_a_training(
     result = CliRunner().invoke(app, ["detect", "--victim", "dpsh", *options, "-q"])
     assert isinstance(result.exception, UsageError), result.exception
     assert message in str(result.exception)
+
+
+def test_a_function_of_the_user_is_a_victim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_pixels.py").write_text(
+        "def code(images):\n    return images[:, 0, 8:12, 8:12].flatten(1) - 0.5\n", "utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["detect", "--victim", "my_pixels:code", "--dataset", "digits", "--inputs", "noise"]
+    given += ["--queries", "4", "--adaptive", "steps=3", "--json", "-q"]
+    refused = CliRunner().invoke(app, given)
+    assert "expected --trust-code" in str(refused.exception)
+    result = CliRunner().invoke(app, [*given, "--trust-code"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"]["accepted_adaptive"]["value"] is not None
 
 
 def test_noise_of_equal_length(scene: Scene) -> None:
