@@ -338,7 +338,7 @@ def print_detection(document: Mapping[str, Any]) -> None:
     }
     for detector, found in tables.items():
         sys.stdout.write(
-            f"{detector} on {document['inputs']} inputs of {document['victim']['name']}, "
+            f"{detector} on {document['inputs']} inputs of {_defended(document)}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {found['threshold']:g}\n"
         )
@@ -348,11 +348,16 @@ def print_detection(document: Mapping[str, Any]) -> None:
         print_rows(("metric", FIGURE), rows)
 
 
+def _defended(document: Mapping[str, Any]) -> str:
+    """The victim with its defences: "dpsh + jpeg"."""
+    return " + ".join(one["name"] for one in (document["victim"], *document["defenses"]))
+
+
 def print_certificates(document: Mapping[str, Any]) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""
     smoothing = document["smoothing"]
     sys.stdout.write(
-        f"{document['victim']['name']} under noise of sigma {smoothing['sigma']:g}, "
+        f"{_defended(document)} under noise of sigma {smoothing['sigma']:g}, "
         f"{document['dataset']['name']}: {document['queries']} queries; no radius above "
         f"{document['largest_radius']:.3g} can be certified\n"
     )

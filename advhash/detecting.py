@@ -30,7 +30,7 @@ from advhash.defenses.detectors import (
     enumerated,
     replay_scores,
 )
-from advhash.detecting_images import check_images, detect_images, judges_codes
+from advhash.detecting_images import check_images, described, detect_images, judges_codes
 from advhash.detection import (
     AT_ONE_PERCENT,
     area_under_roc,
@@ -207,9 +207,9 @@ def _detect_slices(
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
         "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": {"name": given.name, "settings": given.settings},
+        "detector": described(given),
         "inputs": kind if config.attack is None else config.attack.name,
-        "attack": None if config.attack is None else config.attack.model_dump(),
+        "attack": None if config.attack is None else described(config.attack),
         "budget": None if budget is None else str(budget),
         "clean": len(normal),
         "abnormal": len(strange),

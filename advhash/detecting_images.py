@@ -43,7 +43,14 @@ from advhash.training import Trained, derive_seed
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["check_images", "code_detectors", "detect_images", "judges_codes", "noise_like"]
+__all__ = [
+    "check_images",
+    "code_detectors",
+    "described",
+    "detect_images",
+    "judges_codes",
+    "noise_like",
+]
 
 Floats = npt.NDArray[np.float64]
 SCHEMA = "advhash/detect/1"
@@ -123,6 +130,11 @@ def check_images(
     attack.check_budget(config.budget.resolve(attack.default_budget))
 
 
+def described(method: MethodConfig) -> dict[str, Any]:
+    """A detector or an attack as the document has it."""
+    return {"name": method.name, "settings": method.settings}
+
+
 def _method(config: DetectConfig) -> MethodConfig:
     return config.attack or BY_DEFAULT
 
@@ -159,9 +171,9 @@ def detect_images(
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
         "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": {"name": given.name, "settings": given.settings},
+        "detector": described(given),
         "inputs": inputs.kind,
-        "attack": None if config.attack is None else config.attack.model_dump(),
+        "attack": None if config.inputs else described(_method(config)),
         "budget": str(inputs.budget),
         "clean": len(inputs.clean),
         "abnormal": len(inputs.moved),

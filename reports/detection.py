@@ -33,6 +33,7 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
     "success_adaptive": "an attacker who knows the detector succeeds",
     "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
     "accepted_adaptive": "who knows the detector gets past it with success",
+    "accepted_replay": "who swaps rows of the database in gets past it with success",
     "accepted_clean_errors": "clean queries that are wrong and accepted",
     "accepted_any_code": "some code is wrong and accepted",
     "accuracy": "accuracy on clean queries",
@@ -51,9 +52,10 @@ class Curve(Part):
 
 
 class Found(Part):
-    """What one detector does."""
+    """What one detector does; what the attacker who knows it took."""
 
     threshold: float
+    adaptive: dict[str, Any] | None = None
     metrics: dict[str, Metric | None]
     roc: Curve
 
@@ -62,6 +64,7 @@ class Acceptance(Part):
     threshold: float
     false_alarms: Metric
     accepted_adaptive: Metric
+    accepted_replay: Metric | None = None
 
 
 class DetectionRecord(Document):
@@ -105,7 +108,9 @@ class DetectionRecord(Document):
             return self.detectors
         assert self.roc is not None
         assert self.threshold is not None
-        one = Found(threshold=self.threshold, metrics=self.metrics, roc=self.roc)
+        one = Found(
+            threshold=self.threshold, adaptive=self.adaptive, metrics=self.metrics, roc=self.roc
+        )
         return {str(self.detector.name): one}
 
     @property
@@ -178,7 +183,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         "data set": record.dataset.settings,
         "detector": record.detector.settings,
         "attack": record.attack.model_dump() if record.attack else None,
-        "adaptive attacker": record.adaptive,
+        "adaptive attacker": next(iter(record.found.values())).adaptive,
     }
     lead, *more = verdicts(record)
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"

@@ -31,6 +31,8 @@ from advhash.detection import threshold_at
 from advhash.errors import DataError, UsageError
 from advhash.metrics import retrieval_average_precision
 from advhash.registry import DETECTORS
+from advhash.reports.detection import detection_chapter
+from advhash.reports.pictures import Pictures
 
 NAMES = [
     entry.name
@@ -377,12 +379,20 @@ def test_noise_of_equal_length(scene: Scene) -> None:
     assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"
 
 
-def test_the_command_prints_one_table_a_detector() -> None:
+def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path: Path) -> None:
+    out = tmp_path / "detect.json"
     given = (
         "detect --victim dpsh --bits 12 --set victim.epochs=2 --set dataset.size=16 --detector all "
-        "--method dhta --set attack.steps=5 --eps 32/255 --queries 4 --quiet"
+        "--defense bit-depth --method dhta --set attack.steps=5 --eps 32/255 --queries 4 "
+        f"--adaptive steps=5 --quiet --out {out}"
     )
     result = CliRunner().invoke(app, given.split())
     assert result.exit_code == 0, result.output
-    assert [name for name in NAMES if f"{name} on dhta inputs of dpsh" in result.output] == LISTED
+    heads = [f"{name} on dhta inputs of dpsh + bit-depth, digits" for name in NAMES]
+    assert [
+        name for name, head in zip(NAMES, heads, strict=True) if head in result.output
+    ] == LISTED
     assert result.output.count("accepted_adaptive") == len(LISTED)
+    chapter = detection_chapter(out, Pictures())
+    assert list(chapter.values["record"].found) == LISTED
+    assert chapter.sources[0].settings["adaptive attacker"]["steps"] == 5
