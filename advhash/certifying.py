@@ -27,16 +27,16 @@ from advhash.hamming import histograms
 from advhash.hardening import foresee, prepare
 from advhash.metrics import average_precision, chance_average_precision, precision_within
 from advhash.registry import DEFENSES
+from advhash.reports.certificates import CERTIFY
 from advhash.reports.victim import code_figures
 from advhash.runs import environment
-from advhash.sanity import Flag, check_codes, check_collapse
+from advhash.sanity import Flag, check_codes, check_collapse, check_victim
 from advhash.stats import Metric, mean_metric
 from advhash.training import derive_seed
 from advhash.victims.base import HashVictim
 
 __all__ = ["certify_queries"]
 
-SCHEMA = "advhash/certify/1"
 CERTIFIED = "image"
 Bools = npt.NDArray[np.bool_]
 
@@ -92,12 +92,14 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     }
     most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
     sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
+    empty = int((~relevant.any(axis=1)).sum())
+    worth = check_victim(metrics["map_clean"], metrics["map_chance"], empty, len(images))
     codes = {"smoothed": code_figures(stored), "unsmoothed": code_figures(stored_bare)}
     undefended = (trained.card.get("undefended") or {}).get("codes") or {}
     if direction in undefended:  # of the victim before it was hardened
         codes["undefended"] = undefended[direction]
     return {
-        "schema": SCHEMA,
+        "schema": CERTIFY,
         "command": "certify",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -126,7 +128,7 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
             for radius in config.radii
         ],
         "codes": codes,
-        "flags": [vars(flag) for flag in [*sane, *_flags(config, most, codes)]],
+        "flags": [vars(flag) for flag in [*sane, *worth, *_flags(config, most, codes)]],
         "environment": environment(),
         "seconds": round(time.perf_counter() - began, 2),
     }

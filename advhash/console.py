@@ -117,8 +117,7 @@ def print_training(document: Mapping[str, Any]) -> None:
         for name, metric in document["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
-    for flag in document["flags"]:
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    _print_flags(document)
     if document["checkpoint"] is not None:
         sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
 
@@ -346,6 +345,12 @@ def print_detection(document: Mapping[str, Any]) -> None:
             {"metric": name, FIGURE: _figure(metric)} for name, metric in found["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
+    _print_flags(document)
+
+
+def _print_flags(document: Mapping[str, Any]) -> None:
+    for flag in document["flags"]:
+        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
 
 
 def _defended(document: Mapping[str, Any]) -> str:
@@ -371,8 +376,7 @@ def print_certificates(document: Mapping[str, Any]) -> None:
             {"metric": name, FIGURE: _figure(metric)} for name, metric in one["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
-    for flag in document["flags"]:
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    _print_flags(document)
 
 
 @contextmanager

@@ -216,6 +216,7 @@ def _detect_slices(
         "validation": len(validation),
         "threshold": threshold,
         "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
         "seconds": round(time.perf_counter() - began, 2),
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()

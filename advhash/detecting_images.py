@@ -179,6 +179,7 @@ def detect_images(
         "abnormal": len(inputs.moved),
         "validation": len(data.validation),
         "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
         "seconds": round(time.perf_counter() - began, 2),
     }
     if every:
