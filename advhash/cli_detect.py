@@ -24,6 +24,7 @@ from advhash.cli_options import (
     complete_detectors,
     gather,
     method_table,
+    new_file,
     working,
 )
 from advhash.errors import UsageError
@@ -124,8 +125,7 @@ def detect(
     )
     if "name" not in values.get("victim", {}):
         raise UsageError("expected --victim, e.g. hashvfl or dpsh")
-    if out is not None and out.exists():
-        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    new_file(out)
     with working(quiet) as progress:
         document = run_detect(DetectConfig.build(values).trusting(trust_code), progress)
     if out is not None:

@@ -70,8 +70,8 @@ def attack(
     finished, and is removed otherwise.
     """
     seconds: dict[str, float] = {}
-    *foreseen, ready = foresee(config)
-    check_attack_config(config, *foreseen)  # a wrong name or value must not cost a training
+    victim, data, ready = foresee(config)
+    check_attack_config(config, victim, data)  # a wrong name or value must not cost a training
     trained = _timed(seconds, "victim", lambda: prepare(config, progress, ready))
     config = resolve(config, trained)
     if folder is None:

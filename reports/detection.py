@@ -137,7 +137,11 @@ def verdicts(record: DetectionRecord) -> list[str]:
     lines = []
     for name, one in sorted(record.found.items(), key=rank):
         flagged, past = (one.metrics.get(key) for key in ("tpr_at_5fpr", "accepted_adaptive"))
-        line = f"Who knows {name} gets past it in {with_interval(past)} of cases; " if past else ""
+        line = (
+            f"Who knows {name} gets past it with success in {with_interval(past)} of cases; "
+            if past
+            else ""
+        )
         lines.append(
             f"{line}{name} tells {record.inputs} inputs from clean ones with AUROC "
             f"{with_interval(one.metrics.get('auroc') or Metric())} and flags "

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from attack_scene import Projection, Scene
-from command_line import exit_code
+from command_line import command, exit_code
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -230,6 +230,19 @@ def test_the_document_has_what_the_page_shows(defended: tuple[Path, TransferReco
     page = (folder / "report.html").read_text()
     for text in ("What defences are worth", "Is the gradient masked?", "dpsh+epochs=2+saat"):
         assert text in page
+
+
+def test_the_command_prints_the_checkpoint_beside_the_metrics(
+    defended: tuple[Path, TransferRecord],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("advhash.defending.defend", lambda *_: defended[1])
+    code, out, _ = command(capsys, "defend", "--victim", "dpsh", "--defense", "saat", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert (Path(document["checkpoint"]) / "card.json").is_file()
+    assert document["metrics"]["map_robust"]["value"] is not None
 
 
 def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -> None:

@@ -144,6 +144,8 @@ def test_a_smoothed_checkpoint_keeps_its_noise(tmp_path: Path) -> None:
         (["--victim", "dpsh", "--alpha", "1"], "less than 1"),
         (["--victim", "dpsh", "--database", "text"], "--database: expected one of image"),
         (["--victim", "dpsh", "--within", "33"], "at most 32 bits, got 33"),
+        (["--victim", "dpsh", "--out", __file__], "expected a new file for --out"),
+        (["--victim", "dpsh", "--out", f"{__file__}/a.json"], "can be written for --out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_training(
