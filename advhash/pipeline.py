@@ -152,20 +152,16 @@ def _attack_into(
     )
 
 
-def check_attack_config(
-    config: AttackConfig, victim: HashVictim | None, data: Dataset | None
-) -> ProtocolConfig:
+def check_attack_config(config: AttackConfig, victim: HashVictim, data: Dataset) -> ProtocolConfig:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
 
-    The protocol with direction and modality written out, where the victim is known before training.
+    The protocol with direction and modality written out.
 
-    victim, data: as they are before training; None for a victim that comes trained
+    victim, data: as they are before training or hardening
     """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
-    if victim is None or data is None:
-        return config.protocol
     return _check_threat(config, victim, method, data)
 
 

@@ -20,7 +20,7 @@ from advhash.attacks.base import AttackData
 from advhash.attacks.hiding import MainstayUntargeted
 from advhash.budget import Budget
 from advhash.checkpoint import load_victim
-from advhash.config import TrainConfig
+from advhash.config import SuiteConfig, TrainConfig
 from advhash.data import Batch, Modality, Split, silent
 from advhash.defending import _checks, defend, defend_config
 from advhash.defenses.adversarial import AdversarialTraining
@@ -30,6 +30,7 @@ from advhash.hamming import distances
 from advhash.hardening import prepare
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.transfer import Metric, TransferRecord
+from advhash.suites import plan_suite
 from advhash.training import export_checkpoint
 from advhash.transfer_members import Member
 from advhash.victims.base import HashVictim
@@ -378,6 +379,12 @@ def test_a_checkpoint_is_not_hardened_for_what_cannot_work(
     result = CliRunner().invoke(cli.app, words)
     assert isinstance(result.exception, UsageError), result.exception
     assert message in str(result.exception)
+
+
+def test_a_suite_refuses_a_checkpoint_what_no_attack_can_do(checkpoint: Path) -> None:
+    grid = {"datasets": ["digits"], "victims": [str(checkpoint)], "attacks": ["hotflip"]}
+    with pytest.raises(UsageError, match="hotflip attacks text"):
+        plan_suite(SuiteConfig.build({"grids": [{**grid, "defenses": ["saat"]}]}))
 
 
 def test_a_dry_run_does_not_harden_a_checkpoint(
