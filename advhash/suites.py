@@ -151,12 +151,12 @@ class _Victim:
     """What is known of a victim before any training.
 
     identity: names it without its seed
-    fresh:    as it is before training; None where it comes trained
+    fresh:    as it is before training, or as it comes
     learns:   whether a seed decides over it
     """
 
     identity: dict[str, Any]
-    fresh: HashVictim | None
+    fresh: HashVictim
     learns: bool
     data: Dataset
 
@@ -166,7 +166,7 @@ class _Victim:
         hardened = config.defense is not None
         if planned is None:  # a checkpoint, or a function of the user
             trained = prepare(config.model_copy(update={"defense": None}))
-            return cls(dict(cache_identity(trained)), None, hardened, trained.data)
+            return cls(dict(cache_identity(trained)), trained.victim, hardened, trained.data)
         data, settings, _ = planned
         fresh: HashVictim = VICTIMS.create(config.victim.name, settings)
         identity = {
