@@ -74,7 +74,8 @@ and of its gain of t-MAP that is left (asked: at least 80 %, at most 50 %, at mo
 
 Read the column of distinct codes with it: on digits the hardened database has a dozen codes for ten
 classes. The hash has become a classifier: MAP, which asks for the class, does not see what is lost
-inside one. `collapsed_codes` flags it.
+inside one. `collapsed_codes` flags it. On cifar10 `saat` keeps 80 % of the clean MAP by its values;
+their intervals reach below.
 """
 SWEPT = """## Over λ and the radius of training
 

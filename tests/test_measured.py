@@ -73,7 +73,7 @@ def test_the_page_of_costs_shows_what_was_measured() -> None:
 
 
 def test_the_page_of_defences_shows_what_was_measured() -> None:
-    """And that the best hardened model keeps the promise on both data sets, with seed 0."""
+    """And that the best hardened model keeps the promise on both data sets, with every seed."""
     benchmark = runpy.run_path(str(ROOT / "benchmarks/defended.py"))
     cells = json.loads((ROOT / "benchmarks/defended.json").read_text())
     assert (ROOT / "docs/defenses/measured.md").read_text() == benchmark["page"](cells)
