@@ -134,6 +134,25 @@ def value(record: Record, name: str) -> float:
     return metric.value
 
 
+def test_the_page_of_searches_over_attacks_shows_what_was_measured() -> None:
+    measured = json.loads((ROOT / "benchmarks/search.json").read_text())["attack"]
+    page = (ROOT / "docs/search.md").read_text().partition("### Attacks")[2]
+    figures = measured["metrics"]
+    for one, digits in (
+        *((figures[name], 3) for name in ("time_to_uncached", "hit_rate", "hash_overhead")),
+        (figures["speedup"], 2),
+        (figures["false_hit_rate"], 3),
+        *((found["difference"], 3) for found in measured["held_out"]),
+        *((found["tuned_difference"], 3) for found in measured["held_out"]),
+    ):
+        shown = f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+        assert shown in page
+    assert figures["time_to_uncached"]["value"] <= 0.5
+    assert figures["hash_overhead"]["high"] < 0.05
+    assert all(found["tuned_difference"]["low"] > 0 for found in measured["held_out"])
+    assert [found["searched"] for found in measured["held_out"]] == [True, False]
+
+
 def test_the_page_of_searches_shows_what_was_measured() -> None:
     measured = json.loads((ROOT / "benchmarks/search.json").read_text())["nas"]
     page = (ROOT / "docs/search.md").read_text()
