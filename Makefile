@@ -31,7 +31,7 @@ demo: $(STAMP)
 
 # The picture in README. Needs chromium and the pages of `make demo`.
 screenshot: $(STAMP)
-	$(BIN)/python tools/screenshot.py $(DEMO)/report.html docs/images/report.png
+	$(BIN)/python tools/screenshot.py $(DEMO)/report.html docs/images/report.png --height 940
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -24,19 +24,19 @@ from advhash.defenses.smoothing import (
 )
 from advhash.errors import UsageError
 from advhash.hamming import histograms
-from advhash.hardening import prepare
+from advhash.hardening import foresee, prepare
 from advhash.metrics import average_precision, chance_average_precision, precision_within
-from advhash.registry import DEFENSES, VICTIMS
+from advhash.registry import DEFENSES
+from advhash.reports.certificates import CERTIFY
 from advhash.reports.victim import code_figures
 from advhash.runs import environment
-from advhash.sanity import Flag, check_codes, check_collapse
+from advhash.sanity import Flag, check_codes, check_collapse, check_victim
 from advhash.stats import Metric, mean_metric
-from advhash.training import derive_seed, plan_victim
+from advhash.training import derive_seed
 from advhash.victims.base import HashVictim
 
 __all__ = ["certify_queries"]
 
-SCHEMA = "advhash/certify/1"
 CERTIFIED = "image"
 Bools = npt.NDArray[np.bool_]
 
@@ -50,8 +50,9 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     """
     began = time.perf_counter()
     training = _training(config)
-    _refuse(config, training)
-    trained = prepare(training, progress)
+    foreseen, _, ready = foresee(training)
+    _refuse(config, foreseen)
+    trained = prepare(training, progress, ready)
     victim, data = _smoothed(config, trained.victim), trained.data
     bare = victim.victim
     within = _within(config, victim)
@@ -91,12 +92,14 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     }
     most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
     sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
+    empty = int((~relevant.any(axis=1)).sum())
+    worth = check_victim(metrics["map_clean"], metrics["map_chance"], empty, len(images))
     codes = {"smoothed": code_figures(stored), "unsmoothed": code_figures(stored_bare)}
     undefended = (trained.card.get("undefended") or {}).get("codes") or {}
     if direction in undefended:  # of the victim before it was hardened
         codes["undefended"] = undefended[direction]
     return {
-        "schema": SCHEMA,
+        "schema": CERTIFY,
         "command": "certify",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -125,7 +128,7 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
             for radius in config.radii
         ],
         "codes": codes,
-        "flags": [vars(flag) for flag in [*sane, *_flags(config, most, codes)]],
+        "flags": [vars(flag) for flag in [*sane, *worth, *_flags(config, most, codes)]],
         "environment": environment(),
         "seconds": round(time.perf_counter() - began, 2),
     }
@@ -136,21 +139,13 @@ def _training(config: CertifyConfig) -> TrainConfig:
     return TrainConfig.build(config.model_dump(include=set(names))).trusting(config.trust_code)
 
 
-def _refuse(config: CertifyConfig, training: TrainConfig) -> None:
+def _refuse(config: CertifyConfig, victim: HashVictim) -> None:
     """Refuse what must not cost a training."""
-    planned = plan_victim(training)
-    if planned is None:
-        return
-    untrained: HashVictim = VICTIMS.create(config.victim.name, planned[1])
-    ready = Smoothing(votes=1).wrap(untrained)
-    own = config.defense is not None and config.defense.name == "smoothing"
-    if own and (config.sigma is not None or config.votes is not None):
-        raise _twice()
-    _within(config, untrained)
-    direction = config.database
-    if direction is not None and direction not in ready.directions:
+    ready = _smoothed(config, victim)
+    _within(config, ready)
+    if config.database is not None and config.database not in ready.directions:
         raise UsageError(
-            f"--database: expected one of {', '.join(ready.directions)}, got {direction!r}"
+            f"--database: expected one of {', '.join(ready.directions)}, got {config.database!r}"
         )
 
 
@@ -161,13 +156,6 @@ def _within(config: CertifyConfig, victim: HashVictim) -> int:
     return within
 
 
-def _twice() -> UsageError:
-    return UsageError(
-        "the victim is smoothed already: expected no --sigma and no --votes; to certify under "
-        "other noise, name the victim without the defence"
-    )
-
-
 def _smoothed(config: CertifyConfig, victim: HashVictim) -> Smoothed:
     given = {
         name: value
@@ -176,7 +164,10 @@ def _smoothed(config: CertifyConfig, victim: HashVictim) -> Smoothed:
     }
     if isinstance(victim, Smoothed):
         if given:
-            raise _twice()
+            raise UsageError(
+                "the victim is smoothed already: expected no --sigma and no --votes; to certify "
+                "under other noise, name the victim without the defence"
+            )
         return victim
     defense: Smoothing = DEFENSES.create("smoothing", given)
     wrapped = defense.wrap(victim)

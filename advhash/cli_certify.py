@@ -22,6 +22,7 @@ from advhash.cli_options import (
     Victim,
     gather,
     method_table,
+    new_file,
     working,
 )
 from advhash.errors import UsageError
@@ -97,8 +98,7 @@ def certify(
     )
     if "name" not in values.get("victim", {}):
         raise UsageError("expected --victim (see `advhash list victims`)")
-    if out is not None and out.exists():
-        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    new_file(out)
     with working(quiet) as progress:
         document = certify_queries(CertifyConfig.build(values).trusting(trust_code), progress)
     if out is not None:

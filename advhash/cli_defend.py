@@ -87,6 +87,7 @@ def defend(
     with working(quiet) as progress:
         record = run_defend(parsed, out, progress)
     if as_json:
-        print_json(record.document())
+        assert record.defense is not None
+        print_json({**record.document(), "checkpoint": record.defense.checkpoint})
     else:
         print_defense(record)

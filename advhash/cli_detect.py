@@ -17,12 +17,14 @@ from advhash.cli_options import (
     Quiet,
     Seed,
     Settings,
+    TrustCode,
     Victim,
     complete_attacks,
     complete_datasets,
     complete_detectors,
     gather,
     method_table,
+    new_file,
     working,
 )
 from advhash.errors import UsageError
@@ -87,6 +89,7 @@ def detect(
     out: Annotated[
         Path | None, typer.Option("--out", help="Also write the JSON document to this file.")
     ] = None,
+    trust_code: TrustCode = False,
     settings: Settings = None,
     config: Config = None,
     as_json: Json = False,
@@ -122,10 +125,9 @@ def detect(
     )
     if "name" not in values.get("victim", {}):
         raise UsageError("expected --victim, e.g. hashvfl or dpsh")
-    if out is not None and out.exists():
-        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    new_file(out)
     with working(quiet) as progress:
-        document = run_detect(DetectConfig.build(values), progress)
+        document = run_detect(DetectConfig.build(values).trusting(trust_code), progress)
     if out is not None:
         write_json(out, document)
     if as_json:

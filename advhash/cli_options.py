@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.errors import ConfigError
+from advhash.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from advhash.data import Progress
@@ -40,6 +41,7 @@ __all__ = [
     "fail",
     "gather",
     "method_table",
+    "new_file",
     "tables",
     "told",
     "working",
@@ -173,6 +175,17 @@ def gather(config: Path | None, settings: list[str] | None, **options: Any) -> d
     values = merge(read_toml(config) if config else {}, options)
     values = merge(values, tables(settings))
     return {key: value for key, value in values.items() if value != {}}
+
+
+def new_file(out: Path | None) -> None:
+    """Refuse, before any work, a file for `--out` that cannot be written. Raises UsageError."""
+    if out is None:
+        return
+    if out.exists():
+        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    above = next(one for one in out.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UsageError(f"expected a file that can be written for --out, got {out}: see {above}")
 
 
 @contextmanager

@@ -123,8 +123,7 @@ def print_training(document: Mapping[str, Any]) -> None:
         for name, metric in document["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
-    for flag in document["flags"]:
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    _print_flags(document)
     if document["checkpoint"] is not None:
         sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
 
@@ -343,7 +342,7 @@ def print_detection(document: Mapping[str, Any]) -> None:
     }
     for detector, found in tables.items():
         sys.stdout.write(
-            f"{detector} on {document['inputs']} inputs of {document['victim']['name']}, "
+            f"{detector} on {document['inputs']} inputs of {_defended(document)}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {found['threshold']:g}\n"
         )
@@ -351,13 +350,24 @@ def print_detection(document: Mapping[str, Any]) -> None:
             {"metric": name, FIGURE: _figure(metric)} for name, metric in found["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
+    _print_flags(document)
+
+
+def _print_flags(document: Mapping[str, Any]) -> None:
+    for flag in document["flags"]:
+        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+
+
+def _defended(document: Mapping[str, Any]) -> str:
+    """The victim with its defences: "dpsh + jpeg"."""
+    return " + ".join(one["name"] for one in (document["victim"], *document["defenses"]))
 
 
 def print_certificates(document: Mapping[str, Any]) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""
     smoothing = document["smoothing"]
     sys.stdout.write(
-        f"{document['victim']['name']} under noise of sigma {smoothing['sigma']:g}, "
+        f"{_defended(document)} under noise of sigma {smoothing['sigma']:g}, "
         f"{document['dataset']['name']}: {document['queries']} queries; no radius above "
         f"{document['largest_radius']:.3g} can be certified\n"
     )
@@ -371,8 +381,7 @@ def print_certificates(document: Mapping[str, Any]) -> None:
             {"metric": name, FIGURE: _figure(metric)} for name, metric in one["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
-    for flag in document["flags"]:
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    _print_flags(document)
 
 
 @contextmanager

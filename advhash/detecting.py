@@ -30,7 +30,7 @@ from advhash.defenses.detectors import (
     enumerated,
     replay_scores,
 )
-from advhash.detecting_images import check_images, detect_images, judges_codes
+from advhash.detecting_images import check_images, described, detect_images, judges_codes
 from advhash.detection import (
     AT_ONE_PERCENT,
     area_under_roc,
@@ -40,12 +40,12 @@ from advhash.detection import (
 )
 from advhash.errors import ConfigError, UsageError
 from advhash.fitting import fit_attack
-from advhash.hardening import check_defense, prepare
-from advhash.registry import ATTACKS, DETECTORS, VICTIMS
+from advhash.hardening import foresee, prepare
+from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.inversion import Roc
 from advhash.stats import Metric, rate_metric, single_metric
 from advhash.targets import choose_targets
-from advhash.training import Trained, derive_seed, plan_victim
+from advhash.training import Trained, derive_seed
 from advhash.victims.base import HashVictim
 from advhash.victims.fit import seeded
 from advhash.victims.hashvfl import HashVFL
@@ -121,24 +121,16 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     if given is not None and not judges_codes(given.name):
         _distances(config, given)
     training = _training(config)
-    check_defense(training)
-    planned = plan_victim(training)
-    trained = None
-    if planned is None:
-        trained = prepare(training, progress)
-        victim = trained.victim
-    else:  # what this one is refused for must not cost a training
-        victim = VICTIMS.create(config.victim.name, planned[1])
+    victim, data, ready = foresee(training)  # what it is refused for must not cost a training
     slices = isinstance(victim, HashVFL) if given is None else not judges_codes(given.name)
     chosen = given or MethodConfig(name=OF_FEDERATIONS if slices else OF_IMAGES)
     if slices:
         detector = _distances(config, chosen)
-        if planned is not None:
-            _check(config, detector, victim, planned[0])
-        trained = trained or prepare(training, progress)
+        _check(config, detector, victim, data)
+        trained = prepare(training, progress, ready)
         return _detect_slices(config, chosen, detector, trained, progress)
-    check_images(config, chosen, victim)
-    return detect_images(config, chosen, trained or prepare(training, progress), progress)
+    check_images(config, chosen, victim, data)
+    return detect_images(config, chosen, prepare(training, progress, ready), progress)
 
 
 def _distances(config: DetectConfig, given: MethodConfig) -> CodeDistance:
@@ -215,17 +207,16 @@ def _detect_slices(
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
         "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": {"name": given.name, "settings": given.settings},
+        "detector": described(given),
         "inputs": kind if config.attack is None else config.attack.name,
-        "attack": None
-        if config.attack is None
-        else {"name": config.attack.name, "settings": config.attack.settings},
+        "attack": None if config.attack is None else described(config.attack),
         "budget": None if budget is None else str(budget),
         "clean": len(normal),
         "abnormal": len(strange),
         "validation": len(validation),
         "threshold": threshold,
         "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
         "seconds": round(time.perf_counter() - began, 2),
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advhash import __version__
-from advhash.abnormal import PAIRED, abnormal_images
+from advhash.abnormal import PAIRED, abnormal_images, other_data
 from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.baselines import Noise
@@ -24,7 +24,7 @@ from advhash.attacks.hiding import HAG
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.config import AttackConfig, DetectConfig, MethodConfig
-from advhash.data import Batch, Progress, silent
+from advhash.data import Batch, Dataset, Progress, silent
 from advhash.defenses.adaptive_codes import AdaptiveHiding, AdaptiveTargeted, Success
 from advhash.defenses.code_detectors import CodeDetector
 from advhash.detection import (
@@ -43,7 +43,14 @@ from advhash.training import Trained, derive_seed
 from advhash.victims.base import HashVictim
 from advhash.victims.hashvfl import HashVFL
 
-__all__ = ["check_images", "code_detectors", "detect_images", "judges_codes", "noise_like"]
+__all__ = [
+    "check_images",
+    "code_detectors",
+    "described",
+    "detect_images",
+    "judges_codes",
+    "noise_like",
+]
 
 Floats = npt.NDArray[np.float64]
 SCHEMA = "advhash/detect/1"
@@ -87,8 +94,13 @@ class _Inputs:
     clean_codes: HashCodes
 
 
-def check_images(config: DetectConfig, given: MethodConfig, victim: HashVictim) -> None:
-    """Refuse, before any training, what fits no hash of images. Raises UsageError, ConfigError."""
+def check_images(
+    config: DetectConfig, given: MethodConfig, victim: HashVictim, data: Dataset
+) -> None:
+    """Refuse, before any training, what fits no hash of images.
+
+    victim, data: as `foresee` gives them. Raises UsageError, ConfigError, UnknownName.
+    """
     if MOVED not in victim.bounds:
         federation = isinstance(victim, HashVFL)
         raise UsageError(
@@ -98,7 +110,8 @@ def check_images(config: DetectConfig, given: MethodConfig, victim: HashVictim) 
     if given.name == EVERY and given.settings:
         raise UsageError("--detector all takes no settings: name one detector to set its own")
     if given.name != EVERY:
-        DETECTORS.create(given.name, given.settings).check(victim)
+        detector: CodeDetector = DETECTORS.create(given.name, given.settings)
+        detector.check(victim, detector.fitted_on(data))
     more = config.adaptive.model_dump(exclude_none=True)
     if set(more) - {"steps"}:
         raise ConfigError(f"{STEPS_ALONE}, got {', '.join(more)}")
@@ -106,6 +119,8 @@ def check_images(config: DetectConfig, given: MethodConfig, victim: HashVictim) 
         raise ConfigError(f"{STEPS_ALONE}, at least 1, got {more['steps']}")
     if config.inputs is not None:
         config.budget.resolve(Budget("none", math.inf))
+        if config.inputs == "ood":
+            other_data(data, tuple(data.query.inputs[MOVED].shape[1:]), config.other)
         return
     method = _method(config)
     attack: Attack = ATTACKS.create(method.name, method.settings)
@@ -113,6 +128,11 @@ def check_images(config: DetectConfig, given: MethodConfig, victim: HashVictim) 
         raise UsageError(f"--method: {method.name} does not move images; expected one that does")
     attack.check_gradients(victim)
     attack.check_budget(config.budget.resolve(attack.default_budget))
+
+
+def described(method: MethodConfig) -> dict[str, Any]:
+    """A detector or an attack as the document has it."""
+    return {"name": method.name, "settings": method.settings}
 
 
 def _method(config: DetectConfig) -> MethodConfig:
@@ -127,7 +147,6 @@ def detect_images(
     Raises AdvhashError.
     """
     victim, data, seed = trained.victim, trained.data, config.seed
-    check_images(config, given, victim)
     every = given.name == EVERY
     names = code_detectors() if every else [given.name]
     detectors: dict[str, CodeDetector] = {
@@ -152,16 +171,15 @@ def detect_images(
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
         "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": {"name": given.name, "settings": given.settings},
+        "detector": described(given),
         "inputs": inputs.kind,
-        "attack": None
-        if config.attack is None
-        else {"name": config.attack.name, "settings": config.attack.settings},
+        "attack": None if config.inputs else described(_method(config)),
         "budget": str(inputs.budget),
         "clean": len(inputs.clean),
         "abnormal": len(inputs.moved),
         "validation": len(data.validation),
         "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
         "seconds": round(time.perf_counter() - began, 2),
     }
     if every:

@@ -14,7 +14,7 @@ from advhash.budget import Budget
 from advhash.cache import cache_root, cached, content_key
 from advhash.checkpoint import load_victim
 from advhash.config import AttackConfig, TrainConfig
-from advhash.data import Progress, silent
+from advhash.data import Dataset, Progress, silent
 from advhash.defenses.base import Hardening, Wrapping
 from advhash.errors import UsageError
 from advhash.processes import process_count
@@ -30,21 +30,47 @@ from advhash.training import (
     train,
 )
 from advhash.victims.base import HashVictim
+from advhash.victims.external import is_external
 from advhash.victims.training_state import TrainingState
 
-__all__ = ["DEFAULT", "check_defense", "prepare"]
+__all__ = ["DEFAULT", "check_defense", "foresee", "prepare"]
 
 DEFAULT = Budget("linf", 8 / 255)
 
 
-def prepare(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:
+def prepare(
+    config: TrainConfig | AttackConfig, progress: Progress = silent, ready: Trained | None = None
+) -> Trained:
     """The victim that the config names, trained, and hardened where it names a defence too.
+
+    ready: the victim before its defence, where `foresee` has loaded it
 
     Raises AdvhashError.
     """
     check_defense(config)
-    trained = train(config, progress)
+    trained = ready or train(config, progress)
     return trained if config.defense is None else _hardened(config, trained, progress)
+
+
+def foresee(config: TrainConfig | AttackConfig) -> tuple[HashVictim, Dataset, Trained | None]:
+    """The victim and its data as far as they are known before any training, to be checked.
+
+    It stands behind its defence where that trains nothing. One that comes trained is loaded, and
+    returned for `prepare`. Raises AdvhashError, for what `check_defense` refuses too.
+    """
+    check_defense(config)
+    planned, ready = plan_victim(config), None
+    if planned is None:
+        ready = train(config)
+        victim, data = ready.victim, ready.data
+    else:
+        victim, data = VICTIMS.create(config.victim.name, planned[1]), planned[0]
+    if config.defense is not None:
+        defense: Hardening = DEFENSES.create(config.defense.name, config.defense.settings)
+        defense.check(victim)
+        if isinstance(defense, Wrapping):
+            victim = defense.wrap(victim)
+    return victim, data, ready
 
 
 def check_defense(config: TrainConfig | AttackConfig) -> None:
@@ -60,6 +86,11 @@ def check_defense(config: TrainConfig | AttackConfig) -> None:
     budget = _budget(config)
     if defense.takes_budget and budget.norm not in ("linf", "l2"):
         raise UsageError(f"defense_budget: expected linf or l2 with a radius, got {budget}")
+    if is_external(config.victim.name):
+        raise UsageError(
+            "--defense: expected a registered victim or a checkpoint, got "
+            f"{config.victim.name}, whose weights are not ours to keep"
+        )
     if process_count() > 1:
         raise UsageError("torchrun shares out plain training only: harden in one process")
     planned = plan_victim(config)
@@ -73,11 +104,6 @@ def _budget(config: TrainConfig | AttackConfig) -> Budget:
 
 def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Progress) -> Trained:
     assert config.defense is not None
-    if trained.folder is None:
-        raise UsageError(
-            f"--defense: expected a registered victim or a checkpoint, got {trained.name}, whose "
-            "weights are not ours to keep"
-        )
     name = config.defense.name
     settings = DEFENSES.settings(name, config.defense.settings)
     defense: Hardening = DEFENSES.create(name, settings)

@@ -26,11 +26,11 @@ from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import fit_attack
-from advhash.hardening import check_defense, prepare
+from advhash.hardening import check_defense, foresee, prepare
 from advhash.measuring import examples, flags, measure
 from advhash.poisoning import check_poison, poison_metrics
 from advhash.recording import make_record, write_queries
-from advhash.registry import ATTACKS, INVERSIONS, VICTIMS
+from advhash.registry import ATTACKS, INVERSIONS
 from advhash.reports.html import render
 from advhash.reports.record import Record
 from advhash.runs import RunFolder, environment, new_run_id
@@ -70,8 +70,9 @@ def attack(
     finished, and is removed otherwise.
     """
     seconds: dict[str, float] = {}
-    _check(config)  # a wrong name or value must not cost a training
-    trained = _timed(seconds, "victim", lambda: prepare(config, progress))
+    victim, data, ready = foresee(config)
+    check_attack_config(config, victim, data)  # a wrong name or value must not cost a training
+    trained = _timed(seconds, "victim", lambda: prepare(config, progress, ready))
     config = resolve(config, trained)
     if folder is None:
         label = f"{trained.card['name']}-{config.attack.name}".replace(":", ".")
@@ -151,29 +152,17 @@ def _attack_into(
     )
 
 
-def check_attack_config(
-    config: AttackConfig, victim: HashVictim | None, data: Dataset | None
-) -> ProtocolConfig:
+def check_attack_config(config: AttackConfig, victim: HashVictim, data: Dataset) -> ProtocolConfig:
     """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
 
-    The protocol with direction and modality written out, where the victim is known before training.
+    The protocol with direction and modality written out.
 
-    victim, data: as they are before training; None for a victim that comes trained
+    victim, data: as they are before training or hardening
     """
     check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
-    if victim is None or data is None:
-        return config.protocol
     return _check_threat(config, victim, method, data)
-
-
-def _check(config: AttackConfig) -> ProtocolConfig:
-    planned = plan_victim(config)
-    if planned is None:
-        return check_attack_config(config, None, None)
-    data, settings, _ = planned
-    return check_attack_config(config, VICTIMS.create(config.victim.name, settings), data)
 
 
 def _check_threat(
@@ -242,16 +231,15 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
-    protocol = _check(config)
-    planned = plan_victim(config)
-    if planned is None:
-        trained = prepare(config)
-        protocol = resolve(config, trained).protocol
-        data = trained.data
-        place = {"checkpoint": str(trained.folder)} if trained.folder else {"name": trained.name}
+    foreseen, data, ready = foresee(config)
+    protocol = check_attack_config(config, foreseen, data)
+    if ready is not None:
+        place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
         victim: dict[str, Any] = {**place, "trained": True}
     else:
-        data, victim_settings, key = planned
+        planned = plan_victim(config)
+        assert planned is not None
+        _, victim_settings, key = planned
         victim = {
             "name": config.victim.name,
             "settings": victim_settings,

@@ -29,6 +29,8 @@ from advhash.training import Trained, derive_seed
 
 __all__ = ["best_candidate", "exported", "on_held_out"]
 
+STEPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the radius: what the tuned dhta chooses from
+
 
 def best_candidate(results: Sequence[SearchResult]) -> Any:
     """The best candidate of the searches with the functional cache; None where there is none."""
@@ -47,9 +49,20 @@ def on_held_out(
 ) -> list[HeldOut]:
     """The winner and dhta on held-out queries, before the victim of the search and another.
 
-    Both have the same budget of passes: a winner with diversity takes fewer steps.
+    All have the same budget of passes: a winner with diversity takes fewer steps. dhta runs as it
+    is and with the best of `STEPS`, chosen like the winner: on the queries of the search.
     """
     genome, found = read_genome(winner), []
+    steps = config.search.steps
+
+    def dhta(step: float = 0.1) -> Attack:
+        rival: Attack = ATTACKS.create("dhta", {"steps": steps, "step": step})
+        return rival
+
+    tried = folder.json_part(
+        "dhta-steps", lambda: [float(place.precision(dhta(step)).mean()) for step in STEPS]
+    )
+    tuned = STEPS[int(np.argmax(tried))]
     for number, trained in enumerate((place.trained, other)):
         progress("held-out queries", number, 2)
         judged = make_range(
@@ -61,15 +74,11 @@ def on_held_out(
             seed=derive_seed(config.seed, "held out"),
             progress=progress,
         )
-        steps = config.search.steps
-        dhta: Attack = ATTACKS.create("dhta", {"steps": steps})
         ours = AttackDomain(judged, steps=steps, bits=0).attack(genome)
 
-        def columns(mine: Attack = ours, theirs: Attack = dhta, where: Range = judged) -> Any:
-            return {
-                "winner": where.precision(mine).tolist(),
-                "dhta": where.precision(theirs).tolist(),
-            }
+        def columns(mine: Attack = ours, where: Range = judged) -> Any:
+            attacks = {"winner": mine, "dhta": dhta(), "dhta_tuned": dhta(tuned)}
+            return {name: where.precision(one).tolist() for name, one in attacks.items()}
 
         scores = folder.json_part(f"held-out-{number}", columns)
         arrays = {name: np.asarray(values) for name, values in scores.items()}
@@ -92,6 +101,8 @@ def on_held_out(
                     for name, values in arrays.items()
                 },
                 difference=paired_difference(arrays["winner"], arrays["dhta"], boot),
+                tuned_step=tuned,
+                tuned_difference=paired_difference(arrays["winner"], arrays["dhta_tuned"], boot),
             )
         )
     progress("held-out queries", 2, 2)

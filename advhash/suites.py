@@ -183,7 +183,7 @@ class _Victim:
     """What is known of a victim before any training.
 
     identity: names it without its seed
-    fresh:    as it is before training here
+    fresh:    as it is before training, or as it comes
     learns:   whether a seed decides over it
     """
 

@@ -18,10 +18,9 @@ from advhash.config import (
 )
 from advhash.data import Progress
 from advhash.errors import UsageError
-from advhash.hardening import prepare
+from advhash.hardening import foresee, prepare
 from advhash.pipeline import check_attack_config
-from advhash.registry import VICTIMS
-from advhash.training import Trained, plan_victim
+from advhash.training import Trained
 
 __all__ = ["Member", "labels_of", "planned", "prepared"]
 
@@ -63,41 +62,42 @@ def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig)
     return wanted.trusting(config.trust_code)
 
 
-def planned(config: TransferConfig, labels: Sequence[str]) -> TransferConfig:
+def planned(
+    config: TransferConfig, labels: Sequence[str]
+) -> tuple[TransferConfig, list[Trained | None]]:
     """The config with what is moved written out: "image", which is asked for by default, is the
-    first party's part of a federation.
+    first party's part of a federation. And the victims that came trained, for `prepared`.
 
-    Raises AdvhashError, before any training: victims of other data, or what `advhash attack` would
-    refuse of a victim and a method.
+    Raises AdvhashError, before any training: victims of other data, a database that none of them
+    has, or what `advhash attack` would refuse of a victim and a method.
     """
     first: tuple[str, str, str] | None = None
-    dataset = config.dataset
+    dataset, directions, ready = config.dataset, dict[str, None](), list[Trained | None]()
     for table, label in zip(config.victims, labels, strict=True):
         wanted = _wanted(config, table, dataset)
-        known = plan_victim(wanted)
-        data, victim = None, None
-        if known is not None:
-            data, settings, _ = known
-            victim = VICTIMS.create(table.name, settings)
-            modality = victim.query_modality(config.protocol.query_modality)
-            if first is None:
-                first = label, data.fingerprint(), modality
-                dataset = DatasetConfig.build({"name": data.name, **data.settings})
-            elif (data.fingerprint(), modality) != first[1:]:
-                raise UsageError(_other_data(label, first[0]))
+        victim, data, loaded = foresee(wanted)
+        modality = victim.query_modality(config.protocol.query_modality)
+        if first is None:
+            first = label, data.fingerprint(), modality
+            dataset = DatasetConfig.build({"name": data.name, **data.settings})
+        elif (data.fingerprint(), modality) != first[1:]:
+            raise UsageError(
+                f"expected victims of the same data: {label} sees other data than {first[0]}"
+            )
         for method in config.attacks:
             check_attack_config(_alone(config, wanted, method), victim, data)
-    if first is None:
-        return config
+        directions |= dict.fromkeys(victim.directions)
+        ready.append(loaded)
+    assert first is not None
+    asked = config.protocol.database
+    if asked is not None and asked not in directions:
+        raise UsageError(f"--database: expected one of {', '.join(directions)}, got {asked!r}")
     protocol = config.protocol.model_copy(update={"query_modality": first[2]})
-    return config.model_copy(update={"protocol": protocol})
+    return config.model_copy(update={"protocol": protocol}), ready
 
 
 def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) -> AttackConfig:
-    """A victim and a method as `advhash attack` would be asked, before the victim's own database.
-
-    A victim that comes trained is looked at by `prepared`.
-    """
+    """A victim and a method as `advhash attack` is asked, before the victim's own database."""
     return AttackConfig(
         device=config.device,
         victim=wanted.victim,
@@ -110,31 +110,24 @@ def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) ->
     ).trusting(config.trust_code)
 
 
-def _other_data(label: str, first: str) -> str:
-    return f"expected victims of the same data: {label} sees other data than {first}"
-
-
 def prepared(
-    config: TransferConfig, labels: Sequence[str], progress: Progress
-) -> tuple[TransferConfig, list[Member]]:
-    """Train or load all victims; all see the data set of the first."""
+    config: TransferConfig,
+    labels: Sequence[str],
+    ready: Sequence[Trained | None],
+    progress: Progress,
+) -> list[Member]:
+    """Train the victims that `planned` did not load; all see the data set of the first."""
     members: list[Member] = []
     dataset = config.dataset
-    modality = config.protocol.query_modality
-    for table, label in zip(config.victims, labels, strict=True):
-        trained = prepare(_wanted(config, table, dataset), progress)
+    for table, label, loaded in zip(config.victims, labels, ready, strict=True):
+        trained = prepare(_wanted(config, table, dataset), progress, loaded)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})
-            modality = trained.victim.query_modality(modality)
-        elif trained.data.fingerprint() != members[0].trained.data.fingerprint():
-            raise UsageError(_other_data(label, members[0].label))
-        trained.victim.check_modality(modality)
         database = _database(config, trained)
         codes = trained.victim.database_codes(trained.data, database)
         members.append(Member(label, trained, codes, database))
-    protocol = config.protocol.model_copy(update={"query_modality": modality})
-    return config.model_copy(update={"protocol": protocol}), members
+    return members
 
 
 def _defense(given: Any) -> dict[str, Any] | None:

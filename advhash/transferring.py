@@ -94,10 +94,10 @@ def transfer(
     cannot take.
     """
     labels, methods = labels_of(config.victims), labels_of(config.attacks)
-    config = planned(config, labels)
+    config, ready = planned(config, labels)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    config, members = prepared(config, labels, progress)
+    members = prepared(config, labels, ready, progress)
     seconds["victims"] = time.perf_counter() - began
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     try:

@@ -66,8 +66,11 @@ class CodeDetector(Detector):
         """The clean rows that `fit` is to see: those of the database."""
         return data.database
 
-    def check(self, victim: HashVictim) -> None:
-        """Raise UsageError for a victim, trained or not, that it cannot judge. Default: none."""
+    def check(self, victim: HashVictim, clean: Split) -> None:
+        """Raise UsageError where it cannot judge the victim, trained or not, by these clean rows.
+
+        Default: it judges all.
+        """
 
     def listed(self, victim: HashVictim) -> bool:
         """Whether a table of all detectors has it for this victim."""
@@ -79,9 +82,9 @@ class CodeDetector(Detector):
         Raises UsageError: the victim lacks the modality; DataError: no rows.
         """
         victim.check_modality(modality)
-        self.check(victim)
         if len(clean) == 0:
             raise DataError("a detector is fitted on clean rows: expected at least one, got none")
+        self.check(victim, clean)
         self._victim_bits = victim.bits
         self.learn(victim, clean, modality)
         return self

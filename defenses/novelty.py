@@ -16,7 +16,7 @@ from advhash.defenses.code_detectors import CodeDetector, nearest_distance
 from advhash.errors import UsageError
 from advhash.hamming import neighbours
 from advhash.registry import DETECTORS
-from advhash.victims.base import HashVictim
+from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
 
 __all__ = ["Confidence", "Novelty"]
@@ -45,6 +45,7 @@ class Novelty(CodeDetector):
         layers: str = "all",
         most_bits: int = 8192,
     ) -> None:
+        expect_positive(most_bits=most_bits)
         self.code: Literal["own", "network"] = code
         self.layers = layers
         self.most_bits = most_bits
@@ -58,24 +59,25 @@ class Novelty(CodeDetector):
         """Of other victims it is the distance that `nearest` is."""
         return isinstance(victim, ActivationCode)
 
-    def check(self, victim: HashVictim) -> None:
-        if self.code == "network" and (
-            "image" not in victim.bounds or isinstance(victim, ActivationCode)
-        ):
+    def check(self, victim: HashVictim, clean: Split) -> None:
+        """Raises UsageError: no such layers, a network of none."""
+        if self.code == "own":
+            return
+        if "image" not in victim.bounds or isinstance(victim, ActivationCode):
             raise UsageError(
                 'novelty: code="network" looks inside a hash of images; for a neural code '
                 'use code="own"'
             )
+        self._network(victim, clean)
+
+    def _network(self, victim: HashVictim, clean: Split) -> NeuralCodeOf:
+        size = clean.inputs["image"].shape[-1]
+        return NeuralCodeOf(victim, image_size=size, layers=self.layers, most_bits=self.most_bits)
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:
-        """Keep the codes of clean items. Raises UsageError: no such layers, a network of none."""
+        """Keep the codes of clean items."""
         if self.code == "network":
-            self._inside = NeuralCodeOf(
-                victim,
-                image_size=clean.inputs["image"].shape[-1],
-                layers=self.layers,
-                most_bits=self.most_bits,
-            )
+            self._inside = self._network(victim, clean)
             self._inside.keep_bits(clean, seed=0)
         coder = self._inside or victim
         self._known = _parts(coder, coder.encode_split(clean, modality))
@@ -131,7 +133,7 @@ class Confidence(CodeDetector):
     def listed(self, victim: HashVictim) -> bool:
         return isinstance(victim, NeuralCode)
 
-    def check(self, victim: HashVictim) -> None:
+    def check(self, victim: HashVictim, clean: Split) -> None:
         self._of(victim)
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:

@@ -83,6 +83,9 @@ class Smoothing(Wrapping):
         self.sigma, self.votes, self.seed = sigma, votes, seed
 
     def wrap(self, victim: HashVictim) -> HashVictim:
+        """Raises UsageError: a victim that is smoothed already."""
+        if any(isinstance(part, Smoothed) for part in victim.modules()):
+            raise UsageError("the victim is smoothed already: expected one that is not")
         return Smoothed(victim, sigma=self.sigma, votes=self.votes, seed=self.seed)
 
 

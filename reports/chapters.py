@@ -34,6 +34,7 @@ TOPICS = {  # in the order of the page: what a template's macro is called → it
     "examples": "What queries retrieve, before and after",
     "detection": "Detection of abnormal inputs",
     "defences": "What defences are worth",
+    "certificates": "What is certified",
     "lifelong": "Lifelong learning",
     "federation": "What the codes of a federation give away",
     "encoding": "What codes encode",

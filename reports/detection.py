@@ -14,12 +14,22 @@ from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
 from advhash.reports.record import Document, Part, RunInfo
 from advhash.reports.verdict import percent, with_interval
+from advhash.sanity import Flag
 from advhash.stats import Metric
 
 __all__ = ["DETECT", "DetectionRecord", "detection_chapter", "verdicts"]
 
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
 METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
+    "accepted_adaptive": "who knows the detector gets past it with success",
+    "success_and_accepted": "the attack succeeds and is accepted",
+    "success_and_accepted_clean": "the same of unattacked queries",
+    "accepted_replay": "who swaps rows of the database in gets past it with success",
+    "accepted_clean_errors": "clean queries that are wrong and accepted",
+    "accepted_any_code": "some code is wrong and accepted",
+    "success": "the attack succeeds",
+    "success_adaptive": "an attacker who knows the detector succeeds",
+    "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
     "auroc": "AUROC",
     "auroc_noise": "AUROC against noise of the same L2",
     "average_precision": "average precision",
@@ -27,15 +37,6 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
     "tpr_at_1fpr": "flagged at 1 % false alarms",
     "false_alarms": "clean queries flagged",
     "flagged_noise": "noise flagged",
-    "success": "the attack succeeds",
-    "success_and_accepted": "it succeeds and is accepted",
-    "success_and_accepted_clean": "the same of unattacked queries",
-    "success_adaptive": "an attacker who knows the detector succeeds",
-    "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
-    "accepted_adaptive": "who knows the detector gets past it with success",
-    "accepted_clean_errors": "clean queries that are wrong and accepted",
-    "accepted_replay": "part of an own database row, replayed, is wrong and accepted",
-    "accepted_any_code": "some code is wrong and accepted",
     "accuracy": "accuracy on clean queries",
     "accuracy_abnormal": "accuracy on abnormal inputs",
 }
@@ -52,9 +53,10 @@ class Curve(Part):
 
 
 class Found(Part):
-    """What one detector does."""
+    """What one detector does; what the attacker who knows it took."""
 
     threshold: float
+    adaptive: dict[str, Any] | None = None
     metrics: dict[str, Metric | None]
     roc: Curve
 
@@ -93,6 +95,7 @@ class DetectionRecord(Document):
     adaptive: dict[str, Any] | None = None
     acceptance: list[Acceptance] = Field(default_factory=list)
     probe: Any = None
+    flags: list[Flag] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _of_one_or_all(self) -> Self:
@@ -107,7 +110,9 @@ class DetectionRecord(Document):
             return self.detectors
         assert self.roc is not None
         assert self.threshold is not None
-        one = Found(threshold=self.threshold, metrics=self.metrics, roc=self.roc)
+        one = Found(
+            threshold=self.threshold, adaptive=self.adaptive, metrics=self.metrics, roc=self.roc
+        )
         return {str(self.detector.name): one}
 
     @property
@@ -121,21 +126,27 @@ class DetectionRecord(Document):
 
 
 def verdicts(record: DetectionRecord) -> list[str]:
-    """What was found: a sentence for each detector, the best first."""
+    """What was found: a sentence for each detector, from the one that stops most on."""
 
-    def area(item: tuple[str, Found]) -> float:
-        return (item[1].metrics.get("auroc") or Metric()).value or 0.0
+    def rank(item: tuple[str, Found]) -> tuple[float, float]:
+        past, area = (
+            item[1].metrics.get(key) or Metric() for key in ("accepted_adaptive", "auroc")
+        )
+        return 1.0 if past.value is None else past.value, -(area.value or 0.0)
 
     lines = []
-    for name, one in sorted(record.found.items(), key=area, reverse=True):
+    for name, one in sorted(record.found.items(), key=rank):
         flagged, past = (one.metrics.get(key) for key in ("tpr_at_5fpr", "accepted_adaptive"))
         line = (
-            f"{name} tells {record.inputs} inputs from clean ones with AUROC "
-            f"{with_interval(one.metrics.get('auroc') or Metric())} and flags "
-            f"{percent(flagged.value if flagged else None)} of them at 5 % false alarms"
+            f"Who knows {name} gets past it with success in {with_interval(past)} of cases; "
+            if past
+            else ""
         )
-        line += f"; who knows it gets past in {with_interval(past)} of cases." if past else "."
-        lines.append(line)
+        lines.append(
+            f"{line}{name} tells {record.inputs} inputs from clean ones with AUROC "
+            f"{with_interval(one.metrics.get('auroc') or Metric())} and flags "
+            f"{percent(flagged.value if flagged else None)} of them at 5 % false alarms."
+        )
     return lines
 
 
@@ -180,7 +191,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         "data set": record.dataset.settings,
         "detector": record.detector.settings,
         "attack": record.attack.model_dump() if record.attack else None,
-        "adaptive attacker": record.adaptive,
+        "adaptive attacker": next(iter(record.found.values())).adaptive,
     }
     lead, *more = verdicts(record)
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"
@@ -193,4 +204,5 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         told=[Told(label, lead, more)],
         sources=[source_of(path, label, info, [("Victim", victim), ("Data set", data)], settings)],
         datasets=[data],
+        flags=[(label, flag) for flag in record.flags],
     )

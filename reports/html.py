@@ -99,7 +99,7 @@ def _flags(found: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
 def page(paths: Sequence[Path]) -> str:
     """The page of these finished runs; the first of attack runs is their subject.
 
-    paths: run folders, or files that `advhash detect --out` wrote
+    paths: run folders, or files that `advhash detect --out` or `certify --out` wrote
     Raises RunError.
     """
     if not paths:

@@ -16,6 +16,7 @@ from pathlib import Path
 from advhash.errors import RunError
 from advhash.reports.attack_runs import attack_chapters
 from advhash.reports.benchmark import BENCHMARK, benchmark_chapter
+from advhash.reports.certificates import CERTIFY, certificate_chapter
 from advhash.reports.chapters import Chapter
 from advhash.reports.detection import DETECT, detection_chapter
 from advhash.reports.encoding import ENCODING, encoding_chapter
@@ -45,6 +46,7 @@ KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the or
     ATTACK: attack_chapters,
     DETECT: _each(detection_chapter),
     TRANSFER: _each(transfer_chapter),
+    CERTIFY: _each(certificate_chapter),
     LIFELONG: _each(lifelong_chapter),
     INVERSION: _each(inversion_chapter),
     ENCODING: _each(encoding_chapter),

@@ -90,16 +90,19 @@ class NoiseStudy(Part):
 class HeldOut(Part):
     """The winner and dhta at equal steps on queries that no search saw, made for this very victim.
 
-    difference: t-AP of the winner − t-AP of dhta, paired over queries
+    difference: t-AP of the winner − t-AP of dhta, paired over queries; tuned_difference: the same
+    from dhta with `tuned_step` (of the radius), chosen on the queries of the search
     """
 
     victim: str
     searched: bool  # whether the search used this victim
     info: VictimInfo
     queries: int
-    tmap: dict[str, Metric]  # winner, dhta, clean, ceiling
-    normalised: dict[str, Metric]  # winner, dhta
+    tmap: dict[str, Metric]  # winner, dhta, dhta_tuned, clean, ceiling
+    normalised: dict[str, Metric]  # winner, dhta, dhta_tuned
     difference: Difference
+    tuned_step: float
+    tuned_difference: Difference
 
 
 class SearchRecord(Document):
@@ -198,7 +201,9 @@ def verdicts(record: SearchRecord) -> list[str]:
         lines.append(
             f"On {where} ({one.victim}), the attack that was found {words} dhta at the same number "
             f"of steps: t-MAP {with_interval(one.tmap['winner'])} against "
-            f"{with_interval(one.tmap['dhta'])} on {one.queries} held-out queries."
+            f"{with_interval(one.tmap['dhta'])} on {one.queries} held-out queries. With its step "
+            f"tuned on the queries of the search ({one.tuned_step:g} of the radius) dhta reaches "
+            f"{with_interval(one.tmap['dhta_tuned'])}."
         )
     return lines
 

@@ -14,7 +14,9 @@ from PIL import Image
 
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
+from advhash.reports import certificates
 from advhash.reports.benchmark import BenchmarkRecord
+from advhash.reports.certificates import CertificateRecord
 from advhash.reports.detection import DetectionRecord
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Detection, EncodingRecord, Site
 from advhash.reports.inversion import InversionRecord
@@ -397,7 +399,7 @@ def make_search(folder: Path) -> Path:
     ]  # fmt: skip
     names = ("speedup", "hit_rate", "best_fitness", "best_fitness_uncached")
     more = ("time_to_uncached", "false_hit_rate", "hash_overhead")
-    tmap = ("winner", "dhta", "clean", "ceiling")
+    attacks = ("winner", "dhta", "dhta_tuned")
     record = SearchRecord.model_validate(
         {
             "schema_": "advhash/search/1", "command": "search", "run": info(folder).model_dump(),
@@ -411,9 +413,10 @@ def make_search(folder: Path) -> Path:
                        "quality": vars(SHARE), "claimed": vars(SHARE), "candidates": vars(SHARE)}],
             "held_out": [{"victim": "dpsh", "searched": True,
                           "info": victim_info("dpsh").model_dump(), "queries": 6,
-                          "tmap": dict.fromkeys(tmap, vars(SHARE)),
-                          "normalised": dict.fromkeys(("winner", "dhta"), vars(SHARE)),
-                          "difference": vars(GAIN)}],
+                          "tmap": dict.fromkeys((*attacks, "clean", "ceiling"), vars(SHARE)),
+                          "normalised": dict.fromkeys(attacks, vars(SHARE)),
+                          "difference": vars(GAIN), "tuned_step": 0.5,
+                          "tuned_difference": vars(GAIN)}],
             "winner": {"anchor": HOSTILE},
         }
     )  # fmt: skip
@@ -435,6 +438,28 @@ def make_detect(file: Path) -> Path:
             "inputs": "prosgan", "attack": None, "budget": "unbounded", "clean": 6, "abnormal": 6,
             "validation": 3, "threshold": None, "false_alarm_rate": 0.05, "seconds": 1.0,
             "detectors": {"nearest": found, HOSTILE: found},
+        }
+    )  # fmt: skip
+    file.write_text(record.dumps(), encoding="utf-8")
+    return file
+
+
+def make_certify(file: Path) -> Path:
+    """A file of `advhash certify --out`."""
+    record = CertificateRecord.model_validate(
+        {
+            "schema_": "advhash/certify/1", "command": "certify", "created": "2026-01-01T00:00:00",
+            "version": "0", "seed": 0, "victim": {"name": "dpsh", "settings": {}},
+            "defenses": [{"name": HOSTILE}], "dataset": {"name": "toy", "settings": {}},
+            "database": "image", "queries": 6, "smoothing": {"sigma": 0.25, "votes": 3, "seed": 0},
+            "samples": 10, "selection": 10, "alpha": 0.001, "within": 2, "seconds": 1.0,
+            "served": {"votes": 11, "level": 0.01}, "largest_radius": 0.4,
+            "metrics": dict.fromkeys([*certificates.WORTH, "bits_abstained"], vars(SHARE)),
+            "radii": [{"radius": radius, "metrics": dict.fromkeys(
+                           [*certificates.BITS, *certificates.SHARES], vars(SHARE))}
+                      for radius in (0.1, 0.2)],
+            "codes": {"smoothed": {"distinct": 5.0}}, "environment": {},
+            "flags": [{"name": "collapsed_codes", "level": "warning", "message": HOSTILE}],
         }
     )  # fmt: skip
     file.write_text(record.dumps(), encoding="utf-8")
@@ -484,6 +509,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run 
     "attack": make_run,
     "untargeted": lambda folder: make_run(folder, goal="untargeted"),
     "detect": lambda folder: make_detect(folder.with_suffix(".json")),
+    "certify": lambda folder: make_certify(folder.with_suffix(".json")),
     "transfer": make_transfer,
     "defend": lambda folder: make_transfer(folder, defended=True),
     "lifelong": make_lifelong,

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from attack_scene import Projection, Scene
-from command_line import exit_code
+from command_line import command, exit_code
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from advhash.attacks.base import AttackData
 from advhash.attacks.hiding import MainstayUntargeted
 from advhash.budget import Budget
 from advhash.checkpoint import load_victim
-from advhash.config import TrainConfig
+from advhash.config import SuiteConfig, TrainConfig
 from advhash.data import Batch, Modality, Split, silent
 from advhash.defending import _checks, defend, defend_config
 from advhash.defenses.adversarial import AdversarialTraining
@@ -28,8 +29,11 @@ from advhash.defenses.continued import clean_loss, kept_codes
 from advhash.errors import CheckpointError, UsageError
 from advhash.hamming import distances
 from advhash.hardening import prepare
+from advhash.metrics import retrieval_average_precision
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.transfer import Metric, TransferRecord
+from advhash.suites import plan_suite
+from advhash.training import export_checkpoint
 from advhash.transfer_members import Member
 from advhash.victims.base import HashVictim
 from advhash.victims.dlcmh import DLCMH
@@ -231,6 +235,19 @@ def test_the_document_has_what_the_page_shows(defended: tuple[Path, TransferReco
         assert text in page
 
 
+def test_the_command_prints_the_checkpoint_beside_the_metrics(
+    defended: tuple[Path, TransferRecord],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("advhash.defending.defend", lambda *_: defended[1])
+    code, out, _ = command(capsys, "defend", "--victim", "dpsh", "--defense", "saat", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert (Path(document["checkpoint"]) / "card.json").is_file()
+    assert document["metrics"]["map_robust"]["value"] is not None
+
+
 def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -> None:
     record = defended[1]
     assert record.defense is not None
@@ -243,6 +260,30 @@ def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -
     assert found["map_robust"] == at("autohash-untargeted", hard, hard, "map_adversarial")
     assert found["map_nonadaptive"] == at("autohash-untargeted", plain, hard, "map_adversarial")
     assert found["tmap_robust_undefended"] == at("autohash", plain, plain, "tmap")
+
+
+def test_trap_11_a_hardened_victim_answers_with_its_own_signed_codes(
+    defended: tuple[Path, TransferRecord],
+) -> None:
+    """Published defences are scored against the database hashed before the defence."""
+    folder, record = defended
+    assert record.defense is not None
+    hard, _ = load_victim(Path(record.defense.checkpoint))
+    tables = {"victim": {"name": "dpsh", "epochs": 2}, "dataset": {"name": "digits", "size": 16}}
+    plain = prepare(TrainConfig.build(tables), silent)
+    data = plain.data
+    asked = sorted(set(pq.read_table(folder / "queries.parquet")["query"].to_pylist()))
+    queries = hard.encode_split(data.query.take(torch.tensor(asked)), "image")
+    labels = data.query.labels[asked].numpy(), data.database.labels.numpy()
+    after, before = (
+        float(
+            retrieval_average_precision(queries, one.database_codes(data, "image"), *labels).mean()
+        )
+        for one in (hard, plain.victim)
+    )
+    assert len(asked) == 8
+    assert record.metrics["map_clean"].value == pytest.approx(after)  # type: ignore[union-attr]
+    assert after != pytest.approx(before)
 
 
 def test_the_checkpoint_is_a_victim_like_any_other(
@@ -319,6 +360,10 @@ def test_a_wrong_defence_costs_no_training(tables: dict[str, Any], message: str)
         ("defend --victim dhash --defense saat", "needs weights to train"),
         ("defend --victim hashvfl --defense jpeg", "expected a victim of images"),
         ("train --victim hashvfl --dataset breast_cancer --defense saat", "a victim of images"),
+        (
+            "defend --victim dpsh --defense saat --database text",
+            "--database: expected one of image",
+        ),
         ("transfer --victims dpsh,csq --methods hotflip", "hotflip attacks text"),
         ("transfer --victims dpsh,dpsh+defense=sat --methods dhta", "unknown defense 'sat'"),
     ],
@@ -330,6 +375,60 @@ def test_what_cannot_work_is_refused_before_any_training(
     result = CliRunner().invoke(cli.app, [*line.split(), "-q"])
     assert isinstance(result.exception, UsageError), result.exception
     assert message in str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = {"victim": {"name": "dpsh", "bits": 8, "epochs": 1}, "dataset": {"name": "digits"}}
+    plain = prepare(TrainConfig.build(config))
+    return export_checkpoint(plain, tmp_path_factory.mktemp("checkpoint") / "plain")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("attack --method hotflip", "hotflip attacks text"),
+        ("certify --within 9", "at most 8 bits, got 9"),
+        ("certify --database text", "--database: expected one of image"),
+        ("defend --database text", "--database: expected one of image"),
+        ("detect --detector confidence", "expected a victim that classifies"),
+        ("detect --method hotflip", "does not move images"),
+        ("detect --detector all --set detector.radius=3", "takes no settings"),
+        ("train --set defense_budget.norm=none", "linf or l2 with a radius"),
+    ],
+)
+def test_a_checkpoint_is_not_hardened_for_what_cannot_work(
+    line: str, message: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advhash.hardening._hardened", None)
+    words = [*line.split(), "--victim", str(checkpoint), "--defense", "saat", "-q"]
+    result = CliRunner().invoke(cli.app, words)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert message in str(result.exception)
+
+
+def test_a_suite_refuses_a_checkpoint_what_no_attack_can_do(checkpoint: Path) -> None:
+    grid = {"datasets": ["digits"], "victims": [str(checkpoint)], "attacks": ["hotflip"]}
+    with pytest.raises(UsageError, match="hotflip attacks text"):
+        plan_suite(SuiteConfig.build({"grids": [{**grid, "defenses": ["saat"]}]}))
+
+
+def test_a_dry_run_does_not_harden_a_checkpoint(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advhash.hardening._hardened", None)
+    words = ["--victim", str(checkpoint), "--defense", "saat", "--method", "dhta", "--dry-run"]
+    result = CliRunner().invoke(cli.app, ["attack", *words])
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout)["defense"]["name"] == "saat"
+
+
+def test_a_function_of_the_user_is_not_hardened() -> None:
+    config = TrainConfig.build(
+        {"victim": {"name": "some:function"}, "defense": {"name": "jpeg"}}
+    ).trusting(True)
+    with pytest.raises(UsageError, match="not ours to keep"):
+        prepare(config)
 
 
 def test_a_federation_is_defended_without_naming_its_party(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from advhash.defenses.smoothing import Smoothing, certify
 from advhash.errors import AdvhashError
 from advhash.hamming import distances
 from advhash.hardening import prepare
+from advhash.reports.certificates import CertificateRecord, certificate_chapter
+from advhash.reports.html import page
+from advhash.reports.pictures import Pictures
 from advhash.training import derive_seed, export_checkpoint
 
 VICTIM = {"name": "dpsh", "bits": 12, "epochs": 2}
@@ -67,6 +70,26 @@ def test_the_document_says_what_the_certificate_says(document: dict[str, Any]) -
     clean = (far <= 3) & ~mine
     expected = np.mean([clean[row].sum() / (~mine)[row].sum() for row in range(8)])
     assert document["metrics"]["irrelevant_clean"]["value"] == pytest.approx(expected)
+
+
+def test_a_page_shows_what_the_command_wrote(document: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(document), "utf-8")
+    record = CertificateRecord.read(file)
+    assert record.document() == document
+    chapter = certificate_chapter(file, Pictures())
+    assert len(chapter.told[0].more) == len(document["radii"]) == 3
+    assert [flag.name for _, flag in chapter.flags] == [one["name"] for one in document["flags"]]
+    assert "L2 0.05" in page([file])
+
+
+def test_a_hash_that_the_noise_destroys_is_flagged() -> None:
+    asked: dict[str, Any] = {
+        "victim": VICTIM, "dataset": DATA, "sigma": 5.0, "votes": 1,
+        "queries": 8, "samples": 20, "radii": [0.05],
+    }  # fmt: skip
+    found = certify_queries(CertifyConfig.build(asked))
+    assert "weak_victim" in [flag["name"] for flag in found["flags"]]
 
 
 def test_a_radius_that_nothing_reaches_is_flagged(document: dict[str, Any]) -> None:
@@ -121,6 +144,8 @@ def test_a_smoothed_checkpoint_keeps_its_noise(tmp_path: Path) -> None:
         (["--victim", "dpsh", "--alpha", "1"], "less than 1"),
         (["--victim", "dpsh", "--database", "text"], "--database: expected one of image"),
         (["--victim", "dpsh", "--within", "33"], "at most 32 bits, got 33"),
+        (["--victim", "dpsh", "--out", __file__], "expected a new file for --out"),
+        (["--victim", "dpsh", "--out", f"{__file__}/a.json"], "can be written for --out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_training(

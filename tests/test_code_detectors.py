@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from advhash.detection import threshold_at
 from advhash.errors import DataError, UsageError
 from advhash.metrics import retrieval_average_precision
 from advhash.registry import DETECTORS
-from advhash.reports.detection import DetectionRecord
+from advhash.reports.detection import DetectionRecord, detection_chapter
+from advhash.reports.pictures import Pictures
 
 NAMES = [
     entry.name
@@ -316,6 +318,9 @@ def test_a_detector_behind_a_defence() -> None:
     assert found["metrics"]["accepted_adaptive"]["value"] is not None
 
 
+NETWORK = ["--detector", "novelty", "--set", "detector.code=network"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -323,6 +328,14 @@ def test_a_detector_behind_a_defence() -> None:
         (["--method", "dhta", "--inputs", "noise"], "expected no --inputs"),
         (["--other", "digits"], "names the data of --inputs ood"),
         (["--detector", "confidence"], "expected a victim that classifies"),
+        (
+            ["--victim", "neural-code", "--defense", "jpeg", "--detector", "confidence"],
+            "neural-code, undefended",
+        ),
+        ([*NETWORK, "--set", "detector.layers=some"], "no layer 'some'"),
+        ([*NETWORK, "--set", "detector.most_bits=0"], "most_bits above 0"),
+        (["--inputs", "ood", "--other", "some"], "unknown dataset 'some'"),
+        (["--inputs", "ood", "--other", "breast_cancer"], "expected a data set with images"),
         (["--adaptive", "weight=3"], "steps alone"),
         (["--adaptive", "steps=0"], "at least 1, got 0"),
         (["--detector", "all", "--set", "detector.radius=3"], "takes no settings"),
@@ -340,6 +353,22 @@ def test_what_fits_no_hash_of_images_is_refused_before_a_training(
     assert message in str(result.exception)
 
 
+def test_a_function_of_the_user_is_a_victim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_pixels.py").write_text(
+        "def code(images):\n    return images[:, 0, 8:12, 8:12].flatten(1) - 0.5\n", "utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["detect", "--victim", "my_pixels:code", "--dataset", "digits", "--inputs", "noise"]
+    given += ["--queries", "4", "--adaptive", "steps=3", "--json", "-q"]
+    refused = CliRunner().invoke(app, given)
+    assert "expected --trust-code" in str(refused.exception)
+    result = CliRunner().invoke(app, [*given, "--trust-code"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"]["accepted_adaptive"]["value"] is not None
+
+
 def test_noise_of_equal_length(scene: Scene) -> None:
     moved = DHTA().fit(scene.victim, scene.data, LIMIT)
     batch = moved.perturb(scene.victim, scene.queries, scene.targets, LIMIT, seed=0).batch
@@ -352,12 +381,20 @@ def test_noise_of_equal_length(scene: Scene) -> None:
     assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"
 
 
-def test_the_command_prints_one_table_a_detector() -> None:
+def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path: Path) -> None:
+    out = tmp_path / "detect.json"
     given = (
         "detect --victim dpsh --bits 12 --set victim.epochs=2 --set dataset.size=16 --detector all "
-        "--method dhta --set attack.steps=5 --eps 32/255 --queries 4 --quiet"
+        "--defense bit-depth --method dhta --set attack.steps=5 --eps 32/255 --queries 4 "
+        f"--adaptive steps=5 --quiet --out {out}"
     )
     result = CliRunner().invoke(app, given.split())
     assert result.exit_code == 0, result.output
-    assert [name for name in NAMES if f"{name} on dhta inputs of dpsh" in result.output] == LISTED
+    heads = [f"{name} on dhta inputs of dpsh + bit-depth, digits" for name in NAMES]
+    assert [
+        name for name, head in zip(NAMES, heads, strict=True) if head in result.output
+    ] == LISTED
     assert result.output.count("accepted_adaptive") == len(LISTED)
+    chapter = detection_chapter(out, Pictures())
+    assert list(chapter.values["record"].found) == LISTED
+    assert chapter.sources[0].settings["adaptive attacker"]["steps"] == 5

@@ -40,7 +40,8 @@ from advhash.errors import UsageError
 from advhash.parties import party_view
 from advhash.pipeline import attack_plan, resolve
 from advhash.registry import ATTACKS, DETECTORS
-from advhash.reports.detection import DetectionRecord
+from advhash.reports.detection import DetectionRecord, detection_chapter
+from advhash.reports.pictures import Pictures
 from advhash.reports.victim import joint_metrics
 from advhash.targets import choose_targets
 from advhash.training import train
@@ -475,6 +476,8 @@ class TestCommand:
         assert result.exit_code == 0, result.stderr
         document = json.loads(result.stdout)
         assert document == json.loads(out.read_text())
+        shown = detection_chapter(out, Pictures()).values["record"]
+        assert len(shown.acceptance) == len(document["acceptance"])
         for name in ("auroc", "average_precision", "tpr_at_5fpr", "accepted_adaptive"):
             assert 0 <= document["metrics"][name]["value"] <= 1
         assert document["metrics"]["tpr_at_1fpr"] is None  # fewer than 2,000 clean queries
@@ -524,6 +527,7 @@ class TestCommand:
         assert document["inputs"] == "dhta"
         assert document["budget"] == "L∞ 32/255"
         assert DetectionRecord.loads(result.stdout).attack is not None  # a page shows it
+        assert document["attack"] == {"name": "dhta", "settings": {"steps": 10}}
         found = document["metrics"]
         assert found["success_and_accepted"]["value"] <= found["success"]["value"]
 

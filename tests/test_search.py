@@ -24,6 +24,7 @@ from advhash.nas import SCHEMA, CellDomain, distinct_cells, normal_form
 from advhash.pipeline import attack_plan
 from advhash.reports.html import page
 from advhash.reports.search import SearchRecord
+from advhash.search_winner import STEPS
 from advhash.searching import search
 
 HEADLINE = (
@@ -151,6 +152,11 @@ def test_an_attack_is_found_judged_and_exported(attacks: tuple[SearchRecord, Pat
         ("dpsh", True), ("dpsh", False),
     ]  # fmt: skip
     assert all(one.queries == 20 for one in record.held_out)
+    for one in record.held_out:
+        assert one.tuned_step == record.held_out[0].tuned_step in STEPS
+        means = [one.tmap[name].value for name in ("winner", "dhta", "dhta_tuned")]
+        assert one.difference.value == pytest.approx(means[0] - means[1])  # type: ignore[operator]
+        assert one.tuned_difference.value == pytest.approx(means[0] - means[2])  # type: ignore[operator]
     genome = read_genome(record.winner)
     config = AttackConfig.build(tomllib.loads((out / "winner.toml").read_text("utf-8")))
     assert config.attack.name == "evolved"

@@ -25,6 +25,7 @@ from advhash.defenses.smoothing import (
 )
 from advhash.errors import UsageError
 from advhash.hamming import distances
+from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim
 
 ROOT = Path(__file__).parent.parent
@@ -292,3 +293,9 @@ def test_what_cannot_be_certified_is_refused() -> None:
     with pytest.raises(ValueError, match="expected held"):
         certified_recall(found.held(0), found.codes, found.codes, np.ones((2, 1), bool), 3)
     assert (found.held(0) == (found.lower > 0.5)).all()
+
+
+def test_what_is_smoothed_is_not_smoothed_again() -> None:
+    smoothed = DEFENSES.create("smoothing").wrap(Linear())
+    with pytest.raises(UsageError, match="smoothed already"):
+        DEFENSES.create("smoothing").wrap(DEFENSES.create("jpeg").wrap(smoothed))

@@ -79,6 +79,22 @@ def trained(emoji: Dataset) -> DLCMH:
     return tiny_dlcmh(emoji).fit(emoji, seed=3)
 
 
+def test_trap_23_no_query_takes_part_in_training(emoji: Dataset, digits: Dataset) -> None:
+    """The best epoch of published code is the one that does best on the test set."""
+    for data, make in ((emoji, tiny_dlcmh), (digits, few_epochs)):
+        other = replace(data.query, inputs={k: v.flip(0) for k, v in data.query.inputs.items()})
+        other = other.take(torch.arange(len(other) // 2))
+        first, second = (
+            make(one).fit(one, seed=3).state_dict() for one in (data, replace(data, query=other))
+        )
+        first.pop("stored.fingerprint", None)  # of the data, queries among them
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def few_epochs(data: Dataset) -> DPSH:
+    return DPSH(**{**DPSH.data_arguments(data), "epochs": 2})
+
+
 def mean_ap(victim: HashVictim, data: Dataset, query: str, database: str) -> float:
     return float(
         retrieval_average_precision(

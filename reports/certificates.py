@@ -1,0 +1,141 @@
+"""The document of `advhash certify`, and its chapter: what no attack in an L2 ball can take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from advhash.reports.chapters import Chapter, Told, source_of
+from advhash.reports.pictures import Pictures
+from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.verdict import with_interval
+from advhash.sanity import Flag
+from advhash.stats import Metric
+
+__all__ = ["CERTIFY", "CertificateRecord", "certificate_chapter", "verdicts"]
+
+CERTIFY: Literal["advhash/certify/1"] = "advhash/certify/1"
+WORTH = {  # of the smoothed hash, without an attack
+    "map_clean": "MAP",
+    "map_clean_unsmoothed": "MAP of the same victim unsmoothed",
+    "map_chance": "MAP by chance",
+    "precision_clean": "precision within the radius",
+    "recall_clean": "relevant rows within the radius",
+    "irrelevant_clean": "other rows within the radius",
+}
+SHARES = {  # at an L2 radius
+    "recall_certified": "relevant rows that stay within the Hamming radius",
+    "irrelevant_certified": "other rows that stay there too",
+    "recall_served": "relevant rows that stay, served",
+}
+BITS = {
+    "bits_certified": "bits that hold",
+    "flips_bound": "bits that may flip, at most",
+    "bits_served": "bits that hold, served",
+}
+
+
+class Named(Part):
+    name: str
+    settings: dict[str, Any]
+
+
+class Noise(Part):
+    sigma: float
+    votes: int
+    seed: int
+
+
+class Served(Part):
+    votes: int
+    level: float
+
+
+class AtRadius(Part):
+    radius: float
+    metrics: dict[str, Metric]
+
+
+class CertificateRecord(Document):
+    """What `advhash certify` found; `advhash.certifying` says what each figure is."""
+
+    schema_: Literal["advhash/certify/1"]
+    command: Literal["certify"]
+    created: str
+    version: str
+    seed: int
+    victim: Named
+    defenses: list[dict[str, Any]]
+    dataset: Named
+    database: str
+    queries: int
+    smoothing: Noise
+    samples: int
+    selection: int
+    alpha: float
+    within: int
+    served: Served
+    largest_radius: float
+    metrics: dict[str, Metric]
+    radii: list[AtRadius] = Field(min_length=1)
+    codes: dict[str, dict[str, float]]
+    flags: list[Flag]
+    environment: dict[str, Any]
+    seconds: float
+
+
+def verdicts(record: CertificateRecord) -> list[str]:
+    """What is certified at each radius, after what the smoothed hash is worth."""
+    worth = record.metrics
+    lines = [
+        f"Under noise of σ {record.smoothing.sigma:g} the hash retrieves with MAP "
+        f"{with_interval(worth['map_clean'])}, without it with "
+        f"{with_interval(worth['map_clean_unsmoothed'])}."
+    ]
+    for one in record.radii:
+        kept, others = (one.metrics[name] for name in ("recall_certified", "irrelevant_certified"))
+        lines.append(
+            f"Whatever is done within L2 {one.radius:g}, at least {with_interval(kept)} of the "
+            f"relevant rows stay within {record.within} bits of a query, and at least "
+            f"{with_interval(others)} of the others."
+        )
+    return lines
+
+
+def certificate_chapter(path: Path, _: Pictures) -> Chapter:
+    """What a document of `advhash certify` says. Raises RunError."""
+    record = CertificateRecord.read(path)
+    victim = " + ".join([record.victim.name, *(str(one["name"]) for one in record.defenses)])
+    data, label = record.dataset.name, f"certify run {path.stem}"
+    info = RunInfo(
+        id=path.name,
+        folder=str(path.parent),
+        created=record.created,
+        seed=record.seed,
+        device="not recorded",
+        version=record.version,
+        seconds={"all": record.seconds},
+    )
+    settings = {
+        "victim": record.victim.settings,
+        "defences": record.defenses,
+        "data set": record.dataset.settings,
+        "smoothing": record.smoothing.model_dump(),
+    }
+    lead, *more = verdicts(record)
+    title = f"What is certified of {victim} on {data}"
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=title,
+        template="certificates.html",
+        values={
+            "record": record, "victim": victim, "worth": WORTH, "bits": BITS, "shares": SHARES,
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(path, label, info, [("Victim", victim), ("Data set", data)], settings)],
+        datasets=[data],
+        flags=[(label, flag) for flag in record.flags],
+    )  # fmt: skip
