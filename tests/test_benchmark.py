@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,6 +397,7 @@ def test_shipped_suites_name_what_there_is(name: str) -> None:  # their data are
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kills_at_random_moments_change_nothing(
     finished: Path, suite_file: Path, tmp_path: Path
 ) -> None:
@@ -422,8 +425,76 @@ def test_kills_at_random_moments_change_nothing(
             break
     assert kills == 10
     assert code == 0
-    found = {cell.key: cell.figures for cell in BenchmarkRecord.read(tmp_path / "run").cells}
-    for cell in BenchmarkRecord.read(finished).cells:
+    assert_same_figures(tmp_path / "run", finished)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_of_a_dask_cluster_change_nothing(
+    finished: Path, suite_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the scheduler, of a worker or of the client, ten times, then none."""
+    pytest.importorskip("distributed")
+    environment = {**os.environ, "ADVHASH_CACHE": str(tmp_path / "cache")}
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{place.getsockname()[1]}"
+    parts = {
+        "scheduler": ["--host", address, "--no-dashboard"],
+        "worker": [
+            *(address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"),
+            *("--local-directory", str(tmp_path / "dask")),
+        ],
+    }
+    client = [
+        *(sys.executable, "-m", "advhash", "benchmark", "--suite", str(suite_file)),
+        *("--executor", f"dask:{address}", "-q", "--out", str(tmp_path / "run")),
+    ]
+
+    def started(part: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{part}", *parts[part]]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    generator = np.random.default_rng(0)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    kills: Counter[str] = Counter()
+    try:
+        for attempt in range(30):
+            for part in parts:  # nannies end where their scheduler did
+                if part not in running or running[part].poll() is not None:
+                    running[part] = started(part)
+            if (tmp_path / "run").is_dir():
+                shutil.rmtree(tmp_path / "run")
+            process = subprocess.Popen(client, env=environment, stderr=subprocess.DEVNULL)
+            last = kills.total() == 10
+            if not last:
+                time.sleep(generator.uniform(6, 20))
+                who = ("scheduler", "worker", "client")[attempt % 3]
+                workers = children(running["worker"].pid)
+                doomed = {"scheduler": running["scheduler"].pid, "client": process.pid}
+                if who != "worker" or workers:
+                    os.kill(doomed.get(who) or int(generator.choice(workers)), signal.SIGKILL)
+                    kills[who] += 1
+                if who == "scheduler":  # its workers would try to come back for a while
+                    running["worker"].terminate()
+                    running["worker"].wait(timeout=60)
+                    running["scheduler"].wait(timeout=60)
+            code = process.wait(timeout=600)
+            if last and code == 0:
+                break
+    finally:
+        for part in running.values():
+            part.terminate()
+            part.wait(timeout=60)
+    assert kills.total() == 10
+    assert set(kills) == {"scheduler", "worker", "client"}
+    assert code == 0
+    assert_same_figures(tmp_path / "run", finished)
+
+
+def assert_same_figures(run: Path, other: Path) -> None:
+    found = {cell.key: cell.figures for cell in BenchmarkRecord.read(run).cells}
+    for cell in BenchmarkRecord.read(other).cells:
         for name in ("map", "map_adversarial", "tmap", "l2"):
             assert found[cell.key].get(name) == cell.figures.get(name), name
 
