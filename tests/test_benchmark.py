@@ -410,8 +410,9 @@ def test_kills_at_random_moments_change_nothing(
     ]
     kills = 0
     for attempt in range(30):
-        if (tmp_path / "run").is_dir():
-            shutil.rmtree(tmp_path / "run")  # finished before its kill: the cache has all cells
+        if (tmp_path / "run").is_dir():  # finished before its kill: again, from nothing
+            shutil.rmtree(tmp_path / "run")
+            shutil.rmtree(tmp_path / "cache")
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         if kills < 10:
             time.sleep(generator.uniform(4, 20))
@@ -463,8 +464,9 @@ def test_kills_of_a_dask_cluster_change_nothing(
             for part in parts:  # nannies end where their scheduler did
                 if part not in running or running[part].poll() is not None:
                     running[part] = started(part)
-            if (tmp_path / "run").is_dir():
+            if (tmp_path / "run").is_dir():  # finished before its kill: again, from nothing
                 shutil.rmtree(tmp_path / "run")
+                shutil.rmtree(tmp_path / "cache", ignore_errors=True)
             process = subprocess.Popen(client, env=environment, stderr=subprocess.DEVNULL)
             last = kills.total() == 10
             if not last:
@@ -500,15 +502,13 @@ def assert_same_figures(run: Path, other: Path) -> None:
 
 
 def children(parent: int) -> list[int]:
-    """The workers of a process; its resource tracker is none."""
-    tasks = Path(f"/proc/{parent}/task/{parent}/children")
-    if not tasks.is_file():
-        return []
-    return [
+    """The workers of a process, whichever of its threads began them; its tracker is none."""
+    found = [
         int(one)
+        for tasks in Path(f"/proc/{parent}/task").glob("*/children")
         for one in tasks.read_text().split()
-        if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()
     ]
+    return [one for one in found if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
 
 
 # leaderboards
