@@ -219,9 +219,10 @@ def report(
     out: str | Path = "report.html",
 ) -> Path:
     """Write one page over finished runs and return its path. Raises RunError, UsageError."""
-    listed = [runs] if isinstance(runs, AttackResult | str | Path) else list(runs)
+    listed = list(runs) if isinstance(runs, list | tuple) else [runs]
     folders = []
     for run in listed:
+        _expect_run(run)
         folder = run.folder if isinstance(run, AttackResult) else Path(run)
         if folder is None:
             raise UsageError("expected results with a run folder: attack with out=")
@@ -317,11 +318,17 @@ def _ready(
     return Trained(victim, alone, name, {}, {"name": name}, None, "", False, 0.0)
 
 
+def _expect_run(given: object) -> None:
+    if not isinstance(given, AttackResult | str | Path):
+        raise UsageError(f"expected a result of advhash.attack or a run folder, got {given!r}")
+
+
 def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:
     if isinstance(given, AttackResult):
         queries = given.queries()
         assert given.record is not None
         return given.record, queries
+    _expect_run(given)
     folder = Path(given)
     refuse_partial(folder)
     record = load_record(folder)

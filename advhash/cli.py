@@ -377,8 +377,11 @@ def report(
     for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
         if folder is not None and folder.exists():
             raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")
-    if tables_to is not None and tables_to == figures_to:
-        raise UsageError("expected two folders for --tables and --figures, got the same one")
+    places = [one.absolute() for one in (out, tables_to, figures_to) if one is not None]
+    if len(set(places)) < len(places):
+        raise UsageError("expected different places for --out, --tables and --figures")
+    if len({run.absolute() for run in runs}) < len(runs):
+        raise UsageError("expected every run once, got one twice")
     html = render(runs, out)
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]

@@ -26,7 +26,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Paired differences of two attack runs on the same queries: second − first."""
-    from advhash.comparing import check_thresholds, compare_runs, parse_threshold
+    from advhash.comparing import check_names, check_thresholds, compare_runs, parse_threshold
     from advhash.console import print_comparison, print_json
     from advhash.runs import refuse_partial
 
@@ -35,6 +35,7 @@ def compare(
     for run in (first, second):
         refuse_partial(run)
     found = compare_runs(first, second)
+    check_names(found.second, thresholds)
     if as_json:
         print_json(found.document())
     else:

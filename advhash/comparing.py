@@ -18,6 +18,7 @@ from advhash.stats import Difference, paired_difference
 __all__ = [
     "Comparison",
     "Threshold",
+    "check_names",
     "check_thresholds",
     "compare_records",
     "compare_runs",
@@ -151,15 +152,20 @@ def parse_threshold(text: str, kind: Literal["under", "over"]) -> Threshold:
     return Threshold(metric.strip(), number, kind)
 
 
-def check_thresholds(record: Record, thresholds: Sequence[Threshold]) -> None:
-    """Raise ThresholdMissed naming all that the run misses; UsageError for a figure it lacks."""
-    missed = []
+def check_names(record: Record, thresholds: Sequence[Threshold]) -> None:
+    """Raise UsageError for a figure that the run lacks."""
     for one in thresholds:
         if one.metric not in record.metrics:
             raise UsageError(
                 f"--fail-{one.kind}: no metric {one.metric!r} in {record.run.folder}: "
                 f"{nearest(one.metric, record.metrics)}Known: {', '.join(record.metrics)}"
             )
+
+
+def check_thresholds(record: Record, thresholds: Sequence[Threshold]) -> None:
+    """Raise ThresholdMissed naming all that the run misses."""
+    missed = []
+    for one in thresholds:
         metric = record.metrics[one.metric]
         if metric is None or metric.value is None:
             missed.append(f"{one.metric} has no value")

@@ -93,11 +93,9 @@ def search(
     folder = RunFolder.start_or_continue(
         out or Path("runs") / new_run_id(f"search-{config.domain}")
     )
+    folder.identify(content_key({**identity, "config": config.to_toml(), "code": code_version()}))
     try:
         folder.write_text("config.toml", config.to_toml())
-        folder.identify(
-            content_key({**identity, "config": config.to_toml(), "code": code_version()})
-        )
         write_json(folder.path / "env.json", environment())
         record = _into(folder, config, place, other, seconds, progress)
         folder.write_text("metrics.json", record.dumps())

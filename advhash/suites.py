@@ -135,6 +135,11 @@ def _by_protocol(cells: list[Cell]) -> list[Cell]:
 
 
 def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
+    hardens = any(one.name != UNDEFENDED for one in grid.defenses)
+    if grid.defense_budget != BudgetConfig() and not hardens:
+        raise UsageError(
+            "defense_budget is what a defence is trained against: name one in defenses"
+        )
     for dataset, victim, defense in product(grid.datasets, grid.victims, grid.defenses):
         plain = defense.name == UNDEFENDED
         base = AttackConfig(

@@ -100,16 +100,16 @@ def transfer(
     members = prepared(config, labels, ready, progress)
     seconds["victims"] = time.perf_counter() - began
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
+    folder.identify(
+        content_key(
+            {
+                "victims": [cache_identity(member.trained) for member in members],
+                "config": config.to_toml(),
+            }
+        )
+    )
     try:
         folder.write_text("config.toml", config.to_toml())
-        folder.identify(
-            content_key(
-                {
-                    "victims": [cache_identity(member.trained) for member in members],
-                    "config": config.to_toml(),
-                }
-            )
-        )
         write_json(folder.path / "env.json", environment())
         record, columns = _into(folder, config, members, methods, seconds, progress)
         if extend is not None:

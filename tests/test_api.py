@@ -269,6 +269,8 @@ def test_the_other_functions_refuse_too(own: Trained, tmp_path: Path) -> None:
         (lambda: ah.compare(result, result), "attack with data="),
         (lambda: ah.report(result), "attack with out="),
         (lambda: ah.report([]), "at least one run"),
+        (lambda: ah.report(3), "a run folder, got 3"),  # type: ignore[arg-type]
+        (lambda: ah.compare(3, result), "a run folder, got 3"),  # type: ignore[arg-type]
         (lambda: ah.report(tmp_path / "run.partial"), "finished run"),
         (lambda: ah.bring(average, replace(table, database=without_images(own.data))), "images"),
     ):

@@ -318,6 +318,7 @@ def test_dry_run_learns_what_cells_cost(
         ({"attacks": []}, ["attacks"]),
         ({"victim": ["dpsh"]}, ["did you mean 'victims'?"]),
         ({"attacks": ["dhta+steps=x"]}, ["steps"]),
+        ({"defense_budget": {"norm": "linf", "eps": 0.1}}, ["name one in defenses"]),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_training(
@@ -362,7 +363,11 @@ def test_a_file_of_another_form_is_one_line(
 
 
 def _inline(table: dict[str, Any]) -> str:
-    return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
+    parts = (
+        f"{key} = {_inline(value) if isinstance(value, dict) else json.dumps(value)}"
+        for key, value in table.items()
+    )
+    return "{" + ", ".join(parts) + "}"
 
 
 def test_an_unknown_suite_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

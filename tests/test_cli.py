@@ -534,6 +534,21 @@ def test_damaged_record_is_refused_by_report(
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_page_names_each_run_and_each_place_once(
+    advhash: Run, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    for more in (
+        (finished[0],),
+        ("--tables", page),
+        ("--tables", page.parent / "a", "--figures", page.parent / "a"),
+    ):
+        code, _, err = advhash("report", finished[0], *more, "--out", page)
+        assert code == 2
+        assert one_line(err)
+        assert not page.exists()
+
+
 def test_parts_hold_plain_tensors_only(tmp_path: Path) -> None:
     from advhash.runs import RunFolder
 

@@ -108,7 +108,9 @@ def test_thresholds(
 ) -> None:
 
     assert exit_code("compare", str(runs["weak"]), str(runs["strong"]), *options) == code
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert message in told.err
+    assert bool(told.out) == (code != 2)  # a wrong name is told before anything is shown
 
 
 def test_damaged_and_absent_runs(
