@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from advhash.asking import ask
 from advhash.attacks.base import Attack
 from advhash.budget import Norm
-from advhash.comparing import Comparison, compare_records
+from advhash.comparing import Comparison, compare_records, load_run
 from advhash.config import AttackConfig, TrainConfig
 from advhash.data import Batch, Dataset, Progress, silent
 from advhash.errors import DataError, UsageError
@@ -29,8 +29,8 @@ from advhash.own_victim import SAMPLES, fingerprint, introduce
 from advhash.pipeline import resolve
 from advhash.registry import ATTACKS
 from advhash.reports.html import render
-from advhash.reports.pairs import Queries, load_queries
-from advhash.reports.record import Record, load_record
+from advhash.reports.pairs import Queries
+from advhash.reports.record import Record
 from advhash.reports.victim import victim_metrics
 from advhash.results import AttackResult
 from advhash.runs import RunFolder, refuse_partial
@@ -331,5 +331,4 @@ def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:
     _expect_run(given)
     folder = Path(given)
     refuse_partial(folder)
-    record = load_record(folder)
-    return record, load_queries(folder, record)
+    return load_run(folder)

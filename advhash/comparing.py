@@ -22,8 +22,12 @@ __all__ = [
     "check_thresholds",
     "compare_records",
     "compare_runs",
+    "load_run",
     "parse_threshold",
 ]
+
+CLEAN = "map"  # no difference of one victim
+OWN = (CLEAN, "map_adversarial")  # for the labels of the query, whatever the goal
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,13 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     Raises RunError: a run that cannot be read; UsageError: runs on other data, queries, targets or
     with another goal, whose difference would mean nothing.
     """
-    records = [load_record(folder) for folder in (first, second)]
-    queries = [
-        load_queries(folder, record)
-        for folder, record in zip((first, second), records, strict=True)
-    ]
-    return compare_records(records[0], queries[0], records[1], queries[1])
+    return compare_records(*load_run(first), *load_run(second))
+
+
+def load_run(folder: Path) -> tuple[Record, Queries]:
+    """A run and what is compared of its queries. Raises RunError."""
+    record = load_record(folder)
+    return record, load_queries(folder, record, OWN if record.attack.goal == "targeted" else ())
 
 
 def compare_records(one: Record, asked: Queries, other: Record, asked_other: Queries) -> Comparison:
@@ -114,6 +119,7 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
     differences = {
         name: paired_difference(queries[1].columns[name], queries[0].columns[name], SEED)
         for name in queries[0].columns
+        if name != CLEAN or not np.array_equal(queries[0].columns[name], queries[1].columns[name])
     }
     return Comparison(one, other, differences, notes)
 

@@ -150,7 +150,7 @@ class AttackResult:
         if self.record is None:
             raise UsageError("expected results with figures of retrieval: attack with data=")
         order = np.argsort(self.index, kind="stable")
-        names = ("map", "map_adversarial") if self.targets is None else ("tmap",)
+        names = (*(() if self.targets is None else ("tmap",)), "map", "map_adversarial")
         aims = None
         if self.targets is not None:
             aims = [np.flatnonzero(row).tolist() for row in self.targets[order]]

@@ -45,6 +45,7 @@ def test_differences_are_second_less_first(runs: Runs, capsys: pytest.CaptureFix
         float(np.mean(column[1] - column[0]))
     )
     assert found["differences"]["tmap"]["low"] > 0
+    assert set(found["differences"]) == {"tmap", "map_adversarial"}  # one victim: MAP is the same
     assert exit_code("compare", strong, weak, "--json") == 0
     back = json.loads(capsys.readouterr().out)
     assert back["differences"]["tmap"]["value"] == -found["differences"]["tmap"]["value"]
