@@ -219,7 +219,7 @@ def report(
     out: str | Path = "report.html",
 ) -> Path:
     """Write one page over finished runs and return its path. Raises RunError, UsageError."""
-    listed = list(runs) if isinstance(runs, list | tuple) else [runs]
+    listed: list[Any] = list(runs) if isinstance(runs, list | tuple) else [runs]
     folders = []
     for run in listed:
         _expect_run(run)
