@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,7 +185,9 @@ def test_report_over_siblings_is_one_file(
 ) -> None:
     folder, document = finished
     page = tmp_path / "page.html"
-    code, out, _ = advhash("report", folder, folder, "--out", page)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    code, out, _ = advhash("report", folder, other, "--out", page)
     assert code == 0
     assert str(page) in out
     text = page.read_text()

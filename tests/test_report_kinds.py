@@ -347,4 +347,4 @@ def test_the_command_writes_page_tables_and_figures(kinds: dict[str, Path], tmp_
     again = CliRunner().invoke(app, command)
     assert "expected a new folder for --tables" in str(again.exception)
     same = CliRunner().invoke(app, ["report", runs[0], *to[:2][:1], "x", "--figures", "x"])
-    assert "got the same one" in str(same.exception)
+    assert "expected different places" in str(same.exception)
