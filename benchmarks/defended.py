@@ -67,13 +67,14 @@ Cell = dict[str, Any]
 HEAD = """# Measured: adversarial training
 
 Written by `OMP_NUM_THREADS=1 python benchmarks/defended.py`, which keeps the figures in
-`benchmarks/defended.json`; `tests/test_measured.py` compares them. `dpsh` (unless a heading
-names another victim), 32 bits, trained and attacked at L∞ 8/255, 100 queries. **Robust** is the adaptive worst case: `autohash` made for this
-very victim, untargeted for MAP, targeted for t-MAP, against the database as the victim serves it.
-*Not adaptive* are the pictures made for the undefended victim. The last three columns compare with
-the undefended victim of the same seed: the share of its clean MAP that is kept, of its drop of MAP
-and of its gain of t-MAP that is left (asked: at least 80 %, at most 50 %, at most 50 %). Percent,
-95 % BCa intervals over queries; each seed is one training of victim and defence.
+`benchmarks/defended.json`; `tests/test_measured.py` compares them. `dpsh` (unless a heading names
+another victim), 32 bits, trained and attacked at L∞ 8/255, 100 queries. **Robust** is the adaptive
+worst case: `autohash` made for this very victim, untargeted for MAP, targeted for t-MAP, against
+the database as the victim serves it. *Not adaptive* are the pictures made for the undefended
+victim. The last three columns compare with the undefended victim of the same seed: the share of its
+clean MAP that is kept, of its drop of MAP and of its gain of t-MAP that is left (asked: at least 80
+%, at most 50 %, at most 50 %). Percent, 95 % BCa intervals over queries; each seed is one training
+of victim and defence.
 
 Read the column of distinct codes with it: on digits the hardened database has a dozen codes for ten
 classes. The hash has become a classifier: MAP, which asks for the class, does not see what is lost
