@@ -110,9 +110,11 @@ def check_inputs(kind: str, victim: HashVFL, data: Dataset, other: str | None) -
 def other_data(data: Dataset, shape: tuple[int, ...], name: str | None) -> Dataset:
     """The data set `name` as pictures of a shape (3,H,W); by default emoji, or digits for them.
 
-    Raises UsageError: it has no images.
+    Raises UsageError: it has no images, or it is the victim's own.
     """
     name = name or ("digits" if data.name == "openmoji" else "openmoji")
+    if name == data.name:
+        raise UsageError(f"--other: expected another data set than the victim's, got {name!r}")
     if "size" not in DATASETS[name].model.model_fields:
         raise UsageError(f"--other: expected a data set with images, got {name!r}")
     other = load_dataset(name, {"size": shape[1]})
