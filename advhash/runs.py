@@ -116,19 +116,39 @@ class RunFolder:
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
         run = cls(final.absolute())
-        if not run.path.is_dir() or run.final.exists():
-            run = cls.start(final)
-        if fcntl is not None:
-            run._lock = os.open(run.path, os.O_RDONLY)  # until this process ends, killed or not
+        while True:
+            if not run.path.is_dir() or run.final.exists():
+                run = cls.start(final)
+            if run._locked():
+                return run
+
+    def _locked(self) -> bool:
+        """Lock the folder until this process ends, killed or not. False: it went meanwhile."""
+        if fcntl is None:
+            return True
+        with storage_errors(self.path):
             try:
-                fcntl.flock(run._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                run._unlock()
-                raise RunError(
-                    f"expected a folder that nobody writes, got {run.path}: wait for the other "
-                    "command, or choose another --out"
-                ) from None
-        return run
+                self._lock = os.open(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._unlock()
+            raise RunError(
+                f"expected a folder that nobody writes, got {self.path}: wait for the other "
+                "command, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks, as some that are shared
+            self._unlock()
+            return True
+        try:
+            if os.path.samestat(os.fstat(self._lock), os.stat(self.path)):
+                return True
+        except FileNotFoundError:
+            pass
+        self._unlock()  # what another process finished or removed since
+        return False
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -202,8 +222,8 @@ class RunFolder:
 
         keep: False for a command that has no `--resume`
         """
-        self._unlock()
-        if keep and any((self.path / "parts").glob("*.safetensors")):
-            return True
-        shutil.rmtree(self.path, ignore_errors=True)
-        return False
+        kept = keep and any((self.path / "parts").glob("*.safetensors"))
+        if not kept:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()  # last: who begins here meanwhile must not lose its folder
+        return kept
