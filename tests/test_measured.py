@@ -147,6 +147,12 @@ def test_the_page_of_searches_over_attacks_shows_what_was_measured() -> None:
     ):
         shown = f"{one['value']:.{digits}f} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
         assert shown in page
+    assert f"earlier one: {figures['repeat_rate']['value']:.3f})" in page
+    for found in measured["held_out"]:
+        means = {name: f"{one['value']:.3f}" for name, one in found["tmap"].items()}
+        beside = f"| {means['winner']} | {means['dhta']} | {found['difference']['value']:.3f} "
+        assert beside in page
+        assert f"| {means['dhta_tuned']} | {found['tuned_difference']['value']:.3f} " in page
     assert figures["time_to_uncached"]["value"] <= 0.5
     assert figures["hash_overhead"]["high"] < 0.05
     assert all(found["tuned_difference"]["low"] > 0 for found in measured["held_out"])
