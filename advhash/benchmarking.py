@@ -106,7 +106,7 @@ def _computed(
         executor,
         run_training,
         [
-            TrainingTask(key, cell.config, (cell.victim, cell.dataset), until, THREADS)
+            TrainingTask(key, cell.config, (cell.victim, cell.data), until, THREADS)
             for key, cell in wanted.items()
         ],
         stage="victims",
@@ -361,7 +361,7 @@ def benchmark_plan(config: SuiteConfig, executor: str = "inline") -> dict[str, A
     wanted = {cell.training: cell for cell in missing}
     tasks: list[tuple[str, tuple[str, ...], int]] = [
         *(("cell", cell.names, _queries(cell)) for cell in missing),
-        *(("training", (cell.victim, cell.dataset), 1) for cell in wanted.values()),
+        *(("training", (cell.victim, cell.data), 1) for cell in wanted.values()),
     ]
     guesses = [costs.estimate(*task) for task in tasks]
     known = [one for one in guesses if one is not None]

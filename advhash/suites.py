@@ -40,7 +40,8 @@ PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 class Cell:
     """One attack run, and how tables name what it is made of.
 
-    dataset:     with the settings of the protocol in which cells of the suite differ
+    data:        the data set with its settings
+    dataset:     the same with the settings of the protocol in which cells of the suite differ
     training:    names the victim with its defence, as far as they are trained here
     victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
     """
@@ -48,6 +49,7 @@ class Cell:
     key: str
     training: str
     config: AttackConfig
+    data: str
     dataset: str
     victim: str
     method: str
@@ -59,7 +61,7 @@ class Cell:
     @property
     def names(self) -> tuple[str, str, str]:
         """From the most telling to the least about what it costs."""
-        return self.method, self.dataset, self.victim
+        return self.method, self.data, self.victim
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
     named = _by_protocol(list(cells.values()))
     called: dict[tuple[object, ...], str] = {}
     for cell in named:
-        names = (*cell.names, cell.budget, cell.victim_seed, cell.attack_seed)
+        names = (*cell.names, cell.dataset, cell.budget, cell.victim_seed, cell.attack_seed)
         if called.setdefault(names, cell.key) != cell.key:
             raise UsageError(
                 f"two different cells are both called {cell.method}, {cell.budget}, on "
@@ -245,11 +247,13 @@ def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> 
         "eight_bit": config.budget.eight_bit,
         "protocol": config.protocol.model_dump(mode="json"),
     }
+    data = method_label(config.dataset.model_copy(update={"name": known.data.name}))
     return Cell(
         key=content_key(identity),
         training=content_key(training),
         config=config,
-        dataset=method_label(config.dataset.model_copy(update={"name": known.data.name})),
+        data=data,
+        dataset=data,
         victim=victim,
         method=method_label(config.attack),
         budget=f"{budget}{'' if config.budget.eight_bit else ' unrounded'}",
