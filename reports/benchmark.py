@@ -27,6 +27,7 @@ __all__ = [
     "Row",
     "Standing",
     "benchmark_chapter",
+    "protocols",
     "verdicts",
 ]
 
@@ -195,7 +196,7 @@ def _raised(record: BenchmarkRecord) -> list[Flag]:
     ]
 
 
-def _protocols(record: BenchmarkRecord) -> list[str]:
+def protocols(record: BenchmarkRecord) -> list[str]:
     """How the figures of each grid were taken, in words."""
     found = []
     for grid in record.suite.get("grids", []):
@@ -207,6 +208,7 @@ def _protocols(record: BenchmarkRecord) -> list[str]:
             f"targets of targeted attacks: {own['targets']}; "
             f"{f'the first {top} hits' if top else 'the full ranking'}, ties: {own['ties']}; "
             + ("pixels not rounded" if rounded == {False} else "pixels rounded to 8 bits")
+            + (", but where a budget is unrounded" if len(rounded) == 2 else "")
         )
     return list(dict.fromkeys(found))
 
@@ -235,7 +237,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "knowledge": {name: known(had) for name, had in record.knowledge.items()},
-            "protocols": _protocols(record),
+            "protocols": protocols(record),
             "grown": grown,
             "undrawn": undrawn,
             "failed": [cell for cell in record.cells if cell.status == "failed"],

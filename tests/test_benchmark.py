@@ -32,6 +32,7 @@ from advhash.reports.benchmark import (
     BenchmarkRecord,
     CellInfo,
     Row,
+    protocols,
     verdicts,
 )
 from advhash.reports.html import render
@@ -597,6 +598,22 @@ def test_cells_that_differ_are_called_differently(tmp_path: Path) -> None:
     assert hardened == [f"dpsh+epochs=1 + saat at L∞ {eps}/255" for eps in (4, 8)]
     with pytest.raises(UsageError, match=r"both called noise, L2 0\.5, on .*suites of their own"):
         planned({"budgets": [{"norm": "l2", "eps": eps} for eps in (0.50001, 0.50002)]})
+
+
+@pytest.mark.parametrize(
+    ("rounded", "words"),
+    [
+        ([], "pixels rounded to 8 bits"),
+        ([True], "pixels rounded to 8 bits"),
+        ([False], "pixels not rounded"),
+        ([True, False], "pixels rounded to 8 bits, but where a budget is unrounded"),
+    ],
+)
+def test_a_page_says_which_pixels_were_rounded(rounded: list[bool], words: str) -> None:
+    budgets = [{"eps": "8/255", "eight_bit": one} for one in rounded]
+    suite = SuiteConfig.build({**ONE, "grids": [{**ONE["grids"][0], "budgets": budgets}]})
+    (told,) = protocols(BenchmarkRecord.model_construct(suite=suite.model_dump(mode="json")))
+    assert told.endswith(f"ties: expected; {words}")
 
 
 def test_a_victim_that_faced_fewer_attacks_is_flagged(
