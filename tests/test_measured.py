@@ -207,3 +207,14 @@ def test_dhta_reaches_its_target_on_digits(tmp_path: Path) -> None:
     record = run(tmp_path / "dhta", "dpsh", "dhta", norm="linf", eps="8/255")
     assert value(record, "map") >= 0.95
     assert value(record, "tmap") >= 0.9
+
+
+def test_the_page_of_defences_says_how_few_codes_are_left() -> None:
+    codes = sorted(
+        cell["codes"]["defended"]["distinct"]
+        for cell in json.loads((ROOT / "benchmarks/defended.json").read_text())
+        if cell["dataset"] == "digits" and cell.get("victim", "dpsh") == "dpsh"
+    )
+    page = " ".join((ROOT / "docs/defenses/measured.md").read_text().split())
+    assert f"has {codes[0]} to {codes[-2]} codes for ten classes" in page
+    assert f"(`atrdh` with seed 1: {codes[-1]})" in page
