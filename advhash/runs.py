@@ -119,13 +119,11 @@ class RunFolder:
         while True:
             if not run.path.is_dir() or run.final.exists():
                 run = cls.start(final)
-            if run._locked():
+            if fcntl is None or run._locked():
                 return run
 
     def _locked(self) -> bool:
         """Lock the folder until this process ends, killed or not. False: it went meanwhile."""
-        if fcntl is None:
-            return True
         with storage_errors(self.path):
             try:
                 self._lock = os.open(self.path, os.O_RDONLY)
