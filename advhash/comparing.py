@@ -86,7 +86,11 @@ def compare_runs(first: Path, second: Path) -> Comparison:
 def load_run(folder: Path) -> tuple[Record, Queries]:
     """A run and what is compared of its queries. Raises RunError."""
     record = load_record(folder)
-    return record, load_queries(folder, record, OWN if record.attack.goal == "targeted" else ())
+    targeted = record.attack.goal == "targeted"
+    known = [
+        name for name in OWN if (found := record.metrics.get(name)) and found.value is not None
+    ]
+    return record, load_queries(folder, record, known if targeted else ())
 
 
 def compare_records(one: Record, asked: Queries, other: Record, asked_other: Queries) -> Comparison:
@@ -116,10 +120,11 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
         )
         if a != b
     ]
+    before, after = (one.columns for one in queries)
     differences = {
-        name: paired_difference(queries[1].columns[name], queries[0].columns[name], SEED)
-        for name in queries[0].columns
-        if name != CLEAN or not np.array_equal(queries[0].columns[name], queries[1].columns[name])
+        name: paired_difference(after[name], before[name], SEED)
+        for name in before
+        if name in after and (name != CLEAN or not np.array_equal(before[name], after[name]))
     }
     return Comparison(one, other, differences, notes)
 
