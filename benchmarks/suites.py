@@ -138,7 +138,8 @@ def page(found: dict[str, Any]) -> str:
                 str(run["failed"]),
             ]
             lines.append("| " + " | ".join(cells) + " |\n")
-    lines.append("\nFigures of the cells are the same with one worker and with two.\n")
+    if any(len(runs) > 1 for runs in found["suites"].values()):
+        lines.append("\nFigures of the cells are the same with one worker and with two.\n")
     large = found.get("page")
     if large:
         size, written, drawn, empty = (

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from advhash.reports.chapters import Chapter, Told, source_of
 from advhash.reports.pictures import Pictures
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import FileDocument, Part
 from advhash.reports.verdict import with_interval
-from advhash.sanity import Flag
 from advhash.stats import Metric
 
 __all__ = ["CERTIFY", "CertificateRecord", "certificate_chapter", "verdicts"]
@@ -37,11 +36,6 @@ BITS = {
 }
 
 
-class Named(Part):
-    name: str
-    settings: dict[str, Any]
-
-
 class Noise(Part):
     sigma: float
     votes: int
@@ -58,17 +52,11 @@ class AtRadius(Part):
     metrics: dict[str, Metric]
 
 
-class CertificateRecord(Document):
+class CertificateRecord(FileDocument):
     """What `advhash certify` found; `advhash.certifying` says what each figure is."""
 
     schema_: Literal["advhash/certify/1"]
     command: Literal["certify"]
-    created: str
-    version: str
-    seed: int
-    victim: Named
-    defenses: list[dict[str, Any]]
-    dataset: Named
     database: str
     queries: int
     smoothing: Noise
@@ -81,9 +69,7 @@ class CertificateRecord(Document):
     metrics: dict[str, Metric]
     radii: list[AtRadius] = Field(min_length=1)
     codes: dict[str, dict[str, float]]
-    flags: list[Flag]
     environment: dict[str, Any]
-    seconds: float
 
 
 def verdicts(record: CertificateRecord) -> list[str]:
@@ -107,23 +93,14 @@ def verdicts(record: CertificateRecord) -> list[str]:
 def certificate_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash certify` says. Raises RunError."""
     record = CertificateRecord.read(path)
-    victim = " + ".join([record.victim.name, *(str(one["name"]) for one in record.defenses)])
-    data, label = record.dataset.name, f"certify run {path.stem}"
-    info = RunInfo(
-        id=path.name,
-        folder=str(path.parent),
-        created=record.created,
-        seed=record.seed,
-        device="not recorded",
-        version=record.version,
-        seconds={"all": record.seconds},
-    )
+    victim, data, label = record.defended, str(record.dataset.name), f"certify run {path.stem}"
     settings = {
         "victim": record.victim.settings,
         "defences": record.defenses,
         "data set": record.dataset.settings,
         "smoothing": record.smoothing.model_dump(),
     }
+    facts = [("Victim", victim), ("Data set", data)]
     lead, *more = verdicts(record)
     title = f"What is certified of {victim} on {data}"
     return Chapter(
@@ -135,7 +112,7 @@ def certificate_chapter(path: Path, _: Pictures) -> Chapter:
             "record": record, "victim": victim, "worth": WORTH, "bits": BITS, "shares": SHARES,
         },
         told=[Told(label, lead, more)],
-        sources=[source_of(path, label, info, [("Victim", victim), ("Data set", data)], settings)],
+        sources=[source_of(path, label, record.run(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
     )  # fmt: skip

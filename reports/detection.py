@@ -12,9 +12,8 @@ from pydantic import Field, model_validator
 from advhash.reports.chapters import Chapter, Told, source_of
 from advhash.reports.pictures import Pictures
 from advhash.reports.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import FileDocument, Named, Part
 from advhash.reports.verdict import percent, with_interval
-from advhash.sanity import Flag
 from advhash.stats import Metric
 
 __all__ = ["DETECT", "DetectionRecord", "detection_chapter", "verdicts"]
@@ -42,11 +41,6 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
 }
 
 
-class Method(Part):
-    name: str | None
-    settings: dict[str, Any]
-
-
 class Curve(Part):
     fpr: list[float]
     tpr: list[float]
@@ -68,34 +62,26 @@ class Acceptance(Part):
     accepted_replay: Metric | None = None
 
 
-class DetectionRecord(Document):
+class DetectionRecord(FileDocument):
     """What `advhash detect` found: of one detector, or under `detectors` of all."""
 
     schema_: Literal["advhash/detect/1"]
     command: Literal["detect"]
-    created: str
-    version: str
-    seed: int
-    victim: Method
-    defenses: list[dict[str, Any]] = Field(default_factory=list)
-    dataset: Method
-    detector: Method
+    detector: Named
     inputs: str
-    attack: Method | None
+    attack: Named | None
     budget: str | None
     clean: int
     abnormal: int
     validation: int
     threshold: float | None
     false_alarm_rate: float
-    seconds: float
     metrics: dict[str, Metric | None] = Field(default_factory=dict)
     roc: Curve | None = None
     detectors: dict[str, Found] = Field(default_factory=dict)
     adaptive: dict[str, Any] | None = None
     acceptance: list[Acceptance] = Field(default_factory=list)
     probe: Any = None
-    flags: list[Flag] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _of_one_or_all(self) -> Self:
@@ -174,25 +160,16 @@ def roc_figure(record: DetectionRecord) -> str:
 def detection_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash detect` says. Raises RunError."""
     record = DetectionRecord.read(path)
-    victim = " + ".join([str(record.victim.name), *(str(one["name"]) for one in record.defenses)])
-    data, label = str(record.dataset.name), f"detect run {path.stem}"
-    info = RunInfo(
-        id=path.name,
-        folder=str(path.parent),
-        created=record.created,
-        seed=record.seed,
-        device="not recorded",
-        version=record.version,
-        seconds={"all": record.seconds},
-    )
+    victim, data, label = record.defended, str(record.dataset.name), f"detect run {path.stem}"
     settings = {
         "victim": record.victim.settings,
         "defences": record.defenses,
         "data set": record.dataset.settings,
         "detector": record.detector.settings,
         "attack": record.attack.model_dump() if record.attack else None,
-        "adaptive attacker": next(iter(record.found.values())).adaptive,
+        "adaptive attackers": {name: one.adaptive for name, one in record.found.items()},
     }
+    facts = [("Victim", victim), ("Data set", data)]
     lead, *more = verdicts(record)
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"
     return Chapter(
@@ -202,7 +179,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         template="detection.html",
         values={"record": record, "victim": victim, "roc": roc_figure(record)},
         told=[Told(label, lead, more)],
-        sources=[source_of(path, label, info, [("Victim", victim), ("Data set", data)], settings)],
+        sources=[source_of(path, label, record.run(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
     )

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from advhash.errors import RunError
 from advhash.sanity import Flag
@@ -20,7 +20,9 @@ __all__ = [
     "TARGETED_METRICS",
     "Document",
     "Example",
+    "FileDocument",
     "Flag",
+    "Named",
     "Part",
     "Record",
     "Retrieved",
@@ -184,6 +186,43 @@ class Document(Part):
         except (ValueError, OSError, RecursionError) as error:
             reason = str(error).splitlines()[0]
         raise RunError(f"expected a run record in {file}, got a damaged one: {reason}")
+
+
+class Named(Part):
+    name: str | None
+    settings: dict[str, Any]
+
+
+class FileDocument(Document):
+    """A document that is a file of its own and no run folder: of a victim and its data set."""
+
+    created: str
+    version: str
+    seed: int
+    victim: Named
+    defenses: list[dict[str, Any]] = Field(default_factory=list)
+    dataset: Named
+    flags: list[Flag] = Field(default_factory=list)
+    seconds: float
+
+    @property
+    def defended(self) -> str:
+        """The victim with its defences: "dpsh + jpeg"."""
+        return " + ".join(
+            str(one) for one in (self.victim.name, *(d["name"] for d in self.defenses))
+        )
+
+    def run(self, path: Path) -> RunInfo:
+        """What provenance says of the file."""
+        return RunInfo(
+            id=path.name,
+            folder=str(path.parent),
+            created=self.created,
+            seed=self.seed,
+            device="not recorded",
+            version=self.version,
+            seconds={"all": self.seconds},
+        )
 
 
 class Record(Document):

@@ -397,4 +397,6 @@ def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path:
     assert result.output.count("accepted_adaptive") == len(LISTED)
     chapter = detection_chapter(out, Pictures())
     assert list(chapter.values["record"].found) == LISTED
-    assert chapter.sources[0].settings["adaptive attacker"]["steps"] == 5
+    attackers = chapter.sources[0].settings["adaptive attackers"]
+    assert list(attackers) == LISTED
+    assert [one["steps"] for one in attackers.values()] == [5] * len(LISTED)
