@@ -118,7 +118,7 @@ _SHOWING = {  # decides over no cached result: folder → files
         *("plots.py", "pictures.py", "verdict.py", "lifelong.py", "lifelong_figures.py"),
         "lifelong_curves.py",
         *("transfer.py", "encoding.py", "phase.py", "search.py", "search_figures.py"),
-        *("benchmark.py", "leaderboard.py", "vfl.py", "detection.py"),
+        *("benchmark.py", "leaderboard.py", "vfl.py", "detection.py", "certificates.py"),
     },
 }
 
