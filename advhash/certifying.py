@@ -50,9 +50,9 @@ def certify_queries(config: CertifyConfig, progress: Progress = silent) -> dict[
     """
     began = time.perf_counter()
     training = _training(config)
-    foreseen, _, ready = foresee(training)
-    _refuse(config, foreseen)
-    trained = prepare(training, progress, ready)
+    foreseen = foresee(training)
+    _refuse(config, foreseen.victim)
+    trained = prepare(training, progress, foreseen)
     victim, data = _smoothed(config, trained.victim), trained.data
     bare = victim.victim
     within = _within(config, victim)

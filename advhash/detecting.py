@@ -121,16 +121,17 @@ def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
     if given is not None and not judges_codes(given.name):
         _distances(config, given)
     training = _training(config)
-    victim, data, ready = foresee(training)  # what it is refused for must not cost a training
+    foreseen = foresee(training)  # what it is refused for must not cost a training
+    victim, data = foreseen.victim, foreseen.data
     slices = isinstance(victim, HashVFL) if given is None else not judges_codes(given.name)
     chosen = given or MethodConfig(name=OF_FEDERATIONS if slices else OF_IMAGES)
     if slices:
         detector = _distances(config, chosen)
         _check(config, detector, victim, data)
-        trained = prepare(training, progress, ready)
+        trained = prepare(training, progress, foreseen)
         return _detect_slices(config, chosen, detector, trained, progress)
     check_images(config, chosen, victim, data)
-    return detect_images(config, chosen, prepare(training, progress, ready), progress)
+    return detect_images(config, chosen, prepare(training, progress, foreseen), progress)
 
 
 def _distances(config: DetectConfig, given: MethodConfig) -> CodeDistance:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,51 +34,70 @@ from advhash.victims.base import HashVictim
 from advhash.victims.external import is_external
 from advhash.victims.training_state import TrainingState
 
-__all__ = ["DEFAULT", "check_defense", "foresee", "prepare"]
+__all__ = ["DEFAULT", "Foreseen", "foresee", "prepare"]
 
 DEFAULT = Budget("linf", 8 / 255)
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """A victim as far as it is known before any training.
+
+    victim:   behind its defence where that trains nothing
+    settings: all of a registered victim, else None: it comes trained
+    key:      under which the cache keeps it, trained and before its defence; None likewise
+    ready:    the victim that comes trained, loaded, before its defence
+    """
+
+    victim: HashVictim
+    data: Dataset
+    settings: dict[str, Any] | None
+    key: str | None
+    ready: Trained | None
+
+
 def prepare(
-    config: TrainConfig | AttackConfig, progress: Progress = silent, ready: Trained | None = None
+    config: TrainConfig | AttackConfig,
+    progress: Progress = silent,
+    foreseen: Foreseen | None = None,
 ) -> Trained:
     """The victim that the config names, trained, and hardened where it names a defence too.
 
-    ready: the victim before its defence, where `foresee` has loaded it
+    foreseen: where it was foreseen before
 
     Raises AdvhashError.
     """
-    check_defense(config)
+    _check_defense(config)
+    if foreseen is None and config.defense is not None:
+        foreseen = foresee(config)  # what is refused must not cost a training
+    ready = None if foreseen is None else foreseen.ready
     trained = ready or train(config, progress)
     return trained if config.defense is None else _hardened(config, trained, progress)
 
 
-def foresee(config: TrainConfig | AttackConfig) -> tuple[HashVictim, Dataset, Trained | None]:
-    """The victim and its data as far as they are known before any training, to be checked.
+def foresee(config: TrainConfig | AttackConfig) -> Foreseen:
+    """The victim before any training, to be checked.
 
-    It stands behind its defence where that trains nothing. One that comes trained is loaded, and
-    returned for `prepare`. Raises AdvhashError, for what `check_defense` refuses too.
+    Raises AdvhashError, also for a defence that cannot harden it.
     """
-    check_defense(config)
+    _check_defense(config)
     planned, ready = plan_victim(config), None
     if planned is None:
         ready = train(config)
-        victim, data = ready.victim, ready.data
+        victim, data, settings, key = ready.victim, ready.data, None, None
     else:
-        victim, data = VICTIMS.create(config.victim.name, planned[1]), planned[0]
+        data, settings, key = planned
+        victim = VICTIMS.create(config.victim.name, settings)
     if config.defense is not None:
         defense: Hardening = DEFENSES.create(config.defense.name, config.defense.settings)
         defense.check(victim)
         if isinstance(defense, Wrapping):
             victim = defense.wrap(victim)
-    return victim, data, ready
+    return Foreseen(victim, data, settings, key, ready)
 
 
-def check_defense(config: TrainConfig | AttackConfig) -> None:
-    """Refuse, before any training, what can be seen from the config. Raises AdvhashError.
-
-    Of a registered victim that is whether the defence can harden it at all.
-    """
+def _check_defense(config: TrainConfig | AttackConfig) -> None:
+    """Refuse what can be seen from the config alone. Raises AdvhashError."""
     if config.defense is None:
         if config.defense_budget.norm is not None or config.defense_budget.eps is not None:
             raise UsageError("defense_budget is what a defence is trained against: name a defence")
@@ -93,9 +113,6 @@ def check_defense(config: TrainConfig | AttackConfig) -> None:
         )
     if process_count() > 1:
         raise UsageError("torchrun shares out plain training only: harden in one process")
-    planned = plan_victim(config)
-    if planned is not None:
-        defense.check(VICTIMS.create(config.victim.name, planned[1]))
 
 
 def _budget(config: TrainConfig | AttackConfig) -> Budget:

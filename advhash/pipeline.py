@@ -26,7 +26,7 @@ from advhash.datasets import image_grid
 from advhash.errors import RunError, UsageError
 from advhash.files import write_bytes, write_json
 from advhash.fitting import fit_attack
-from advhash.hardening import check_defense, foresee, prepare
+from advhash.hardening import foresee, prepare
 from advhash.measuring import examples, flags, measure
 from advhash.poisoning import check_poison, poison_metrics
 from advhash.recording import make_record, write_queries
@@ -37,7 +37,6 @@ from advhash.runs import RunFolder, environment, new_run_id
 from advhash.training import (
     Trained,
     cache_identity,
-    plan_victim,
     resolve_device,
 )
 from advhash.victims.base import HashVictim
@@ -70,9 +69,11 @@ def attack(
     finished, and is removed otherwise.
     """
     seconds: dict[str, float] = {}
-    victim, data, ready = foresee(config)
-    check_attack_config(config, victim, data)  # a wrong name or value must not cost a training
-    trained = _timed(seconds, "victim", lambda: prepare(config, progress, ready))
+    foreseen = foresee(config)
+    check_attack_config(
+        config, foreseen.victim, foreseen.data
+    )  # a wrong name or value must not cost a training
+    trained = _timed(seconds, "victim", lambda: prepare(config, progress, foreseen))
     config = resolve(config, trained)
     if folder is None:
         label = f"{trained.card['name']}-{config.attack.name}".replace(":", ".")
@@ -157,9 +158,8 @@ def check_attack_config(config: AttackConfig, victim: HashVictim, data: Dataset)
 
     The protocol with direction and modality written out.
 
-    victim, data: as they are before training or hardening
+    victim, data: as `foresee` knows them
     """
-    check_defense(config)
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
     return _check_threat(config, victim, method, data)
@@ -231,19 +231,17 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
     """What `--dry-run` prints: everything validated, nothing trained, no run written."""
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
-    foreseen, data, ready = foresee(config)
-    protocol = check_attack_config(config, foreseen, data)
+    foreseen = foresee(config)
+    ready, data = foreseen.ready, foreseen.data
+    protocol = check_attack_config(config, foreseen.victim, data)
     if ready is not None:
         place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
         victim: dict[str, Any] = {**place, "trained": True}
     else:
-        planned = plan_victim(config)
-        assert planned is not None
-        _, victim_settings, key = planned
         victim = {
             "name": config.victim.name,
-            "settings": victim_settings,
-            "trained": (cache_root() / "victims" / key).is_dir(),
+            "settings": foreseen.settings,
+            "trained": (cache_root() / "victims" / str(foreseen.key)).is_dir(),
         }
     return {
         "schema": "advhash/plan/1",

@@ -154,11 +154,18 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """A table of methods of one kind. `modules` are imported when a name is first looked up."""
+    """A table of methods of one kind.
 
-    def __init__(self, kind: str, modules: tuple[str, ...]) -> None:
+    modules: imported when a name is first looked up
+    beside:  methods with a command of their own whose names may be given for one of these
+    """
+
+    def __init__(
+        self, kind: str, modules: tuple[str, ...], beside: Registry[Any] | None = None
+    ) -> None:
         self.kind = kind
         self._modules = modules
+        self._beside = beside
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
@@ -198,7 +205,13 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> Entry[T]:
         self._load()
         if name not in self._entries:
-            raise UnknownName(self.kind, name, self._entries)
+            beside = [entry.name for entry in self._beside or ()]
+            if self._beside is not None and name in beside:
+                raise UsageError(
+                    f"{name} is no {self.kind} but one of the {self._beside.kind}s: it runs alone "
+                    f"(`advhash attack --method {name}`)"
+                )
+            raise UnknownName(self.kind, name, [*self._entries, *beside])
         return self._entries[name]
 
     def settings(self, name: str, given: Mapping[str, object] | None = None) -> Settings:
@@ -206,7 +219,7 @@ class Registry(Generic[T]):
         return self[name].settings(self.kind, given or {})
 
     def create(self, name: str, given: Mapping[str, object] | None = None) -> T:
-        """Build a method from its settings. Raises UnknownName, ConfigError."""
+        """Build a method from its settings. Raises UsageError, among them UnknownName."""
         entry = self[name]
         try:
             return entry.build(**entry.settings(self.kind, given or {}))
@@ -230,6 +243,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.neural_code",
     ),
 )
+INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
 ATTACKS: Registry[Any] = Registry(
     "attack",
     (
@@ -246,8 +260,8 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
+    beside=INVERSIONS,
 )
-INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
 DEFENSES: Registry[Any] = Registry(
     "defense",
     (

@@ -7,6 +7,7 @@ computed once, whichever suite it stands in.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
@@ -24,15 +25,17 @@ from advhash.config import (
 from advhash.config_text import read_toml
 from advhash.data import Dataset
 from advhash.errors import UsageError, nearest
-from advhash.hardening import DEFAULT, prepare
+from advhash.hardening import DEFAULT, foresee
 from advhash.pipeline import check_attack_config
 from advhash.registry import ATTACKS, DEFENSES, VICTIMS
-from advhash.training import cache_identity, code_version, plan_victim, resolve_device
+from advhash.training import cache_identity, code_version, resolve_device
+from advhash.victims.acceleration import precision
 from advhash.victims.base import HashVictim
 
 __all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
 
 UNDEFENDED = "none"
+APART = "; what does not go together belongs into grids of their own"
 PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 
 
@@ -153,20 +156,16 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
             dataset=dataset,
             protocol=grid.protocol,
         ).trusting(suite.trust_code)
-        known = _Victim.plan(base)
         label = method_label(victim)
         if not plain:
             label += f" + {method_label(defense)}{_trained_at(grid.defense_budget)}"
+        with _telling(label, "" if plain else APART):
+            known = _Victim.plan(base)
         drawn = known.learns and victim.seed is None
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             one = base.model_copy(update={"attack": attack, "budget": budget})
-            try:
+            with _telling(f"{label} on {known.data.name}, {method_label(attack)}", APART):
                 check_attack_config(one, known.fresh, known.data)
-            except UsageError as error:
-                raise UsageError(
-                    f"{label} on {known.data.name}, {method_label(attack)}: {error}; what does not "
-                    "go together belongs into grids of their own"
-                ) from None
             for victim_seed, seed in product(
                 range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)
             ):
@@ -179,6 +178,15 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
                     label,
                     drawn=drawn,
                 )
+
+
+@contextmanager
+def _telling(what: str, advice: str = "") -> Iterator[None]:
+    """Say which part of a grid is refused."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}{advice}") from None
 
 
 def _trained_at(budget: BudgetConfig) -> str:
@@ -201,23 +209,23 @@ class _Victim:
 
     @classmethod
     def plan(cls, config: AttackConfig) -> _Victim:
-        planned = plan_victim(config)
-        hardened = config.defense is not None
-        if planned is None:  # a checkpoint, or a function of the user
-            trained = prepare(config.model_copy(update={"defense": None}))
-            return cls(dict(cache_identity(trained)), trained.victim, hardened, trained.data)
-        data, settings, _ = planned
-        fresh: HashVictim = VICTIMS.create(config.victim.name, settings)
-        identity = {
-            "victim": config.victim.name,
-            "method": VICTIMS[config.victim.name].digest,
-            "settings": settings,
-            "data": data.fingerprint(),
-            "code": code_version(),
-            "device": resolve_device(config.device).type,
-        }
-        learns = hardened or any(True for _ in fresh.parameters())
-        return cls(identity, fresh, learns, data)
+        foreseen = foresee(config)
+        fresh, data = foreseen.victim, foreseen.data
+        if foreseen.ready is not None:  # a checkpoint, or a function of the user
+            identity, learns = dict(cache_identity(foreseen.ready)), False
+        else:
+            device = resolve_device(config.device)
+            identity = {
+                "victim": config.victim.name,
+                "method": VICTIMS[config.victim.name].digest,
+                "settings": foreseen.settings,
+                "data": data.fingerprint(),
+                "code": code_version(),
+                "device": device.type,
+                "precision": precision(device),
+            }
+            learns = any(True for _ in fresh.parameters())
+        return cls(identity, fresh, learns or config.defense is not None, data)
 
 
 def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> Cell:

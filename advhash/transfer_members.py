@@ -18,7 +18,7 @@ from advhash.config import (
 )
 from advhash.data import Progress
 from advhash.errors import UsageError
-from advhash.hardening import foresee, prepare
+from advhash.hardening import Foreseen, foresee, prepare
 from advhash.pipeline import check_attack_config
 from advhash.training import Trained
 
@@ -62,20 +62,19 @@ def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig)
     return wanted.trusting(config.trust_code)
 
 
-def planned(
-    config: TransferConfig, labels: Sequence[str]
-) -> tuple[TransferConfig, list[Trained | None]]:
+def planned(config: TransferConfig, labels: Sequence[str]) -> tuple[TransferConfig, list[Foreseen]]:
     """The config with what is moved written out: "image", which is asked for by default, is the
-    first party's part of a federation. And the victims that came trained, for `prepared`.
+    first party's part of a federation. And the victims as they are foreseen, for `prepared`.
 
     Raises AdvhashError, before any training: victims of other data, a database that none of them
     has, or what `advhash attack` would refuse of a victim and a method.
     """
     first: tuple[str, str, str] | None = None
-    dataset, directions, ready = config.dataset, dict[str, None](), list[Trained | None]()
+    dataset, directions, foreseen = config.dataset, dict[str, None](), list[Foreseen]()
     for table, label in zip(config.victims, labels, strict=True):
         wanted = _wanted(config, table, dataset)
-        victim, data, loaded = foresee(wanted)
+        one = foresee(wanted)
+        victim, data = one.victim, one.data
         modality = victim.query_modality(config.protocol.query_modality)
         if first is None:
             first = label, data.fingerprint(), modality
@@ -87,13 +86,13 @@ def planned(
         for method in config.attacks:
             check_attack_config(_alone(config, wanted, method), victim, data)
         directions |= dict.fromkeys(victim.directions)
-        ready.append(loaded)
+        foreseen.append(one)
     assert first is not None
     asked = config.protocol.database
     if asked is not None and asked not in directions:
         raise UsageError(f"--database: expected one of {', '.join(directions)}, got {asked!r}")
     protocol = config.protocol.model_copy(update={"query_modality": first[2]})
-    return config.model_copy(update={"protocol": protocol}), ready
+    return config.model_copy(update={"protocol": protocol}), foreseen
 
 
 def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) -> AttackConfig:
@@ -113,14 +112,14 @@ def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) ->
 def prepared(
     config: TransferConfig,
     labels: Sequence[str],
-    ready: Sequence[Trained | None],
+    foreseen: Sequence[Foreseen],
     progress: Progress,
 ) -> list[Member]:
-    """Train the victims that `planned` did not load; all see the data set of the first."""
+    """Train the victims that do not come trained; all see the data set of the first."""
     members: list[Member] = []
     dataset = config.dataset
-    for table, label, loaded in zip(config.victims, labels, ready, strict=True):
-        trained = prepare(_wanted(config, table, dataset), progress, loaded)
+    for table, label, one in zip(config.victims, labels, foreseen, strict=True):
+        trained = prepare(_wanted(config, table, dataset), progress, one)
         if not members:
             data = trained.data
             dataset = DatasetConfig.build({"name": data.name, **data.settings})

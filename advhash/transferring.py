@@ -94,10 +94,10 @@ def transfer(
     cannot take.
     """
     labels, methods = labels_of(config.victims), labels_of(config.attacks)
-    config, ready = planned(config, labels)
+    config, foreseen = planned(config, labels)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
-    members = prepared(config, labels, ready, progress)
+    members = prepared(config, labels, foreseen, progress)
     seconds["victims"] = time.perf_counter() - began
     folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id("transfer"))
     folder.identify(

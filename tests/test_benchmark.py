@@ -315,6 +315,8 @@ def test_dry_run_learns_what_cells_cost(
     [
         ({"attacks": ["hotflip"]}, ["dpsh", "hotflip", "digits", "grids of their own"]),
         ({"attacks": ["dtha"]}, ["did you mean 'tha'?"]),
+        ({"attacks": ["code-inversion"]}, ["no attack but one of the inversions", "runs alone"]),
+        ({"victims": ["phash"], "defenses": ["saat"]}, ["phash + saat: ", "grids of their own"]),
         ({"budgets": ["300/255"]}, ["eps"]),
         ({"attacks": []}, ["attacks"]),
         ({"victim": ["dpsh"]}, ["did you mean 'victims'?"]),

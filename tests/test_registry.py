@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 
 from advhash.attacks.base import Attack
-from advhash.errors import ConfigError, UnknownName
+from advhash.errors import ConfigError, UnknownName, UsageError
 from advhash.registry import ATTACKS, DATASETS, VICTIMS, Entry, Registry
 from advhash.victims.base import HashVictim
 
@@ -55,6 +55,17 @@ class TestNames:
             gadgets["spiner"]
         assert str(got.value) == ("unknown gadget 'spiner': did you mean 'spinner'? Known: spinner")
         assert got.value.exit_code == 2
+
+    def test_names_beside_are_suggested_and_sent_to_their_own_command(
+        self, gadgets: Registry[Any]
+    ) -> None:
+        tools: Registry[Any] = Registry("tool", (), beside=gadgets)
+        with pytest.raises(UnknownName, match="did you mean 'spinner'"):
+            tools["spiner"]
+        with pytest.raises(
+            UsageError, match="spinner is no tool but one of the gadgets: it runs alone"
+        ):
+            tools["spinner"]
 
     def test_a_name_like_no_other_gets_the_list_only(self, gadgets: Registry[Any]) -> None:
         with pytest.raises(UnknownName) as got:
