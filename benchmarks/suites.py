@@ -3,7 +3,8 @@
 Each suite runs once with each number of workers (one torch thread each), all from an empty cache,
 so trainings count; figures must be the same. The page is that of `smoke` with its rows and cells
 repeated under other names; it is opened by headless Chromium, drawn and closed. Keep the machine
-quiet: seconds are of the wall. `small` takes over an hour for both, the rest five minutes:
+quiet: seconds are of the wall. `small` takes three quarters of an hour for both, the rest five
+minutes:
 
     python benchmarks/suites.py [--suites smoke small] [--workers 1 2]
     python benchmarks/suites.py --page    # only write the page from the json
@@ -131,7 +132,7 @@ def page(found: dict[str, Any]) -> str:
     lines = [HEAD.format(cores=cores, machine=found["environment"]["machine"])]
     for name, runs in found["suites"].items():
         alone = [run["seconds"] for run in runs if run["workers"] == 1]
-        for run in runs:
+        for run in sorted(runs, key=lambda one: int(one["workers"])):
             cells = [
                 *(f"`{name}`", str(run["cells"]), str(run["workers"]), f"{run['seconds']:.0f}"),
                 f"{run['seconds'] / alone[0]:.2f}" if alone else "–",

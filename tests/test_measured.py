@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from advhash import openmoji
-from advhash.config import AttackConfig
+from advhash.config import AttackConfig, SuiteConfig
 from advhash.pipeline import attack
 from advhash.reports.record import Record
+from advhash.suites import load_suite, plan_suite
 
 ROOT = Path(__file__).parent.parent
 ROWS: list[dict[str, Any]] = json.loads((ROOT / "benchmarks/measured.json").read_text())["rows"]
@@ -116,6 +117,8 @@ def test_the_page_of_suites_shows_what_was_measured() -> None:
     assert (ROOT / "docs/benchmark_measured.md").read_text() == benchmark["page"](found)
     small = {run["workers"]: run for run in found["suites"]["small"]}
     assert [run["failed"] for run in small.values()] == [0, 0]
+    cells = len(plan_suite(SuiteConfig.build(load_suite("small"))).cells)
+    assert [run["cells"] for run in small.values()] == [cells, cells]
     assert small[2]["seconds"] <= 0.65 * small[1]["seconds"]
     assert small[2]["seconds"] <= 30 * 60
     large = found["page"]
