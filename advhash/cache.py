@@ -16,7 +16,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +28,17 @@ from safetensors.torch import load_file, save_file
 
 from advhash.data import Dataset, Split, SplitName
 from advhash.errors import CheckpointError, StorageError
-from advhash.files import storage_errors
+from advhash.files import storage_errors, write_text
 from advhash.image_rows import image_file, map_images
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
-__all__ = ["cache_root", "cached", "cached_dataset", "cached_folder", "content_key"]
+__all__ = ["cache_name", "cache_root", "cached", "cached_dataset", "cached_folder", "content_key"]
 
 ADVICE = "free space there, or set ADVHASH_CACHE to a folder that can be written"
 DAMAGE = (
@@ -43,13 +50,25 @@ DAMAGE = (
     ValueError,
     AttributeError,
 )
-STALE_SECONDS = 24 * 3600  # a temporary folder this old belongs to a process that was killed
+STALE_SECONDS = 24 * 3600  # nobody sweeps a temporary folder before
 
 
 def cache_root() -> Path:
     """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash."""
     given = os.environ.get("ADVHASH_CACHE")
     return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+
+
+def cache_name() -> str:
+    """A name of this cache, drawn when it was first asked for: two folders never share one.
+
+    Raises StorageError.
+    """
+    file = cache_root() / "name"
+    if not file.is_file():
+        write_text(file, uuid.uuid4().hex)
+    with storage_errors(file, ADVICE):
+        return file.read_text("utf-8")
 
 
 def content_key(content: object) -> str:
@@ -75,8 +94,9 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         _sweep(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder.parent))
         try:
-            build(temporary)
-            temporary.rename(folder)
+            with _held(temporary):
+                build(temporary)
+                temporary.rename(folder)
         except OSError as error:
             faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.is_dir()
             if not faster:  # than this process was another one
@@ -109,9 +129,30 @@ def _sweep(parent: Path) -> None:
     for left in parent.glob(".*.tmp"):
         try:
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+                with _held(left) as free:
+                    if free:
+                        shutil.rmtree(left, ignore_errors=True)
         except FileNotFoundError:
             continue
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the block or the process ends. False: another process holds it."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    free = True
+    try:
+        if handle is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        free = False
+    except OSError:  # a file system without locks, as some that are shared
+        pass
+    try:
+        yield free
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _discard(folder: Path) -> None:

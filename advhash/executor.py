@@ -3,6 +3,9 @@
 A task is a function of one argument that can be pickled; it may run twice, as one whose worker
 dies is given to another worker. Who dies with a task of its own again and again is found out by
 running what is left one by one.
+
+Tasks draw from the random numbers of their process, so a Dask worker with several threads still
+runs one of them at a time.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import asyncio
 import ipaddress
 import multiprocessing
 import os
+import platform
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from advhash.cores import usable_cores
@@ -30,6 +35,7 @@ Result = TypeVar("Result")
 
 _TOGETHER, _ALONE = 2, 2  # attempts at a task whose worker dies
 _CONNECT_SECONDS = 10
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def check_executor(executor: str) -> None:
@@ -73,13 +79,16 @@ def run_tasks(
     stage: str = "tasks",
     progress: Progress = silent,
     lost: Callable[[Task], Result] | None = None,
+    same: Callable[[], Mapping[str, str]] = dict,
 ) -> list[Result]:
     """The results of all tasks, in their order.
 
     lost: the result of a task whose worker dies again and again; without it, an error
+    same: what must be the same on a worker of a cluster as here, by name
 
     Raises UsageError for an unknown executor or a cluster that does not answer, RefusedError for a
-    lost task and for a cluster that is gone. What a task raises is raised here.
+    lost task, for a cluster that is gone and for one whose workers are not the same. What a task
+    raises is raised here.
     """
     check_executor(executor)
     progress(stage, 0, len(tasks))
@@ -92,7 +101,8 @@ def run_tasks(
     if executor == "local":
         return _run_local(function, tasks, stage, progress, lost or _refuse)
     address = executor.removeprefix("dask:")
-    return _run_dask(address, function, tasks, stage, progress, lost or _refuse)
+    remote = _Remote(function, same, same())
+    return _run_dask(address, remote, tasks, stage, progress, lost or _refuse)
 
 
 def _refuse(task: object) -> NoReturn:
@@ -160,6 +170,27 @@ def _run_local(
     return [done[place] for place in range(len(tasks))]
 
 
+@dataclass(frozen=True)
+class _Remote(Generic[Task, Result]):
+    """A function as the worker of a cluster calls it."""
+
+    function: Callable[[Task], Result]
+    same: Callable[[], Mapping[str, str]]
+    here: Mapping[str, str]
+
+    def __call__(self, task: Task) -> Result:
+        there = self.same()
+        other = [name for name, value in self.here.items() if there.get(name) != value]
+        if other:
+            raise RefusedError(
+                f"expected Dask workers with the same {' and '.join(other)} as here, got another "
+                f"on {platform.node()}: restart the workers with this version of advhash, and with "
+                "ADVHASH_CACHE on a disk that all of them share"
+            )
+        with _ONE_AT_A_TIME:
+            return self.function(task)
+
+
 def _run_dask(
     address: str,
     function: Callable[[Task], Result],
@@ -191,6 +222,11 @@ def _run_dask(
                 raise RefusedError(
                     f"the Dask scheduler at {address} is gone, {len(done)} of {len(tasks)} tasks "
                     "were done: start it again and give the same command"
+                ) from None
+            except ModuleNotFoundError as error:
+                raise RefusedError(
+                    f"expected Dask workers with the same packages as here, got one with {error}: "
+                    "install advhash where the workers are"
                 ) from None
             progress(stage, len(done), len(tasks))
     return [done[place] for place in range(len(tasks))]

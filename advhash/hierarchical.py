@@ -64,16 +64,19 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
     return Metric(value=value, low=low, high=high, n=len(values))
 
 
-def crossed_mean(values: npt.ArrayLike, seed: int) -> Metric:
+def crossed_mean(values: npt.ArrayLike, seed: int, *, same_seeds: bool = False) -> Metric:
     """Mean over orders, seeds, stages and queries with its 95 % percentile interval.
 
-    values: (O,E,T,N), query n being the same in all orders, seeds and stages; NaN where it does not
-            count. The mean is that of the stages' means over queries, each stage weighing the same.
+    values:     (O,E,T,N), query n being the same in all orders, seeds and stages; NaN where it
+                does not count. The mean is that of the stages' means over queries, each stage
+                weighing the same.
+    same_seeds: seed e is the same in all orders, as a seed of the attack is for all victims: it
+                draws the same targets for each
 
-    Each resample draws orders, then seeds within each drawn one, and draws the queries once for all
-    of them, as a hard query is hard everywhere (Owen 2007, the pigeonhole bootstrap); stages are
-    not drawn. With 3 orders and 3 seeds it is too narrow where these are what varies, see
-    `hierarchical_mean`. `n` counts the values.
+    Each resample draws orders, then seeds within each drawn one, or with `same_seeds` once for all
+    orders, and draws the queries once for all of them, as a hard query is hard everywhere (Owen
+    2007, the pigeonhole bootstrap); stages are not drawn. With 3 orders and 3 seeds it is too
+    narrow where these are what varies, see `hierarchical_mean`. `n` counts the values.
 
     Raises ValueError: values of another shape.
 
@@ -81,11 +84,13 @@ def crossed_mean(values: npt.ArrayLike, seed: int) -> Metric:
     0.5
     """
     cells = _cells(values)
-    resampled = _crossed(cells, seed)
+    resampled = _crossed(cells, seed, same_seeds)
     return _summary(_crossed_value(cells), resampled, int((~np.isnan(cells)).sum()))
 
 
-def crossed_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, seed: int) -> Metric:
+def crossed_ratio(
+    numerator: npt.ArrayLike, denominator: npt.ArrayLike, seed: int, *, same_seeds: bool = False
+) -> Metric:
     """Ratio of two crossed means, both resampled together; arrays as in `crossed_mean`.
 
     No value where the denominator's mean is not positive; no interval where that of a resample is
@@ -99,10 +104,11 @@ def crossed_ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike, seed: in
     bottom = _crossed_value(below)
     if not bottom > 0:
         return Metric(n=count)
-    floor = _crossed(below, seed)
+    floor = _crossed(below, seed, same_seeds)
     if not (floor[~np.isnan(floor)] > 0).all():
         return Metric(value=_crossed_value(above) / bottom, n=count)
-    return _summary(_crossed_value(above) / bottom, _crossed(above, seed) / floor, count)
+    resampled = _crossed(above, seed, same_seeds) / floor
+    return _summary(_crossed_value(above) / bottom, resampled, count)
 
 
 def _cells(values: npt.ArrayLike) -> Floats:
@@ -133,7 +139,7 @@ def _crossed_value(cells: Floats) -> float:
     return float(cells)
 
 
-def _crossed(cells: Floats, seed: int) -> Floats:
+def _crossed(cells: Floats, seed: int, same_seeds: bool) -> Floats:
     """(RESAMPLES,) means; arrays of the same shape and seed get the same draws."""
     orders, seeds, stages, queries = cells.shape
     generator = np.random.default_rng(seed)
@@ -145,7 +151,7 @@ def _crossed(cells: Floats, seed: int) -> Floats:
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     runs = _mean_of(means.reshape(orders, seeds, stages, RESAMPLES), 2)
     drawn = generator.integers(orders, size=(RESAMPLES, orders, 1))
-    inner = generator.integers(seeds, size=(RESAMPLES, orders, seeds))
+    inner = generator.integers(seeds, size=(RESAMPLES, 1 if same_seeds else orders, seeds))
     picked = runs[drawn, inner, np.arange(RESAMPLES)[:, None, None]]
     return _mean_of(_mean_of(picked, -1), -1)
 

@@ -56,6 +56,7 @@ from advhash.training import (
     derive_seed,
     load_data,
     resolve_device,
+    same_code,
 )
 from advhash.victims.acceleration import precision
 from advhash.victims.dcmh import DCMH
@@ -241,7 +242,9 @@ def lifelong(
     try:
         shown = progress if executor == "inline" else silent  # other processes have no screen
         work = functools.partial(run_task, progress=shown)
-        cells = run_tasks(executor, work, plan.tasks, stage="cells", progress=progress)
+        cells = run_tasks(
+            executor, work, plan.tasks, stage="cells", progress=progress, same=same_code
+        )
         folder.write_text("config.toml", plan.config.to_toml())
         write_json(folder.path / "env.json", environment())
         record = _record(plan, cells, folder.final, time.perf_counter() - began)

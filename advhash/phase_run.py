@@ -31,7 +31,14 @@ from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Poi
 from advhash.runs import RunFolder, environment, new_run_id
 from advhash.sanity import Flag
 from advhash.stats import Metric, single_metric
-from advhash.training import code_version, data_settings, derive_seed, load_data, resolve_device
+from advhash.training import (
+    code_version,
+    data_settings,
+    derive_seed,
+    load_data,
+    resolve_device,
+    same_code,
+)
 from advhash.victims.acceleration import precision
 from advhash.victims.neural_code import NeuralCode
 
@@ -207,7 +214,9 @@ def phase_chart(
     plan = phase_plan(config)
     folder = RunFolder.start(out or Path("runs") / new_run_id("phase-chart"))
     try:
-        found = run_tasks(executor, run_task, plan.tasks, stage="trainings", progress=progress)
+        found = run_tasks(
+            executor, run_task, plan.tasks, stage="trainings", progress=progress, same=same_code
+        )
         folder.write_text("config.toml", plan.config.to_toml())
         write_json(folder.path / "env.json", environment())
         record = _record(plan, found, folder.final, time.perf_counter() - began)

@@ -81,10 +81,13 @@ def new_run_id(label: str) -> str:
 def refuse_partial(folder: Path) -> None:
     """Raise RunError for a run that was interrupted."""
     if folder.name.endswith(_SUFFIX):
-        raise RunError(
-            f"expected a finished run, got {folder}: continue it with `advhash attack --resume "
-            f"{folder}`"
+        attacked = (folder / "config.toml").is_file()
+        advice = (
+            f"continue it with `advhash attack --resume {folder}`"
+            if attacked
+            else "give the command that began it again, with the same --out, or delete it"
         )
+        raise RunError(f"expected a finished run, got {folder}: {advice}")
 
 
 class RunFolder:

@@ -48,7 +48,14 @@ from advhash.search_cell import (
 )
 from advhash.search_winner import best_candidate, exported, on_held_out
 from advhash.stats import mean_metric
-from advhash.training import Trained, cache_identity, code_version, derive_seed, plan_victim
+from advhash.training import (
+    Trained,
+    cache_identity,
+    code_version,
+    derive_seed,
+    plan_victim,
+    same_code,
+)
 
 __all__ = ["DEFAULTS", "search"]
 
@@ -259,7 +266,9 @@ def _done(
     else:
         found = folder.json_part(
             content_key([task.key for task in tasks]),
-            lambda: run_tasks(config.executor, run_search, tasks, stage=stage, progress=progress),
+            lambda: run_tasks(
+                config.executor, run_search, tasks, stage=stage, progress=progress, same=same_code
+            ),
         )
     for task in tasks:
         forget_search(task)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from advhash.cache import cache_root, cached
+from advhash.cache import cache_name, cache_root, cached
 from advhash.config import AttackConfig
 from advhash.costs import note_cost
 from advhash.errors import AdvhashError, RunError
@@ -24,10 +24,11 @@ from advhash.pipeline import attack
 from advhash.reports.pairs import Queries, load_queries
 from advhash.reports.record import TARGETED_METRICS, Record, load_record
 from advhash.suites import Cell
+from advhash.training import same_code
 
 __all__ = [
-    "Done", "TrainingTask", "Work", "cell_is_done", "lost_training", "lost_work", "read_cell",
-    "run_cells", "run_training",
+    "Done", "TrainingTask", "Work", "cell_is_done", "lost_cell", "lost_training", "read_cell",
+    "run_cells", "run_training", "surroundings",
 ]  # fmt: skip
 
 KIND, RUN = "cells", "run"
@@ -57,7 +58,10 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class Work:
-    """Cells with one victim and one attack, one after the other: they share what is fitted."""
+    """Cells with one victim and one attack, one after the other: they share what is fitted.
+
+    Where a worker dies with it, each goes on in a work of its own.
+    """
 
     cells: tuple[Cell, ...]
     until: float | None
@@ -103,12 +107,14 @@ def lost_training(task: TrainingTask) -> Done:
     return Done(task.key, "failed", LOST)
 
 
-def lost_work(work: Work) -> list[Done]:
-    """Cells whose worker died again and again; those that it finished are in the cache."""
-    return [
-        Done(cell.key, "done") if cell_is_done(cell.key) else Done(cell.key, "failed", LOST)
-        for cell in work.cells
-    ]
+def lost_cell(cell: Cell) -> Done:
+    """A cell whose worker died again and again, which is no matter where it died after it."""
+    return Done(cell.key, "done") if cell_is_done(cell.key) else Done(cell.key, "failed", LOST)
+
+
+def surroundings() -> dict[str, str]:
+    """What must be the same wherever a cell is computed: its key names the code, not the worker."""
+    return {**same_code(), "cache": cache_name()}
 
 
 LOST = "its worker process died again and again: look for a lack of memory"
@@ -120,9 +126,9 @@ def _run(cell: Cell, until: float | None) -> Done:
         record = attack(cell.config, folder / RUN, brief=True)
         note_cost("cell", cell.names, record.protocol.queries, time.perf_counter() - began)
 
-    def read(folder: Path) -> None:
+    def read(_: Path) -> None:
         try:
-            load_record(folder / RUN)
+            read_cell(cell.key)
         except RunError as error:
             raise ValueError(str(error)) from None  # damaged: computed again
 

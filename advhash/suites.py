@@ -24,7 +24,8 @@ from advhash.config import (
 )
 from advhash.config_text import read_toml
 from advhash.data import Dataset
-from advhash.errors import UsageError, nearest
+from advhash.defenses.base import Wrapping
+from advhash.errors import ConfigError, UnknownName, UsageError, nearest
 from advhash.hardening import DEFAULT, foresee
 from advhash.pipeline import check_attack_config
 from advhash.registry import ATTACKS, DEFENSES, VICTIMS
@@ -35,7 +36,6 @@ from advhash.victims.base import HashVictim
 __all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
 
 UNDEFENDED = "none"
-APART = "; what does not go together belongs into grids of their own"
 PREFIX, SUFFIX = "suite-", ".toml"  # of the files of shipped suites
 
 
@@ -46,6 +46,7 @@ class Cell:
     data:        the data set with its settings
     dataset:     the same with the settings of the protocol in which cells of the suite differ
     training:    names the victim with its defence, as far as they are trained here
+    queries:     how many are attacked
     victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
     """
 
@@ -58,6 +59,7 @@ class Cell:
     method: str
     budget: str
     goal: str
+    queries: int
     victim_seed: int | None
     attack_seed: int
 
@@ -159,12 +161,12 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
         label = method_label(victim)
         if not plain:
             label += f" + {method_label(defense)}{_trained_at(grid.defense_budget)}"
-        with _telling(label, "" if plain else APART):
+        with _telling(label, parts=not plain):
             known = _Victim.plan(base)
         drawn = known.learns and victim.seed is None
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             one = base.model_copy(update={"attack": attack, "budget": budget})
-            with _telling(f"{label} on {known.data.name}, {method_label(attack)}", APART):
+            with _telling(f"{label} on {known.data.name}, {method_label(attack)}", parts=True):
                 check_attack_config(one, known.fresh, known.data)
             for victim_seed, seed in product(
                 range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)
@@ -181,11 +183,14 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
 
 
 @contextmanager
-def _telling(what: str, advice: str = "") -> Iterator[None]:
-    """Say which part of a grid is refused."""
+def _telling(what: str, *, parts: bool) -> Iterator[None]:
+    """Say which part of a grid is refused, and what to do where `parts` do not go together."""
     try:
         yield
     except UsageError as error:
+        advice = ""
+        if parts and not isinstance(error, ConfigError | UnknownName):
+            advice = "; what does not go together belongs into grids of their own"
         raise UsageError(f"{what}: {error}{advice}") from None
 
 
@@ -225,7 +230,10 @@ class _Victim:
                 "precision": precision(device),
             }
             learns = any(True for _ in fresh.parameters())
-        return cls(identity, fresh, learns or config.defense is not None, data)
+        if config.defense is not None:  # one that only wraps the victim learns nothing
+            defense = DEFENSES.create(config.defense.name, config.defense.settings)
+            learns = learns or not isinstance(defense, Wrapping)
+        return cls(identity, fresh, learns, data)
 
 
 def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> Cell:
@@ -266,6 +274,7 @@ def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> 
         method=method_label(config.attack),
         budget=f"{budget}{'' if config.budget.eight_bit else ' unrounded'}",
         goal=attack.goal,
+        queries=min(config.protocol.queries or len(known.data.query), len(known.data.query)),
         victim_seed=config.victim_seed if drawn else None,
         attack_seed=config.seed,
     )

@@ -55,9 +55,11 @@ __all__ = [
     "fingerprint",
     "fit_data",
     "is_checkpoint",
+    "is_trained",
     "load_data",
     "plan_victim",
     "resolve_device",
+    "same_code",
     "store_victim",
     "train",
     "train_document",
@@ -106,7 +108,7 @@ _SHOWING = {  # decides over no cached result: folder → files
             "defending.py",
         ),
         *("cli_compare.py", "comparing.py", "cli_benchmark.py", "benchmarking.py", "suites.py"),
-        *("suite_cell.py", "costs.py", "cli_certify.py", "certifying.py"),
+        *("suite_cell.py", "suite_record.py", "costs.py", "cli_certify.py", "certifying.py"),
         *("api.py", "results.py", "__init__.py", "asking.py", "in_memory.py"),
         *("cli_encode.py", "encoding_run.py", "encoding_coders.py"),
         *("encoding_detection.py", "phase_run.py"),
@@ -133,6 +135,11 @@ def code_version() -> str:
             if file.name not in _SHOWING.get(package.removeprefix(".") or "advhash", ()):
                 digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def same_code() -> dict[str, str]:
+    """What the workers of a cluster must have in common with who asks them; see `run_tasks`."""
+    return {"code": code_version()}
 
 
 def data_settings(
@@ -237,6 +244,12 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
         }
     )
     return data, settings, key
+
+
+def is_trained(config: TrainConfig | AttackConfig) -> bool:
+    """Whether the victim, before any defence, comes trained or lies in the cache."""
+    planned = plan_victim(config)
+    return planned is None or (cache_root() / "victims" / planned[2]).is_dir()
 
 
 def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:

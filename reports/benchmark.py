@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +115,7 @@ class BenchmarkRecord(Document):
     victims: list[Standing]
     knowledge: dict[str, list[str]] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
-    deviations: dict[str, list[str]]  # of victims and attacks, by name
+    deviations: dict[str, list[str]]  # of victims with their defences and of attacks, by name
     attributions: list[str]
     cells: list[CellInfo]
 
@@ -135,7 +134,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: "
                     + (
-                        f"no victim surely holds better than another (of {len(there)})."
+                        f"no victim can be told to hold better than another (of {len(there)})."
                         if tied
                         else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
                         f"best; {last.victim} is left with {name} "
@@ -183,17 +182,6 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
         for caption, grown, norm, axis in drawn[:FIGURES]
     ]
     return figures, max(0, len(drawn) - FIGURES)
-
-
-def _raised(record: BenchmarkRecord) -> list[Flag]:
-    """One flag for each kind that cells raised."""
-    counts: Counter[str] = Counter()
-    for row in record.rows:
-        counts.update(row.flags)
-    return [
-        Flag(name, "warning", f"Raised by {count} of {len(record.cells)} runs: see the tables.")
-        for name, count in counts.most_common()
-    ]
 
 
 def protocols(record: BenchmarkRecord) -> list[str]:
@@ -245,7 +233,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
         told=[Told(f"suite {record.name}", lead, more)],
         sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],
         datasets=data,
-        flags=[(f"suite {record.name}", flag) for flag in (*record.flags, *_raised(record))],
+        flags=[(f"suite {record.name}", flag) for flag in record.flags],
         deviations=[(name, text) for name, texts in record.deviations.items() for text in texts],
         attributions=record.attributions,
     )

@@ -76,7 +76,9 @@ def overall(victims: Sequence[Sequence[Sample]], name: str, axes: Axes | None = 
 def mean_over(values: Floats) -> Metric:
     """The mean of (V,A,1,N) values with its interval, see `summary`."""
     alone = values.shape[:2] == (1, 1)
-    return mean_metric(values.ravel(), SEED) if alone else crossed_mean(values, SEED)
+    return (
+        mean_metric(values.ravel(), SEED) if alone else crossed_mean(values, SEED, same_seeds=True)
+    )
 
 
 def summary(samples: Sequence[Sample], goal: str) -> dict[str, Metric]:
@@ -94,7 +96,7 @@ def summary(samples: Sequence[Sample], goal: str) -> dict[str, Metric]:
         found["tmap_normalised"] = (
             ratio_metric(value.ravel(), floor.ravel(), ceiling.ravel(), SEED)
             if len(samples) == 1
-            else crossed_ratio(value - floor, ceiling - floor, SEED)
+            else crossed_ratio(value - floor, ceiling - floor, SEED, same_seeds=True)
         )
     return found
 
@@ -102,11 +104,14 @@ def summary(samples: Sequence[Sample], goal: str) -> dict[str, Metric]:
 def ranks(
     entries: Mapping[str, Sequence[Sequence[Sample]]], goal: str, *, strongest: bool
 ) -> dict[str, int]:
-    """1 + how many entries are surely ahead of each; those that cannot be told apart share a rank.
+    """1 + how many entries are ahead of each; those that cannot be told apart share a rank.
 
     entries:   of each, the samples on each of its victims; their mean is what counts
     strongest: the strongest attack comes first, else the victim that is moved least
-    Surely: the 95 % interval of the paired difference, over the same seeds and queries, is above 0.
+
+    Ahead: the 95 % interval of the paired difference, over the same seeds and queries, is above 0.
+    No interval is adjusted for the number of pairs, and with few seeds each is too narrow where
+    seeds are what varies, see `hierarchical_mean`: a rank orders, it proves nothing.
     """
     if not entries:
         return {}

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from advhash.benchmarking import benchmark
 from advhash.config import SuiteConfig
 from advhash.costs import Costs, note_cost
 from advhash.errors import RefusedError, RunError, UsageError
-from advhash.executor import run_tasks
+from advhash.executor import _Remote, run_tasks
 from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS
 from advhash.reports.benchmark import (
     BENCHMARK,
@@ -38,9 +39,10 @@ from advhash.reports.benchmark import (
 from advhash.reports.html import render
 from advhash.reports.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.reports.pairs import Queries
-from advhash.reports.record import RunInfo
+from advhash.reports.record import RunInfo, load_record
 from advhash.runs import RunFolder
 from advhash.stats import Metric
+from advhash.suite_record import seed_flags
 from advhash.suites import Cell, load_suite, plan_suite, shipped_suites
 
 SUITE = """
@@ -262,6 +264,101 @@ def test_a_cell_that_fails_costs_no_other(
     assert json.loads(out)["failed"] == []
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "queries.parquet"])
+def test_a_damaged_cell_is_computed_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    first = benchmark(SuiteConfig.build(ONE), tmp_path / "run")
+    (tmp_path / "cache/cells" / first.cells[0].key / "run" / name).write_text("")
+    again = benchmark(SuiteConfig.build(ONE), tmp_path / "again")
+    assert [cell.status for cell in again.cells] == ["done"] * 4
+    for cell, other in zip(first.cells, again.cells, strict=True):
+        assert cell.figures["map"] == other.figures["map"]
+        assert cell.figures["l2"] == other.figures["l2"]
+
+
+def test_a_cell_that_kills_its_worker_costs_no_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+
+    def run_tasks_with_a_killer(
+        executor: str, function: Any, tasks: Any, *, lost: Any, **_: Any
+    ) -> list[Any]:
+        """As after many deaths: whatever holds the first radius is lost, and nothing of it done."""
+        return [
+            lost(one)
+            if any("4/255" in cell.budget for cell in getattr(one, "cells", ()))
+            else function(one)
+            for one in tasks
+        ]
+
+    monkeypatch.setattr("advhash.benchmarking.run_tasks", run_tasks_with_a_killer)
+    grid = {**ONE["grids"][0], "attacks": ["noise"], "budgets": ["4/255", "8/255"]}
+    record = benchmark(SuiteConfig.build({**ONE, "grids": [grid]}), tmp_path / "run")
+    ended = {(cell.budget, cell.status) for cell in record.cells}
+    assert ended == {("L∞ 4/255", "failed"), ("L∞ 8/255", "done")}
+    assert "died again and again" in record.cells[0].message
+
+
+def test_workers_with_another_cache_or_code_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "one"))
+    here = suite_cell.surroundings()
+    assert here == suite_cell.surroundings()
+    assert set(here) == {"code", "cache"}
+    remote = _Remote(int, suite_cell.surroundings, here)
+    assert remote("3") == 3
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "other"))
+    with pytest.raises(RefusedError, match="Dask workers with the same cache as here"):
+        remote("3")
+    with pytest.raises(RefusedError, match="with the same code and cache as here"):
+        _Remote(int, dict, here)("3")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_worker_with_threads_gives_the_same_figures_and_another_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    config = SuiteConfig.build(ONE | {"victim_seeds": 2})
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "inline"))
+    inline = benchmark(config, tmp_path / "run")
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "shared"))
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=4, processes=True, host="127.0.0.1",
+        dashboard_address=None, silence_logs=50,
+    ) as cluster:  # fmt: skip
+        executor = f"dask:{cluster.scheduler_address}"
+        found = benchmark(config, tmp_path / "threads", executor=executor)
+        assert not found.failed
+        for cell, other in zip(inline.cells, found.cells, strict=True):
+            for name in ("map", "map_adversarial", "tmap", "l2"):
+                assert cell.figures.get(name) == other.figures.get(name), name
+        monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "elsewhere"))
+        with pytest.raises(RefusedError, match="Dask workers with the same cache as here"):
+            benchmark(config, tmp_path / "refused", executor=executor)
+    assert not list(tmp_path.glob("refused*"))
+
+
+def test_threads_of_a_worker_take_turns() -> None:
+    """They share the random numbers of their process."""
+    at_once, most = 0, 0
+
+    def count(_: int) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        at_once -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(_Remote(count, dict, {}), range(8)))
+    assert most == 1
+
+
 def test_a_killed_command_goes_on_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +400,7 @@ def test_dry_run_learns_what_cells_cost(
     plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["cells_done"] == 0
     assert plan["seconds"] > 0
+    assert plan["trainings"] == 0  # the victims are there
     assert plan["unknown_costs"] == plan["uncertain_costs"] == 0
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     plan = json.loads(command(capsys, "benchmark", *more)[1])
@@ -633,6 +731,53 @@ def test_a_victim_that_faced_fewer_attacks_is_flagged(
     assert [one.rank for one in record.victims] == sorted(one.rank for one in record.victims)
 
 
+def test_what_no_interval_covers_is_flagged(finished: Path) -> None:
+    def flags(**changes: Any) -> dict[str, str]:
+        suite = plan_suite(SuiteConfig.build({**ONE, **changes}))
+        return {flag.name: flag.message for flag in seed_flags(suite)}
+
+    assert not {"one_training", "one_attack_seed"} & {
+        flag.name for flag in BenchmarkRecord.read(finished).flags
+    }
+    assert set(flags()) == {"one_training"}  # ONE: one victim seed, two attack seeds
+    assert set(flags(victim_seeds=2, attack_seeds=1)) == {"one_attack_seed"}
+    own = {**ONE["grids"][0], "victims": ["dpsh+epochs=1", "phash", "dpsh+epochs=1+seed=5"]}
+    told = flags(victim_seeds=2, grids=[own])["one_training"]
+    assert told.startswith("dpsh+seed=5+epochs=1: one training each")
+
+
+def test_a_defence_that_only_wraps_draws_no_victim_seeds() -> None:
+    suite = {**ONE, "victim_seeds": 3, "attack_seeds": 1}
+    grid = {**ONE["grids"][0], "attacks": ["noise"], "defenses": ["jpeg"]}
+    for victim, seeds in (("phash", [None]), ("dpsh+epochs=1", [0, 1, 2])):
+        cells = plan_suite(SuiteConfig.build({**suite, "grids": [{**grid, "victims": [victim]}]}))
+        assert [cell.victim_seed for cell in cells.cells] == seeds
+
+
+def test_flags_and_deviations_of_cells_stay_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    defended = {**ONE["grids"][0], "attacks": ["noise"], "defenses": ["none", "jpeg"]}
+    plain = {**defended, "defenses": ["none"], "budgets": ["4/255"]}
+    suite = {**ONE, "attack_seeds": 1, "grids": [defended, plain]}
+    record = benchmark(SuiteConfig.build(suite), tmp_path / "run")
+    assert {"dpsh", "dpsh + jpeg"} <= set(record.deviations)
+    levels: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for cell in record.cells:
+        run = load_record(tmp_path / "cache/cells" / cell.key / "run")
+        levels |= {flag.name: flag.level for flag in run.flags}
+        counts.update({flag.name for flag in run.flags})
+    told = {flag.name: flag for flag in record.flags if flag.name in levels}
+    assert levels
+    for name, level in levels.items():
+        assert told[name].level == level
+        assert told[name].message.startswith(
+            f"{counts[name]} of 3 runs (see the tables), the first"
+        )
+
+
 @pytest.mark.parametrize("eps", [["0.03141", "0.03143"], ["8/255", "0.031370"]])
 def test_radii_that_look_alike_are_cells_of_their_own(eps: list[str]) -> None:
     grid = {**ONE["grids"][0], "budgets": eps, "attacks": ["noise"], "defenses": ["none", "saat"]}
@@ -742,4 +887,3 @@ def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
     render([tmp_path], tmp_path / "report.html")
     assert len(record.cells) > 10_000
     assert (tmp_path / "report.html").stat().st_size < 20e6
-    assert "Raised by 3336 of 10008 runs" in (tmp_path / "report.html").read_text()

@@ -530,3 +530,16 @@ def test_what_a_killed_process_left_is_swept(
     cached_folder("data", "key", lambda folder: None)
     assert not left.exists()
     assert recent.exists()
+
+
+def test_what_takes_days_to_build_is_not_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+
+    def build(folder: Path) -> None:
+        os.utime(folder, (0, 0))
+        cached_folder("data", "other", lambda _: None)  # sweeps
+        assert folder.is_dir()
+
+    assert cached_folder("data", "key", build).is_dir()

@@ -34,7 +34,7 @@ PIPELINE = {
         "defending",
         "certifying",
     ),
-    *("comparing", "suites", "suite_cell", "benchmarking"),
+    *("comparing", "suites", "suite_cell", "suite_record", "benchmarking"),
     *("lifelong_cell", "lifelong_attack", "lifelong_run"),
     *("attack_domain", "search_cell", "search_winner", "searching"),
     *("measuring", "asking", "results", "in_memory", "api"),

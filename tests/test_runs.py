@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advhash import __version__
 from advhash.errors import RunError, StorageError
-from advhash.runs import RunFolder, environment, new_run_id
+from advhash.runs import RunFolder, environment, new_run_id, refuse_partial
 
 
 class Work:
@@ -240,3 +240,13 @@ def test_the_environment_is_json_with_versions() -> None:
 def test_a_missing_package_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advhash.runs._PACKAGES", ("advhash-of-another-world",))
     assert environment()["packages"] == {"advhash-of-another-world": "not installed"}
+
+
+def test_advice_for_what_was_interrupted_fits_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmark-small.partial"
+    folder.mkdir()
+    with pytest.raises(RunError, match="give the command that began it again, with the same --out"):
+        refuse_partial(folder)
+    (folder / "config.toml").touch()  # which an attack writes first
+    with pytest.raises(RunError, match="continue it with `advhash attack --resume"):
+        refuse_partial(folder)

@@ -440,6 +440,18 @@ class TestCrossed:
         apart = hierarchical_mean([[seed.ravel() for seed in order] for order in hard], 0)
         assert together.high - together.low > 2 * (apart.high - apart.low)  # type: ignore[operator]
 
+    def test_the_same_seeds_of_all_orders_are_drawn_together(self) -> None:
+        """Values that only the seed decides over: drawn apart, orders would average it away."""
+        seeds = np.random.default_rng(3).normal(0, 1, (1, 4, 1, 1)) + np.zeros((9, 1, 1, 30))
+        apart, together = crossed_mean(seeds, 0), crossed_mean(seeds, 0, same_seeds=True)
+        exact = np.random.default_rng(4).choice(seeds[0, :, 0, 0], (20_000, 4)).mean(axis=1)
+        low, high = np.quantile(exact, [0.025, 0.975])
+        assert together.low == pytest.approx(low, abs=0.1 * (high - low))
+        assert together.high == pytest.approx(high, abs=0.1 * (high - low))
+        assert together.high - together.low > 2 * (apart.high - apart.low)  # type: ignore[operator]
+        ratio = crossed_ratio(seeds, np.ones(seeds.shape), 0, same_seeds=True)
+        assert (ratio.low, ratio.high) == (together.low, together.high)
+
     def test_what_does_not_exist_has_no_value(self) -> None:
         nothing = np.full((2, 2, 1, 5), np.nan)
         assert crossed_mean(nothing, 0).value is None
