@@ -128,7 +128,9 @@ def seed_flags(suite: Suite) -> list[Flag]:
         told = f"{', '.join(once)}: one training each, so no interval covers another one."
         flags.append(Flag("one_training", "warning", told))
     if config.attack_seeds == 1:
-        told = "One seed of the attacks: no interval covers other targets or another training."
+        told = (
+            "One seed of the attacks: no interval covers other targets or an attack trained anew."
+        )
         flags.append(Flag("one_attack_seed", "warning", told))
     return flags
 
