@@ -60,13 +60,21 @@ def cache_root() -> Path:
 
 
 def cache_name() -> str:
-    """A name of this cache, drawn when it was first asked for: two folders never share one.
+    """A name of this cache, drawn when it was first asked for; only a copy of the folder shares it.
 
     Raises StorageError.
     """
     file = cache_root() / "name"
     if not file.is_file():
-        write_text(file, uuid.uuid4().hex)
+        drawn = file.with_name(f"name.{uuid.uuid4().hex}")
+        write_text(drawn, uuid.uuid4().hex)
+        with storage_errors(file, ADVICE):
+            try:
+                os.link(drawn, file)  # whole, and by the first of several processes alone
+            except FileExistsError:
+                pass
+            finally:
+                drawn.unlink()
     with storage_errors(file, ADVICE):
         return file.read_text("utf-8")
 
@@ -132,7 +140,7 @@ def _sweep(parent: Path) -> None:
                 with _held(left) as free:
                     if free:
                         shutil.rmtree(left, ignore_errors=True)
-        except FileNotFoundError:
+        except OSError:  # gone meanwhile, or another user's
             continue
 
 

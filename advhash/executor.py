@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 
 _TOGETHER, _ALONE = 2, 2  # attempts at a task whose worker dies
 _CONNECT_SECONDS = 10
+_WORKER_SECONDS = 60  # until the first worker is there
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -208,6 +209,15 @@ def _run_dask(
     except (OSError, ValueError, TypeError) as error:
         line = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(f"no Dask scheduler answers at {address} ({line})") from None
+    if tasks:
+        try:
+            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+        except TimeoutError:
+            client.close()
+            raise UsageError(
+                f"the Dask scheduler at {address} has no worker: start some with `dask worker "
+                f"{address}`"
+            ) from None
     done: dict[int, Result] = {}
     with client:
         futures = client.map(function, list(tasks), pure=False)

@@ -30,6 +30,7 @@ from advhash.training import (
     store_victim,
     train,
 )
+from advhash.victims.acceleration import precision
 from advhash.victims.base import HashVictim
 from advhash.victims.external import is_external
 from advhash.victims.training_state import TrainingState
@@ -135,6 +136,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
     key = content_key(
         {
             **cache_identity(trained),
+            "precision": precision(trained.victim.device),
             "defense": applied,
             "budget": repr(budget) if defense.takes_budget else None,  # in full, not as shown
             "digest": DEFENSES[name].digest,

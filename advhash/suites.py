@@ -160,7 +160,9 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
         ).trusting(suite.trust_code)
         label = method_label(victim)
         if not plain:
-            label += f" + {method_label(defense)}{_trained_at(grid.defense_budget)}"
+            label += f" + {method_label(defense)}"
+            if DEFENSES.create(defense.name, defense.settings).takes_budget:
+                label += _trained_at(grid.defense_budget)
         with _telling(label, parts=not plain):
             known = _Victim.plan(base)
         drawn = known.learns and victim.seed is None
@@ -214,12 +216,13 @@ class _Victim:
 
     @classmethod
     def plan(cls, config: AttackConfig) -> _Victim:
-        foreseen = foresee(config)
+        device, foreseen = resolve_device(config.device), foresee(config)
         fresh, data = foreseen.victim, foreseen.data
         if foreseen.ready is not None:  # a checkpoint, or a function of the user
             identity, learns = dict(cache_identity(foreseen.ready)), False
+            if config.defense is not None:
+                identity["precision"] = precision(device)
         else:
-            device = resolve_device(config.device)
             identity = {
                 "victim": config.victim.name,
                 "method": VICTIMS[config.victim.name].digest,
@@ -249,7 +252,9 @@ def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> 
             defense.name,
             DEFENSES.settings(defense.name, defense.settings),
             DEFENSES[defense.name].digest,
-            repr(config.defense_budget.resolve(DEFAULT)),
+            repr(config.defense_budget.resolve(DEFAULT))
+            if DEFENSES.create(defense.name, defense.settings).takes_budget
+            else None,
         ],
     }
     budget = config.budget.resolve(attack.default_budget)

@@ -40,7 +40,7 @@ from advhash.registry import DEFENSES, VICTIMS
 from advhash.reports.victim import code_figures, victim_flags, victim_metrics
 from advhash.runs import environment
 from advhash.sanity import Flag
-from advhash.victims.acceleration import dismiss, lead, led, precision
+from advhash.victims.acceleration import asked_precision, dismiss, lead, led, precision
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, is_external
 from advhash.victims.training_state import TrainingState
@@ -139,7 +139,7 @@ def code_version() -> str:
 
 def same_code() -> dict[str, str]:
     """What the workers of a cluster must have in common with who asks them; see `run_tasks`."""
-    return {"code": code_version()}
+    return {"code": code_version(), "precision": asked_precision()}
 
 
 def data_settings(

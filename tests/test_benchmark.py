@@ -308,13 +308,13 @@ def test_workers_with_another_cache_or_code_are_refused(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "one"))
     here = suite_cell.surroundings()
     assert here == suite_cell.surroundings()
-    assert set(here) == {"code", "cache"}
+    assert set(here) == {"code", "precision", "cache"}
     remote = _Remote(int, suite_cell.surroundings, here)
     assert remote("3") == 3
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "other"))
     with pytest.raises(RefusedError, match="Dask workers with the same cache as here"):
         remote("3")
-    with pytest.raises(RefusedError, match="with the same code and cache as here"):
+    with pytest.raises(RefusedError, match="with the same code and precision and cache as here"):
         _Remote(int, dict, here)("3")
 
 
@@ -752,6 +752,10 @@ def test_a_defence_that_only_wraps_draws_no_victim_seeds() -> None:
     for victim, seeds in (("phash", [None]), ("dpsh+epochs=1", [0, 1, 2])):
         cells = plan_suite(SuiteConfig.build({**suite, "grids": [{**grid, "victims": [victim]}]}))
         assert [cell.victim_seed for cell in cells.cells] == seeds
+        budgeted = {**grid, "victims": [victim], "defense_budget": {"eps": "4/255"}}
+        same = plan_suite(SuiteConfig.build({**suite, "grids": [budgeted]}))
+        assert same.cells[0].victim == cells.cells[0].victim  # it trains against no budget
+        assert same.cells[0].training == cells.cells[0].training
 
 
 def test_flags_and_deviations_of_cells_stay_whole(

@@ -25,6 +25,7 @@ __all__ = [
     "accelerated",
     "add_gradients",
     "agreed",
+    "asked_precision",
     "dismiss",
     "equalise",
     "joined",
@@ -36,6 +37,11 @@ __all__ = [
 ]
 
 _VARIABLE = "ACCELERATE_MIXED_PRECISION"  # of accelerate itself
+
+
+def asked_precision() -> str:
+    """What $ACCELERATE_MIXED_PRECISION asks for; "" where it is not set."""
+    return os.environ.get(_VARIABLE, "")
 
 
 def precision(device: torch.device) -> str:
