@@ -119,8 +119,8 @@ def seed_flags(suite: Suite) -> list[Flag]:
     once = {
         cell.victim: None
         for cell in suite.cells
-        if cell.victim_seed is None
-        and (cell.config.victim.seed is not None or is_checkpoint(cell.config.victim.name))
+        if is_checkpoint(cell.config.victim.name)  # hardened anew for each seed, or not
+        or (cell.victim_seed is None and cell.config.victim.seed is not None)
     }
     if config.victim_seeds == 1:
         once |= {cell.victim: None for cell in suite.cells if cell.victim_seed is not None}
