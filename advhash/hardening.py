@@ -46,14 +46,12 @@ class Foreseen:
 
     victim:   behind its defence where that trains nothing
     settings: all of a registered victim, else None: it comes trained
-    key:      under which the cache keeps it, trained and before its defence; None likewise
     ready:    the victim that comes trained, loaded, before its defence
     """
 
     victim: HashVictim
     data: Dataset
     settings: dict[str, Any] | None
-    key: str | None
     ready: Trained | None
 
 
@@ -85,16 +83,16 @@ def foresee(config: TrainConfig | AttackConfig) -> Foreseen:
     planned, ready = plan_victim(config), None
     if planned is None:
         ready = train(config)
-        victim, data, settings, key = ready.victim, ready.data, None, None
+        victim, data, settings = ready.victim, ready.data, None
     else:
-        data, settings, key = planned
+        data, settings, _ = planned
         victim = VICTIMS.create(config.victim.name, settings)
     if config.defense is not None:
         defense: Hardening = DEFENSES.create(config.defense.name, config.defense.settings)
         defense.check(victim)
         if isinstance(defense, Wrapping):
             victim = defense.wrap(victim)
-    return Foreseen(victim, data, settings, key, ready)
+    return Foreseen(victim, data, settings, ready)
 
 
 def _check_defense(config: TrainConfig | AttackConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from advhash.attacking import attack_queries
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import expect_room
-from advhash.cache import cache_root, content_key
+from advhash.cache import content_key
 from advhash.config import (
     AttackConfig,
     BudgetConfig,
@@ -37,6 +37,7 @@ from advhash.runs import RunFolder, environment, new_run_id
 from advhash.training import (
     Trained,
     cache_identity,
+    is_trained,
     resolve_device,
 )
 from advhash.victims.base import HashVictim
@@ -241,7 +242,7 @@ def attack_plan(config: AttackConfig) -> dict[str, Any]:
         victim = {
             "name": config.victim.name,
             "settings": foreseen.settings,
-            "trained": (cache_root() / "victims" / str(foreseen.key)).is_dir(),
+            "trained": is_trained(config),
         }
     return {
         "schema": "advhash/plan/1",

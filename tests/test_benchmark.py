@@ -774,12 +774,14 @@ def test_flags_and_deviations_of_cells_stay_whole(
         levels |= {flag.name: flag.level for flag in run.flags}
         counts.update({flag.name for flag in run.flags})
     told = {flag.name: flag for flag in record.flags if flag.name in levels}
+    page = (tmp_path / "run/report.html").read_text()
     assert levels
     for name, level in levels.items():
         assert told[name].level == level
         assert told[name].message.startswith(
             f"{counts[name]} of 3 runs (see the tables), the first"
         )
+        assert f"{counts[name]} of 3 runs (see the tables), the first" in page
 
 
 @pytest.mark.parametrize("eps", [["0.03141", "0.03143"], ["8/255", "0.031370"]])
@@ -891,3 +893,5 @@ def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
     render([tmp_path], tmp_path / "report.html")
     assert len(record.cells) > 10_000
     assert (tmp_path / "report.html").stat().st_size < 20e6
+    flagged = (tmp_path / "report.html").read_text().count("<code>constant_bits</code> ×3")
+    assert flagged == len(rows)
