@@ -1,6 +1,6 @@
 """`python -m advhash`."""
 
-from advhash.cli import main
+from advhash.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -233,31 +233,31 @@ class Registry(Generic[T]):
 VICTIMS: Registry[Any] = Registry(
     "victim",
     (
-        "advhash.victims.image",
-        "advhash.victims.hashnet",
-        "advhash.victims.csq",
-        "advhash.victims.dlcmh",
-        "advhash.victims.dcmh",
-        "advhash.victims.hashvfl",
-        "advhash.victims.perceptual",
-        "advhash.victims.neural_code",
+        "advhash.victims.image.pairwise",
+        "advhash.victims.image.hashnet",
+        "advhash.victims.image.csq",
+        "advhash.victims.cross_modal.dlcmh",
+        "advhash.victims.cross_modal.dcmh",
+        "advhash.victims.federated.hashvfl",
+        "advhash.victims.perceptual.hashes",
+        "advhash.victims.neural.neural_code",
     ),
 )
-INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.code_inversion",))
+INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.inversion.code_inversion",))
 ATTACKS: Registry[Any] = Registry(
     "attack",
     (
-        "advhash.attacks.gradient",
-        "advhash.attacks.genome",
-        "advhash.attacks.hiding",
-        "advhash.attacks.prosgan",
+        "advhash.attacks.gradient.targeted",
+        "advhash.attacks.evolved.genome",
+        "advhash.attacks.gradient.hiding",
+        "advhash.attacks.prosgan.prosgan",
         "advhash.attacks.universal",
-        "advhash.attacks.baselines",
-        "advhash.attacks.text",
+        "advhash.attacks.black_box.baselines",
+        "advhash.attacks.words.hotflip",
         "advhash.attacks.collision",
-        "advhash.attacks.query",
-        "advhash.attacks.square",
-        "advhash.attacks.torchattacks_bridge",
+        "advhash.attacks.black_box.nes",
+        "advhash.attacks.black_box.square",
+        "advhash.attacks.bridge.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
     beside=INVERSIONS,
@@ -265,19 +265,33 @@ ATTACKS: Registry[Any] = Registry(
 DEFENSES: Registry[Any] = Registry(
     "defense",
     (
-        "advhash.defenses.adversarial",
-        "advhash.defenses.noise",
-        "advhash.defenses.purify",
-        "advhash.defenses.smoothing",
+        "advhash.defenses.training.adversarial",
+        "advhash.defenses.training.noise",
+        "advhash.defenses.wrappers.purify",
+        "advhash.defenses.wrappers.smoothing",
     ),
 )
 DETECTORS: Registry[Any] = Registry(
     "detector",
     (
-        "advhash.defenses.detectors",
-        "advhash.defenses.code_detectors",
-        "advhash.defenses.combined_detector",
-        "advhash.defenses.novelty",
+        "advhash.defenses.detectors.federated",
+        "advhash.defenses.detectors.image_codes",
+        "advhash.defenses.detectors.combined",
+        "advhash.defenses.detectors.novelty",
     ),
 )
-DATASETS: Registry[Any] = Registry("dataset", ("advhash.datasets", "advhash.near_duplicates"))
+DATASETS: Registry[Any] = Registry(
+    "dataset",
+    (
+        "advhash.data.readers.arrays",
+        "advhash.data.readers.caption_table",
+        "advhash.data.readers.dcmh_mat",
+        "advhash.data.readers.flickr8k",
+        "advhash.data.readers.hashnet_lists",
+        "advhash.data.readers.image_folder",
+        "advhash.data.readers.near_duplicates",
+        "advhash.data.readers.openmoji_set",
+        "advhash.data.readers.scikit_learn",
+        "advhash.data.readers.tables",
+    ),
+)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from advhash.budget import Budget, Norm, round_toward
-from advhash.codes import HashCodes
-from advhash.data import Batch, Dataset, Modality, Progress, silent
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Batch, Dataset, Modality, Progress, silent
+from advhash.data.text.edits import WordBudget
 from advhash.errors import UsageError
-from advhash.lexicon import WordBudget
 from advhash.victims.base import HashVictim, History
-from advhash.victims.slices import OneSlice, slice_batch, slice_data
+from advhash.victims.federated.slices import OneSlice, slice_batch, slice_data
 
 __all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
 

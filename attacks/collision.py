@@ -1,7 +1,7 @@
 """Collision and evasion: reach the hash of a chosen picture, or leave one's own, bit by bit.
 
 What deduplication and moderation run decides by a threshold on the Hamming distance; see
-`advhash.reports.operating` for how these attacks are judged.
+`advhash.experiments.attack.operating` for how these attacks are judged.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from advhash.attacks.anchors import voted
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
-from advhash.attacks.objectives import similarity, soft_code
-from advhash.attacks.steps import step_length, stepped
+from advhash.attacks.gradient.anchors import voted
+from advhash.attacks.gradient.objectives import similarity, soft_code
+from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, round_toward
-from advhash.data import Batch, Modality, Progress, silent
+from advhash.data.dataset import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim

@@ -15,24 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advhash.attacks.anchors import centre_codes, expect_reachable, relevant_codes
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
-from advhash.attacks.baselines import Blend, Noise
-from advhash.attacks.descent import Aim, GradientAttack
-from advhash.attacks.hiding import (
+from advhash.attacks.black_box.baselines import Blend, Noise
+from advhash.attacks.black_box.nes import NES, NESUntargeted
+from advhash.attacks.gradient.anchors import centre_codes, expect_reachable, relevant_codes
+from advhash.attacks.gradient.descent import Aim, GradientAttack
+from advhash.attacks.gradient.hiding import (
     KNOWS_LABELS,
     SDHA,
     Mainstay,
     MainstayUntargeted,
     SDHAUntargeted,
 )
-from advhash.attacks.objectives import ranking_precision
-from advhash.attacks.query import NES, NESUntargeted
+from advhash.attacks.gradient.objectives import ranking_precision
 from advhash.budget import Budget, round_toward
-from advhash.codes import HashCodes
-from advhash.data import Batch, Modality, Progress, silent
+from advhash.codes.metrics import retrieval_average_precision
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
-from advhash.metrics import retrieval_average_precision
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
 

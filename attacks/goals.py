@@ -6,10 +6,10 @@ from typing import Self
 
 from torch import Tensor
 
-from advhash.attacks.anchors import dhta
 from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.gradient.anchors import dhta
 from advhash.budget import Budget
-from advhash.data import Progress, silent
+from advhash.data.dataset import Progress, silent
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
 

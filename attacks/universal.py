@@ -9,12 +9,12 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from advhash.attacks.anchors import majority
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
-from advhash.attacks.objectives import similarity, soft_code, typical_size
-from advhash.attacks.steps import step_length, stepped
+from advhash.attacks.gradient.anchors import majority
+from advhash.attacks.gradient.objectives import similarity, soft_code, typical_size
+from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, clipped
-from advhash.data import Batch, Modality, Progress, silent
+from advhash.data.dataset import Batch, Modality, Progress, silent
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim

@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 
 from advhash.attacks.base import AttackData
-from advhash.config import AttackConfig
-from advhash.console import progress_display
-from advhash.fitting import FittedAttack, fit_attack
-from advhash.runs import environment
+from advhash.cli.console import progress_display
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.victim import train
+from advhash.storage.run_folder import environment
 from advhash.targets import choose_targets
-from advhash.training import Trained, derive_seed, train
 
 OUT = Path(__file__).with_suffix(".json")
 METHODS = {"prosgan": {}, "dhta": {"norm": "linf", "eps": "8/255"}}

@@ -24,21 +24,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData
-from advhash.attacks.ensemble import STEPS, AutoHash, AutoHashUntargeted, Ranking, RankingUntargeted
-from advhash.attacks.hiding import Mainstay
+from advhash.attacks.ensemble import (
+    STEPS,
+    AutoHash,
+    AutoHashUntargeted,
+    Ranking,
+    RankingUntargeted,
+)
+from advhash.attacks.gradient.hiding import Mainstay
 from advhash.budget import Budget
 from advhash.codes import HashCodes
-from advhash.config import AttackConfig
+from advhash.codes.metrics import chance_average_precision, retrieval_average_precision
 from advhash.data import Batch
-from advhash.metrics import chance_average_precision, retrieval_average_precision
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.ceiling import target_ceilings
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import cache_identity
+from advhash.experiments.prepare.victim import train
+from advhash.measures.intervals import mean_metric, paired_difference, ratio_metric
 from advhash.registry import ATTACKS
-from advhash.reports.ceiling import target_ceilings
-from advhash.runs import environment
-from advhash.stats import mean_metric, paired_difference, ratio_metric
+from advhash.storage.run_folder import environment
 from advhash.targets import choose_targets
-from advhash.training import cache_identity, derive_seed, train
 from advhash.victims.base import HashVictim
 
 OUT = Path(__file__).with_suffix(".json")

@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from advhash.config import AttackConfig
-from advhash.console import progress_display
-from advhash.pipeline import attack
-from advhash.runs import environment
+from advhash.cli.console import progress_display
+from advhash.experiments.attack.run import attack
+from advhash.experiments.config import AttackConfig
+from advhash.storage.run_folder import environment
 
 OUT = Path(__file__).with_suffix(".json")
 SETTINGS: dict[str, dict[str, Any]] = {"prosgan": {"bounded": True}, "dhta": {}, "universal": {}}

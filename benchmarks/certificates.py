@@ -22,21 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from advhash.attacks.base import AttackData
-from advhash.attacks.hiding import MainstayUntargeted
+from advhash.attacks.gradient.hiding import MainstayUntargeted
 from advhash.budget import Budget
-from advhash.codec import through_codec
 from advhash.codes import HashCodes
-from advhash.config import TrainConfig
+from advhash.codes.hamming import distances, histograms
+from advhash.codes.metrics import average_precision, precision_within, retrieval_average_precision
 from advhash.data import Batch, Dataset, Modality
-from advhash.defenses.purify import JPEG
-from advhash.defenses.smoothing import Smoothed, certified_recall, certify
-from advhash.hamming import distances, histograms
-from advhash.hardening import prepare
-from advhash.metrics import average_precision, precision_within, retrieval_average_precision
+from advhash.data.codec import through_codec
+from advhash.defenses.wrappers.purify import JPEG
+from advhash.defenses.wrappers.smoothing import Smoothed, certified_recall, certify
+from advhash.experiments.config import TrainConfig
+from advhash.experiments.prepare.hardened import prepare
+from advhash.measures.intervals import mean_metric
 from advhash.registry import DEFENSES
-from advhash.stats import mean_metric
 from advhash.victims.base import HashVictim
-from advhash.victims.resampling import straight_through
+from advhash.victims.perceptual.resampling import straight_through
 
 ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).with_suffix(".json")

@@ -22,16 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advhash.attacking import choose_queries
 from advhash.attacks.base import Attack, AttackData, frozen
-from advhash.config import AttackConfig
-from advhash.console import progress_display
+from advhash.cli.console import progress_display
 from advhash.data import Batch, Dataset, Modality, Progress, silent
-from advhash.fitting import FittedAttack, fit_attack
-from advhash.reports.measures import precisions
-from advhash.runs import environment
+from advhash.experiments.attack.columns import precisions
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.victim import train
+from advhash.storage.run_folder import environment
 from advhash.targets import choose_targets
-from advhash.training import Trained, derive_seed, train
 from advhash.victims.base import HashVictim
 
 OUT = Path(__file__).with_suffix(".json")

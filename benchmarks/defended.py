@@ -25,9 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from advhash.console import progress_display
-from advhash.defending import defend, defend_config
-from advhash.reports.plots import COLOURS, STYLE
+from advhash.cli.console import progress_display
+from advhash.experiments.defend import defend, defend_config
+from advhash.reports.elements.plots import COLOURS, STYLE
 
 ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).with_suffix(".json")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
-from advhash.datasets import load_dataset
+from advhash.data.load import load_dataset
 from advhash.registry import DEFENSES, VICTIMS
-from advhash.runs import environment
+from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
 
 OUT = Path(__file__).with_suffix(".json")

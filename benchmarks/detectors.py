@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from advhash.config import DetectConfig
-from advhash.detecting import detect
-from advhash.files import write_json
+from advhash.experiments.detect.config import DetectConfig
+from advhash.experiments.detect.run import detect
+from advhash.storage.files import write_json
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/defenses/code_detectors.md"

@@ -26,12 +26,12 @@ import torch
 
 from advhash.attacks.base import Attack
 from advhash.codes import HashCodes
-from advhash.datasets import load_dataset
-from advhash.hamming import neighbours
-from advhash.phase_cell import Attacker, train_and_measure
+from advhash.codes.hamming import neighbours
+from advhash.data.load import load_dataset
+from advhash.experiments.phase.cell import Attacker, train_and_measure
 from advhash.registry import ATTACKS, VICTIMS
-from advhash.runs import environment
-from advhash.victims.neural_code import NeuralCode
+from advhash.storage.run_folder import environment
+from advhash.victims.neural.neural_code import NeuralCode
 
 OUT = Path(__file__).with_suffix(".json")
 ROWS, QUERIES, BITS, NEIGHBOURS = 60_000, 10_000, 10_000, 9
@@ -46,7 +46,7 @@ import re, sys, time
 import numpy as np
 from pathlib import Path
 from advhash.codes import HashCodes
-from advhash.encoding import knn_classes, redundancy_ratio
+from advhash.measures.encoding import knn_classes, redundancy_ratio
 words = np.load(sys.argv[1])
 codes = HashCodes(words, int(sys.argv[2]))
 classes = np.arange(len(codes)) % 10

@@ -28,9 +28,9 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from advhash.codes import HashCodes
-from advhash.hamming import DistanceHistograms, histograms
-from advhash.metrics import average_precision
-from advhash.runs import environment
+from advhash.codes.hamming import DistanceHistograms, histograms
+from advhash.codes.metrics import average_precision
+from advhash.storage.run_folder import environment
 
 QUERIES, ROWS, BITS, CLASSES, TOP = 1_000, 100_000, 64, 21, 100
 OUT = Path(__file__).with_suffix(".json")
@@ -42,10 +42,10 @@ GALLERY = r"""
 import re, sys, time
 import numpy as np
 from pathlib import Path
-from advhash.code_files import map_codes
+from advhash.codes.code_files import map_codes
 from advhash.codes import HashCodes
-from advhash.metrics import average_precision
-from advhash.sharding import sharded_histograms
+from advhash.codes.metrics import average_precision
+from advhash.codes.sharding import sharded_histograms
 gallery = map_codes(Path(sys.argv[1]))
 generator = np.random.default_rng(1)
 query = HashCodes.pack(generator.random((1000, gallery.codes.bits)) < 0.5)
@@ -62,7 +62,7 @@ COMPILE = """
 import time
 import numpy as np
 from advhash.codes import HashCodes
-from advhash.hamming import DistanceHistograms, histograms
+from advhash.codes.hamming import DistanceHistograms, histograms
 codes, hot = HashCodes.pack(np.ones((1, 64))), np.ones((1, 1), np.uint8)
 began = time.perf_counter()
 histograms(codes, codes, hot, hot)
@@ -209,7 +209,7 @@ def wider() -> dict[str, float]:
 
 
 def large_gallery() -> dict[str, float]:
-    from advhash.code_files import LabelledCodes, write_codes
+    from advhash.codes.code_files import LabelledCodes, write_codes
 
     generator = np.random.default_rng(2)
     words = generator.integers(0, 2**64, (LARGE, 1), dtype=np.uint64)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from advhash.reports.lifelong import NAMES
+from advhash.reports.lifelong.record import NAMES
 
 ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).with_suffix(".json")

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from advhash.config import AttackConfig
-from advhash.console import progress_display
-from advhash.pipeline import attack
-from advhash.runs import environment
+from advhash.cli.console import progress_display
+from advhash.experiments.attack.run import attack
+from advhash.experiments.config import AttackConfig
+from advhash.storage.run_folder import environment
 
 OUT = Path(__file__).with_suffix(".json")
 ATTACKS: list[tuple[str, dict[str, Any], str | None]] = [

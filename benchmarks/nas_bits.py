@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from advhash.nas import CellDomain, read_table
-from advhash.nas_training import Protocol
+from advhash.functional.nas import CellDomain, read_table
+from advhash.functional.nas_training import Protocol
 
 BITS = (1, 3, 5, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24)
 

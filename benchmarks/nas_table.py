@@ -1,4 +1,4 @@
-"""Train every distinct cell of `advhash.nas` and pack the table that searches look up.
+"""Train every distinct cell of `advhash.functional.nas` and pack the table that searches look up.
 
     OMP_NUM_THREADS=1 python benchmarks/nas_table.py                  # what is missing, then pack
     OMP_NUM_THREADS=1 python benchmarks/nas_table.py --vertices 4 --out /tmp/small.json.gz
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from advhash.cache import cache_root
-from advhash.executor import run_tasks
-from advhash.nas import SCHEMA, TABLE, distinct_cells
-from advhash.nas_training import Protocol, trained_cell
+from advhash.compute.executor import run_tasks
+from advhash.functional.nas import SCHEMA, TABLE, distinct_cells
+from advhash.functional.nas_training import Protocol, trained_cell
+from advhash.storage.cache import cache_root
 
 CHUNK = 100  # cells between two writes
 PLACE = Path("advhash") / TABLE.name

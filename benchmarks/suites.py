@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from advhash.reports.benchmark import BenchmarkRecord
-from advhash.reports.html import render
-from advhash.runs import environment
+from advhash.reports.page.render import render
+from advhash.storage.run_folder import environment
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/benchmark_measured.md"

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from advhash.datasets import load_dataset
+from advhash.data.load import load_dataset
 from advhash.registry import VICTIMS
-from advhash.runs import environment
-from advhash.victims import training_state
+from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
-from advhash.victims.fit import Descent
-from advhash.victims.training_state import UNSAVED, Phase, TrainingState
+from advhash.victims.training import state as training_state
+from advhash.victims.training.descent import Descent
+from advhash.victims.training.state import UNSAVED, Phase, TrainingState
 
 OUT = Path(__file__).with_suffix(".json")
 REPEATS = 3

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
-from advhash.attacking import choose_queries
 from advhash.attacks.base import AttackData
-from advhash.attacks.gradient import DHTA
+from advhash.attacks.gradient.targeted import DHTA
 from advhash.budget import Budget
-from advhash.config import AttackConfig
-from advhash.reports.measures import codec_columns, precisions
-from advhash.stats import mean_metric
+from advhash.experiments.attack.columns import codec_columns, precisions
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.victim import train
+from advhash.measures.intervals import mean_metric
 from advhash.targets import choose_targets
-from advhash.training import derive_seed, train
 
 SETS: tuple[tuple[str, ...], ...] = (
     (),

@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from advhash.config import AttackConfig, DetectConfig
-from advhash.datasets import load_dataset
-from advhash.detecting import detect
+from advhash.compute.progress import silent
+from advhash.data.load import load_dataset
+from advhash.data.parties import party_view
 from advhash.errors import DataError
-from advhash.hierarchical import hierarchical_mean
-from advhash.inverting import invert
-from advhash.parties import party_view
-from advhash.progress import silent
-from advhash.runs import environment
-from advhash.training import derive_seed
-from advhash.victims.hashvfl import HashVFL
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.detect.config import DetectConfig
+from advhash.experiments.detect.run import detect
+from advhash.experiments.invert.run import invert
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.measures.hierarchical import hierarchical_mean
+from advhash.storage.run_folder import environment
+from advhash.victims.federated.hashvfl import HashVFL
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/victims/hashvfl_measured.md"

@@ -19,11 +19,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from advhash.config import TrainConfig
-from advhash.console import progress_display
+from advhash.cli.console import progress_display
 from advhash.errors import DataError
-from advhash.runs import environment
-from advhash.training import train
+from advhash.experiments.config import TrainConfig
+from advhash.experiments.prepare.victim import train
+from advhash.storage.run_folder import environment
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs/victims/table.md"

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from advhash.config import AttackConfig
-from advhash.pipeline import attack
-from advhash.runs import environment
+from advhash.experiments.attack.run import attack
+from advhash.experiments.config import AttackConfig
+from advhash.storage.run_folder import environment
 
 OUT = Path(__file__).with_suffix(".json")
 TEXT = ("map", "map_adversarial", "tmap_clean", "tmap", "tmap_normalised", "words_changed")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
-from advhash.data import Batch, Modality, Progress, Split, silent
+from advhash.data.dataset import Batch, Modality, Progress, Split, silent
 from advhash.victims.base import HashVictim
 
 __all__ = ["Detector", "Hardening", "Wrapping"]

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 
 import advhash as ah
-from advhash.hamming import nearest
+from advhash.codes.hamming import nearest
 
 mpl.use("agg")
 import matplotlib.pyplot as plt

@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from advhash.reports.chapters import Chapter, Told, known, source_of
-from advhash.reports.measures import main_metric
-from advhash.reports.pictures import Pictures
-from advhash.reports.plots import Growth, budget_figure
-from advhash.reports.record import Document, Part, RunInfo
-from advhash.reports.verdict import percent, with_interval
-from advhash.sanity import Flag
-from advhash.stats import Metric
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Told, known, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import Growth, budget_figure
+from advhash.reports.elements.verdict import percent, with_interval
+from advhash.reports.record import Document, Part, RunInfo, main_metric
 
 __all__ = [
     "BENCHMARK",

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from advhash.reports.chapters import Chapter, Told, source_of
-from advhash.reports.pictures import Pictures
+from advhash.measures.intervals import Metric
+from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import FileDocument, Part
-from advhash.reports.verdict import with_interval
-from advhash.stats import Metric
 
 __all__ = ["CERTIFY", "CertificateRecord", "certificate_chapter", "verdicts"]
 
@@ -53,7 +53,7 @@ class AtRadius(Part):
 
 
 class CertificateRecord(FileDocument):
-    """What `advhash certify` found; `advhash.certifying` says what each figure is."""
+    """What `advhash certify` found; `advhash.experiments.certify` says what each figure is."""
 
     schema_: Literal["advhash/certify/1"]
     command: Literal["certify"]

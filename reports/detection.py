@@ -9,12 +9,12 @@ import matplotlib
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from advhash.reports.chapters import Chapter, Told, source_of
-from advhash.reports.pictures import Pictures
-from advhash.reports.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
+from advhash.measures.intervals import Metric
+from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
+from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
-from advhash.reports.verdict import percent, with_interval
-from advhash.stats import Metric
 
 __all__ = ["DETECT", "DetectionRecord", "detection_chapter", "verdicts"]
 

@@ -8,14 +8,21 @@ from typing import Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from advhash.reports.chapters import Chapter, Told, data_fact, method_fact, source_of
-from advhash.reports.pictures import Pictures
-from advhash.reports.plots import COLOURS, STYLE, data_uri
-from advhash.reports.record import AttackInfo, BudgetInfo, DatasetInfo, Document, Part, RunInfo
-from advhash.reports.record import VictimInfo as Victim
-from advhash.reports.verdict import with_interval
-from advhash.sanity import Flag
-from advhash.stats import Metric
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import COLOURS, STYLE, data_uri
+from advhash.reports.elements.verdict import with_interval
+from advhash.reports.record import (
+    AttackInfo,
+    BudgetInfo,
+    DatasetInfo,
+    Document,
+    Part,
+    RunInfo,
+    VictimInfo as Victim,
+)
 
 __all__ = [
     "ENCODING",

@@ -14,13 +14,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from pydantic import ConfigDict
 
-from advhash.phases import REGIMES, Regime
-from advhash.reports.chapters import Chapter, Told, data_fact, source_of
-from advhash.reports.pictures import Pictures
-from advhash.reports.plots import INK, STYLE, data_uri
+from advhash.measures.intervals import Metric
+from advhash.measures.regimes import REGIMES, Regime
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import INK, STYLE, data_uri
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
-from advhash.sanity import Flag
-from advhash.stats import Metric
 
 __all__ = [
     "FACTORS",

@@ -12,8 +12,8 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from advhash.errors import RunError
-from advhash.sanity import Flag
-from advhash.stats import Metric
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
 
 __all__ = [
     "SCHEMA",
@@ -273,3 +273,12 @@ def load_record(folder: Path) -> Record:
             f"continue an interrupted one with `advhash attack --resume {folder}`"
         )
     return Record.read(folder)
+
+
+def main_metric(goal: str) -> str:
+    """What runs of a goal are compared and ranked by.
+
+    >>> main_metric("targeted"), main_metric("untargeted")
+    ('tmap', 'map_adversarial')
+    """
+    return "tmap" if goal == "targeted" else "map_adversarial"

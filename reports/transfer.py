@@ -8,10 +8,19 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
-from advhash.reports.chapters import Chapter, Told, data_fact, known, method_fact, source_of
-from advhash.reports.measures import main_metric
-from advhash.reports.pictures import Pictures
-from advhash.reports.plots import STYLE, data_uri
+from advhash.measures.intervals import Difference, Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import (
+    Chapter,
+    Told,
+    data_fact,
+    known,
+    method_fact,
+    source_of,
+)
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import STYLE, data_uri
+from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
@@ -21,10 +30,8 @@ from advhash.reports.record import (
     Protocol,
     RunInfo,
     VictimInfo,
+    main_metric,
 )
-from advhash.reports.verdict import percent, with_interval
-from advhash.sanity import Flag
-from advhash.stats import Difference, Metric
 
 __all__ = [
     "TRANSFER",

@@ -19,7 +19,7 @@ from advhash.registry import ATTACKS, DATASETS, VICTIMS, Entry, Registry
 MODULE = '''
 import torch
 from advhash.attacks.baselines import Noise
-from advhash.datasets import load_dataset
+from advhash.data.load import load_dataset
 from advhash.registry import ATTACKS, DATASETS, VICTIMS
 from advhash.victims.base import HashVictim
 
@@ -64,7 +64,7 @@ corner = plugin_module
 [advhash.attacks]
 shake = plugin_module
 
-[advhash.datasets]
+[advhash.data.load]
 few = plugin_module
 """
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from advhash import openmoji
-from advhash.config import AttackConfig, SuiteConfig
-from advhash.pipeline import attack
+from advhash.data.readers import openmoji
+from advhash.experiments.attack.run import attack
+from advhash.experiments.benchmark.config import SuiteConfig
+from advhash.experiments.benchmark.suite import load_suite, plan_suite
+from advhash.experiments.config import AttackConfig
 from advhash.reports.record import Record
-from advhash.suites import load_suite, plan_suite
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 ROWS: list[dict[str, Any]] = json.loads((ROOT / "benchmarks/measured.json").read_text())["rows"]
 
 

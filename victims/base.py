@@ -10,10 +10,10 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from advhash.codes import HashCodes
-from advhash.data import Dataset, Modality, Progress, Split, silent
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Dataset, Modality, Progress, Split, silent
 from advhash.errors import UsageError
-from advhash.victims.training_state import UNSAVED, TrainingState
+from advhash.victims.training.state import UNSAVED, TrainingState
 
 __all__ = ["HashVictim", "History", "expect_positive"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advhash.data import Dataset, Modality, Progress, silent
+from advhash.data.dataset import Dataset, Modality, Progress, silent
 from advhash.errors import UsageError, nearest
 from advhash.victims.base import HashVictim
 

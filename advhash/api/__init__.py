@@ -1,0 +1,13 @@
+"""`import advhash as ah`: the functions of the toolkit from Python."""
+
+from advhash.api.calls import (
+    attack,
+    bring,
+    compare,
+    evaluate,
+    load,
+    report,
+    train,
+)
+
+__all__ = ["attack", "bring", "compare", "evaluate", "load", "report", "train"]

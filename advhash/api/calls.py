@@ -1,0 +1,336 @@
+"""advhash from Python: `import advhash as ah`. What the command line does, on objects in memory.
+
+Everything goes through the same harness and the same metrics as the commands: equal seeds give
+equal numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from advhash.api.batch import ask
+from advhash.api.in_memory import with_database, without_database
+from advhash.api.result import AttackResult
+from advhash.attacks.base import Attack
+from advhash.budget import Norm
+from advhash.data.dataset import Batch, Dataset, Progress, silent
+from advhash.errors import DataError, UsageError
+from advhash.experiments.attack.run import resolve
+from advhash.experiments.compare import Comparison, compare_records, load_run
+from advhash.experiments.config import AttackConfig, TrainConfig
+from advhash.experiments.prepare.brought import SAMPLES, fingerprint, introduce
+from advhash.experiments.prepare.hardened import prepare
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.store import fit_data
+from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.worth import victim_metrics
+from advhash.measures.intervals import Metric
+from advhash.registry import ATTACKS
+from advhash.reports.attack.pairs import Queries
+from advhash.reports.page.render import render
+from advhash.reports.record import Record
+from advhash.storage.run_folder import RunFolder, refuse_partial
+from advhash.victims.base import HashVictim
+from advhash.victims.external import ExternalVictim, is_external
+
+__all__ = ["attack", "bring", "compare", "evaluate", "load", "report", "train"]
+
+Victim = Trained | HashVictim | Callable[[Tensor], Any]
+Table = str | Mapping[str, Any]
+_OF_THE_DATABASE = {"database codes", "labels", "auxiliary data"}
+
+
+def train(
+    victim: str = "dpsh",
+    dataset: Table | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    defense: Table | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Trained:
+    """A victim with its data, trained or taken from the cache, as `advhash train` does.
+
+    dataset:  a name, an image folder, or a table {"name": …, setting: …}; by default the victim's
+    defense:  a name or such a table: the victim is hardened with it
+    settings: of the victim, e.g. bits=16
+
+    Raises AdvhashError.
+    """
+    if is_external(victim):
+        raise UsageError(
+            f"expected a registered victim, got {victim!r}: import the function and give it to "
+            "advhash.bring"
+        )
+    given = _named(victim, settings)
+    tables = {"victim": given, "dataset": _table(dataset)}
+    if defense is not None:
+        tables["defense"] = _table(defense)
+    return prepare(TrainConfig.build({"seed": seed, "device": device, **tables}), progress)
+
+
+def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = "auto") -> Trained:
+    """The victim of a checkpoint folder with the data that it was trained on, or other data.
+
+    Raises CheckpointError, DataError, UsageError.
+    """
+    tables = {"victim": {"name": str(Path(checkpoint).absolute())}, "dataset": _table(dataset)}
+    return prepare(TrainConfig.build({"device": device, **tables}))
+
+
+def bring(
+    victim: HashVictim | Callable[[Tensor], Any],
+    data: Dataset,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+) -> Trained:
+    """A model of yours on this data, with its figures and flags, ready for several attacks.
+
+    victim: a torch module or any function from (B,3,H,W) float32 images in [0,1] to (B,K) codes:
+            real ones, whose bit is 1 iff > 0, or bits; see docs/bring_your_own.md. A module is put
+            into eval mode
+    name:   what records call it; by default where it is defined
+
+    Raises UsageError: it fails on images or returns no codes; DataError: data without images.
+    """
+    start = time.perf_counter()
+    _expect_data(data)
+    called = name or _defined(victim)
+    if not isinstance(victim, HashVictim):
+        if "image" not in data.modalities:
+            raise DataError(f"{called} needs images: {data.name!r} has {data.modalities}")
+        some = torch.arange(min(SAMPLES, len(data.validation)))
+        victim = _external(victim, called, data.validation.rows(some).inputs["image"])
+    card = introduce(
+        victim,
+        data,
+        name=called,
+        source="code of the user",
+        seed=seed,
+        bootstrap_seed=derive_seed(seed, "bootstrap"),
+    )
+    mark = fingerprint(victim, called, data)
+    return Trained(victim, data, called, {}, card, None, mark, False, time.perf_counter() - start)
+
+
+def attack(
+    victim: Victim,
+    batch: Batch | Tensor | None = None,
+    *,
+    method: str,
+    targets: str | Tensor | npt.NDArray[Any] | None = None,
+    data: Dataset | None = None,
+    norm: Norm | None = None,
+    eps: float | str | None = None,
+    eight_bit: bool = True,
+    seed: int = 0,
+    protocol: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> AttackResult:
+    """Attack a batch, as `advhash attack` attacks the queries of a data set.
+
+    victim:    from `train`, `load` or `bring`; or a torch module or function as `bring` takes it
+    batch:     a Batch, or (N,3,H,W) images in [0,1], rounded to 8 bits unless `eight_bit` is False;
+               None: queries of the data, as many as `protocol={"queries": …}` says
+    targets:   (N,C) multi-hot labels that rows of the database carry, or the name of a target rule;
+               not used by untargeted methods. None: "disjoint" from the query's own labels
+    data:      whose database is searched; by default the victim's. Without any, only methods that
+               need no database run, and there are no figures of retrieval
+    norm, eps: the budget in raw units (8/255); both None: the method's default
+    protocol:  further settings, e.g. {"top_k": 100, "batch_size": 50}; see docs/metrics.md
+    out:       a new run folder to write, for `report`
+    settings:  of the method, e.g. steps=20
+
+    Raises AdvhashError in one line that says what was expected.
+    """
+    if not isinstance(protocol, Mapping | None):
+        raise UsageError(f"expected protocol={{setting: …}}, got {protocol!r}")
+    rule = {"targets": targets} if isinstance(targets, str) else {}
+    config = AttackConfig.build(
+        {
+            "seed": seed,
+            "victim": {"name": "given"},
+            "attack": _named(method, settings),
+            "budget": {"norm": norm, "eps": eps, "eight_bit": eight_bit},
+            "protocol": {**(protocol or {}), **rule},
+        }
+    )
+    algorithm: Attack = ATTACKS.create(method, config.attack.settings)
+    algorithm.check_budget(config.budget.resolve(algorithm.default_budget))
+    if config.protocol.poison:
+        raise UsageError("expected no protocol.poison: use `advhash attack --poison`")
+    trained = _ready(victim, data, batch, algorithm, config)
+    config = resolve(config, trained)
+    asked = ask(
+        trained.data, batch, config, algorithm, None if isinstance(targets, str) else targets
+    )
+    if trained.fingerprint == "":  # no database
+        if out is not None:
+            raise UsageError("out= writes a run with figures of retrieval: expected data= as well")
+        return without_database(config, trained, asked, progress)
+    if out is None:
+        return with_database(config, trained, asked, None, progress)
+    folder = RunFolder.start(Path(out))
+    try:
+        return with_database(config, trained, asked, folder, progress)
+    except BaseException:
+        folder.abandon(keep=False)
+        raise
+
+
+def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> dict[str, Metric]:
+    """MAP of a victim in every direction on the queries of its data, chance beside it, 95 %.
+
+    `_untrained`: on database rows that it was not trained on. Raises AdvhashError.
+    """
+    if not isinstance(victim, Trained):
+        if data is None:
+            raise UsageError("expected data=, a data set whose queries are searched for")
+        return {name: Metric(**one) for name, one in bring(victim, data).card["metrics"].items()}
+    trained = _on(victim, data)
+    served = {
+        name: trained.victim.database_codes(trained.data, name)
+        for name in trained.victim.directions
+    }
+    return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))
+
+
+def compare(first: AttackResult | str | Path, second: AttackResult | str | Path) -> Comparison:
+    """Paired differences, second − first, of two results or run folders on the same queries.
+
+    Raises UsageError: they cannot be paired; RunError: a folder that cannot be read.
+    """
+    one, other = _loaded(first), _loaded(second)
+    return compare_records(*one, *other)
+
+
+def report(
+    runs: AttackResult | str | Path | Sequence[AttackResult | str | Path],
+    out: str | Path = "report.html",
+) -> Path:
+    """Write one page over finished runs and return its path. Raises RunError, UsageError."""
+    listed: list[Any] = list(runs) if isinstance(runs, list | tuple) else [runs]
+    folders = []
+    for run in listed:
+        _expect_run(run)
+        folder = run.folder if isinstance(run, AttackResult) else Path(run)
+        if folder is None:
+            raise UsageError("expected results with a run folder: attack with out=")
+        folders.append(folder)
+    if not folders:
+        raise UsageError("expected at least one run, got none")
+    for folder in folders:
+        refuse_partial(folder)
+    render(folders, Path(out))
+    return Path(out)
+
+
+def _named(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if "name" in settings:
+        raise UsageError(f"no setting 'name' of {name!r}")
+    return {"name": name, **settings}
+
+
+def _table(given: Table | None) -> dict[str, Any]:
+    if isinstance(given, Dataset):
+        raise UsageError(
+            "expected the name of a data set, a folder or a table, got a Dataset: victims are "
+            "trained on data that can be read again"
+        )
+    return {} if given is None else {"name": given} if isinstance(given, str) else dict(given)
+
+
+def _defined(victim: object) -> str:
+    """`module:name` of a function, or of the class of a module."""
+    named = victim if hasattr(victim, "__qualname__") else type(victim)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _external(function: Callable[[Tensor], Any], name: str, sample: Tensor) -> ExternalVictim:
+    if isinstance(function, type) or not callable(function):
+        raise UsageError(
+            "expected a trained victim, a torch module or a function from (B,3,H,W) images in "
+            f"[0,1] to (B,K) codes, got {function!r}"
+        )
+    weights = next(function.parameters(), None) if isinstance(function, nn.Module) else None
+    return ExternalVictim(
+        function, name=name, sample=sample if weights is None else sample.to(weights.device)
+    )
+
+
+def _expect_data(data: object) -> None:
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f'expected data=, a Dataset, got {data!r}; e.g. advhash.load_dataset("digits")'
+        )
+
+
+def _on(trained: Trained, data: Dataset | None) -> Trained:
+    """The same victim before other data, which its card flags."""
+    if data is not None:
+        _expect_data(data)
+    if data is None or data.fingerprint() == trained.data.fingerprint():
+        return trained
+    if trained.folder is None:
+        return bring(trained.victim, data, name=trained.name)
+    card = dict(trained.card)
+    seen = fit_data(trained.folder, trained.victim, card, data)
+    return replace(trained, data=seen, card=card)
+
+
+def _ready(
+    victim: Victim,
+    data: Dataset | None,
+    batch: Batch | Tensor | None,
+    algorithm: Attack,
+    config: AttackConfig,
+) -> Trained:
+    """The victim before the data; without any, before the batch itself, with no fingerprint."""
+    if isinstance(victim, Trained):
+        return _on(victim, data)
+    if data is not None:
+        return bring(victim, data, seed=config.seed)
+    needed = sorted(algorithm.knowledge & _OF_THE_DATABASE)
+    if needed:
+        raise UsageError(
+            f"{config.attack.name} uses {', '.join(needed)}: expected data=, a data set with a "
+            'database, e.g. advhash.load_dataset("digits")'
+        )
+    if batch is None:
+        raise UsageError("expected a batch, or data= whose queries are attacked, got neither")
+    name = _defined(victim)
+    alone = ask(None, batch, config, algorithm, None).data
+    if not isinstance(victim, HashVictim):
+        if "image" not in alone.query.inputs:
+            raise DataError(f"{name} needs images: the batch has {', '.join(alone.modalities)}")
+        some = torch.arange(min(SAMPLES, len(alone.query)))
+        victim = _external(victim, name, alone.query.rows(some).inputs["image"])
+    return Trained(victim, alone, name, {}, {"name": name}, None, "", False, 0.0)
+
+
+def _expect_run(given: object) -> None:
+    if not isinstance(given, AttackResult | str | Path):
+        raise UsageError(f"expected a result of advhash.attack or a run folder, got {given!r}")
+
+
+def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:
+    if isinstance(given, AttackResult):
+        queries = given.queries()
+        assert given.record is not None
+        return given.record, queries
+    _expect_run(given)
+    folder = Path(given)
+    refuse_partial(folder)
+    return load_run(folder)

@@ -1,0 +1,147 @@
+"""An attack from Python: the same stages as those of `advhash attack`, on objects in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from advhash.api.batch import Asked
+from advhash.api.result import AttackResult, bits_changed
+from advhash.attacks.base import AttackData
+from advhash.data.dataset import Progress
+from advhash.experiments.attack.columns import distance_metrics
+from advhash.experiments.attack.measure import examples, flags, measure
+from advhash.experiments.attack.perturb import Part, attack_rows
+from advhash.experiments.attack.record import Outcome, make_record, write_queries
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained, cache_identity
+from advhash.measures.intervals import Metric, mean_metric
+from advhash.reports.page.render import render
+from advhash.storage.files import write_json
+from advhash.storage.run_folder import RunFolder, environment
+
+__all__ = ["with_database", "without_database"]
+
+
+def _attacked(
+    config: AttackConfig,
+    trained: Trained,
+    asked: Asked,
+    served: AttackData,
+    part: Part,
+    progress: Progress,
+) -> tuple[FittedAttack, Trained, Outcome]:
+    """The attack, fitted on the data of the victim, and what it makes of the queries."""
+    fitted = fit_attack(config, trained, served, progress)
+    before = replace(trained, data=asked.data)
+    outcome = attack_rows(
+        config, before, fitted, asked.rows, asked.targets, part=part, progress=progress
+    )
+    return fitted, before, outcome
+
+
+def without_database(
+    config: AttackConfig, trained: Trained, asked: Asked, progress: Progress
+) -> AttackResult:
+    """Attack the batch by itself: distances and codes, no figures of retrieval."""
+    modality = config.protocol.query_modality
+    codes = trained.victim.encode_split(trained.data.database, modality)
+    served = AttackData(trained.data, codes, modality, modality)
+    fitted, _, outcome = _attacked(config, trained, asked, served, _made, progress)
+    boot = derive_seed(config.seed, "bootstrap")
+    return _result(config, trained, fitted, asked, outcome, distance_metrics(outcome.columns, boot))
+
+
+def with_database(
+    config: AttackConfig,
+    trained: Trained,
+    asked: Asked,
+    folder: RunFolder | None,
+    progress: Progress,
+) -> AttackResult:
+    """Attack and measure as `advhash attack` does; a run folder is written where one is given.
+
+    config: with every default written out
+    """
+    start = time.perf_counter()
+    victim, database = trained.victim, str(config.protocol.database)
+    codes = {name: victim.database_codes(trained.data, name) for name in victim.directions}
+    served = AttackData(trained.data, codes[database], database, config.protocol.query_modality)
+    part = _made if folder is None else folder.part
+    fitted, before, outcome = _attacked(config, trained, asked, served, part, progress)
+    scored = config
+    if not asked.labelled:  # no relevant rows: no MAP, rather than one of 0
+        unknown = {"empty": "skip", "noise_control": asked.targets is not None}
+        scored = config.model_copy(update={"protocol": config.protocol.model_copy(update=unknown)})
+    measured = measure(scored, before, fitted, codes, outcome, cache_identity(trained), progress)
+    raised = flags(scored, before, fitted, outcome, measured, codes[database])
+    if not asked.labelled:
+        raised = [flag for flag in raised if flag.name != "empty_queries"]
+    shown = []
+    if folder is not None:
+        shown = examples(scored, before, outcome, measured, codes[database], folder)
+    record = make_record(
+        scored,
+        before,
+        fitted,
+        outcome,
+        measured.scores,
+        metrics=measured.metrics,
+        flags=raised,
+        examples=shown,
+        folder=Path() if folder is None else folder.final,
+        seconds={"attack": time.perf_counter() - start},
+    )
+    if asked.given:
+        told = record.protocol.model_copy(update={"targets": "given"})
+        record = record.model_copy(update={"protocol": told})
+    if folder is not None:
+        if asked.replays and trained.folder is not None:
+            folder.write_text("config.toml", config.to_toml())
+        write_json(folder.path / "env.json", environment())
+        write_queries(folder.path / "queries.parquet", outcome, measured.scores)
+        folder.write_text("metrics.json", record.dumps())
+        render([folder.path], folder.path / "report.html")
+        folder.finish()
+    outcome.columns.update(measured.scores.columns[database])
+    found = _result(config, trained, fitted, asked, outcome, measured.metrics)
+    return replace(
+        found,
+        messages=tuple(flag.message for flag in raised),
+        record=record,
+        folder=None if folder is None else folder.final,
+    )
+
+
+def _made(name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    return make()
+
+
+def _result(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    asked: Asked,
+    outcome: Outcome,
+    metrics: Mapping[str, Metric | None],
+) -> AttackResult:
+    changed = bits_changed(outcome)
+    boot = derive_seed(config.seed, "bootstrap")
+    return AttackResult(
+        title=f"{config.attack.name}, {fitted.budget}, on {trained.card['name']}",
+        modality=config.protocol.query_modality,
+        index=asked.index,
+        clean=outcome.clean,
+        adversarial=outcome.moved,
+        clean_codes=outcome.clean_codes,
+        codes=outcome.codes,
+        targets=outcome.targets,
+        columns={**outcome.columns, "bits_changed": changed},
+        metrics={**metrics, "bits_changed": mean_metric(changed, boot)},
+    )

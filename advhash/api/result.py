@@ -1,0 +1,183 @@
+"""What `advhash.attack` returns: adversarial inputs, codes, figures, and a view for notebooks."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from torch import Tensor
+
+from advhash.codes.packed import HashCodes
+from advhash.errors import UsageError
+from advhash.experiments.attack.record import Outcome
+from advhash.measures.intervals import Metric
+from advhash.reports.attack.examples import GAIN, picture
+from advhash.reports.attack.pairs import Queries
+from advhash.reports.record import Record
+
+__all__ = ["AttackResult", "figure"]
+
+THUMBNAILS = 4
+TITLES = {  # the figures of the view, in this order, where there are any
+    "map": "MAP, clean",
+    "map_adversarial": "MAP, attacked",
+    "tmap_clean": "t-MAP, clean",
+    "tmap": "t-MAP, attacked",
+    "tmap_ceiling": "t-MAP, ceiling",
+    "tmap_normalised": "t-MAP, normalised",
+    "bits_changed": "bits changed",
+    "linf": "mean L∞",
+    "l2": "mean L2",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "words_changed": "words changed",
+}
+# Names, flags and class names come from data sets and from the user: Jinja escapes them all.
+_VIEW = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+    """<div class="advhash-result">
+<p><strong>{{ title }}</strong></p>
+<table>
+<caption>Means over {{ count }} queries with 95 % intervals</caption>
+<thead><tr><th scope="col">figure</th><th scope="col">value</th></tr></thead>
+<tbody>
+{%- for name, value in figures %}
+<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- if pictures %}
+<table>
+<caption>The first queries: clean, attacked, and the change enlarged {{ gain }} times</caption>
+<thead><tr><th scope="col">query</th><th scope="col">clean</th><th scope="col">attacked</th>\
+<th scope="col">change</th></tr></thead>
+<tbody>
+{%- for name, clean, moved, change in pictures %}
+<tr><th scope="row">{{ name }}</th>\
+<td><img src="{{ clean }}" width="96" alt="{{ name }}, clean"></td>\
+<td><img src="{{ moved }}" width="96" alt="{{ name }}, attacked"></td>\
+<td><img src="{{ change }}" width="96" alt="{{ name }}, change"></td></tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- endif %}
+{%- for message in messages %}
+<p>{{ message }}</p>
+{%- endfor %}
+</div>"""
+)
+
+
+def figure(metric: Metric | None) -> str:
+    """A figure with its interval, as text.
+
+    >>> figure(Metric(0.5, 0.4, 0.6, 10)), figure(None)
+    ('0.500 [0.400, 0.600]', 'none')
+    """
+    if metric is None or metric.value is None:
+        return "none"
+    if metric.low is None or metric.high is None:
+        return f"{metric.value:.3f}"
+    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+@dataclass(frozen=True, repr=False)
+class AttackResult:
+    """N attacked items.
+
+    title:       victim, method and budget in one line
+    modality:    of the items
+    index:       (N,) their rows in the split that they came from
+    clean:       (N, …) as the victim saw them, images in [0,1]
+    adversarial: (N, …) inside the budget and the bounds, images on the 8-bit grid
+    clean_codes, codes: of both
+    targets:     (N,C) label sets aimed at; None when untargeted
+    columns:     (N,) figures of each item by name: `linf`, `l2` (raw units), `psnr` (dB), `ssim`,
+                 `overrun` (how far the method went beyond the budget), `bits_changed`, and where
+                 there is a database `map`, `map_adversarial`, `tmap` … (NaN where one has none)
+    metrics:     their means with 95 % intervals, and the figures that belong to no single item
+    messages:    what to know before the figures are believed
+    record:      as `advhash attack --json` prints it; None without a database
+    folder:      of the run, where one was written
+    """
+
+    title: str
+    modality: str
+    index: npt.NDArray[np.int64]
+    clean: Tensor
+    adversarial: Tensor
+    clean_codes: HashCodes
+    codes: HashCodes
+    targets: npt.NDArray[np.uint8] | None
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    metrics: Mapping[str, Metric | None]
+    messages: tuple[str, ...] = ()
+    record: Record | None = None
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        found = (f"{name}: {value}" for name, value in self.figures())
+        return "\n".join([f"{self.title}, {len(self)} queries", *found, *self.messages])
+
+    def _repr_html_(self) -> str:
+        return _VIEW.render(
+            title=self.title,
+            count=len(self),
+            figures=self.figures(),
+            pictures=self._pictures(),
+            gain=GAIN,
+            messages=self.messages,
+        )
+
+    def figures(self) -> list[tuple[str, str]]:
+        """Name and value of the figures that a reader wants first."""
+        return [
+            (title, figure(self.metrics[name]))
+            for name, title in TITLES.items()
+            if getattr(self.metrics.get(name), "value", None) is not None
+        ]
+
+    def queries(self) -> Queries:
+        """What a paired comparison needs. Raises UsageError without a database."""
+        if self.record is None:
+            raise UsageError("expected results with figures of retrieval: attack with data=")
+        order = np.argsort(self.index, kind="stable")
+        names = (*(() if self.targets is None else ("tmap",)), "map", "map_adversarial")
+        aims = None
+        if self.targets is not None:
+            aims = [np.flatnonzero(row).tolist() for row in self.targets[order]]
+        columns = {name: self.columns[name][order] for name in names}
+        return Queries(self.index[order], aims, columns)
+
+    def _pictures(self) -> list[tuple[str, str, str, str]]:
+        if self.modality != "image":
+            return []
+        return [
+            (
+                f"query {self.index[row]}",
+                _uri(self.clean[row]),
+                _uri(self.adversarial[row]),
+                _uri(0.5 + GAIN * (self.adversarial[row] - self.clean[row])),
+            )
+            for row in range(min(THUMBNAILS, len(self)))
+        ]
+
+
+def bits_changed(outcome: Outcome) -> npt.NDArray[np.float64]:
+    """(N,) Hamming distance of each code to the clean one."""
+    different = outcome.clean_codes.unpack() != outcome.codes.unpack()
+    return np.asarray(different.sum(axis=1), dtype=np.float64)
+
+
+def _uri(image: Tensor) -> str:
+    buffer = io.BytesIO()
+    picture(image, longest=96).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,106 @@
+"""The command line: parse, call the pipeline, print. Results on stdout, all else on stderr.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from advhash._version import __version__
+from advhash.cli.attack import attack
+from advhash.cli.benchmark import benchmark
+from advhash.cli.certify import certify
+from advhash.cli.codes import codes_app, evaluate_codes
+from advhash.cli.compare import compare
+from advhash.cli.data import data_app
+from advhash.cli.defend import defend
+from advhash.cli.detect import detect
+from advhash.cli.encode import encode, phase_chart
+from advhash.cli.evolve import search
+from advhash.cli.lifelong import lifelong
+from advhash.cli.list import list_entries
+from advhash.cli.options import (
+    Json,
+    fail,
+    told,
+)
+from advhash.cli.report import report
+from advhash.cli.train import train
+from advhash.cli.transfer import transfer
+from advhash.compute.processes import process_count
+from advhash.errors import AdvhashError, UsageError
+
+app = typer.Typer(
+    help="How easily can binary codes be fooled? Attack, measure and report hashing retrieval.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+app.add_typer(codes_app, name="codes")
+app.command("eval")(evaluate_codes)
+app.command("list")(list_entries)
+app.command()(lifelong)
+app.command()(benchmark)
+app.command()(certify)
+app.command()(attack)
+app.command()(compare)
+app.command()(defend)
+app.command()(detect)
+app.command()(encode)
+app.command("phase-chart")(phase_chart)
+app.command()(report)
+app.command()(train)
+app.command()(transfer)
+app.command()(search)
+
+
+def main() -> None:
+    """Entry point. Exit codes: see `advhash.errors`; a bug keeps its traceback and exits with 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ∞ or × shows ? instead
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except AdvhashError as error:
+        fail(str(error), *getattr(error, "__notes__", ()))
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == 130 and not told:  # Typer swallows an interrupt without a word
+            fail("interrupted")
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"advhash {__version__}\n")
+        raise typer.Exit
+    if process_count() > 1 and context.invoked_subcommand != "train":
+        raise UsageError(
+            f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "
+            "start this command alone"
+        )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: packages, name clashes, cache, devices."""
+    from advhash.cli.console import print_json, print_rows
+    from advhash.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json({"schema": "advhash/doctor/1", "findings": findings})
+    else:
+        print_rows(("level", "subject", "message"), findings)
+    if any(finding["level"] == "error" for finding in findings):
+        raise typer.Exit(3)

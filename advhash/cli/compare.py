@@ -1,0 +1,68 @@
+"""`advhash compare`: two runs query by query, with thresholds for continuous integration."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from advhash.cli.console import FIGURE, figure, print_rows
+
+if TYPE_CHECKING:
+    from advhash.experiments.compare import Comparison
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advhash.cli.options import Json
+
+__all__ = ["compare"]
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A finished run, e.g. of the release before.")],
+    second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option("--fail-under", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option("--fail-over", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Paired differences of two attack runs on the same queries: second − first."""
+    from advhash.cli.console import print_json
+    from advhash.experiments.compare import (
+        check_names,
+        check_thresholds,
+        compare_runs,
+        parse_threshold,
+    )
+    from advhash.storage.run_folder import refuse_partial
+
+    thresholds = [parse_threshold(text, "under") for text in fail_under or []]
+    thresholds += [parse_threshold(text, "over") for text in fail_over or []]
+    for run in (first, second):
+        refuse_partial(run)
+    found = compare_runs(first, second)
+    check_names(found.second, thresholds)
+    if as_json:
+        print_json(found.document())
+    else:
+        print_comparison(found)
+    check_thresholds(found.second, thresholds)
+
+
+def print_comparison(found: Comparison) -> None:
+    """The paired differences of two runs."""
+    sys.stdout.write(f"{found.title}\n")
+    rows = [
+        {"metric": name, FIGURE: figure(vars(one)), "p": "" if one.p is None else f"{one.p:.4f}"}
+        for name, one in found.differences.items()
+    ]
+    print_rows(("metric", FIGURE, "p"), rows)
+    for note in found.notes:
+        sys.stdout.write(f"note: {note}\n")

@@ -1,0 +1,39 @@
+"""`advhash list`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from advhash.cli.options import Json
+from advhash.errors import UnknownName
+
+KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
+
+
+def list_entries(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Victims, attacks, data sets, defences and detectors that are registered."""
+    from advhash import registry
+    from advhash.cli.console import print_json, print_rows
+
+    if kind is not None and kind not in KINDS:
+        raise UnknownName("kind", kind, KINDS)
+    rows = [
+        {
+            "kind": table.removesuffix("s"),
+            "name": entry.name,
+            "source": entry.source,
+            "summary": entry.summary,
+            "presets": ["small", *entry.presets],
+        }
+        for table in ([kind] if kind else KINDS)
+        for entry in getattr(registry, table.upper())
+    ]
+    if as_json:
+        print_json({"schema": "advhash/list/1", "entries": rows})
+    else:
+        print_rows(("kind", "name", "summary", "source"), rows)

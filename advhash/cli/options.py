@@ -1,0 +1,203 @@
+"""What the commands share: options, how settings come together, how an interrupt is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advhash.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from advhash.data.dataset import Progress
+
+__all__ = [
+    "Bits",
+    "Config",
+    "Database",
+    "DatasetName",
+    "Defense",
+    "Device",
+    "Json",
+    "Norm",
+    "OutFolder",
+    "QueryCount",
+    "QueryModality",
+    "Quiet",
+    "Seed",
+    "Settings",
+    "Targets",
+    "TrustCode",
+    "Victim",
+    "complete_attacks",
+    "complete_datasets",
+    "complete_defenses",
+    "complete_detectors",
+    "fail",
+    "gather",
+    "method_table",
+    "new_file",
+    "tables",
+    "told",
+    "working",
+]
+
+TABLES = (
+    *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
+    *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
+)
+
+told: list[int] = []  # that an interrupt was reported
+
+
+def fail(*lines: str) -> None:
+    for number, line in enumerate(lines):
+        sys.stderr.write(f"advhash: {'error: ' if number == 0 else ''}{line}\n")
+    sys.stderr.flush()
+
+
+def complete(kind: str, incomplete: str) -> list[str]:
+    from advhash import registry
+
+    table = getattr(registry, kind.upper())
+    return [entry.name for entry in table if entry.name.startswith(incomplete)]
+
+
+def complete_victims(incomplete: str) -> list[str]:
+    return complete("victims", incomplete)
+
+
+def complete_attacks(incomplete: str) -> list[str]:
+    return complete("attacks", incomplete) + complete("inversions", incomplete)
+
+
+def complete_detectors(incomplete: str) -> list[str]:
+    return complete("detectors", incomplete)
+
+
+def complete_defenses(incomplete: str) -> list[str]:
+    return complete("defenses", incomplete)
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    return complete("datasets", incomplete)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. (default: 0)")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
+]
+Victim = Annotated[
+    str | None,
+    typer.Option(
+        "--victim",
+        help="A name, a checkpoint folder or module:function.",
+        autocompletion=complete_victims,
+    ),
+]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="A name or an image folder. (default: the victim's)",
+        autocompletion=complete_datasets,
+    ),
+]
+Defense = Annotated[
+    str | None,
+    typer.Option(
+        "--defense",
+        help="Harden the victim with it first, e.g. saat.",
+        autocompletion=complete_defenses,
+    ),
+]
+Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
+]
+Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")]
+Targets = Annotated[str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")]
+QueryModality = Annotated[
+    str | None, typer.Option("--query-modality", help="image or text. (default: image)")
+]
+Database = Annotated[
+    str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
+]
+QueryCount = Annotated[
+    int | None, typer.Option("--queries", help="How many queries. (default: all)")
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def method_table(name: str | None, *, bits: int | None = None) -> dict[str, Any]:
+    return {"name": name, "bits": bits}
+
+
+def tables(settings: list[str] | None) -> dict[str, Any]:
+    """`--set` assignments as nested tables."""
+    from advhash.experiments.config_text import parse_assignment
+
+    result: dict[str, Any] = {}
+    for text in settings or []:
+        keys, value = parse_assignment(text)
+        if len(keys) < 2 and keys[0] in TABLES:
+            raise ConfigError(f"--set {text}: expected {keys[0]}.key=value")
+        table = result
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {text}: {key!r} was set to a value before")
+        table[keys[-1]] = value
+    return result
+
+
+def gather(config: Path | None, settings: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Defaults < config file < options < --set; empty tables vanish."""
+    from advhash.experiments.config_text import merge, read_toml
+
+    values = merge(read_toml(config) if config else {}, options)
+    values = merge(values, tables(settings))
+    return {key: value for key, value in values.items() if value != {}}
+
+
+def new_file(out: Path | None) -> None:
+    """Refuse, before any work, a file for `--out` that cannot be written. Raises UsageError."""
+    if out is None:
+        return
+    if out.exists():
+        raise UsageError(f"expected a new file for --out, got {out}, which exists")
+    above = next(one for one in out.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UsageError(f"expected a file that can be written for --out, got {out}: see {above}")
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Progress]:
+    """Progress on stderr; an interrupt is told in one line and exits with 130."""
+    from advhash.cli.console import progress_display
+    from advhash.data.dataset import silent
+
+    try:
+        with nullcontext(silent) if quiet else progress_display() as progress:
+            yield progress
+    except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
+        fail("interrupted", *getattr(error, "__notes__", ()))
+        told.append(130)
+        raise typer.Exit(130) from None

@@ -1,0 +1,93 @@
+"""`advhash train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from advhash.cli.console import figure, print_flags, print_rows
+from advhash.cli.options import (
+    Bits,
+    Config,
+    DatasetName,
+    Defense,
+    Device,
+    Json,
+    Quiet,
+    Seed,
+    Settings,
+    TrustCode,
+    Victim,
+    gather,
+    method_table,
+    working,
+)
+from advhash.compute.processes import is_main_process
+from advhash.errors import UsageError
+
+
+def train(
+    victim: Victim = None,
+    defense: Defense = None,
+    dataset: DatasetName = None,
+    bits: Bits = None,
+    seed: Seed = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Copy the checkpoint to this new folder.")
+    ] = None,
+    trust_code: TrustCode = False,
+    settings: Settings = None,
+    config: Config = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a victim (or take it from the cache) and print its figures."""
+    from advhash.cli.console import print_json
+    from advhash.experiments.config import TrainConfig
+    from advhash.experiments.prepare.hardened import prepare
+    from advhash.experiments.prepare.trained import export_checkpoint, train_document
+    from advhash.victims.training.acceleration import leave
+
+    values = gather(
+        config,
+        settings,
+        seed=seed,
+        device=device,
+        victim=method_table(victim, bits=bits),
+        defense=method_table(defense),
+        dataset=method_table(dataset),
+    )
+    values["command"] = "train"
+    if "name" not in values.get("victim", {}):
+        raise UsageError("expected --victim (see `advhash list victims`)")
+    if out is not None and out.exists():
+        raise UsageError(f"expected a new folder for --out, got {out}, which exists")
+    with working(quiet or not is_main_process()) as progress:
+        trained = prepare(TrainConfig.build(values).trusting(trust_code), progress)
+    leave()
+    if not is_main_process():
+        return
+    document = train_document(trained)
+    if out is not None:
+        document["checkpoint"] = str(export_checkpoint(trained, out))
+    if as_json:
+        print_json(document)
+    else:
+        print_training(document)
+
+
+def print_training(document: Mapping[str, Any]) -> None:
+    """Figures of a trained victim."""
+    rows = [
+        {"metric": name, "value  [95 % interval]": figure(metric)}
+        for name, metric in document["metrics"].items()
+    ]
+    print_rows(("metric", "value  [95 % interval]"), rows)
+    print_flags(document)
+    if document["checkpoint"] is not None:
+        sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")

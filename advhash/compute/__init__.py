@@ -1,0 +1,1 @@
+"""Where work runs: executors, cores, processes, progress."""

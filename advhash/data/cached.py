@@ -1,0 +1,100 @@
+"""Data sets in the cache: tensors in one file, images in mapped ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from advhash.data.dataset import Dataset, Split, SplitName
+from advhash.data.images.rows import image_file, map_images
+from advhash.storage.cache import cached, content_key
+
+
+def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset:
+    """The data set that `content` (JSON-able) names, built and stored where it is not yet.
+
+    `build(folder)` may write images into `image_file(folder, split)`: they stay there and are
+    mapped, not read. A damaged copy in the cache is built again; of mapped images only the size is
+    checked. What comes back was always read from the cache, so that a first and a second call
+    agree.
+    """
+    return cached("data", content_key(content), lambda folder: _write(folder, build(folder)), _read)
+
+
+SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")
+FIELDS = ("name", "settings", "classes", "increments", "card", "attribution", "vocabulary")
+
+
+def _write(folder: Path, data: Dataset) -> None:
+    tensors = {"train_rows": data.train_rows.contiguous()}
+    description: dict[str, object] = {field: getattr(data, field) for field in FIELDS}
+    for name in SPLITS:
+        split = data.split(name)
+        tensors[f"{name}/labels"] = split.labels.contiguous()
+        for modality, values in split.inputs.items():
+            if modality not in split.digests:
+                tensors[f"{name}/input/{modality}"] = values.contiguous()
+    for field in ("names", "texts"):
+        description[field] = {name: getattr(data.split(name), field) for name in SPLITS}
+    description["mapped"] = {
+        name: {"shape": tuple(split.inputs["image"].shape), "sha256": split.digests["image"]}
+        for name, split in ((name, data.split(name)) for name in SPLITS)
+        if split.digests
+    }
+    description["fingerprint"] = data.fingerprint()
+    (folder / "dataset.json").write_text(json.dumps(description, allow_nan=False))
+    try:
+        save_file(tensors, folder / "tensors.safetensors")
+    except SafetensorError as error:  # it hides the errno in its text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+def _read(folder: Path) -> Dataset:
+    """Raises ValueError, or an error of the reader, where what is stored is not what was."""
+    tensors = load_file(folder / "tensors.safetensors")
+    stored = json.loads((folder / "dataset.json").read_text())
+    splits = {}
+    for name in SPLITS:
+        prefix = f"{name}/input/"
+        inputs = {
+            full.removeprefix(prefix): values
+            for full, values in sorted(tensors.items())
+            if full.startswith(prefix)
+        }
+        digests = {}
+        if name in stored["mapped"]:
+            image = stored["mapped"][name]
+            inputs["image"] = map_images(image_file(folder, name), image["shape"])
+            digests["image"] = image["sha256"]
+        splits[name] = Split(
+            dict(sorted(inputs.items())),
+            tensors[f"{name}/labels"],
+            tuple(stored["names"][name]),
+            tuple(stored["texts"][name]),
+            digests,
+        )
+    data = Dataset(
+        name=stored["name"],
+        settings=stored["settings"],
+        train_rows=tensors["train_rows"],
+        classes=tuple(stored["classes"]),
+        increments=tuple(tuple(increment) for increment in stored["increments"]),
+        card=stored["card"],
+        attribution=stored["attribution"],
+        vocabulary=tuple(stored["vocabulary"]),
+        database=splits["database"],
+        validation=splits["validation"],
+        query=splits["query"],
+    )
+    if data.fingerprint() != stored["fingerprint"]:
+        raise ValueError("the stored values are not those that were written")
+    return data

@@ -1,0 +1,182 @@
+"""What a data set is: images as uint8, text as numbers, multi-hot labels, three splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash.compute.progress import Progress, silent
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Modality",
+    "Progress",
+    "Split",
+    "SplitName",
+    "TextKind",
+    "silent",
+    "to_unit",
+]
+
+Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
+SplitName = Literal["train", "database", "validation", "query"]
+TextKind = Literal["words", "tokens", "sentence"]  # see advhash/data/text/kinds.py
+
+
+def to_unit(values: Tensor) -> Tensor:
+    """uint8 images as float32 in [0,1]; other tensors as float32, unchanged."""
+    return values.float() / 255 if values.dtype == torch.uint8 else values.float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B items.
+
+    inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts, (B,L) int64 tokens or
+            (B,384) float32 embeddings
+    labels: (B,C) uint8 multi-hot
+    index:  (B,) int64, row in the split it came from
+    """
+
+    inputs: Mapping[Modality, Tensor]
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(
+            {name: values.to(device) for name, values in self.inputs.items()},
+            self.labels.to(device),
+            self.index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of three kinds.
+
+    Large images lie in a mapped file: `rows` and `batches` read what they return, no more.
+
+    names: one short human-readable name a row, for pictures and tables
+    texts: what "text" was made from, one string a row, or ()
+    digests: SHA-256 of the inputs that lie in a mapped file, so that none is read to be compared
+    """
+
+    inputs: Mapping[Modality, Tensor]
+    labels: Tensor
+    names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    digests: Mapping[Modality, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, index: Tensor | npt.NDArray[np.int64]) -> Batch:
+        """The given rows as a batch of raw units ([0,1] pixels)."""
+        index = torch.as_tensor(index, dtype=torch.int64)
+        return Batch(
+            {name: self.unit(name, values[index]) for name, values in self.inputs.items()},
+            self.labels[index],
+            index,
+        )
+
+    @staticmethod
+    def unit(modality: Modality, stored: Tensor) -> Tensor:
+        """Stored values in the units that victims and attacks see; tokens stay whole numbers."""
+        if modality == "image" or modality.startswith("party"):
+            return to_unit(stored)
+        return stored if stored.dtype == torch.int64 else stored.float()
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.rows(torch.arange(start, min(start + size, len(self))))
+
+    def take(self, index: Tensor | npt.NDArray[np.int64]) -> Split:
+        """A split of the given rows only, copied into memory."""
+        index = torch.as_tensor(index, dtype=torch.int64)
+        rows = index.tolist()
+        return Split(
+            {name: values[index] for name, values in self.inputs.items()},
+            self.labels[index],
+            tuple(self.names[row] for row in rows) if self.names else (),
+            tuple(self.texts[row] for row in rows) if self.texts else (),
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A retrieval data set.
+
+    database:   what queries search in; victims are trained on its rows `train_rows` only
+    validation: for choosing settings and thresholds, never for a reported figure
+    query:      the held-out queries
+    classes:    names of the C label columns
+    increments: for lifelong victims, the default order in which new categories arrive, each a
+                tuple of class names; an item is new if it carries any of them
+    card:       what a reader must know: counts, source, licence, warnings
+    attribution: the line that the licence demands beside every picture, or ""
+    text_kind:  what "text" holds: counts of words, tokens, or embeddings
+    vocabulary: what the V columns of "text" count, or what the V tokens are, e.g. "word:dog"; ()
+                where that is not known
+    """
+
+    name: str
+    settings: Mapping[str, object]
+    database: Split
+    train_rows: Tensor
+    validation: Split
+    query: Split
+    classes: tuple[str, ...]
+    increments: tuple[tuple[str, ...], ...] = ()
+    card: Mapping[str, object] = field(default_factory=dict)
+    attribution: str = ""
+    vocabulary: tuple[str, ...] = ()
+    text_kind: TextKind = "words"
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(self.database.inputs)
+
+    @property
+    def train(self) -> Split:
+        return self.database.take(self.train_rows)
+
+    def split(self, name: SplitName) -> Split:
+        if name == "train":  # a copy, made only where it is asked for
+            return self.train
+        return {"database": self.database, "validation": self.validation, "query": self.query}[name]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all stored values: equal iff the data are equal."""
+        digest = hashlib.sha256(repr((self.name, self.classes)).encode())
+        if self.text_kind != "words":
+            digest.update(self.text_kind.encode())
+        if self.vocabulary:
+            digest.update(repr(self.vocabulary).encode())
+        for split in (self.database, self.validation, self.query):
+            for modality in sorted(split.inputs):
+                values = split.inputs[modality]
+                digest.update(f"{modality}{tuple(values.shape)}{values.dtype}".encode())
+                known = split.digests.get(modality)
+                digest.update(_bytes(values) if known is None else known.encode())
+            digest.update(_bytes(split.labels))
+            if split.texts:
+                digest.update(repr(split.texts).encode())
+        digest.update(_bytes(self.train_rows))
+        return digest.hexdigest()
+
+
+def _bytes(values: Tensor) -> memoryview:
+    """The bytes of a tensor; no copy where its rows lie one after the other."""
+    return values.contiguous().numpy().reshape(-1).view(np.uint8).data

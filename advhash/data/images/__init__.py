@@ -1,0 +1,1 @@
+"""Pictures: decoded, kept in rows of mapped files, split."""

@@ -1,0 +1,97 @@
+"""One picture from the bytes of a file: decoded within bounds, upright, cut and shrunk."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from advhash.errors import DataError
+
+Fit = Literal["stretch", "centre"]
+CENTRE = 224 / 256  # share of the shorter side that "centre" keeps
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 8 * 2**30
+
+
+def printable(name: str) -> str:
+    """A file name that can be printed and stored, whatever its bytes are."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
+    """(3,size,size) of an image file or its bytes: turned upright, on white, made square by `fit`.
+
+    "stretch" keeps all of the picture. "centre" keeps the middle, as hashing papers do: of the
+    shorter side 224/256. Remarks of Pillow about metadata are warnings; see `quietly`.
+    """
+    with _open(source) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
+        image.verify()
+    with _open(source) as image:  # `verify` leaves it unusable
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        elif upright.mode in ("I", "F"):
+            raise ValueError("pixels of 32 bits, whose range is not known")
+        if upright.has_transparency_data:
+            over = upright.convert("RGBA")
+            upright = Image.new("RGBA", over.size, "white")
+            upright.alpha_composite(over)
+        square = upright.convert("RGB").resize(
+            (size, size), Image.Resampling.BICUBIC, _box(upright.size, fit)
+        )
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _open(source: Path | bytes) -> Image.Image:
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+
+
+def _box(size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float] | None:
+    if fit == "stretch":
+        return None
+    width, height = size
+    side = min(size) * CENTRE
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No remarks of Pillow; held around threads, since the filters belong to the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def refuse_broken(broken: Sequence[str], count: int, where: str) -> None:
+    """Raise DataError where images of `count` are broken: "name (reason)", the first three."""
+    if broken:
+        more = ", …" if len(broken) > 3 else ""
+        raise DataError(
+            f"expected readable images in {where}, got {len(broken)} of "
+            f"{count} broken: {', '.join(sorted(broken)[:3])}{more}; repair or remove them"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"over {MAX_PIXELS:,} pixels"
+    return str(error) or type(error).__name__

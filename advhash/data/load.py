@@ -1,0 +1,62 @@
+"""`load_dataset`, which finds a data set by its name or its path.
+
+Each is read or drawn once and stored in the cache, under a key made of its settings, the versions
+of the packages that it comes from and the source of its reader, a module of `readers`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from advhash.data.dataset import Dataset
+from advhash.errors import ConfigError, DataError
+from advhash.registry import DATASETS
+
+__all__ = ["image_grid", "load_dataset"]
+
+TILE = 64  # least pixels of an image in a grid
+
+
+def load_dataset(name: str, settings: Mapping[str, object] | None = None) -> Dataset:
+    """A registered data set, or, where `name` is a path, the images in that folder.
+
+    Raises UnknownName, ConfigError, DataError, StorageError.
+    """
+    settings = dict(settings or {})
+    registered = {entry.name for entry in DATASETS}
+    separators = {os.sep, os.altsep or os.sep}
+    is_path = bool(separators & set(name)) or os.path.isdir(os.path.expanduser(name))
+    if name not in registered and is_path:
+        if "root" in settings:
+            raise ConfigError(f"expected one image folder, got {name!r} and the setting 'root'")
+        settings["root"] = str(Path(name).expanduser().resolve())
+        name = "folder"
+    data: Dataset = DATASETS.create(name, settings)
+    return data
+
+
+def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -> Image.Image:
+    """A picture of up to rows × columns query images, drawn by `seed`, enlarged without blur.
+
+    Raises DataError: the data set has no images.
+    """
+    if "image" not in data.query.inputs:
+        raise DataError(
+            f"expected a data set with images, got {data.name!r} with {', '.join(data.modalities)}"
+        )
+    images = data.query.inputs["image"].numpy()
+    drawn = np.random.default_rng(seed).permutation(len(images))[: rows * columns]
+    height, width = images.shape[2:]
+    scale = -(-TILE // min(height, width))
+    step_y, step_x = height * scale + 2, width * scale + 2
+    grid = np.full((rows * step_y + 2, columns * step_x + 2, 3), 255, np.uint8)
+    for place, row in enumerate(drawn):
+        top, left = (place // columns) * step_y + 2, (place % columns) * step_x + 2
+        tile = images[row].transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        grid[top : top + height * scale, left : left + width * scale] = tile
+    return Image.fromarray(grid)

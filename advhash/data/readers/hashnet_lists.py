@@ -1,0 +1,325 @@
+"""Lists of images with their labels, as HashNet and ProS-GAN ship them.
+
+    ROOT/database_img.txt    one path below ROOT a line
+    ROOT/database_label.txt  the labels of that line, 0 or 1, separated by blanks
+    ROOT/train_img.txt, train_label.txt, test_img.txt, test_label.txt
+
+HashNet's own form is read as well: ROOT/database.txt, train.txt and test.txt, each line a path and
+its labels. ROOT/classes.txt, one name a line, names the labels; without it they are numbered.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from advhash.data.dataset import Dataset
+from advhash.data.images import splits
+from advhash.data.images.decode import Fit, decode, printable
+from advhash.data.images.rows import Pixels
+from advhash.data.images.splits import Items, card_of_rows, picture_splits
+from advhash.data.readers import shared as reading
+from advhash.data.readers.shared import Layout, cached_reading, check_size
+from advhash.data.splits import Rows, finish, seeded_order
+from advhash.errors import ConfigError, DataError
+from advhash.registry import DATASETS
+
+__all__ = ["Listed", "read_list"]
+
+Overlap = Literal["refuse", "drop"]
+PARTS = ("database", "train", "test")
+BITS = {"0": 0, "1": 1}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One list: paths as written, and labels (N,C) uint8."""
+
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.uint8]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The settings that all readers of lists share.
+
+    images: the folder that the paths start from; None: where the lists lie
+    overlap: what becomes of queries that the database lists too
+    """
+
+    root: str | None
+    images: str | None
+    size: int
+    fit: Fit
+    validation: int
+    overlap: Overlap
+    seed: int
+
+
+@DATASETS.register("flickr25k", source="Huiskes and Lew, MIR 2008; lists as of ProS-GAN, CVPR 2021")
+def read_flickr25k(
+    *,
+    root: str | None = None,
+    images: str | None = None,
+    size: int = 224,
+    fit: Fit = "centre",
+    validation: int = 500,
+    overlap: Overlap = "refuse",
+    seed: int = 0,
+) -> Dataset:
+    """MIRFlickr-25K from list files: images, 38 labels; published split 1,700 to 23,300."""
+    return _read(
+        "flickr25k",
+        ("flickr25k", "FLICKR-25K"),
+        Choices(root, images, size, fit, validation, overlap, seed),
+        source="https://press.liacs.nl/mirflickr/",
+        licence="photos: Creative Commons licences of their owners; see the source",
+    )
+
+
+@DATASETS.register("nuswide", source="Chua et al., CIVR 2009; lists as of HashNet, ICCV 2017")
+def read_nuswide(
+    *,
+    root: str | None = None,
+    images: str | None = None,
+    size: int = 224,
+    fit: Fit = "centre",
+    validation: int = 500,
+    overlap: Overlap = "refuse",
+    seed: int = 0,
+) -> Dataset:
+    """NUS-WIDE from list files: images, 21 labels (or 81, as the lists have them)."""
+    return _read(
+        "nuswide",
+        ("nuswide", "NUS-WIDE", "nuswide_81"),
+        Choices(root, images, size, fit, validation, overlap, seed),
+        source="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
+        licence="photos belong to their Flickr owners; for research",
+    )
+
+
+@DATASETS.register("coco", source="Lin et al., ECCV 2014; lists as of HashNet, ICCV 2017")
+def read_coco(
+    *,
+    root: str | None = None,
+    images: str | None = None,
+    size: int = 224,
+    fit: Fit = "centre",
+    validation: int = 500,
+    overlap: Overlap = "refuse",
+    seed: int = 0,
+) -> Dataset:
+    """MS-COCO from list files: images, 80 labels; published split 5,000 to about 117,000."""
+    return _read(
+        "coco",
+        ("coco", "MS-COCO"),
+        Choices(root, images, size, fit, validation, overlap, seed),
+        source="https://cocodataset.org",
+        licence="annotations: CC BY 4.0; photos: Flickr terms of use",
+    )
+
+
+@DATASETS.register("image_lists", source="your own lists, in the form of HashNet and ProS-GAN")
+def read_image_lists(
+    *,
+    root: str,
+    images: str | None = None,
+    size: int = 224,
+    fit: Fit = "centre",
+    validation: int = 500,
+    overlap: Overlap = "refuse",
+    seed: int = 0,
+) -> Dataset:
+    """Your own images from list files with multi-hot labels."""
+    return _read(
+        "image_lists",
+        ("image_lists",),
+        Choices(root, images, size, fit, validation, overlap, seed),
+        source="images given by the user",
+        licence="unknown",
+    )
+
+
+def _read(name: str, folders: tuple[str, ...], choices: Choices, **card: str) -> Dataset:
+    check_size(choices.size)
+    if choices.validation < 1:
+        raise ConfigError(f"expected at least 1 validation row, got {choices.validation}")
+    layout = Layout(
+        folders,
+        "database_img.txt, database_label.txt, the same for train and test, and the images that "
+        "they name",
+    )
+    folder = layout.find(choices.root)
+    photos = folder if choices.images is None else Path(choices.images).expanduser()
+    lists = {part: read_list(folder, part, layout) for part in PARTS}
+    widths = [lists[part].labels.shape[1] for part in PARTS]
+    if len(set(widths)) > 1:
+        raise DataError(f"expected as many labels in all lists of {folder}, got {widths}")
+    files = [file for part in PARTS for file in lists[part].files]
+    files += [folder / "classes.txt"] * (folder / "classes.txt").is_file()
+    named = dict.fromkeys(path for part in PARTS for path in lists[part].names)
+    return cached_reading(
+        name,
+        functools.partial(_build, name, folder, photos, lists, choices, card),
+        asdict(choices),
+        ("pillow",),
+        (__file__, splits),
+        [
+            os.path.realpath(photos),
+            *reading.content(*files),
+            reading.stamps(photos, named, f"the lists in {folder}"),
+        ],
+    )
+
+
+def read_list(folder: Path, part: str, layout: Layout) -> Listed:
+    """`part`_img.txt and `part`_label.txt, or `part`.txt. Raises DataError, naming the line."""
+    pair, single = [folder / f"{part}_{kind}.txt" for kind in ("img", "label")], f"{part}.txt"
+    if all(file.is_file() for file in pair):
+        names = reading.read_lines(pair[0])
+        labels = [line.split() for line in reading.read_lines(pair[1])]
+        files, image_file, label_file = tuple(pair), pair[0], pair[1]
+        if len(names) != len(labels):
+            raise DataError(
+                f"expected as many lines in {pair[0]} as in {pair[1].name}, got {len(names)} and "
+                f"{len(labels)}: line N of one belongs to line N of the other"
+            )
+    elif (folder / single).is_file():
+        image_file = label_file = folder / single
+        fields = [line.split() for line in reading.read_lines(image_file)]
+        names, labels = [line[0] if line else "" for line in fields], [line[1:] for line in fields]
+        files = (image_file,)
+    else:
+        absent = ", ".join(file.name for file in pair if not file.is_file())
+        raise layout.missing(folder, f"got no {absent} (and no {single})")
+    for number, path in enumerate(names, 1):
+        if not reading.is_inside(path):
+            reading.inside(folder, [path], f"{image_file}, line {number}")
+    return Listed(tuple(names), _labels(labels, label_file), files)
+
+
+def _labels(lines: Sequence[Sequence[str]], file: Path) -> npt.NDArray[np.uint8]:
+    if not lines or not lines[0]:
+        raise DataError(f"expected labels 0 and 1 in every line of {file}, got none")
+    labels = np.empty((len(lines), len(lines[0])), np.uint8)
+    for row, line in enumerate(lines):
+        wrong = next((value for value in line if value not in BITS), None)
+        if wrong is not None:
+            raise DataError(
+                f"{file}, line {row + 1}: expected labels 0 and 1, one a class, got "
+                f"{printable(wrong)!r}; write class numbers as one column a class"
+            )
+        if len(line) != len(lines[0]):
+            raise DataError(
+                f"{file}, line {row + 1}: expected {len(lines[0])} labels as in the first line, "
+                f"got {len(line)}"
+            )
+        labels[row] = [BITS[value] for value in line]
+    return labels
+
+
+def _build(
+    name: str,
+    folder: Path,
+    photos: Path,
+    lists: Mapping[str, Listed],
+    choices: Choices,
+    card: Mapping[str, str],
+    target: Path,
+) -> Dataset:
+    rows, counts = _rows(lists, folder, choices)
+    names = [*lists["database"].names, *lists["test"].names]
+    labels = np.concatenate([lists["database"].labels, lists["test"].labels])
+    paths = reading.inside(photos, names, f"the lists in {folder}")
+
+    def load(row: int) -> Pixels:
+        return decode(paths[row], choices.size, choices.fit)
+
+    items = Items([printable(path) for path in names], labels, load)
+    parts, repeated = picture_splits(target, items, rows, choices.size, str(photos))
+    entries, warnings = card_of_rows(counts.pop("dropped"), repeated)
+    warnings += [
+        f"{len(rows['validation'])} rows of the published database are held for validation and "
+        "are not searched.",
+        "Squares: the middle of the picture (fit=centre) or all of it stretched (fit=stretch).",
+    ]
+    if not (folder / "classes.txt").is_file():
+        warnings.append("Labels are numbered: put their names into classes.txt.")
+    return finish(
+        name,
+        parts,
+        np.searchsorted(rows["database"], rows["train"]),
+        reading.class_names(folder, labels.shape[1]),
+        card={**card, **counts, **entries, "warnings": warnings},
+    )
+
+
+def _rows(
+    lists: Mapping[str, Listed], folder: Path, choices: Choices
+) -> tuple[dict[str, Rows], dict[str, int]]:
+    """Rows in database + test for each split, with "train" among "database", and what is odd."""
+    database, train, test = (lists[part] for part in PARTS)
+    first: dict[str, int] = {}
+    for row, path in enumerate(database.names):
+        first.setdefault(path, row)
+    _check_train(database, train, first, folder)
+    asked, trained = set(test.names), set(train.names)
+    shared: npt.NDArray[np.bool_] = np.array([path in asked for path in database.names])
+    if shared.any() and choices.overlap == "refuse":
+        raise DataError(
+            f"expected queries that are not in the database, got {len(asked & first.keys())} of "
+            f"{len(asked)} in both lists of {folder} (a query would find itself): set "
+            "dataset.overlap=drop to take them out of the database"
+        )
+    labelled = database.labels.sum(1) > 0
+    usable = [path for row, path in enumerate(database.names) if labelled[row] and not shared[row]]
+    usable = [usable[row] for row in seeded_order(usable, choices.seed)]
+    spare = [path for path in usable if path not in trained] or usable
+    held = set(list(dict.fromkeys(spare))[: choices.validation])
+    kept = np.array([path not in held for path in database.names]) & ~shared
+    train_rows = np.sort(np.array([first[path] for path in trained & set(usable) - held], np.int64))
+    rows = {
+        "database": np.flatnonzero(kept),
+        "train": train_rows,
+        "validation": np.sort(np.array([first[path] for path in held], np.int64)),
+        "query": len(database.names) + np.flatnonzero(test.labels.any(1)),
+    }
+    if len(held) < choices.validation or not len(train_rows) or not len(rows["query"]):
+        raise DataError(
+            f"expected queries, training rows and {choices.validation} further database rows with "
+            f"labels in the lists of {folder}, got {len(rows['query'])}, {len(train_rows)} and "
+            f"{len(held)}: set dataset.validation lower, or complete the lists"
+        )
+    return rows, {
+        "dropped": len(test.names) - len(rows["query"]),
+        "database_rows_dropped_as_queries": int(shared.sum()),
+        "database_paths_repeated": len(database.names) - len(first),
+        "training_paths_repeated": len(train.names) - len(trained),
+        "database_without_label": int((~labelled).sum()),
+    }
+
+
+def _check_train(database: Listed, train: Listed, first: Mapping[str, int], folder: Path) -> None:
+    """Raise DataError where the training list does not fit into the database list."""
+    absent = [path for path in train.names if path not in first]
+    if absent:
+        raise DataError(
+            f"expected every training image of {folder} in the database list too, got "
+            f"{len(absent)} of {len(train.names)} that are not ({printable(absent[0])}, …): add "
+            "them to it with their labels"
+        )
+    in_database = database.labels[[first[path] for path in train.names]]
+    differ = np.flatnonzero((in_database != train.labels).any(1))
+    if len(differ):
+        raise DataError(
+            f"expected one set of labels an image in {folder}, got {len(differ)} training images "
+            f"with others in the database list (first: {printable(train.names[differ[0]])})"
+        )

@@ -1,0 +1,176 @@
+"""A folder of the user's own images, read with care: they may be broken, huge or hostile."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from advhash.data import splits
+from advhash.data.dataset import Dataset
+from advhash.data.images.decode import MAX_BYTES, decode, printable, quietly, reason, refuse_broken
+from advhash.data.readers.shared import cached_reading, check_size
+from advhash.errors import DataError
+from advhash.registry import DATASETS
+
+__all__ = [
+    "Listing",
+    "read",
+    "walk",
+]
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MIN_IMAGES = 20
+QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a folder, sorted by class and name.
+
+    images: class name and path of each image
+    stamps: relative path, size and time of change of each image
+    links:  how many links were left out: they may lead out of the folder
+    """
+
+    root: Path
+    images: tuple[tuple[str, Path], ...]
+    stamps: tuple[tuple[str, int, int], ...]
+    links: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for name, _ in self.images))
+
+
+def walk(root: Path) -> Listing:
+    """List `root/<class>/<image>`, without hidden files and without following links.
+
+    Raises DataError: no such folder, fewer than 2 classes, fewer than 20 images.
+    """
+    layout = f"expected {root}/<class>/<image>"
+    if not os.path.isdir(root):
+        raise DataError(f"{layout}, got no folder {root}: check the path")
+    images, stamps, links = [], [], 0
+    try:
+        for folder in _entries(root):
+            if folder.is_symlink():
+                links += 1
+                continue
+            if not folder.is_dir():
+                continue
+            for file in _entries(folder):
+                if not file.name.lower().endswith(SUFFIXES):
+                    continue
+                if file.is_symlink():
+                    links += 1
+                elif file.is_file():
+                    status = file.stat()
+                    images.append((printable(folder.name), Path(file.path)))
+                    relative = printable(f"{folder.name}/{file.name}")
+                    stamps.append((relative, status.st_size, status.st_mtime_ns))
+    except OSError as error:
+        raise DataError(f"{layout}, got {error.filename}: {error.strerror}") from None
+    listing = Listing(root, tuple(images), tuple(stamps), links)
+    left_out = f" ({links} links were left out: copy the files instead)" if links else ""
+    if len(listing.classes) < 2:
+        raise DataError(
+            f"{layout} with at least 2 classes, got {len(listing.classes)} sub-folders with "
+            f"images{left_out}: make one sub-folder a class"
+        )
+    if len(images) < MIN_IMAGES:
+        raise DataError(
+            f"{layout} with at least {MIN_IMAGES} images, got {len(images)}{left_out}: add images"
+        )
+    return listing
+
+
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            (entry for entry in entries if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
+
+
+def read(listing: Listing, size: int, seed: int) -> Dataset:
+    """Decode all images to size × size and split them class by class.
+
+    Raises DataError: images that cannot be read, their number and the first three in one line.
+    """
+    names = [relative for relative, _, _ in listing.stamps]
+    order = splits.seeded_order(names, seed)
+    names = [names[row] for row in order]
+    if len(names) * 3 * size**2 > MAX_BYTES:
+        raise DataError(
+            f"expected at most {MAX_BYTES >> 30} GiB of pixels, got {len(names):,} images of "
+            f"{size}×{size}: choose a smaller size"
+        )
+    images = np.empty((len(names), 3, size, size), np.uint8)
+    broken = []
+    with quietly():
+        for place, row in enumerate(order):
+            try:
+                images[place] = decode(listing.images[row][1], size)
+            except Exception as error:  # a decoder that is fed broken bytes can raise anything
+                broken.append(f"{names[place]} ({reason(error)})")
+    refuse_broken(broken, len(names), str(listing.root))
+    classes = listing.classes
+    targets = np.array([classes.index(listing.images[row][0]) for row in order])
+    first: dict[bytes, int] = {}
+    groups = [first.setdefault(image.tobytes(), row) for row, image in enumerate(images)]
+    return splits.assemble(
+        "folder",
+        _stratified(targets, groups),
+        {"image": torch.from_numpy(images)},
+        np.eye(len(classes), dtype=np.uint8)[targets],
+        names,
+        classes,
+        source="images given by the user",
+        licence="unknown",
+        repeated_pictures=len(images) - len(first),
+        links_left_out=listing.links,
+        warnings=["Near-duplicates are not looked for: only identical pictures share a split."],
+    )
+
+
+def _stratified(
+    targets: npt.NDArray[np.int64], groups: list[int]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of each split, with the same shares of each class; at least one row stays to train on.
+
+    Identical pictures stay together and count with the class of the first of them.
+    """
+    parts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    of_group = targets[groups]
+    for target in np.unique(of_group):
+        members = np.flatnonzero(of_group == target)
+        sizes = {
+            "query": round(len(members) * QUERY_SHARE),
+            "validation": round(len(members) * VALIDATION_SHARE),
+            "held_out": int(len(members) * HELD_OUT_SHARE),
+        }
+        rows = splits.split_rows([groups[row] for row in members.tolist()], sizes)
+        for name, places in rows.items():
+            parts.setdefault(name, []).append(members[places])
+    return {name: np.concatenate(places) for name, places in parts.items()}
+
+
+@DATASETS.register("folder", source="your own images: ROOT/<class>/*.png, .jpg, …")
+def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
+    """Your own images: one sub-folder a class, whose name is the label."""
+    check_size(size)
+    listing = walk(Path(os.path.expanduser(root)))
+    return cached_reading(
+        "folder",
+        lambda _: read(listing, size, seed),
+        {"root": root, "size": size, "seed": seed},
+        ("pillow",),
+        (__file__,),
+        files=(str(listing.root.resolve()), listing.stamps),
+    )

@@ -1,0 +1,234 @@
+"""How rows are split, and the figures that a data set's card states about the splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash.codes.metrics import chance_average_precision
+from advhash.data.dataset import Dataset, Modality, Split
+
+__all__ = [
+    "Rows",
+    "assemble",
+    "describe",
+    "finish",
+    "giveaway_words",
+    "per_class",
+    "relevant_counts",
+    "rows_by_count",
+    "seeded_order",
+    "split_rows",
+]
+
+GIVEAWAY_PRECISION = 0.9
+GIVEAWAY_RECALL = 0.2
+QUERY_BLOCK = 256  # queries compared with the whole database at once
+
+Rows = npt.NDArray[np.int64]
+
+
+def seeded_order(keys: Sequence[str], seed: int) -> list[int]:
+    """Rows in the order of a hash of the seed and their keys.
+
+    It depends on no random generator, and a row that is added moves no other.
+    """
+    return sorted(
+        range(len(keys)), key=lambda row: hashlib.sha256(f"{seed}:{keys[row]}".encode()).digest()
+    )
+
+
+def split_rows(
+    groups: Sequence[int], sizes: Mapping[str, int], *, keep_in_database: Collection[int] = ()
+) -> dict[str, Rows]:
+    """Sorted rows for each name in `sizes`, at most that many, and all others as "train".
+
+    Groups, each with its rows together, go to the first split with room for them, in the order of
+    their first rows. Those with a row of `keep_in_database` go to "held_out" or "train" only.
+    """
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    kept = {groups[row] for row in keep_in_database}
+    split: dict[str, list[int]] = {name: [] for name in (*sizes, "train")}
+    for group, rows in members.items():
+        allowed = sizes.keys() & {"held_out"} if group in kept else sizes
+        room = (name for name in allowed if len(split[name]) + len(rows) <= sizes[name])
+        split[next(room, "train")] += rows
+    return {name: np.array(sorted(rows), np.int64) for name, rows in split.items()}
+
+
+def rows_by_count(
+    groups: Sequence[int],
+    query: int,
+    validation: int,
+    train: int,
+    *,
+    keep_in_database: Collection[int] = (),
+) -> dict[str, Rows]:
+    """Rows "query", "validation", "train" as many as asked, as papers state them; "held_out": rest.
+
+    Rows of `keep_in_database` are held out: searched in, but neither asked for nor trained on.
+    """
+    sizes = {"query": query, "validation": validation, "trained": train}
+    rows = split_rows(groups, sizes, keep_in_database=keep_in_database)
+    return {
+        "query": rows["query"],
+        "validation": rows["validation"],
+        "train": rows["trained"],
+        "held_out": rows["train"],
+    }
+
+
+def per_class(
+    targets: npt.NDArray[np.int64], groups: Sequence[int], query: int, validation: int, train: int
+) -> dict[str, Rows]:
+    """As `rows_by_count`, with the same counts of each class in `targets` (N,).
+
+    A group counts with the class of its first row.
+    """
+    of_group = targets[np.asarray(groups)]
+    parts: dict[str, list[Rows]] = {}
+    for target in np.unique(of_group):
+        members = np.flatnonzero(of_group == target)
+        rows = rows_by_count([groups[row] for row in members.tolist()], query, validation, train)
+        for name, places in rows.items():
+            parts.setdefault(name, []).append(members[places])
+    return {name: np.sort(np.concatenate(places)) for name, places in parts.items()}
+
+
+def assemble(
+    name: str,
+    rows: Mapping[str, Rows],
+    inputs: Mapping[Modality, Tensor],
+    labels: npt.NDArray[np.uint8],
+    names: Sequence[str],
+    classes: Sequence[str],
+    *,
+    texts: Sequence[str] = (),
+    increments: tuple[tuple[str, ...], ...] = (),
+    attribution: str = "",
+    vocabulary: tuple[str, ...] = (),
+    **card: object,
+) -> Dataset:
+    """A data set, still without settings, from rows "query", "validation", "held_out", "train".
+
+    inputs, labels, names, texts: all N rows; the database is "train" and "held_out" in their order
+    vocabulary: what the columns of "text" count
+    card: what the card says besides the counts
+    """
+    everything = Split(inputs, torch.from_numpy(labels), tuple(names), tuple(texts))
+    database = np.union1d(rows["train"], rows["held_out"])
+    parts = {
+        "database": everything.take(database),
+        "validation": everything.take(rows["validation"]),
+        "query": everything.take(rows["query"]),
+    }
+    return finish(
+        name,
+        parts,
+        np.searchsorted(database, rows["train"]),
+        classes,
+        increments=increments,
+        attribution=attribution,
+        vocabulary=vocabulary,
+        card=card,
+    )
+
+
+def finish(
+    name: str,
+    parts: Mapping[str, Split],
+    train_rows: Rows,
+    classes: Sequence[str],
+    *,
+    increments: tuple[tuple[str, ...], ...] = (),
+    attribution: str = "",
+    vocabulary: tuple[str, ...] = (),
+    card: Mapping[str, object],
+) -> Dataset:
+    """A data set, still without settings, of "database", "validation" and "query".
+
+    card: what the card says besides the counts
+    """
+    data = Dataset(
+        name=name,
+        settings={},
+        database=parts["database"],
+        train_rows=torch.from_numpy(train_rows),
+        validation=parts["validation"],
+        query=parts["query"],
+        classes=tuple(classes),
+        increments=increments,
+        attribution=attribution,
+        vocabulary=vocabulary,
+    )
+    return replace(data, card={**describe(data), **card, "attribution": attribution})
+
+
+def describe(data: Dataset) -> dict[str, object]:
+    """Counts of items and labels, and what a random order would score; JSON-able."""
+    of_split = {
+        "query": data.query.labels,
+        "validation": data.validation.labels,
+        "database": data.database.labels,
+        "train": data.database.labels[data.train_rows],
+    }
+    counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
+    labels = torch.cat([data.query.labels, data.validation.labels, data.database.labels])
+    _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
+    relevant = relevant_counts(data.query.labels, data.database.labels)
+    chance = chance_average_precision(relevant, len(data.database))
+    return {
+        "items": {name: len(part) for name, part in of_split.items()},
+        "labels": {
+            label: {name: count[column] for name, count in counts.items()}
+            for column, label in enumerate(data.classes)
+        },
+        "labels_per_item": round(float(labels.sum(1, dtype=torch.float64).mean()), 4),
+        "label_sets": len(set_sizes),
+        "label_sets_with_one_item": int((set_sizes == 1).sum()),
+        "relevant_fraction": round(float(relevant.mean() / len(data.database)), 6),
+        "queries_without_relevant": int((relevant == 0).sum()),
+        "chance_map": round(float(chance.mean()), 6),
+    }
+
+
+def relevant_counts(query: Tensor, database: Tensor) -> npt.NDArray[np.int64]:
+    """(Q,) how many database items share a label with each query; labels (Q,C) and (N,C)."""
+    columns = database.float().T
+    counts = [(part.float() @ columns > 0).sum(1) for part in query.split(QUERY_BLOCK)]
+    return torch.cat(counts).numpy()
+
+
+def giveaway_words(
+    texts: Sequence[Sequence[str]], labels: npt.NDArray[np.uint8], classes: Sequence[str]
+) -> dict[str, list[dict[str, object]]]:
+    """For each label, up to five words of (N,) texts that almost decide it, best F1 first.
+
+    Precision: the share of the items with the word that carry the label. Recall: the share of the
+    items with the label that have the word.
+    """
+    items = Counter(word for text in texts for word in set(text))
+    found: dict[str, list[dict[str, object]]] = {}
+    for column, label in enumerate(classes):
+        carried = np.flatnonzero(labels[:, column]).tolist()
+        carriers = [set(texts[row]) for row in carried]
+        words = []
+        for word, both in Counter(word for text in carriers for word in text).items():
+            precision, recall = both / items[word], both / len(carriers)
+            if precision >= GIVEAWAY_PRECISION and recall >= GIVEAWAY_RECALL:
+                words.append((-2 * both / (items[word] + len(carriers)), word, precision, recall))
+        if words:
+            found[label] = [
+                {"word": word, "precision": round(precision, 3), "recall": round(recall, 3)}
+                for _, word, precision, recall in sorted(words)[:5]
+            ]
+    return found

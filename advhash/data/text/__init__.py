@@ -1,0 +1,1 @@
+"""Captions: counted words, tokens, sentence embeddings, and what a changed word is."""

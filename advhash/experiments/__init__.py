@@ -1,0 +1,1 @@
+"""The kinds of run: settings, plan, cells, record."""

@@ -1,0 +1,1 @@
+"""One attack, under one budget or several."""

@@ -1,0 +1,180 @@
+"""From codes and pictures to per-query columns, and from columns to metrics with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash.codes.hamming import histograms
+from advhash.codes.metrics import (
+    Empty,
+    Ties,
+    average_precision,
+    chance_average_precision,
+    stable_average_precision,
+)
+from advhash.codes.packed import HashCodes
+from advhash.data.codec import through_codec
+from advhash.measures.intervals import Metric, mean_metric, ratio_metric
+from advhash.measures.reconstruction import structural_similarity
+from advhash.victims.base import HashVictim
+
+__all__ = [
+    "Columns",
+    "codec_columns",
+    "distance_columns",
+    "distance_metrics",
+    "retrieval_columns",
+    "retrieval_metrics",
+]
+
+Floats = npt.NDArray[np.float64]
+Columns = dict[str, Floats]
+Labels = npt.NDArray[np.uint8]
+JPEG_QUALITIES = (75, 90)
+
+
+def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
+    """True distances of each of B items in raw units; PSNR (dB) and SSIM for images.
+
+    PSNR is NaN where nothing moved: it would be infinite. Tokens have no distance but the number
+    of changed words: all are NaN.
+    """
+    change = (moved - clean).flatten(1).double().cpu()
+    square = change.square().mean(dim=1)
+    columns = {
+        "linf": change.abs().amax(dim=1),
+        "l2": change.norm(dim=1),
+        "rmse": square.sqrt(),
+        "psnr": torch.full_like(square, torch.nan),
+        "ssim": torch.full_like(square, torch.nan),
+    }
+    if not clean.is_floating_point():
+        columns = {name: torch.full_like(square, torch.nan) for name in columns}
+    if modality == "image":
+        columns["psnr"] = torch.where(square > 0, -10 * square.log10(), torch.nan)
+        columns["ssim"] = structural_similarity(moved.cpu(), clean.cpu()).double()
+    return {name: values.numpy() for name, values in columns.items()}
+
+
+def distance_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
+    """Means of the distance columns, of `overrun` and, for text, of `words_changed`."""
+    names = ("linf", "l2", "rmse", "psnr", "ssim", "words_changed", "overrun")
+    return {name: mean_metric(columns[name], seed) for name in names if name in columns}
+
+
+def precisions(
+    codes: HashCodes,
+    database: HashCodes,
+    wanted: Labels,
+    database_labels: Labels,
+    *,
+    ties: Ties,
+    top_k: int | None,
+    empty: Empty,
+) -> Floats:
+    """(N,) average precision of each code for its (N,C) wanted labels."""
+    if ties == "stable":
+        return stable_average_precision(
+            codes, database, wanted, database_labels, top_k=top_k, empty=empty
+        )
+    counts = histograms(codes, database, wanted, database_labels)
+    return average_precision(counts, ties=ties, top_k=top_k, empty=empty)
+
+
+def retrieval_columns(
+    clean: HashCodes,
+    adversarial: HashCodes,
+    database: HashCodes,
+    *,
+    labels: Labels,
+    database_labels: Labels,
+    targets: Labels | None,
+    ceiling: npt.NDArray[np.float64] | None,
+    ties: Ties,
+    top_k: int | None,
+    empty: Empty,
+) -> Columns:
+    """Average precision of each of N queries, clean and attacked, for its own and target labels.
+
+    ceiling: (N,) best average precision of any anchor for the query's target
+    """
+
+    def score(codes: HashCodes, wanted: Labels) -> tuple[Floats, Floats]:
+        """Average precision of each query, and that of a random order."""
+        counts = histograms(codes, database, wanted, database_labels)
+        chance = chance_average_precision(
+            counts.relevant_rows, len(database), top_k=top_k, empty=empty
+        )
+        precision = precisions(
+            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
+        )
+        return precision, chance
+
+    clean_score, chance = score(clean, labels)
+    columns = {
+        "map": clean_score,
+        "map_chance": chance,
+        "map_adversarial": score(adversarial, labels)[0],
+    }
+    if targets is not None and ceiling is not None:
+        target_score, target_chance = score(adversarial, targets)
+        columns |= {
+            "tmap": target_score,
+            "tmap_chance": target_chance,
+            "tmap_clean": score(clean, targets)[0],
+            "tmap_ceiling": ceiling,
+        }
+    return columns
+
+
+def codec_columns(
+    victim: HashVictim,
+    moved: Tensor,
+    modality: str,
+    database: HashCodes,
+    *,
+    wanted: Labels,
+    database_labels: Labels,
+    targeted: bool,
+    ties: Ties,
+    top_k: int | None,
+    empty: Empty,
+    batch_size: int = 256,
+) -> Columns:
+    """Average precision of each of N adversarial images after Pillow's JPEG: `tmap_jpeg75` …
+
+    moved:  (N,3,H,W) in [0,1]; every quality of JPEG_QUALITIES is one column
+    wanted: (N,C) the target's labels where `targeted`, else the query's own, and the columns are
+            `map_adversarial_jpeg75` …
+    """
+    columns = {}
+    for quality in JPEG_QUALITIES:
+        codes = HashCodes.concatenate(
+            [
+                victim.encode(through_codec(part, quality), modality)
+                for part in moved.split(batch_size)
+            ]
+        )
+        name = f"{'tmap' if targeted else 'map_adversarial'}_jpeg{quality}"
+        columns[name] = precisions(
+            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
+        )
+    return columns
+
+
+def retrieval_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
+    """Means of the retrieval columns; the targeted ones None where there are no targets."""
+    plain = ("map", "map_chance", "map_adversarial")
+    targeted = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling")
+    result: dict[str, Metric | None] = {name: mean_metric(columns[name], seed) for name in plain}
+    for name in targeted:
+        result[name] = mean_metric(columns[name], seed) if name in columns else None
+    result["tmap_normalised"] = (
+        ratio_metric(columns["tmap"], columns["tmap_clean"], columns["tmap_ceiling"], seed)
+        if "tmap" in columns
+        else None
+    )
+    return result

@@ -1,0 +1,219 @@
+"""From attacked queries to the figures of a run, and from these to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from advhash.attacks.base import AttackData
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Progress, silent
+from advhash.experiments.attack.columns import (
+    codec_columns,
+    distance_metrics,
+    retrieval_columns,
+    retrieval_metrics,
+)
+from advhash.experiments.attack.operating import (
+    names_pictures,
+    operating_columns,
+    operating_metrics,
+)
+from advhash.experiments.attack.perturb import noise_precision
+from advhash.experiments.attack.record import Metrics, Outcome, Scores
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.ceiling import target_ceilings
+from advhash.experiments.prepare.fit_attack import FittedAttack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.worth import joint_metrics
+from advhash.measures.intervals import Metric, mean_metric, single_metric
+from advhash.measures.sanity import (
+    Flag,
+    check_attack,
+    check_indicators,
+    check_targets,
+    check_victim,
+)
+from advhash.reports.attack.examples import build_examples
+from advhash.reports.record import Example
+from advhash.storage.run_folder import RunFolder
+from advhash.victims.federated.hashvfl import HashVFL
+
+__all__ = ["Measured", "examples", "flags", "measure"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All figures of attacked queries: by direction, and those of the headline direction."""
+
+    scores: Scores
+    metrics: Metrics
+
+
+def measure(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    codes: Mapping[str, HashCodes],
+    outcome: Outcome,
+    identity: dict[str, object],
+    progress: Progress = silent,
+) -> Measured:
+    """Retrieval, distances, codecs, operating points; their columns are added to the outcome.
+
+    config:   with every default written out
+    codes:    of the database, by direction
+    identity: what names victim, data and code for the cache of ceilings
+    """
+    victim, data, protocol = trained.victim, trained.data, config.protocol
+    modality, database = protocol.query_modality, str(protocol.database)
+    seen = AttackData(data, codes[database], database, modality)
+    wanted = outcome.labels if outcome.targets is None else outcome.targets
+    targeted = outcome.targets is not None
+    boot = derive_seed(config.seed, "bootstrap")
+    scores = _score(config, trained, codes, outcome, identity, progress)
+    metrics: Metrics = {
+        **scores.metrics[f"{modality}-{database}"],
+        **distance_metrics(outcome.columns, boot),
+        "seconds_fit": single_metric(fitted.seconds),
+        "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
+    }
+    if modality == "image":
+        after = codec_columns(
+            victim,
+            outcome.moved,
+            modality,
+            codes[database],
+            wanted=wanted,
+            database_labels=data.database.labels.numpy(),
+            targeted=targeted,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+        outcome.columns.update(after)
+        metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
+    sent = fitted.attack.summarise(outcome.notes).get("queries_per_image")
+    if sent is not None:
+        metrics["queries_per_image"] = single_metric(sent)
+    if isinstance(victim, HashVFL):
+        clean = data.query.rows(outcome.rows)
+        metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
+    if modality == "image" and names_pictures(data.database.labels):
+        point = operating_columns(
+            victim, outcome.moved, outcome.clean_codes, outcome.codes, seen, wanted
+        )
+        rate = protocol.false_positive_rate
+        metrics |= operating_metrics(point, seen, victim, rate, targeted=targeted, seed=boot)
+        outcome.columns.update(point)
+    return Measured(scores, metrics)
+
+
+def _score(
+    config: AttackConfig,
+    trained: Trained,
+    codes: Mapping[str, HashCodes],
+    outcome: Outcome,
+    identity: dict[str, object],
+    progress: Progress,
+) -> Scores:
+    """Average precisions against every database of the victim, and their means."""
+    protocol, data = config.protocol, trained.data
+    columns, metrics = {}, {}
+    for name, database_codes in codes.items():
+        ceiling = None
+        if outcome.targets is not None:
+            ceiling = target_ceilings(
+                trained.victim,
+                AttackData(data, database_codes, name, protocol.query_modality),
+                outcome.targets,
+                ties=protocol.ties,
+                top_k=protocol.top_k,
+                identity=identity,
+                progress=progress,
+            )
+        columns[name] = retrieval_columns(
+            outcome.clean_codes,
+            outcome.codes,
+            database_codes,
+            labels=outcome.labels,
+            database_labels=data.database.labels.numpy(),
+            targets=outcome.targets,
+            ceiling=ceiling,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+        metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
+            columns[name], derive_seed(config.seed, "bootstrap")
+        )
+    chance = columns[str(protocol.database)]["map_chance"]
+    return Scores(columns, metrics, int((np.isnan(chance) | (chance == 0)).sum()))
+
+
+def flags(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    measured: Measured,
+    database: HashCodes,
+) -> list[Flag]:
+    """All sanity checks of victim, targets and attack."""
+    targets, metrics = outcome.targets, measured.metrics
+    noise = None
+    if config.attack.name not in ("noise", "token-noise"):
+        found = noise_precision(config, trained, fitted, outcome, database)
+        noise = None if found is None else float(np.nanmean(found))
+    raised = [Flag(**flag) for flag in trained.card.get("flags", [])]
+    raised += check_victim(
+        metrics["map"] or Metric(),
+        metrics["map_chance"] or Metric(),
+        measured.scores.empty_queries,
+        len(outcome.rows),
+    )
+    if targets is not None:
+        raised += check_targets(outcome.labels, targets)
+    raised += check_attack(metrics, noise, fitted.budget, targets is not None)
+    raised += check_indicators(fitted.attack.summarise(outcome.notes))
+    if not config.budget.eight_bit:
+        raised.append(
+            Flag(
+                "float_pixels",
+                "warning",
+                "Pixels were not rounded to 8 bits after the attack; gradient attacks search on "
+                "the 8-bit grid all the same.",
+            )
+        )
+    return raised
+
+
+def examples(
+    config: AttackConfig,
+    trained: Trained,
+    outcome: Outcome,
+    measured: Measured,
+    database: HashCodes,
+    folder: RunFolder,
+) -> list[Example]:
+    """What some queries retrieve before and after the attack; pictures go into the run folder."""
+    modality = config.protocol.query_modality
+    main = measured.scores.columns[str(config.protocol.database)]
+    return build_examples(
+        folder.path,
+        dataset=trained.data,
+        modality=modality,
+        rows=outcome.rows.numpy(),
+        adversarial=outcome.moved if modality == "image" else None,
+        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
+        clean_codes=outcome.clean_codes,
+        adversarial_codes=outcome.codes,
+        database_codes=database,
+        targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
+        score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
+        linf=outcome.columns["linf"],
+    )

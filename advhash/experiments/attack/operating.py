@@ -1,0 +1,135 @@
+"""Collision and evasion at an operating point: a threshold on the Hamming distance.
+
+Deduplication and moderation take two pictures for one where their codes are at most T bits apart. T
+is set on clean data, as the largest with at most a stated share of false positives: of pairs of a
+validation picture and a database picture that show different things. PDQ's practice stands beside
+it: 31 of 256 bits, for codes of other lengths the same share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.codes.hamming import distances, relevance
+from advhash.codes.packed import HashCodes
+from advhash.data.codec import through_codec
+from advhash.experiments.attack.columns import Columns
+from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
+from advhash.victims.base import HashVictim
+
+__all__ = ["names_pictures", "operating_columns", "operating_metrics", "operating_threshold"]
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.uint8]
+CODECS: Mapping[str, int | None] = {"png": None, "jpeg90": 90, "jpeg75": 75}
+BITS = "bits_"  # prefix of the columns of distances
+
+
+def names_pictures(labels: Tensor) -> bool:
+    """Whether each of (M,C) labels is that of one row only, as in a set of near-duplicates."""
+    return bool((labels.sum(dim=0) <= 1).all())
+
+
+def pdq_threshold(bits: int) -> int:
+    """31 of 256 bits, or as many of K.
+
+    >>> pdq_threshold(256), pdq_threshold(64)
+    (31, 7)
+    """
+    return 31 * bits // 256
+
+
+def operating_threshold(
+    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], rate: float
+) -> tuple[int | None, Floats]:
+    """The largest T with at most `rate` of the unrelated pairs within it, and their share.
+
+    codes, database: of N clean pictures and of M rows; unrelated: (N,M) whether they differ
+    The share is given for each of the N by itself, NaN where nothing is unrelated to it. T is None
+    where more pairs than that have equal codes.
+    """
+    counts = np.zeros((len(codes), codes.bits + 1), np.int64)
+    for row, far in enumerate(distances(codes, database)):
+        counts[row] = np.bincount(far[unrelated[row]], minlength=codes.bits + 1)
+    within, total = counts.cumsum(axis=1), counts.sum(axis=1)
+    allowed = np.flatnonzero(within.sum(axis=0) <= rate * total.sum())
+    if len(allowed) == 0 or total.sum() == 0:
+        return None, np.full(len(codes), np.nan)
+    threshold = int(allowed[-1])
+    share = np.divide(within[:, threshold], total, out=np.full(len(codes), np.nan), where=total > 0)
+    return threshold, share
+
+
+def operating_columns(
+    victim: HashVictim,
+    moved: Tensor,
+    clean_codes: HashCodes,
+    codes: HashCodes,
+    data: AttackData,
+    wanted: Labels,
+) -> Columns:
+    """(N,) bits between each query and the nearest database row with its `wanted` labels.
+
+    bits_clean, bits_adversarial: before and after the attack; bits_png, bits_jpeg90, bits_jpeg75:
+    of the attacked picture that was saved and read again. wanted: (N,C) the query's own labels, or
+    those of its target.
+    """
+    seen = {"clean": clean_codes, "adversarial": codes}
+    for name, quality in CODECS.items():
+        parts = moved.split(256)
+        again = [victim.encode(through_codec(part, quality), "image") for part in parts]
+        seen[name] = HashCodes.concatenate(again)
+    related = relevance(wanted, data.labels.numpy())
+    columns = {}
+    for name, found in seen.items():
+        far = np.where(related, distances(found, data.codes), np.inf).min(axis=1)
+        columns[BITS + name] = np.where(np.isinf(far), np.nan, far)
+    return columns
+
+
+def operating_metrics(
+    columns: Columns,
+    data: AttackData,
+    victim: HashVictim,
+    rate: float,
+    *,
+    targeted: bool,
+    seed: int,
+) -> dict[str, Metric | None]:
+    """Shares of queries that evade (untargeted) or collide (targeted), with exact intervals.
+
+    threshold_bits, false_positives: T and its share of false positives on clean data
+    evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
+        `_clean` before the attack, `_png` and `_jpeg…` of the file, `_pdq` at PDQ's threshold
+    bits_clean, bits_adversarial: the mean distances themselves
+    """
+    held_out = data.dataset.validation
+    codes = victim.encode_split(held_out, "image")
+    unrelated = ~relevance(held_out.labels.numpy(), data.labels.numpy())
+    threshold, share = operating_threshold(codes, data.codes, unrelated, rate)
+    name = "collision_rate" if targeted else "evasion_rate"
+
+    def rate_of(seen: str, bits: int | None) -> Metric | None:
+        if bits is None:
+            return None
+        far = columns[BITS + seen]
+        hit = np.where(np.isnan(far), np.nan, (far <= bits) == targeted)
+        return rate_metric(hit.astype(np.float64), seed)
+
+    pdq = pdq_threshold(victim.bits)
+    return {
+        "threshold_bits": single_metric(threshold),
+        "false_positives": mean_metric(share, seed),
+        f"{name}_clean": rate_of("clean", threshold),
+        name: rate_of("adversarial", threshold),
+        **{f"{name}_{codec}": rate_of(codec, threshold) for codec in CODECS},
+        f"{name}_clean_pdq": rate_of("clean", pdq),
+        f"{name}_pdq": rate_of("adversarial", pdq),
+        "bits_clean": mean_metric(columns[BITS + "clean"], seed),
+        "bits_adversarial": mean_metric(columns[BITS + "adversarial"], seed),
+    }

@@ -1,0 +1,227 @@
+"""From finished work to the record of a run: `metrics.json` and `queries.parquet`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from advhash import __version__
+from advhash.budget import Budget
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Dataset
+from advhash.experiments.attack.columns import Columns
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.fit_attack import FittedAttack
+from advhash.experiments.prepare.trained import Trained
+from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
+from advhash.measures.sanity import Flag
+from advhash.registry import ATTACKS
+from advhash.reports.record import (
+    SCHEMA,
+    AttackInfo,
+    BudgetInfo,
+    DatasetInfo,
+    Example,
+    Protocol,
+    Record,
+    RunInfo,
+    VictimInfo,
+)
+from advhash.storage.files import storage_errors
+
+__all__ = [
+    "Outcome",
+    "Scores",
+    "attack_info",
+    "budget_info",
+    "dataset_info",
+    "make_record",
+    "run_info",
+    "victim_info",
+    "write_queries",
+]
+
+Labels = npt.NDArray[np.uint8]
+Metrics = dict[str, Metric | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All attacked queries in order: rows of the query split, inputs, codes, distances.
+
+    labels, targets: (N,C); targets None when untargeted
+    columns: `linf`, `l2`, `rmse`, `psnr`, `ssim`, `overrun`, each (N,)
+    notes: of the attack on these queries, whatever process attacked them
+    """
+
+    rows: Tensor
+    labels: Labels
+    targets: Labels | None
+    clean: Tensor
+    moved: Tensor
+    clean_codes: HashCodes
+    codes: HashCodes
+    columns: Columns
+    seconds: float
+    notes: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Retrieval figures: columns and metrics by direction, e.g. "image-text"."""
+
+    columns: dict[str, Columns]
+    metrics: dict[str, Metrics]
+    empty_queries: int
+
+
+def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float]) -> RunInfo:
+    """Where and when a run was made, and the wall seconds of its stages."""
+    return RunInfo(
+        id=folder.name,
+        folder=str(folder),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        device=device,
+        version=__version__,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def victim_info(trained: Trained) -> VictimInfo:
+    """A victim as records tell it."""
+    card = trained.card
+    return VictimInfo(
+        name=card["name"],
+        settings=card["settings"],
+        source=str(card.get("source", "")),
+        summary=(type(trained.victim).__doc__ or "").partition("\n")[0],
+        cached=trained.cached,
+        fingerprint=trained.fingerprint,
+        history=trained.victim.history,
+        deviations=trained.deviations,
+        modalities=list(trained.victim.bounds),
+        defenses=trained.defenses,
+        notes={key: card.get(key) for key in ("metrics", "seconds", "seed")},
+    )
+
+
+def attack_info(name: str, fitted: FittedAttack, outcome: Outcome) -> AttackInfo:
+    """A fitted attack as records tell it, with what it noted of itself on these queries."""
+    entry = ATTACKS[name]
+    return AttackInfo(
+        name=name,
+        settings=fitted.settings,
+        source=entry.source,
+        summary=entry.summary,
+        cached=fitted.cached,
+        fingerprint=fitted.fingerprint,
+        history=fitted.history,
+        deviations=entry.deviations,
+        goal=fitted.attack.goal,
+        knowledge=sorted(fitted.attack.knowledge),
+        indicators=fitted.attack.summarise(outcome.notes),
+    )
+
+
+def dataset_info(data: Dataset) -> DatasetInfo:
+    """A data set as records tell it."""
+    return DatasetInfo(
+        name=data.name,
+        settings=dict(data.settings),
+        fingerprint=data.fingerprint(),
+        classes=list(data.classes),
+        database=len(data.database),
+        train=len(data.train_rows),
+        queries=len(data.query),
+        attribution=data.attribution,
+    )
+
+
+def budget_info(budget: Budget, *, eight_bit: bool) -> BudgetInfo:
+    """A budget as records tell it."""
+    return BudgetInfo(
+        norm=budget.norm,
+        eps=None if math.isinf(budget.eps) else budget.eps,
+        text=str(budget),
+        eight_bit=eight_bit,
+    )
+
+
+def make_record(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    outcome: Outcome,
+    scores: Scores,
+    *,
+    metrics: Metrics,
+    flags: Sequence[Flag],
+    examples: Sequence[Example],
+    folder: Path,
+    seconds: dict[str, float],
+) -> Record:
+    """The record of a finished run. `config` has every default written out."""
+    data, protocol, attack = trained.data, config.protocol, fitted.attack
+    queries = next(iter(scores.columns.values()))["map"]
+    return Record(
+        schema_=SCHEMA,
+        command="attack",
+        run=run_info(folder, config.seed, config.device, seconds),
+        victim=victim_info(trained),
+        attack=attack_info(config.attack.name, fitted, outcome),
+        dataset=dataset_info(data),
+        budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
+        protocol=Protocol(
+            targets=protocol.targets if attack.goal == "targeted" else None,
+            query_modality=protocol.query_modality,
+            database=str(protocol.database),
+            queries=len(queries),
+            batch_size=protocol.batch_size,
+            top_k=protocol.top_k,
+            ties=protocol.ties,
+            empty=protocol.empty,
+            empty_queries=scores.empty_queries,
+            poison=protocol.poison,
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+        ),
+        flags=list(flags),
+        metrics=metrics,
+        metrics_by_direction=scores.metrics,
+        examples=list(examples),
+    )
+
+
+def write_queries(file: Path, outcome: Outcome, scores: Scores) -> None:
+    """`queries.parquet`: one row per query, enough to compute every metric again.
+
+    Codes are in hexadecimal, one word of 64 bits after the other; labels are class numbers.
+    """
+
+    def classes(labels: Labels) -> list[list[int]]:
+        return [np.flatnonzero(row).tolist() for row in labels]
+
+    def hexadecimal(codes: HashCodes) -> list[str]:
+        return ["".join(f"{word:016x}" for word in row) for row in codes.words.tolist()]
+
+    table: dict[str, Any] = {"query": outcome.rows.numpy(), "labels": classes(outcome.labels)}
+    if outcome.targets is not None:
+        table["target"] = classes(outcome.targets)
+    table["code_clean"] = hexadecimal(outcome.clean_codes)
+    table["code_adversarial"] = hexadecimal(outcome.codes)
+    for direction, columns in scores.columns.items():
+        table |= {f"{name}:{direction}": column for name, column in columns.items()}
+    table |= outcome.columns
+    with storage_errors(file):
+        pq.write_table(pa.table(table), file)

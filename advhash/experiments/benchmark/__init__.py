@@ -1,0 +1,1 @@
+"""Victims × defences × attacks × budgets × data sets × seeds, ranked."""

@@ -1,0 +1,274 @@
+"""The record of a suite: figures over seeds, leaderboards, and the flags that go with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advhash.data.dataset import Progress
+from advhash.experiments.attack.record import run_info
+from advhash.experiments.benchmark.cell import Done
+from advhash.experiments.benchmark.leaderboard import Sample, mean_over, overall, ranks, summary
+from advhash.experiments.benchmark.suite import Cell, Suite
+from advhash.experiments.prepare.victim import is_checkpoint
+from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
+from advhash.reports.record import Flag, Record, main_metric
+
+__all__ = ["Found", "seed_flags", "suite_record"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished cell with what its run says."""
+
+    cell: Cell
+    record: Record
+    sample: Sample
+
+
+def suite_record(
+    suite: Suite,
+    ended: Mapping[str, Done],
+    read: Mapping[str, Found],
+    folder: Path,
+    executor: str,
+    seconds: float,
+    progress: Progress,
+) -> BenchmarkRecord:
+    """What a suite found. ended: how every cell did; read: those that are finished."""
+    infos, found = [], [read[cell.key] for cell in suite.cells if cell.key in read]
+    for cell in suite.cells:
+        done, figures, spent = ended[cell.key], {}, None
+        if cell.key in read:
+            record = read[cell.key].record
+            figures = {name: metric.value for name, metric in record.metrics.items() if metric}
+            spent = sum(record.run.seconds.values())
+        infos.append(
+            CellInfo(
+                key=cell.key,
+                dataset=cell.dataset,
+                victim=cell.victim,
+                method=cell.method,
+                budget=cell.budget,
+                victim_seed=cell.victim_seed,
+                attack_seed=cell.attack_seed,
+                status=done.status,
+                seconds=None if spent is None else round(spent, 3),
+                figures=figures,
+                message=done.message,
+                trace=done.trace,
+            )
+        )
+    config = suite.config
+    groups: dict[tuple[str, str, str], dict[str, dict[str, list[Found]]]] = {}
+    for one in found:
+        cell = one.cell
+        place_ = groups.setdefault((cell.dataset, cell.budget, cell.goal), {})
+        place_.setdefault(cell.victim, {}).setdefault(cell.method, []).append(one)
+    rows: list[Row] = []
+    methods: list[Method] = []
+    victims: list[Standing] = []
+    for done_groups, (key, table) in enumerate(groups.items()):
+        here = _rows(key, table)
+        rows += here
+        methods += _methods(key, table)
+        victims += _standings(key, table, here)
+        progress("comparing", done_groups + 1, len(groups))
+    return BenchmarkRecord(
+        schema_=BENCHMARK,
+        command="benchmark",
+        run=run_info(folder, config.seed, config.device, {"all": seconds}),
+        name=config.name,
+        suite=config.model_dump(mode="json"),
+        executor=executor,
+        report=str(folder / "report.html"),
+        failed=[one.key for one in infos if one.status == "failed"],
+        left=[one.key for one in infos if one.status == "left"],
+        flags=[*seed_flags(suite), *_unequal(groups), *_raised(found)],
+        rows=rows,
+        methods=methods,
+        victims=victims,
+        knowledge={one.cell.method: one.record.attack.knowledge for one in found},
+        data={one.cell.dataset: one.record.dataset.fingerprint for one in found},
+        deviations=_deviations(found),
+        attributions=sorted({one.record.dataset.attribution for one in found} - {""}),
+        cells=infos,
+    )
+
+
+def seed_flags(suite: Suite) -> list[Flag]:
+    """What no interval covers."""
+    config, flags = suite.config, []
+    once = {
+        cell.victim: None
+        for cell in suite.cells
+        if is_checkpoint(cell.config.victim.name)  # hardened anew for each seed, or not
+        or (cell.victim_seed is None and cell.config.victim.seed is not None)
+    }
+    if config.victim_seeds == 1:
+        once |= {cell.victim: None for cell in suite.cells if cell.victim_seed is not None}
+    if once:
+        told = f"{', '.join(once)}: one training each, so no interval covers another one."
+        flags.append(Flag("one_training", "warning", told))
+    if config.attack_seeds == 1:
+        told = (
+            "One seed of the attacks: no interval covers other targets or an attack trained anew."
+        )
+        flags.append(Flag("one_attack_seed", "warning", told))
+    return flags
+
+
+def _raised(found: Sequence[Found]) -> list[Flag]:
+    """One flag for each kind that runs raised, in the words of the first run."""
+    first: dict[tuple[str, str], tuple[Cell, Flag]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in found:
+        kinds = {(flag.name, flag.level): flag for flag in one.record.flags}
+        counts.update(kinds.keys())
+        for kind, flag in kinds.items():
+            first.setdefault(kind, (one.cell, flag))
+    return [
+        Flag(
+            flag.name,
+            flag.level,
+            f"{counts[kind]} of {len(found)} runs (see the tables), the first {cell.method} on "
+            f"{cell.victim}, {cell.dataset}, {cell.budget}: {flag.message}",
+        )
+        for kind, (cell, flag) in first.items()
+    ]
+
+
+def _deviations(found: Sequence[Found]) -> dict[str, list[str]]:
+    """Of victims with their defences, and of attacks; once each, whatever the settings."""
+    told: dict[str, dict[str, None]] = {}
+    for one in found:
+        for name, info in (
+            (one.record.victim.label, one.record.victim),
+            (one.record.attack.name, one.record.attack),
+        ):
+            if info.deviations:
+                told.setdefault(name, {}).update(dict.fromkeys(info.deviations))
+    return {name: list(texts) for name, texts in told.items()}
+
+
+Place = tuple[str, str, Any]  # data set, budget, goal
+Table = Mapping[str, Mapping[str, Sequence[Found]]]  # victim → method → cells
+
+
+def _samples(found: Sequence[Found]) -> list[Sample]:
+    return [one.sample for one in found]
+
+
+def _rows(key: Place, table: Table) -> list[Row]:
+    dataset, budget, goal = key
+    rows = []
+    for victim, by_method in table.items():
+        order = ranks(
+            {method: [_samples(found)] for method, found in by_method.items()},
+            goal,
+            strongest=True,
+        )
+        for method, found in by_method.items():
+            spent = found[0].record.budget
+            rows.append(
+                Row(
+                    dataset=dataset,
+                    victim=victim,
+                    method=method,
+                    budget=budget,
+                    norm=spent.norm,
+                    eps=spent.eps,
+                    goal=goal,
+                    cells=len(found),
+                    rank=order[method],
+                    metrics=summary(_samples(found), goal),
+                    flags=dict(
+                        Counter(
+                            name
+                            for one in found
+                            for name in {flag.name: None for flag in one.record.flags}
+                        )
+                    ),
+                )
+            )
+    return sorted(rows, key=lambda row: row.rank)
+
+
+def _methods(key: Place, table: Table) -> list[Method]:
+    """Each attack over the victims that all of them were made on."""
+    dataset, budget, goal = key
+    names = list(dict.fromkeys(method for by_method in table.values() for method in by_method))
+    victims = [victim for victim, by_method in table.items() if set(by_method) == set(names)]
+    if not victims or len(names) < 2:
+        return []
+    entries = {method: [_samples(table[victim][method]) for victim in victims] for method in names}
+    order = ranks(entries, goal, strongest=True)
+    found = [
+        Method(
+            dataset=dataset,
+            budget=budget,
+            goal=goal,
+            method=method,
+            victims=victims,
+            rank=order[method],
+            main=mean_over(overall(samples, main_metric(goal))),
+        )
+        for method, samples in entries.items()
+    ]
+    return sorted(found, key=lambda one: one.rank)
+
+
+def _unequal(groups: Mapping[Place, Table]) -> list[Flag]:
+    """Victims that faced fewer attacks than those beside which they stand."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for (dataset, budget, goal), table in groups.items():
+        all_methods = {method for by_method in table.values() for method in by_method}
+        for victim, by_method in table.items():
+            if missing := all_methods - set(by_method):
+                where = f"{dataset}, {goal}"
+                told = f"{len(by_method)} of {len(missing) + len(by_method)} attacks"
+                places.setdefault((victim, where, told), []).append(budget)
+    return [
+        Flag(
+            "fewer_attacks",
+            "warning",
+            f"{victim} faced {told} ({where}, {', '.join(budgets)}): under the others it could "
+            "stand lower among the victims.",
+        )
+        for (victim, where, told), budgets in places.items()
+    ]
+
+
+def _standings(key: Place, table: Table, rows: Sequence[Row]) -> list[Standing]:
+    """Each victim under the attack whose mean moves it most."""
+    dataset, budget, goal = key
+    main, sign = main_metric(goal), 1 if goal == "targeted" else -1
+    worst: dict[str, Row] = {}
+    for row in rows:
+        value = row.metrics[main].value
+        if value is None:
+            continue
+        held = worst.get(row.victim)
+        if held is None or sign * value > sign * float(held.metrics[main].value or 0):
+            worst[row.victim] = row
+    order = ranks(
+        {victim: [_samples(table[victim][row.method])] for victim, row in worst.items()},
+        goal,
+        strongest=False,
+    )
+    found = [
+        Standing(
+            dataset=dataset,
+            budget=budget,
+            goal=goal,
+            victim=victim,
+            method=row.method,
+            rank=order[victim],
+            metrics=row.metrics,
+        )
+        for victim, row in worst.items()
+    ]
+    return sorted(found, key=lambda one: one.rank)

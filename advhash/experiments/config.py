@@ -1,0 +1,217 @@
+"""One run, one file. `config.toml` holds every setting of a run and replays it.
+
+Precedence: `--set table.key=value` over options over `--config FILE` over defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
+
+from advhash.budget import Budget, Norm, parse_eps
+from advhash.codes.metrics import Empty, Ties
+from advhash.errors import ConfigError, nearest
+from advhash.targets import TargetRule
+
+__all__ = [
+    "AttackConfig",
+    "BudgetConfig",
+    "DatasetConfig",
+    "MethodConfig",
+    "ProtocolConfig",
+    "TrainConfig",
+    "VictimConfig",
+]
+
+Model = TypeVar("Model", bound="Table")
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    @classmethod
+    def build(cls: type[Model], values: Mapping[str, Any]) -> Model:
+        """Validate. Raises ConfigError naming the field, what was expected and what came."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(cls, error) from None
+
+
+class Named(Table):
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every key but `name`; the registry checks them."""
+        return dict(self.model_extra or {})
+
+
+class MethodConfig(Named):
+    """A registered name and its settings: `name`, and any further key that the method takes."""
+
+    name: str
+
+
+class VictimConfig(MethodConfig):
+    """seed: of its training and of its defence; None: the seed of the run."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+
+
+class DatasetConfig(Named):
+    """Likewise; without a name, the victim's default data set."""
+
+    name: str | None = None
+
+
+class BudgetConfig(Table):
+    """norm and eps; both None: the method's default budget."""
+
+    norm: Norm | None = None
+    eps: str | float | None = None
+    eight_bit: bool = True
+
+    def resolve(self, default: Budget) -> Budget:
+        """The budget, given the default of the attack.
+
+        `--eps 8/255` alone means linf, or l0 for an attack on words; `--norm none` alone means
+        no bound.
+        """
+        if self.norm is None and self.eps is None:
+            return default
+        if self.norm == "none" and self.eps is None:
+            return Budget("none", float("inf"))
+        if self.eps is None:
+            raise ConfigError(f"norm {self.norm} needs an eps: add --eps, e.g. --eps 8/255")
+        eps = parse_eps(self.eps)
+        if eps == float("inf"):
+            if self.norm not in (None, "none"):
+                raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
+            return Budget("none", eps)
+        return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
+
+
+class ProtocolConfig(Table):
+    """How the figures are taken; see docs/metrics.md.
+
+    false_positive_rate: of the threshold of perceptual hashes, on clean pairs that differ
+    """
+
+    targets: TargetRule = "disjoint"
+    query_modality: str = "image"
+    database: str | None = None  # None: the victim's default direction
+    queries: int | None = Field(default=None, ge=1)  # None: the whole query split
+    top_k: int | None = Field(default=None, ge=1, lt=2**31)
+    ties: Ties = "expected"
+    empty: Empty = "zero"
+    batch_size: int = Field(default=100, ge=1)
+    noise_control: bool = True
+    false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
+    poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
+
+
+class Run(Table):
+    """A whole command, which one file replays."""
+
+    def to_toml(self) -> str:
+        """The file that replays the run. None has no place in TOML and means the default."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
+
+
+class Command(Run):
+    """Whether the user trusts code that the config names is told with the command, never in a file.
+
+    A config from a stranger could name any function: it is neither read from a file nor written.
+    """
+
+    _trust_code: bool = PrivateAttr(default=False)
+
+    @property
+    def trust_code(self) -> bool:
+        return self._trust_code
+
+    def trusting(self, trust_code: bool) -> Self:
+        """The same config, with the word of the user about code it names."""
+        config = self.model_copy()
+        config._trust_code = trust_code
+        return config
+
+
+class OneVictim(Command):
+    """A victim and the data that it is trained on."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    victim: VictimConfig
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+
+
+class Hardened(OneVictim):
+    """Perhaps with a defence.
+
+    defense_budget: what the defence is trained against; by default L∞ 8/255
+    """
+
+    defense: MethodConfig | None = None
+    defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+    @property
+    def victim_seed(self) -> int:
+        """Of the training of the victim and of its defence."""
+        return self.seed if self.victim.seed is None else self.victim.seed
+
+
+class TrainConfig(Hardened):
+    """`advhash train`: a victim, a data set, a seed, and perhaps a defence."""
+
+    command: Literal["train"] = "train"
+
+
+class AttackConfig(Hardened):
+    """`advhash attack`. `victim.seed` trains the victim with another seed than the attack's."""
+
+    command: Literal["attack"] = "attack"
+    attack: MethodConfig
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    # in a union, pydantic appends the type that it tried
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "float"))
+    if first["type"] == "extra_forbidden":
+        table: Any = model
+        for part in first["loc"][:-1]:
+            if isinstance(part, int):  # an item of a list of tables
+                continue
+            field = table.model_fields[str(part)]
+            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            table = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+        known = sorted(table.model_fields)
+        return ConfigError(
+            f"no setting {where!r}: {nearest(str(first['loc'][-1]), known)}"
+            f"Known here: {', '.join(known)}"
+        )
+    if first["type"] == "missing":
+        return ConfigError(f"setting {where!r} is missing")
+    return ConfigError(f"setting {where!r}: {first['msg'].lower()}, got {first['input']!r}")

@@ -1,0 +1,105 @@
+"""What users write: TOML files, `--set` assignments, methods in a line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from advhash.errors import ConfigError
+from advhash.experiments.config import DatasetConfig, MethodConfig
+
+__all__ = ["merge", "parse_assignment", "parse_method", "parse_settings", "read_toml"]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A config file. Raises ConfigError: missing, or not TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a config file, got {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected TOML in {path}, got: {error}") from None
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """`victim.bits=64` as (["victim", "bits"], 64); what is no TOML value is a string.
+
+    >>> parse_assignment("budget.eps=8/255")
+    (['budget', 'eps'], '8/255')
+    """
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set: expected table.key=value, got {text!r}")
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keys, value.strip()
+
+
+def parse_method(text: str) -> dict[str, Any]:
+    """`dpsh+bits=16+epochs=5` as a table: a name and its settings.
+
+    >>> parse_method("dpsh+bits=16")
+    {'name': 'dpsh', 'bits': 16}
+
+    Raises ConfigError.
+    """
+    name, plus, settings = text.strip().partition("+")
+    if not name:
+        raise ConfigError(f"expected name+key=value+…, got {text!r}")
+    table = parse_settings(settings) if plus else {}
+    if "name" in table:
+        raise ConfigError(f"expected name+key=value+…, each key once, got {text!r}")
+    return {"name": name, **table}
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """`steps=200+weight=16` as a table. Raises ConfigError.
+
+    >>> parse_settings("steps=200+weight=16")
+    {'steps': 200, 'weight': 16}
+    """
+    table: dict[str, Any] = {}
+    for setting in text.strip().split("+"):
+        keys, value = parse_assignment(setting)
+        if len(keys) > 1 or keys[0] in table:
+            raise ConfigError(f"expected key=value+…, each key once, got {text!r}")
+        table[keys[0]] = value
+    return table
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, table by table; None in `over` leaves the base as it is.
+
+    A table whose `name` changes starts afresh: settings of one method mean nothing to another.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if value is None:
+            continue
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            renamed = value.get("name") is not None and value["name"] != old.get("name")
+            result[key] = merge({} if renamed else old, value)
+        elif isinstance(value, Mapping):
+            result[key] = merge({}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def method_label(table: MethodConfig | DatasetConfig) -> str:
+    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder."""
+    own = table.model_dump(exclude={"name"}, exclude_none=True)
+    return "+".join([Path(table.name or "").name, *map(_setting, own.items())])
+
+
+def _setting(pair: tuple[str, Any]) -> str:
+    key, value = pair
+    if key == "defense" and isinstance(value, Mapping):
+        rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
+        return "+".join([str(value.get("name")), *rest])
+    return str(value) if key == "defense" else f"{key}={value}"

@@ -1,0 +1,253 @@
+"""`advhash defend`: a victim with and without a defence under the adaptive worst case.
+
+A matrix of `advhash transfer`: both victims attacked by autohash, targeted and not, each judged on
+both, so that pictures made for the undefended victim give the figure without an adaptive attacker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.gradient.anchors import anchor_codes
+from advhash.budget import Budget
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Progress, silent
+from advhash.errors import UsageError
+from advhash.experiments.attack.columns import precisions
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.attack.record import Metrics
+from advhash.experiments.prepare.hardened import DEFAULT
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.transfer.config import TransferConfig
+from advhash.experiments.transfer.members import Member
+from advhash.experiments.transfer.run import Column, transfer
+from advhash.measures.intervals import mean_metric, ratio_of_means
+from advhash.measures.sanity import Flag, check_collapse
+from advhash.registry import ATTACKS
+from advhash.reports.transfer import Check, Defense, TransferRecord
+from advhash.targets import choose_targets
+
+__all__ = ["defend", "defend_config"]
+
+Floats = npt.NDArray[np.float64]
+TARGETED, UNTARGETED = "autohash", "autohash-untargeted"
+CHECKED = 30  # queries of the checks
+SENT = 500  # queries a picture that the attacker without gradients may send
+SLACK = 0.02  # by which a sequence may rise without being a sign
+
+
+def defend_config(values: Mapping[str, Any]) -> TransferConfig:
+    """The matrix of a victim with and without a defence, from tables `victim`, `defense` and more.
+
+    Raises ConfigError.
+    """
+    rest = {key: value for key, value in values.items() if key not in ("victim", "defense")}
+    victim = dict(values["victim"])
+    return TransferConfig.build(
+        {
+            **rest,
+            "command": "transfer",
+            "victims": [victim, {**victim, "defense": values["defense"]}],
+            "attacks": [{"name": TARGETED}, {"name": UNTARGETED}],
+        }
+    )
+
+
+def defend(
+    config: TransferConfig, out: Path | None = None, progress: Progress = silent
+) -> TransferRecord:
+    """Compare the two victims of the config, the second being the first with a defence.
+
+    Writes the run folder (`out`, or `runs/<id>`). Raises AdvhashError.
+    """
+    budget = config.budget.resolve(DEFAULT)
+    if budget.norm not in ("linf", "l2"):  # the checks halve and double it
+        raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
+
+    def extend(
+        record: TransferRecord, members: Sequence[Member], columns: Sequence[Column]
+    ) -> TransferRecord:
+        boot = derive_seed(config.seed, "bootstrap")
+        plain, hardened = members
+        checks = _checks(config, hardened, progress)
+        defense = Defense(
+            checkpoint=str(hardened.trained.folder),
+            undefended=plain.label,
+            defended=hardened.label,
+            codes={one.label: one.trained.card["codes"][one.database] for one in members},
+            training={one.label: one.trained.card.get("seconds") for one in members},
+            checks=checks,
+        )
+        flags = [
+            Flag("masked_gradient", "warning", f"{check.question} It does not: {_told(check)}.")
+            for check in checks
+            if not check.passed
+        ]
+        codes = defense.codes
+        flags += check_collapse(*(codes[one.label]["distinct"] for one in (hardened, plain)))
+        return record.model_copy(
+            update={
+                "command": "defend",
+                "metrics": {
+                    **_metrics(plain.label, hardened.label, columns, boot),
+                    **_rehashed(config, hardened, columns, boot),
+                },
+                "flags": [*record.flags, *flags],
+                "defense": defense,
+            }
+        )
+
+    return transfer(config, out, progress, extend)
+
+
+def _told(check: Check) -> str:
+    return ", ".join(f"{name}: {metric.value:.3f}" for name, metric in check.points.items())
+
+
+def _metrics(plain: str, hardened: str, columns: Sequence[Column], boot: int) -> Metrics:
+    """The headline, over queries: clean, robust, without an adaptive attacker, and ratios."""
+    at = {(one.method, one.source, one.target): one.columns for one in columns}
+    metrics: Metrics = {}
+    drops, gains = [], []
+    for victim, end in ((hardened, ""), (plain, "_undefended")):
+        hidden, aimed = at[UNTARGETED, victim, victim], at[TARGETED, victim, victim]
+        metrics[f"map_clean{end}"] = mean_metric(hidden["map"], boot)
+        metrics[f"map_robust{end}"] = mean_metric(hidden["map_adversarial"], boot)
+        metrics[f"tmap_clean{end}"] = mean_metric(aimed["tmap_clean"], boot)
+        metrics[f"tmap_robust{end}"] = mean_metric(aimed["tmap"], boot)
+        drops.append(hidden["map"] - hidden["map_adversarial"])
+        gains.append(aimed["tmap"] - aimed["tmap_clean"])
+    moved = at[UNTARGETED, plain, hardened], at[TARGETED, plain, hardened]
+    metrics["map_nonadaptive"] = mean_metric(moved[0]["map_adversarial"], boot)
+    metrics["tmap_nonadaptive"] = mean_metric(moved[1]["tmap"], boot)
+    clean = [at[UNTARGETED, victim, victim]["map"] for victim in (hardened, plain)]
+    metrics["map_kept"] = ratio_of_means(clean[0], clean[1], boot)
+    metrics["map_drop_ratio"] = ratio_of_means(drops[0], drops[1], boot)
+    metrics["tmap_gain_ratio"] = ratio_of_means(gains[0], gains[1], boot)
+    return metrics
+
+
+def _rehashed(
+    config: TransferConfig, member: Member, columns: Sequence[Column], boot: int
+) -> Metrics:
+    """The robust figures against a database hashed anew, where the victim serves stored codes."""
+    data, protocol = member.trained.data, config.protocol
+    codes = member.trained.victim.rehashed_codes(data, member.database)
+    if np.array_equal(codes.words, member.codes.words):
+        return {}
+    metrics: Metrics = {}
+    for column in columns:
+        if column.source == column.target == member.label:
+            found = precisions(
+                column.codes,
+                codes,
+                column.wanted,
+                data.database.labels.numpy(),
+                ties=protocol.ties,
+                top_k=protocol.top_k,
+                empty=protocol.empty,
+            )
+            name = "tmap" if column.goal == "targeted" else "map"
+            metrics[f"{name}_robust_rehashed"] = mean_metric(found, boot)
+    return metrics
+
+
+def _checks(config: TransferConfig, member: Member, progress: Progress) -> list[Check]:
+    """Signs of a masked gradient on the defended victim (Athalye et al., ICML 2018)."""
+    boot = derive_seed(config.seed, "bootstrap")
+    budget = config.budget.resolve(DEFAULT)
+    half, twice = (Budget(budget.norm, factor * budget.eps) for factor in (0.5, 2.0))
+    hide, aim = "mainstay-untargeted", "mainstay"
+    plans: list[tuple[str, str, list[tuple[str, str, dict[str, object], Budget]]]] = [
+        (
+            "radius",
+            "A larger radius should lower the MAP of attacked queries.",
+            [(str(one), hide, {}, one) for one in (half, budget, twice)],
+        ),
+        (
+            "steps",
+            "More steps should lower the MAP of attacked queries.",
+            [(f"{n} steps", hide, {"steps": n}, budget) for n in (10, 30, 100)],
+        ),
+        (
+            "black box",
+            "Gradients should lower the MAP of attacked queries at least as far as queries alone.",
+            [
+                (f"square, {SENT} queries", "square-untargeted", {"queries": SENT}, budget),
+                ("mainstay, 100 steps", hide, {}, budget),
+            ],
+        ),
+    ]
+    checks = []
+    run, clean, most = _runner(config, member)
+    for number, (name, question, points) in enumerate(plans):
+        found = {text: run(method, settings, ball) for text, method, settings, ball in points}
+        if name == "radius":
+            found = {"clean": clean, **found}
+        means = [float(values.mean()) for values in found.values()]
+        falls = all(later <= before + SLACK for before, later in pairwise(means))
+        if name == "radius":  # a gradient that is zero leaves all as it was
+            falls = falls and means[-1] < means[0] - SLACK
+        metrics = {text: mean_metric(values, boot) for text, values in found.items()}
+        checks.append(Check(name=name, question=question, points=metrics, passed=falls))
+        progress("masking checks", number + 1, len(plans) + 1)
+    free = run(aim, {"steps": 200}, Budget("none", float("inf")))
+    checks.append(
+        Check(
+            name="no bound",
+            question="Without a bound a targeted attack should come near the ceiling.",
+            points={"t-MAP": mean_metric(free, boot), "ceiling": mean_metric(most, boot)},
+            passed=float(free.mean()) >= 0.9 * float(most.mean()),
+        )
+    )
+    progress("masking checks", len(plans) + 1, len(plans) + 1)
+    return checks
+
+
+def _runner(
+    config: TransferConfig, member: Member
+) -> tuple[Callable[[str, dict[str, object], Budget], Floats], Floats, Floats]:
+    """What attacks some queries and gives their average precisions; those of the clean queries.
+
+    At last those of the majority codes of their targets: the ceiling.
+    """
+    trained, protocol = member.trained, config.protocol
+    victim, data = trained.victim, trained.data
+    modality = victim.query_modality(protocol.query_modality)
+    seed = derive_seed(config.seed, "checks")
+    count = min(CHECKED, protocol.queries or CHECKED)
+    batch = data.query.rows(choose_queries(data.query, count, seed))
+    labels, database_labels = batch.labels.numpy(), data.database.labels.numpy()
+    seen = AttackData(data, member.codes, member.database, modality)
+    targets = choose_targets("disjoint", labels, database_labels, seed)
+
+    def scored(codes: HashCodes, wanted: npt.NDArray[np.uint8]) -> Floats:
+        return precisions(
+            codes,
+            member.codes,
+            wanted,
+            database_labels,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            empty=protocol.empty,
+        )
+
+    def run(method: str, settings: dict[str, object], budget: Budget) -> Floats:
+        attack: Attack = ATTACKS.create(method, settings)
+        attack.fit(*attack.outlook(victim, seen), budget, seed=seed)
+        aimed = attack.goal == "targeted"
+        aims = torch.from_numpy(targets) if aimed else None
+        moved = attack.perturb(victim, batch, aims, budget, modality, seed=seed)
+        return scored(moved.codes, targets if aimed else labels)
+
+    clean = scored(victim.encode(batch.inputs[modality], modality), labels)
+    best = anchor_codes("majority", victim, seen, torch.from_numpy(targets), seed=seed)
+    return run, clean, scored(HashCodes.from_relaxed(best), targets)

@@ -1,0 +1,1 @@
+"""How well abnormal inputs are told from clean ones."""

@@ -1,0 +1,320 @@
+"""`advhash detect`: detectors of abnormal inputs, and who gets past them.
+
+Here those of a federation; those of a hash of images in `detecting_images`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash import __version__
+from advhash.attacks.base import Attack, AttackData
+from advhash.budget import Budget
+from advhash.data.dataset import Batch, Dataset, Progress, Split
+from advhash.defenses.detectors.adaptive_federated import AdaptiveSlice
+from advhash.defenses.detectors.federated import (
+    PROBE_BITS,
+    CodeDistance,
+    any_code_accepted,
+    enumerated,
+    replay_scores,
+)
+from advhash.errors import ConfigError, UsageError
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import AttackConfig, MethodConfig
+from advhash.experiments.detect.config import DetectConfig
+from advhash.experiments.detect.images import described
+from advhash.experiments.detect.inputs import KINDS, PAIRED, abnormal_batch, check_inputs
+from advhash.experiments.prepare.fit_attack import fit_attack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.measures.intervals import Metric, rate_metric, single_metric
+from advhash.measures.roc import (
+    AT_ONE_PERCENT,
+    area_under_roc,
+    average_precision,
+    roc_curve,
+    threshold_at,
+)
+from advhash.registry import ATTACKS, DETECTORS
+from advhash.reports.inversion.record import Roc
+from advhash.targets import choose_targets
+from advhash.victims.base import HashVictim
+from advhash.victims.federated.hashvfl import HashVFL
+from advhash.victims.training.descent import seeded
+
+__all__ = ["roc_rows"]
+
+Floats = npt.NDArray[np.float64]
+SCHEMA = "advhash/detect/1"
+RATE = 0.05
+BLOCK = 256
+MOVED = "party0"
+BY_DEFAULT = "mixed"
+LEVELS = 51  # thresholds of the acceptance curve at most
+
+
+def judged(
+    detector: CodeDistance, victim: HashVFL, rows: Split | Batch, seed: int
+) -> tuple[Floats, Tensor]:
+    """(N,) scores and (N,) predictions of one message a row; noise is drawn by the seed."""
+    scores, predicted = [], []
+    with seeded(seed), torch.no_grad():
+        for batch in [rows] if isinstance(rows, Batch) else rows.batches(BLOCK):
+            found = detector.inspect(victim, victim.sent(batch.to(victim.device).inputs))
+            scores.append(found[0].cpu())
+            predicted.append(found[1].cpu())
+    return torch.cat(scores).double().numpy(), torch.cat(predicted)
+
+
+def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
+    """ROC of every detector on every kind of abnormal input, for the page of a run."""
+    clean = data.query.rows(torch.arange(len(data.query)))
+    found = []
+    for kind in KINDS:
+        odd = abnormal_batch(kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"))
+        for entry in DETECTORS:
+            if not issubclass(entry.build, CodeDistance) or victim.parties < 2:  # type: ignore[arg-type]
+                continue
+            detector: CodeDistance = DETECTORS.create(entry.name)
+            detector.fit(victim, data.validation, MOVED)
+            validation, normal, strange = (
+                judged(detector, victim, rows, derive_seed(seed, f"noise {name}"))[0]
+                for name, rows in (("validation", data.validation), ("clean", clean), (kind, odd))
+            )
+            threshold = threshold_at(validation, RATE)
+            fpr, tpr = roc_curve(strange, normal)
+            found.append(
+                Roc(
+                    inputs=kind,
+                    detector=entry.name,
+                    auroc=area_under_roc(strange, normal, boot, paired=kind in PAIRED),
+                    tpr_at_5fpr=rate_metric(strange > threshold, boot),
+                    false_alarms=rate_metric(normal > threshold, boot),
+                    fpr=fpr,
+                    tpr=tpr,
+                )
+            )
+    return found
+
+
+def detect_slices(
+    config: DetectConfig,
+    given: MethodConfig,
+    detector: CodeDistance,
+    trained: Trained,
+    progress: Progress,
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    victim, data, seed = trained.victim, trained.data, config.seed
+    boot = derive_seed(seed, "bootstrap")
+    own = check(config, detector, victim, data)
+    detector.fit(own, data.validation, MOVED)
+    rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
+    clean = data.query.rows(rows)
+    labels = clean.labels.argmax(dim=1)
+    validation, _ = judged(detector, own, data.validation, derive_seed(seed, "noise validation"))
+    threshold = threshold_at(validation, RATE)
+    normal, before = judged(detector, own, clean, derive_seed(seed, "noise clean"))
+    odd, wanted, budget = _abnormal(config, trained, own, clean, progress)
+    strange, after = judged(detector, own, odd, derive_seed(seed, "noise abnormal"))
+    kind = config.inputs or BY_DEFAULT
+    paired = config.attack is not None or kind in PAIRED
+    metrics: dict[str, Metric | None] = {
+        "auroc": area_under_roc(strange, normal, boot, paired=paired),
+        "average_precision": average_precision(strange, normal, boot, paired=paired),
+        "tpr_at_5fpr": rate_metric(strange > threshold, boot),
+        "false_alarms": rate_metric(normal > threshold, boot),
+        "tpr_at_1fpr": None,
+        "accuracy": rate_metric((before == labels).double().numpy(), boot),
+        "accuracy_abnormal": rate_metric((after == labels).double().numpy(), boot),
+    }
+    if len(normal) >= AT_ONE_PERCENT and len(validation) >= AT_ONE_PERCENT:
+        metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
+    if wanted is not None:
+        reached = after == wanted
+        metrics["success"] = rate_metric(reached.double().numpy(), boot)
+        accepted = reached.numpy() & (strange <= threshold)
+        metrics["success_and_accepted"] = rate_metric(accepted, boot)
+    attack = adaptive_attack(config, detector, threshold)
+    evading, wrong = _evading(config, own, attack, clean, progress)
+    errors = (before != labels).numpy()
+    metrics |= {
+        "accepted_adaptive": rate_metric(wrong & (evading <= threshold), boot),
+        "wrong_adaptive": rate_metric(wrong, boot),
+        "accepted_clean_errors": rate_metric(errors & (normal <= threshold), boot),
+        "accepted_any_code": _any_code(own, detector, clean, threshold, boot),
+    }
+    swapped = _replayed(own, detector, data, clean)
+    if swapped is not None:
+        metrics["accepted_replay"] = rate_metric(swapped <= threshold, boot)
+    metrics |= {name: single_metric(value) for name, value in own.privacy().items()}
+    fpr, tpr = roc_curve(strange, normal)
+    probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
+    return {
+        "schema": SCHEMA,
+        "command": "detect",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "seed": seed,
+        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
+        "dataset": {"name": data.name, "settings": dict(data.settings)},
+        "detector": described(given),
+        "inputs": kind if config.attack is None else config.attack.name,
+        "attack": None if config.attack is None else described(config.attack),
+        "budget": None if budget is None else str(budget),
+        "clean": len(normal),
+        "abnormal": len(strange),
+        "validation": len(validation),
+        "threshold": threshold,
+        "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
+        "seconds": round(time.perf_counter() - began, 2),
+        "metrics": {
+            name: None if metric is None else vars(metric) for name, metric in metrics.items()
+        },
+        "roc": {"fpr": fpr, "tpr": tpr},
+        "adaptive": {name: getattr(attack, name) for name in type(config.adaptive).model_fields},
+        "acceptance": [
+            {
+                "threshold": level,
+                "false_alarms": vars(rate_metric(normal > level, boot)),
+                "accepted_adaptive": vars(rate_metric(wrong & (evading <= level), boot)),
+                "accepted_replay": (
+                    None if swapped is None else vars(rate_metric(swapped <= level, boot))
+                ),
+            }
+            for level in levels(validation)
+        ],
+        "probe": probe,
+    }
+
+
+def check(
+    config: DetectConfig, detector: CodeDistance, victim: HashVictim, data: Dataset
+) -> HashVFL:
+    """The victim, trained or not. Raises UsageError: not this victim, these inputs, this method."""
+    own = detector.of(victim)
+    if config.attack is None:
+        check_inputs(config.inputs or BY_DEFAULT, own, data, config.other)
+        return own
+    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+    if not method.can_move(own, MOVED):
+        raise UsageError(
+            f"--method: {config.attack.name} attacks {', '.join(sorted(method.modalities))}; "
+            "expected one that moves images, and a victim of images"
+        )
+    return own
+
+
+def _abnormal(
+    config: DetectConfig, trained: Trained, victim: HashVFL, clean: Batch, progress: Progress
+) -> tuple[Batch, Tensor | None, Budget | None]:
+    """The abnormal inputs, the classes an attack wanted, and its budget."""
+    data, seed = trained.data, config.seed
+    if config.attack is None:
+        kind = config.inputs or BY_DEFAULT
+        odd = abnormal_batch(
+            kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"), other=config.other
+        )
+        return odd, None, None
+    attack_config = AttackConfig.build(
+        {
+            "seed": seed,
+            "device": config.device,
+            "victim": config.victim.model_dump(),
+            "attack": config.attack.model_dump(),
+            "budget": config.budget.model_dump(),
+            "protocol": {"query_modality": MOVED, "database": MOVED},
+        }
+    )
+    seen = AttackData(data, victim.database_codes(data, MOVED), MOVED, MOVED)
+    fitted = fit_attack(attack_config, trained, seen, progress)
+    targets = None
+    if fitted.attack.goal == "targeted":
+        chosen = choose_targets(
+            "disjoint", clean.labels.numpy(), seen.labels.numpy(), derive_seed(seed, "targets")
+        )
+        targets = torch.from_numpy(chosen)
+    moved = fitted.attack.perturb(
+        victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
+    )
+    wanted = None if targets is None else targets.long().argmax(dim=1)
+    return moved.batch.to("cpu"), wanted, fitted.budget
+
+
+def levels(clean: Floats) -> list[float]:
+    """Thresholds to show acceptance at: every score of clean rows, quantiles of many.
+
+    >>> levels(np.array([3.0, 1.0, 1.0]))
+    [1.0, 3.0]
+    """
+    values = np.unique(clean)
+    if len(values) > LEVELS:
+        values = np.unique(np.quantile(clean, np.linspace(0, 1, LEVELS), method="inverted_cdf"))
+    return [float(value) for value in values]
+
+
+def adaptive_attack(
+    config: DetectConfig, detector: CodeDistance, threshold: float
+) -> AdaptiveSlice:
+    """Raises ConfigError: a setting that the attacker refuses."""
+    settings = config.adaptive.model_dump(exclude_none=True)
+    try:
+        return AdaptiveSlice(detector=detector, threshold=threshold, **settings)
+    except ValueError as error:
+        raise ConfigError(f"--adaptive: {error}") from None
+
+
+def _evading(
+    config: DetectConfig, victim: HashVFL, attack: AdaptiveSlice, clean: Batch, progress: Progress
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(N,) scores of the queries that the adaptive attacker moved, and whether it is wrong then.
+
+    The noise of the message that is judged is not the noise that the attack has seen.
+    """
+    budget = config.budget.resolve(Budget("none", math.inf))
+    moved = attack.perturb(
+        victim, clean, None, budget, MOVED, seed=derive_seed(config.seed, "adaptive")
+    )
+    progress("adaptive attacker", 1, 1)
+    scores, predicted = judged(
+        attack.detector, victim, moved.batch, derive_seed(config.seed, "noise adaptive")
+    )
+    return scores, (predicted != clean.labels.argmax(dim=1)).numpy()
+
+
+def _replayed(
+    victim: HashVFL, detector: CodeDistance, data: Dataset, clean: Batch
+) -> Floats | None:
+    """(N,) see `replay_scores`: party 0 sends codes of its database rows. None where codes get
+    noise, which is not known before it is sent.
+    """
+    if victim.protection != "hash":
+        return None
+    pool = torch.from_numpy(victim.encode_split(data.database, MOVED).signs())
+    with torch.no_grad():
+        sent = victim.sent(clean.inputs)
+    labels = clean.labels.argmax(dim=1)
+    return replay_scores(victim, sent, labels, detector, pool).double().numpy()
+
+
+def _any_code(
+    victim: HashVFL, detector: CodeDistance, clean: Batch, threshold: float, boot: int
+) -> Metric | None:
+    """The bound on every attacker, where all codes can be tried and are sent without noise."""
+    if victim.parties != 2 or victim.bits > PROBE_BITS or victim.protection != "hash":
+        return None
+    with torch.no_grad():
+        sent = victim.sent(clean.inputs).cpu()
+    bound = any_code_accepted(victim, sent, clean.labels.argmax(dim=1), detector, threshold)
+    return rate_metric(bound.numpy(), boot)

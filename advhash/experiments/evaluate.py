@@ -1,0 +1,204 @@
+"""`advhash eval`: retrieval figures of codes from anyone's model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from advhash.codes.code_files import LabelledCodes
+from advhash.codes.hamming import DistanceHistograms, histograms
+from advhash.codes.metrics import (
+    Convention,
+    Empty,
+    average_precision,
+    chance_average_precision,
+    normalised_gain,
+    precision_at,
+    precision_recall_curve,
+    precision_within,
+    published_average_precision,
+    recall_at,
+)
+from advhash.codes.packed import HashCodes
+from advhash.codes.sharding import sharded_histograms
+from advhash.compute.progress import Progress, silent
+from advhash.errors import DataError, UsageError
+from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
+from advhash.storage.files import write_bytes
+
+__all__ = ["Evaluation", "check_out", "evaluate", "write_queries"]
+
+Floats = npt.NDArray[np.float64]
+_RADIUS = 2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-query columns (N,), the curve, and how long the evaluation took.
+
+    columns: `map`, `map_optimistic`, … of each query; NaN where it is left out
+    curve:   precision and recall within every Hamming radius 0..K
+    empty_queries: queries without a relevant row; empty_targets: the same by their targets
+    seconds: from codes in memory to MAP, its bounds and chance, for labels and targets; loading,
+             compiling the kernel, the further columns and the intervals are not in it
+    pairs:   pairs of query and database row that were compared
+    """
+
+    columns: Mapping[str, Floats]
+    curve: tuple[Floats, Floats]
+    empty_queries: int
+    empty_targets: int | None
+    seconds: float
+    pairs: int
+
+    def metrics(self, seed: int) -> dict[str, Metric]:
+        """Means with 95 % intervals over the queries."""
+        return {name: mean_metric(values, seed) for name, values in self.columns.items()}
+
+    def document(self, seed: int) -> dict[str, Any]:
+        """What `--json` prints: every mean as a number, and once more with its interval."""
+        metrics = self.metrics(seed)
+        return {
+            **{name: metric.value for name, metric in metrics.items()},
+            "seconds": self.seconds,
+            "pairs_per_second": self.pairs / self.seconds,
+            "empty_queries": self.empty_queries,
+            "empty_targets": self.empty_targets,
+            "metrics": {name: vars(metric) for name, metric in metrics.items()},
+            "precision_recall": {
+                "radius": list(range(len(self.curve[0]))),
+                "precision": _numbers(self.curve[0]),
+                "recall": _numbers(self.curve[1]),
+            },
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "seed": seed,
+        }
+
+
+def _numbers(values: Floats) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def evaluate(
+    query: LabelledCodes,
+    database: LabelledCodes,
+    *,
+    targets: HashCodes | None = None,
+    top_k: int | None = None,
+    empty: Empty = "zero",
+    convention: Convention | None = None,
+    shards: int = 1,
+    executor: str = "inline",
+    progress: Progress = silent,
+) -> Evaluation:
+    """MAP with its bounds under ties, chance, and what else follows from the histograms.
+
+    targets:    labels (N,C) that the queries are meant to retrieve: adds `tmap`, `tmap_chance`
+    top_k:      cuts the ranking for MAP and NDCG, and adds `precision_at_k` and `recall_at_k`
+    convention: adds `map_<convention>`, as published code would state it
+
+    Raises DataError where the parts do not fit or a side is empty, UsageError for settings that
+    cannot be, and what `advhash.compute.executor.run_tasks` raises.
+    """
+    _check(query, database, targets)
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"expected --top-k above 0, got {top_k}")
+    if convention is not None and (convention == "prosgan") is not (top_k is None):
+        cut = "the whole ranking: no --top-k" if convention == "prosgan" else "a --top-k"
+        raise UsageError(f"--convention {convention} takes {cut}")
+    top_k = None if top_k is None else min(top_k, len(database))
+    histograms(query.codes[:1], query.codes[:1], query.labels[:1], query.labels[:1])  # compile
+    began = time.perf_counter()
+    wanted = (query.labels,) if targets is None else (query.labels, targets)
+    counts = sharded_histograms(
+        query.codes, wanted, database, shards=shards, executor=executor, progress=progress
+    )
+    columns = _columns(counts[0], "map", top_k, empty)
+    if targets is not None:
+        columns |= _columns(counts[1], "tmap", top_k, empty)
+    seconds = time.perf_counter() - began
+    columns["precision_within_2"] = precision_within(counts[0], _RADIUS, empty=empty)
+    columns["ndcg"] = normalised_gain(counts[0], top_k=top_k, empty=empty)
+    if top_k is not None:
+        columns["precision_at_k"] = precision_at(counts[0], top_k, empty=empty)
+        columns["recall_at_k"] = recall_at(counts[0], top_k, empty=empty)
+    if convention is not None:
+        columns[f"map_{convention}"] = published_average_precision(
+            convention,
+            query.codes,
+            database.codes,
+            query.labels,
+            database.labels,
+            top_k=top_k,
+        )
+    return Evaluation(
+        columns,
+        precision_recall_curve(counts[0], empty=empty),
+        int((counts[0].relevant_rows == 0).sum()),
+        None if targets is None else int((counts[1].relevant_rows == 0).sum()),
+        seconds,
+        len(query) * len(database) * len(wanted),
+    )
+
+
+def _columns(
+    counts: DistanceHistograms, name: str, top_k: int | None, empty: Empty
+) -> dict[str, Floats]:
+    return {
+        name: average_precision(counts, top_k=top_k, empty=empty),
+        f"{name}_optimistic": average_precision(
+            counts, ties="optimistic", top_k=top_k, empty=empty
+        ),
+        f"{name}_pessimistic": average_precision(
+            counts, ties="pessimistic", top_k=top_k, empty=empty
+        ),
+        f"{name}_chance": chance_average_precision(
+            counts.relevant_rows, counts.rows, top_k=top_k, empty=empty
+        ),
+    }
+
+
+def _check(query: LabelledCodes, database: LabelledCodes, targets: HashCodes | None) -> None:
+    for name, part in (("queries", query), ("the database", database)):
+        if len(part) == 0:
+            raise DataError(f"expected at least one row in {name}, got none")
+    if query.codes.bits != database.codes.bits:
+        raise DataError(
+            f"expected queries of {database.codes.bits} bits as in the database, "
+            f"got {query.codes.bits}"
+        )
+    for name, labels in (("queries", query.labels), ("targets", targets)):
+        if labels is not None and labels.bits != database.labels.bits:
+            raise DataError(
+                f"expected {database.labels.bits} label columns of the {name} as in the "
+                f"database, got {labels.bits}"
+            )
+    if targets is not None and len(targets) != len(query):
+        raise DataError(f"expected {len(query)} rows of targets, one a query, got {len(targets)}")
+
+
+def write_queries(file: Path, evaluation: Evaluation) -> None:
+    """One row a query, as Parquet: enough to compute every mean and interval again.
+
+    Raises UsageError for a name that does not end in .parquet, StorageError.
+    """
+    check_out(file)
+    table = {"query": np.arange(len(evaluation.columns["map"])), **evaluation.columns}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), buffer)
+    write_bytes(file, buffer.getvalue().to_pybytes())
+
+
+def check_out(file: Path) -> None:
+    """Raise UsageError where the name does not say what is written."""
+    if file.suffix != ".parquet":
+        raise UsageError(f"expected --out to end in .parquet, got {file.name!r}")

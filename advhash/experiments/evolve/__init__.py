@@ -1,0 +1,1 @@
+"""Evolution over attacks and over cells."""

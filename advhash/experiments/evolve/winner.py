@@ -1,0 +1,122 @@
+"""What a search over attacks found: judged on held-out queries, written as a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from advhash.attacks.base import Attack
+from advhash.attacks.evolved.genome import read_genome
+from advhash.data.dataset import Progress
+from advhash.experiments.attack.record import victim_info
+from advhash.experiments.attack.run import resolve
+from advhash.experiments.config import AttackConfig, BudgetConfig, MethodConfig, ProtocolConfig
+from advhash.experiments.evolve.config import SearchConfig
+from advhash.experiments.evolve.domain import AttackDomain, Range, make_range
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.measures.intervals import mean_metric, paired_difference, ratio_of_means
+from advhash.registry import ATTACKS
+from advhash.reports.evolve import HeldOut, SearchResult
+from advhash.storage.run_folder import RunFolder
+
+__all__ = ["best_candidate", "exported", "on_held_out"]
+
+STEPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the radius: what the tuned dhta chooses from
+
+
+def best_candidate(results: Sequence[SearchResult]) -> Any:
+    """The best candidate of the searches with the functional cache; None where there is none."""
+    found = [one for one in results if one.arm == "cached" and one.best is not None]
+    return max(found, key=lambda one: one.figures["fitness"]).best if found else None
+
+
+def on_held_out(
+    folder: RunFolder,
+    config: SearchConfig,
+    place: Range,
+    other: Trained,
+    winner: Any,
+    boot: int,
+    progress: Progress,
+) -> list[HeldOut]:
+    """The winner and dhta on held-out queries, before the victim of the search and another.
+
+    All have the same budget of passes: a winner with diversity takes fewer steps. dhta runs as it
+    is and with the best of `STEPS`, chosen like the winner: on the queries of the search.
+    """
+    genome, found = read_genome(winner), []
+    steps = config.search.steps
+
+    def dhta(step: float = 0.1) -> Attack:
+        rival: Attack = ATTACKS.create("dhta", {"steps": steps, "step": step})
+        return rival
+
+    tried = folder.json_part(
+        "dhta-steps", lambda: [float(place.precision(dhta(step)).mean()) for step in STEPS]
+    )
+    tuned = STEPS[int(np.argmax(tried))]
+    for number, trained in enumerate((place.trained, other)):
+        progress("held-out queries", number, 2)
+        judged = make_range(
+            trained,
+            "query",
+            config.search.held_out,
+            rule=config.targets,
+            budget=place.budget,
+            seed=derive_seed(config.seed, "held out"),
+            progress=progress,
+        )
+        ours = AttackDomain(judged, steps=steps, bits=0).attack(genome)
+
+        def columns(mine: Attack = ours, where: Range = judged) -> Any:
+            attacks = {"winner": mine, "dhta": dhta(), "dhta_tuned": dhta(tuned)}
+            return {name: where.precision(one).tolist() for name, one in attacks.items()}
+
+        scores = folder.json_part(f"held-out-{number}", columns)
+        arrays = {name: np.asarray(values) for name, values in scores.items()}
+        found.append(
+            HeldOut(
+                victim=trained.card["name"],
+                searched=number == 0,
+                info=victim_info(trained),
+                queries=len(judged.rows),
+                tmap={
+                    name: mean_metric(values, boot)
+                    for name, values in (
+                        *arrays.items(),
+                        ("clean", judged.clean),
+                        ("ceiling", judged.ceiling),
+                    )
+                },
+                normalised={
+                    name: ratio_of_means(values - judged.clean, judged.ceiling - judged.clean, boot)
+                    for name, values in arrays.items()
+                },
+                difference=paired_difference(arrays["winner"], arrays["dhta"], boot),
+                tuned_step=tuned,
+                tuned_difference=paired_difference(arrays["winner"], arrays["dhta_tuned"], boot),
+            )
+        )
+    progress("held-out queries", 2, 2)
+    return found
+
+
+def exported(config: SearchConfig, place: Range, winner: Any) -> str:
+    """The winner as the file that `advhash attack --config` runs."""
+    steps = read_genome(winner).steps(config.search.steps)
+    found = AttackConfig(
+        seed=config.seed,
+        device=config.device,
+        victim=place.trained.replay,
+        attack=MethodConfig.build({"name": "evolved", "steps": steps, **winner}),
+        budget=BudgetConfig(
+            norm=place.budget.norm,
+            eps="none" if math.isinf(place.budget.eps) else place.budget.eps,
+        ),
+        protocol=ProtocolConfig(targets=config.targets, queries=config.search.held_out),
+    )
+    return resolve(found.trusting(config.trust_code), place.trained).to_toml()

@@ -1,0 +1,1 @@
+"""Categories that arrive one after another."""

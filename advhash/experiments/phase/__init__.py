@@ -1,0 +1,1 @@
+"""Neural codes over size, training time and data."""

@@ -1,0 +1,240 @@
+"""From a config to a trained victim: registry, data, cache, checkpoint, sanity."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advhash.compute.processes import is_main_process
+from advhash.data.dataset import Dataset, Progress, silent
+from advhash.data.load import load_dataset
+from advhash.errors import UsageError
+from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
+from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.seeds import derive_seed, resolve_device
+from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
+from advhash.experiments.prepare.trained import Trained, fingerprint
+from advhash.registry import VICTIMS
+from advhash.storage.cache import cache_root, cached, content_key
+from advhash.storage.checkpoint import load_victim
+from advhash.victims.base import HashVictim
+from advhash.victims.external import ExternalVictim, is_external
+from advhash.victims.training.acceleration import dismiss, lead, led, precision
+from advhash.victims.training.state import TrainingState
+
+__all__ = [
+    "data_settings",
+    "is_checkpoint",
+    "is_trained",
+    "load_data",
+    "plan_victim",
+    "train",
+]
+
+
+def data_settings(
+    data: Dataset, arguments: Mapping[str, object], given: Mapping[str, object]
+) -> dict[str, object]:
+    """The settings of a victim: those that follow from the data, and the given ones.
+
+    Raises UsageError: a given one contradicts the data. `increments` is a choice.
+    """
+    for name, value in arguments.items():
+        if name == "increments" or name not in given:
+            continue
+        if json.dumps(given[name]) != json.dumps(value):  # a tuple is a list in a file
+            hint = "; set dataset.text" if name in ("text", "text_size") else ""
+            raise UsageError(
+                f"victim.{name} follows from the data {data.name!r}: expected {value!r}, got "
+                f"{given[name]!r}{hint}"
+            )
+    return {**arguments, **given}
+
+
+def load_data(config: DatasetConfig, default: str) -> Dataset:
+    """The configured data set; without a name, the victim's default one."""
+    return load_dataset(config.name or default, config.settings)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `--victim` names a folder or file rather than a registered victim."""
+    known = {entry.name for entry in VICTIMS}
+    return name not in known and ("/" in name or "\\" in name or Path(name).exists())
+
+
+def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, Any], str] | None:
+    """Data, full settings and cache key of a registered victim; None for one that comes trained.
+
+    Raises UsageError: a function of the user without `--trust-code`.
+    """
+    name = config.victim.name
+    if is_external(name):
+        _check_trust(config)
+        return None
+    if is_checkpoint(name):
+        return None
+    build = VICTIMS[name].build
+    VICTIMS[name].check_names("victim", config.victim.settings)
+    data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
+    arguments = build.data_arguments(data)  # type: ignore[attr-defined]
+    settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
+    data = build.view(data, settings)  # type: ignore[attr-defined]
+    key = content_key(
+        {
+            "victim": name,
+            "method": VICTIMS[name].digest,
+            "settings": settings,
+            "data": data.fingerprint(),
+            "seed": config.victim_seed,
+            "device": resolve_device(config.device).type,
+            "precision": precision(resolve_device(config.device)),
+            "code": code_version(),
+        }
+    )
+    return data, settings, key
+
+
+def is_trained(config: TrainConfig | AttackConfig) -> bool:
+    """Whether the victim, before any defence, comes trained or lies in the cache."""
+    planned = plan_victim(config)
+    return planned is None or (cache_root() / "victims" / planned[2]).is_dir()
+
+
+def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Trained:
+    """The victim that the config names: brought, from a checkpoint, from the cache, or trained."""
+    device = resolve_device(config.device)
+    start = time.perf_counter()
+    planned = plan_victim(config)
+    if planned is None and config.victim.seed is not None and config.defense is None:
+        raise UsageError(
+            f"victim.seed trains a victim: expected none for {config.victim.name}, which comes "
+            "trained"
+        )
+    if planned is None:
+        external = is_external(config.victim.name)
+        return (_brought if external else _from_checkpoint)(config, device, start)
+    data, settings, key = planned
+    name = config.victim.name
+    state = TrainingState(cache_root() / "training" / key)
+    ran = False
+
+    def fitted() -> HashVictim:
+        nonlocal ran
+        ran = True
+        seed = derive_seed(config.victim_seed, "victim")
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            victim: HashVictim = VICTIMS.create(name, settings).to(device)
+        victim.training_state = state
+        try:
+            victim.fit(data, seed=seed, progress=progress)
+        except KeyboardInterrupt as error:
+            if state.saved:
+                error.add_note(f"the same command goes on after {state.saved}")
+            raise
+        victim.eval()
+        check_converged(name, victim)
+        return victim
+
+    def build(folder: Path) -> None:
+        lead(device)
+        victim = fitted()
+        store_victim(
+            folder,
+            victim,
+            data,
+            name=name,
+            settings=settings,
+            seed=config.victim_seed,
+            state=state,
+            seconds=state.spent + time.perf_counter() - start,
+        )
+
+    def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
+        return folder, *load_victim(folder)
+
+    if is_main_process():
+        folder, victim, card = cached("victims", key, build, read)
+        dismiss(device)
+        state.discard()
+    else:
+        while led(device):
+            fitted()
+        folder, victim, card = read(cache_root() / "victims" / key)
+    given = config.victim.settings
+    fixed = {"name", *victim.data_arguments(data)} - set(given)
+    kept = {key: value for key, value in settings.items() if key not in fixed}
+    return Trained(
+        victim.to(device),
+        data,
+        name,
+        kept,
+        card,
+        folder,
+        fingerprint(folder, victim, card),
+        not ran,
+        time.perf_counter() - start,
+        config.victim.seed,
+    )
+
+
+def _check_trust(config: TrainConfig | AttackConfig) -> None:
+    """Raise UsageError before code of the user is imported without their word."""
+    name = config.victim.name
+    if not config.trust_code:
+        raise UsageError(
+            f"--victim {name} runs the code of {name.partition(':')[0]!r}: expected --trust-code "
+            "as well, if you trust it"
+        )
+    if config.victim.settings:
+        raise UsageError(
+            f"--victim {name} brings its settings: expected none, got "
+            f"{', '.join(config.victim.settings)}"
+        )
+
+
+def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
+    name = config.victim.name
+    data = load_data(config.dataset, ExternalVictim.default_dataset)
+    bootstrap = derive_seed(config.seed, "bootstrap")
+    victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
+    seconds = time.perf_counter() - start
+    return Trained(
+        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), False, seconds
+    )
+
+
+def _from_checkpoint(
+    config: TrainConfig | AttackConfig, device: torch.device, start: float
+) -> Trained:
+    folder = Path(config.victim.name).expanduser()
+    victim, card = load_victim(folder)
+    if config.victim.settings:
+        raise UsageError(
+            f"a checkpoint brings its settings: expected none, got "
+            f"{', '.join(config.victim.settings)}; train a new victim to change them"
+        )
+    stored = card.get("data")
+    if config.dataset.name is not None or not isinstance(stored, dict):
+        data = load_data(config.dataset, victim.default_dataset)
+    else:
+        settings = {**(stored.get("settings") or {}), **config.dataset.settings}
+        data = load_dataset(str(stored.get("name")), settings)
+    data = fit_data(folder, victim, card, data)
+    return Trained(
+        victim.to(device),
+        data,
+        str(folder.resolve()),
+        {},
+        card,
+        folder,
+        fingerprint(folder, victim, card),
+        True,
+        time.perf_counter() - start,
+    )

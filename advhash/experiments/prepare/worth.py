@@ -1,0 +1,128 @@
+"""What a victim is worth before any attack: MAP in every direction, and sanity flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash.codes.hamming import histograms
+from advhash.codes.metrics import (
+    average_precision,
+    chance_average_precision,
+    retrieval_average_precision,
+)
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Batch, Dataset, Modality
+from advhash.measures.encoding import bit_shares, distinct_codes
+from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
+from advhash.measures.sanity import Flag, check_codes, check_gradient
+from advhash.targets import label_sets
+from advhash.victims.base import HashVictim
+from advhash.victims.federated.ends import derived
+from advhash.victims.federated.hashvfl import HashVFL
+
+__all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
+
+TWICE = 512  # rows of the database that are hashed twice, to see whether a victim is random
+Labels = npt.NDArray[np.uint8]
+
+
+def code_figures(codes: HashCodes) -> dict[str, float]:
+    """How well N codes use their K bits.
+
+    rows, distinct: N, and how many codes differ from one another
+    balance: mean over bits of 1 − |2p − 1|, p the share of ones: 1 at best, 0 for constant bits
+    entropy: mean over bits of −p·log₂ p − (1−p)·log₂(1−p), 1 at best
+    """
+    share = bit_shares(codes)
+    parts = np.stack([share, 1 - share])
+    logs = np.log2(parts, out=np.zeros_like(parts), where=parts > 0)
+    return {
+        "rows": len(codes),
+        "distinct": distinct_codes(codes),
+        "balance": float((1 - np.abs(2 * share - 1)).mean()),
+        "entropy": float(-(parts * logs).sum(axis=0).mean()),
+    }
+
+
+def victim_metrics(
+    victim: HashVictim, data: Dataset, served: Mapping[str, HashCodes], seed: int
+) -> dict[str, Metric]:
+    """MAP of the query split in every direction, on rows never trained on, and chance.
+
+    served: the codes of the database, by direction
+    Of a federation each party by itself, and the accuracy of the joint prediction.
+    """
+    labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
+    untrained = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
+    result: dict[str, Metric] = {}
+    for modality in victim.bounds:
+        query = victim.encode_split(data.query, modality)
+        for database in (modality,) if isinstance(victim, HashVFL) else victim.directions:
+            codes = served[database]
+            counts = histograms(query, codes, labels, database_labels)
+            if not result:
+                chance = chance_average_precision(counts.relevant_rows, len(data.database))
+                result["map_chance"] = mean_metric(chance, seed)
+            name = f"map_{modality}_{database}"
+            result[name] = mean_metric(average_precision(counts), seed)
+            if len(untrained):
+                score = retrieval_average_precision(
+                    query, codes[untrained], labels, database_labels[untrained]
+                )
+                result[f"{name}_untrained"] = mean_metric(score, seed)
+    if isinstance(victim, HashVFL):
+        right = victim.predict_split(data.query) == data.query.labels.argmax(dim=1)
+        result["accuracy"] = rate_metric(right.double().numpy(), seed)
+        result |= {name: single_metric(value) for name, value in victim.privacy().items()}
+    return result
+
+
+def joint_metrics(
+    victim: HashVFL,
+    clean: Batch,
+    moved: Tensor,
+    modality: Modality,
+    targets: Labels | None,
+    seed: int,
+) -> dict[str, Metric]:
+    """What one party's moved slices do to the joint prediction.
+
+    moved (N, …) of `modality`; targets (N,C) or None. `joint_success`: predicted as the target
+    wants, or, without targets, not as before.
+    """
+    labels = clean.labels.argmax(dim=1)
+    before = victim.predict(clean.inputs, seed=derived(seed, 0)).cpu()
+    after = victim.predict({**clean.inputs, modality: moved}, seed=derived(seed, 1)).cpu()
+    won = after != before
+    if targets is not None:
+        won = torch.from_numpy(targets).gather(1, after[:, None])[:, 0] > 0
+    columns = {
+        "joint_accuracy": before == labels,
+        "joint_accuracy_adversarial": after == labels,
+        "joint_success": won,
+    }
+    return {name: rate_metric(one.double().numpy(), seed) for name, one in columns.items()}
+
+
+def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
+    """Sanity of a victim before any attack: its codes, its randomness, its gradients."""
+    flags: list[Flag] = []
+    sets, _ = label_sets(data.database.labels.numpy())
+    for modality in victim.bounds:
+        codes = victim.encode_split(data.database, modality)
+        some = data.database.rows(torch.arange(min(TWICE, len(data.database))))
+        again = victim.encode(some.inputs[modality], modality)
+        flags += check_codes(codes, again, len(sets))
+        batch = data.validation.rows(torch.arange(min(64, len(data.validation))))
+        given = batch.inputs[modality].to(victim.device)
+        inputs = victim.differentiable_inputs(given, modality).requires_grad_()
+        with torch.enable_grad():
+            relaxed = victim.relax(inputs, modality)
+            (gradient,) = torch.autograd.grad(torch.tanh(relaxed).square().sum(), inputs)
+        flags += check_gradient(relaxed.detach(), gradient)
+    return flags

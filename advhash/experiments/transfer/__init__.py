@@ -1,0 +1,1 @@
+"""Made for one victim, judged on others; with a defence and without."""

@@ -1,0 +1,1 @@
+"""Unified functional hashing: functions that are equal are evaluated once."""

@@ -1,0 +1,1 @@
+"""What figures are made with: intervals, operating curves, what codes encode, sanity."""

@@ -1,0 +1,270 @@
+"""Checks that flag figures not to be believed. A gradient that vanishes is not robustness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from advhash.budget import Budget
+from advhash.codes.packed import HashCodes
+from advhash.measures.intervals import Metric
+
+__all__ = [
+    "Flag",
+    "check_attack",
+    "check_codes",
+    "check_collapse",
+    "check_gradient",
+    "check_indicators",
+    "check_targets",
+    "check_victim",
+]
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One observation that a reader must know before believing a figure."""
+
+    name: str
+    level: Literal["info", "warning", "error"]
+    message: str
+
+
+def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Flag]:
+    """Of database codes: random (the first rows encoded `again`), collapsed, constant bits."""
+    flags = []
+    first = codes.words[: len(again)]
+    if not np.array_equal(first, again.words):
+        changed = int((first != again.words).any(axis=1).sum())
+        flags.append(
+            Flag(
+                "random_codes",
+                "error",
+                f"{changed} of {len(again)} codes differ between two encodings of the same input: "
+                "the victim is random, and attacks need averaging over its randomness.",
+            )
+        )
+    distinct = len(np.unique(codes.words, axis=0))
+    if distinct < min(label_sets, len(codes)) / 2:
+        flags.append(
+            Flag(
+                "collapsed_codes",
+                "warning",
+                f"Only {distinct} distinct codes for {label_sets} label sets: the victim has "
+                "collapsed, so low attack figures do not mean robustness.",
+            )
+        )
+    mean = codes.unpack().mean(axis=0)
+    constant = int(((mean == 0) | (mean == 1)).sum())
+    if constant:
+        flags.append(
+            Flag(
+                "constant_bits",
+                "warning" if constant > codes.bits / 4 else "info",
+                f"{constant} of {codes.bits} bits have the same value in the whole database.",
+            )
+        )
+    return flags
+
+
+def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:
+    """Of a batch: real codes (B,K) and the gradient of their sum of squares in the input (B, …).
+
+    Of tokens the input is their one-hot form (B,L,V).
+    """
+    flags = []
+    size = gradient.flatten(1).abs().amax(dim=1)
+    dead = int((size < 1e-12).sum())
+    if dead:
+        flags.append(
+            Flag(
+                "vanishing_gradient",
+                "warning",
+                f"The gradient of the code vanishes on {dead} of {len(size)} queries: gradient "
+                "attacks fail there for that reason, not because the victim is robust.",
+            )
+        )
+    saturated = float((torch.tanh(relaxed).abs() > 0.999).float().mean())
+    if saturated > 0.5:
+        flags.append(
+            Flag(
+                "saturated_codes",
+                "info",
+                f"{saturated:.0%} of the real codes saturate tanh: attacks scale them down (α).",
+            )
+        )
+    return flags
+
+
+def check_collapse(defended: float, undefended: float) -> list[Flag]:
+    """Whether a defence left less than a quarter of the distinct codes of the database.
+
+    >>> [flag.name for flag in check_collapse(19, 200)], check_collapse(60, 200)
+    (['collapsed_codes'], [])
+    """
+    if defended >= undefended / 4:
+        return []
+    return [
+        Flag(
+            "collapsed_codes",
+            "warning",
+            f"The defended database has {defended:g} distinct codes, the undefended one "
+            f"{undefended:g}: robustness, or a certificate, may come from codes that tell nothing "
+            "apart.",
+        )
+    ]
+
+
+def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) -> list[Flag]:
+    """Whether the victim retrieves at all, and how many queries have nothing to find."""
+    flags = []
+    reached, floor = clean_map.value, chance.value
+    if reached is not None and floor is not None and reached < floor + 0.05:
+        flags.append(
+            Flag(
+                "weak_victim",
+                "warning",
+                f"MAP {reached:.3f} is hardly above chance ({floor:.3f}): there is nothing to "
+                "attack; train the victim longer.",
+            )
+        )
+    if empty:
+        flags.append(
+            Flag("empty_queries", "info", f"{empty} of {queries} queries have no relevant row.")
+        )
+    return flags
+
+
+def check_targets(query: Labels, targets: Labels) -> list[Flag]:
+    """Targets that share labels with their query make t-MAP look high without any attack."""
+    shared = int(((query & targets).any(axis=1)).sum())
+    equal = int((query == targets).all(axis=1).sum())
+    if not shared:
+        return []
+    return [
+        Flag(
+            "targets_share_labels",
+            "warning",
+            f"{shared} of {len(query)} targets share a label with their query ({equal} equal it): "
+            "read t-MAP only against tmap_clean.",
+        )
+    ]
+
+
+def check_attack(
+    metrics: Mapping[str, Metric | None], noise: float | None, budget: Budget, targeted: bool
+) -> list[Flag]:
+    """Signs that the attack, not the victim, decided the figure.
+
+    noise: t-MAP (targeted) or MAP (untargeted) of uniform noise under the same budget
+    """
+    flags = []
+
+    def value(name: str) -> float | None:
+        metric = metrics.get(name)
+        return None if metric is None else metric.value
+
+    reached = value("tmap" if targeted else "map_adversarial")
+    start = value("tmap_clean" if targeted else "map")
+    sign = 1 if targeted else -1
+    if reached is not None and start is not None and sign * (reached - start) <= 0.005:
+        flags.append(
+            Flag(
+                "no_effect",
+                "warning",
+                f"The attack changes {'t-MAP' if targeted else 'MAP'} from {start:.3f} to "
+                f"{reached:.3f} only: it failed, which says nothing about stronger attacks.",
+            )
+        )
+    if reached is not None and noise is not None and sign * (reached - noise) <= 0:
+        flags.append(
+            Flag(
+                "weaker_than_noise",
+                "warning",
+                f"Uniform noise under the same budget does as well ({noise:.3f}): the attack is "
+                "broken or the gradient is masked.",
+            )
+        )
+    covered = value("tmap_normalised")
+    if budget.norm == "none" and covered is not None and covered < 0.5:
+        flags.append(
+            Flag(
+                "unbounded_misses_ceiling",
+                "warning",
+                f"Without a bound the attack covers only {covered:.0%} of the way to the ceiling: "
+                "it is trained too little or its gradient is masked.",
+            )
+        )
+    over = value("overrun")
+    if over:
+        shown = f"{over * 255:.1f}/255" if budget.norm == "linf" else f"{over:.3g}"
+        flags.append(
+            Flag(
+                "projected",
+                "warning",
+                f"The method went beyond the budget {budget} by {shown} on average before the "
+                "projection: as published it has no bound, so these figures measure the projected "
+                "method.",
+            )
+        )
+    return flags
+
+
+def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
+    """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
+
+    zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; unmoved: of the attacks
+    of torchattacks; black_box_lead and query_lead: of autohash. Others are no signs of failure.
+    """
+    flags = []
+
+    def above(name: str, limit: float, message: str) -> None:
+        value = indicators.get(name, 0.0)
+        if value > limit:
+            flags.append(Flag(name, "warning", message.format(value)))
+
+    above(
+        "zero_gradient",
+        0,
+        "The first gradient is zero on {:.0%} of the queries: the descent goes nowhere there, "
+        "which says nothing about the victim; attack it without gradients (blend) or from a random "
+        "start.",
+    )
+    above(
+        "unmoved",
+        0.1,
+        "{:.0%} of the queries came back as they were: the attack met a gradient of zero, or none "
+        "of its images was better.",
+    )
+    above(
+        "saturated",
+        0.5,
+        "{:.0%} of the bits saturate tanh at the first step and pass no gradient: lower alphas.",
+    )
+    above(
+        "stalled",
+        0.1,
+        "On {:.0%} of the queries no step lowered the loss: the gradient is masked or the step too "
+        "long.",
+    )
+    above(
+        "black_box_lead",
+        0,
+        "A member without gradients beats those with them by {:.3f} in average precision: the "
+        "gradient is masked.",
+    )
+    above(
+        "query_lead",
+        0,
+        "With queries alone nes beats the members with gradients by {:.3f} in average precision on "
+        "the queries that it tried: the gradient is masked.",
+    )
+    return flags

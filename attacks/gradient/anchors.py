@@ -1,0 +1,226 @@
+"""Anchor codes: the code in ±1^K that a targeted attack tries to reach, one for each target.
+
+A target is a set of labels, (C,) multi-hot. Its candidates are the database rows that carry
+exactly this set; where there is none, the rows that share the most of its labels, and among these
+those with the fewest other labels. Codes and labels are those of the attacked direction
+(`AttackData.codes`), so in a database of fused codes the anchors are fused codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.attacks.gradient.objectives import circle_loss, prototype_loss
+from advhash.attacks.gradient.prototype import PrototypeNet
+from advhash.data.dataset import Progress, silent
+from advhash.errors import DataError, UnknownName
+from advhash.victims.base import HashVictim
+from advhash.victims.objectives import shared_label
+from advhash.victims.training.descent import seeded
+
+__all__ = [
+    "ANCHORS",
+    "Anchor",
+    "anchor_codes",
+    "candidate_rows",
+    "centre_codes",
+    "expect_reachable",
+    "fit_prototype",
+    "label_sets",
+    "relevant_codes",
+    "vote",
+]
+
+Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
+
+
+def expect_reachable(labels: Tensor, targets: Tensor) -> None:
+    """Raise DataError for the first of (B,C) targets that shares no label with any (M,C) row."""
+    offered = labels.bool().any(dim=0)
+    missed = (~(targets.to(offered.device).bool() & offered).any(dim=1)).nonzero().flatten()
+    if len(missed):
+        raise DataError(
+            "expected a target that shares a label with some database row, "
+            f"got labels {targets[missed[0]].nonzero().flatten().tolist()}"
+        )
+
+
+def candidate_rows(labels: Tensor, target: Tensor) -> Tensor:
+    """(R,) the rows of (M,C) labels nearest to a (C,) target set: exact matches where they exist.
+
+    Raises DataError where no row shares a label with the target: nothing could be retrieved.
+    """
+    expect_reachable(labels, target[None])
+    values = labels.float()
+    shared = values @ target.to(values)
+    score = shared * (labels.shape[1] + 1) - values.sum(dim=1)
+    return (score == score.max()).nonzero().flatten()
+
+
+def vote(codes: Tensor) -> Tensor:
+    """(K,) majority of (n,K) ±1 codes. A tied bit is −1: as everywhere, a bit is 1 iff > 0."""
+    return torch.where(codes.sum(dim=0) > 0, 1.0, -1.0)
+
+
+def draw(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows, without replacement."""
+    return rows[torch.randperm(len(rows))[:count]]
+
+
+def _signs(data: AttackData) -> Tensor:
+    return torch.from_numpy(data.codes.signs())
+
+
+def voted(data: AttackData, targets: Tensor, count: int | None) -> Tensor:
+    """(T,K) majority of `count` random candidates of each target (all where None)."""
+    signs, labels = _signs(data), data.labels
+    anchors = []
+    for target in targets.cpu():
+        rows = candidate_rows(labels, target)
+        anchors.append(vote(signs[rows if count is None else draw(rows, count)]))
+    return torch.stack(anchors)
+
+
+def centre_codes(data: AttackData, labels: Tensor, *, graded: bool) -> Tensor:
+    """(B,K) ±1 the centre of the codes that share a label with (B,C) label sets, away from others.
+
+    sign(Σ w·b/Σw − Σ v·b/Σv) over the database, v = 1 for rows without a shared label. `graded`: w
+    is the cosine of the label sets (mainstay code, SAAT, Yuan et al., IEEE TIFS 2023), else 1 for
+    any shared label (CgAT, Wang et al., WWW 2023). An empty side counts 0.
+    """
+    signs, rows = _signs(data), data.labels.float()
+    sets, places = torch.unique(labels.cpu().float(), dim=0, return_inverse=True)
+    shared = sets @ rows.T
+    if graded:
+        size = sets.norm(dim=1, keepdim=True) * rows.norm(dim=1)
+        weight = shared / size.clamp_min(1e-8)
+    else:
+        weight = (shared > 0).float()
+    other = (shared == 0).float()
+    near = weight @ signs / weight.sum(dim=1, keepdim=True).clamp_min(1e-8)
+    far = other @ signs / other.sum(dim=1, keepdim=True).clamp_min(1e-8)
+    return torch.where(near - far > 0, 1.0, -1.0)[places]
+
+
+def relevant_codes(data: AttackData, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct database codes (U,K) ±1, and how many rows have each.
+
+    Of these (B,U) those that share a label with each of (B,C) label sets, and (U,) all rows.
+    """
+    codes, places, counts = torch.unique(
+        _signs(data), dim=0, return_inverse=True, return_counts=True
+    )
+    relevant = torch.zeros(len(labels), len(codes))
+    relevant.index_add_(1, places, shared_label(labels.cpu(), data.labels))
+    return codes, relevant, counts.float()
+
+
+def p2p(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
+    """The code of one random candidate: P2P (Bai et al., ECCV 2020)."""
+    return voted(data, targets, 1)
+
+
+def dhta(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
+    """Majority of 9 candidates, fewer where fewer exist: DHTA (Bai et al., ECCV 2020)."""
+    return voted(data, targets, 9)
+
+
+def majority(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
+    """Majority of all candidates."""
+    return voted(data, targets, None)
+
+
+def prototype(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
+    """The code that a PrototypeNet gives the label set: ProS-GAN (Wang et al., CVPR 2021)."""
+    network = fit_prototype(data, device=device)
+    with torch.no_grad():
+        return torch.where(network(targets.to(device).float())[1] > 0, 1.0, -1.0).cpu()
+
+
+ANCHORS: dict[str, Anchor] = {
+    "dhta": dhta,
+    "majority": majority,
+    "p2p": p2p,
+    "prototype": prototype,
+}
+
+
+def anchor_codes(
+    name: str, victim: HashVictim, data: AttackData, targets: Tensor, *, seed: int = 0
+) -> Tensor:
+    """(T,K) ±1 codes of a registered anchor for (T,C) targets, on the CPU.
+
+    Only `seed` decides over chance. A PrototypeNet is trained on the victim's device.
+
+    Raises UnknownName; DataError where a target shares no label with the database.
+    """
+    if name not in ANCHORS:
+        raise UnknownName("anchor", name, ANCHORS)
+    with seeded(seed):
+        return ANCHORS[name](data, targets, victim.device)
+
+
+def label_sets(labels: Tensor) -> Tensor:
+    """(S,C) the distinct non-empty label sets of (M,C) labels."""
+    sets: Tensor = torch.unique(labels, dim=0)
+    return sets[sets.sum(dim=1) > 0]
+
+
+def fit_prototype(
+    data: AttackData,
+    *,
+    hidden: int = 1024,
+    feature: int = 256,
+    steps: int = 600,
+    scale: float = 0.125,
+    positive_share: float | None = 0.75,
+    circle: bool = False,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    device: torch.device | str = "cpu",
+    sets: Tensor | None = None,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Progress = silent,
+) -> PrototypeNet:
+    """Train a PrototypeNet on the label sets of the database against the codes of its train rows.
+
+    sets: (S,C) the label sets to train on, instead of all of the database
+    Adam (.5,.999); the rate falls tenfold after 1/2 and 3/4 of the steps, as published. Published
+    are scale 1/2 and no positive_share: where few rows share a label with a target, the many
+    others then push its code to where no image has one. `circle` takes THA's loss instead, which
+    has neither. Draws from the global generator, which the caller seeds.
+    """
+    rows = data.dataset.train_rows
+    codes, labels = _signs(data)[rows].to(device), data.labels[rows].float().to(device)
+    sets = (label_sets(data.labels) if sets is None else sets).float().to(device)
+    network = PrototypeNet(sets.shape[1], codes.shape[1], hidden=hidden, feature=feature).to(device)
+    optimiser = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.5, 0.999))
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [steps // 2, steps * 3 // 4])
+    for step in range(steps):
+        targets = sets[torch.randint(len(sets), (batch_size,)).to(device)]
+        _, hashes, predicted = network(targets)
+        similar = shared_label(targets, labels)
+        if circle:
+            loss = circle_loss(hashes, codes, similar)
+        else:
+            loss = prototype_loss(
+                hashes,
+                predicted,
+                targets,
+                codes,
+                similar,
+                scale=scale,
+                positive_share=positive_share,
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0 or step == steps - 1:
+            report(step, loss.item())
+            progress("prototype", step + 1, steps, loss=loss.item())
+    return network.eval()

@@ -1,0 +1,1 @@
+"""Inputs reconstructed from codes: no perturbation, no budget."""

@@ -1,0 +1,223 @@
+"""Attacks on text that change words: HotFlip's substitutions, and random ones as their control.
+
+Texts are counts of words (B,V) or tokens (B,L); `advhash.data.text.edits` says what a changed word
+is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.gradient.anchors import voted
+from advhash.attacks.gradient.objectives import similarity, soft_code
+from advhash.attacks.words.edits import Edits, edits_of
+from advhash.budget import Budget, Norm
+from advhash.data.dataset import Batch, Dataset, Modality, Progress, silent
+from advhash.data.text.counts import words
+from advhash.errors import ConfigError, UsageError
+from advhash.registry import ATTACKS
+from advhash.victims.base import HashVictim
+
+__all__ = ["HotFlip", "TokenNoise", "UntargetedHotFlip", "WordAttack", "label_words"]
+
+AT_ONCE = 2048  # candidate texts that are hashed together
+
+
+def label_words(data: Dataset) -> frozenset[str]:
+    """Words that name a class of the data, and those that its card says give one away."""
+    given = data.card.get("giveaway_words", {})
+    found = given.values() if isinstance(given, dict) else ()
+    away = {str(entry["word"]) for entries in found for entry in entries}
+    return frozenset(away.union(*(words(name) for name in data.classes)))
+
+
+class WordAttack(Attack):
+    """Changes at most ε words of a text, each to another word of the vocabulary.
+
+    forbidden:   words that are neither put in nor taken out
+    label_words: whether words that name a class or give one away may be, too
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset({"text"})
+    norms: frozenset[Norm] = frozenset({"l0"})
+    default_budget: ClassVar[Budget] = Budget("l0", 2)
+
+    def __init__(self, *, forbidden: tuple[str, ...] = (), label_words: bool = False) -> None:
+        self.forbidden = forbidden
+        self.label_words = label_words
+        self.history = []
+        self._data: AttackData | None = None
+        self._edits: Edits | None = None
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Read the vocabulary. Raises ConfigError: embeddings, a forbidden word in capitals."""
+        for word in self.forbidden:
+            if words(word) != [word]:
+                raise ConfigError(
+                    f"forbidden: expected single words in lower case, got {word!r}; "
+                    f"write {', '.join(words(word)) or 'a word'}"
+                )
+        kept = frozenset() if self.label_words else label_words(data.dataset)
+        self._data = data
+        self._edits = edits_of(data.dataset, kept | frozenset(self.forbidden))
+        return self
+
+    def run(
+        self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
+    ) -> Tensor:
+        """Texts like `batch.inputs["text"]`, at most ε words of each changed.
+
+        Raises UsageError before `fit`, for another norm than L0 and for less than one word.
+        """
+        if self._edits is None:
+            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
+        self.check_budget(budget)
+        return self.edit(victim, self._edits, batch.inputs["text"], targets, int(budget.eps))
+
+    @abstractmethod
+    def edit(
+        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    ) -> Tensor:
+        """The clean texts with at most `most` words changed."""
+
+
+class GradientSwap(WordAttack):
+    """Descend −⟨tanh(u/s), b⟩/K word by word, s the mean |u| of the clean text.
+
+    candidates: how many edits, the best to first order, are hashed for each text and step
+
+    The gradient at the one-hot form of the text (at its counts) ranks all edits; the best of them
+    are hashed, and the one whose code has the fewest wrong bits, then the lowest loss, is made. A
+    query rests when its code equals b. Returned is the best text that was hashed, the clean one
+    included.
+
+    Deviations:
+    - the loss is one of codes, where the source classifies; words are exchanged, not characters
+    - edits are chosen by the code that they give, where the source adds up first orders along a
+      beam; a beam of 3 gained nothing here
+    - lists decide which words may be exchanged (`forbidden`, the words of the labels), where the
+      source asks for near word vectors and the same part of speech: the text need not make sense
+    - of counts an edit may also only add or only take out a word
+    """
+
+    knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
+
+    def __init__(
+        self, *, candidates: int = 32, forbidden: tuple[str, ...] = (), label_words: bool = False
+    ) -> None:
+        super().__init__(forbidden=forbidden, label_words=label_words)
+        if candidates < 1:
+            raise ValueError(f"expected candidates >= 1, got {candidates}")
+        self.candidates = candidates
+
+    @abstractmethod
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        """(B,K) ±1 codes to reach, given the (B,K) real codes of the clean texts."""
+
+    def edit(
+        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    ) -> Tensor:
+        with torch.no_grad():
+            relaxed = victim.relax(clean, "text")
+        scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+        anchors = self.anchors(relaxed, targets).to(relaxed)
+        best, texts = clean.clone(), clean.clone()
+        lowest = _cost(relaxed, anchors, scale)
+        active = torch.arange(len(clean), device=clean.device)
+        for _ in range(most):
+            active = active[lowest[active] >= 1]  # some bit is wrong
+            if len(active) == 0:
+                break
+            goal, size = anchors[active], scale[active]
+            gradient = _gradient(victim, texts[active], goal, size)
+            tried = edits.best(texts[active], clean[active], gradient, self.candidates)
+            cost, place = _costs(victim, tried, goal, size).min(dim=1)
+            texts[active] = tried[torch.arange(len(active), device=clean.device), place]
+            better = active[cost < lowest[active]]
+            best[better] = texts[better]
+            lowest[active] = torch.minimum(lowest[active], cost)
+        return best
+
+
+def _cost(relaxed: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+    """(B,) the number of wrong bits, and as its fraction the loss brought into (0,1)."""
+    wrong = ((relaxed > 0) != (anchors > 0)).sum(dim=1)
+    return wrong + (1 + similarity(soft_code(relaxed, 1.0, scale), anchors)) / 2.001
+
+
+def _gradient(victim: HashVictim, texts: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+    """Of the loss at (B,…) texts: (B,V), or (B,L,V) of tokens."""
+    inputs = victim.differentiable_inputs(texts, "text").requires_grad_()
+    loss = similarity(soft_code(victim.relax(inputs, "text"), 1.0, scale), anchors).sum()
+    (gradient,) = torch.autograd.grad(loss, inputs)
+    return gradient
+
+
+def _costs(victim: HashVictim, tried: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+    """(B,n) `_cost` of (B,n,…) texts."""
+    count = tried.shape[1]
+    with torch.no_grad():
+        parts = [victim.relax(part, "text") for part in tried.flatten(0, 1).split(AT_ONCE)]
+    relaxed = torch.cat(parts)
+    each = (value.repeat_interleave(count, dim=0) for value in (anchors, scale))
+    return _cost(relaxed, *each).view(len(tried), count)
+
+
+HOTFLIP = "Ebrahimi et al., ACL 2018"
+
+
+@ATTACKS.register("hotflip", source=HOTFLIP)
+class HotFlip(GradientSwap):
+    """HotFlip toward the majority of 9 codes of the target: at most ε words of a text change."""
+
+    goal: ClassVar[Goal] = "targeted"
+
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        assert self._data is not None
+        assert targets is not None
+        return voted(self._data, targets, 9)
+
+
+@ATTACKS.register("hotflip-untargeted", source=HOTFLIP)
+class UntargetedHotFlip(GradientSwap):
+    """HotFlip away from the text's own code, toward its complement: at most ε words change."""
+
+    goal: ClassVar[Goal] = "untargeted"
+    knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients"})
+
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        return torch.where(relaxed > 0, -1.0, 1.0)
+
+
+@ATTACKS.register("token-noise", source="control")
+class TokenNoise(WordAttack):
+    """Random words in the place of random words of a text, as many as the budget allows.
+
+    The floor for attacks on text: the same words may come and go as for them.
+    """
+
+    goal: ClassVar[Goal] = "untargeted"
+    knowledge: ClassVar[Knowledge] = frozenset()
+
+    def edit(
+        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    ) -> Tensor:
+        moved = clean
+        shape = victim.differentiable_inputs(clean, "text").shape
+        for _ in range(most):  # of a random gradient every edit is the best equally often
+            chance = torch.randn(shape, device=clean.device)
+            moved = edits.best(moved, clean, chance, 1)[:, 0]
+        return moved

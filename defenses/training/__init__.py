@@ -1,0 +1,1 @@
+"""Defences that train a victim."""

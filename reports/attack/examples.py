@@ -1,0 +1,230 @@
+"""What a query retrieves before and after the attack: from codes to a record's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advhash.codes.hamming import distances, nearest, relevance
+from advhash.codes.packed import HashCodes
+from advhash.data.dataset import Dataset, Split, to_unit
+from advhash.data.text.edits import spelled
+from advhash.reports.record import Example, Retrieved
+from advhash.storage.files import storage_errors
+
+__all__ = [
+    "EXAMPLE_RULE",
+    "GAIN",
+    "build_examples",
+    "choose_examples",
+    "picture",
+    "retrieved",
+    "write_samples",
+]
+
+GAIN = 10  # the factor by which a perturbation is enlarged in its picture
+MIN_SIDE = 96  # pixels: smaller pictures are enlarged, by whole factors, without smoothing
+THUMBNAIL_SIDE = 128  # pixels: larger database pictures are reduced
+SAMPLES = "samples"
+EXAMPLE_RULE = (
+    "All queries of the run are sorted by how well the attack works on them, and the ranks at "
+    "equal steps from the best to the worst are taken: the first is the best for the attacker, "
+    "the last the worst. Nobody picked them by hand."
+)
+
+Rows = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.uint8]
+
+
+def choose_examples(score: npt.ArrayLike, count: int = 6) -> Rows:
+    """Positions at equal steps through the queries sorted by score, best first: EXAMPLE_RULE.
+
+    score: (N,) per query, higher where the attack works better (t-AP where targeted); NaN: left out
+
+    >>> choose_examples([0.1, 0.9, 0.5, 0.7, 0.3], count=3).tolist()
+    [1, 2, 0]
+    """
+    values = np.asarray(score, dtype=np.float64)
+    order = np.argsort(-values, kind="stable")  # NaN sorts last
+    order = order[: int((~np.isnan(values)).sum())]
+    steps = np.linspace(0, len(order) - 1, min(count, len(order)))
+    return order[np.floor(steps + 0.5).astype(np.int64)].astype(np.int64)
+
+
+def retrieved(
+    query: HashCodes,
+    database: HashCodes,
+    query_labels: Labels,
+    database_labels: Labels,
+    *,
+    target_labels: Labels | None = None,
+    names: Sequence[str] = (),
+    pictures: bool = False,
+    count: int = 10,
+) -> list[Retrieved]:
+    """The `count` database rows nearest to a query, ties by row.
+
+    query:  one code
+    labels: (C,) of the query and of the target, (M,C) of the database
+    names:  one a database row, or none
+    """
+    rows = nearest(query, database, count)[0]
+    far = distances(query, database[rows])[0]
+    near_labels = database_labels[rows]
+    own = relevance(query_labels[None], near_labels)[0]
+    target = None if target_labels is None else relevance(target_labels[None], near_labels)[0]
+    return [
+        Retrieved(
+            row=int(row),
+            distance=int(far[place]),
+            relevant=bool(own[place]),
+            target_relevant=None if target is None else bool(target[place]),
+            name=names[row] if names else f"row {row}",
+            picture=f"{SAMPLES}/database-{row:06d}.png" if pictures else None,
+        )
+        for place, row in enumerate(rows)
+    ]
+
+
+def picture(image: Tensor, *, longest: int | None = None) -> Image.Image:
+    """A (3,H,W) image in [0,1] as an 8-bit picture.
+
+    A small one is enlarged by a whole factor, each pixel a square, until its shorter side has
+    MIN_SIDE pixels; where `longest` is given, a larger one is reduced to it.
+    """
+    octets = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    shown = Image.fromarray(np.ascontiguousarray(octets.permute(1, 2, 0).numpy()))
+    factor = -(-MIN_SIDE // min(shown.size))
+    if factor > 1:
+        size = (shown.width * factor, shown.height * factor)
+        return shown.resize(size, Image.Resampling.NEAREST)
+    if longest is not None and max(shown.size) > longest:
+        shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return shown
+
+
+def write_samples(
+    folder: Path,
+    *,
+    queries: Split,
+    rows: Rows,
+    adversarial: Tensor | None,
+    database: Split,
+    database_rows: Sequence[int],
+) -> None:
+    """Write the pictures of some queries and database rows to `folder/samples`.
+
+    rows:        (N,) rows of `queries`; adversarial: (N,3,H,W) in [0,1], None: no query pictures
+    A database row that several queries retrieve is written once.
+
+    Raises StorageError.
+    """
+    samples = folder / SAMPLES
+    with storage_errors(samples):
+        samples.mkdir(parents=True, exist_ok=True)
+        if adversarial is not None:
+            clean = to_unit(queries.inputs["image"][torch.as_tensor(rows)])
+            moved = adversarial.detach().cpu().float()
+            change = 0.5 + GAIN * (moved - clean)
+            kinds = {"query": clean, "adversarial": moved, "perturbation": change}
+            for kind, images in kinds.items():
+                for image, row in zip(images, rows, strict=True):
+                    picture(image).save(samples / f"{kind}-{row:06d}.png", optimize=True)
+        if "image" in database.inputs:
+            for row in sorted(set(database_rows)):
+                image = to_unit(database.inputs["image"][row])
+                small = picture(image, longest=THUMBNAIL_SIDE)
+                small.save(samples / f"database-{row:06d}.png", optimize=True)
+
+
+def build_examples(
+    folder: Path,
+    *,
+    dataset: Dataset,
+    modality: str,
+    rows: npt.NDArray[np.int64],
+    adversarial: Tensor | None,
+    clean_codes: HashCodes,
+    adversarial_codes: HashCodes,
+    database_codes: HashCodes,
+    targets: Tensor | None,
+    score: npt.NDArray[np.float64],
+    linf: npt.NDArray[np.floating],
+    texts: tuple[Tensor, Tensor] | None = None,
+    count: int = 6,
+) -> list[Example]:
+    """The examples of a run, chosen by EXAMPLE_RULE, their pictures written to `folder/samples`.
+
+    modality:    of the queries; other than "image", they have no pictures
+    rows:        (N,) rows of the query split; all arguments below follow their order
+    adversarial: (N,3,H,W) in [0,1], or None
+    codes:       (N,) before and after, (M,) of the database
+    targets:     (N,C), None when untargeted
+    score:       (N,) higher where the attack works better: t-AP where targeted
+    texts:       (N,…) texts before and after, whose words are shown; embeddings have none
+
+    Raises StorageError.
+    """
+    chosen = choose_examples(score, count)
+    moved = adversarial if modality == "image" else None
+    labels = dataset.query.labels.cpu().numpy()
+    database_labels = dataset.database.labels.cpu().numpy()
+    wanted = None if targets is None else targets.cpu().numpy().astype(np.uint8)
+    has_pictures = "image" in dataset.database.inputs
+    examples = []
+    for place in chosen.tolist():
+        row = int(rows[place])
+        before, after = (
+            retrieved(
+                codes[place : place + 1],
+                database_codes,
+                labels[row],
+                database_labels,
+                target_labels=None if wanted is None else wanted[place],
+                names=dataset.database.names,
+                pictures=has_pictures,
+            )
+            for codes in (clean_codes, adversarial_codes)
+        )
+        spelling = None
+        if texts is not None and dataset.text_kind != "sentence":
+            spelling = [spelled(text[place], dataset.vocabulary) for text in texts]
+        clean_file, moved_file, change_file = (
+            None if moved is None else f"{SAMPLES}/{kind}-{row:06d}.png"
+            for kind in ("query", "adversarial", "perturbation")
+        )
+        examples.append(
+            Example(
+                query=row,
+                name=dataset.query.names[row] if dataset.query.names else f"query {row}",
+                labels=_class_names(dataset.classes, labels[row]),
+                target=None if wanted is None else _class_names(dataset.classes, wanted[place]),
+                clean_picture=clean_file,
+                adversarial_picture=moved_file,
+                perturbation_picture=change_file,
+                linf=None if np.isnan(linf[place]) else float(linf[place]),
+                words_before=None if spelling is None else spelling[0],
+                words_after=None if spelling is None else spelling[1],
+                before=before,
+                after=after,
+            )
+        )
+    write_samples(
+        folder,
+        queries=dataset.query,
+        rows=np.asarray(rows, dtype=np.int64)[chosen],
+        adversarial=None if moved is None else moved[torch.as_tensor(chosen)],
+        database=dataset.database,
+        database_rows=[item.row for one in examples for item in (*one.before, *one.after)],
+    )
+    return examples
+
+
+def _class_names(classes: Sequence[str], labels: Labels) -> list[str]:
+    return [classes[column] for column in np.flatnonzero(labels).tolist()]

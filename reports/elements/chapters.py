@@ -1,0 +1,185 @@
+"""What a page is made of: its topics in their order, and what a run has to say on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advhash.reports.record import DatasetInfo, Flag, MethodInfo, RunInfo, record_file
+from advhash.storage.files import sha256
+
+__all__ = [
+    "KNOWLEDGE",
+    "TOPICS",
+    "Chapter",
+    "Source",
+    "Told",
+    "covered",
+    "data_fact",
+    "known",
+    "method_fact",
+    "source_of",
+]
+
+TOPICS = {  # in the order of the page: what a template's macro is called → its heading
+    "threat": "Threat model and protocol",
+    "beside": "The runs beside each other",
+    "results": "Results",
+    "pairs": "Compared pairwise",
+    "transfer": "Transfer",
+    "thresholds": "Evasion and collision at a threshold",
+    "examples": "What queries retrieve, before and after",
+    "detection": "Detection of abnormal inputs",
+    "defences": "What defences are worth",
+    "certificates": "What is certified",
+    "lifelong": "Lifelong learning",
+    "federation": "What the codes of a federation give away",
+    "encoding": "What codes encode",
+    "phase": "When networks encode",
+    "search": "Search",
+    "words": "What the numbers mean",
+    "flags": "Sanity flags and deviations",
+    "training": "Training",
+    "provenance": "Provenance",
+}
+KNOWLEDGE = {  # what an attacker can have → the same in plain words
+    "weights": "has the victim’s weights",
+    "gradients": "has gradients through the victim",
+    "query codes": "sees the code of any input sent",
+    "query labels": "knows the labels of the query",
+    "database codes": "sees the codes in the database",
+    "labels": "has labels of the data",
+    "auxiliary data": "has further data of the same kind",
+}
+SHOWN = ("torch", "timm", "numpy")  # whose versions are told
+MAX_FILE = 1_000_000  # bytes of an env.json: none of ours comes near it
+
+
+@dataclass(frozen=True)
+class Told:
+    """The verdict on a run in plain words.
+
+    label: what the page calls the run
+    lead:  what matters most, in a sentence
+    more:  sentences that follow
+    word:  how strong the attack is, where there is such a word
+    """
+
+    label: str
+    lead: str
+    more: Sequence[str] = ()
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures of a page come from.
+
+    facts:    (victim, attack, data set or the like, what is to be known of it)
+    digest:   SHA-256 of the record
+    versions: of the packages that decide over figures, as its env.json states them
+    """
+
+    label: str
+    info: RunInfo
+    facts: Sequence[tuple[str, str]]
+    settings: Mapping[str, Any]
+    digest: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one run says, or what attack runs say together.
+
+    name:       what heads its part of a topic on which other chapters speak as well
+    title:      of the page, if there is no other chapter
+    heading:    the same as a sentence
+    template:   the file with its macros: one for each of TOPICS that it speaks on
+    values:     what the macros see
+    told:       a verdict a run
+    flags:      (label of the run, flag)
+    deviations: (what deviates from its paper, how)
+    """
+
+    name: str
+    title: str
+    heading: str
+    template: str
+    values: Mapping[str, Any]
+    told: Sequence[Told]
+    sources: Sequence[Source]
+    datasets: Sequence[str]
+    flags: Sequence[tuple[str, Flag]] = ()
+    deviations: Sequence[tuple[str, str]] = ()
+    attributions: Sequence[str] = field(default_factory=tuple)
+
+
+def source_of(
+    path: Path,
+    label: str,
+    info: RunInfo,
+    facts: Sequence[tuple[str, str]],
+    settings: Mapping[str, Any],
+) -> Source:
+    """Where a run's figures come from; `path` is its folder, or its record where that is a file."""
+    digest = sha256(record_file(path))
+    versions = {} if path.is_file() else _versions(path / "env.json")
+    return Source(label, info, facts, settings, digest, versions)
+
+
+def method_fact(label: str, info: MethodInfo, made: str) -> str:
+    """A victim or an attack in a line; made: how it came to be where it is not from the cache."""
+    parts = [f"{label} – {info.summary}" if info.summary else label]
+    if info.source:
+        parts.append(f"Source: {info.source}.")
+    if info.fingerprint:
+        parts.append("From the cache." if info.cached else f"{made} in this run.")
+        parts.append(f"SHA-256 {info.fingerprint}")
+    return " ".join(parts)
+
+
+def data_fact(info: DatasetInfo) -> str:
+    """A data set in a line."""
+    return (
+        f"{info.name}: {info.database} database items, {info.train} of them for training, "
+        f"{info.queries} held-out queries, {len(info.classes)} classes. SHA-256 {info.fingerprint}"
+    )
+
+
+def _versions(file: Path) -> dict[str, str]:
+    try:
+        if not file.is_file() or file.stat().st_size > MAX_FILE:
+            return {}
+        body = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    packages = body.get("packages") if isinstance(body, dict) else None
+    if not isinstance(packages, dict):
+        return {}
+    found = {"Python": body.get("python"), **{name: packages.get(name) for name in SHOWN}}
+    return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
+def known(knowledge: Sequence[str]) -> list[str]:
+    """What an attacker has, in plain words.
+
+    >>> known(["labels", "something else"])
+    ['has labels of the data']
+    """
+    return [KNOWLEDGE[one] for one in knowledge if one in KNOWLEDGE]
+
+
+def covered(names: Sequence[str], plural: str) -> str:
+    """Up to three names of what a page covers, or how many there are.
+
+    >>> covered(["a", "b", "a"], "things"), covered("abcd", "things")
+    ('a and b', '4 things')
+    """
+    found = list(dict.fromkeys(names))
+    if len(found) > 3:
+        return f"{len(found)} {plural}"
+    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)

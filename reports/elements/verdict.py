@@ -1,0 +1,205 @@
+"""What the figures of a run say, in plain words.
+
+Every number comes from the record, or from the queries of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from advhash.measures.intervals import Difference, Metric
+from advhash.reports.record import Record
+
+__all__ = [
+    "NO_VALUE",
+    "STRENGTHS",
+    "Verdict",
+    "apart",
+    "interval",
+    "length",
+    "metric_of",
+    "percent",
+    "points",
+    "run_labels",
+    "verdict",
+    "with_interval",
+]
+
+NO_VALUE = "–"
+NBSP = "\N{NO-BREAK SPACE}"
+STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, "Weak"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How strong the attack is in a word, the figure behind it, and what surrounds it."""
+
+    word: str
+    lead: str
+    details: tuple[str, ...] = ()
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one digit.
+
+    >>> percent(0.8125), percent(None)
+    ('81.2\\xa0%', '–')
+    """
+    return NO_VALUE if value is None else f"{100 * value:z.1f}{NBSP}%"
+
+
+def interval(metric: Metric) -> str:
+    """The 95 % interval in words.
+
+    >>> interval(Metric(0.5, 0.45, 0.55, 9))
+    '95\\xa0% interval 45.0 to 55.0\\xa0%'
+    """
+    if metric.low is None or metric.high is None:
+        return "no interval"
+    return f"95{NBSP}% interval {100 * metric.low:z.1f} to {percent(metric.high)}"
+
+
+def points(difference: Metric) -> str:
+    """A difference of two percentages and its interval, in words.
+
+    >>> points(Metric(0.123, 0.1, 0.15, 9)), points(Metric(0.123, None, None, 1))
+    ('12.3 points (95\\xa0% interval 10.0 to 15.0)', '12.3 points (no interval)')
+    """
+    if difference.value is None:
+        return NO_VALUE
+    text = f"{100 * difference.value:z.1f} points"
+    if difference.low is None or difference.high is None:
+        return f"{text} (no interval)"
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{text} (95{NBSP}% interval {low:z.1f} to {high:z.1f})"
+
+
+def length(value: float | None, modality: str) -> str:
+    """A distance in input units: for pixels in 255ths.
+
+    >>> length(8 / 255, "image"), length(3.0, "text")
+    ('8.0/255', '3')
+    """
+    if value is None:
+        return NO_VALUE
+    return f"{255 * value:.1f}/255" if modality == "image" else f"{value:.3g}"
+
+
+def metric_of(record: Record, name: str) -> Metric:
+    """A metric of a record; an empty one where there is none."""
+    return record.metrics.get(name) or Metric()
+
+
+def with_interval(metric: Metric) -> str:
+    """A share and its interval in words."""
+    return f"{percent(metric.value)} ({interval(metric)})"
+
+
+def apart(one: Metric, other: Metric) -> bool | None:
+    """Whether two intervals lie apart; None where one of them does not exist."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return None
+    return one.high < other.low or other.high < one.low
+
+
+def verdict(record: Record, lost: Difference | None = None) -> Verdict:
+    """How far the attack got: the share of the way to the ceiling, or the fall of MAP.
+
+    lost: of an untargeted run, MAP before − after on the same queries; without it the two intervals
+          are held against each other, which sees less
+    """
+    return _targeted(record) if record.attack.goal == "targeted" else _untargeted(record, lost)
+
+
+def _strength(share: float) -> str:
+    return next((word for least, word in STRENGTHS if share >= least), "No effect")
+
+
+def _targeted(record: Record) -> Verdict:
+    tmap, clean, ceiling, share = (
+        metric_of(record, name)
+        for name in ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+    )
+    chance, own, moved = (
+        metric_of(record, name) for name in ("tmap_chance", "map", "map_adversarial")
+    )
+    details = (
+        f"Attacked queries retrieve the target with t-MAP {with_interval(tmap)}; "
+        f"a random order would score {percent(chance.value)}.",
+        f"MAP for the query's own labels goes from {percent(own.value)} to {percent(moved.value)}.",
+    )
+    if share.value is None:
+        return Verdict(
+            "No verdict",
+            f"Clean queries get t-MAP {percent(clean.value)} and the best anchor code gets "
+            f"{percent(ceiling.value)}: there is no way between them that an attack could cover.",
+            details,
+        )
+    lead = (
+        f"Of the distance between what clean queries get (t-MAP {percent(clean.value)}) and the "
+        f"best that any anchor code gets ({percent(ceiling.value)}), the attack covers "
+        f"{with_interval(share)}."
+    )
+    if share.value > 1:
+        lead += " More than the whole: its codes are better than every known anchor."
+    if share.low is None:
+        return Verdict(_strength(share.value), lead + " Too few queries to generalise.", details)
+    if share.low <= 0:
+        lead += " The interval does not lie above zero, so no effect is shown."
+        return Verdict("No effect shown", lead, details)
+    return Verdict(_strength(share.value), lead, details)
+
+
+def _untargeted(record: Record, lost: Difference | None) -> Verdict:
+    own, moved, chance = (
+        metric_of(record, name) for name in ("map", "map_adversarial", "map_chance")
+    )
+    if own.value is None or moved.value is None:
+        return Verdict("No verdict", "MAP before or after the attack does not exist.")
+    direction = "falls" if moved.value < own.value else "does not fall: it goes"
+    lead = f"MAP {direction} from {with_interval(own)} to {with_interval(moved)}."
+    details: tuple[str, ...] = (
+        f"A random order would score {percent(chance.value)}.",
+        "The attack has no target: it only has to push the right items down.",
+    )
+    if moved.value >= own.value:
+        return Verdict("No effect shown", lead, details)
+    if lost is None or lost.low is None:
+        clear = apart(own, moved)
+        doubt = " The two intervals overlap, so no clear effect is shown."
+    else:
+        lead += f" Query by query, that is {points(lost)}."
+        clear = lost.low > 0
+        doubt = " The interval does not lie above zero, so no clear effect is shown."
+    if clear is False:
+        return Verdict("No clear effect", lead + doubt, details)
+    if chance.value is None or own.value <= chance.value:
+        lead += " Clean queries do no better than chance, so there was nothing to lose."
+        return Verdict("No verdict", lead, details)
+    share = (own.value - moved.value) / (own.value - chance.value)
+    lead += f" That is {percent(share)} of what the victim had above chance."
+    if clear is None:
+        lead += " Too few queries to generalise."
+    return Verdict(_strength(share), lead, details)
+
+
+def run_labels(records: Sequence[Record]) -> list[str]:
+    """A short name for each run: method and budget, and whatever else tells two runs apart."""
+    parts = [
+        (
+            f"{record.attack.name}, {record.budget.text}",
+            f"on {record.victim.label}",
+            f"{record.protocol.query_modality} against {record.protocol.database}",
+            f"run {record.run.id}",
+        )
+        for record in records
+    ]
+    labels = [part[0] for part in parts]
+    for level in (1, 2, 3):
+        for name in {label for label in labels if labels.count(label) > 1}:
+            same = [place for place, label in enumerate(labels) if label == name]
+            if level == 3 or len({parts[place][level] for place in same}) > 1:
+                for place in same:
+                    labels[place] = f"{labels[place]}, {parts[place][level]}"
+    return labels

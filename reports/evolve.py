@@ -1,0 +1,268 @@
+"""The record of a search, and its chapter: what equal candidates save, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from advhash.measures.intervals import Difference, Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, data_uri
+from advhash.reports.elements.verdict import with_interval
+from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
+
+__all__ = [
+    "SEARCH",
+    "Coarseness",
+    "HeldOut",
+    "NoiseStudy",
+    "SearchRecord",
+    "SearchResult",
+    "search_chapter",
+    "verdicts",
+]
+
+SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
+ALGORITHMS = {
+    "evolution": "evolution",
+    "random": "random search",
+    "hill-climbing": "hill climbing",
+}
+CACHES = {"cached": "functional cache", "uncached": "no cache", "structure": "cache by structure"}
+
+
+class SearchResult(Part):
+    """One search.
+
+    figures:      of the best candidate, "fitness" among them
+    lookups:      candidates by kind: miss, partial, full, or none
+    refused:      proposals that FCM and tabu list made again
+    repeated:     candidates written exactly like an earlier one, which any cache would know
+    checked, false: full hits evaluated nevertheless, and how many of them were another function
+    curve:        seconds, best fitness and hit rate so far
+    improvements: seconds and fitness of each new best
+    """
+
+    arm: str
+    repeat: int
+    candidates: int
+    seconds: float
+    figures: dict[str, float]
+    best: Any
+    lookups: dict[str, int]
+    refused: int
+    repeated: int
+    checked: int
+    false: int
+    cache: dict[str, float]
+    curve: list[tuple[float, float, float]]
+    improvements: list[tuple[float, float]]
+
+
+class Coarseness(Part):
+    """Keys of so many bits against true equivalence; see `CellDomain.study`."""
+
+    bits: float
+    keys: float
+    cells_per_key: float
+    collided: float
+    split: float
+
+
+class NoiseStudy(Part):
+    """Searches under noise: mean over repeats of the noise-free fitness of what they found best."""
+
+    noise: float
+    max_num_evals: int
+    remove_probability: float
+    quality: Metric
+    claimed: Metric  # the fitness that the search itself saw
+    candidates: Metric
+
+
+class HeldOut(Part):
+    """The winner and dhta at equal steps on queries that no search saw, made for this very victim.
+
+    difference: t-AP of the winner − t-AP of dhta, paired over queries; tuned_difference: the same
+    from dhta with `tuned_step` (of the radius), chosen on the queries of the search
+    """
+
+    victim: str
+    searched: bool  # whether the search used this victim
+    info: VictimInfo
+    queries: int
+    tmap: dict[str, Metric]  # winner, dhta, dhta_tuned, clean, ceiling
+    normalised: dict[str, Metric]  # winner, dhta, dhta_tuned
+    difference: Difference
+    tuned_step: float
+    tuned_difference: Difference
+
+
+class SearchRecord(Document):
+    """Everything that a search run found. Metrics are means over repeats with 95 % intervals.
+
+    differences: between arms, paired over repeats
+    """
+
+    schema_: Literal["advhash/search/1"]
+    command: Literal["search"]
+    run: RunInfo
+    domain: Literal["attack", "nas"]
+    settings: dict[str, Any]
+    dataset: DatasetInfo | None
+    budget: BudgetInfo | None
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    differences: dict[str, Difference]
+    results: list[SearchResult]
+    coarseness: list[Coarseness]
+    noise: list[NoiseStudy]
+    held_out: list[HeldOut]
+    winner: Any
+
+    def of(self, arm: str) -> list[SearchResult]:
+        """The repeats of an arm in order."""
+        return [one for one in self.results if one.arm == arm]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Of the arms, in words."""
+        asked = str(self.settings["search"]["algorithm"])
+        return {
+            arm: f"{ALGORITHMS[arm if arm in ALGORITHMS else asked]}, "
+            f"{CACHES.get(arm, CACHES['cached'])}"
+            for arm in self.arms
+        }
+
+    @property
+    def cost(self) -> str:
+        """What all searches have alike."""
+        limit = self.settings["search"]
+        if limit.get("seconds") is None:
+            return f"{limit['candidates']} candidates"
+        return f"{limit['seconds']:g} {'' if self.domain == 'attack' else 'simulated '}seconds"
+
+    @property
+    def arms(self) -> list[str]:
+        """In the order of their first results."""
+        return list(dict.fromkeys(one.arm for one in self.results))
+
+
+def _times(metric: Metric | None) -> str:
+    if metric is None or metric.value is None:
+        return "unknown"
+    inside = "" if metric.low is None else f" [{metric.low:.2f}, {metric.high:.2f}]"
+    return f"{metric.value:.2f}{inside}"
+
+
+def verdicts(record: SearchRecord) -> list[str]:
+    """What was found, a sentence each."""
+    m = record.metrics
+
+    def share(name: str) -> str:
+        return with_interval(m.get(name) or Metric())
+
+    def ahead(name: str) -> str:
+        gain = record.differences[name]
+        if gain.low is None or gain.high is None:
+            return "no interval"
+        if gain.low > 0:
+            return "ahead"
+        return "no loss" if gain.low >= 0 else ("behind" if gain.high < 0 else "undecided")
+
+    lines = [
+        f"With the functional cache {_times(m.get('speedup'))} times as many candidates in the "
+        f"same time; hit rate {share('hit_rate')}.",
+        f"Best fitness of {record.cost} each {share('best_fitness')}, without the cache "
+        f"{share('best_fitness_uncached')} (paired over repeats: {ahead('best_gain')}). It reaches "
+        f"the final fitness of the search without in {share('reached_uncached')} of the repeats, "
+        f"after {share('time_to_uncached')} of the time (all of it where never).",
+        f"{share('repeat_rate')} of its candidates were written like an earlier one. A hash costs "
+        f"{share('hash_overhead')} of an evaluation; {share('false_hit_rate')} of checked "
+        "hits were another function.",
+    ]
+    if m.get("speedup_structure") is not None:
+        lines.append(
+            f"A cache by structure, free of charge, sees {_times(m['speedup_structure'])} times as "
+            f"many candidates as none; the functional one {_times(m.get('speedup_over_structure'))}"
+            " times as many as that."
+        )
+    for one in record.held_out:
+        d = one.difference
+        words = "beats" if d.low is not None and d.low > 0 else "does not beat"
+        where = "the victim of the search" if one.searched else "a victim that no search used"
+        lines.append(
+            f"On {where} ({one.victim}), the attack that was found {words} dhta at the same number "
+            f"of steps: t-MAP {with_interval(one.tmap['winner'])} against "
+            f"{with_interval(one.tmap['dhta'])} on {one.queries} held-out queries. With its step "
+            f"tuned on the queries of the search ({one.tuned_step:g} of the radius) dhta reaches "
+            f"{with_interval(one.tmap['dhta_tuned'])}."
+        )
+    return lines
+
+
+def _over_time(record: SearchRecord, column: int, label: str) -> str:
+    """Mean over repeats of a column of the curves, over the seconds of the clock."""
+    end = max((one.seconds for one in record.results), default=0.0)
+    grid = np.linspace(0, end, 200)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for place, arm in enumerate(record.arms):
+            lines = [_steps(one.curve, column, grid) for one in record.of(arm) if one.curve]
+            if not lines or (column == 2 and arm == "uncached"):
+                continue
+            known = ~np.isnan(lines).any(axis=0)
+            axes.plot(
+                grid[known],
+                np.mean(lines, axis=0)[known],
+                DASHES[place % len(DASHES)],
+                color=COLOURS[place % len(COLOURS)],
+                label=record.names[arm],
+            )
+        axes.set_xlabel("seconds" if record.domain == "attack" else "simulated seconds")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize=8)
+        return data_uri(figure)
+
+
+def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) -> Any:
+    """A curve as a staircase at the points of a grid; NaN before its first point."""
+    rows = np.asarray(curve, dtype=np.float64)
+    place = np.searchsorted(rows[:, 0], grid, side="right") - 1
+    return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
+
+
+def search_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a search says. Raises RunError."""
+    record = SearchRecord.read(folder)
+    label, data = f"search run {record.run.id}", record.dataset
+    what = "attacks" if record.domain == "attack" else "trained cells"
+    facts = [("Victim", method_fact(one.victim, one.info, "Trained")) for one in record.held_out]
+    if data is not None:
+        facts.append(("Data set", data_fact(data)))
+    lead, *more = verdicts(record)
+    return Chapter(
+        name=f"Search over {what} ({label})",
+        title=f"Search over {what} with functional hashing",
+        heading=f"Search over {what}, equals evaluated once",
+        template="evolve.html",
+        values={
+            "record": record,
+            "best": _over_time(record, 1, "best fitness"),
+            "hits": _over_time(record, 2, "hit rate"),
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, record.settings)],
+        datasets=["a table of trained cells" if data is None else data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[(one.victim, text) for one in record.held_out for text in one.info.deviations],
+        attributions=[] if data is None else [data.attribution],
+    )

@@ -1,0 +1,303 @@
+"""The chapter of a reconstruction run: what codes of a federation give away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advhash.measures.intervals import Difference, Metric
+from advhash.reports.elements.chapters import (
+    Chapter,
+    Told,
+    data_fact,
+    known,
+    method_fact,
+    source_of,
+)
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
+from advhash.reports.elements.verdict import percent
+from advhash.reports.inversion.record import InversionRecord
+
+__all__ = ["inversion_chapter", "verdicts"]
+
+SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
+BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
+MARKERS = ("o", "s", "^")
+
+
+def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        return data_uri(figure)
+
+
+def gains_figure(record: InversionRecord) -> str | None:
+    """SSIM gained over the class mean by every attacker, with its interval."""
+    rows = [
+        (f"{world.name}: {attacker.name}{' *' if attacker.chosen else ''}", attacker.gain)
+        for world in record.worlds
+        for attacker in world.attackers
+        if attacker.gain is not None and attacker.gain.value is not None
+    ]
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for height, (_, gain) in enumerate(rows):
+            assert gain is not None
+            assert gain.value is not None
+            low = gain.value if gain.low is None else gain.low
+            high = gain.value if gain.high is None else gain.high
+            clear = gain.low is not None and gain.low > SMALL_GAIN
+            colour = COLOURS[1] if clear else COLOURS[0]
+            axes.plot([low, high], [height, height], color=colour, linewidth=2)
+            axes.plot(gain.value, height, marker="o", color=colour)
+        axes.axvline(0, color=MUTED, linewidth=0.8)
+        axes.axvline(SMALL_GAIN, color=MUTED, linewidth=0.8, linestyle="--")
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(f"SSIM − SSIM of the class mean (dashed: {SMALL_GAIN:g})")
+        axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+
+    return _figure(7.0, 1.0 + 0.32 * len(rows), draw)
+
+
+def sweep_figure(record: InversionRecord) -> str | None:
+    """Accuracy against K at the run's P, and against P at its K."""
+    own = record.victim.settings
+    panels = [
+        ("K, bits of a code", [p for p in record.sweep if p.parties == own["parties"]], "bits"),
+        ("P, parties", [p for p in record.sweep if p.bits == own["bits"]], "parties"),
+    ]
+    panels = [panel for panel in panels if len(panel[1]) > 1]
+    if not panels:
+        return None
+
+    def draw(figure: Figure) -> None:
+        for place, (label, points, column) in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            points = sorted(points, key=lambda point: int(getattr(point, column)))
+            x = [int(getattr(point, column)) for point in points]
+            _lines(axes, x, [("codes", [p.accuracy for p in points]),
+                             ("undefended", [p.accuracy_undefended for p in points])])  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(x, [str(value) for value in x])
+            axes.minorticks_off()
+            axes.set_xlabel(label)
+            axes.set_ylabel("accuracy (%)")
+            axes.legend(frameon=False)
+
+    return _figure(4.2 * len(panels), 3.0, draw)
+
+
+def _lines(axes: Axes, x: Sequence[int], series: Sequence[tuple[str, list[Metric]]]) -> None:
+    for number, (name, metrics) in enumerate(series):
+        y = [100 * (metric.value or 0) for metric in metrics]
+        below = [v - 100 * (m.low if m.low is not None else v / 100) for v, m in zip(y, metrics, strict=True)]  # fmt: skip  # noqa: E501
+        above = [100 * (m.high if m.high is not None else v / 100) - v for v, m in zip(y, metrics, strict=True)]  # fmt: skip  # noqa: E501
+        beside = [value * (0.98 + 0.04 * number) for value in x]  # of a log axis: bars lie apart
+        axes.errorbar(
+            beside, y, yerr=[below, above], label=name, color=COLOURS[number],
+            linestyle=DASHES[number], marker=MARKERS[number], capsize=3,
+        )  # fmt: skip
+
+
+def bits_figure(record: InversionRecord) -> str:
+    """The mean of each bit of each party, and that of the class codes."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for number, party in enumerate(record.bits):
+            axes.plot(
+                range(len(party.means)), party.means, linestyle="none",
+                marker=MARKERS[number % 3], color=COLOURS[number % len(COLOURS)], label=party.party,
+            )  # fmt: skip
+        wanted = record.bits[0].wanted
+        axes.plot(range(len(wanted)), wanted, linestyle="none", marker="_", color=INK,
+                  markersize=12, label="class codes")  # fmt: skip
+        axes.axhspan(-BALANCE, BALANCE, color="#e5e7eb", zorder=0)
+        axes.set_ylim(-1.05, 1.05)
+        axes.set_xlabel("bit")
+        axes.set_ylabel("mean over the database (−1 to 1)")
+        figure.legend(loc="outside lower center", ncols=5, frameon=False)
+
+    return _figure(7.0, 3.2, draw)
+
+
+def roc_figure(record: InversionRecord) -> str | None:
+    """ROC curves, a panel a kind of abnormal inputs, a line a detector."""
+    kinds = list(dict.fromkeys(row.inputs for row in record.detection))
+    if not kinds:
+        return None
+
+    def draw(figure: Figure) -> None:
+        for place, kind in enumerate(kinds):
+            axes = figure.add_subplot(1, len(kinds), place + 1)
+            rows = [row for row in record.detection if row.inputs == kind]
+            for number, row in enumerate(rows):
+                axes.plot(
+                    row.fpr, row.tpr, color=COLOURS[number], linestyle=DASHES[number],
+                    label=row.detector if not place else None,
+                )  # fmt: skip
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+            axes.set_title(kind, fontsize=10)
+            axes.set_xlabel("false alarms")
+            axes.set_aspect("equal")
+            if not place:
+                axes.set_ylabel("detected")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+
+    return _figure(3.0 * len(kinds), 4.0, draw)
+
+
+def verdicts(record: InversionRecord) -> list[str]:
+    """What the figures say, in plain words; each number is one of the record."""
+    lines = []
+    loss = record.differences.get("accuracy_loss")
+    if loss is not None and loss.value is not None:
+        accuracy = record.metrics["accuracy"]
+        assert accuracy is not None
+        lines.append(
+            f"Accuracy is {percent(accuracy.value)}; sending codes costs {100 * loss.value:.1f} "
+            f"points against real embeddings{_between(loss, 100)}."
+        )
+    for key, what in (
+        ("gain_codes", "From one code a sample, the best attacker"),
+        ("gain_undefended", "From what the undefended twin sends, the best attacker"),
+        ("gain_transcript", "From the whole training transcript, the best attacker"),
+    ):
+        gain = record.differences.get(key)
+        if gain is None or gain.value is None or record.metrics.get("ssim_codes") is None:
+            continue
+        lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
+                     f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+    lines += _trained_on_ssim(record)
+    hit, chance = (record.metrics.get(f"reidentification{end}") for end in ("", "_chance"))
+    over = record.differences.get("reidentification_over_chance")
+    if hit is not None and chance is not None and over is not None:
+        seen = over.low is not None and over.low > 0
+        lines.append(
+            f"Among {_among(record, chance)} inputs of one class the true one is picked in "
+            f"{percent(hit.value)} of cases, by chance {percent(chance.value)}: codes "
+            f"{'do single out samples' if seen else 'were not shown to single out samples'}."
+        )
+    message, training = (record.metrics.get(f"epsilon_{end}") for end in ("message", "training"))
+    if message is not None and training is not None:
+        lines.append(
+            f"The Laplace noise composes to \N{GREEK SMALL LETTER EPSILON} = {message.value:g} for "
+            f"one code and {training.value:g} for the training (basic composition over bits and "
+            "rounds)."
+        )
+    return lines
+
+
+def _trained_on_ssim(record: InversionRecord) -> list[str]:
+    """What of the gain of a decoder trained on SSIM is the code, and what the training."""
+    found, told, over = (
+        record.differences.get(name)
+        for name in ("gain_decoder_ssim", "gain_class_decoder_ssim",
+                     "gain_decoder_ssim_over_class_decoder")
+    )  # fmt: skip
+    if found is None or told is None or over is None:
+        return []
+    if found.value is None or told.value is None or over.value is None:
+        return []
+    return [
+        f"A decoder trained on SSIM itself gains {found.value:.3f} from codes{_between(found, 1)} "
+        f"and {told.value:.3f} from the class alone{_between(told, 1)}: the code adds "
+        f"{over.value:.3f}{_between(over, 1)}."
+    ]
+
+
+def _among(record: InversionRecord, chance: Metric) -> str:
+    """How many candidates there were: fewer than wanted where a class has fewer queries."""
+    wanted = record.protocol.candidates
+    fewer = chance.value is not None and chance.value > 1 / wanted + 1e-9
+    return f"at most {wanted}" if fewer else str(wanted)
+
+
+def _between(difference: Difference, scale: float) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    digits = 1 if scale == 100 else 3
+    low, high = scale * difference.low, scale * difference.high
+    return f" (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"
+
+
+def _meaning(gain: Difference) -> str:
+    if gain.high is not None and gain.high < SMALL_GAIN:
+        return f"below {SMALL_GAIN:g}, so next to nothing beyond the class"
+    if gain.low is not None and gain.low > SMALL_GAIN:
+        return f"above {SMALL_GAIN:g}, so more than the mean picture of the class is drawn"
+    return (
+        f"the interval holds {SMALL_GAIN:g}, so it is not decided whether more than that picture is"
+    )
+
+
+def _grid(folder: Path, record: InversionRecord, pictures: Pictures) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row.name,
+            "labels": row.labels,
+            "cells": [(column, pictures.add(folder, file)) for column, file in row.files.items()],
+        }
+        for row in record.pictures
+    ]
+
+
+def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
+    """What a reconstruction run says. Raises RunError."""
+    record = InversionRecord.read(folder)
+    victim, attack, data = record.victim, record.attack, record.dataset
+    label = f"reconstruction run {record.run.id}"
+    worst = max(
+        abs(mean - wanted)
+        for party in record.bits
+        for mean, wanted in zip(party.means, party.wanted, strict=True)
+    )
+    facts = [
+        ("Victim", method_fact(victim.label, victim, "Trained")),
+        ("Attack", f"{attack.name} – {attack.summary} Source: {attack.source}."),
+        ("Data set", data_fact(data)),
+    ]
+    settings = {
+        "victim": victim.settings,
+        "attack": attack.settings,
+        "data set": data.settings,
+    }
+    lead, *more = verdicts(record) or ["No verdict: the figures for one do not exist."]
+    return Chapter(
+        name=f"{attack.name} against {victim.label} on {data.name} ({label})",
+        title=f"{attack.name} against {victim.label} on {data.name}",
+        heading=f"What codes give away: {victim.label} on {data.name}",
+        template="vfl.html",
+        values={
+            "record": record,
+            "grid": _grid(folder, record, pictures),
+            "gains": gains_figure(record),
+            "sweep": sweep_figure(record),
+            "bits": bits_figure(record),
+            "roc": roc_figure(record),
+            "worst": f"{worst:.3f}",
+            "knowledge": known(attack.knowledge),
+        },
+        told=[Told(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, settings)],
+        datasets=[data.name],
+        flags=[(label, flag) for flag in record.flags],
+        deviations=[
+            (name, text)
+            for name, texts in ((victim.label, victim.deviations), (attack.name, attack.deviations))
+            for text in texts
+        ],
+        attributions=[data.attribution],
+    )

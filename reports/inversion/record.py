@@ -1,0 +1,132 @@
+"""The record of a reconstruction run: `metrics.json`, and what `--json` prints.
+
+A sibling of the record of attacks: no budget, no perturbed query, no retrieval.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from advhash.measures.intervals import Difference, Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo
+
+__all__ = [
+    "SCHEMA",
+    "Attacker",
+    "InversionInfo",
+    "InversionProtocol",
+    "InversionRecord",
+    "PartyBits",
+    "Picture",
+    "Roc",
+    "SweepPoint",
+    "World",
+]
+
+SCHEMA: Literal["advhash/inversion/1"] = "advhash/inversion/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InversionInfo(_Part):
+    kind: Literal["inversion"]
+    name: str
+    settings: dict[str, Any]
+    source: str
+    summary: str
+    knowledge: list[str]
+    deviations: list[str]
+
+
+class InversionProtocol(_Part):
+    party: str  # whose inputs are reconstructed
+    samples: int  # of the query split
+    validation: int
+    auxiliary: int  # inputs that the attacker has
+    candidates: int
+    transcript_samples: int  # training rows, attacked with the transcript
+    transcript_bytes: int
+    confidence: float
+    resamples: int
+
+
+class Attacker(_Part):
+    """One reconstruction: mean figures over the samples, and its SSIM against the class mean."""
+
+    name: str
+    chosen: bool
+    validation: float | None  # mean SSIM there, or −MSE for tables
+    ssim: Metric | None
+    psnr: Metric | None
+    mse: Metric
+    reidentification: Metric
+    gain: Difference | None  # SSIM − SSIM of the class mean, paired
+    gain_over_told: Difference | None = None  # − SSIM of a decoder told the class, trained alike
+
+
+class World(_Part):
+    """What is seen of the same victim or of its undefended twin, and what attackers make of it."""
+
+    name: str
+    text: str
+    attackers: list[Attacker]
+
+
+class PartyBits(_Part):
+    """Mean of each bit in ±1 over the database, and that of the class codes of the same rows."""
+
+    party: str
+    means: list[float]
+    wanted: list[float]
+
+
+class SweepPoint(_Part):
+    bits: int
+    parties: int
+    accuracy: Metric
+    accuracy_undefended: Metric
+
+
+class Picture(_Part):
+    """One row of the grid: what was sent by whom, and one picture file a column."""
+
+    name: str
+    labels: str
+    files: dict[str, str]  # column → path inside the run folder
+
+
+class Roc(_Part):
+    inputs: str
+    detector: str
+    auroc: Metric
+    tpr_at_5fpr: Metric
+    false_alarms: Metric
+    fpr: list[float]
+    tpr: list[float]
+
+
+class InversionRecord(Document):
+    """Everything that a reconstruction run found. Metrics are means with a 95 % interval."""
+
+    schema_: Literal["advhash/inversion/1"]
+    command: Literal["attack"]
+    run: RunInfo
+    victim: VictimInfo
+    attack: InversionInfo
+    dataset: DatasetInfo
+    budget: None = None
+    protocol: InversionProtocol
+    flags: list[Flag]
+    metrics: dict[str, Metric | None]
+    differences: dict[str, Difference | None]  # paired over samples
+    worlds: list[World]
+    bits: list[PartyBits]
+    leakage: dict[str, Metric]
+    sweep: list[SweepPoint]
+    detection: list[Roc]
+    pictures: list[Picture]

@@ -1,0 +1,1 @@
+"""One page over finished runs, and its tables and figures as files."""

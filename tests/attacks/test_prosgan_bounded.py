@@ -1,0 +1,285 @@
+"""ProS-GAN under a hard budget, for label sets it never saw, and reused for other runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.attacks.black_box.baselines import Noise
+from advhash.attacks.prosgan.networks import Generator, within
+from advhash.attacks.prosgan.prosgan import ProSGAN
+from advhash.attacks.prosgan.validation import split_sets
+from advhash.budget import Budget
+from advhash.codes import HashCodes
+from advhash.codes.metrics import retrieval_average_precision
+from advhash.data import Batch, Dataset
+from advhash.data.load import load_dataset
+from advhash.errors import ConfigError, UsageError
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.trained import Trained
+from advhash.registry import ATTACKS
+from advhash.targets import choose_targets
+from advhash.victims.base import HashVictim
+from advhash.victims.image.pairwise import DPSH
+
+QUERIES = 30
+BUDGETS = [Budget("linf", 16 / 255), Budget("l2", 2.0)]
+UNBOUNDED = Budget("none", math.inf)
+SMALL: dict[str, Any] = {"width": 8, "blocks": 1, "prototype_steps": 100, "hidden": 64}
+QUICK: dict[str, Any] = {**SMALL, "epochs": 4, "batch_size": 24}
+TINY: dict[str, Any] = {**SMALL, "epochs": 1, "batch_size": 100, "prototype_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    full = load_dataset("digits", {"size": 16})
+    return Dataset(
+        full.name, full.settings, full.database.take(torch.arange(700)), torch.arange(600),
+        full.validation, full.query.take(torch.arange(QUERIES)), full.classes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def victim(data: Dataset) -> HashVictim:
+    return DPSH(bits=16, image_size=16, epochs=4, batch_size=32).fit(data, seed=0)
+
+
+@pytest.fixture(scope="module")
+def served(victim: HashVictim, data: Dataset) -> AttackData:
+    return AttackData(data, victim.database_codes(data, "image"), "image", "image")
+
+
+@pytest.fixture(scope="module")
+def queries(data: Dataset) -> Batch:
+    return data.query.rows(torch.arange(QUERIES))
+
+
+@pytest.fixture(scope="module")
+def targets(queries: Batch, served: AttackData) -> Tensor:
+    chosen = choose_targets("disjoint", queries.labels.numpy(), served.labels.numpy(), seed=0)
+    return torch.from_numpy(chosen)
+
+
+def tmap(codes: HashCodes, targets: Tensor, served: AttackData) -> float:
+    scores = retrieval_average_precision(
+        codes, served.codes, targets.numpy(), served.labels.numpy()
+    )
+    return float(scores.mean())
+
+
+# The output
+
+
+def test_within_linf_by_hand() -> None:
+    clean = torch.tensor([0.5, 0.5, 0.5, 0.99, 0.01]).view(1, 1, 1, 5)
+    change = torch.tensor([0.5, 3.0, -3.0, 0.8, -0.8]).view(1, 1, 1, 5)
+    moved = within(clean, clean + change, "linf", 0.1)
+    assert moved.flatten().tolist() == pytest.approx([0.55, 0.6, 0.4, 1.0, 0.0], abs=1e-6)
+
+
+def test_within_l2_by_hand() -> None:
+    clean = torch.full((1, 1, 1, 2), 0.5)
+    moved = within(clean, clean + torch.tensor([3.0, -4.0]), "l2", 0.3)
+    factor = 0.3 / 6  # the length of the change is 5
+    assert moved.flatten().tolist() == pytest.approx([0.5 + 3 * factor, 0.5 - 4 * factor])
+
+
+def test_a_clipped_pixel_can_only_come_back() -> None:
+    """Four pixels beyond the upper bound or the white of the image, or on the inside."""
+    clean = torch.tensor([0.5, 0.5, 1.0, 0.5]).view(1, 1, 1, 4)
+    raw = (clean + torch.tensor([2.0, 2.0, 0.5, 0.5])).requires_grad_()
+    moved = within(clean, raw, "linf", 0.1)
+    slope = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 1, 4)
+    (gradient,) = torch.autograd.grad(moved, raw, slope)  # descent raises where the slope is −1
+    assert gradient.flatten().tolist() == pytest.approx([0.1, 0.0, 0.1, -0.1])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_untrained_generator_has_gradients_and_does_nothing(norm: Any) -> None:
+    torch.manual_seed(0)
+    size = 16
+    generator = Generator(
+        7, size, width=4, downs=1, blocks=1, lifts=2, shrink=2, residual=True, modulated=True
+    )
+    images = torch.rand(2, 3, size, size)
+    moved = within(images, generator(images, torch.randn(2, 7)), norm, 0.1)
+    assert torch.allclose(moved, images, atol=1e-6)
+    moved.square().sum().backward()
+    assert generator.direct.weight.grad is not None
+    assert float(generator.direct.weight.grad.abs().max()) > 0
+    assert bool(generator.direct.weight.grad.isfinite().all())
+
+
+# Training under the budget
+
+
+@pytest.fixture(scope="module")
+def unbounded(victim: HashVictim, served: AttackData) -> ProSGAN:
+    return ProSGAN(discriminator=False, **QUICK).fit(victim, served, UNBOUNDED, seed=0)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_beats_the_projected_generator_and_noise(
+    budget: Budget, unbounded: ProSGAN, victim: HashVictim, served: AttackData, queries: Batch,
+    targets: Tensor,
+) -> None:  # fmt: skip
+    """At the same budget; and it never leaves it, so that the projection changes nothing."""
+    attack = ProSGAN(bounded=True, learning_rate=3e-3, **QUICK).fit(victim, served, budget, seed=0)
+    result = attack.perturb(victim, queries, targets, budget)
+    assert float(result.overrun.max()) == 0
+    assert bool((result.distance <= budget.eps + 1e-5).all())
+    projected = unbounded.perturb(victim, queries, targets, budget)
+    assert float(projected.overrun.mean()) > 0
+    noise = Noise().perturb(victim, queries, None, budget).codes
+    reached = tmap(result.codes, targets, served)
+    assert reached > tmap(projected.codes, targets, served) + 0.05
+    assert reached > tmap(noise, targets, served) + 0.1
+
+
+def test_bounded_state_round_trip_and_batch_of_one(
+    victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    attack = ProSGAN(bounded=True, **TINY).fit(victim, served, BUDGETS[0])
+    again = ProSGAN(bounded=True, **TINY).restore(victim, served, attack.state())
+    whole = attack.perturb(victim, queries, targets, BUDGETS[0]).batch.inputs["image"]
+    assert torch.equal(
+        whole, again.perturb(victim, queries, targets, BUDGETS[0]).batch.inputs["image"]
+    )
+    one = Batch({"image": queries.inputs["image"][:1]}, queries.labels[:1], queries.index[:1])
+    alone = again.perturb(victim, one, targets[:1], BUDGETS[0]).batch.inputs["image"]
+    assert float((alone - whole[:1]).abs().max()) <= 1.01 / 255  # float error, then rounding
+
+
+def test_bounded_needs_a_bound(
+    victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    for budget in (UNBOUNDED, Budget("l0", 3)):
+        with pytest.raises(UsageError, match="expected a budget in l2, linf"):
+            ProSGAN(bounded=True, **TINY).fit(victim, served, budget)
+    attack = ProSGAN(bounded=True, **TINY).fit(victim, served, BUDGETS[0])
+    with pytest.raises(UsageError, match="add --eps"):
+        attack.perturb(victim, queries, targets, UNBOUNDED)
+
+
+def test_settings_of_bounded_training_are_checked() -> None:
+    with pytest.raises(ConfigError, match="held_out"):
+        ATTACKS.create("prosgan", {"held_out": 1.0})
+    paper = ATTACKS.create("prosgan", {"preset": "paper", "bounded": True})
+    assert (paper.epochs, paper.width, paper.modulated) == (100, 64, False)
+
+
+# Label sets unseen in training
+
+
+def test_held_out_sets_are_drawn_by_the_seed() -> None:
+    sets = torch.eye(10)
+    seen, unseen = split_sets(sets, 0.3, seed=1)
+    assert (len(seen), len(unseen)) == (7, 3)
+    assert torch.equal(torch.cat([seen, unseen]).sum(dim=0), torch.ones(10))
+    assert torch.equal(split_sets(sets, 0.3, seed=1)[1], unseen)
+    assert not torch.equal(split_sets(sets, 0.3, seed=2)[1], unseen)
+    everything, none = split_sets(sets, 0.0, seed=1)
+    assert torch.equal(everything, sets)
+    assert len(none) == 0
+    for share in (0.01, 0.99):
+        with pytest.raises(UsageError, match="held_out"):
+            split_sets(sets, share, seed=0)
+
+
+def test_held_out_sets_are_never_trained_on(
+    victim: HashVictim, served: AttackData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the generator nor PrototypeNet sees one; both are scored on them at the end."""
+    attack = ProSGAN(held_out=0.3, **TINY)
+    asked: list[Tensor] = []
+    supervise = attack.supervise
+
+    def watched(sets: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(sets)
+        return supervise(sets)
+
+    monkeypatch.setattr(attack, "supervise", watched)
+    attack.fit(victim, served, UNBOUNDED, seed=4)
+    assert len(asked[0]) == 7  # the first question is that of training
+    row = attack.history[-1]
+    assert row["phase"] == "held out"
+    assert row["unseen_sets"] == 3
+    for name in ("seen", "unseen"):
+        assert 0 < float(row[f"{name}_tmap"]) <= 1
+        assert 0 < float(row[f"{name}_tmap_clean"]) < 0.6
+    assert row["seen_tmap"] != row["unseen_tmap"]
+    whole = ProSGAN(**TINY).fit(victim, served, UNBOUNDED, seed=4)
+    assert {step["phase"] for step in whole.history} == {"prototype", "generator"}
+
+
+# Reuse
+
+
+def test_a_fitted_generator_serves_other_queries_budgets_and_target_rules(
+    victim: HashVictim, served: AttackData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a bound one fit serves all; with `bounded` every budget needs its own."""
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    trained = Trained(
+        victim, served.dataset, "dpsh", {}, {}, folder=None, fingerprint="of this test",
+        cached=False, seconds=0.0,
+    )  # fmt: skip
+
+    def fitted(budget: dict[str, Any], protocol: dict[str, Any], **more: Any) -> FittedAttack:
+        config = AttackConfig.build(
+            {
+                "victim": {"name": "dpsh"},
+                "attack": {"name": "prosgan", **TINY, **more},
+                "budget": budget,
+                "protocol": protocol,
+            }
+        )
+        return fit_attack(config, trained, served)
+
+    eight, sixteen = ({"norm": "linf", "eps": f"{eps}/255"} for eps in (8, 16))
+    first = fitted({}, {})
+    assert not first.cached
+    for budget, protocol in (
+        (eight, {}),
+        ({"norm": "l2", "eps": 2}, {"queries": 5}),
+        ({}, {"targets": "uniform"}),
+    ):
+        again = fitted(budget, protocol)
+        assert again.cached
+        assert again.fingerprint == first.fingerprint
+    hard = fitted(eight, {}, bounded=True)
+    assert not hard.cached
+    assert fitted(eight, {"targets": "weighted", "queries": 3}, bounded=True).cached
+    other = fitted(sixteen, {}, bounded=True)
+    assert not other.cached
+    assert len({first.fingerprint, hard.fingerprint, other.fingerprint}) == 3
+
+
+# What documents say
+
+
+def test_documents_show_the_measured_numbers_and_the_demand_is_met() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = json.loads((root / "benchmarks/bounded.json").read_text("utf-8"))["rows"]
+    found = {(r["victim"], r["seed"], r["budget"], r["attack"]): r for r in rows}
+    assert {name for *_, name in found} == {"prosgan", "dhta", "universal"}
+    for (victim, seed, budget, attack), row in found.items():
+        page = "universal" if attack == "universal" else "prosgan"
+        text = (root / f"docs/attacks/{page}.md").read_text("utf-8")
+        metric = row["metrics"]["tmap_normalised"]
+        shown = f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+        assert f"| {seed} | {budget} | {attack} | " in text
+        assert f"| {row['metrics']['tmap']['value']:.3f} | {shown} |" in text
+        assert metric["low"] > 0  # above the same queries unattacked
+        if (attack, budget) == ("prosgan", "L∞ 16/255"):
+            rival = found[victim, seed, budget, "dhta"]["metrics"]["tmap_normalised"]
+            assert metric["value"] >= rival["value"] / 2
+            assert row["seconds_fit"] < 15 * 60

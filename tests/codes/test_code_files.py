@@ -1,0 +1,290 @@
+"""Files of codes: our format round trips and refuses damage; others' formats are read strictly."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from advhash.codes import HashCodes
+from advhash.codes.code_files import (
+    SUFFIX,
+    LabelledCodes,
+    checksum,
+    map_codes,
+    read_codes,
+    read_labels,
+    write_codes,
+)
+from advhash.errors import DataError, StorageError, UsageError
+
+
+def sample(rows: int = 100, bits: int = 70, classes: int = 5, seed: int = 0) -> LabelledCodes:
+    generator = np.random.default_rng(seed)
+    return LabelledCodes(
+        HashCodes.pack(generator.random((rows, bits)) < 0.5),
+        HashCodes.pack(generator.random((rows, classes)) < 0.4),
+    )
+
+
+def same(left: LabelledCodes, right: LabelledCodes) -> bool:
+    return (
+        left.codes.bits == right.codes.bits
+        and left.labels.bits == right.labels.bits
+        and np.array_equal(left.codes.words, right.codes.words)
+        and np.array_equal(left.labels.words, right.labels.words)
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 64, 65, 1024])
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_our_format_round_trips(tmp_path: Path, bits: int, rows: int) -> None:
+    data = sample(rows, bits)
+    file = tmp_path / f"gallery{SUFFIX}"
+    write_codes(file, data)
+    read = map_codes(file)
+    assert same(read, data)
+    assert read.path == file
+
+
+def test_our_format_is_as_documented(tmp_path: Path) -> None:
+    """Read by hand, from nothing but the table in the docstring."""
+    data = sample(3, 65, 2)
+    file = tmp_path / f"a{SUFFIX}"
+    write_codes(file, data)
+    content = file.read_bytes()
+    magic, version, bits, rows, classes, zero = struct.unpack_from("<8sIIQII", content)
+    assert (magic, version, bits, rows, classes, zero) == (b"ADVHCODE", 1, 65, 3, 2, 0)
+    words = np.frombuffer(content, "<u8", count=6, offset=64).reshape(3, 2)
+    labels = np.frombuffer(content, "<u8", offset=64 + 48).reshape(3, 1)
+    assert np.array_equal(words, data.codes.words)
+    assert np.array_equal(labels, data.labels.words)
+    assert content[32:64].hex() == checksum(file)
+
+
+def test_rows_are_mapped_and_not_read(tmp_path: Path) -> None:
+    file = tmp_path / f"a{SUFFIX}"
+    write_codes(file, sample())
+    words = map_codes(file, verify=False).codes.words
+    base: object = words
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+@pytest.mark.parametrize("position", [64, 700, -1])
+def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
+    file = tmp_path / f"a{SUFFIX}"
+    write_codes(file, sample(bits=64, classes=64))
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="checksum differs"):
+        map_codes(file)
+    map_codes(file, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: b"PK\x03\x04" + content[4:], "expected a .codes file"),
+        (lambda content: b"", "expected a .codes file"),
+        (lambda content: content[:40], "its header is cut off"),
+        (lambda content: content[:-8], "bytes for 100 rows"),
+        (lambda content: content + b"x", "bytes for 100 rows"),
+        (lambda content: content[:8] + b"\x02" + content[9:], "format version 1, got 2"),
+        (lambda content: content[:12] + bytes(4) + content[16:], "states 0 bits"),
+        (lambda content: content[:16] + b"\xff" * 8 + content[24:], "bytes for 1844674407"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, change: object, message: str) -> None:
+    file = tmp_path / f"a{SUFFIX}"
+    write_codes(file, sample())
+    file.write_bytes(change(file.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(DataError, match=message) as caught:
+        map_codes(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_unused_bits_that_are_set_are_damage(tmp_path: Path) -> None:
+    """They would add to every distance."""
+    data = sample(4, 3)
+    words = data.codes.words.copy()
+    words[2] |= np.uint64(1) << np.uint64(3)
+    file = tmp_path / f"a{SUFFIX}"
+    write_codes(file, LabelledCodes(HashCodes(words, 3), data.labels))
+    with pytest.raises(DataError, match="unused bits"):
+        map_codes(file)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError):
+        write_codes(tmp_path / "file" / f"a{SUFFIX}", sample())
+    with pytest.raises(UsageError, match=r"ends in .*, got 'a\.parquet'"):
+        write_codes(tmp_path / "a.parquet", sample())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", [f"a{SUFFIX}", "a.npz"])
+def test_formats_with_labels_round_trip(tmp_path: Path, name: str) -> None:
+    data = sample()
+    write_codes(tmp_path / name, data)
+    assert same(read_codes(tmp_path / name), data)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.txt"])
+def test_formats_without_labels_need_a_second_file(tmp_path: Path, name: str) -> None:
+    data = sample()
+    write_codes(tmp_path / name, data)
+    with pytest.raises(DataError, match="expected a second file with their labels"):
+        read_codes(tmp_path / name)
+    np.save(tmp_path / "labels.npy", data.labels.unpack())
+    assert same(read_codes(tmp_path / name, tmp_path / "labels.npy"), data)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int64, np.float32, np.float16])
+def test_codes_may_be_0_and_1_of_any_type(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+    data = sample()
+    file = tmp_path / "a.npz"
+    np.savez(file, codes=data.codes.unpack().astype(dtype), labels=data.labels.unpack())
+    assert same(read_codes(file), data)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float32, np.float64])
+def test_codes_may_be_plus_and_minus_1(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+    data = sample()
+    file = tmp_path / "a.npz"
+    np.savez(file, codes=data.codes.signs().astype(dtype), labels=data.labels.unpack())
+    assert same(read_codes(file), data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 1 1\n1 0 0\n",
+        "0,1,1\n1,0,0",
+        "011\n\n100\n",
+        "\ufeff0 1 1\r\n1 0 0\r\n",
+        "-1 +1 1\n1 -1 -1",
+    ],
+)
+def test_text_in_every_form(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "labels.csv").write_text("1 0\n0 1\n")
+    data = read_codes(tmp_path / "a.txt", tmp_path / "labels.csv")
+    assert data.codes.unpack().astype(int).tolist() == [[0, 1, 1], [1, 0, 0]]
+    assert data.labels.unpack().astype(int).tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 1\n0 2\n", "line 2: expected 0, 1 or -1, got '2'"),
+        ("0 1\n0 1 1\n", "line 2: expected 2 values as before, got 3"),
+        ("0 nan\n", "line 1: expected 0, 1 or -1, got 'nan'"),
+        ("0,1\n0,,1\n", "line 2: expected 0, 1 or -1, got ''"),
+        ("1 -1\n0 1\n", r"sign\(0\) is no bit"),
+        ("\x00\xff", "line 1: expected 0, 1 or -1"),
+    ],
+)
+def test_text_that_is_no_code_names_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        read_codes(tmp_path / "a.txt", tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[0, 1], [np.nan, 1]], "got nan in row 1, column 0"),
+        ([[0.5, 1], [0, 1]], "got 0.5 in row 0, column 0"),
+        ([[0, 1], [-1, 1]], r"got -1, 0 and 1: sign\(0\) is no bit"),
+        ([0, 1], r"expected codes \(N, columns\), got shape \(2,\)"),
+        (np.zeros((2, 0)), "got shape"),
+        (np.zeros((2, 1025)), "at most 1024 bits, got 1025"),
+        (np.array([["0", "1"]]), "expected numbers as codes"),
+        (np.array([[0j, 1j]]), "expected numbers as codes"),
+    ],
+)
+def test_what_is_no_code_is_refused(tmp_path: Path, codes: npt.ArrayLike, message: str) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, codes=codes, labels=np.ones((2, 1)))
+    with pytest.raises(DataError, match=message):
+        read_codes(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], "one-hot class numbers first"),
+        ([[1, 0], [0, -1]], "got -1, 0 and 1"),
+        ([[1, -1], [1, -1]], "expected labels of 0 and 1, got -1"),
+        ([[1, 0]], "expected as many labels as codes, got 1 and 2"),
+    ],
+)
+def test_what_is_no_label_is_refused(tmp_path: Path, labels: npt.ArrayLike, message: str) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, codes=np.ones((2, 3)), labels=labels)
+    with pytest.raises(DataError, match=message):
+        read_codes(file)
+
+
+def test_files_that_are_not_what_they_say_are_one_line(tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, codes=np.array([{}, {}], dtype=object))
+    for name in ("a.npy", "a.npz", f"a{SUFFIX}"):
+        (tmp_path / name).write_bytes(b"not what it says")
+    np.savez(tmp_path / "other.npz", bits=np.ones((2, 3)))
+    np.save(tmp_path / "archive.npy", np.ones((1, 1)))
+    (tmp_path / "archive.npy").write_bytes((tmp_path / "other.npz").read_bytes())
+    (tmp_path / "a.pkl").write_bytes(b"x")
+    (tmp_path / "folder.npy").mkdir()
+    for name, message in {
+        "pickled.npz": "not an archive that NumPy reads",
+        "a.npy": "not an array that NumPy reads",
+        "a.npz": "not an archive that NumPy reads",
+        f"a{SUFFIX}": "expected a .codes file",
+        "other.npz": "expected an array named 'codes', got bits",
+        "archive.npy": "name it .npz",
+        "a.pkl": "expected .codes, .npz",
+        "missing.npz": "not there",
+        "folder.npy": "got the folder",
+    }.items():
+        with pytest.raises(DataError, match=message) as caught:
+            read_codes(tmp_path / name)
+        assert "\n" not in str(caught.value), name
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_any_damage_is_read_or_refused_and_never_a_traceback(tmp_path: Path, name: str) -> None:
+    """NumPy raises a dozen kinds of errors on damaged headers."""
+    data = sample(20, 9)
+    write_codes(tmp_path / name, data)
+    np.save(tmp_path / "labels.npy", data.labels.unpack())
+    content = (tmp_path / name).read_bytes()
+    generator = np.random.default_rng(0)
+    refused: list[str] = []
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[generator.integers(min(200, len(content)))] = generator.integers(256)
+        end = len(damaged) - int(generator.integers(200)) * int(generator.random() < 0.2)
+        (tmp_path / f"x{name}").write_bytes(damaged[:end])
+        try:
+            read_codes(tmp_path / f"x{name}", tmp_path / "labels.npy")
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not [line for line in refused if "\n" in line]
+
+
+def test_labels_come_from_every_format(tmp_path: Path) -> None:
+    data = sample()
+    write_codes(tmp_path / f"a{SUFFIX}", data)
+    write_codes(tmp_path / "a.npz", data)
+    np.save(tmp_path / "a.npy", data.labels.unpack())
+    for name in (f"a{SUFFIX}", "a.npz", "a.npy"):
+        assert np.array_equal(read_labels(tmp_path / name).words, data.labels.words)

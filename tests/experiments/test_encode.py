@@ -1,0 +1,154 @@
+"""`advhash encode`, from the command to the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import exit_code
+
+from advhash.errors import UsageError
+from advhash.experiments.config import TrainConfig
+from advhash.experiments.detect.inputs import mixed_images
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.victim import train
+from advhash.measures.encoding import first_labels, knn_classes, redundancy_ratio
+from advhash.reports.encoding import METRICS, EncodingRecord
+
+SMALL = ["--set", "dataset.size=16", "--set", "most_bits=600", "--queries", "30", "-q"]
+HASH = ["--victim", "dph", "--bits", "12", "--set", "victim.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encode") / "run"
+    more = ("--method", "dhta", "--set", "attack.steps=5", "--eps", "16/255")
+    assert exit_code("encode", *HASH, *SMALL, *more, "--out", str(folder)) == 0
+    return folder
+
+
+def document(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return loaded
+
+
+def test_every_code_stands_beside_its_controls(finished: Path) -> None:
+    coders = {coder["label"]: coder for coder in document(finished)["coders"]}
+    assert [coder["kind"] for coder in coders.values()] == [
+        *("code", "network", "initial", "initial", "simhash", "simhash", "pixels"),
+    ]
+    assert coders["dph"]["bits"] == coders["SimHash, bits of dph"]["bits"] == 12
+    assert coders["dph network"]["bits"] == coders["SimHash, bits of dph network"]["bits"] == 600
+    assert coders["pixels"]["metrics"]["kmeans_purity"] is None
+    for coder in coders.values():
+        assert set(coder["metrics"]) == set(METRICS)
+        for name in METRICS if coder["kind"] != "pixels" else ():
+            assert 0 <= coder["metrics"][name]["value"] <= 1
+    for name in ("dph", "dph network"):
+        metrics, figures = coders[name]["metrics"], coders[name]["figures"]
+        assert metrics["kmeans_purity"]["value"] >= metrics["kmeans_one_to_one"]["value"]
+        assert metrics["redundancy_test"]["n"] == metrics["redundancy_train_equal"]["n"] == 30
+        assert figures["within"] < figures["between"]
+    small, large = (coders[name]["metrics"] for name in ("dph", "dph network"))
+    assert small["redundancy_train"]["value"] > 0.2 > large["redundancy_train"]["value"]
+
+
+def test_figures_are_those_of_the_codes(finished: Path) -> None:
+    found = document(finished)
+    trained = train(
+        TrainConfig.build(
+            {
+                "victim": {"name": "dph", "bits": 12, "epochs": 2},
+                "dataset": {"name": "digits", "size": 16},
+            }
+        )
+    )
+    victim, data = trained.victim, trained.data
+    known = victim.encode_split(data.train, "image")
+    classes = first_labels(data.train.labels.numpy())
+    assert found["metrics"]["redundancy_train"]["value"] == redundancy_ratio(known)
+    rows = np.sort(
+        np.random.default_rng(derive_seed(0, "queries")).choice(300, size=30, replace=False)
+    )
+    test = data.query.rows(rows)
+    right = knn_classes(victim.encode(test.inputs["image"], "image"), known, classes) == (
+        first_labels(test.labels.numpy())
+    )
+    assert found["metrics"]["knn_accuracy"]["value"] == pytest.approx(right.mean())
+    assert found["metrics"] == found["coders"][0]["metrics"]
+
+
+def test_detectors_by_code_by_network_and_by_layer(finished: Path) -> None:
+    record = EncodingRecord.read(finished)
+    assert record.detectors[:2] == ["novelty of the code", "novelty of the network"]
+    assert len(record.detectors) > 4  # layers
+    for name in record.detectors:
+        for kind in ("adversarial", "mixed", "noise", "ood"):
+            assert record.auroc(name, kind) is not None
+    noise = record.auroc("novelty of the network", "noise")
+    assert noise is not None
+    assert (noise.value or 0) > 0.9
+
+
+def test_page_and_replay(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert exit_code("report", str(finished), "--out", str(page)) == 0
+    assert page.read_bytes() == (finished / "report.html").read_bytes()
+    assert "dph network at initialisation" in page.read_text()
+    again = tmp_path / "again"
+    config = str(finished / "config.toml")
+    assert exit_code("encode", "--config", config, "-q", "--out", str(again)) == 0
+    assert document(again)["coders"] == document(finished)["coders"]
+
+
+def test_a_hash_without_gradients_or_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bright_pixels.py").write_text(
+        "def code(images):\n    return (images.mean(dim=1).flatten(1) > 0.5).numpy()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = ("--victim", "bright_pixels:code", "--trust-code", *SMALL)
+    assert exit_code("encode", *given, "--method", "dhta") == 2
+    assert "needs gradients" in capsys.readouterr().err
+    assert exit_code("encode", *given, "--json", "--out", str(tmp_path / "run")) == 0
+    found = json.loads(capsys.readouterr().out)
+    flags = {flag["name"] for flag in found["flags"]}
+    assert {"not_attacked", "no_initial_network", "no_neural_code"} <= flags
+    assert found["metrics"]["redundancy_adversarial"] is None
+    assert [coder["kind"] for coder in found["coders"]] == ["code", "simhash", "pixels"]
+
+
+def test_mixed_pictures_are_of_two_classes() -> None:
+    images = torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1, 1)
+    found = (mixed_images(images, np.array([0, 0, 1]), seed=0) * 255).flatten().round().tolist()
+    assert found[:2] == [128, 153]
+    assert found[2] in found[:2]
+    with pytest.raises(UsageError, match="two classes"):
+        mixed_images(images, np.zeros(3, np.int64), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "--victim"),
+        (["--victim", "nope"], "nope"),
+        (["--victim", "hashvfl"], "modality"),
+        ([*HASH, "--method", "hotflip"], "hotflip"),
+        ([*HASH, "--set", "queries=1"], "queries"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    more = [part for part in SMALL if part not in ("--queries", "30")]
+    out = tmp_path / "run"
+    assert exit_code("encode", *arguments, *more, "--out", str(out)) in (2, 3)
+    err = capsys.readouterr().err
+    assert word in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not any(tmp_path.iterdir())

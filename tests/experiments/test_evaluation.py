@@ -1,0 +1,377 @@
+"""`advhash eval` and `advhash codes`, as a user calls them, and the evaluation behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+from command_line import command
+from sklearn.metrics import average_precision_score
+
+from advhash.codes import HashCodes
+from advhash.codes.code_files import LabelledCodes, write_codes
+from advhash.codes.hamming import histograms
+from advhash.codes.metrics import chance_average_precision
+from advhash.errors import DataError
+from advhash.experiments.evaluate import evaluate
+from advhash.measures.intervals import mean_metric
+from advhash.targets import label_sets
+
+SPLITS = (
+    Path(__file__).resolve().parents[3] / "shared/data/hash_label_splits/prosgan_label_splits.npz"
+)
+
+
+def sample(rows: int, seed: int, bits: int = 24, classes: int = 6) -> LabelledCodes:
+    generator = np.random.default_rng(seed)
+    return LabelledCodes(
+        HashCodes.pack(generator.random((rows, bits)) < 0.5),
+        HashCodes.pack(generator.random((rows, classes)) < 0.25),
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    write_codes(tmp_path / "query.npz", sample(40, 1))
+    write_codes(tmp_path / "database.npz", sample(900, 2))
+    np.save(tmp_path / "targets.npy", sample(40, 3).labels.unpack().astype(np.uint8))
+    return tmp_path
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    code, out, err = command(capsys, *words, "--json", "--quiet")
+    assert code == 0, err
+    parsed: dict[str, Any] = json.loads(out)
+    return parsed
+
+
+def test_eval_prints_what_it_promises(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--targets", files / "targets.npy",
+    )  # fmt: skip
+    assert found["schema"] == "advhash/eval/1"
+    for name in ("map", "tmap"):
+        assert found[f"{name}_pessimistic"] <= found[name] <= found[f"{name}_optimistic"]
+        assert found[f"{name}_chance"] == pytest.approx(found[name], abs=0.05)  # random codes
+    assert found["seconds"] > 0
+    assert found["pairs_per_second"] == pytest.approx(2 * 40 * 900 / found["seconds"])
+    assert (found["queries"], found["database"], found["bits"], found["classes"]) == (
+        40,
+        900,
+        24,
+        6,
+    )
+    metric = found["metrics"]["map"]
+    assert metric["low"] < found["map"] == metric["value"] < metric["high"]
+    assert metric["n"] == 40
+    assert found["precision_recall"]["recall"][-1] == pytest.approx(1 - found["empty_queries"] / 40)
+
+
+def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz"
+    )
+    assert not [name for name in found if name.startswith("tmap")]
+
+
+def test_every_format_and_executor_gives_the_same_number(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = command(
+        capsys, "codes", "import", files / "database.npz", files / "gallery.codes"
+    )
+    assert code == 0, err
+    for name in ("gallery.txt", "gallery.npy"):
+        assert command(capsys, "codes", "export", files / "gallery.codes", files / name)[0] == 0
+    values = [
+        document(
+            capsys,
+            "eval",
+            "--codes",
+            files / "query.npz",
+            "--database",
+            files / name,
+            "--targets",
+            files / "targets.npy",
+            *more,
+        )
+        for name, *more in (
+            ("database.npz",),
+            ("gallery.codes",),
+            ("gallery.codes", "--shards", "7"),
+            ("gallery.codes", "--executor", "local"),
+            ("gallery.txt", "--database-labels", files / "database.npz"),
+            ("gallery.npy", "--database-labels", files / "gallery.codes"),
+        )
+    ]
+    assert len({value["map"] for value in values}) == 1
+    assert len({value["tmap"] for value in values}) == 1
+    assert values[0]["tmap"] != values[0]["map"]
+
+
+def test_the_figures_of_every_query_are_kept(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--out", files / "new/queries.parquet", "--top-k", 50, "--seed", 3,
+    )  # fmt: skip
+    table = pq.read_table(files / "new/queries.parquet")
+    assert table.num_rows == 40
+    for name in ("map", "map_chance", "ndcg", "precision_at_k", "recall_at_k"):
+        again = mean_metric(table[name].to_numpy(), seed=3)
+        assert vars(again) == found["metrics"][name]
+
+
+def test_the_table_for_people_has_every_figure(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--convention", "prosgan",
+    )  # fmt: skip
+    assert code == 0, err
+    for word in (
+        "map_optimistic",
+        "map_chance",
+        "map_prosgan",
+        "ndcg",
+        "billion pairs/s",
+        "24 bits",
+    ):
+        assert word in out
+    assert "shards: 1/1" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (["--codes", "missing.npz"], 3, "not there"),
+        (["--codes", "narrow.npz"], 3, "expected queries of 24 bits as in the database, got 23"),
+        (["--codes", "classes.npz"], 3, "expected 6 label columns of the queries"),
+        (["--codes", "none.npz"], 3, "expected at least one row in queries, got none"),
+        (["--database", "none.npz"], 3, "expected at least one row in the database, got none"),
+        (["--targets", "narrow.npz"], 3, "expected 40 rows of targets, one a query, got 5"),
+        (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 and 40"),
+        (["--seed", "-1"], 2, "expected --seed 0 or above, got -1"),
+        (["--out", "figures.json"], 2, "expected --out to end in .parquet, got 'figures.json'"),
+        (["--out", "folder.parquet"], 3, "a folder of that name is there"),
+        (["--out", "query.npz/x.parquet"], 3, "a part of the path is a file"),
+        (["--out", 300 * "a" + ".parquet"], 3, "the name is too long"),
+        (["--executor", "dask:tcp://[::1"], 2, "expected --executor inline, local or dask"),
+        (["--top-k", "0"], 2, "expected --top-k above 0, got 0"),
+        (["--shards", "0"], 2, "expected --shards above 0, got 0"),
+        (["--executor", "slurm"], 2, "expected --executor inline, local or dask"),
+        (["--convention", "dhta"], 2, "--convention dhta takes a --top-k"),
+        (["--convention", "prosgan", "--top-k", "5"], 2, "takes the whole ranking: no --top-k"),
+        (["--empty", "error", "--database", "lonely.npz"], 3, "have no relevant database row"),
+    ],
+)
+def test_bad_input_is_one_line(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    write_codes(files / "narrow.npz", sample(5, 4, bits=23))
+    write_codes(files / "classes.npz", sample(5, 4, classes=7))
+    write_codes(files / "none.npz", sample(0, 4))
+    write_codes(
+        files / "lonely.npz",
+        LabelledCodes(HashCodes.pack(np.ones((1, 24))), HashCodes.pack(np.zeros((1, 6)))),
+    )
+    (files / "folder.parquet").mkdir()
+    options = {"--codes": "query.npz", "--database": "database.npz"}
+    options |= dict(zip(change[::2], change[1::2], strict=True))
+    words = [word for pair in options.items() for word in pair]
+    found, out, err = command(capsys, "eval", *words, "--quiet")
+    assert found == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(files.glob("*.partial")) + list(files.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["import", "query.npz", "query.npy"], "ends in .codes, got 'query.npy'"),
+        (["export", "query.npz", "out.txt"], "expected a checkpoint folder, got query.npz"),
+        (["export", "dpshh", "out.txt"], "did you mean 'dpsh'?"),
+        (["export", "missing.codes", "out.txt"], "not there"),
+        (["export", "gallery.codes", "out.txt", "--bits", "8"], "--bits is for a victim"),
+        (["export", "gallery.codes", "out.pkl"], "ends in .codes, .npz, .npy, .txt"),
+    ],
+)
+def test_conversions_that_cannot_be_are_one_line(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    write_codes(files / "gallery.codes", sample(5, 4))
+    code, _, err = command(capsys, "codes", *words)
+    assert code in (2, 3)
+    assert message in err
+    assert not list(files.glob("out.*"))
+
+
+def test_codes_of_a_victim_can_be_taken_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exported codes score what the victim's card says."""
+    card = document(
+        capsys, "train", "--victim", "dpsh", "--bits", 16, "--set", "victim.epochs=1",
+        "--out", tmp_path / "victim",
+    )  # fmt: skip
+    for part in ("database", "query"):
+        code, _, err = command(
+            capsys, "codes", "export", tmp_path / "victim", tmp_path / f"{part}.codes",
+            "--part", part, "--quiet",
+        )  # fmt: skip
+        assert code == 0, err
+    found = document(
+        capsys,
+        "eval",
+        "--codes",
+        tmp_path / "query.codes",
+        "--database",
+        tmp_path / "database.codes",
+    )
+    assert found["map"] == card["metrics"]["map_image_image"]["value"]
+    assert found["bits"] == 16
+
+
+@pytest.mark.parametrize("cut", [50, 10**15])
+def test_conventions_and_skipped_queries_go_through_the_command(
+    files: Path, capsys: pytest.CaptureFixture[str], cut: int
+) -> None:
+    """Against loops: a query without a hit is dropped by dhta, counts 0 for deephash."""
+    query, database = sample(40, 1), sample(900, 2)
+    bits, owned = database.codes.unpack(), database.labels.unpack()
+    values = []
+    for code, wanted in zip(query.codes.unpack(), query.labels.unpack(), strict=True):
+        order = np.argsort((code != bits).sum(axis=1), kind="stable")[: min(cut, 900)]
+        ranks = np.flatnonzero((wanted & owned).any(axis=1)[order]) + 1
+        values.append(float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else None)
+    hits = [value for value in values if value is not None]
+    assert 0 < len(hits) < 40
+    common = ("eval", "--codes", files / "query.npz", "--database", files / "database.npz")
+    for convention, expected, count in (
+        ("dhta", np.mean(hits), len(hits)),
+        ("deephash", sum(hits) / 40, 40),
+    ):
+        found = document(
+            capsys, *common, "--convention", convention, "--top-k", cut, "--empty", "skip"
+        )
+        assert found[f"map_{convention}"] == pytest.approx(expected, abs=1e-12)
+        assert found["metrics"][f"map_{convention}"]["n"] == count
+        counted = 40 - found["empty_queries"]
+        for name in ("map", "ndcg", "precision_within_2", "precision_at_k", "recall_at_k"):
+            assert found["metrics"][name]["n"] == counted < 40
+        assert found["precision_recall"]["precision"][2] == pytest.approx(
+            found["precision_within_2"]
+        )
+
+
+def test_a_convention_of_the_whole_ranking_goes_through_the_command(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--convention", "prosgan",
+    )  # fmt: skip
+    assert found["map_pessimistic"] < found["map_prosgan"] < found["map_optimistic"]
+
+
+def test_targets_that_nothing_carries_are_counted(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(files / "none.npy", np.zeros((40, 6)))
+    found = document(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz",
+        "--targets", files / "none.npy",
+    )  # fmt: skip
+    assert (found["empty_targets"], found["tmap"]) == (40, 0.0)
+
+
+def test_all_equal_codes_score_chance_exactly() -> None:
+    labels = sample(300, 1).labels
+    one_code = HashCodes.pack(np.ones((300, 16)))
+    query = LabelledCodes(one_code[:20], labels[:20])
+    columns = evaluate(query, LabelledCodes(one_code, labels)).columns
+    assert columns["map"].tolist() == columns["map_chance"].tolist()
+    relevant = (query.labels.unpack()[:, None] & labels.unpack()).any(axis=2).sum(axis=1)
+    harmonic = sum(1 / rank for rank in range(1, 301))
+    formula = (harmonic + (relevant - 1) / 299 * (300 - harmonic)) / 300
+    assert columns["map"] == pytest.approx(np.where(relevant == 0, 0, formula), abs=1e-12)
+    assert (
+        columns["map_pessimistic"].mean() < columns["map"].mean() < columns["map_optimistic"].mean()
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_map_equals_sklearn_where_nothing_ties(shards: int) -> None:
+    """Codes of one row each at distances 0 … K."""
+    bits, generator = 60, np.random.default_rng(4)
+    far = generator.permutation(61)
+    database = HashCodes.pack(np.arange(bits) < far[:, None])
+    hit = generator.random(61) < 0.4
+    labels = np.stack([hit, ~hit], axis=1)
+    query = LabelledCodes(HashCodes.pack(np.zeros((1, bits))), HashCodes.pack([[1, 0]]))
+    found = evaluate(query, LabelledCodes(database, HashCodes.pack(labels)), shards=shards)
+    expected = average_precision_score(hit, -far)
+    for name in ("map", "map_optimistic", "map_pessimistic"):
+        assert found.columns[name][0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_targets_must_have_the_classes_of_the_database() -> None:
+    with pytest.raises(DataError, match="expected 6 label columns of the targets"):
+        evaluate(sample(5, 1), sample(9, 2), targets=HashCodes.pack(np.ones((5, 7))))
+
+
+@pytest.mark.skipif(not SPLITS.is_file(), reason="../shared/data/hash_label_splits is not here")
+def test_prosgan_targets_on_flickr25k_start_from_two_thirds() -> None:
+    """field.md §4: 66.7 % of FLICKR-25K is relevant to a uniform target, before any attack."""
+    labels: npt.NDArray[np.uint8] = np.load(SPLITS)["flickr25k_database_labels"].astype(np.uint8)
+    sets, _ = label_sets(labels)
+    nothing = HashCodes.pack(np.zeros((len(labels), 12)))
+    counts = histograms(nothing[: len(sets)], nothing, sets, labels)
+    fraction = 100 * counts.relevant_rows.mean() / len(labels)
+    chance = 100 * chance_average_precision(counts.relevant_rows, len(labels)).mean()
+    assert fraction == pytest.approx(66.7, abs=0.3)
+    assert chance == pytest.approx(fraction, abs=0.1)
+
+
+def test_the_benchmark_reached_what_was_asked_and_the_page_shows_it() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/evaluation.md").read_text()
+    bench = json.loads((root / "benchmarks/evaluation.json").read_text())
+    peers, gallery, words = (
+        bench[name] for name in ("peers", "mapped_gallery", "seconds_per_word_relative_to_one")
+    )
+    for name in ("calc_map", "calc_map_float_labels", "torch", "faiss_top_100", "popcount_only"):
+        seconds, times = peers[f"seconds_{name}"], peers[f"times_faster_than_{name}"]
+        assert f"| {1000 * seconds:.0f} ms | {times:.1f} times |" in page
+    assert f"| {1000 * peers['seconds_advhash']:.0f} ms " in page
+    assert f"{peers['pairs_per_second'] / 1e9:.1f} billion pairs/s" in page
+    assert f"{gallery['seconds']:.1f} s for 1,000" in page
+    assert f"{gallery['peak_memory_gib']:.2f} GiB" in page
+    for figure in bench["compilation"].values():
+        assert f"{figure:.1f} s" in page
+    assert peers["times_faster_than_calc_map"] >= 150
+    assert peers["times_faster_than_torch"] >= 40
+    assert peers["times_faster_than_faiss_top_100"] >= 2
+    assert gallery["peak_memory_gib"] < 1
+    assert max(words.values()) < 2

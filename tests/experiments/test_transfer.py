@@ -1,0 +1,227 @@
+"""`advhash transfer`: the source × target matrix, from the command to the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from command_line import command
+
+from advhash.attacks.gradient.targeted import DHTA
+from advhash.cli import app
+from advhash.experiments.transfer import run
+
+VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
+FAST = ["--dataset", "digits", "--set", "dataset.size=16", "--queries", "24", "-q"]
+EPS = ["--eps", "16/255"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("transfer") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys,
+            "argv",
+            ["advhash", "transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise",
+             *FAST, *EPS, "--out", str(folder)],
+        )  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        assert not stop.value.code
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def cells(document: dict[str, Any], method: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(c["source"], c["target"]): c for c in document["cells"] if c["method"] == method}
+
+
+def test_every_method_is_judged_from_every_source_on_every_target(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    labels = [victim["label"] for victim in finished[1]["victims"]]
+    assert len(labels) == 3
+    for method in ("dhta+steps=6", "noise"):
+        assert set(cells(finished[1], method)) == {(a, b) for a in labels for b in labels}
+
+
+def test_the_diagonal_is_what_attack_measures(
+    finished: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    code, out, _ = command(
+        capsys, "attack", "--victim", "dpsh", "--set", "victim.epochs=2", "--method",
+        "dhta", "--set", "attack.steps=6", *FAST, *EPS, "--json", "--out", str(tmp_path / "a"),
+    )  # fmt: skip
+    assert code == 0
+    alone = json.loads(out)
+    label = finished[1]["victims"][0]["label"]
+    cell = cells(finished[1], "dhta+steps=6")[label, label]
+    for name in ("tmap", "tmap_clean", "tmap_normalised", "map_adversarial"):
+        assert cell["metrics"][name] == alone["metrics"][name]
+
+
+def test_an_interrupted_run_goes_on_with_the_same_command(
+    finished: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "again"
+    arguments = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS,
+                 "--out", str(out))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "render", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as stopped:
+            command(capsys, *arguments)
+    assert f"--out {out}" in stopped.value.__notes__[0]
+    assert out.with_name("again.partial").is_dir()
+    other = ["dhta+steps=5,noise" if one == "dhta+steps=6,noise" else one for one in arguments]
+    code, _, told = command(capsys, *other)
+    assert code != 0
+    assert "another config" in told
+    monkeypatch.setattr(DHTA, "run", lambda *_: 1 / 0)  # all batches are there
+    assert command(capsys, *arguments)[0] == 0
+    cells_again = json.loads((out / "metrics.json").read_text())["cells"]
+    assert cells_again == finished[1]["cells"]
+
+
+def test_trap_12_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
+    """Scoring against the source's database would give every column of a row the same figure."""
+    document = finished[1]
+    one, other, _ = (victim["label"] for victim in document["victims"])
+    found = cells(document, "dhta+steps=6")
+    assert found[one, one]["metrics"]["map"] == found[other, one]["metrics"]["map"]
+    assert found[one, one]["metrics"]["map"] != found[one, other]["metrics"]["map"]
+    assert found[one, one]["metrics"]["tmap"] != found[one, other]["metrics"]["tmap"]
+
+
+def test_the_own_victim_is_hit_hardest_and_the_headline_follows_from_the_queries(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, document = finished
+    rows = pq.read_table(folder / "queries.parquet").to_pylist()
+    mine = [row for row in rows if row["method"] == "dhta+steps=6"]
+    own = np.mean([row["tmap"] for row in mine if row["source"] == row["target"]])
+    moved = np.mean([row["tmap"] for row in mine if row["source"] != row["target"]])
+    assert own > moved
+    metrics = document["metrics"]
+    assert np.isclose(metrics["tmap_own:dhta+steps=6"]["value"], own)
+    assert np.isclose(metrics["tmap_transferred:dhta+steps=6"]["value"], moved)
+    label = document["victims"][0]["label"]
+    cell = cells(document, "dhta+steps=6")[label, label]
+    first = [row for row in mine if row["source"] == row["target"] == label]
+    for name, base in (("gain", "tmap_clean"), ("over_noise", "noise")):
+        wanted = np.mean([row["tmap"] - row[base] for row in first])
+        assert np.isclose(cell[name]["value"], wanted)
+
+
+def test_the_page_is_drawn_again_from_the_record(
+    finished: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+
+    page = tmp_path / "page.html"
+    code, _, _ = command(capsys, "report", str(finished[0]), "--out", str(page))
+    assert code == 0
+    assert page.read_bytes() == (finished[0] / "report.html").read_bytes()
+    assert "Heat map of dhta+steps=6" in page.read_text()
+
+
+def test_its_config_replays_it(
+    finished: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    code, out, _ = command(
+        capsys, "transfer", "--config", str(finished[0] / "config.toml"), "-q",
+        "--json", "--out", str(tmp_path / "again"),
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["cells"] == finished[1]["cells"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--victims", "dpsh", "--methods", "dhta"], "victims"),
+        (["--victims", "dpsh,dpsh", "--methods", "dhta"], "twice"),
+        (["--victims", "dpsh,csq"], "--methods"),
+        (["--methods", "dhta"], "--victims"),
+        (["--victims", "dpsh,csq+bits", "--methods", "dhta"], "key=value"),
+        (["--victims", "dpsh,hashvfl", "--methods", "dhta"], "hashvfl"),
+        (
+            ["--victims", "dpsh,csq", "--methods", "dhta", "--norm", "l0", "--eps", "3"],
+            "expected a budget",
+        ),
+        (["--victims", "dpsh,csq", "--methods", "nope"], "nope"),
+        (["--victims", "dpsh,nope", "--methods", "dhta"], "nope"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+
+    out = tmp_path / "run"
+    code, _, err = command(capsys, "transfer", *arguments, *FAST, "--out", str(out))
+    assert code in (2, 3), err
+    assert word in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_federation_is_moved_by_its_first_party(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No party has whole images: what `advhash attack` does for one victim holds for the matrix."""
+    out = tmp_path / "run"
+    quick = ["--set", "dataset.size=16", "--queries", "12", "-q", "--json", "--norm", "linf"]
+    small = "hashvfl+epochs=1+width=4"
+    code, text, err = command(
+        capsys, "transfer", "--victims", f"{small},{small}+bits=8",
+        "--methods", "dhta+steps=3", *quick, "--eps", "16/255", "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, err
+    document = json.loads(text)
+    assert document["protocol"]["query_modality"] == "party0"
+    assert len(document["cells"]) == 4
+    assert 'query_modality = "party0"' in (out / "config.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ("--victims hashvfl,hashvfl+parties=4 --methods dhta", "other data"),
+        ("--victims dpsh,hashvfl --methods dhta", "other data"),
+        (
+            "--victims hashvfl,hashvfl+bits=8 --dataset breast_cancer --methods dhta",
+            "attacks image",
+        ),
+        ("--victims dpsh,csq+seed=2 --methods dhta,hotflip --eps 8/255", "l0 budget of 1 word"),
+        ("--victims dpsh,csq+seed=2 --methods dhta --eps 0.1/255", "at least 1/255"),
+        ("--victims dpsh,csq+seed=2 --methods dhta+steps=0 --eps 8/255", "steps"),
+    ],
+)
+def test_no_victim_is_trained_for_what_cannot_run(
+    given: str,
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("advhash.experiments.transfer.members.prepare", lambda *_: 1 / 0)
+    data = [] if "--dataset" in given else ["--dataset", "digits"]
+    out = ["-q", "--out", str(tmp_path / "run")]
+    code, _, err = command(capsys, "transfer", *given.split(), *data, *out)
+    assert code == 2, err
+    assert word in err

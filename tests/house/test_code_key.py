@@ -1,0 +1,105 @@
+"""What is cached is thrown away when what decides over it changes, and at no other time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from source_tree import FILES, FOLDERS, ROOT, folder_of, modules_of, named, path_of
+
+from advhash.experiments.prepare.code_key import GROUND, PREPARED
+
+SHOWING = {"reports", "cli", "api"}  # decide over nothing that is kept
+CARRIERS = {  # of settings, whose values are in the keys, and of the version
+    "advhash",
+    "advhash._version",
+    "advhash.experiments",
+    "advhash.experiments.config",
+    "advhash.experiments.config_text",
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copy")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def key(copy: Path, *folders: str) -> str:
+    program = (
+        "from advhash.experiments.prepare import code_key\n"
+        "import advhash, pathlib, sys\n"
+        "assert pathlib.Path(advhash.__file__).is_relative_to(pathlib.Path.cwd())\n"
+        f"print(code_key.code_version(*{folders!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("file", "victims", "cells"),
+    [
+        ("victims/objectives.py", True, True),
+        ("advhash/codes/metrics.py", True, True),
+        ("advhash/experiments/prepare/ceiling.py", True, True),
+        ("advhash/budget.py", True, True),
+        ("advhash/experiments/lifelong/cell.py", False, True),
+        ("advhash/experiments/phase/cell.py", False, False),
+        ("advhash/cli/lifelong.py", False, False),
+        ("advhash/api/calls.py", False, False),
+        ("reports/page/render.py", False, False),
+        ("reports/lifelong/lifelong.html", False, False),
+        ("reports/lifelong/chapter.py", False, False),
+    ],
+)
+def test_keys_change_with_what_decides(copy: Path, file: str, victims: bool, cells: bool) -> None:
+    """Of victims, fitted attacks and ceilings; of cells of `advhash lifelong`."""
+    before = key(copy), key(copy, "experiments.lifelong")
+    source = (copy / file).read_text("utf-8")
+    try:
+        (copy / file).write_text(source + "\n# changed\n")
+        after = key(copy), key(copy, "experiments.lifelong")
+    finally:
+        (copy / file).write_text(source)
+    assert tuple(one != other for one, other in zip(before, after, strict=True)) == (
+        victims,
+        cells,
+    )
+
+
+def inside(module: str, folders: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"advhash.{name}.") for name in folders)
+
+
+def reached(folders: tuple[str, ...]) -> set[str]:
+    """All modules that those of these folders import, and what these import in turn."""
+    waiting = [named(file) for file in FILES if inside(named(file), folders)]
+    found: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in found or folder_of(module) in SHOWING or module in CARRIERS:
+            continue
+        found.add(module)
+        waiting += modules_of(path_of(module))
+    return found
+
+
+def test_what_decides_over_victims_imports_nothing_else() -> None:
+    known = (*GROUND, *PREPARED)
+    assert {module for module in reached(PREPARED) if not inside(module, known)} == set()
+
+
+@pytest.mark.parametrize("kind", ["attack", "benchmark", "evolve", "lifelong", "phase", "transfer"])
+def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
+    """They attack, and hash that beside their own folder."""
+    known = (*GROUND, *PREPARED, "experiments.attack", f"experiments.{kind}")
+    modules = reached((f"experiments.{kind}",))
+    assert {module for module in modules if not inside(module, known)} == set()

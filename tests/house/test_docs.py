@@ -1,0 +1,69 @@
+"""What the documentation says can be done: commands parse, tables follow their figures."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from advhash.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+GUIDES = [*sorted((DOCS / "how_to").glob("*.md")), DOCS / "tutorial.md"]
+BLOCK = re.compile(r"```(?:sh|bash|console)\n(.*?)```", re.DOTALL)
+
+
+def commands(file: Path) -> list[list[str]]:
+    """The advhash commands in the shell blocks of a page, without what follows a pipe."""
+    found = []
+    for block in BLOCK.findall(file.read_text("utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["advhash"]:
+                found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda file: file.stem
+)
+def test_commands_of_a_page_can_be_parsed(file: Path) -> None:
+    """Names of commands and options, and the types of their values; nothing is run."""
+    command = typer.main.get_command(app)
+    if file in GUIDES:
+        assert commands(file) or file.stem in ("index", "ci")  # a file that the page includes
+    for words in commands(file):
+        name, *rest = words
+        assert isinstance(command, click.Group) or hasattr(command, "commands")
+        found = command.commands[name]  # type: ignore[attr-defined]
+        while hasattr(found, "commands"):
+            found = found.commands[rest.pop(0)]
+        found.make_context(name, rest, resilient_parsing=False)
+
+
+def test_guides_have_commands() -> None:
+    assert sum(len(commands(file)) for file in GUIDES) >= 20
+
+
+def test_every_page_that_a_script_writes_is_in_the_list() -> None:
+    text = (DOCS / "tables.md").read_text("utf-8")
+    found = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["scripts"]()
+    assert len(found) >= 8
+    for script in found:
+        assert f"`benchmarks/{script.name}`" in text
+
+
+@pytest.mark.slow
+def test_every_measured_page_follows_its_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,199 @@
+"""The folders say what a module may know; ARCHITECTURE.md draws their order."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from source_tree import FILES, FOLDERS, ROOT, folder_of, imports, modules_of, named, path_of
+
+DRAWING = re.compile(r"^    (ground ←(?:.|\n    )*)", re.MULTILINE)
+LAYERS = [
+    {name.strip() for name in floor.split(",")}
+    for floor in DRAWING.findall((ROOT / "ARCHITECTURE.md").read_text("utf-8"))[0].split("←")
+]
+GROUND = {"__init__", "__main__", "_version", "errors", "registry", "budget", "targets"}
+MOST_MODULES = 30  # of a folder that is no plug-in
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+
+def floor(module: str) -> int:
+    """The layer of a module, counted from the ground."""
+    (found,) = (place for place, names in enumerate(LAYERS) if folder_of(module) in names)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import torch", set()),
+        ("import advhash.attacks.base as b, torch", {"advhash.attacks.base"}),
+        ("from advhash.victims.base import HashVictim", {"advhash.victims.base.HashVictim"}),
+        ("from advhash import api, __version__", {"advhash.api", "advhash.__version__"}),
+        ("def f():\n    from advhash.cli import app", {"advhash.cli.app"}),
+        ("if TYPE_CHECKING:\n    from advhash.cli import app", set()),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import advhash.cli", set()),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    import advhash.cli", {"advhash.cli"}),
+        ("if not TYPE_CHECKING:\n    import advhash.cli", {"advhash.cli"}),
+        ("try:\n    import advhash.cli\nexcept ImportError:\n    pass", {"advhash.cli"}),
+        ("import advhash_other", set()),
+    ],
+)
+def test_imports_are_found(source: str, found: set[str]) -> None:
+    assert imports(source) == found
+
+
+@pytest.mark.parametrize(
+    ("module", "folder"),
+    [
+        ("advhash", "ground"),
+        ("advhash.errors", "ground"),
+        ("advhash.codes", "codes"),
+        ("advhash.storage.checkpoint", "storage"),
+        ("advhash.victims", "victims"),
+        ("advhash.victims.base", "victims"),
+        ("advhash.reports.page.render", "reports"),
+        ("advhash.experiments.prepare.victim", "experiments"),
+        ("advhash.cli.doctor", "cli"),
+    ],
+)
+def test_modules_have_their_folder(module: str, folder: str) -> None:
+    assert folder_of(module) == folder
+
+
+def test_the_drawing_has_every_folder_once() -> None:
+    drawn = [name for names in LAYERS for name in names]
+    assert sorted(drawn) == sorted({folder_of(named(file)) for file in FILES})
+
+
+@every_file
+def test_a_module_imports_its_own_layer_or_lower_ones(file: Path) -> None:
+    if file.name == "__main__.py":  # it starts the command line
+        return
+    own = floor(named(file))
+    upward = {name for name in modules_of(file) if floor(name) > own}
+    assert not upward, f"{named(file)} is of {LAYERS[own]} and may not import {upward}"
+
+
+def test_no_imports_go_round() -> None:
+    """Between modules; a package that shows its face imports what lies in it."""
+    above: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str) -> None:
+        assert module not in above, " → ".join([*above[above.index(module) :], module])
+        if module in done:
+            return
+        above.append(module)
+        if path_of(module).name != "__init__.py":
+            for name in sorted(modules_of(path_of(module))):
+                visit(name)
+        above.pop()
+        done.add(module)
+
+    for file in FILES:
+        visit(named(file))
+
+
+def test_the_ground_is_small() -> None:
+    assert {file.stem for file in (ROOT / "advhash").glob("*.py")} == GROUND
+
+
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=str)
+def test_a_folder_can_be_read_at_a_glance(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_MODULES
+
+
+def test_checkpoint_knows_victims_for_type_checkers_only() -> None:
+    source = (ROOT / "advhash/storage/checkpoint.py").read_text("utf-8")
+    assert "from advhash.victims.base import HashVictim" in source
+    assert not any(folder_of(name) == "victims" for name in imports(source))
+
+
+@every_file
+def test_imports_are_absolute(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), ast.unparse(node)
+
+
+@every_file
+def test_imports_stay_under_one_name(file: Path) -> None:
+    """`import victims` from a checkout would make a second copy of every class."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        assert not {name.split(".")[0] for name in names} & set(FOLDERS[1:]), ast.unparse(node)
+
+
+@every_file
+def test_no_module_is_a_drawer_of_odds_and_ends(file: Path) -> None:
+    assert file.stem not in ("utils", "util", "helpers", "common", "misc")
+
+
+def calls(file: Path) -> set[str]:
+    return {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+    }
+
+
+LIBRARY = [file for file in FILES if folder_of(named(file)) != "cli"]
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda f: str(f.relative_to(ROOT)))
+def test_the_library_never_prints(file: Path) -> None:
+    """What is shown is the business of the command line."""
+    found = {name.removeprefix("builtins.") for name in calls(file)}
+    assert not found & {"print", "pprint", "pprint.pprint", "sys.stdout.write"}
+
+
+UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+@every_file
+def test_nothing_that_can_run_code_is_loaded_or_saved(file: Path) -> None:
+    tree = ast.parse(file.read_text("utf-8"))
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.module or "").split(".")[0])
+            named = {alias.name for alias in node.names}
+            assert not (node.module == "torch" and named & {"load", "save"}), ast.unparse(node)
+    assert not modules & UNSAFE
+    forbidden = {"torch.load", "torch.save", "eval", "exec", "yaml.load", "pd.read_pickle"}
+    if file == ROOT / "victims/networks/pretrained.py":  # see the test below
+        forbidden.remove("torch.load")
+    assert not calls(file) & forbidden
+    assert "allow_pickle=True" not in file.read_text("utf-8")
+
+
+def test_the_one_pickle_is_of_known_bytes_and_gives_tensors_only() -> None:
+    """`pretrained.py` alone may call torch.load: once, after the SHA-256, of bytes in memory."""
+    tree = ast.parse((ROOT / "victims/networks/pretrained.py").read_text("utf-8"))
+    readers = [
+        function
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and "torch.load" in ast.unparse(function)
+    ]
+    assert [function.name for function in readers] == ["_read"]
+    loads = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert len(loads) == 1
+    assert ast.unparse(loads[0].args[0]) == "stream"
+    assert {word.arg: ast.unparse(word.value) for word in loads[0].keywords} == {
+        "map_location": "'cpu'",
+        "weights_only": "True",
+    }
+    source = ast.unparse(readers[0])
+    assert source.index("!= LITE0_SHA256") < source.index("raise") < source.index("torch.load")

@@ -1,0 +1,219 @@
+"""Each flag goes up exactly when it should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from advhash.budget import Budget
+from advhash.codes import HashCodes
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import (
+    Flag,
+    check_attack,
+    check_codes,
+    check_gradient,
+    check_indicators,
+    check_targets,
+    check_victim,
+)
+
+BALL, FREE = Budget("linf", 8 / 255), Budget("none", float("inf"))
+GOOD = np.random.default_rng(0).random((40, 16)) < 0.5
+
+
+def names(flags: list[Flag]) -> dict[str, str]:
+    return {flag.name: flag.level for flag in flags}
+
+
+def codes(bits: np.ndarray) -> HashCodes:
+    return HashCodes.pack(bits)
+
+
+class TestCodes:
+    def test_healthy_codes_raise_nothing(self) -> None:
+        assert check_codes(codes(GOOD), codes(GOOD), 10) == []
+
+    def test_codes_that_change_between_encodings_are_random(self) -> None:
+        again = GOOD.copy()
+        again[[3, 7, 7], [0, 1, 2]] ^= True
+        (flag,) = check_codes(codes(GOOD), codes(again), 10)
+        assert (flag.name, flag.level) == ("random_codes", "error")
+        assert "2 of 40 codes" in flag.message
+
+    @pytest.mark.parametrize(
+        ("distinct", "label_sets", "collapsed"),
+        [(5, 10, False), (4, 10, True), (20, 1000, False), (19, 1000, True), (1, 2, False)],
+    )
+    def test_collapse_is_fewer_codes_than_half_the_label_sets_or_rows(
+        self, distinct: int, label_sets: int, collapsed: bool
+    ) -> None:
+        bits = GOOD[:distinct][np.arange(40) % distinct]
+        flags = names(check_codes(codes(bits), codes(bits), label_sets))
+        assert ("collapsed_codes" in flags) is collapsed
+
+    @pytest.mark.parametrize(
+        ("constant", "level"), [(0, None), (1, "info"), (4, "info"), (5, "warning")]
+    )
+    @pytest.mark.parametrize("value", [0, 1])
+    def test_constant_bits_are_counted(self, constant: int, level: str | None, value: int) -> None:
+        bits = GOOD.copy()
+        bits[:, :constant] = value
+        flags = check_codes(codes(bits), codes(bits), 10)
+        assert names(flags).get("constant_bits") == level
+        if level:
+            assert f"{constant} of 16 bits" in flags[-1].message
+
+
+class TestGradient:
+    relaxed = torch.linspace(-1, 1, 12).view(3, 4)
+
+    def test_a_healthy_gradient_raises_nothing(self) -> None:
+        assert check_gradient(self.relaxed, torch.full((3, 3, 2, 2), 1e-6)) == []
+
+    def test_a_gradient_that_vanishes_on_one_image_is_flagged(self) -> None:
+        gradient = torch.zeros(3, 3, 2, 2)
+        gradient[0, 0, 0, 0] = gradient[2, 1, 1, 1] = -1e-3
+        (flag,) = check_gradient(self.relaxed, gradient)
+        assert (flag.name, flag.level) == ("vanishing_gradient", "warning")
+        assert "1 of 3 queries" in flag.message
+
+    @pytest.mark.parametrize(("saturated", "flagged"), [(6, False), (7, True)])
+    def test_saturation_of_more_than_half_the_codes_is_flagged(
+        self, saturated: int, flagged: bool
+    ) -> None:
+        relaxed = self.relaxed.flatten().clone()
+        relaxed[:saturated] = torch.tensor([9.0, -9.0]).repeat(6)[:saturated]
+        flags = check_gradient(relaxed.view(3, 4), torch.ones(3, 3, 2, 2))
+        assert names(flags) == ({"saturated_codes": "info"} if flagged else {})
+
+
+class TestVictim:
+    @pytest.mark.parametrize(
+        ("reached", "chance", "weak"),
+        [
+            (0.9, 0.1, False),
+            (0.16, 0.1, False),
+            (0.14, 0.1, True),
+            (0.05, 0.1, True),
+            (None, 0.1, False),
+            (0.1, None, False),
+        ],
+    )
+    def test_a_victim_near_chance_is_weak(
+        self, reached: float | None, chance: float | None, weak: bool
+    ) -> None:
+        flags = check_victim(Metric(reached), Metric(chance), 0, 10)
+        assert names(flags) == ({"weak_victim": "warning"} if weak else {})
+
+    def test_empty_queries_are_counted(self) -> None:
+        (flag,) = check_victim(Metric(0.9), Metric(0.1), 3, 10)
+        assert (flag.name, flag.level) == ("empty_queries", "info")
+        assert "3 of 10" in flag.message
+
+
+class TestTargets:
+    query = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
+
+    def test_disjoint_targets_raise_nothing(self) -> None:
+        assert check_targets(self.query, 1 - self.query) == []
+
+    def test_shared_and_equal_targets_are_counted(self) -> None:
+        targets = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], np.uint8)
+        (flag,) = check_targets(self.query, targets)
+        assert (flag.name, flag.level) == ("targets_share_labels", "warning")
+        assert "2 of 3 targets" in flag.message
+        assert "1 equal" in flag.message
+
+
+def attacked(unbounded: bool = False, noise: float | None = 0.1, **values: float) -> dict[str, str]:
+    """Flags of a targeted attack."""
+    metrics = {name: Metric(value) for name, value in values.items()}
+    return names(check_attack(metrics, noise, FREE if unbounded else BALL, targeted=True))
+
+
+def dodged(noise: float | None = 0.8, **values: float) -> dict[str, str]:
+    """Flags of an untargeted attack."""
+    metrics = {name: Metric(value) for name, value in values.items()}
+    return names(check_attack(metrics, noise, BALL, targeted=False))
+
+
+class TestAttack:
+    def test_an_attack_that_works_raises_nothing(self) -> None:
+        assert attacked(tmap=0.8, tmap_clean=0.1, tmap_normalised=0.9, overrun=0.0) == {}
+        assert dodged(map_adversarial=0.2, map=0.9) == {}
+
+    @pytest.mark.parametrize(
+        ("reached", "flagged"), [(0.104, True), (0.106, False), (0.1, True), (0.05, True)]
+    )
+    def test_a_targeted_attack_without_effect(self, reached: float, flagged: bool) -> None:
+        flags = attacked(tmap=reached, tmap_clean=0.1, noise=None)
+        assert flags == ({"no_effect": "warning"} if flagged else {})
+
+    @pytest.mark.parametrize(
+        ("reached", "flagged"), [(0.896, True), (0.894, False), (0.9, True), (0.95, True)]
+    )
+    def test_an_untargeted_attack_without_effect(self, reached: float, flagged: bool) -> None:
+        flags = dodged(map_adversarial=reached, map=0.9, noise=None)
+        assert flags == ({"no_effect": "warning"} if flagged else {})
+
+    @pytest.mark.parametrize(("noise", "flagged"), [(0.4, False), (0.5, True), (0.6, True)])
+    def test_a_targeted_attack_no_better_than_noise(self, noise: float, flagged: bool) -> None:
+        flags = attacked(tmap=0.5, tmap_clean=0.1, noise=noise)
+        assert flags == ({"weaker_than_noise": "warning"} if flagged else {})
+
+    @pytest.mark.parametrize(("noise", "flagged"), [(0.6, False), (0.5, True), (0.4, True)])
+    def test_an_untargeted_attack_no_better_than_noise(self, noise: float, flagged: bool) -> None:
+        flags = dodged(map_adversarial=0.5, map=0.9, noise=noise)
+        assert flags == ({"weaker_than_noise": "warning"} if flagged else {})
+
+    @pytest.mark.parametrize(
+        ("unbounded", "covered", "flagged"),
+        [(True, 0.49, True), (True, 0.5, False), (False, 0.1, False)],
+    )
+    def test_an_unbounded_attack_far_from_the_ceiling(
+        self, unbounded: bool, covered: float, flagged: bool
+    ) -> None:
+        flags = attacked(unbounded, tmap=0.5, tmap_clean=0.1, tmap_normalised=covered)
+        assert flags == ({"unbounded_misses_ceiling": "warning"} if flagged else {})
+
+    @pytest.mark.parametrize(("overrun", "flagged"), [(0.0, False), (0.01, True)])
+    def test_trap_2_a_method_that_had_to_be_projected(self, overrun: float, flagged: bool) -> None:
+        """Methods published without a bound are compared with 8/255 all over the field."""
+        flags = attacked(tmap=0.8, tmap_clean=0.1, overrun=overrun)
+        assert flags == ({"projected": "warning"} if flagged else {})
+
+    def test_the_overrun_is_told_in_the_units_of_the_budget(self) -> None:
+        (flag,) = check_attack({"overrun": Metric(30 / 255)}, None, BALL, targeted=True)
+        assert "L∞ 8/255 by 30.0/255" in flag.message
+
+    @pytest.mark.parametrize("targeted", [True, False])
+    def test_figures_that_do_not_exist_raise_nothing(self, targeted: bool) -> None:
+        names = ("tmap", "map_adversarial", "tmap_normalised", "overrun")
+        assert check_attack(dict.fromkeys(names), 0.1, FREE, targeted) == []
+        assert check_attack(dict.fromkeys(names, Metric()), 0.1, FREE, targeted) == []
+        assert check_attack({}, None, FREE, targeted) == []
+
+
+class TestIndicators:
+    @pytest.mark.parametrize(
+        ("name", "healthy", "failed"),
+        [
+            ("zero_gradient", 0.0, 0.01),
+            ("saturated", 0.5, 0.51),
+            ("stalled", 0.1, 0.11),
+            ("black_box_lead", -0.2, 0.01),
+            ("query_lead", 0.0, 0.01),
+        ],
+    )
+    def test_each_sign_of_failure_has_its_limit(
+        self, name: str, healthy: float, failed: float
+    ) -> None:
+        assert check_indicators({name: healthy}) == []
+        assert names(check_indicators({name: failed})) == {name: "warning"}
+
+    def test_the_share_is_told_and_other_notes_raise_nothing(self) -> None:
+        (flag,) = check_indicators({"stalled": 0.25, "kept_sdha": 0.9, "queries": 1e4})
+        assert "On 25% of the queries" in flag.message
+        assert check_indicators({}) == []

@@ -1,0 +1,350 @@
+"""Pages over any mix of kinds of runs, and their tables and figures as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from report_scene import (
+    HOSTILE,
+    NAMES,
+    Tags,
+    edit,
+    every_kind,
+    make_detect,
+    make_inversion,
+    make_phase,
+    make_run,
+    make_search,
+)
+from typer.testing import CliRunner
+
+from advhash.cli.app import app
+from advhash.errors import RunError, StorageError
+from advhash.measures.intervals import Difference
+from advhash.reports.attack.pairs import Pair
+from advhash.reports.attack.ranks import standings
+from advhash.reports.elements.chapters import TOPICS
+from advhash.reports.page.exports import (
+    Cell,
+    Table,
+    figures_of,
+    tables_of,
+    to_csv,
+    to_latex,
+    write_figures,
+    write_tables,
+)
+from advhash.reports.page.kinds import KINDS
+from advhash.reports.page.render import page
+from advhash.reports.record import Record, schema_of
+from advhash.storage.files import sha256
+
+SAYS = {  # the topics of its own that a kind has on a page
+    "benchmark": ["beside", "results"],
+    "attack": ["results", "examples", "words", "training"],
+    "detect": ["detection"],
+    "certify": ["certificates"],
+    "transfer": ["transfer"],
+    "defend": ["transfer", "defences"],
+    "lifelong": ["lifelong"],
+    "inversion": ["detection", "federation"],
+    "encode": ["detection", "encoding"],
+    "phase": ["phase"],
+    "search": ["search"],
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return every_kind(tmp_path_factory.mktemp("kinds"))
+
+
+@pytest.fixture(scope="module")
+def mixed(kinds: dict[str, Path]) -> str:
+    """All kinds on one page, given in another order than that of the page."""
+    return page(list(kinds.values())[::-1])
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+def test_every_kind_is_tested_here(kinds: dict[str, Path]) -> None:
+    assert {schema_of(path) for path in kinds.values()} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "mixed"])
+def test_a_page_of_any_kind_is_safe_and_accessible(
+    kinds: dict[str, Path], mixed: str, name: str
+) -> None:
+    html = mixed if name == "mixed" else page([kinds[name]])
+    found = Tags(html)
+    names = [tag for tag, _ in found.tags]
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(names)
+    for tag, given in found.tags:
+        assert not any(attribute.startswith("on") for attribute in given), (tag, given)
+        for attribute in ("src", "href", "srcset", "action"):
+            value = given.get(attribute)
+            assert value is None or value.startswith(("data:image/", "#")), (tag, value)
+    assert HOSTILE in found.text
+    assert "undefined" not in found.text.lower()
+    assert all(found.every("img", "alt"))
+    assert names.count("table") == names.count("caption")
+    assert all(scope in ("row", "col") for scope in found.every("th", "scope"))
+    ids = [given["id"] for _, given in found.tags if "id" in given]
+    assert len(ids) == len(set(ids))
+    assert {str(target) for target in found.every("a", "href")} <= {f"#{one}" for one in ids}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_sections_appear_where_there_are_records(kinds: dict[str, Path], name: str) -> None:
+    heads = Tags(page([kinds[name]])).every("section", "aria-labelledby")
+    extra = [] if name in ("search",) else ["threat"]
+    order = list(TOPICS)
+    assert heads == sorted([*extra, *SAYS[name], "flags", "provenance"], key=order.index)
+
+
+def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: str) -> None:
+    found = Tags(mixed)
+    heads = found.every("section", "aria-labelledby")
+    assert heads[0] == "all"
+    wanted = {"threat", "flags", "provenance", *(one for said in SAYS.values() for one in said)}
+    assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
+    links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
+    assert links == heads
+    assert "What 12 runs found on toy" in found.text
+    assert "All 12 runs in a sentence each" in found.text
+    verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
+    for path in kinds.values():
+        assert path.stem in verdicts or "prosgan" in verdicts
+    assert verdicts.count("<li><strong>") == 12
+
+
+def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:
+    part = mixed.partition('<h2 id="detection">')[2].partition("</section>")[0]
+    assert part.count('<h3 class="of">') == 3  # detect, inversion, encode
+    assert '<h3 class="of">' not in mixed.partition('<h2 id="phase">')[2].partition("</section>")[0]
+
+
+def test_flags_and_deviations_of_all_runs_stand_together(mixed: str) -> None:
+    text = Tags(mixed.partition('<h2 id="flags">')[2].partition("</section>")[0]).text
+    assert "(defend run defend; transfer run transfer; encode run encode)" in text
+    for deviation in ("smaller backbone", "dlcmh: smaller", f"dph: of {HOSTILE}"):
+        assert deviation in text
+
+
+def test_provenance_tells_the_hash_of_each_record(kinds: dict[str, Path], mixed: str) -> None:
+    text = Tags(mixed.partition('<h2 id="provenance">')[2]).text
+    for path in kinds.values():
+        assert sha256(path if path.is_file() else path / "metrics.json") in text
+    assert "Python 3.11, torch 2.9, timm 1.0, numpy 2.0" in text
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"packages": [1]}', '{"python": 3}', None])
+def test_a_strange_environment_is_left_out(tmp_path: Path, content: str | None) -> None:
+    run = make_run(tmp_path / "run")
+    if content is None:
+        (run / "env.json").mkdir()
+    else:
+        (run / "env.json").write_text(content)
+    assert "<dt>Versions</dt>" not in page([run])
+
+
+def test_what_no_page_can_show_is_refused(tmp_path: Path) -> None:
+    run = edit(make_run(tmp_path / "run"), lambda body: body.update(schema="advhash/other/1"))
+    with pytest.raises(RunError, match=r"can show, got .* of schema 'advhash/other/1'"):
+        page([run])
+    file = make_detect(tmp_path / "detect.json")
+    body = json.loads(file.read_text())
+    body["detectors"] = {}
+    file.write_text(json.dumps(body))
+    with pytest.raises(
+        RunError, match="got a damaged one: Value error, expected a thresh"
+    ) as caught:
+        page([file])
+    assert "\n" not in str(caught.value)
+    body["dataset"].pop("settings")
+    file.write_text(json.dumps(body))
+    with pytest.raises(RunError, match=r"got a damaged one: dataset\.settings: Field required"):
+        page([file])
+    (tmp_path / "text.json").write_text("no record")
+    with pytest.raises(RunError):
+        page([tmp_path / "text.json"])
+
+
+@pytest.mark.parametrize(
+    ("make", "table", "key"),
+    [
+        (make_search, "settings", "search"),
+        (make_inversion, "metrics", "accuracy"),
+        (make_phase, "axes", "width"),
+    ],
+)
+def test_a_record_that_was_cut_is_one_line(
+    tmp_path: Path, make: Callable[[Path], Path], table: str, key: str
+) -> None:
+    run = edit(make(tmp_path / "run"), lambda body: body[table].pop(key))
+    with pytest.raises(RunError, match=r"expected (a )?whole record") as caught:
+        page([run])
+    assert "\n" not in str(caught.value)
+
+
+# --- ranks --------------------------------------------------------------------------------------
+
+
+def ranks(folder: Path, pairs: list[tuple[int, int, float, float]], metric: str) -> list:
+    goal = "targeted" if metric == "tmap" else "untargeted"
+    record = Record.read(make_run(folder, goal=goal))
+    values = {0: 0.5, 1: 0.7, 2: 0.6}
+    records = [
+        record.model_copy(
+            update={
+                "metrics": {
+                    **record.metrics,
+                    metric: replace(record.metrics[metric], value=value),  # type: ignore[type-var]
+                }
+            }
+        )
+        for value in values.values()
+    ]
+    found = [Pair(a, b, metric, Difference(d, None, None, 9, p), p) for a, b, d, p in pairs]
+    return [(one.run, one.rank) for one in standings(records, found)]
+
+
+def test_ranks_are_ranges_where_the_order_is_open(tmp_path: Path) -> None:
+    open_ = [(0, 1, -0.2, 0.01), (0, 2, -0.1, 0.01), (1, 2, 0.1, 0.06)]
+    assert ranks(tmp_path / "a", open_, "tmap") == [(1, "1–2"), (2, "1–2"), (0, "3")]
+    settled = [(0, 1, -0.2, 0.01), (0, 2, -0.1, 0.2), (1, 2, 0.1, 0.04)]
+    assert ranks(tmp_path / "b", settled, "tmap") == [(1, "1"), (2, "2–3"), (0, "2–3")]
+
+
+def test_a_low_map_is_a_strong_attack(tmp_path: Path) -> None:
+    pairs = [(0, 1, -0.2, 0.01), (0, 2, -0.1, 0.01), (1, 2, 0.1, 0.01)]
+    assert ranks(tmp_path / "a", pairs, "map_adversarial") == [(0, "1"), (2, "2"), (1, "3")]
+
+
+def test_only_paired_runs_are_ranked(tmp_path: Path) -> None:
+    assert ranks(tmp_path / "a", [], "tmap") == []
+    assert ranks(tmp_path / "b", [(1, 2, 0.1, 0.01)], "tmap") == [(1, "1"), (2, "2")]
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def table(*rows: list[Cell], head: tuple[str, ...] = ("Run", "t-MAP", "p")) -> Table:
+    return Table("results", "All", "What & why", [Cell(name) for name in head], list(rows))
+
+
+def test_tables_are_those_of_the_page(kinds: dict[str, Path], mixed: str) -> None:
+    found = tables_of(mixed)
+    grids = mixed.count('<table class="grid">')
+    assert grids == 1
+    assert len(found) == mixed.count("<table") - grids
+    assert all(one.caption and one.head and one.rows and one.topic in TOPICS for one in found)
+    results = next(one for one in found if one.label == "Results")
+    place = [cell.text for cell in results.head].index("t-MAP")
+    cell = results.rows[1][place]  # after the untargeted run
+    assert (cell.text, cell.bounds) == ("76.5", ("71.0", "82.0"))
+
+
+def test_csv_has_intervals_in_columns() -> None:
+    text = to_csv(
+        table(
+            [Cell("a, b"), Cell("1.5", "-1.0 to 2.0"), Cell("0.1")],
+            [Cell("c", "itself"), Cell("–"), Cell("0.2")],
+            [Cell("all", span=2), Cell("0.3")],
+        )
+    )
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["Run", "t-MAP", "t-MAP low", "t-MAP high", "p"],
+        ["a, b", "1.5", "-1.0", "2.0", "0.1"],
+        ["c itself", "–", "", "", "0.2"],
+        ["all", "", "", "", "0.3"],
+    ]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+a", "-a", "-1.5", "–"])
+def test_csv_starts_no_formula(text: str) -> None:
+    (row,) = list(csv.reader(io.StringIO(to_csv(table([Cell(text)], head=("Run",))))))[1:]
+    assert row[0] == (text if text in ("-1.5", "–") else f"'{text}")
+
+
+def test_latex_runs_no_command_of_a_name() -> None:
+    text = to_latex(
+        table([Cell(r"\input{/etc/passwd} $x_1$ 5%"), Cell("1.5", "-1.0 to 2.0"), Cell("0.1")])
+    )
+    assert r"\textbackslash{}input\{/etc/passwd\} \$x\_1\$ 5\%" in text
+    assert r"\input" not in text.replace(r"\textbackslash{}input", "")
+    assert r"1.5 {\scriptsize [$-$1.0, 2.0]}" in text
+    assert r"\caption{What \& why}" in text
+    assert r"\begin{tabular}{lrr}" in text
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+def test_a_row_of_latex_has_as_many_cells_as_its_head(mixed: str) -> None:
+    for one in tables_of(mixed):
+        for row in one.rows:
+            assert sum(cell.span for cell in row) == len(one.head), one.label
+
+
+def test_figures_are_written_as_svg_and_png(kinds: dict[str, Path], tmp_path: Path) -> None:
+    html = page([kinds["transfer"]])
+    files = write_figures(html, tmp_path / "figures")
+    assert [file.name for file in files] == [
+        "01-transfer.svg", "01-transfer.png", "02-transfer.svg", "02-transfer.png",
+    ]  # fmt: skip
+    assert files[0].read_bytes() == figures_of(html)[0].svg
+    with Image.open(files[1]) as drawn:
+        assert min(drawn.size) > 400
+        colours = drawn.convert("RGB").getcolors(maxcolors=1 << 24)
+        assert colours is not None
+        assert len(colours) > 50  # text and a colour bar, not an empty sheet
+
+
+@pytest.mark.parametrize("write", [write_tables, write_figures])
+def test_files_come_all_or_none(
+    kinds: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: object,
+) -> None:
+    html = page([kinds["defend"]])
+    assert callable(write)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(StorageError, match="which exists"):
+        write(html, tmp_path / "there")
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name.startswith("02"):
+            raise StorageError("cannot write: the disk is full")
+        path.write_bytes(content)
+
+    monkeypatch.setattr("advhash.reports.page.exports.write_bytes", full)
+    with pytest.raises(StorageError, match="full"):
+        write(html, tmp_path / "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_command_writes_page_tables_and_figures(kinds: dict[str, Path], tmp_path: Path) -> None:
+    runs = [str(kinds[name]) for name in ("detect", "attack", "phase")]
+    to = ["--tables", str(tmp_path / "t"), "--figures", str(tmp_path / "f")]
+    command = ["report", *runs, "--out", str(tmp_path / "page.html"), *to, "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["runs"] == runs
+    assert sorted(document["tables"]) == sorted(map(str, (tmp_path / "t").iterdir()))
+    assert sorted(document["figures"]) == sorted(map(str, (tmp_path / "f").iterdir()))
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert text == page([Path(run) for run in runs])
+    again = CliRunner().invoke(app, command)
+    assert "expected a new folder for --tables" in str(again.exception)
+    same = CliRunner().invoke(app, ["report", runs[0], *to[:2][:1], "x", "--figures", "x"])
+    assert "expected different places" in str(same.exception)

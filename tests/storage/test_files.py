@@ -1,0 +1,121 @@
+"""Files are written whole or not at all, and a full disk is one line."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from advhash.errors import StorageError
+from advhash.storage.files import sha256, storage_errors, write_bytes, write_json, write_text
+
+CLOSED = [
+    (errno.ENOSPC, "the disk is full"),
+    (errno.EDQUOT, "the disk quota is used up"),
+    (errno.EACCES, "no permission to write"),
+    (errno.EPERM, "no permission to write"),
+    (errno.EROFS, "the file system is read-only"),
+]
+
+
+def fail_halfway(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+        raise OSError(number, "text of the system")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"\x00\xff")
+    write_text(tmp_path / "b", "ε = 8/255\n")
+    write_json(tmp_path / "c", {"name": "L∞", "value": None})
+    assert (tmp_path / "a").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "b").read_bytes() == "ε = 8/255\n".encode()
+    assert json.loads((tmp_path / "c").read_text("utf-8")) == {"name": "L∞", "value": None}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "x" / "y" / "z", "1")
+    assert (tmp_path / "x" / "y" / "z").read_text() == "1"
+
+
+def test_an_existing_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "a long first text")
+    write_text(tmp_path / "a", "short")
+    assert (tmp_path / "a").read_text() == "short"
+
+
+@pytest.mark.parametrize(("number", "reason"), CLOSED)
+def test_a_closed_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    fail_halfway(monkeypatch, number)
+    with pytest.raises(StorageError) as got:
+        write_text(tmp_path / "a", "content")
+    assert str(got.value) == (
+        f"cannot write {tmp_path / 'a'}: {reason}; free some space or choose another folder"
+    )
+    assert got.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "a", "before")
+    fail_halfway(monkeypatch, errno.ENOSPC)
+    with pytest.raises(StorageError):
+        write_text(tmp_path / "a", "after")
+    assert (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a", "content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_path_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        write_text(tmp_path / "file" / "a", "content")
+
+
+def test_an_error_that_is_no_fault_of_the_disk_passes() -> None:
+    with pytest.raises(OSError, match="odd") as got, storage_errors(Path("a")):
+        raise OSError(errno.EINVAL, "odd")
+    assert not isinstance(got.value, StorageError)
+
+
+def test_a_full_disk_is_known_by_its_text_where_a_library_drops_the_number() -> None:
+    text = "I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(StorageError, match="the disk is full; buy one"),
+        storage_errors(Path("a"), "buy one"),
+    ):
+        raise OSError(text)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_has_no_nan(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a", {"value": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sha256_is_the_digest_of_the_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,64 @@
+"""A run folder that can be continued has one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from advhash.errors import RunError
+from advhash.storage.run_folder import RunFolder
+
+fcntl = pytest.importorskip("fcntl")
+
+
+def test_a_folder_that_is_removed_is_locked_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RunFolder.start_or_continue(tmp_path / "run")
+
+    def removed(path: Path, **_: object) -> None:
+        with pytest.raises(RunError, match="nobody writes"):
+            RunFolder.start_or_continue(tmp_path / "run")
+        os.rmdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", removed)
+        assert not first.abandon()
+    second = RunFolder.start_or_continue(tmp_path / "run")
+    assert second.path.is_dir()
+    second.abandon()
+
+
+def test_a_folder_that_went_before_its_lock_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.partial").mkdir()
+    lock = fcntl.flock
+
+    def late(place: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        os.rmdir(tmp_path / "run.partial")  # by another process, which held the lock
+        lock(place, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    assert run.path.is_dir()
+    with pytest.raises(RunError, match="nobody writes"):
+        RunFolder.start_or_continue(tmp_path / "run")
+    run.abandon()
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    run.write_text("config.toml", "")
+    assert run.finish() == tmp_path / "run"

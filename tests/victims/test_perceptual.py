@@ -1,0 +1,288 @@
+"""Perceptual hashes: the codes of the reference programs, bit for bit, and useful gradients."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.budget import Budget
+from advhash.codes.hamming import distances
+from advhash.data import Dataset
+from advhash.data.load import load_dataset
+from advhash.data.readers import openmoji
+from advhash.errors import ConfigError, DataError
+from advhash.experiments.config import TrainConfig
+from advhash.experiments.prepare.victim import train
+from advhash.registry import ATTACKS, VICTIMS
+from advhash.storage.checkpoint import load_victim, save_victim
+from advhash.victims.base import HashVictim
+from advhash.victims.perceptual.hashes import PDQ, DHash, PHash, box_filter
+from advhash.victims.perceptual.resampling import eight_bit_pixels, grey, resize
+
+FLICKR = Path("/work/shared/data/flickr8k_128/images.zip")
+NAMES = ("phash", "dhash", "pdq")
+Bits = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]  # (H,W,3)
+
+
+def imagehash_bits(kind: str, **settings: int) -> Callable[[Pixels], Bits]:
+    imagehash = pytest.importorskip("imagehash", reason="pip install imagehash to compare with it")
+
+    def bits(picture: Pixels) -> Bits:
+        found: Bits = getattr(imagehash, kind)(Image.fromarray(picture), **settings).hash
+        return found.ravel()
+
+    return bits
+
+
+def pdq_bits() -> Callable[[Pixels], Bits]:
+    pdqhash = pytest.importorskip("pdqhash", reason="pip install pdqhash to compare with it")
+    return lambda picture: np.asarray(pdqhash.compute(picture)[0], bool)
+
+
+def photos() -> list[Pixels]:
+    """Parts of two photographs, of many sizes: 64×64 is a case of its own in PDQ, and narrow ones
+    are resized in another order by Pillow 13."""
+    found = []
+    for photo in load_sample_images().images:
+        found.append(photo)
+        for height, width in (
+            (128, 200), (64, 64), (50, 70), (32, 32), (33, 31), (17, 90), (64, 128), (300, 16),
+        ):  # fmt: skip
+            for start in (0, 40, 80):
+                part = photo[start : start + height, 2 * start : 2 * start + width]
+                found.append(np.ascontiguousarray(part))
+    return found
+
+
+def emoji() -> list[Pixels]:
+    """Many are symmetric: half of their frequencies are 0 but for rounding."""
+    pictograms = openmoji.read_pictograms(skin_tones=False)[::12]
+    return [
+        np.ascontiguousarray(picture.transpose(1, 2, 0))
+        for size in (32, 64, 90)
+        for picture in openmoji.render(pictograms, size)
+    ]
+
+
+def digits() -> list[Pixels]:
+    small = (load_digits().images[:200] * (255 / 16)).round().astype(np.uint8)
+    large = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in small]
+    return [np.repeat(np.asarray(image)[:, :, None], 3, axis=2) for image in large]
+
+
+def odd_ones() -> list[Pixels]:
+    """Flat, noisy and mirrored."""
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(0, 256, (70, 90, 3), np.uint8) for _ in range(10)]
+    mirrored = [np.concatenate([picture, picture[:, ::-1]], axis=1) for picture in noise]
+    return [np.full((40, 40, 3), grey, np.uint8) for grey in (0, 7, 128, 255)] + noise + mirrored
+
+
+def flickr() -> list[Pixels]:
+    if not FLICKR.is_file():
+        pytest.skip(f"no photographs in {FLICKR}")
+    with zipfile.ZipFile(FLICKR) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[:200]
+        pictures = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
+    return [np.asarray(picture) for picture in pictures]
+
+
+def tensor(pictures: list[Pixels]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    """(4,3,96,80) in [0,1]."""
+    picture = load_sample_images().images[0]
+    return tensor([picture[at : at + 96, at : at + 80] for at in (0, 100, 200, 300)])
+
+
+@pytest.fixture(scope="module")
+def copies() -> Dataset:
+    return load_dataset("near_duplicates", {"pictures": 100, "size": 32})
+
+
+class TestPillow:
+    def test_grey_is_pillows(self) -> None:
+        colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        colours[0, :4] = [[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 0, 255]]
+        expected = np.asarray(Image.fromarray(colours).convert("L"))
+        assert np.array_equal(grey(eight_bit_pixels(tensor([colours])))[0].numpy(), expected)
+
+    def test_resize_is_pillows_whatever_the_sizes(self) -> None:
+        generator = np.random.default_rng(1)
+        for _ in range(300):
+            old, new = generator.integers(3, 130, 2), generator.integers(2, 70, 2).tolist()
+            noise = generator.integers(0, 256, old, np.uint8)
+            expected = Image.fromarray(noise).resize((new[1], new[0]), Image.Resampling.LANCZOS)
+            got = resize(torch.from_numpy(noise)[None].float(), *new)[0].numpy()
+            assert np.array_equal(got, np.asarray(expected)), f"{old} to {new}"
+
+    def test_pixels_off_the_grid_are_rounded(self) -> None:
+        images = torch.tensor([-0.2, 0.4999 / 255, 0.501 / 255, 1.3], requires_grad=True)
+        pixels = eight_bit_pixels(images)
+        assert pixels.tolist() == [0, 0, 1, 255]
+        pixels.sum().backward()
+        assert images.grad is not None
+        assert images.grad.tolist() == [255] * 4
+
+
+class TestCodes:
+    @pytest.mark.parametrize("pictures", [photos, emoji, digits, odd_ones, flickr])
+    @pytest.mark.parametrize(
+        ("victim", "reference"),
+        [
+            (PHash(), lambda: imagehash_bits("phash")),
+            (PHash(bits=256), lambda: imagehash_bits("phash", hash_size=16)),
+            (
+                PHash(bits=25, highfreq_factor=3),
+                lambda: imagehash_bits("phash", hash_size=5, highfreq_factor=3),
+            ),
+            (DHash(), lambda: imagehash_bits("dhash")),
+            (DHash(bits=256), lambda: imagehash_bits("dhash", hash_size=16)),
+            (PDQ(), pdq_bits),
+        ],
+        ids=["phash", "phash-256", "phash-25", "dhash", "dhash-256", "pdq"],
+    )
+    def test_equal_the_reference(
+        self,
+        victim: HashVictim,
+        reference: Callable[[], Callable[[Pixels], Bits]],
+        pictures: Callable[[], list[Pixels]],
+    ) -> None:
+        bits = reference()
+        of_size: dict[tuple[int, ...], list[Pixels]] = {}
+        for picture in pictures():
+            of_size.setdefault(picture.shape, []).append(picture)
+        for shape, some in of_size.items():
+            expected = np.stack([bits(picture) for picture in some])
+            got = victim.encode(tensor(some), "image").unpack()
+            assert np.array_equal(got, expected), f"{(got != expected).sum()} bits at {shape}"
+
+    def test_pdq_values_are_the_reference_ones(self, photo: Tensor) -> None:
+        """Not only their signs: the same float32 operations in the same order."""
+        pdqhash = pytest.importorskip("pdqhash", reason="pip install pdqhash to compare with it")
+        got = PDQ().relax(photo, "image").double() * 255
+        for row, image in enumerate((photo * 255).round().byte()):
+            values, _ = pdqhash.compute_float(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+            expected = values - np.sort(values)[127]
+            assert np.allclose(got[row].numpy(), expected, rtol=1e-6, atol=1e-4)
+
+    @pytest.mark.parametrize(("size", "width"), [(9, 3), (9, 4), (7, 1), (6, 6)])
+    def test_box_filter_against_a_loop(self, size: int, width: int) -> None:
+        values = np.random.default_rng(2).random((size, 3), np.float32)
+        after = (width + 2) // 2 - 1
+        for place, got in enumerate(box_filter(values, width)):
+            first, last = max(place - (width - 1 - after), 0), min(place + after, size - 1)
+            assert got == pytest.approx(values[first : last + 1].mean(axis=0), rel=1e-5)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_batch_is_its_images(self, name: str, photo: Tensor) -> None:
+        victim = VICTIMS.create(name)
+        together = victim.relax(photo, "image")
+        alone = torch.cat([victim.relax(image[None], "image") for image in photo])
+        assert torch.equal(together, alone)
+        assert together.shape == (len(photo), victim.bits)
+        assert together.dtype == torch.float32
+
+
+class TestGradients:
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("size", [(96, 80), (64, 64), (40, 150)])
+    def test_they_foretell_the_change(self, name: str, size: tuple[int, int]) -> None:
+        """Without roundings all is linear but for the median, which weights of sum 0 cancel."""
+        victim = VICTIMS.create(name)
+        generator = torch.Generator().manual_seed(0)
+        picture = load_sample_images().images[1]
+        start = tensor([picture[: size[0], : size[1]]]) / 2 + 0.2
+        weights = torch.randn(victim.bits, generator=generator)
+        weights -= weights.mean()
+        inputs = start.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((victim.relax(inputs, "image") @ weights).sum(), inputs)
+        step = 8 / 255 * gradient.sign()  # far above the roundings
+        change = (victim.relax(start + step, "image") - victim.relax(start, "image")) @ weights
+        assert (gradient * step).sum().item() == pytest.approx(change.item(), rel=0.05)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_the_code_is_the_same_with_and_without(self, name: str, photo: Tensor) -> None:
+        victim = VICTIMS.create(name)
+        with torch.no_grad():
+            plain = victim.relax(photo, "image")
+        assert torch.equal(victim.relax(photo.clone().requires_grad_(), "image"), plain)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_an_attack_comes_nearer_to_its_target(self, name: str, copies: Dataset) -> None:
+        victim = VICTIMS.create(name).fit(copies, seed=0)
+        codes = victim.database_codes(copies, "image")
+        attack = ATTACKS.create("p2p", {"steps": 30})
+        budget = Budget("linf", 16 / 255)
+        attack.fit(victim, AttackData(copies, codes, "image", "image"), budget)
+        batch = copies.query.rows(torch.arange(0, 60, 3))
+        rows = torch.arange(60, 80)  # the pictures aimed at
+        moved = attack.perturb(victim, batch, copies.database.labels[rows], budget)
+        goal = codes[rows.numpy()]
+        far = [np.diag(distances(part, goal)).mean() for part in (
+            victim.encode(batch.inputs["image"], "image"), moved.codes)]  # fmt: skip
+        assert far[1] < 0.75 * far[0]
+
+
+class TestVictims:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_nothing_is_trained_and_near_duplicates_are_found(self, name: str) -> None:
+        trained = train(TrainConfig.build({"victim": {"name": name}}))
+        assert trained.data.name == "near_duplicates"
+        assert trained.card["history"] == []
+        assert trained.card["metrics"]["map_image_image"]["value"] > 0.75
+        assert trained.card["metrics"]["map_image_image_untrained"]["value"] > 0.8
+        assert not {flag["name"] for flag in trained.card["flags"]} - {"constant_bits"}
+
+    def test_victims_without_weights_are_told_apart(self) -> None:
+        configs = [
+            {"name": "phash"}, {"name": "phash", "bits": 16}, {"name": "dhash"}, {"name": "pdq"},
+        ]  # fmt: skip
+        data = {"name": "near_duplicates", "pictures": 20, "size": 16}
+        marks = [
+            train(TrainConfig.build({"victim": victim, "dataset": data})).fingerprint
+            for victim in configs
+        ]
+        assert len(set(marks)) == len(marks)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_checkpoint_round_trip(self, name: str, photo: Tensor, tmp_path: Path) -> None:
+        settings = VICTIMS.settings(name, {} if name == "pdq" else {"bits": 144})
+        victim = VICTIMS.create(name, settings)
+        save_victim(tmp_path, victim, name=name, settings=settings)
+        again, card = load_victim(tmp_path)
+        assert card["bits"] == victim.bits
+        assert torch.equal(again.relax(photo, "image"), victim.relax(photo, "image"))
+
+    @pytest.mark.parametrize("name", ["phash", "dhash"])
+    @pytest.mark.parametrize("bits", [-4, 0, 1, 32])
+    def test_bits_must_be_a_square(self, name: str, bits: int) -> None:
+        with pytest.raises(ConfigError, match=f"{name}.*square number.*got {bits}"):
+            VICTIMS.create(name, {"bits": bits})
+
+    def test_pdq_has_256_bits(self) -> None:
+        assert PDQ().bits == 256
+        with pytest.raises(ConfigError, match="no setting 'bits'"):
+            VICTIMS.create("pdq", {"bits": 64})
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_table_has_no_pictures(self, name: str) -> None:
+        with pytest.raises(DataError, match="needs images: 'breast_cancer' has table"):
+            train(
+                TrainConfig.build({"victim": {"name": name}, "dataset": {"name": "breast_cancer"}})
+            )

@@ -1,0 +1,1 @@
+"""Hashes of images and texts in one space."""

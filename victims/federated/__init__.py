@@ -1,0 +1,1 @@
+"""HashVFL: parties with disjoint columns over a wire."""

@@ -1,0 +1,1 @@
+"""Backbones of images, encoders of texts, and where weights come from."""

@@ -1,0 +1,1 @@
+"""A network's activation pattern as a hash."""

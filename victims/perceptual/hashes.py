@@ -1,0 +1,248 @@
+"""Perceptual hashes as victims: phash, dhash and PDQ, what deduplication and moderation run.
+
+They are not trained. The code of a picture is that of the reference program, in the arithmetic of
+that program; the gradient is that of the same operator without its roundings. Pictures come at
+any size: each hash brings its own resize.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import torch
+from torch import Tensor
+
+from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.errors import DataError
+from advhash.registry import VICTIMS
+from advhash.victims.base import HashVictim, expect_positive
+from advhash.victims.perceptual.resampling import eight_bit_pixels, grey, resize, straight_through
+
+__all__ = ["PDQ", "DHash", "PHash", "PerceptualHash", "dct_matrix"]
+
+Floats = npt.NDArray[np.float32]
+
+
+class PerceptualHash(HashVictim):
+    """A hash that is computed, not learnt: `fit` has nothing to do and `history` stays empty.
+
+    A bit is 1 iff its value is above the threshold of the picture, as everywhere: relaxed > 0.
+    """
+
+    default_dataset = "near_duplicates"
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.bounds = {"image": (0.0, 1.0)}
+        self.history = []
+        self.register_buffer("place", torch.empty(0), persistent=False)  # knows the device
+
+    @classmethod
+    def data_arguments(cls, data: Dataset) -> dict[str, object]:
+        if "image" not in data.modalities:
+            raise DataError(
+                f"{cls.__name__} needs images: {data.name!r} has {', '.join(data.modalities)}"
+            )
+        return {}
+
+    def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
+        """Nothing to learn. Raises DataError where there are no images."""
+        self.data_arguments(data)
+        return self
+
+
+@VICTIMS.register("phash", source="Krawetz, hackerfactor.com 2011, as in imagehash 4.3")
+class PHash(PerceptualHash):
+    """Perceptual hash: the low frequencies of a small grey picture, above their median or not.
+
+    bits: a square number h²
+    highfreq_factor: the picture is resized to h·factor pixels a side before its DCT
+
+    `relax` gives value − median in units of the orthonormal DCT of [0,1] pixels. See
+    docs/victims/perceptual.md.
+    """
+
+    def __init__(self, *, bits: int = 64, highfreq_factor: int = 4) -> None:
+        super().__init__(bits)
+        expect_positive(highfreq_factor=highfreq_factor)
+        self.highfreq_factor = highfreq_factor
+        self.side = square_side(bits)
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        size = self.side * self.highfreq_factor
+        pixels = resize(grey(eight_bit_pixels(inputs)), size, size)
+        transform = torch.from_numpy(2 * dct_matrix(self.side, size)).to(pixels)
+        smooth = (transform @ pixels @ transform.T).flatten(1)
+        whole = pixels.detach().cpu().numpy().astype(np.uint8)
+        exact = torch.from_numpy(np.stack([self._frequencies(image) for image in whole]))
+        values = straight_through(exact.to(smooth), smooth)
+        relaxed = values - middle(values).mean(dim=1, keepdim=True)
+        return (relaxed / (2 * 255 * size)).float()
+
+    def _frequencies(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """(K,) by scipy: in symmetric pictures many are 0 but for its rounding, which decides."""
+        columns = scipy.fft.dct(pixels, axis=0)
+        both = scipy.fft.dct(columns, axis=1)
+        return np.asarray(both[: self.side, : self.side], np.float64).ravel()
+
+
+@VICTIMS.register("dhash", source="Krawetz, hackerfactor.com 2013, as in imagehash 4.3")
+class DHash(PerceptualHash):
+    """Difference hash: whether a pixel of a tiny grey picture is lighter than its left neighbour.
+
+    bits: a square number h²; the picture is resized to h rows of h+1 pixels
+
+    `relax` gives the difference of the two pixels, in [−1,1].
+    """
+
+    def __init__(self, *, bits: int = 64) -> None:
+        super().__init__(bits)
+        self.side = square_side(bits)
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        pixels = resize(grey(eight_bit_pixels(inputs)), self.side, self.side + 1)
+        return (pixels.diff(dim=2) / 255).flatten(1).float()
+
+
+@VICTIMS.register("pdq", source="Facebook 2019, The TMK+PDQF and the PDQ algorithms")
+class PDQ(PerceptualHash):
+    """PDQ: 256 bits of the low frequencies of a blurred picture of 64×64 points.
+
+    Luminance, twice a box filter along rows and columns, one point of each of 64×64 cells, a DCT
+    of which rows and columns 1 to 16 are kept, above their (lower) median or not. All in float32
+    and in the order of the reference program, whose bits are numbered from the last to the first.
+
+    `relax` gives (value − median)/255. See docs/victims/perceptual.md.
+
+    Deviations:
+    - the quality figure, by which users of PDQ drop flat pictures, is not computed
+    """
+
+    grid = 64
+    side = 16
+
+    def __init__(self) -> None:
+        super().__init__(self.side**2)
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        pixels = eight_bit_pixels(inputs).double()
+        luminance = pixels[:, 0] * 0.299 + pixels[:, 1] * 0.587 + pixels[:, 2] * 0.114
+        smooth = self._smooth(luminance)
+        exact = torch.from_numpy(self._exact(luminance.detach().float().cpu().numpy()))
+        values = straight_through(exact.to(smooth), smooth).flatten(1).flip(1)
+        return ((values - middle(values)[:, :1]) / 255).float()
+
+    def _smooth(self, luminance: Tensor) -> Tensor:
+        """(B,16,16) of (B,H,W), as one linear operator."""
+        height, width = luminance.shape[1:]
+        transform = torch.from_numpy(pdq_transform()).to(luminance)
+        down = torch.from_numpy(_blurred_points(height, width)).to(luminance)
+        across = torch.from_numpy(_blurred_points(width, height)).to(luminance)
+        small = down @ luminance @ across.T
+        return transform @ small @ transform.T
+
+    def _exact(self, luminance: Floats) -> Floats:
+        """The same with the roundings of the reference, (B,16,16) float32."""
+        height, width = luminance.shape[1:]
+        values = luminance.transpose(1, 2, 0)  # the batch last: passes run over whole slices
+        if (height, width) != (self.grid, self.grid):
+            for _ in range(2):
+                values = box_filter(values.swapaxes(0, 1), box_width(width)).swapaxes(0, 1)
+                values = box_filter(values, box_width(height))
+            values = values[points(height)][:, points(width)]
+        transform = pdq_transform()
+        rows = np.zeros((self.side, *values.shape[1:]), np.float32)
+        for place in range(self.grid):
+            rows += transform[:, place, None, None] * values[place]
+        result = np.zeros((self.side, self.side, len(luminance)), np.float32)
+        for place in range(self.grid):
+            result += rows[:, place, None] * transform[:, place, None]
+        return np.ascontiguousarray(result.transpose(2, 0, 1))
+
+
+def square_side(bits: int) -> int:
+    """h of h² bits. Raises ValueError where `bits` is no square of at least 4."""
+    side = math.isqrt(max(bits, 0))
+    if side < 2 or side * side != bits:
+        raise ValueError(f"expected bits to be a square number from 4 on (16, 64, 256), got {bits}")
+    return side
+
+
+def middle(values: Tensor) -> Tensor:
+    """(B,2) the two middle ones of an even number of values, or twice the middle one.
+
+    >>> middle(torch.tensor([[4.0, 1.0, 3.0, 2.0]])).tolist()
+    [[2.0, 3.0]]
+    """
+    count = values.shape[1]
+    return values.sort(dim=1).values[:, [(count - 1) // 2, count // 2]]
+
+
+def dct_matrix(rows: int, size: int, first: int = 0) -> npt.NDArray[np.float64]:
+    """(rows,size) cos(π·(first+i)·(2j+1)/(2·size)): frequencies `first` and up of the DCT-II.
+
+    >>> dct_matrix(2, 2).round(4).tolist()
+    [[1.0, 1.0], [0.7071, -0.7071]]
+    """
+    frequency = np.arange(first, first + rows)[:, None]
+    angles = math.pi / 2 / size * frequency * (2 * np.arange(size) + 1)
+    return np.asarray(np.cos(angles), np.float64)
+
+
+def pdq_transform() -> Floats:
+    """(16,64) frequencies 1 to 16, orthonormal; only the scale is rounded before the product."""
+    scale = np.float64(np.float32(math.sqrt(2 / PDQ.grid)))
+    return (scale * dct_matrix(PDQ.side, PDQ.grid, first=1)).astype(np.float32)
+
+
+def box_width(size: int) -> int:
+    """Width of the box filter for a side of `size` pixels: half a cell of the 64×64 grid.
+
+    >>> box_width(128), box_width(512)
+    (1, 4)
+    """
+    return -(-size // (2 * PDQ.grid))
+
+
+def points(size: int) -> npt.NDArray[np.int64]:
+    """(64,) the pixel in the middle of each cell."""
+    return ((np.arange(PDQ.grid) + 0.5) * size / PDQ.grid).astype(np.int64)
+
+
+def box_filter(values: Floats, width: int) -> Floats:
+    """Means over `width` neighbours along the first axis, fewer at the borders.
+
+    A running sum in float32, which gains the new neighbour before it loses the old one.
+    """
+    after = (width + 2) // 2 - 1  # neighbours behind
+    before = width - 1 - after
+    size = len(values)
+    result = np.empty_like(values)
+    total = np.zeros_like(values[0])
+    for place in range(min(after, size)):
+        total = total + values[place]
+    for place in range(size):
+        if place + after < size:
+            total = total + values[place + after]
+        if place > before:
+            total = total - values[place - before - 1]
+        count = min(place + after, size - 1) - max(place - before, 0) + 1
+        result[place] = total / np.float32(count)
+    return result
+
+
+def _blurred_points(size: int, other: int) -> Floats:
+    """(64,size) the two passes and the choice of points along one side as a matrix.
+
+    other: the other side; a picture of 64×64 pixels is taken as it is
+    """
+    identity = np.eye(size, dtype=np.float32)
+    if size == other == PDQ.grid:
+        return identity
+    width = box_width(size)
+    return box_filter(box_filter(identity, width), width)[points(size)]
