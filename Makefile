@@ -39,7 +39,7 @@ lint: $(STAMP)
 
 # mypy follows no editable install of renamed folders: it checks the installed tree.
 types: $(STAMP)
-	rm -rf build/site
+	rm -rf build/site build/lib  # modules that are gone would be installed again
 	$(BIN)/pip install --quiet --no-deps --target build/site .
 	cd build/site && ../../$(BIN)/mypy --strict --config-file ../../pyproject.toml \
 		--python-executable ../../$(BIN)/python -p advhash

@@ -1,4 +1,4 @@
-"""Names for victims, attacks, defences and data sets; the constructor is the config.
+"""Names for victims, attacks, defences, data sets and runs; the constructor is the config.
 
 A method is one class or function and one decorator:
 
@@ -33,6 +33,7 @@ __all__ = [
     "DATASETS",
     "DEFENSES",
     "DETECTORS",
+    "EXPERIMENTS",
     "INVERSIONS",
     "VICTIMS",
     "Entry",
@@ -172,11 +173,14 @@ class Registry(Generic[T]):
     def register(
         self, name: str, *, source: str, presets: Mapping[str, Settings] | None = None
     ) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Decorator. Raises ValueError where the name is taken."""
+        """Decorator. Raises ValueError where the name is taken, TypeError where a method lacks."""
 
         def decorate(build: Callable[..., T]) -> Callable[..., T]:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered already")
+            if inspect.isabstract(build):
+                lacks = ", ".join(sorted(getattr(build, "__abstractmethods__", ())))
+                raise TypeError(f"{self.kind} {name!r} lacks {lacks}")
             self._entries[name] = Entry(name, build, source, presets or {})
             return build
 
@@ -193,7 +197,7 @@ class Registry(Generic[T]):
             except Exception as error:  # code of others can raise anything
                 package = point.dist.name if point.dist else "an unknown package"
                 raise UsageError(
-                    f"{package} registers a {self.kind} in {point.value!r}, which raised "
+                    f"{package} registers {_article(self.kind)} in {point.value!r}, which raised "
                     f"{type(error).__name__}: {error}; repair or uninstall {package}"
                 ) from error
         self._loaded = True
@@ -227,6 +231,10 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:  # a constructor refuses a value
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 # The element types are kept as Any here: this module lies below those that define them.
@@ -293,5 +301,12 @@ DATASETS: Registry[Any] = Registry(
         "advhash.data.readers.openmoji_set",
         "advhash.data.readers.scikit_learn",
         "advhash.data.readers.tables",
+    ),
+)
+EXPERIMENTS: Registry[Any] = Registry(
+    "experiment",
+    (
+        "advhash.experiments.lifelong.run",
+        "advhash.experiments.phase.run",
     ),
 )

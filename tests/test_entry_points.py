@@ -18,7 +18,7 @@ from advhash.registry import ATTACKS, DATASETS, VICTIMS, Entry, Registry
 
 MODULE = '''
 import torch
-from advhash.attacks.baselines import Noise
+from advhash.attacks.black_box.baselines import Noise
 from advhash.data.load import load_dataset
 from advhash.registry import ATTACKS, DATASETS, VICTIMS
 from advhash.victims.base import HashVictim
@@ -64,7 +64,7 @@ corner = plugin_module
 [advhash.attacks]
 shake = plugin_module
 
-[advhash.data.load]
+[advhash.datasets]
 few = plugin_module
 """
 
@@ -151,6 +151,115 @@ def test_a_broken_package_is_named_in_one_line(
     assert text.startswith("advhash-plugin registers a victim in 'plugin_module', which raised ")
     assert text.endswith("; repair or uninstall advhash-plugin")
     assert "\n" not in text
+
+
+KIND = '''
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from advhash.experiments.config import OneVictim
+from advhash.experiments.experiment import Experiment, Plan, Result
+from advhash.experiments.attack.record import run_info
+from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.page.kinds import KINDS
+from advhash.reports.record import Document, RunInfo
+from advhash.registry import EXPERIMENTS
+
+
+class TossConfig(OneVictim):
+    command: Literal["toss"] = "toss"
+    tosses: int = 3
+
+
+class TossRecord(Document):
+    schema_: Literal["plugin/toss/1"]
+    run: RunInfo
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Toss:
+    number: int
+
+    @property
+    def key(self):
+        return f"toss-{self.number}"
+
+
+@EXPERIMENTS.register("toss", source="a test")
+class Tossing(Experiment):
+    """Tosses that are counted."""
+
+    name, config, record, code = "toss", TossConfig, TossRecord, ()
+    METHOD
+
+    def compute(self, cell, place):
+        return Result({"heads": cell.number % 2})
+
+    def judge(self, plan, results, place):
+        heads = sum(one.document["heads"] for one in results)
+        return TossRecord(
+            schema_="plugin/toss/1",
+            run=run_info(place.final, plan.config.seed, plan.config.device, place.seconds),
+            metrics={"heads": {"value": heads, "low": None, "high": None, "n": len(results)}},
+        )
+
+
+def chapter(path):
+    record = TossRecord.read(path)
+    return Chapter(
+        name="Tosses",
+        title="Tosses",
+        heading="What was tossed",
+        template=str(Path(__file__).with_name("toss.html")),
+        values={"record": record},
+        told=[Told("tosses", "Heads were counted.")],
+        sources=[source_of(path, "tosses", record.run, [], {})],
+        datasets=[],
+    )
+
+
+KINDS["plugin/toss/1"] = lambda paths, pictures: [chapter(path) for path in paths]
+'''
+PLAN = """def plan(self, config):
+        return Plan(config=config, cells=[Toss(number) for number in range(config.tosses)])
+"""
+
+
+def brings_a_kind(site: Path, method: str) -> None:
+    (site / "plugin_module.py").write_text(KIND.replace("METHOD", method))
+    macro = "{% macro results() %}{{ record.metrics.heads.value }} heads{% endmacro %}"
+    (site / "toss.html").write_text(macro)
+    points = "[advhash.experiments]\ntoss = plugin_module\n"
+    (site / "advhash_plugin-1.0.dist-info/entry_points.txt").write_text(points)
+
+
+def test_a_package_brings_a_kind_of_run(site: Path) -> None:
+    brings_a_kind(site, PLAN)
+    assert "toss" in advhash(site, "--help").stdout
+    dry = advhash(site, "toss", "--set", "victim.name=dpsh", "--set", "tosses=4", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert json.loads(dry.stdout)["cells"] == 4
+    tossed = advhash(
+        site, "toss", "--set", "victim.name=dpsh", "--json", "--out", "run", "--executor", "local",
+    )  # fmt: skip
+    assert tossed.returncode == 0, tossed.stderr
+    assert json.loads(tossed.stdout)["metrics"]["heads"]["value"] == 1
+    assert (site / "run/config.toml").is_file()
+    assert "1 heads" in (site / "run/report.html").read_text()
+    again = advhash(site, "report", "run", "--out", "page.html")
+    assert again.returncode == 0, again.stderr
+    assert (site / "page.html").read_text() == (site / "run/report.html").read_text()
+
+
+def test_a_kind_that_lacks_a_method_is_named_in_one_line(site: Path) -> None:
+    brings_a_kind(site, "")
+    refused = advhash(site, "toss", "--dry-run")
+    assert refused.returncode == 2
+    assert "advhash-plugin registers an experiment in 'plugin_module'" in refused.stderr
+    assert "experiment 'toss' lacks plan" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def method(*, size: int = 1) -> int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from advhash._version import __version__
 from advhash.cli.attack import attack
@@ -20,8 +21,9 @@ from advhash.cli.compare import compare
 from advhash.cli.data import data_app
 from advhash.cli.defend import defend
 from advhash.cli.detect import detect
-from advhash.cli.encode import encode, phase_chart
+from advhash.cli.encode import encode
 from advhash.cli.evolve import search
+from advhash.cli.execute import brought, command_of
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
 from advhash.cli.options import (
@@ -29,13 +31,27 @@ from advhash.cli.options import (
     fail,
     told,
 )
+from advhash.cli.phase_chart import phase_chart
 from advhash.cli.report import report
 from advhash.cli.train import train
 from advhash.cli.transfer import transfer
 from advhash.compute.processes import process_count
 from advhash.errors import AdvhashError, UsageError
 
+
+class Commands(TyperGroup):
+    """The commands of advhash, and the kinds of run that packages bring by entry points."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(brought())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = super().get_command(ctx, cmd_name)
+        return command_of(cmd_name) if known is None and cmd_name in brought() else known
+
+
 app = typer.Typer(
+    cls=Commands,
     help="How easily can binary codes be fooled? Attack, measure and report hashing retrieval.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -9,7 +9,6 @@ from advhash.cli.console import figure, print_rows
 
 if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
-    from advhash.reports.phase import PhaseRecord
 
 from typing import Annotated
 
@@ -34,9 +33,9 @@ from advhash.cli.options import (
     method_table,
     working,
 )
-from advhash.errors import ConfigError, UsageError
+from advhash.errors import UsageError
 
-__all__ = ["encode", "phase_chart"]
+__all__ = ["encode"]
 
 
 def encode(
@@ -94,100 +93,6 @@ def encode(
         print_encoding(record)
 
 
-def phase_chart(
-    victim: Victim = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            help="A targeted attack. (default: dhta, 20 steps)",
-            autocompletion=complete_attacks,
-        ),
-    ] = None,
-    dataset: DatasetName = None,
-    widths: Annotated[
-        str | None, typer.Option("--widths", help="Units. (default: 3,6,12,25,50,100,200)")
-    ] = None,
-    epochs: Annotated[
-        str | None, typer.Option("--epochs", help="Times, 0: untrained. (default: 0,1,3,10,20,40)")
-    ] = None,
-    samples: Annotated[
-        str | None, typer.Option("--samples", help="Training rows. (default: 100,300,1000)")
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Trainings of each point. (default: 2)")
-    ] = None,
-    norm: Norm = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: its)")] = None,
-    seed: Seed = None,
-    device: Device = None,
-    executor: Annotated[
-        str, typer.Option("--executor", help="inline, local or dask:tcp://HOST:PORT.")
-    ] = "inline",
-    out: OutFolder = None,
-    settings: Settings = None,
-    config: Config = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Neural codes over model size, training time and sample size, and how well they are attacked.
-
-    Finished trainings are kept: the same command goes on where it was stopped.
-    """
-    from advhash.cli.console import print_json
-    from advhash.compute.executor import check_executor
-    from advhash.experiments.phase.config import PhaseConfig
-    from advhash.experiments.phase.run import (
-        phase_chart as run_phase_chart,
-        phase_plan,
-        plan_document,
-    )
-
-    values = gather(
-        config,
-        settings,
-        seed=seed,
-        device=device,
-        victim=method_table(victim),
-        attack=method_table(method),
-        dataset=method_table(dataset),
-        budget={"norm": norm, "eps": eps},
-        phase={
-            "widths": _numbers("--widths", widths),
-            "epochs": _numbers("--epochs", epochs),
-            "samples": _numbers("--samples", samples),
-            "repeats": repeats,
-        },
-    )
-    for table, name in (("victim", "neural-code"), ("attack", "dhta"), ("dataset", "digits")):
-        if table in values and "name" not in values[table]:
-            values[table]["name"] = name
-    parsed = PhaseConfig.build(values)
-    check_executor(executor)
-    if dry_run:
-        print_json(plan_document(phase_plan(parsed)))
-        return
-    if out is not None and out.exists():
-        raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-    with working(quiet) as progress:
-        record = run_phase_chart(parsed, out, progress, executor=executor)
-    if as_json:
-        print_json(record.document())
-    else:
-        print_phase(record)
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    """`3,10,30` as numbers. Raises ConfigError."""
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option}: expected numbers with commas between, got {text!r}") from None
-
-
 def print_encoding(record: EncodingRecord) -> None:
     """Headline of each code and where the report is."""
     sys.stdout.write(
@@ -207,17 +112,6 @@ def print_encoding(record: EncodingRecord) -> None:
         for coder in record.coders
     ]
     print_rows(("code", "bits", *names), rows)
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
-
-
-def print_phase(record: PhaseRecord) -> None:
-    """Headline of a phase chart and where the report is."""
-    from advhash.reports.phase import verdicts
-
-    for line in verdicts(record):
-        sys.stdout.write(f"{line}\n")
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.run.folder}/report.html\n")

@@ -23,12 +23,15 @@ __all__ = [
     "DatasetName",
     "Defense",
     "Device",
+    "DryRun",
+    "ExecutorName",
     "Json",
     "Norm",
     "OutFolder",
     "QueryCount",
     "QueryModality",
     "Quiet",
+    "Resume",
     "Seed",
     "Settings",
     "Targets",
@@ -142,6 +145,13 @@ QueryCount = Annotated[
 ]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
+]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this interrupted run.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="inline, local or dask:tcp://HOST:PORT.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 

@@ -121,20 +121,14 @@ class ProtocolConfig(Table):
 
 
 class Run(Table):
-    """A whole command, which one file replays."""
+    """A whole command, which one file replays.
 
-    def to_toml(self) -> str:
-        """The file that replays the run. None has no place in TOML and means the default."""
-        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
-        return tomli_w.dumps(body)
-
-
-class Command(Run):
-    """Whether the user trusts code that the config names is told with the command, never in a file.
-
-    A config from a stranger could name any function: it is neither read from a file nor written.
+    Whether the user trusts code that the config names is told with the command, never in a file: a
+    config from a stranger could name any function. It is neither read from a file nor written.
     """
 
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
     _trust_code: bool = PrivateAttr(default=False)
 
     @property
@@ -147,12 +141,15 @@ class Command(Run):
         config._trust_code = trust_code
         return config
 
+    def to_toml(self) -> str:
+        """The file that replays the run. None has no place in TOML and means the default."""
+        body: dict[str, Any] = _plain(self.model_dump(mode="json"))
+        return tomli_w.dumps(body)
 
-class OneVictim(Command):
+
+class OneVictim(Run):
     """A victim and the data that it is trained on."""
 
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
     victim: VictimConfig
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
 

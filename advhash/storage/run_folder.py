@@ -26,7 +26,7 @@ from torch import Tensor
 from advhash import __version__
 from advhash.errors import CheckpointError, RunError
 from advhash.storage.checkpoint import read_tensors, write_tensors
-from advhash.storage.files import storage_errors, write_text
+from advhash.storage.files import storage_errors, write_json, write_text
 
 try:
     import fcntl
@@ -36,6 +36,7 @@ except ImportError:  # no such locks on Windows
 __all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
 
 _SUFFIX = ".partial"
+IDENTITY = "identity.json"
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -81,13 +82,33 @@ def new_run_id(label: str) -> str:
 def refuse_partial(folder: Path) -> None:
     """Raise RunError for a run that was interrupted."""
     if folder.name.endswith(_SUFFIX):
-        attacked = (folder / "config.toml").is_file()
+        kind = _identity(folder).get("kind") or (
+            "attack" if (folder / "config.toml").is_file() else None
+        )
         advice = (
-            f"continue it with `advhash attack --resume {folder}`"
-            if attacked
-            else "give the command that began it again, with the same --out, or delete it"
+            "give the command that began it again, with the same --out, or delete it"
+            if kind is None
+            else f"continue it with `advhash {kind} --resume {folder}`"
         )
         raise RunError(f"expected a finished run, got {folder}: {advice}")
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """Kind, code and version of the command that began a folder; {} where nothing tells them."""
+    try:
+        found = json.loads((folder / IDENTITY).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _difference(before: dict[str, str], kind: str, other: list[str]) -> str:
+    advice = "choose another --out, or delete the folder and start again"
+    if "kind" in other:
+        return f"`advhash {before.get('kind')}`, not by `advhash {kind}`: {advice}"
+    if "code" in other:
+        return f"another code of advhash (version {before.get('version')}): {advice}"
+    return f"the same command with other settings, see its config.toml: {advice}"
 
 
 class RunFolder:
@@ -167,6 +188,44 @@ class RunFolder:
             raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
         return run
 
+    @staticmethod
+    def interrupted(given: Path) -> tuple[Path, str]:
+        """Final name and kind of an interrupted run, named with or without `.partial`.
+
+        Raises RunError: it is finished, is not there, or is of a version that told no kind.
+        """
+        folder = given.absolute()
+        run = RunFolder(folder.with_name(folder.name.removesuffix(_SUFFIX)))
+        if run.final.exists():
+            raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
+        if not (run.path / "config.toml").is_file():
+            raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
+        kind = _identity(run.path).get("kind")
+        if not kind:
+            raise RunError(
+                f"{run.path} was begun by a version before 0.2, which kept no kind: expected a run "
+                "of this version; delete the folder and start again"
+            )
+        return run.final, kind
+
+    def claim(self, kind: str, config: str, code: str) -> None:
+        """Note what is run here, in `identity.json` and `config.toml`.
+
+        config: TOML; code: digest of the sources that decide
+
+        Raises RunError, naming the difference, where another run was begun here.
+        """
+        file, before = self.path / "config.toml", _identity(self.path)
+        if before:
+            mine = {"kind": kind, "code": code}
+            other = [name for name in mine if before.get(name) != mine[name]]
+            stored = file.read_text("utf-8") if file.is_file() else config
+            if other or stored != config:
+                self._unlock()
+                raise RunError(f"{self.path} was begun by {_difference(before, kind, other)}")
+        write_text(file, config)
+        write_json(self.path / IDENTITY, {"kind": kind, "code": code, "version": __version__})
+
     def identify(self, key: str) -> None:
         """Note what the parts belong to. Raises RunError where earlier ones belong to another run.
 
@@ -215,7 +274,8 @@ class RunFolder:
             self.path.rename(self.final)
         self._unlock()
         shutil.rmtree(self.final / "parts", ignore_errors=True)
-        (self.final / "identity").unlink(missing_ok=True)
+        for name in ("identity", IDENTITY):
+            (self.final / name).unlink(missing_ok=True)
         return self.final
 
     def abandon(self, *, keep: bool = True) -> bool:
@@ -223,7 +283,8 @@ class RunFolder:
 
         keep: False for a command that has no `--resume`
         """
-        kept = keep and any((self.path / "parts").glob("*.safetensors"))
+        claimed = (self.path / IDENTITY).is_file()  # its cells lie in the cache
+        kept = keep and (claimed or any((self.path / "parts").glob("*.safetensors")))
         if not kept:
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()  # last: who begins here meanwhile must not lose its folder

@@ -98,7 +98,8 @@ class Chapter:
     name:       what heads its part of a topic on which other chapters speak as well
     title:      of the page, if there is no other chapter
     heading:    the same as a sentence
-    template:   the file with its macros: one for each of TOPICS that it speaks on
+    template:   the file with its macros, one for each of TOPICS that it speaks on: the name of one
+                of ours, or the path of another package's
     values:     what the macros see
     told:       a verdict a run
     flags:      (label of the run, flag)

@@ -52,7 +52,7 @@ def _templates() -> Environment:
     files = {file.name: file for file in folder.rglob("*.html")}  # each beside its chapter
 
     def source(name: str) -> str:
-        return files[name].read_text("utf-8")
+        return files.get(name, Path(name)).read_text("utf-8")  # a path: of another package
 
     environment = Environment(
         autoescape=True,

@@ -18,12 +18,14 @@ from advhash.codes.metrics import retrieval_average_precision
 from advhash.data import Dataset, silent
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, RunError, UsageError
+from advhash.experiments import experiment
 from advhash.experiments.lifelong import run as lifelong_run
 from advhash.experiments.lifelong.attack import attack_stages
 from advhash.experiments.lifelong.cell import DIRECTIONS, METHODS, Cell, Stage, run_cell, subset
 from advhash.experiments.lifelong.config import LifelongConfig
 from advhash.experiments.lifelong.orders import Order, arrived_rows
-from advhash.experiments.lifelong.run import lifelong, lifelong_plan
+from advhash.experiments.lifelong.run import Lifelong
+from advhash.experiments.prepare import data_cell
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.lifelong.record import LifelongRecord
 from advhash.reports.page.render import page
@@ -221,8 +223,8 @@ class TestCell:
 def fake(cell: Cell, whole: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """Cells that cost nothing; returns the seeds of those that were run."""
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    for name in ("load_data", "load_dataset"):
-        monkeypatch.setattr(lifelong_run, name, lambda *_: whole)
+    monkeypatch.setattr(lifelong_run, "load_data", lambda *_: whole)
+    monkeypatch.setattr(data_cell, "load_dataset", lambda *_: whole)
     seeds: list[int] = []
 
     def quick(data: Dataset, order: Order, seed: int, **_: object) -> Cell:
@@ -260,7 +262,7 @@ def config(**lifelong_settings: object) -> LifelongConfig:
 
 class TestRun:
     def test_the_run_folder_holds_everything(self, fake: list[int], tmp_path: Path) -> None:
-        record = lifelong(config(), tmp_path / "run")
+        record = experiment.run(Lifelong(), config(), tmp_path / "run")
         assert len(fake) == 4
         assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
             *("config.toml", "env.json", "metrics.json", "queries.parquet", "report.html"),
@@ -277,7 +279,7 @@ class TestRun:
     def test_means_follow_from_the_values_of_every_query(
         self, fake: list[int], tmp_path: Path
     ) -> None:
-        record = lifelong(config(), tmp_path / "run")
+        record = experiment.run(Lifelong(), config(), tmp_path / "run")
         rows = pq.read_table(tmp_path / "run/queries.parquet").to_pylist()
         for method in ("dlcmh", "frozen"):
             cells: dict[tuple[int, int], list[float]] = {}
@@ -291,12 +293,12 @@ class TestRun:
             assert found.value == pytest.approx(np.mean([np.mean(c) for c in cells.values()]))
 
     def test_finished_cells_are_kept(self, fake: list[int], tmp_path: Path) -> None:
-        lifelong(config(seeds=1), tmp_path / "one")
+        experiment.run(Lifelong(), config(seeds=1), tmp_path / "one")
         assert len(fake) == 2
-        lifelong(config(), tmp_path / "two")
+        experiment.run(Lifelong(), config(), tmp_path / "two")
         assert len(fake) == 4  # two of the four were there
 
-    def test_an_interrupt_leaves_no_folder_and_says_how_to_go_on(
+    def test_an_interrupt_keeps_the_folder_and_says_how_to_go_on(
         self, fake: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         quick = lifelong_run.run_cell
@@ -308,11 +310,11 @@ class TestRun:
 
         monkeypatch.setattr(lifelong_run, "run_cell", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
-            lifelong(config(), tmp_path / "run")
-        assert "the same command goes on from there" in caught.value.__notes__[0]
-        assert not list(tmp_path.glob("run*"))
+            experiment.run(Lifelong(), config(), tmp_path / "run")
+        assert f"`advhash lifelong --resume {tmp_path / 'run'}`" in caught.value.__notes__[0]
+        assert (tmp_path / "run.partial").is_dir()
         monkeypatch.setattr(lifelong_run, "run_cell", quick)
-        lifelong(config(), tmp_path / "run")
+        experiment.resume(tmp_path / "run")
         assert len(fake) == 4
 
     def test_the_config_of_a_run_gives_the_same_cells(
@@ -320,15 +322,15 @@ class TestRun:
     ) -> None:
         import tomllib
 
-        first = lifelong(config(), tmp_path / "one")
+        first = experiment.run(Lifelong(), config(), tmp_path / "one")
         again = tomllib.loads((tmp_path / "one/config.toml").read_text())
-        second = lifelong(LifelongConfig.build(again), tmp_path / "two")
+        second = experiment.run(Lifelong(), LifelongConfig.build(again), tmp_path / "two")
         assert len(fake) == 4
         assert second.metrics == first.metrics
         assert second.protocol == first.protocol
 
     def test_the_page_has_the_section(self, fake: list[int], tmp_path: Path) -> None:
-        lifelong(config(), tmp_path / "run")
+        experiment.run(Lifelong(), config(), tmp_path / "run")
         text = (tmp_path / "run/report.html").read_text()
         assert "Lifelong learning: dlcmh on openmoji" in text
         assert text.count("data:image/svg+xml") == 6  # four groups, untrained, costs; no attack
@@ -338,14 +340,14 @@ class TestRun:
 
     def test_few_queries_are_flagged(self, fake: list[int], tmp_path: Path) -> None:
         order = [[["music"], ["Flags"]]]
-        record = lifelong(config(categories=order, seeds=1), tmp_path / "run")
+        record = experiment.run(Lifelong(), config(categories=order, seeds=1), tmp_path / "run")
         assert [flag.name for flag in record.flags] == ["few_queries", "few_cells"]
 
     @pytest.mark.parametrize("table", ["protocol.rows", "metrics", "times"])
     def test_an_edited_record_is_one_line(
         self, fake: list[int], tmp_path: Path, table: str
     ) -> None:
-        lifelong(config(seeds=1), tmp_path / "run")
+        experiment.run(Lifelong(), config(seeds=1), tmp_path / "run")
         file = tmp_path / "run/metrics.json"
         body = json.loads(file.read_text())
         if table == "protocol.rows":
@@ -371,7 +373,9 @@ class TestRun:
             "rival": {"name": "dcmh", "epochs": 1, "width": 16},
             "lifelong": {"attacked_seeds": 0, "orders": 1, "seeds": 2, "increments": 1},
         }
-        record = lifelong(LifelongConfig.build(settings), tmp_path / "run", executor="local")
+        record = experiment.run(
+            Lifelong(), LifelongConfig.build(settings), tmp_path / "run", executor="local"
+        )
         assert record.metrics["old_codes_changed"].value == 0  # type: ignore[union-attr]
         assert record.protocol.seeds == [0, 1]
 
@@ -418,7 +422,7 @@ class TestRefusals:
         self, change: dict[str, Any], error: type[Exception], message: str
     ) -> None:
         with pytest.raises(error, match=message):
-            lifelong_plan(LifelongConfig.build({"victim": {"name": "dlcmh"}, **change}))
+            Lifelong().plan(LifelongConfig.build({"victim": {"name": "dlcmh"}, **change}))
 
     def test_the_command_needs_a_victim(self) -> None:
         result = CliRunner().invoke(app, ["lifelong"])
@@ -438,12 +442,12 @@ def test_other_data_are_other_cells(
     keys = []
     for data in (whole, emoji, whole):
         monkeypatch.setattr(lifelong_run, "load_data", lambda *_, data=data: data)
-        keys.append([task.key for task in lifelong_plan(config()).tasks])
+        keys.append([task.key for task in Lifelong().plan(config()).cells])
     assert keys[0] == keys[2]
     assert not set(keys[0]) & set(keys[1])
     assert len(set(keys[0])) == 4
     monkeypatch.setattr(lifelong_run, "load_data", lambda *_: whole)
-    task = lifelong_plan(config()).tasks[0]
-    monkeypatch.setattr(lifelong_run, "load_dataset", lambda *_: emoji)
+    task = Lifelong().plan(config()).cells[0]
+    monkeypatch.setattr(data_cell, "load_dataset", lambda *_: emoji)
     with pytest.raises(DataError, match="expected the data of 'openmoji' that the run began with"):
-        lifelong_run.run_task(task)
+        task.data()

@@ -16,10 +16,11 @@ from advhash.budget import Budget
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, UsageError
+from advhash.experiments.experiment import describe, resume, run as run_experiment
 from advhash.experiments.phase import run
 from advhash.experiments.phase.cell import OUTCOMES, Attacker, train_and_measure
 from advhash.experiments.phase.config import PhaseConfig
-from advhash.experiments.phase.run import phase_chart, phase_plan
+from advhash.experiments.phase.run import PhaseChart
 from advhash.measures.encoding import redundancy_ratio
 from advhash.measures.regimes import eta_squared, flip_labels, regimes, unexplained
 from advhash.registry import ATTACKS, VICTIMS
@@ -137,7 +138,7 @@ class TestTraining:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phase") / "run"
-    phase_chart(PhaseConfig.build(SMALL), folder)
+    run_experiment(PhaseChart(), PhaseConfig.build(SMALL), folder)
     return folder
 
 
@@ -197,19 +198,20 @@ def test_an_interrupted_chart_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(run, "train_and_measure", stops)
     with pytest.raises(KeyboardInterrupt):
-        phase_chart(config, tmp_path / "run")
-    assert not any(tmp_path.iterdir())
-    plan = phase_plan(config)
-    assert run.plan_document(plan)["trainings_done"] == 2
-    phase_chart(config, tmp_path / "run")
-    assert calls == 3 + len(plan.tasks) - 2
+        run_experiment(PhaseChart(), config, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+    assert describe(PhaseChart(), config)["cells_done"] == 2
+    resume(tmp_path / "run")
+    assert calls == 3 + len(PhaseChart().plan(config).cells) - 2
 
 
 @pytest.mark.slow
 def test_in_other_processes_the_figures_are_the_same(finished: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-        record = phase_chart(PhaseConfig.build(SMALL), tmp_path / "run", executor="local")
+        record = run_experiment(
+            PhaseChart(), PhaseConfig.build(SMALL), tmp_path / "run", executor="local"
+        )
     assert record.cells == PhaseRecord.read(finished).cells
 
 
@@ -233,7 +235,7 @@ def test_refused_before_any_training(
     values: dict[str, Any], error: type[Exception], word: str
 ) -> None:
     with pytest.raises(error, match=word):
-        phase_plan(PhaseConfig.build(values))
+        PhaseChart().plan(PhaseConfig.build(values))
 
 
 def test_bad_numbers_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

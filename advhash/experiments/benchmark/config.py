@@ -11,10 +11,10 @@ from pydantic import (
 
 from advhash.experiments.config import (
     BudgetConfig,
-    Command,
     DatasetConfig,
     MethodConfig,
     ProtocolConfig,
+    Run,
     Table,
     VictimConfig,
 )
@@ -55,7 +55,7 @@ class GridConfig(Table):
         return [{"eps": one} if isinstance(one, str | float | int) else one for one in items]
 
 
-class SuiteConfig(Command):
+class SuiteConfig(Run):
     """`advhash benchmark`: grids, each victim trained and each attack made with several seeds.
 
     seed: the first of the seeds
@@ -65,7 +65,6 @@ class SuiteConfig(Command):
     command: Literal["benchmark"] = "benchmark"
     name: str = Field(default="suite", pattern=r"^[\w .+-]+$")
     seed: int = Field(default=0, ge=0, lt=2**62)
-    device: str = "auto"
     victim_seeds: int = Field(default=3, ge=1, le=100, strict=True)
     attack_seeds: int = Field(default=3, ge=1, le=100, strict=True)
     grids: list[GridConfig] = Field(min_length=1)

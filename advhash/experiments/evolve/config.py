@@ -8,7 +8,7 @@ from pydantic import (
     Field,
 )
 
-from advhash.experiments.config import BudgetConfig, Command, DatasetConfig, Table, VictimConfig
+from advhash.experiments.config import BudgetConfig, DatasetConfig, Run, Table, VictimConfig
 from advhash.targets import TargetRule
 
 
@@ -41,12 +41,10 @@ class SearchTable(Table):
     held_out: int | None = Field(default=None, ge=1)
 
 
-class SearchConfig(Command):
+class SearchConfig(Run):
     """`advhash search`. `table`: a file of trained cells; `other`: a victim that no search sees."""
 
     command: Literal["search"] = "search"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
     domain: Literal["attack", "nas"]
     executor: str = "inline"
     search: SearchTable = Field(default_factory=SearchTable)

@@ -31,8 +31,6 @@ class LifelongConfig(Run):
     """`advhash lifelong`. `rival` is dcmh; `attack` prosgan."""
 
     command: Literal["lifelong"] = "lifelong"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
     victim: VictimConfig
     rival: MethodConfig = Field(default_factory=lambda: MethodConfig(name="dcmh"))
     attack: MethodConfig = Field(default_factory=lambda: MethodConfig(name="prosgan"))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from advhash.compute.executor import check_executor, run_tasks
-from advhash.data.dataset import Dataset, Progress, silent
-from advhash.data.load import load_dataset
-from advhash.errors import DataError, UsageError
+from advhash.data.dataset import Dataset
+from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
 from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.experiments.experiment import Experiment, Place, Plan, Result
 from advhash.experiments.lifelong.attack import attack_stages
 from advhash.experiments.lifelong.cell import Cell, run_cell
 from advhash.experiments.lifelong.config import LifelongConfig
@@ -34,12 +29,13 @@ from advhash.experiments.lifelong.figures import (
     timing_rows,
 )
 from advhash.experiments.lifelong.orders import Order, draw_orders, stage_of
-from advhash.experiments.prepare.code_key import code_version, same_code
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.data_cell import DataCell
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.victim import data_settings, load_data
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES
 from advhash.measures.sanity import Flag
-from advhash.registry import ATTACKS, VICTIMS
+from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.lifelong.record import (
     LIFELONG,
     AttackRow,
@@ -49,30 +45,22 @@ from advhash.reports.lifelong.record import (
     TimeRow,
     Victim,
 )
-from advhash.reports.page.render import render
-from advhash.storage.cache import cache_root, cached, content_key
-from advhash.storage.checkpoint import read_tensors, write_tensors
-from advhash.storage.files import write_bytes, write_json
-from advhash.storage.run_folder import RunFolder, environment, new_run_id
+from advhash.storage.cache import content_key
+from advhash.storage.files import write_bytes
 from advhash.victims.cross_modal.dcmh import DCMH
-from advhash.victims.cross_modal.dlcmh import DLCMH
-from advhash.victims.training.acceleration import precision
+from advhash.victims.cross_modal.dlcmh import DLCMH, SOURCE
 
-__all__ = ["LifelongPlan", "lifelong", "lifelong_plan", "plan_document"]
+__all__ = ["Lifelong"]
 
 LEAST_ROWS = 2
 ENOUGH = 10  # new queries of an increment: below, its figures say little
+CODE = ("experiments.attack", "experiments.lifelong")
 
-CODE = ("experiments.attack", "experiments.lifelong")  # decide over cells
 
+@dataclass(frozen=True, kw_only=True)
+class OrderCell(DataCell):
+    """One order of categories with one seed, with all that decides over its figures."""
 
-@dataclass(frozen=True)
-class Task:
-    """One cell, with all that decides over it."""
-
-    dataset: str
-    dataset_settings: dict[str, Any]
-    fingerprint: str
     order: Order
     order_number: int
     seed: int
@@ -81,30 +69,63 @@ class Task:
     rival: dict[str, Any]
     attack: dict[str, Any] | None
     queries: int
-    device: str
-    threads: int
 
     @property
     def key(self) -> str:
-        parts = dataclasses.asdict(self)
-        del parts["order_number"], parts["seed_number"]  # names, which decide over nothing
+        names = ["order_number", "seed_number"]
         if self.attack is None:
-            del parts["queries"]
-        precise = precision(torch.device(self.device))
-        return content_key({**parts, "precision": precise, "code": code_version(*CODE)})
+            names.append("queries")
+        return content_key({**self.content(*names), "code": code_version(*CODE)})
 
 
-@dataclass(frozen=True)
-class LifelongPlan:
-    """Data, orders and tasks of a config, checked; `config` has every default written out."""
+@dataclass(frozen=True, kw_only=True)
+class LifelongPlan(Plan[LifelongConfig, OrderCell]):
+    """Data, orders and cells of the protocol."""
 
-    config: LifelongConfig
     data: Dataset
     orders: list[Order]
-    tasks: list[Task]
 
 
-def lifelong_plan(config: LifelongConfig) -> LifelongPlan:
+@EXPERIMENTS.register("lifelong", source=SOURCE)
+class Lifelong(Experiment[LifelongConfig, OrderCell, LifelongPlan, LifelongRecord]):
+    """Categories that arrive one after another: DLCMH against fine-tuning and retraining."""
+
+    name, config, record, code = "lifelong", LifelongConfig, LifelongRecord, CODE
+
+    def plan(self, config: LifelongConfig) -> LifelongPlan:
+        return _plan(config)
+
+    def compute(self, cell: OrderCell, place: Place) -> Result:
+        data, device = cell.data(), torch.device(cell.device)
+        found = run_cell(
+            data,
+            cell.order,
+            cell.seed,
+            settings=cell.victim,
+            rival=cell.rival,
+            device=device,
+            progress=place.progress,
+        )
+        attacked = []
+        if cell.attack is not None:
+            attacked = attack_stages(
+                data,
+                found,
+                cell.order,
+                cell.seed,
+                settings=cell.attack,
+                queries=cell.queries,
+                progress=place.progress,
+            )
+        return _kept(found, attacked)
+
+    def judge(self, plan: LifelongPlan, results: Sequence[Result], place: Place) -> LifelongRecord:
+        cells = [_figures(cell, done) for cell, done in zip(plan.cells, results, strict=True)]
+        write_bytes(place.folder / "queries.parquet", _queries(cells))
+        return _record(plan, cells, place)
+
+
+def _plan(config: LifelongConfig) -> LifelongPlan:
     """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
     for table, expected in (("victim", "dlcmh"), ("rival", "dcmh"), ("attack", "prosgan")):
         name = getattr(config, table).name
@@ -149,22 +170,18 @@ def lifelong_plan(config: LifelongConfig) -> LifelongPlan:
         VICTIMS.create(name, settings)  # a wrong value must not cost a training
     ATTACKS.create("prosgan", attack)
     device = str(resolve_device(config.device))
-    fingerprint = data.fingerprint()
-    tasks = [
-        Task(
-            data.name,
-            dict(data.settings),
-            fingerprint,
-            order,
-            number,
-            derive_seed(config.seed, f"lifelong {seed}"),
-            seed,
-            victim,
-            rival,
-            attack if seed < wanted.attacked_seeds else None,
-            wanted.queries,
+    cells = [
+        OrderCell.of(
+            data,
             device,
-            torch.get_num_threads(),
+            order=order,
+            order_number=number,
+            seed=derive_seed(config.seed, f"lifelong {seed}"),
+            seed_number=seed,
+            victim=victim,
+            rival=rival,
+            attack=attack if seed < wanted.attacked_seeds else None,
+            queries=wanted.queries,
         )
         for number, order in enumerate(orders)
         for seed in range(wanted.seeds)
@@ -185,7 +202,23 @@ def lifelong_plan(config: LifelongConfig) -> LifelongPlan:
             ),
         }
     )
-    return LifelongPlan(resolved, data, orders, tasks)
+    return LifelongPlan(
+        config=resolved,
+        cells=cells,
+        label="dlcmh-lifelong",
+        shown={
+            "dataset": {"name": data.name, "database": len(data.database)},
+            "orders": [
+                {
+                    "increments": [list(names) for names in order],
+                    "queries": _queries_by_stage(data, order),
+                }
+                for order in orders
+            ],
+        },
+        data=data,
+        orders=orders,
+    )
 
 
 def _of_the_data(data: Dataset) -> set[str]:
@@ -220,80 +253,7 @@ def _check_rows(data: Dataset, orders: list[Order]) -> None:
             )
 
 
-def lifelong(
-    config: LifelongConfig,
-    out: Path | None = None,
-    progress: Progress = silent,
-    *,
-    executor: str = "inline",
-) -> LifelongRecord:
-    """Run every cell, or take it from the cache, and write the run folder.
-
-    A finished cell is in the cache: the same command goes on where it was interrupted.
-
-    Raises AdvhashError.
-    """
-    check_executor(executor)
-    began = time.perf_counter()
-    plan = lifelong_plan(config)
-    folder = RunFolder.start(out or Path("runs") / new_run_id("dlcmh-lifelong"))
-    try:
-        shown = progress if executor == "inline" else silent  # other processes have no screen
-        work = functools.partial(run_task, progress=shown)
-        cells = run_tasks(
-            executor, work, plan.tasks, stage="cells", progress=progress, same=same_code
-        )
-        folder.write_text("config.toml", plan.config.to_toml())
-        write_json(folder.path / "env.json", environment())
-        record = _record(plan, cells, folder.final, time.perf_counter() - began)
-        write_bytes(folder.path / "queries.parquet", _queries(cells))
-        folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException as error:
-        folder.abandon()
-        error.add_note("finished cells are in the cache: the same command goes on from there")
-        raise
-    return record
-
-
-def run_task(task: Task, progress: Progress = silent) -> CellFigures:
-    """One cell: read where it was finished before, else trained and stored."""
-
-    def build(folder: Path) -> None:
-        torch.set_num_threads(task.threads)
-        data = load_dataset(task.dataset, task.dataset_settings)
-        if data.fingerprint() != task.fingerprint:
-            raise DataError(
-                f"expected the data of {task.dataset!r} that the run began with, got others: their "
-                "files have changed, or a worker sees other ones"
-            )
-        cell = run_cell(
-            data,
-            task.order,
-            task.seed,
-            settings=task.victim,
-            rival=task.rival,
-            device=torch.device(task.device),
-            progress=progress,
-        )
-        attacked = []
-        if task.attack is not None:
-            attacked = attack_stages(
-                data,
-                cell,
-                task.order,
-                task.seed,
-                settings=task.attack,
-                queries=task.queries,
-                progress=progress,
-            )
-        _write_cell(folder, cell, attacked)
-
-    return cached("lifelong", task.key, build, lambda folder: _read_cell(folder, task))
-
-
-def _write_cell(folder: Path, cell: Cell, attacked: list[Robustness]) -> None:
+def _kept(cell: Cell, attacked: list[Robustness]) -> Result:
     tensors = {
         "query_stage": torch.from_numpy(cell.query_stage),
         "chance": torch.from_numpy(cell.chance),
@@ -304,22 +264,14 @@ def _write_cell(folder: Path, cell: Cell, attacked: list[Robustness]) -> None:
     for one in attacked:
         for name, values in one.values.items():
             tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
-    write_tensors(folder / "cell.safetensors", tensors)
     timing = ("method", "stage", "seconds", "cpu_seconds", "epochs", "changed", "trace")
-    write_json(
-        folder / "cell.json",
-        {
-            "rows": cell.rows,
-            "stages": [{name: getattr(stage, name) for name in timing} for stage in cell.stages],
-        },
-    )
+    stages = [{name: getattr(stage, name) for name in timing} for stage in cell.stages]
+    return Result({"rows": cell.rows, "stages": stages}, tensors)
 
 
-def _read_cell(folder: Path, task: Task) -> CellFigures:
-    tensors = {
-        name: values.numpy() for name, values in read_tensors(folder / "cell.safetensors").items()
-    }
-    stored = json.loads((folder / "cell.json").read_text("utf-8"))
+def _figures(cell: OrderCell, done: Result) -> CellFigures:
+    tensors = {name: values.numpy() for name, values in done.tensors.items()}
+    stored = done.document
     columns: dict[tuple[str, int], dict[str, Any]] = {}
     attacked: dict[tuple[str, int], dict[str, Any]] = {}
     for name, values in tensors.items():
@@ -330,12 +282,13 @@ def _read_cell(folder: Path, task: Task) -> CellFigures:
             table.setdefault((method, int(stage)), {})[way] = values
     timing, order = {}, {}
     for place, row in enumerate(stored["stages"]):
-        key = row.pop("method"), row.pop("stage")
-        timing[key] = Timing(**{**row, "trace": [tuple(point) for point in row["trace"]]})
+        key = row["method"], row["stage"]
+        rest = {name: value for name, value in row.items() if name not in ("method", "stage")}
+        timing[key] = Timing(**{**rest, "trace": [tuple(point) for point in row["trace"]]})
         order[key] = place
     return CellFigures(
-        task.order_number,
-        task.seed_number,
+        cell.order_number,
+        cell.seed_number,
         tensors["query_stage"],
         tensors["chance"],
         stored["rows"],
@@ -348,28 +301,26 @@ def _read_cell(folder: Path, task: Task) -> CellFigures:
     )
 
 
-def _record(
-    plan: LifelongPlan, cells: list[CellFigures], folder: Path, seconds: float
-) -> LifelongRecord:
+def _record(plan: LifelongPlan, cells: list[CellFigures], place: Place) -> LifelongRecord:
     config, data = plan.config, plan.data
     seed = derive_seed(config.seed, "bootstrap")
-    task = plan.tasks[0]
+    first = plan.cells[0]
     return LifelongRecord(
         schema_=LIFELONG,
         command="lifelong",
-        run=run_info(folder, config.seed, config.device, {"all": seconds}),
-        victim=_described("dlcmh", task.victim),
-        rival=_described("dcmh", task.rival),
+        run=run_info(place.final, config.seed, config.device, {"all": place.seconds["all"]}),
+        victim=_described("dlcmh", first.victim),
+        rival=_described("dcmh", first.rival),
         attack=plan.config.attack.settings if any(cell.robustness for cell in cells) else None,
         dataset=dataset_info(data),
         protocol=Protocol(
             orders=[[list(names) for names in order] for order in plan.orders],
-            seeds=sorted({task.seed_number for task in plan.tasks}),
+            seeds=sorted({cell.seed_number for cell in plan.cells}),
             rows=[next(c.rows for c in cells if c.order == n) for n in range(len(plan.orders))],
             queries=[_queries_by_stage(data, order) for order in plan.orders],
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
-            threads=task.threads,
+            threads=first.threads,
         ),
         flags=_flags(plan),
         metrics=headline(cells, seed),
@@ -408,8 +359,8 @@ def _flags(plan: LifelongPlan) -> list[Flag]:
     flags.append(
         Flag(
             "few_cells",
-            "info" if len(plan.tasks) >= 9 else "warning",
-            f"{len(plan.orders)} orders and {len(plan.tasks) // len(plan.orders)} seeds: intervals "
+            "info" if len(plan.cells) >= 9 else "warning",
+            f"{len(plan.orders)} orders and {len(plan.cells) // len(plan.orders)} seeds: intervals "
             "from so few are too narrow where orders and seeds are what varies.",
         )
     )
@@ -440,24 +391,3 @@ def _queries(cells: list[CellFigures]) -> bytes:
     pq.write_table(pa.concat_tables(parts), buffer)
     content: bytes = buffer.getvalue().to_pybytes()
     return content
-
-
-def plan_document(plan: LifelongPlan) -> dict[str, Any]:
-    """What `--dry-run` prints: everything checked, nothing trained."""
-    root = cache_root() / "lifelong"
-    return {
-        "schema": "advhash/plan/1",
-        "command": "lifelong",
-        "seed": plan.config.seed,
-        "device": plan.config.device,
-        "dataset": {"name": plan.data.name, "database": len(plan.data.database)},
-        "orders": [
-            {
-                "increments": [list(names) for names in order],
-                "queries": _queries_by_stage(plan.data, order),
-            }
-            for order in plan.orders
-        ],
-        "cells": len(plan.tasks),
-        "cells_done": sum((root / task.key).is_dir() for task in plan.tasks),
-    }

@@ -51,8 +51,6 @@ class PhaseConfig(Run):
     """`advhash phase-chart`: neural codes over size, time, sample, regularisation, label noise."""
 
     command: Literal["phase-chart"] = "phase-chart"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
     victim: VictimConfig = Field(default_factory=lambda: VictimConfig(name="neural-code"))
     attack: MethodConfig = Field(
         default_factory=lambda: MethodConfig.build({"name": "dhta", "steps": 20})

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,43 +12,36 @@ import torch
 
 from advhash.attacks.base import Attack
 from advhash.budget import Budget
-from advhash.compute.executor import check_executor, run_tasks
-from advhash.data.dataset import Dataset, Progress, silent
-from advhash.data.load import load_dataset
-from advhash.errors import DataError, UsageError
+from advhash.data.dataset import Dataset
+from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
 from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.experiments.experiment import Experiment, Place, Plan, Result
 from advhash.experiments.phase.cell import OUTCOMES, Attacker, train_and_measure
 from advhash.experiments.phase.config import PhaseConfig
-from advhash.experiments.prepare.code_key import code_version, same_code
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.data_cell import DataCell
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.victim import data_settings, load_data
 from advhash.measures.intervals import Metric, single_metric
 from advhash.measures.regimes import REGIMES, eta_squared, regimes, unexplained
 from advhash.measures.sanity import Flag
-from advhash.registry import ATTACKS, VICTIMS
-from advhash.reports.page.render import render
+from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Point
-from advhash.storage.cache import cache_root, cached, content_key
-from advhash.storage.files import write_json
-from advhash.storage.run_folder import RunFolder, environment, new_run_id
+from advhash.storage.cache import content_key
 from advhash.victims.neural.neural_code import NeuralCode
-from advhash.victims.training.acceleration import precision
 
-__all__ = ["PhasePlan", "phase_chart", "phase_plan", "plan_document", "run_task"]
+__all__ = ["PhaseChart"]
 
 GRID = ("width", "epochs", "weight_decay")  # settings of the victim that the grid decides
+CODE = ("experiments.attack", "experiments.phase")
+Figures = Mapping[int, Mapping[str, float]]  # of a training, at each time
 
-CODE = ("experiments.attack", "experiments.phase")  # decide over cells
 
-
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Training(DataCell):
     """One training with all that decides over its figures; `times` are measured on the way."""
 
-    dataset: str
-    dataset_settings: dict[str, Any]
-    fingerprint: str
     victim: dict[str, Any]
     attack: str
     attack_settings: dict[str, Any]
@@ -63,28 +53,54 @@ class Task:
     noise: float
     repeat: int
     seed: int
-    device: str
-    threads: int
 
     @property
     def key(self) -> str:
-        parts = dataclasses.asdict(self)
-        del parts["repeat"]  # a name: the seed decides
-        precise = precision(torch.device(self.device))
-        return content_key({**parts, "precision": precise, "code": code_version(*CODE)})
+        return content_key({**self.content("repeat"), "code": code_version(*CODE)})
 
 
-@dataclass(frozen=True)
-class PhasePlan:
-    """Data and trainings of a config, checked; `config` has every default written out."""
+@dataclass(frozen=True, kw_only=True)
+class PhasePlan(Plan[PhaseConfig, Training]):
+    """Data, trainings and budget of a chart."""
 
-    config: PhaseConfig
     data: Dataset
-    tasks: list[Task]
     budget: Budget
 
 
-def phase_plan(config: PhaseConfig) -> PhasePlan:
+@EXPERIMENTS.register("phase-chart", source="He, Lei, Ji, Tao, 2021 (arXiv 2101.05490)")
+class PhaseChart(Experiment[PhaseConfig, Training, PhasePlan, PhaseRecord]):
+    """Neural codes over model size, training time, sample, regularisation and label noise."""
+
+    name, config, record, code = "phase-chart", PhaseConfig, PhaseRecord, CODE
+    stage = "trainings"
+
+    def plan(self, config: PhaseConfig) -> PhasePlan:
+        return _plan(config)
+
+    def compute(self, cell: Training, place: Place) -> Result:
+        found = train_and_measure(
+            cell.data(),
+            cell.victim,
+            Attacker(
+                cell.attack,
+                cell.attack_settings,
+                Budget(cell.norm, cell.eps),  # type: ignore[arg-type]
+                cell.queries,
+            ),
+            times=cell.times,
+            sample=cell.sample,
+            noise=cell.noise,
+            seed=cell.seed,
+            device=torch.device(cell.device),
+        )
+        return Result({str(epoch): one for epoch, one in found.items()})
+
+    def judge(self, plan: PhasePlan, results: Sequence[Result], place: Place) -> PhaseRecord:
+        found = [{int(epoch): one for epoch, one in done.document.items()} for done in results]
+        return _record(plan, found, place)
+
+
+def _plan(config: PhaseConfig) -> PhasePlan:
     """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
     if config.victim.name != "neural-code":
         raise UsageError(f"a phase chart takes victim neural-code, got {config.victim.name!r}")
@@ -115,7 +131,7 @@ def phase_plan(config: PhaseConfig) -> PhasePlan:
         )
     device = str(resolve_device(config.device))
     base = data_settings(data, arguments, config.victim.settings)
-    tasks = []
+    trainings = []
     for width, sample, decay, noise, repeat in product(
         grid.widths, grid.samples, grid.weight_decays, grid.noises, range(grid.repeats)
     ):
@@ -124,24 +140,21 @@ def phase_plan(config: PhaseConfig) -> PhasePlan:
             {**base, "width": width, "epochs": max(grid.epochs), "weight_decay": decay},
         )
         VICTIMS.create("neural-code", victim)  # a wrong value must not cost a training
-        tasks.append(
-            Task(
-                data.name,
-                dict(data.settings),
-                data.fingerprint(),
-                victim,
-                config.attack.name,
-                settings,
-                budget.norm,
-                budget.eps,
-                grid.queries,
-                tuple(grid.epochs),
-                sample,
-                noise,
-                repeat,
-                derive_seed(config.seed, f"phase {repeat}"),
+        trainings.append(
+            Training.of(
+                data,
                 device,
-                torch.get_num_threads(),
+                victim=victim,
+                attack=config.attack.name,
+                attack_settings=settings,
+                norm=budget.norm,
+                eps=budget.eps,
+                queries=grid.queries,
+                times=tuple(grid.epochs),
+                sample=sample,
+                noise=noise,
+                repeat=repeat,
+                seed=derive_seed(config.seed, f"phase {repeat}"),
             )
         )
     resolved = config.model_copy(
@@ -151,86 +164,19 @@ def phase_plan(config: PhaseConfig) -> PhasePlan:
             "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
         }
     )
-    return PhasePlan(resolved, data, tasks, budget)
+    return PhasePlan(
+        config=resolved,
+        cells=trainings,
+        shown={
+            "dataset": {"name": data.name, "train": len(data.train_rows)},
+            "phase": grid.model_dump(),
+        },
+        data=data,
+        budget=budget,
+    )
 
 
-def run_task(task: Task) -> dict[int, dict[str, float]]:
-    """The figures of one training at each time: read where it was done before, else measured."""
-
-    def build(folder: Path) -> None:
-        torch.set_num_threads(task.threads)
-        data = load_dataset(task.dataset, task.dataset_settings)
-        if data.fingerprint() != task.fingerprint:
-            raise DataError(
-                f"expected the data of {task.dataset!r} that the run began with, got others: their "
-                "files have changed, or a worker sees other ones"
-            )
-        found = train_and_measure(
-            data,
-            task.victim,
-            Attacker(
-                task.attack,
-                task.attack_settings,
-                Budget(task.norm, task.eps),  # type: ignore[arg-type]
-                task.queries,
-            ),
-            times=task.times,
-            sample=task.sample,
-            noise=task.noise,
-            seed=task.seed,
-            device=torch.device(task.device),
-        )
-        write_json(folder / "cell.json", {str(epoch): one for epoch, one in found.items()})
-
-    def read(folder: Path) -> dict[int, dict[str, float]]:
-        stored = json.loads((folder / "cell.json").read_text("utf-8"))
-        found = {int(epoch): dict(figures) for epoch, figures in stored.items()}
-        if set(found) != set(task.times) or any(
-            not set(OUTCOMES) <= set(figures) for figures in found.values()
-        ):
-            raise ValueError("not what was measured")
-        return found
-
-    return cached("phase", task.key, build, read)
-
-
-def phase_chart(
-    config: PhaseConfig,
-    out: Path | None = None,
-    progress: Progress = silent,
-    *,
-    executor: str = "inline",
-) -> PhaseRecord:
-    """Train and measure every cell, or take it from the cache, and write the run folder.
-
-    A finished training is in the cache: the same command goes on where it was interrupted.
-
-    Raises AdvhashError.
-    """
-    check_executor(executor)
-    began = time.perf_counter()
-    plan = phase_plan(config)
-    folder = RunFolder.start(out or Path("runs") / new_run_id("phase-chart"))
-    try:
-        found = run_tasks(
-            executor, run_task, plan.tasks, stage="trainings", progress=progress, same=same_code
-        )
-        folder.write_text("config.toml", plan.config.to_toml())
-        write_json(folder.path / "env.json", environment())
-        record = _record(plan, found, folder.final, time.perf_counter() - began)
-        folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException as error:
-        folder.abandon()
-        error.add_note("finished trainings are in the cache: the same command goes on from there")
-        raise
-    return record
-
-
-def _record(
-    plan: PhasePlan, found: list[dict[int, dict[str, float]]], folder: Path, seconds: float
-) -> PhaseRecord:
+def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRecord:
     config, grid = plan.config, plan.config.phase
     cells = [
         Cell(
@@ -242,9 +188,9 @@ def _record(
                 noise=task.noise,
             ),
             repeat=task.repeat,
-            figures=figures,
+            figures=dict(figures),
         )
-        for task, times in zip(plan.tasks, found, strict=True)
+        for task, times in zip(plan.cells, found, strict=True)
         for epoch, figures in times.items()
     ]
     judged = _regimes(plan, cells)
@@ -281,11 +227,11 @@ def _record(
     for name in FACTORS:
         first = next(effect for effect in effects if effect.outcome == "redundancy_train")
         metrics[f"eta_squared_{name}"] = single_metric(first.eta_squared[name])
-    task = plan.tasks[0]
+    task = plan.cells[0]
     return PhaseRecord(
         schema_=PHASE,
         command="phase-chart",
-        run=run_info(folder, config.seed, config.device, {"all": seconds}),
+        run=run_info(place.final, config.seed, config.device, {"all": place.seconds["all"]}),
         victim={name: value for name, value in task.victim.items() if name not in GRID},
         source=VICTIMS["neural-code"].source,
         deviations=VICTIMS["neural-code"].deviations,
@@ -365,19 +311,3 @@ def _flags(plan: PhasePlan) -> list[Flag]:
             )
         )
     return flags
-
-
-def plan_document(plan: PhasePlan) -> dict[str, Any]:
-    """What `--dry-run` prints: everything checked, nothing trained."""
-    root, grid = cache_root() / "phase", plan.config.phase
-    return {
-        "schema": "advhash/plan/1",
-        "command": "phase-chart",
-        "seed": plan.config.seed,
-        "device": plan.config.device,
-        "dataset": {"name": plan.data.name, "train": len(plan.data.train_rows)},
-        "phase": grid.model_dump(),
-        "trainings": len(plan.tasks),
-        "trainings_done": sum((root / task.key).is_dir() for task in plan.tasks),
-        "cells": len(plan.tasks) * len(grid.epochs),
-    }

@@ -10,15 +10,15 @@ from pydantic import (
 
 from advhash.experiments.config import (
     BudgetConfig,
-    Command,
     DatasetConfig,
     MethodConfig,
     ProtocolConfig,
+    Run,
     VictimConfig,
 )
 
 
-class TransferConfig(Command):
+class TransferConfig(Run):
     """`advhash transfer`: every method on every victim, judged on all of them.
 
     victims: at least two; a setting `seed` of one trains it with a seed of its own, and `defense`
@@ -28,8 +28,6 @@ class TransferConfig(Command):
     """
 
     command: Literal["transfer"] = "transfer"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = "auto"
     victims: list[VictimConfig] = Field(min_length=2)
     attacks: list[MethodConfig] = Field(min_length=1)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)

@@ -1,0 +1,232 @@
+"""A kind of run becomes a command: its own options, and those that all kinds share.
+
+    @experiment("phase-chart", show=print_phase, names={"victim": "neural-code"})
+    def phase_chart(victim: Victim = None, …) -> dict[str, Any]:
+        \"\"\"Help.\"\"\"
+        return {"victim": method_table(victim), …}    # tables of the config
+
+The function gives the tables that its options stand for; what all commands share is done here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from advhash.cli.options import (
+    Config,
+    Defense,
+    Device,
+    DryRun,
+    ExecutorName,
+    Json,
+    OutFolder,
+    Quiet,
+    Resume,
+    Seed,
+    Settings,
+    TrustCode,
+    gather,
+    method_table,
+    working,
+)
+from advhash.errors import UsageError
+
+__all__ = ["brought", "command_of", "execute", "experiment", "new_folder"]
+
+OPTIONS = {"victim": "--victim", "attack": "--method", "defense": "--defense"}  # of tables
+Show = Callable[[Any], None]
+Document = Callable[[Any], Mapping[str, Any]]
+Tables = dict[str, Any]
+
+
+def _shared(
+    *,
+    defense: Defense = None,
+    seed: Seed = None,
+    device: Device = None,
+    executor: ExecutorName = "inline",
+    out: OutFolder = None,
+    resume: Resume = None,
+    trust_code: TrustCode = False,
+    settings: Settings = None,
+    config: Config = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The options that all kinds share."""
+
+
+SHARED = inspect.signature(_shared, eval_str=True).parameters
+AT_RESUME = {"executor", "resume", "trust_code", "as_json", "quiet"}  # settings of no figure
+
+
+def experiment(
+    kind: str,
+    *,
+    show: Show,
+    document: Document = lambda record: record.document(),
+    required: tuple[str, ...] = (),
+    names: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> Callable[[Callable[..., Tables]], Callable[..., None]]:
+    """Decorator: a function from options to the tables of a config becomes a command.
+
+    show, document: what is printed of the record, plainly and with `--json`
+    required: tables that must name something
+    names:    of tables that are given settings alone
+    hint:     where the defence goes, of a kind whose config has none
+    """
+
+    def decorate(options: Callable[..., Tables]) -> Callable[..., None]:
+        own = inspect.signature(options, eval_str=True).parameters
+
+        def command(**given: Any) -> None:
+            mine = {name: given[name] for name in own}
+            shared = {name: value for name, value in given.items() if name not in own}
+            if shared["resume"] is not None:
+                expect_no_settings({name: own[name] for name in own} | dict(SHARED), given)
+                execute(kind, None, show=show, document=document, **_how(shared))
+                return
+            hardened = shared["defense"] if "defense" in SHARED.keys() - own.keys() else None
+            if hardened is not None and not _hardens(kind):
+                raise UsageError(f"`advhash {kind}` takes no --defense{hint and ': '}{hint}")
+            tables = options(**mine)
+            if hardened is not None:
+                tables["defense"] = method_table(hardened)
+            tables |= {"seed": shared["seed"], "device": shared["device"]}
+            values = gather(shared["config"], shared["settings"], **tables)
+            for table, name in (names or {}).items():
+                if values.get(table) and not values[table].get("name"):
+                    values[table] = {"name": name, **values[table]}
+            for table in required:
+                if "name" not in values.get(table, {}):
+                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {table}s`)")
+            execute(kind, values, show=show, document=document, **_how(shared))
+
+        parameters = [*own.values(), *(one for one in SHARED.values() if one.name not in own)]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        signature = inspect.Signature([one.replace(kind=keyword) for one in parameters])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        command.__name__ = options.__name__
+        command.__doc__ = options.__doc__
+        return command
+
+    return decorate
+
+
+def brought() -> set[str]:
+    """The kinds of run that installed packages bring, by their entry points, none imported."""
+    return {point.name for point in entry_points(group="advhash.experiments")}
+
+
+def command_of(kind: str) -> Any:
+    """The command of a kind that a package brings: the shared options, all else by `--set`.
+
+    Raises UsageError where the package is broken.
+    """
+    from advhash.registry import EXPERIMENTS
+
+    def options() -> Tables:
+        return {}
+
+    options.__name__ = kind
+    options.__doc__ = EXPERIMENTS[kind].summary
+    alone = typer.Typer()
+    alone.command(kind)(experiment(kind, show=show_headline)(options))
+    return typer.main.get_command(alone)
+
+
+def show_headline(record: Any) -> None:
+    """Metrics, flags and where the report is."""
+    from advhash.cli.console import FIGURE, figure, print_rows
+
+    document = record.document()
+    rows = [
+        {"metric": name, FIGURE: figure(metric)}
+        for name, metric in document.get("metrics", {}).items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+    for flag in document.get("flags", []):
+        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    sys.stdout.write(f"report: {document['run']['folder']}/report.html\n")
+
+
+def _how(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is made, which decides over no figure."""
+    names = ("out", "resume", "executor", "trust_code", "dry_run", "as_json", "quiet")
+    return {name: shared[name] for name in names}
+
+
+def _hardens(kind: str) -> bool:
+    from advhash.registry import EXPERIMENTS
+
+    return "defense" in EXPERIMENTS[kind].build.config.model_fields  # type: ignore[attr-defined]
+
+
+def expect_no_settings(
+    parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> None:
+    """Raise UsageError where `--resume` comes with anything that would be another run."""
+    for name, parameter in parameters.items():
+        if name not in AT_RESUME and given[name] != parameter.default:
+            raise UsageError("--resume continues a run as it was: expected no other settings")
+
+
+def execute(
+    kind: str,
+    values: Tables | None,
+    *,
+    show: Show,
+    document: Document,
+    out: Path | None,
+    resume: Path | None,
+    executor: str,
+    trust_code: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run, continue or describe an experiment, and print what it found.
+
+    values: the tables of its config; None to continue the run at `resume`
+    """
+    from advhash.cli.console import print_json
+    from advhash.compute.executor import check_executor
+    from advhash.experiments import experiment as experiments
+    from advhash.registry import EXPERIMENTS
+
+    check_executor(executor)
+    if values is None:
+        assert resume is not None
+        with working(quiet) as progress:
+            record = experiments.resume(
+                resume, progress, kind=kind, executor=executor, trust_code=trust_code
+            )
+    else:
+        chosen = EXPERIMENTS.create(kind)
+        parsed = chosen.config.build(values).trusting(trust_code)
+        if dry_run:
+            print_json(experiments.describe(chosen, parsed))
+            return
+        new_folder(out)
+        with working(quiet) as progress:
+            record = experiments.run(chosen, parsed, out, progress, executor=executor)
+    if as_json:
+        print_json(document(record))
+    else:
+        show(record)
+
+
+def new_folder(out: Path | None) -> None:
+    """Raise UsageError, before any work, for an `--out` that is there."""
+    if out is not None and out.exists():
+        raise UsageError(f"expected a new folder for --out, got {out}, which exists")

@@ -1,0 +1,101 @@
+"""What cells of a run leave in the cache: results, whole or not at all, and pieces on the way.
+
+    <cache>/<kind>/<key>/              result.json, result.safetensors
+    <cache>/unfinished/<kind>/<key>/   pieces of a cell that is being computed
+
+A result that is not what was written is discarded and computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from advhash.errors import CheckpointError
+from advhash.storage.cache import cache_root, cached
+from advhash.storage.checkpoint import read_tensors, write_tensors
+from advhash.storage.files import sha256, storage_errors, write_json
+
+__all__ = ["CellStore", "Result"]
+
+DOCUMENT, TENSORS = "result.json", "result.safetensors"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell found: a JSON-able document, and what is too large for one."""
+
+    document: Any
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """Where one cell's result and its pieces lie.
+
+    kind: of run, e.g. `lifelong`; key: names all that decides over the result
+    """
+
+    kind: str
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        return cache_root() / self.kind / self.key
+
+    @property
+    def pieces(self) -> Path:
+        return cache_root() / "unfinished" / self.kind / self.key
+
+    def is_done(self) -> bool:
+        return self.folder.is_dir()
+
+    def is_begun(self) -> bool:
+        """Whether the result or at least one piece of it is there."""
+        return self.is_done() or any(self.pieces.glob("*.safetensors"))
+
+    def result(self, compute: Callable[[], Result]) -> Result:
+        """Read where it was finished before, else computed and stored. Raises StorageError."""
+
+        def build(folder: Path) -> None:
+            found = compute()
+            write_tensors(folder / TENSORS, found.tensors)
+            body = {"document": found.document, "tensors": sha256(folder / TENSORS)}
+            write_json(folder / DOCUMENT, body)
+
+        def read(folder: Path) -> Result:
+            body = json.loads((folder / DOCUMENT).read_text("utf-8"))
+            if sha256(folder / TENSORS) != body["tensors"]:
+                raise ValueError("the stored values are not those that were written")
+            return Result(body["document"], read_tensors(folder / TENSORS))
+
+        found = cached(self.kind, self.key, build, read)
+        shutil.rmtree(self.pieces, ignore_errors=True)
+        return found
+
+    def piece(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of one piece of the work: read where it is done already, else made."""
+        file = self.pieces / f"{name}.safetensors"
+        if file.is_file():
+            try:
+                return read_tensors(file)
+            except CheckpointError:  # damaged by a crash: make it again
+                file.unlink(missing_ok=True)
+        tensors = dict(make())
+        partial = file.with_suffix(".partial")
+        with storage_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(partial, tensors)
+            partial.replace(file)
+        return tensors
+
+    def forget(self) -> None:
+        """Remove result and pieces: those that a finished run has taken over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.pieces, ignore_errors=True)
