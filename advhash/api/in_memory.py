@@ -15,7 +15,7 @@ from advhash.attacks.base import AttackData
 from advhash.data.dataset import Progress
 from advhash.experiments.attack.columns import distance_metrics
 from advhash.experiments.attack.measure import examples, flags, measure
-from advhash.experiments.attack.perturb import Part, attack_rows
+from advhash.experiments.attack.perturb import Piece, attack_rows
 from advhash.experiments.attack.record import Outcome, make_record, write_queries
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
@@ -34,14 +34,14 @@ def _attacked(
     trained: Trained,
     asked: Asked,
     served: AttackData,
-    part: Part,
+    piece: Piece,
     progress: Progress,
 ) -> tuple[FittedAttack, Trained, Outcome]:
     """The attack, fitted on the data of the victim, and what it makes of the queries."""
     fitted = fit_attack(config, trained, served, progress)
     before = replace(trained, data=asked.data)
     outcome = attack_rows(
-        config, before, fitted, asked.rows, asked.targets, part=part, progress=progress
+        config, before, fitted, asked.rows, asked.targets, piece=piece, progress=progress
     )
     return fitted, before, outcome
 
@@ -73,8 +73,8 @@ def with_database(
     victim, database = trained.victim, str(config.protocol.database)
     codes = {name: victim.database_codes(trained.data, name) for name in victim.directions}
     served = AttackData(trained.data, codes[database], database, config.protocol.query_modality)
-    part = _made if folder is None else folder.part
-    fitted, before, outcome = _attacked(config, trained, asked, served, part, progress)
+    piece = _made if folder is None else folder.part
+    fitted, before, outcome = _attacked(config, trained, asked, served, piece, progress)
     scored = config
     if not asked.labelled:  # no relevant rows: no MAP, rather than one of 0
         unknown = {"empty": "skip", "noise_control": asked.targets is not None}

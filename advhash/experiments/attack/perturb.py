@@ -21,15 +21,14 @@ from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS
-from advhash.storage.run_folder import RunFolder
 from advhash.targets import choose_targets
 
-__all__ = ["Part", "attack_queries", "attack_rows", "choose_queries", "noise_precision"]
+__all__ = ["Piece", "attack_queries", "attack_rows", "choose_queries", "noise_precision"]
 
-# The tensors of a part of the work, by its name: read where they were kept, made where not.
-Part = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
+# The tensors of a piece of the work, by its name: read where they were kept, made where not.
+Piece = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
 
-NOTE = "note "  # before the name of what the attack noted, among the tensors of a part
+NOTE = "note "  # before the name of what the attack noted, among the tensors of a piece
 
 
 def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
@@ -41,7 +40,7 @@ def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
 
 
 def attack_queries(
-    folder: RunFolder,
+    piece: Piece,
     config: AttackConfig,
     trained: Trained,
     fitted: FittedAttack,
@@ -51,7 +50,7 @@ def attack_queries(
 ) -> Outcome:
     """Attack the queries batch by batch; a finished batch is on disk and never made twice.
 
-    prefix: of the names of the parts, where one folder holds several attacks
+    prefix: of the names of the pieces, where one cell has several attacks
     """
     protocol, split = config.protocol, trained.data.query
     rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
@@ -69,7 +68,7 @@ def attack_queries(
         fitted,
         rows,
         targets,
-        part=lambda name, make: folder.part(f"{prefix}{name}", make),
+        piece=lambda name, make: piece(f"{prefix}{name}", make),
         progress=progress,
     )
 
@@ -81,7 +80,7 @@ def attack_rows(
     rows: Tensor,
     targets: npt.NDArray[np.uint8] | None,
     *,
-    part: Part,
+    piece: Piece,
     progress: Progress = silent,
 ) -> Outcome:
     """Attack the given rows of the query split, toward the given (N,C) targets, batch by batch."""
@@ -117,7 +116,7 @@ def attack_rows(
         batch = split.rows(rows[start : start + protocol.batch_size])
         clean.append(batch.inputs[modality])
         clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        found = part(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        found = piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
         progress("attacking queries", start + len(batch), len(rows))

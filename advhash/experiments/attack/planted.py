@@ -17,14 +17,13 @@ from advhash.codes.metrics import hit_at
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Progress
 from advhash.errors import UsageError
-from advhash.experiments.attack.perturb import attack_queries
+from advhash.experiments.attack.perturb import Piece, attack_queries
 from advhash.experiments.attack.record import Metrics
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, rate_metric
-from advhash.storage.run_folder import RunFolder
 
 __all__ = ["FIRST", "aimed_at", "check_poison", "hit_rates", "poison_metrics"]
 
@@ -89,7 +88,7 @@ def hit_rates(
 
 
 def poison_metrics(
-    folder: RunFolder,
+    piece: Piece,
     config: AttackConfig,
     trained: Trained,
     fitted: FittedAttack,
@@ -107,7 +106,7 @@ def poison_metrics(
     wanted = config.model_copy(
         update={"protocol": config.protocol.model_copy(update={"queries": count})}
     )
-    items = attack_queries(folder, wanted, own, fitted, progress, prefix="poison-")
+    items = attack_queries(piece, wanted, own, fitted, progress, prefix="poison-")
     assert items.targets is not None
     query = trained.victim.encode_split(data.query, modality)
     labels = data.query.labels.numpy()

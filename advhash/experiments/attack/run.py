@@ -126,7 +126,7 @@ def _attack_into(
     seen = AttackData(data, codes[database], database, modality)
     fitted = _timed(seconds, "fit", lambda: fit_attack(config, trained, seen, progress))
     outcome = _timed(
-        seconds, "attack", lambda: attack_queries(folder, config, trained, fitted, progress)
+        seconds, "attack", lambda: attack_queries(folder.part, config, trained, fitted, progress)
     )
     identity = cache_identity(trained)
     measured = _timed(
@@ -136,7 +136,7 @@ def _attack_into(
     )
     if protocol.poison:
         measured.metrics.update(
-            poison_metrics(folder, config, trained, fitted, codes[database], progress)
+            poison_metrics(folder.part, config, trained, fitted, codes[database], progress)
         )
     raised = flags(config, trained, fitted, outcome, measured, codes[database])
     shown = [] if brief else examples(config, trained, outcome, measured, codes[database], folder)

@@ -186,7 +186,7 @@ def _moved(
     fitted = fit_attack(
         alone, trained, AttackData(trained.data, codes, database, "image"), progress
     )
-    outcome = attack_queries(folder, alone, trained, fitted, progress)
+    outcome = attack_queries(folder.part, alone, trained, fitted, progress)
     return (table.name, fitted, outcome), outcome.moved, []
 
 

@@ -237,7 +237,7 @@ def _moved(
     seen = AttackData(trained.data, source.codes, source.database, modality)
     fitted = fit_attack(alone, trained, seen, progress)
     prefix = f"{method}-{place}-".replace("/", "_")
-    return fitted, attack_queries(folder, alone, trained, fitted, progress, prefix=prefix)
+    return fitted, attack_queries(folder.part, alone, trained, fitted, progress, prefix=prefix)
 
 
 def _judged(
