@@ -1,0 +1,127 @@
+"""A victim of a plan: what is known of it before any training, and what trains it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from advhash.data.dataset import Dataset, Progress
+from advhash.defenses.base import Wrapping
+from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig, VictimConfig
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, prepare
+from advhash.experiments.prepare.seeds import resolve_device
+from advhash.experiments.prepare.trained import Trained, cache_identity
+from advhash.registry import DEFENSES, VICTIMS
+from advhash.victims.base import HashVictim
+from advhash.victims.training.acceleration import precision
+
+__all__ = ["PlannedVictim"]
+
+
+class _Place(Protocol):
+    """Where a part is built; see `advhash.experiments.experiment.Place`."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedVictim:
+    """A victim with its defence, foreseen; `build` trains it or finds it in the cache.
+
+    foreseen: None in another process, which foresees it again
+    """
+
+    config: TrainConfig | AttackConfig
+    foreseen: Foreseen | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig | AttackConfig) -> PlannedVictim:
+        """Raises AdvhashError for whatever can be refused before training."""
+        return cls(config, foresee(config))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "foreseen": None}
+
+    @cached_property
+    def _known(self) -> Foreseen:
+        return self.foreseen or foresee(self.config)
+
+    @property
+    def victim(self) -> HashVictim:
+        """As it is before training, or as it comes; behind a defence that trains nothing."""
+        return self._known.victim
+
+    @property
+    def data(self) -> Dataset:
+        return self._known.data
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """The `[dataset]` table with every setting."""
+        return DatasetConfig.build({"name": self.data.name, **self.data.settings})
+
+    @property
+    def replay(self) -> VictimConfig:
+        """The `[victim]` table that gets this victim again, as `Trained.replay`."""
+        known = self._known
+        if known.ready is not None:
+            return known.ready.replay
+        assert known.settings is not None
+        plain = VICTIMS[self.config.victim.name].build
+        given = self.config.victim.settings
+        fixed = {"name", *plain.data_arguments(known.data)} - set(given)  # type: ignore[attr-defined]
+        kept = {key: value for key, value in known.settings.items() if key not in fixed}
+        table = {"name": self.config.victim.name, "seed": self.config.victim.seed, **kept}
+        return VictimConfig.build(table)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a seed decides over it; a defence that only wraps the victim learns nothing."""
+        defense = self.config.defense
+        if defense is not None and not isinstance(
+            DEFENSES.create(defense.name, defense.settings), Wrapping
+        ):
+            return True
+        return self._known.ready is None and any(True for _ in self.victim.parameters())
+
+    def seeded(self, seed: int) -> PlannedVictim:
+        """The same victim, trained with another seed."""
+        victim = self.config.victim.model_copy(update={"seed": seed})
+        return replace(self, config=self.config.model_copy(update={"victim": victim}))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Names everything that decides over it, as far as it is known before training."""
+        known, config, device = self._known, self.config, resolve_device(self.config.device)
+        defense = config.defense
+        if known.ready is not None:  # a checkpoint, or a function of the user
+            found: dict[str, Any] = dict(cache_identity(known.ready))
+            if defense is not None:
+                found["precision"] = precision(device)
+        else:
+            found = {
+                "victim": config.victim.name,
+                "method": VICTIMS[config.victim.name].digest,
+                "settings": known.settings,
+                "data": known.data.fingerprint(),
+                "code": code_version(),
+                "device": device.type,
+                "precision": precision(device),
+            }
+        found["seed"] = config.victim_seed if self.learns else None
+        found["defense"] = None
+        if defense is not None:
+            takes_budget = DEFENSES.create(defense.name, defense.settings).takes_budget
+            found["defense"] = [
+                defense.name,
+                DEFENSES.settings(defense.name, defense.settings),
+                DEFENSES[defense.name].digest,
+                repr(config.defense_budget.resolve(DEFAULT)) if takes_budget else None,
+            ]
+        return found
+
+    def build(self, place: _Place) -> Trained:
+        """The trained victim."""
+        return prepare(self.config, place.progress, self.foreseen)
