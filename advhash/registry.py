@@ -306,6 +306,7 @@ DATASETS: Registry[Any] = Registry(
 EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     (
+        "advhash.experiments.attack.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
     ),

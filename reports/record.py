@@ -6,6 +6,7 @@ JSON is the truth; every table, picture and page derives from it and from `queri
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
+SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
 
 
@@ -158,6 +160,11 @@ class Document(Part):
         return json.dumps(self.document(), indent=1, allow_nan=False, ensure_ascii=False)
 
     @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """What `document` gave. Raises ValueError where it is no such document."""
+        return cls.loads(json.dumps(document))
+
+    @classmethod
     def loads(cls, text: str) -> Self:
         """Raises OtherSchema, a ValueError, or ValueError where the text is no such document."""
         (schema,) = get_args(cls.model_fields["schema_"].annotation)
@@ -256,12 +263,32 @@ def schema_of(path: Path) -> str:
     return str(body.get("schema")) if isinstance(body, dict) else ""
 
 
+class Siblings(Document):
+    """Runs that differ in ε alone, in ascending order, and the page over all of them.
+
+    report: its path; runs: the documents of the runs, each in a folder below
+    """
+
+    schema_: Literal["advhash/attacks/1"]
+    command: Literal["attack"]
+    report: str
+    runs: list[dict[str, Any]]
+
+    @property
+    def records(self) -> list[Record]:
+        return [Record.from_document(one) for one in self.runs]
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders of the runs, wherever the one above them lies now."""
+        return [folder / Path(one["run"]["folder"]).name for one in self.runs]
+
+
 def load_record(folder: Path) -> Record:
     """Read a run. Raises RunError: no such run, not finished, damaged."""
     file = folder / "metrics.json"
     if not folder.is_dir():
         raise RunError(f"expected a run folder, got {folder}: no such folder")
-    if not file.is_file():
+    if not file.is_file() or schema_of(folder) == SIBLINGS:
         siblings = sorted(one.parent for one in folder.glob("*/metrics.json"))
         if siblings:  # of several radii
             raise RunError(

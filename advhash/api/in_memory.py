@@ -85,7 +85,7 @@ def with_database(
         raised = [flag for flag in raised if flag.name != "empty_queries"]
     shown = []
     if folder is not None:
-        shown = examples(scored, before, outcome, measured, codes[database], folder)
+        shown = examples(scored, before, outcome, measured.scores, codes[database], folder.path)
     record = make_record(
         scored,
         before,

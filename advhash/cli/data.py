@@ -38,8 +38,7 @@ def data_show(
 ) -> None:
     """The card of a data set: counts, labels, chance, licence, warnings."""
     from advhash.cli.console import print_json
-    from advhash.data.load import load_dataset
-    from advhash.experiments.attack.run import save_image_grid
+    from advhash.data.load import load_dataset, save_image_grid
 
     given = tables(settings)
     if set(given) - {"dataset"}:

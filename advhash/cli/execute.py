@@ -76,6 +76,7 @@ def experiment(
     required: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     hint: str = "",
+    alias: Callable[[Tables], str | None] = lambda values: None,
 ) -> Callable[[Callable[..., Tables]], Callable[..., None]]:
     """Decorator: a function from options to the tables of a config becomes a command.
 
@@ -83,6 +84,7 @@ def experiment(
     required: tables that must name something
     names:    of tables that are given settings alone
     hint:     where the defence goes, of a kind whose config has none
+    alias:    the kind that the tables mean where it is another one, which shows itself by `show`
     """
 
     def decorate(options: Callable[..., Tables]) -> Callable[..., None]:
@@ -109,7 +111,8 @@ def experiment(
             for table in required:
                 if "name" not in values.get(table, {}):
                     raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {table}s`)")
-            execute(kind, values, show=show, document=document, **_how(shared))
+            meant = alias(values) or kind
+            execute(meant, values, show=show, document=document, **_how(shared))
 
         parameters = [*own.values(), *(one for one in SHARED.values() if one.name not in own)]
         keyword = inspect.Parameter.KEYWORD_ONLY

@@ -6,6 +6,7 @@ of the packages that it comes from and the source of its reader, a module of `re
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from PIL import Image
 from advhash.data.dataset import Dataset
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.files import write_bytes
 
-__all__ = ["image_grid", "load_dataset"]
+__all__ = ["image_grid", "load_dataset", "save_image_grid"]
 
 TILE = 64  # least pixels of an image in a grid
 
@@ -60,3 +62,10 @@ def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -
         tile = images[row].transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         grid[top : top + height * scale, left : left + width * scale] = tile
     return Image.fromarray(grid)
+
+
+def save_image_grid(data: Dataset, file: Path) -> None:
+    """Write samples of a data set as a PNG. Raises DataError, StorageError."""
+    buffer = io.BytesIO()
+    image_grid(data).save(buffer, format="PNG")
+    write_bytes(file, buffer.getvalue())

@@ -10,7 +10,7 @@ provenance it makes from the other fields of the chapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from advhash.errors import RunError
@@ -27,7 +27,7 @@ from advhash.reports.inversion.record import SCHEMA as INVERSION
 from advhash.reports.lifelong.chapter import lifelong_chapter
 from advhash.reports.lifelong.record import LIFELONG
 from advhash.reports.phase import PHASE, phase_chapter
-from advhash.reports.record import SCHEMA as ATTACK, schema_of
+from advhash.reports.record import SCHEMA as ATTACK, SIBLINGS, Siblings, schema_of
 from advhash.reports.transfer import TRANSFER, transfer_chapter
 
 __all__ = ["KINDS", "chapters"]
@@ -54,10 +54,19 @@ KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the or
 }
 
 
+def _alone(paths: Sequence[Path]) -> Iterator[Path]:
+    """The folders of runs, those of several radii one by one."""
+    for path in paths:
+        if schema_of(path) == SIBLINGS:
+            yield from Siblings.read(path).folders(path)
+        else:
+            yield path
+
+
 def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
     """What these runs say, kind by kind. Raises RunError."""
     found: dict[str, list[Path]] = {schema: [] for schema in KINDS}
-    for path in paths:
+    for path in _alone(paths):
         schema = schema_of(path) or ATTACK  # what cannot be told is refused as a damaged attack run
         if schema not in KINDS:
             raise RunError(f"expected a run that a page can show, got {path} of schema {schema!r}")

@@ -16,8 +16,9 @@ from advhash.attacks.gradient.descent import GradientAttack
 from advhash.budget import Budget
 from advhash.data import Batch, Modality, Split
 from advhash.errors import AdvhashError, ConfigError, DataError, UsageError
-from advhash.experiments.attack.run import attack_plan
+from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.config import AttackConfig
+from advhash.experiments.experiment import describe
 from advhash.registry import ATTACKS
 
 BALL = Budget("linf", 16 / 255)
@@ -137,7 +138,7 @@ def test_a_wrong_radius_is_told_in_words(eps: str, message: str) -> None:
         {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}, "budget": {"eps": eps}}
     )
     with pytest.raises(ConfigError, match=message):
-        attack_plan(config)
+        describe(AttackExperiment(), config)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_budget_that_an_attack_cannot_take_costs_no_training(
 ) -> None:
     config = AttackConfig.build({"victim": {"name": "dpsh"}, "attack": attack, "budget": budget})
     with pytest.raises(AdvhashError, match="expected"):
-        attack_plan(config)
+        describe(AttackExperiment(), config)
 
 
 @pytest.mark.parametrize(
@@ -208,13 +209,16 @@ def test_a_radius_without_room_or_without_end_costs_no_training(
     """Under 1/255 every attack returns its input, which looked like a masked gradient."""
     tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}}
     with pytest.raises(ConfigError, match=message):
-        attack_plan(AttackConfig.build({**tables, "budget": budget}))
+        describe(AttackExperiment(), AttackConfig.build({**tables, "budget": budget}))
 
 
 @pytest.mark.parametrize("budget", [{"eps": "1/255"}, {"eps": "0.5/255", "eight_bit": False}])
 def test_the_smallest_radius_that_moves_something_is_taken(budget: dict[str, Any]) -> None:
     tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}}
-    assert attack_plan(AttackConfig.build({**tables, "budget": budget}))["queries"] == 300
+    assert (
+        describe(AttackExperiment(), AttackConfig.build({**tables, "budget": budget}))["queries"]
+        == 300
+    )
 
 
 @pytest.mark.parametrize("eps", ["8/255", "0.5", "2.5"])
@@ -225,15 +229,15 @@ def test_a_budget_of_words_is_a_whole_number_before_any_training(eps: str) -> No
         "protocol": {"query_modality": "text"},
     }
     with pytest.raises(UsageError, match=r"l0 budget of 1 word .* use --norm l0 --eps 2"):
-        attack_plan(AttackConfig.build({**tables, "budget": {"eps": eps}}))
+        describe(AttackExperiment(), AttackConfig.build({**tables, "budget": {"eps": eps}}))
 
 
 def test_more_planted_pictures_than_there_are_is_refused() -> None:
     """It planted as many as there were, and its record said as many as were asked for."""
     tables = {"victim": {"name": "dpsh"}, "attack": {"name": "dhta"}, "budget": {"eps": "8/255"}}
-    attack_plan(AttackConfig.build({**tables, "protocol": {"poison": 150}}))
+    describe(AttackExperiment(), AttackConfig.build({**tables, "protocol": {"poison": 150}}))
     with pytest.raises(UsageError, match=r"--poison .* expected at most 150, got 151"):
-        attack_plan(AttackConfig.build({**tables, "protocol": {"poison": 151}}))
+        describe(AttackExperiment(), AttackConfig.build({**tables, "protocol": {"poison": 151}}))
 
 
 def test_pictures_off_the_8_bit_grid_are_refused(scene: Scene) -> None:

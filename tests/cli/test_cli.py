@@ -412,7 +412,7 @@ def test_existing_out_folder_is_never_touched(advhash: Run, tmp_path: Path) -> N
     assert [path.name for path in kept.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("full_at", ["parts", "metrics.json", "queries.parquet", "report.html"])
+@pytest.mark.parametrize("full_at", ["unfinished", "metrics.json", "queries.parquet", "report.html"])
 def test_full_disk_leaves_no_run_that_looks_finished(
     advhash: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
 ) -> None:
@@ -431,6 +431,7 @@ def test_full_disk_leaves_no_run_that_looks_finished(
     if full_at == "queries.parquet":
         monkeypatch.setattr("advhash.experiments.attack.record.pq.write_table", full)
     out = tmp_path / "run"
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))  # no cell is done there
     code, _, err = advhash(*QUICK, "--out", out)
     assert code == 3
     assert "disk is full" in err
@@ -460,9 +461,9 @@ def test_interrupted_run_resumes_to_the_same_figures(
         # a background job inherits an ignored SIGINT: Python then never raises KeyboardInterrupt
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    parts = Path(f"{out}.partial") / "parts"
+    pieces = session_cache / "unfinished/attack"
     deadline = time.monotonic() + 120
-    while not list(parts.glob("*.safetensors")) and time.monotonic() < deadline:
+    while not list(pieces.glob("*/*.safetensors")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -472,11 +473,12 @@ def test_interrupted_run_resumes_to_the_same_figures(
     assert "--resume" in err
     assert "Traceback" not in err
     assert not out.exists()
-    done = sorted(path.name for path in parts.glob("*.safetensors"))
+    assert Path(f"{out}.partial/config.toml").is_file()
+    done = sorted(pieces.glob("*/*.safetensors"))
     assert 1 <= len(done) < 6
-    first = safetensors.torch.load_file(parts / done[0])
+    first = safetensors.torch.load_file(done[0])
     marked = {**first, "seconds": torch.tensor(24_000.0, dtype=torch.float64)}
-    safetensors.torch.save_file(marked, parts / done[0])  # used, not made again: it shows below
+    safetensors.torch.save_file(marked, done[0])  # used, not made again: it shows below
     resumed = subprocess.run(
         [sys.executable, "-m", "advhash", "attack", "--resume", str(out), "--json", "-q"],
         capture_output=True,
@@ -506,7 +508,7 @@ def test_interrupt_before_any_batch_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("advhash.attacks.gradient.targeted.DHTA.run", stop)
-    code, _, err = advhash(*QUICK, "--out", tmp_path / "run")
+    code, _, err = advhash(*QUICK, "--seed", "7", "--out", tmp_path / "run")
     assert code == 130
     assert "interrupted" in err
     assert list(tmp_path.iterdir()) == []

@@ -176,7 +176,7 @@ def test_the_page_and_the_json_say_so(
     assert "has gradients through the victim" in page
     assert page.count("digits+size=16. SHA-256 ") == 1
     again = suite_file.parent / "again"
-    monkeypatch.setattr(suite_cell, "attack", never)
+    monkeypatch.setattr(suite_cell, "attack_briefly", never)
     monkeypatch.setattr(suite_cell, "prepare", never)
     config = str(finished / "config.toml")
     code, out, _ = command(
@@ -212,7 +212,7 @@ def test_other_processes_give_the_same_figures(
 
 def test_an_interrupted_suite_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    real, made = suite_cell.attack, []
+    real, made = suite_cell.attack_briefly, []
 
     def once(config: Any, *rest: Any, **more: Any) -> Any:
         made.append(config.attack.name)
@@ -220,7 +220,7 @@ def test_an_interrupted_suite_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return real(config, *rest, **more)
 
-    monkeypatch.setattr(suite_cell, "attack", once)
+    monkeypatch.setattr(suite_cell, "attack_briefly", once)
     config = SuiteConfig.build(ONE)
     with pytest.raises(KeyboardInterrupt):
         benchmark(config, tmp_path / "run")
@@ -234,7 +234,7 @@ def test_a_cell_that_fails_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    real = suite_cell.attack
+    real = suite_cell.attack_briefly
 
     def broken(config: Any, *rest: Any, **more: Any) -> Any:
         if config.attack.name == "noise":
@@ -243,7 +243,7 @@ def test_a_cell_that_fails_costs_no_other(
             raise RefusedError("expected that, got this")
         return real(config, *rest, **more)
 
-    monkeypatch.setattr(suite_cell, "attack", broken)
+    monkeypatch.setattr(suite_cell, "attack_briefly", broken)
     file = tmp_path / "one.toml"
     SuiteConfig.build(ONE)
     file.write_text(SuiteConfig.build(ONE).to_toml())
@@ -259,7 +259,7 @@ def test_a_cell_that_fails_costs_no_other(
     assert "Traceback" in bad["noise"]["trace"]
     assert bad["blend"]["trace"] == ""
     assert "Cells that failed" in (tmp_path / "run/report.html").read_text()
-    monkeypatch.setattr(suite_cell, "attack", real)
+    monkeypatch.setattr(suite_cell, "attack_briefly", real)
     code, out, _ = command(capsys, "benchmark", *arguments, str(tmp_path / "mended"))
     assert code == 0
     assert json.loads(out)["failed"] == []

@@ -34,10 +34,11 @@ from advhash.defenses.detectors.federated import (
     replay_scores,
 )
 from advhash.errors import UsageError
-from advhash.experiments.attack.run import attack_plan, resolve
+from advhash.experiments.attack.run import AttackExperiment, resolve
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.detect.federation import LEVELS, judged
 from advhash.experiments.detect.inputs import KINDS, abnormal_batch
+from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.victim import train
 from advhash.experiments.prepare.worth import joint_metrics
 from advhash.measures.roc import area_under_roc, average_precision, roc_curve, threshold_at
@@ -536,13 +537,13 @@ class TestCommand:
         victim = {"name": "hashvfl", "epochs": 1, "width": 8}
         given = {"victim": victim, "attack": {"name": "dhta"}, "dataset": {"size": 16}}
         config = AttackConfig.build(given)
-        attack_plan(config)  # nothing is refused before a training
+        describe(AttackExperiment(), config)  # nothing is refused before a training
         protocol = resolve(config, train(config)).protocol
         assert (protocol.query_modality, protocol.database) == ("party0", "party0")
         assert 'query_modality = "party0"' in resolve(config, train(config)).to_toml()
         text = {**given, "protocol": {"query_modality": "text"}}
         with pytest.raises(UsageError, match=r"expected a modality .*party0, party1.*'text'"):
-            attack_plan(AttackConfig.build(text))
+            describe(AttackExperiment(), AttackConfig.build(text))
 
     @pytest.mark.parametrize(
         ("options", "message"),

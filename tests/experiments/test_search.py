@@ -14,13 +14,14 @@ import pytest
 
 from advhash.attacks.evolved.genome import read_genome
 from advhash.errors import AdvhashError, ConfigError, RunError, StorageError, UsageError
-from advhash.experiments.attack.run import attack_plan
+from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.evolve import cell, run
 from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import AttackDomain
 from advhash.experiments.evolve.run import search
 from advhash.experiments.evolve.winner import STEPS
+from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.hardened import prepare
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import SCHEMA, CellDomain, distinct_cells, normal_form
@@ -163,7 +164,7 @@ def test_an_attack_is_found_judged_and_exported(attacks: tuple[SearchRecord, Pat
     assert config.attack.name == "evolved"
     assert config.attack.settings["program"] == list(genome.program)
     assert config.attack.settings["steps"] == genome.steps(3)
-    plan = attack_plan(config)
+    plan = describe(AttackExperiment(), config)
     assert plan["victim"]["trained"] is True
     assert "found" in page([out])
 

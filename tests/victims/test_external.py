@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from advhash.budget import Budget
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import CheckpointError, ConfigError, DataError, UsageError
-from advhash.experiments.attack.run import attack, attack_plan
+from advhash.experiments.attack.run import AttackExperiment, attack
 from advhash.experiments.config import AttackConfig, TrainConfig
+from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.victim import train
 from advhash.registry import ATTACKS
 from advhash.victims.external import ExternalVictim, import_function, is_external
@@ -201,7 +203,7 @@ def test_what_cannot_be_had_is_told_in_one_line(folder: Path, name: str, message
 # --- trust
 
 
-@pytest.mark.parametrize("run", [train, attack, attack_plan])
+@pytest.mark.parametrize("run", [train, attack, partial(describe, AttackExperiment())])
 def test_without_trust_nothing_is_imported(folder: Path, run: Callable[[Any], Any]) -> None:
     (folder / "mine.py").write_text("open('ran', 'w').close()\n")
     with pytest.raises(UsageError, match="runs the code of 'mine': expected --trust-code"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,7 +41,6 @@ from advhash.measures.sanity import (
 )
 from advhash.reports.attack.examples import build_examples
 from advhash.reports.record import Example
-from advhash.storage.run_folder import RunFolder
 from advhash.victims.federated.hashvfl import HashVFL
 
 __all__ = ["Measured", "examples", "flags", "measure"]
@@ -196,15 +196,15 @@ def examples(
     config: AttackConfig,
     trained: Trained,
     outcome: Outcome,
-    measured: Measured,
+    scores: Scores,
     database: HashCodes,
-    folder: RunFolder,
+    folder: Path,
 ) -> list[Example]:
     """What some queries retrieve before and after the attack; pictures go into the run folder."""
     modality = config.protocol.query_modality
-    main = measured.scores.columns[str(config.protocol.database)]
+    main = scores.columns[str(config.protocol.database)]
     return build_examples(
-        folder.path,
+        folder,
         dataset=trained.data,
         modality=modality,
         rows=outcome.rows.numpy(),

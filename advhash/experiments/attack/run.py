@@ -1,158 +1,369 @@
-"""Where the parts meet: victim, attack and report become one run folder."""
+"""`advhash attack`: a victim, an attack, one budget or several, and the record of each."""
 
 from __future__ import annotations
 
-import io
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol as Contract
+
+import numpy as np
+import torch
 
 from advhash.attacks.base import Attack, AttackData
-from advhash.budget import expect_room
+from advhash.budget import Budget, expect_room
+from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Progress, silent
-from advhash.data.load import image_grid
-from advhash.errors import RunError, UsageError
+from advhash.errors import UsageError
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import attack_queries
 from advhash.experiments.attack.planted import check_poison, poison_metrics
-from advhash.experiments.attack.record import make_record, write_queries
+from advhash.experiments.attack.radii import split_eps
+from advhash.experiments.attack.record import Outcome, Scores, make_record, run_info, write_queries
 from advhash.experiments.config import (
     AttackConfig,
     BudgetConfig,
     DatasetConfig,
     MethodConfig,
     ProtocolConfig,
+    VictimConfig,
 )
-from advhash.experiments.config_text import read_toml
+from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result, run
 from advhash.experiments.prepare.code_key import code_version
-from advhash.experiments.prepare.fit_attack import fit_attack
-from advhash.experiments.prepare.hardened import foresee, prepare
-from advhash.experiments.prepare.seeds import resolve_device
+from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.experiments.prepare.victim import is_trained
-from advhash.registry import ATTACKS, INVERSIONS
+from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.page.render import render
-from advhash.reports.record import Record
+from advhash.reports.record import SIBLINGS, Record, Siblings
 from advhash.storage.cache import content_key
-from advhash.storage.files import write_bytes, write_json
-from advhash.storage.run_folder import RunFolder, environment, new_run_id
+from advhash.storage.cells import CellStore
+from advhash.storage.files import write_json, write_text
+from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
 
 __all__ = [
+    "AttackCell",
+    "AttackExperiment",
     "attack",
-    "attack_plan",
+    "attack_briefly",
     "check_attack_config",
     "resolve",
-    "resume",
-    "save_image_grid",
 ]
 
-T = TypeVar("T")
+CODE = ("experiments.attack",)
 
 
-def attack(
-    config: AttackConfig,
-    out: Path | None = None,
-    progress: Progress = silent,
-    folder: RunFolder | None = None,
-    *,
-    brief: bool = False,
-) -> Record:
-    """Run one attack and write its run folder (`out`, by default `runs/<id>`).
+class Known(Contract):
+    """What a config is resolved with: a victim before its training or after it, and its data."""
 
-    brief: figures alone, no example pictures and no page
+    @property
+    def victim(self) -> HashVictim: ...
+    @property
+    def data(self) -> Dataset: ...
+    @property
+    def replay(self) -> VictimConfig: ...
+    @property
+    def device(self) -> str: ...
 
-    Raises AdvhashError. On any failure the folder keeps its `.partial` name if a batch was
-    finished, and is removed otherwise.
+
+@dataclass(frozen=True)
+class Served:
+    """The codes of the victim's databases, by direction."""
+
+    def build(self, place: Place) -> dict[str, HashCodes]:
+        trained: Trained = place.part("victim")
+        return {
+            name: trained.victim.database_codes(trained.data, name)
+            for name in trained.victim.directions
+        }
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """An attack that is fitted to the victim, or found fitted in the cache.
+
+    config: with every default written out
     """
-    seconds: dict[str, float] = {}
-    foreseen = foresee(config)
-    check_attack_config(
-        config, foreseen.victim, foreseen.data
-    )  # a wrong name or value must not cost a training
-    trained = _timed(seconds, "victim", lambda: prepare(config, progress, foreseen))
-    config = resolve(config, trained)
-    if folder is None:
-        label = f"{trained.card['name']}-{config.attack.name}".replace(":", ".")
-        folder = RunFolder.start(out or Path("runs") / new_run_id(label))
-    try:
-        folder.write_text("config.toml", config.to_toml())
-        code = code_version("experiments.attack")
-        folder.identify(
-            content_key({**cache_identity(trained), "code": code, "config": config.to_toml()})
+
+    config: AttackConfig
+
+    def build(self, place: Place) -> FittedAttack:
+        trained: Trained = place.part("victim")
+        database = str(self.config.protocol.database)
+        codes = place.part("codes")[database]
+        seen = AttackData(trained.data, codes, database, self.config.protocol.query_modality)
+        return fit_attack(self.config, trained, seen, place.progress)
+
+
+@dataclass(frozen=True)
+class AttackCell:
+    """One attack under one budget; `fit` names the part that is its fitted attack.
+
+    config: with every default written out
+    """
+
+    config: AttackConfig
+    key: str
+    fit: str = "fit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackPlan(Plan[AttackConfig, AttackCell]):
+    """Cells in ascending order of ε; `radii`: as the user wrote them, where there are several."""
+
+    radii: Sequence[str] = ()
+
+
+@EXPERIMENTS.register("attack", source="the registered attack")
+class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record | Siblings]):
+    """Attack the queries of a data set and measure what they retrieve then."""
+
+    name, config, record, code = "attack", AttackConfig, Record, CODE
+    lasts = False
+
+    def plan(self, config: AttackConfig) -> AttackPlan:
+        eps = config.budget.eps
+        radii = split_eps(eps) if isinstance(eps, str) else []
+        known = PlannedVictim.of(config)
+        if len(radii) < 2:
+            cell = planned_cell(config, known)
+            return AttackPlan(
+                config=cell.config,
+                cells=[cell],
+                parts=_parts(known, [cell]),
+                label=_label(known, config),
+                shown=_shown(known, [cell]),
+            )
+        cells = [
+            replace(planned_cell(one, known), fit=f"fit {radius}")
+            for radius, one in zip(radii, _siblings(config, radii), strict=True)
+        ]
+        budget = config.budget.model_copy(update={"eps": ",".join(radii)})
+        return AttackPlan(
+            config=cells[0].config.model_copy(update={"budget": budget}),
+            cells=cells,
+            parts=_parts(known, cells),
+            label=f"{_label(known, config)}-budgets",
+            shown=_shown(known, cells),
+            radii=radii,
         )
-        write_json(folder.path / "env.json", environment())
-        record = _attack_into(folder, config, trained, seconds, progress, brief=brief)
-        folder.write_text("metrics.json", record.dumps())
-        if not brief:
-            render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException as error:
-        if folder.abandon() and not isinstance(error, RunError):
-            error.add_note(f"finished batches are kept: continue with --resume {folder.final}")
-        raise
+
+    def compute(self, cell: AttackCell, place: Place) -> Result:
+        config, trained = cell.config, place.part("victim")
+        codes, fitted = place.part("codes"), place.part(cell.fit)
+        with place.timed("attack"):
+            outcome = attack_queries(place.piece, config, trained, fitted, place.progress)
+        database = codes[str(config.protocol.database)]
+        with place.timed("metrics"):
+            measured = measure(
+                config, trained, fitted, codes, outcome, cache_identity(trained), place.progress
+            )
+        if config.protocol.poison:
+            measured.metrics.update(
+                poison_metrics(place.piece, config, trained, fitted, database, place.progress)
+            )
+        record = make_record(
+            config,
+            trained,
+            fitted,
+            outcome,
+            measured.scores,
+            metrics=measured.metrics,
+            flags=flags(config, trained, fitted, outcome, measured, database),
+            examples=[],
+            folder=Path(),
+            seconds=place.seconds,
+        )
+        return Result(record.document(), kept(outcome, measured.scores))
+
+    def judge(self, plan: AttackPlan, results: Sequence[Result], place: Place) -> Record | Siblings:
+        if not plan.radii:
+            (cell,), (result,) = plan.cells, results
+            return _finished(cell, result, place, place.folder, place.final)
+        records = []
+        for radius, cell, result in zip(plan.radii, plan.cells, results, strict=True):
+            name = f"eps-{radius.replace('/', '_')}"
+            folder = place.folder / name
+            write_text(folder / "config.toml", cell.config.to_toml())
+            write_json(folder / "env.json", environment())
+            record = _finished(cell, result, place, folder, place.final / name)
+            write_text(folder / "metrics.json", record.dumps())
+            render([folder], folder / "report.html")
+            records.append(record)
+        return Siblings(
+            schema_=SIBLINGS,
+            command="attack",
+            report=str(place.final / "report.html"),
+            runs=[record.document() for record in records],
+        )
+
+
+def attack(config: AttackConfig, out: Path | None = None, progress: Progress = silent) -> Record:
+    """Run one attack under one budget; see `run`. Raises AdvhashError."""
+    record = run(AttackExperiment(), config, out, progress)
+    assert isinstance(record, Record)
     return record
 
 
-def resume(given: Path, progress: Progress = silent, *, trust_code: bool = False) -> Record:
-    """Continue an interrupted run from its own config. Raises RunError, ConfigError.
+def attack_briefly(config: AttackConfig, folder: Path) -> Record:
+    """The figures of one attack under one budget, without pictures and page: record and rows.
 
-    trust_code: whether a function that the config names as victim may be imported
+    folder: into which `metrics.json` and `queries.parquet` are written
+
+    Raises AdvhashError.
     """
-    folder = RunFolder.resume(given)
-    config = AttackConfig.build(read_toml(folder.path / "config.toml")).trusting(trust_code)
-    if config.attack.name in {entry.name for entry in INVERSIONS}:
-        raise RunError(
-            f"a reconstruction is made in one go: expected no --resume, delete {folder.path} and "
-            "run it again (its victims are kept)"
-        )
-    return attack(config, progress=progress, folder=folder)
+    kind = AttackExperiment()
+    plan = kind.plan(config)
+    (cell,) = plan.cells
+    place, store = Place(plan.parts), CellStore(kind.name, cell.key)
+    result = kind.compute(cell, place.at(store))
+    outcome, scores = kept_again(result)
+    found = Record.from_document(result.document)
+    seconds = {**place.seconds, **found.run.seconds}
+    run = run_info(folder, cell.config.seed, cell.config.device, seconds)
+    record = found.model_copy(update={"run": run})
+    folder.mkdir()
+    write_text(folder / "config.toml", cell.config.to_toml())
+    write_queries(folder / "queries.parquet", outcome, scores)
+    write_text(folder / "metrics.json", record.dumps())
+    store.forget()
+    return record
 
 
-def _attack_into(
-    folder: RunFolder,
-    config: AttackConfig,
-    trained: Trained,
-    seconds: dict[str, float],
-    progress: Progress,
-    *,
-    brief: bool,
-) -> Record:
-    victim, data, protocol = trained.victim, trained.data, config.protocol
-    modality, database = protocol.query_modality, str(protocol.database)
-    codes = {name: victim.database_codes(data, name) for name in victim.directions}
-    seen = AttackData(data, codes[database], database, modality)
-    fitted = _timed(seconds, "fit", lambda: fit_attack(config, trained, seen, progress))
-    outcome = _timed(
-        seconds, "attack", lambda: attack_queries(folder.part, config, trained, fitted, progress)
+def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
+    """The cell of one budget. Raises AdvhashError for whatever can be refused before training."""
+    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+    budget = config.budget.resolve(method.default_budget)
+    method.check_budget(budget)
+    resolved = resolve(config, known)
+    identity = {
+        "victim": known.identity,
+        "attack": resolved.attack.name,
+        "method": ATTACKS[resolved.attack.name].digest,
+        "settings": resolved.attack.settings,
+        "seed": resolved.seed,
+        "budget": repr(budget),
+        "eight_bit": resolved.budget.eight_bit,
+        "protocol": resolved.protocol.model_dump(mode="json"),
+        "threads": torch.get_num_threads(),
+        "code": code_version(*CODE),
+    }
+    return AttackCell(resolved, content_key(identity))
+
+
+def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]:
+    fits: dict[str, Part] = {cell.fit: PlannedAttack(cell.config) for cell in cells}
+    return {"victim": known, "codes": Served(), **fits}
+
+
+def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
+    """The config of each radius. Raises ConfigError."""
+    found = []
+    for radius in radii:
+        budget = BudgetConfig.build({**config.budget.model_dump(), "eps": radius})
+        budget.resolve(Budget("none", math.inf))
+        found.append(config.model_copy(update={"budget": budget}).trusting(config.trust_code))
+    return found
+
+
+def _label(known: PlannedVictim, config: AttackConfig) -> str:
+    return f"{known.name}-{config.attack.name}".replace(":", ".")
+
+
+def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
+    config = cells[0].config
+    budgets = [str(cell.config.budget.resolve(Budget("none", math.inf))) for cell in cells]
+    ready = known.ready
+    if ready is not None:
+        place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
+        victim: dict[str, Any] = {**place, "trained": True}
+    else:
+        victim = {
+            "name": known.name,
+            "settings": known.settings,
+            "trained": is_trained(known.config),
+        }
+    queries = len(known.data.query)
+    return {
+        "victim": victim,
+        "defense": None if config.defense is None else config.defense.model_dump(),
+        "attack": {"name": config.attack.name, "settings": config.attack.settings},
+        "dataset": {"name": known.data.name, "database": len(known.data.database)},
+        "budget": budgets if len(cells) > 1 else budgets[0],
+        "protocol": config.protocol.model_dump(mode="json"),
+        "queries": min(config.protocol.queries or queries, queries),
+    }
+
+
+def kept(outcome: Outcome, scores: Scores) -> dict[str, torch.Tensor]:
+    """What pictures and rows of a run are made of, for the cache."""
+    arrays = {
+        "labels": outcome.labels,
+        "clean_codes": outcome.clean_codes.words.view(np.int64),
+        "codes": outcome.codes.words.view(np.int64),
+        **{f"column {name}": values for name, values in outcome.columns.items()},
+    }
+    if outcome.targets is not None:
+        arrays["targets"] = outcome.targets
+    for direction, columns in scores.columns.items():
+        arrays |= {f"score {direction} {name}": values for name, values in columns.items()}
+    return {
+        "rows": outcome.rows,
+        "clean": outcome.clean,
+        "moved": outcome.moved,
+        "bits": torch.tensor(outcome.codes.bits),
+        **{name: torch.from_numpy(np.array(values)) for name, values in arrays.items()},
+    }
+
+
+def kept_again(result: Result) -> tuple[Outcome, Scores]:
+    """`kept` read back; without what the attack noted, which is in the record."""
+    found = result.tensors
+    arrays = {name: values.numpy() for name, values in found.items()}
+    bits = int(found["bits"])
+    scores: dict[str, dict[str, Any]] = {}
+    for name, values in arrays.items():
+        if name.startswith("score "):
+            _, direction, column = name.split(" ", 2)
+            scores.setdefault(direction, {})[column] = values
+    columns = {
+        name.removeprefix("column "): values
+        for name, values in arrays.items()
+        if name.startswith("column ")
+    }
+    clean_codes, codes = (
+        HashCodes(arrays[name].view(np.uint64), bits) for name in ("clean_codes", "codes")
     )
-    identity = cache_identity(trained)
-    measured = _timed(
-        seconds,
-        "metrics",
-        lambda: measure(config, trained, fitted, codes, outcome, identity, progress),
+    outcome = Outcome(
+        rows=found["rows"],
+        labels=arrays["labels"],
+        targets=arrays.get("targets"),
+        clean=found["clean"],
+        moved=found["moved"],
+        clean_codes=clean_codes,
+        codes=codes,
+        columns=columns,
+        seconds=0.0,
+        notes={},
     )
-    if protocol.poison:
-        measured.metrics.update(
-            poison_metrics(folder.part, config, trained, fitted, codes[database], progress)
-        )
-    raised = flags(config, trained, fitted, outcome, measured, codes[database])
-    shown = [] if brief else examples(config, trained, outcome, measured, codes[database], folder)
-    write_queries(folder.path / "queries.parquet", outcome, measured.scores)
-    return make_record(
-        config,
-        trained,
-        fitted,
-        outcome,
-        measured.scores,
-        metrics=measured.metrics,
-        flags=raised,
-        examples=shown,
-        folder=folder.final,
-        seconds=seconds,
-    )
+    return outcome, Scores(scores, {}, 0)
+
+
+def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, final: Path) -> Record:
+    """The record of one budget, with its pictures and `queries.parquet` in `folder`."""
+    config, trained = cell.config, place.part("victim")
+    record = Record.from_document(result.document)
+    outcome, scores = kept_again(result)
+    database = place.part("codes")[str(config.protocol.database)]
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = examples(config, trained, outcome, scores, database, folder)
+    write_queries(folder / "queries.parquet", outcome, scores)
+    seconds = {**place.seconds, **record.run.seconds}
+    run = run_info(final, config.seed, config.device, seconds)
+    return record.model_copy(update={"run": run, "examples": shown})
 
 
 def check_attack_config(config: AttackConfig, victim: HashVictim, data: Dataset) -> ProtocolConfig:
@@ -203,20 +414,20 @@ def _check_threat(
     return protocol
 
 
-def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
+def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     """The config with every default written out, so that its file replays the run.
 
     Raises UsageError: a direction or a modality that victim or attack lack.
     """
-    victim, data = trained.victim, trained.data
+    victim, data = known.victim, known.data
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
     budget = config.budget.resolve(method.default_budget)
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
-            "device": str(victim.device),
-            "victim": trained.replay,
+            "device": known.device,
+            "victim": known.replay,
             "attack": MethodConfig.build({"name": config.attack.name, **settings}),
             "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
             "budget": BudgetConfig(
@@ -227,49 +438,3 @@ def resolve(config: AttackConfig, trained: Trained) -> AttackConfig:
             "protocol": protocol,
         }
     )
-
-
-def attack_plan(config: AttackConfig) -> dict[str, Any]:
-    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    method: Attack = ATTACKS.create(config.attack.name, settings)
-    foreseen = foresee(config)
-    ready, data = foreseen.ready, foreseen.data
-    protocol = check_attack_config(config, foreseen.victim, data)
-    if ready is not None:
-        place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
-        victim: dict[str, Any] = {**place, "trained": True}
-    else:
-        victim = {
-            "name": config.victim.name,
-            "settings": foreseen.settings,
-            "trained": is_trained(config),
-        }
-    return {
-        "schema": "advhash/plan/1",
-        "command": "attack",
-        "seed": config.seed,
-        "device": str(resolve_device(config.device)),
-        "victim": victim,
-        "defense": None if config.defense is None else config.defense.model_dump(),
-        "attack": {"name": config.attack.name, "settings": settings},
-        "dataset": {"name": data.name, "database": len(data.database)},
-        "budget": str(config.budget.resolve(method.default_budget)),
-        "protocol": protocol.model_dump(mode="json"),
-        "queries": min(config.protocol.queries or len(data.query), len(data.query)),
-    }
-
-
-def save_image_grid(data: Dataset, file: Path) -> None:
-    """Write samples of a data set as a PNG. Raises DataError, StorageError."""
-    buffer = io.BytesIO()
-    image_grid(data).save(buffer, format="PNG")
-    write_bytes(file, buffer.getvalue())
-
-
-def _timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
-    """Run and note the wall seconds."""
-    start = time.perf_counter()
-    result = work()
-    seconds[name] = time.perf_counter() - start
-    return result

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from advhash.errors import AdvhashError, RunError
-from advhash.experiments.attack.run import attack
+from advhash.experiments.attack.run import attack_briefly
 from advhash.experiments.benchmark.costs import note_cost
 from advhash.experiments.benchmark.suite import Cell
 from advhash.experiments.config import AttackConfig
@@ -123,7 +123,7 @@ LOST = "its worker process died again and again: look for a lack of memory"
 def _run(cell: Cell, until: float | None) -> Done:
     def build(folder: Path) -> None:
         began = time.perf_counter()
-        record = attack(cell.config, folder / RUN, brief=True)
+        record = attack_briefly(cell.config, folder / RUN)
         note_cost("cell", cell.names, record.protocol.queries, time.perf_counter() - began)
 
     def read(_: Path) -> None:

@@ -54,6 +54,26 @@ class PlannedVictim:
         return self._known.victim
 
     @property
+    def ready(self) -> Trained | None:
+        """The victim that comes trained, before its defence."""
+        return self._known.ready
+
+    @property
+    def name(self) -> str:
+        """The registered name, or what the card of one that comes trained calls it."""
+        ready = self.ready
+        return self.config.victim.name if ready is None else str(ready.card["name"])
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """All settings of a registered victim."""
+        return self._known.settings
+
+    @property
+    def device(self) -> str:
+        return str(resolve_device(self.config.device))
+
+    @property
     def data(self) -> Dataset:
         return self._known.data
 

@@ -40,6 +40,10 @@ class Trained:
         return f"<{self.card['name']}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
 
     @property
+    def device(self) -> str:
+        return str(self.victim.device)
+
+    @property
     def replay(self) -> VictimConfig:
         """The `[victim]` table that gets this victim again."""
         return VictimConfig.build({"name": self.name, "seed": self.seed, **self.settings})
