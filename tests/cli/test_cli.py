@@ -412,7 +412,9 @@ def test_existing_out_folder_is_never_touched(advhash: Run, tmp_path: Path) -> N
     assert [path.name for path in kept.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("full_at", ["unfinished", "metrics.json", "queries.parquet", "report.html"])
+@pytest.mark.parametrize(
+    "full_at", ["unfinished", "metrics.json", "queries.parquet", "report.html"]
+)
 def test_full_disk_leaves_no_run_that_looks_finished(
     advhash: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
 ) -> None:
