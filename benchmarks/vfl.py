@@ -25,10 +25,11 @@ from advhash.compute.progress import silent
 from advhash.data.load import load_dataset
 from advhash.data.parties import party_view
 from advhash.errors import DataError
-from advhash.experiments.config import AttackConfig
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.run import detect
-from advhash.experiments.invert.run import invert
+from advhash.experiments.experiment import run
+from advhash.experiments.invert.config import InvertConfig
+from advhash.experiments.invert.run import Invert
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.measures.hierarchical import hierarchical_mean
 from advhash.storage.run_folder import environment
@@ -137,7 +138,7 @@ def laplace(epsilon: float, seeds: list[int]) -> Cell:
 
 
 def inversion(dataset: str, seed: int, settings: dict[str, Any]) -> Cell:
-    config = AttackConfig.build(
+    config = InvertConfig.build(
         {
             "seed": seed,
             "victim": {"name": "hashvfl", **settings},
@@ -149,7 +150,7 @@ def inversion(dataset: str, seed: int, settings: dict[str, Any]) -> Cell:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        body = invert(config, Path(folder) / "run", silent).document()
+        body = run(Invert(), config, Path(folder) / "run", silent).document()
     keep = ("metrics", "differences", "worlds", "leakage", "protocol", "bits")
     return {key: body[key] for key in keep}
 

@@ -24,6 +24,7 @@ from advhash.cli.detect import detect
 from advhash.cli.encode import encode
 from advhash.cli.evolve import search
 from advhash.cli.execute import brought, command_of
+from advhash.cli.invert import invert
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
 from advhash.cli.options import (
@@ -69,6 +70,7 @@ app.command()(compare)
 app.command()(defend)
 app.command()(detect)
 app.command()(encode)
+app.command()(invert)
 app.command("phase-chart")(phase_chart)
 app.command()(report)
 app.command()(train)

@@ -33,6 +33,7 @@ __all__ = ["attack"]
 
 def show(record: Record | Siblings | InversionRecord) -> None:
     """What an attack, several, or a reconstruction found."""
+    from advhash.cli.invert import print_inversion
     from advhash.reports.inversion.record import InversionRecord
     from advhash.reports.record import Siblings
 
@@ -81,21 +82,6 @@ def print_siblings(siblings: Siblings) -> None:
     ]
     print_rows(("budget", *shown), rows)
     sys.stdout.write(f"report: {siblings.report}\n")
-
-
-def print_inversion(record: InversionRecord) -> None:
-    """Headline of a reconstruction run and where its report is."""
-    document = record.document()
-    sys.stdout.write(
-        f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
-        f"{record.protocol.samples} samples of {record.protocol.party}\n"
-    )
-    found = {**document["metrics"], **document["differences"]}
-    rows = [{"metric": name, FIGURE: figure(metric)} for name, metric in found.items()]
-    print_rows(("metric", FIGURE), rows)
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

@@ -41,6 +41,7 @@ __all__ = [
     "complete_datasets",
     "complete_defenses",
     "complete_detectors",
+    "complete_inversions",
     "fail",
     "gather",
     "method_table",
@@ -77,6 +78,10 @@ def complete_victims(incomplete: str) -> list[str]:
 
 def complete_attacks(incomplete: str) -> list[str]:
     return complete("attacks", incomplete) + complete("inversions", incomplete)
+
+
+def complete_inversions(incomplete: str) -> list[str]:
+    return complete("inversions", incomplete)
 
 
 def complete_detectors(incomplete: str) -> list[str]:

@@ -168,6 +168,11 @@ class Hardened(OneVictim):
         """Of the training of the victim and of its defence."""
         return self.seed if self.victim.seed is None else self.victim.seed
 
+    def training(self) -> TrainConfig:
+        """What trains the victim and hardens it."""
+        tables = self.model_dump(include=set(Hardened.model_fields))
+        return TrainConfig.build(tables).trusting(self.trust_code)
+
 
 class TrainConfig(Hardened):
     """`advhash train`: a victim, a data set, a seed, and perhaps a defence."""

@@ -114,7 +114,7 @@ class InversionRecord(Document):
     """Everything that a reconstruction run found. Metrics are means with a 95 % interval."""
 
     schema_: Literal["advhash/inversion/1"]
-    command: Literal["attack"]
+    command: Literal["invert", "attack"]  # attack: of version 0.1
     run: RunInfo
     victim: VictimInfo
     attack: InversionInfo

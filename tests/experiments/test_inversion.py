@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from killed import killed_when
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -32,7 +37,9 @@ from advhash.data.load import load_dataset
 from advhash.data.parties import party_view
 from advhash.errors import RunError, UsageError
 from advhash.experiments.config import AttackConfig
-from advhash.experiments.invert.run import _seen
+from advhash.experiments.invert.cells import reconstruct
+from advhash.experiments.invert.config import InvertConfig
+from advhash.experiments.invert.run import Invert
 from advhash.measures.intervals import Metric
 from advhash.measures.reconstruction import (
     class_means,
@@ -47,6 +54,7 @@ from advhash.registry import INVERSIONS
 from advhash.reports.inversion.chapter import verdicts
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.page.render import render
+from advhash.storage.run_folder import refuse_partial
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.federated.wire import Transcript
@@ -263,10 +271,10 @@ class TestAttackers:
         noisy = trained(data, protection="laplace", epsilon=0.01, epochs=1)
         rows = data.query.rows(torch.arange(80)).inputs["party0"]
         settings = {"attackers": ("neighbours",)}
-        seen = _seen(
+        _, found = reconstruct(
             noisy, settings, "codes", data.query, data.validation, data.query, "party0", 0, silent
         )
-        far = pixel_distances(seen.found["neighbours"], rows)
+        far = pixel_distances(found["neighbours"], rows)
         assert far.diag().mean() > 0.93 * far.mean()  # 0.82 where each is one of its own ten
         exact = torch.from_numpy(noisy.encode(rows, "party0").signs())
         assert torch.equal(observe(noisy, data.query, "party0", "codes", noise=False), exact)
@@ -323,6 +331,13 @@ SETTINGS = [
     "--set", "dataset.size=16", "--set", "victim.epochs=6", "--set", "victim.width=8",
     "--set", "attack.steps=10", "--set", "attack.decoder_epochs=4",
 ]  # fmt: skip
+
+
+FIGURES = ("metrics", "differences", "worlds", "bits", "leakage", "sweep", "detection", "protocol")
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: document[name] for name in FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -463,8 +478,7 @@ class TestRun:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        for module in ("run", "plan"):
-            monkeypatch.setattr(f"advhash.experiments.invert.{module}.train", None)
+        monkeypatch.setattr("advhash.experiments.prepare.hardened.train", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1"]
         command = ["attack", "--method", "code-inversion", "--out", str(tmp_path / "r"), *how]
         result = runner.invoke(app, [*command, *options, *quick])
@@ -474,20 +488,89 @@ class TestRun:
         assert result.exception.exit_code == code
         assert not list(tmp_path.iterdir())
 
-    def test_a_killed_run_says_what_to_do(self, tmp_path: Path) -> None:
+    def test_a_killed_run_goes_on(
+        self, run: tuple[Path, dict[str, Any]], tmp_path: Path, session_cache: Path
+    ) -> None:
+        out = tmp_path / "r"
+        advhash = [sys.executable, "-m", "advhash"]
+        given = ["--config", str(run[0] / "config.toml"), "--out", str(out)]
+        cells = session_cache / "invert"
+        killed_when(
+            [*advhash, "invert", *given, "-q"],
+            lambda: any(cells.glob("*/result.json")),
+            dict(os.environ),
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["r.partial"]
+        first = next(cells.glob("*/result.json"))
+        kept = first.stat().st_mtime_ns
+        with pytest.raises(RunError, match=f"advhash invert --resume {out}"):
+            refuse_partial(tmp_path / "r.partial")
+        wrong = runner.invoke(app, ["attack", "--resume", str(out)])
+        assert isinstance(wrong.exception, RunError)
+        assert "expected an interrupted run of attack, got one of invert" in str(wrong.exception)
+        assert first.stat().st_mtime_ns == kept
+        resumed = subprocess.run(
+            [*advhash, "invert", "--resume", str(out), "--json", "-q"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert resumed.returncode == 0, resumed.stderr
+        assert figures(json.loads(resumed.stdout)) == figures(run[1])
+        assert pq.read_table(out / "samples.parquet").equals(
+            pq.read_table(run[0] / "samples.parquet")
+        )
+        assert not any(cells.iterdir())  # the folder has taken them over
+
+    def test_in_other_processes_the_figures_are_the_same(
+        self, run: tuple[Path, dict[str, Any]], tmp_path: Path
+    ) -> None:
+        given = ["--config", str(run[0] / "config.toml"), "--out", str(tmp_path / "r")]
+        more = ["--set", "attack.sweep_bits=[4]", "--set", "attack.transcript=false"]
+        result = runner.invoke(
+            app, ["invert", *given, *more, "--executor", "local", "--json", "-q"]
+        )
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["worlds"] == run[1]["worlds"][:3]
+        assert document["metrics"].items() <= run[1]["metrics"].items()
+        assert [point for point in run[1]["sweep"] if point["bits"] != 8] == document["sweep"]
+
+    def test_a_folder_of_a_version_that_kept_no_kind_is_refused(self, tmp_path: Path) -> None:
         partial = tmp_path / "r.partial"
         partial.mkdir()
         config = {"victim": {"name": "hashvfl"}, "attack": {"name": "code-inversion"}}
         (partial / "config.toml").write_text(AttackConfig.build(config).to_toml())
-        result = runner.invoke(app, ["attack", "--resume", str(tmp_path / "r")])
-        assert isinstance(result.exception, RunError)
-        assert f"delete {partial} and run it again" in str(result.exception)
+        for command in ("attack", "invert"):
+            result = runner.invoke(app, [command, "--resume", str(tmp_path / "r")])
+            assert isinstance(result.exception, RunError)
+            assert f"{partial} was begun by a version before 0.2" in str(result.exception)
+            assert "delete the folder and start again" in str(result.exception)
+
+    def test_a_config_of_such_a_version_replays(self) -> None:
+        tables = {"victim": {"name": "hashvfl"}, "attack": {"name": "code-inversion"}}
+        old = tomllib.loads(AttackConfig.build(tables).to_toml())
+        assert InvertConfig.build(old) == InvertConfig.build(tables)
+
+    def test_a_defence_hardens_the_victim_and_not_its_twin(self) -> None:
+        tables = {
+            "victim": {"name": "hashvfl", "epochs": 1},
+            "dataset": {"size": 16},
+            "defense": {"name": "saat", "epochs": 1, "steps": 1},
+            "attack": {"name": "code-inversion", "transcript": False, "sweep_bits": [4]},
+        }
+        plan = Invert().plan(InvertConfig.build(tables))
+        parts = [plan.parts["victim"], plan.parts["twin"], *plan.cells[-1].planned]  # type: ignore[attr-defined]
+        names = [one.identity["defense"] and one.identity["defense"][0] for one in parts]
+        assert names == ["saat", None, "saat", None]
+        with pytest.raises(UsageError, match=r"attack\.transcript=false"):
+            Invert().plan(InvertConfig.build({**tables, "attack": {"name": "code-inversion"}}))
 
     def test_how_many_are_attacked_does_not_change_chance(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path
     ) -> None:
         """Candidates come from the whole query split: 15 attacked rows have 20 of their class."""
-        command = ["attack", "--config", str(run[0] / "config.toml"), "--queries", "15"]
+        command = ["invert", "--config", str(run[0] / "config.toml"), "--queries", "15"]
         more = ["--set", "attack.sweep_bits=[]", "--set", "attack.sweep_parties=[]"]
         few = ["--set", "attack.transcript=false", "--out", str(tmp_path / "r"), "--json", "-q"]
         result = runner.invoke(app, [*command, *more, *few])
@@ -523,12 +606,14 @@ class TestRun:
         command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--dry-run"]
         result = runner.invoke(app, [*command, "--out", str(tmp_path / "r"), *SETTINGS])
         assert result.exit_code == 0, result.stderr
-        assert json.loads(result.stdout)["attack"]["kind"] == "inversion"
+        plan = json.loads(result.stdout)
+        assert (plan["command"], plan["attack"]["kind"]) == ("invert", "inversion")
+        assert plan["cells"] == 6  # three worlds, two decoders that are told the class, transcript
         assert not list(tmp_path.iterdir())
 
 
 def test_a_table_is_reconstructed_too(tmp_path: Path) -> None:
-    command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--json", "-q"]
+    command = ["invert", "--victim", "hashvfl", "--json", "-q"]
     more = ["--dataset", "breast_cancer", "--out", str(tmp_path / "r")]
     quick = [*SETTINGS[2:], "--set", "attack.transcript=false"]
     result = runner.invoke(app, [*command, *more, *quick])

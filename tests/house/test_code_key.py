@@ -98,9 +98,14 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
     assert {module for module in reached(PREPARED) if not inside(module, known)} == set()
 
 
-@pytest.mark.parametrize("kind", ["attack", "benchmark", "evolve", "lifelong", "phase", "transfer"])
+@pytest.mark.parametrize(
+    "kind",
+    ["attack", "benchmark", "encode", "evolve", "invert", "lifelong", "phase", "transfer"],
+)
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
-    """They attack, and hash that beside their own folder."""
-    known = (*GROUND, *PREPARED, "experiments.attack", f"experiments.{kind}")
+    """They attack, and hash that beside their own folder; some draw what detectors see."""
+    own = ("experiments.attack", f"experiments.{kind}")
+    drawn = ("experiments.detect",) if kind in ("encode", "invert") else ()
+    known = (*GROUND, *PREPARED, *own, *drawn)
     modules = reached((f"experiments.{kind}",))
     assert {module for module in modules if not inside(module, known)} == set()

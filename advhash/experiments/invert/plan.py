@@ -1,53 +1,106 @@
-"""What a reconstruction run is, before anything is trained: what is refused, and the plan."""
+"""What a reconstruction run is, before anything is trained: what is refused, and its stages."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
+import torch
 
 from advhash.attacks.inversion.code_inversion import TABLES
-from advhash.data.dataset import Dataset, Split
 from advhash.errors import ConfigError, UsageError
-from advhash.experiments.config import AttackConfig, DatasetConfig, MethodConfig
-from advhash.experiments.invert.parts import sweep_pairs
-from advhash.experiments.prepare.trained import Trained
-from advhash.experiments.prepare.victim import plan_victim, train
+from advhash.experiments.config import MethodConfig, TrainConfig
+from advhash.experiments.experiment import Plan
+from advhash.experiments.invert.cells import (
+    SAMPLES,
+    ClassDecoder,
+    Loss,
+    Stage,
+    Sweep,
+    TranscriptAttack,
+    World,
+    auxiliary_rows,
+)
+from advhash.experiments.invert.config import InvertConfig
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import INVERSIONS, VICTIMS
-from advhash.storage.cache import cache_root
-from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = [
-    "SAMPLES",
-    "auxiliary_rows",
-    "check_before_training",
-    "inversion_plan",
-    "is_inversion_method",
-    "resolve_inversion",
-]
+__all__ = ["WORLDS", "InvertPlan", "plan_inversion"]
 
-SAMPLES = 400  # attacked inputs at most, unless --queries says otherwise
+InvertPlan = Plan[InvertConfig, Stage]
+WORLDS = {
+    "codes": "one code a sample, as the server gets it",
+    "embeddings": "the real values before the sign, which are never sent: a control",
+    "undefended": "the embeddings that the undefended twin sends",
+}
 
 
-def is_inversion_method(name: str | None) -> bool:
-    """Whether `--method` names a reconstruction."""
-    return name in {entry.name for entry in INVERSIONS}
+def plan_inversion(config: InvertConfig) -> InvertPlan:
+    """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
+    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
+    INVERSIONS.create(config.attack.name, settings)
+    known = PlannedVictim.of(config.training())
+    own, party = _own(known), _checked(config, known, settings)
+    twin = PlannedVictim.of(_variant(known, protection="none"))
+    resolved = config.model_copy(
+        update={
+            "device": known.device,
+            "victim": known.replay,
+            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
+            "dataset": known.dataset,
+            "protocol": config.protocol.model_copy(
+                update={"query_modality": party, "database": party}
+            ),
+        }
+    )
+    shared = {
+        "config": resolved,
+        "victims": {"victim": known.identity, "twin": twin.identity},
+        "threads": torch.get_num_threads(),
+    }
+    score: Loss = "ssim" if known.victim.is_image(party) else "mse"
+    stages: list[Stage] = [World(name=name, **shared) for name in WORLDS]
+    stages += [ClassDecoder(loss=loss, **shared) for loss in _told_losses(settings, score)]
+    if settings["transcript"]:
+        stages.append(TranscriptAttack(**shared))
+    for bits, parties in _sweep_pairs(own, settings):
+        pair = [
+            PlannedVictim.of(_variant(known, bits=bits, parties=parties, protection=protection))
+            for protection in (own["protection"], "none")
+        ]
+        stages.append(
+            Sweep(
+                bits=bits,
+                parties=parties,
+                planned=(replace(pair[0], foreseen=None), replace(pair[1], foreseen=None)),
+                identities=(pair[0].identity, pair[1].identity),
+                **shared,
+            )
+        )
+    return InvertPlan(
+        config=resolved,
+        cells=stages,
+        parts={"victim": known, "twin": twin},
+        label=f"hashvfl-{config.attack.name}",
+        shown=_shown(resolved, known),
+    )
 
 
-def check_inversion(
-    config: AttackConfig, name: str, victim: HashVictim, data: Dataset, own: dict[str, Any]
-) -> str:
-    """The attacked party of a victim, trained or not, whose settings are `own`.
+def _checked(config: InvertConfig, known: PlannedVictim, settings: Mapping[str, Any]) -> str:
+    """The attacked party.
 
     Raises UsageError: not a federation, the undefended one, no such party, a budget, no auxiliary
-    rows, no attacker of tables, a sweep over victims that cannot be.
+    rows, no attacker of tables, a transcript of a hardened victim, a sweep over victims that cannot
+    be.
     """
-    method = config.attack.name
+    method, victim = config.attack.name, known.victim
     if not isinstance(victim, HashVFL):
         raise UsageError(
             f"{method} reconstructs what parties of a federation hold: expected --victim hashvfl, "
-            f"got {name}"
+            f"got {known.name}"
         )
     if not victim.binary:
         raise UsageError(
@@ -58,11 +111,17 @@ def check_inversion(
         raise UsageError(f"{method} moves no input: expected no --norm and no --eps")
     party = victim.query_modality(config.protocol.query_modality)
     victim.check_modality(party)
-    settings = INVERSIONS.settings(method, config.attack.settings)
-    auxiliary_rows(data, settings["auxiliary"])
+    auxiliary_rows(known.data, settings["auxiliary"])
     if not victim.is_image(party) and set(settings["attackers"]) == {"decoder-ssim"}:
         raise UsageError(TABLES)
-    for bits, parties in sweep_pairs(own, settings):
+    hardened = config.defense is not None or (known.ready is not None and known.ready.defenses)
+    if hardened and settings["transcript"]:
+        raise UsageError(
+            "a victim that was hardened sent other messages than a plain training does: expected "
+            "attack.transcript=false"
+        )
+    own = _own(known)
+    for bits, parties in _sweep_pairs(own, settings):
         try:
             VICTIMS.create("hashvfl", {**own, "bits": bits, "parties": parties})
         except ConfigError as error:
@@ -73,76 +132,66 @@ def check_inversion(
     return party
 
 
-def check_before_training(config: AttackConfig) -> None:
-    """Refuse whatever can be seen from the config. Raises UsageError."""
-    INVERSIONS.create(config.attack.name, config.attack.settings)
-    planned = plan_victim(config)
-    if planned is not None:
-        data, own, _ = planned
-        check_inversion(
-            config, config.victim.name, VICTIMS.create(config.victim.name, own), data, own
-        )
+def _own(known: PlannedVictim) -> dict[str, Any]:
+    """All settings of the victim."""
+    found = known.settings if known.ready is None else known.ready.card["settings"]
+    return dict(found or {})
 
 
-def resolve_inversion(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, str]:
-    """The config with all defaults, and the attacked party. Raises UsageError."""
-    card, victim = trained.card, trained.victim
-    party = check_inversion(config, card["name"], victim, trained.data, card["settings"])
-    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    return (
-        config.model_copy(
-            update={
-                "device": str(victim.device),
-                "victim": trained.replay,
-                "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-                "dataset": DatasetConfig.build(
-                    {"name": trained.data.name, **trained.data.settings}
-                ),
-                "protocol": config.protocol.model_copy(
-                    update={"query_modality": party, "database": party}
-                ),
-            }
-        ),
-        party,
+def _variant(known: PlannedVictim, **changed: Any) -> TrainConfig:
+    """What trains the same victim on the same data with other settings.
+
+    Hardened like the victim by the defence of the config; never where it has no protection.
+    """
+    config, ready = known.config, known.ready
+    seed = config.victim_seed
+    if ready is not None:
+        seed = int(ready.card.get("seed", config.seed))
+    bare = changed["protection"] == "none"
+    hardened = {} if bare else config.model_dump(include={"defense", "defense_budget"})
+    return TrainConfig.build(
+        {
+            "seed": seed,
+            "device": config.device,
+            "victim": {"name": known.name, **_own(known), **changed},
+            "dataset": known.dataset.model_dump(),
+            **hardened,
+        }
     )
 
 
-def inversion_plan(config: AttackConfig) -> dict[str, Any]:
-    """What `--dry-run` prints: everything validated, nothing trained, no run written."""
-    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    check_before_training(config)
-    planned = plan_victim(config)
-    if planned is None:
-        trained = train(config)
-        resolve_inversion(config, trained)
-        data, victim = trained.data, {"checkpoint": str(trained.folder), "trained": True}
+def _sweep_pairs(own: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(K, P) of every victim of the sweeps, each once; `own` are the settings of the victim."""
+    pairs = [(bits, own["parties"]) for bits in settings["sweep_bits"]]
+    pairs += [(own["bits"], parties) for parties in settings["sweep_parties"]]
+    return list(dict.fromkeys(pairs))
+
+
+def _told_losses(settings: Mapping[str, Any], score: Loss) -> list[Loss]:
+    """Of the decoders that are told the class: one for each loss that an attacker uses."""
+    both = score == "ssim" and "decoder-ssim" in settings["attackers"]
+    return ["mse", "ssim"] if both else ["mse"]
+
+
+def _shown(config: InvertConfig, known: PlannedVictim) -> dict[str, Any]:
+    if known.ready is not None:
+        victim: dict[str, Any] = {"checkpoint": str(known.ready.folder), "trained": True}
     else:
-        data, victim_settings, key = planned
-        trained_already = (cache_root() / "victims" / key).is_dir()
         victim = {
-            "name": config.victim.name,
-            "settings": victim_settings,
-            "trained": trained_already,
+            "name": known.name,
+            "settings": known.settings,
+            "trained": is_trained(known.config),
         }
     return {
-        "schema": "advhash/plan/1",
-        "command": "attack",
-        "seed": config.seed,
         "victim": victim,
-        "attack": {"kind": "inversion", "name": config.attack.name, "settings": settings},
-        "dataset": {"name": data.name, "database": len(data.database)},
+        "defense": None if config.defense is None else config.defense.model_dump(),
+        "attack": {
+            "kind": "inversion",
+            "name": config.attack.name,
+            "settings": config.attack.settings,
+        },
+        "dataset": {"name": known.data.name, "database": len(known.data.database)},
         "budget": None,
-        "samples": min(config.protocol.queries or SAMPLES, len(data.query)),
+        "protocol": {"party": config.protocol.query_modality},
+        "samples": min(config.protocol.queries or SAMPLES, len(known.data.query)),
     }
-
-
-def auxiliary_rows(data: Dataset, which: str) -> Split:
-    """Inputs that the attacker of the query split has. Raises UsageError: none."""
-    if which == "database":
-        return data.database
-    rows = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
-    if not len(rows):
-        raise UsageError(
-            f"attack.auxiliary: all rows of {data.name!r} are trained on: expected database"
-        )
-    return data.database.take(rows)

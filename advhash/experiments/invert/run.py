@@ -1,46 +1,42 @@
-"""`advhash attack --method code-inversion`: what codes of a federation give away."""
+"""`advhash invert`: what codes of a federation give away of the inputs that they were made from."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from advhash.attacks.inversion.code_inversion import CodeInversion
-from advhash.attacks.inversion.decoders import observe
-from advhash.data.dataset import Progress, Split, silent
-from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import dataset_info, run_info, victim_info
-from advhash.experiments.config import AttackConfig
 from advhash.experiments.detect.federation import roc_rows
-from advhash.experiments.invert.parts import (
+from advhash.experiments.experiment import Experiment, Place, Result
+from advhash.experiments.invert.cells import (
+    CODE,
+    ClassDecoder,
+    Loss,
+    Samples,
+    Stage,
+    Sweep,
+    TranscriptAttack,
+    World,
+)
+from advhash.experiments.invert.config import InvertConfig
+from advhash.experiments.invert.figures import (
     Seen,
-    class_decoder,
     correct,
     leakage,
-    matching,
     party_bits,
     sample_pictures,
-    swept,
-    undefended,
     write_samples,
 )
-from advhash.experiments.invert.plan import (
-    SAMPLES,
-    auxiliary_rows,
-    check_before_training,
-    inversion_plan,
-    is_inversion_method,
-    resolve_inversion,
-)
-from advhash.experiments.invert.transcripts import attack_transcript
+from advhash.experiments.invert.plan import WORLDS, InvertPlan, plan_inversion
+from advhash.experiments.invert.transcripts import Told
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
-from advhash.experiments.prepare.victim import train
 from advhash.measures.intervals import (
     CONFIDENCE,
     RESAMPLES,
@@ -58,7 +54,7 @@ from advhash.measures.reconstruction import (
     reidentified,
 )
 from advhash.measures.sanity import Flag
-from advhash.registry import INVERSIONS
+from advhash.registry import EXPERIMENTS, INVERSIONS
 from advhash.reports.inversion.record import (
     SCHEMA,
     Attacker,
@@ -66,213 +62,279 @@ from advhash.reports.inversion.record import (
     InversionProtocol,
     InversionRecord,
     SweepPoint,
-    World,
+    World as WorldRow,
 )
-from advhash.reports.page.render import render
-from advhash.storage.files import write_json
-from advhash.storage.run_folder import RunFolder, environment, new_run_id
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = ["inversion_plan", "invert", "is_inversion_method"]
+__all__ = ["Invert"]
 
 Floats = npt.NDArray[np.float64]
-WORLDS = {
-    "codes": "one code a sample, as the server gets it",
-    "embeddings": "the real values before the sign, which are never sent: a control",
-    "undefended": "the embeddings that the undefended twin sends",
-}
+Columns = Mapping[str, Floats]
 
 
-def invert(
-    config: AttackConfig, out: Path | None = None, progress: Progress = silent
-) -> InversionRecord:
-    """Reconstruct, measure, and write the run folder (`out`, by default `runs/<id>`).
+@EXPERIMENTS.register(
+    "invert", source="after Qiu et al., IEEE TIFS 2024, and He et al., ACSAC 2019"
+)
+class Invert(Experiment[InvertConfig, Stage, InvertPlan, InversionRecord]):
+    """Reconstruct what parties of a federation hold from the codes that they send."""
 
-    Raises AdvhashError; then no folder is left.
+    name, config, record, code = "invert", InvertConfig, InversionRecord, CODE
+    lasts = False
+    stage = "reconstruction"
+
+    def plan(self, config: InvertConfig) -> InvertPlan:
+        return plan_inversion(config)
+
+    def compute(self, cell: Stage, place: Place) -> Result:
+        began = time.perf_counter()
+        found = cell.compute(place)
+        seconds = time.perf_counter() - began
+        return Result({**found.document, "seconds": seconds}, found.tensors)
+
+    def judge(self, plan: InvertPlan, results: Sequence[Result], place: Place) -> InversionRecord:
+        return _record(plan, _Results.of(plan.cells, results), place)
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What the cells found, by their kinds.
+
+    class_only: (N, …) of a decoder that is told the class, by its loss
+    matched, favoured: by the nearest code (N,), and whether validation rows favour that
+    gradients: (n,) of 0/1, whether they give the label away
     """
-    check_before_training(config)
-    seconds: dict[str, float] = {}
-    began = time.perf_counter()
-    trained = train(config, progress)
-    config, party = resolve_inversion(config, trained)
-    twin = undefended(trained, config, progress)
-    seconds["victims"] = time.perf_counter() - began
-    folder = RunFolder.start(out or Path("runs") / new_run_id(f"hashvfl-{config.attack.name}"))
-    try:
-        folder.write_text("config.toml", config.to_toml())
-        write_json(folder.path / "env.json", environment())
-        record = _into(folder, config, trained, twin, party, seconds, progress)
-        folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException:
-        folder.abandon()
-        raise
-    return record
+
+    worlds: dict[str, Seen]
+    class_only: dict[Loss, Tensor]
+    matched: Floats
+    favoured: str
+    told: Told | None
+    gradients: Floats | None
+    sweeps: list[tuple[Sweep, Result]]
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(cls, cells: Sequence[Stage], results: Sequence[Result]) -> _Results:
+        pairs = list(zip(cells, results, strict=True))
+        worlds = {cell.name: one for cell, one in pairs if isinstance(cell, World)}
+        transcripts = [one for cell, one in pairs if isinstance(cell, TranscriptAttack)]
+        codes = worlds["codes"]
+        seconds = {
+            name: sum(one.document["seconds"] for cell, one in pairs if isinstance(cell, kinds))
+            for name, kinds in (
+                ("reconstruction", (World, ClassDecoder)),
+                ("transcript", TranscriptAttack),
+                ("sweep", Sweep),
+            )
+        }
+        return cls(
+            {name: Seen.of(one) for name, one in worlds.items()},
+            {c.loss: one.tensors["found"] for c, one in pairs if isinstance(c, ClassDecoder)},
+            codes.tensors["matched"].numpy(),
+            codes.document["favoured"],
+            next((Told.model_validate(one.document) for one in transcripts), None),
+            next((one.tensors["label_from_gradients"].numpy() for one in transcripts), None),
+            [(cell, one) for cell, one in pairs if isinstance(cell, Sweep)],
+            seconds,
+        )
 
 
-def _into(
-    folder: RunFolder,
-    config: AttackConfig,
-    trained: Trained,
-    twin: Trained,
-    party: str,
-    seconds: dict[str, float],
-    progress: Progress,
-) -> InversionRecord:
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of each sample that means and differences are taken of.
+
+    score: "ssim" of images, "mse" of tables
+    boot:  seed of the bootstrap
+    base, class_only: columns of the class means, and of decoders that are told the class
+    chance: (N,) of picking the true input among its candidates
+    right, right_twin: whether victim and twin are right, on the whole query split
+    """
+
+    score: str
+    boot: int
+    results: _Results
+    base: Columns
+    class_only: Mapping[Loss, Columns]
+    chance: Floats
+    right: Floats
+    right_twin: Floats
+
+    def best(self, name: str) -> Columns:
+        """Columns of the attacker that validation data chose in a world."""
+        world = self.results.worlds[name]
+        return world.columns[world.chosen]
+
+    @property
+    def hits(self) -> Floats:
+        """Of codes, the way that validation rows favour: by matching them or by picture."""
+        results = self.results
+        return results.matched if results.favoured == "matching" else self.best("codes")["hit"]
+
+    def mean(self, values: Floats) -> Metric | None:
+        return None if np.isnan(values).all() else mean_metric(values, self.boot)
+
+    def gain(self, values: Floats, floor: Floats) -> Difference | None:
+        return None if np.isnan(values).all() else paired_difference(values, floor, self.boot)
+
+
+def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecord:
+    config = plan.config
+    trained: Trained = place.part("victim")
+    twin: Trained = place.part("twin")
     victim, data, seed = trained.victim, trained.data, config.seed
     assert isinstance(victim, HashVFL)
     assert isinstance(twin.victim, HashVFL)
-    boot = derive_seed(seed, "bootstrap")
-    settings = config.attack.settings
-    count = config.protocol.queries or SAMPLES
-    rows = choose_queries(data.query, count, derive_seed(seed, "queries"))
-    attacked = data.query.take(rows)
-    auxiliary = auxiliary_rows(data, settings["auxiliary"])
-    began = time.perf_counter()
-    worlds = {
-        name: _seen(
-            own, settings, "codes" if name == "codes" else "embeddings", auxiliary, data.validation,
-            attacked, party, derive_seed(seed, "attack"), progress,
-        )
-        for name, own in (("codes", victim), ("embeddings", victim), ("undefended", twin.victim))
-    }  # fmt: skip
-    seconds["reconstruction"] = time.perf_counter() - began
+    boot, party = derive_seed(seed, "bootstrap"), config.protocol.query_modality
+    samples = Samples.of(config, data)
+    rows = samples.rows
     every = data.query.rows(torch.arange(len(data.query)))
     inputs, kinds = every.inputs[party], every.labels.argmax(dim=1)
     true, labels = inputs[rows], kinds[rows]
-    known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
-    known_labels = auxiliary.labels.argmax(dim=1)
-    own_class = class_means(known, known_labels, labels)
+    own_class = _class_means(samples, party, labels)
     base = reconstruction_columns(own_class, true)
-    score = "ssim" if victim.is_image(party) else "mse"
     class_only = {
-        loss: reconstruction_columns(
-            class_decoder(
-                victim, data, auxiliary, labels, party, settings, seed, progress, loss=loss
-            ),
-            true,
-        )
-        for loss in told_losses(settings, score)
+        loss: reconstruction_columns(found, true) for loss, found in results.class_only.items()
     }
-    candidates, draw = int(settings["candidates"]), derive_seed(seed, "candidates")
-    hits: dict[str, Floats] = {}
+    candidates, draw = int(config.attack.settings["candidates"]), derive_seed(seed, "candidates")
     shown = []
-    for name, world in worlds.items():
+    for name, world in results.worlds.items():
         rated = []
         for attacker, found in world.found.items():
             columns = reconstruction_columns(found, true)
             columns["hit"], chance = reidentified(
                 pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
-            )  # fmt: skip
-            world.columns[attacker] = columns
-            informed = class_only[loss_of(attacker)]
-            rated.append(rate(attacker, world.method, columns, base, boot, informed))
-        shown.append(World(name=name, text=WORLDS[name], attackers=rated))
-        hits[name] = world.columns[world.method.chosen]["hit"]
-    matched, picked = matching(victim, worlds["codes"], data, rows, party, settings, draw)
-    told = None
-    if settings["transcript"]:
-        began = time.perf_counter()
-        told = attack_transcript(trained, config, party, candidates, progress)
-        shown += told.worlds
-        seconds["transcript"] = time.perf_counter() - began
-    right = correct(victim, data.query, seed)
-    right_twin = correct(twin.victim, data.query, seed)
-    best = {name: world.columns[world.method.chosen] for name, world in worlds.items()}
-    head = matched if picked == "matching" else hits["codes"]
-
-    def mean(values: Floats) -> Metric | None:
-        return None if np.isnan(values).all() else mean_metric(values, boot)
-
-    def gain(values: Floats, floor: Floats) -> Difference | None:
-        return None if np.isnan(values).all() else paired_difference(values, floor, boot)
-
-    privacy = {name: single_metric(value) for name, value in victim.privacy().items()}
-    metrics: dict[str, Metric | None] = {
-        "accuracy": rate_metric(right, boot),
-        "accuracy_undefended": rate_metric(right_twin, boot),
-        "ssim_codes": mean(best["codes"]["ssim"]),
-        "ssim_embeddings": mean(best["embeddings"]["ssim"]),
-        "ssim_undefended": mean(best["undefended"]["ssim"]),
-        "ssim_class_mean": mean(base["ssim"]),
-        "ssim_class_decoder": mean(class_only["mse"]["ssim"]),
-        "mse_codes": mean(best["codes"]["mse"]),
-        "mse_embeddings": mean(best["embeddings"]["mse"]),
-        "mse_undefended": mean(best["undefended"]["mse"]),
-        "mse_class_mean": mean(base["mse"]),
-        "reidentification": rate_metric(head, boot),
-        "reidentification_chance": mean(chance),
-        "reidentification_by_picture": rate_metric(hits["codes"], boot),
-        "reidentification_by_code": rate_metric(matched, boot),
-        "reidentification_undefended": rate_metric(hits["undefended"], boot),
-        **privacy,
-        **({} if told is None else told.metrics),
-    }
-    differences = {
-        "accuracy_loss": paired_difference(right_twin, right, boot),
-        "gain_codes": gain(best["codes"][score], base[score]),
-        "gain_codes_over_class_decoder": gain(
-            best["codes"][score], class_only[loss_of(worlds["codes"].method.chosen)][score]
-        ),
-        "gain_embeddings": gain(best["embeddings"][score], base[score]),
-        "gain_undefended": gain(best["undefended"][score], base[score]),
-        "reidentification_over_chance": paired_difference(head, chance, boot),
-        **({} if told is None else told.differences),
-    }
-    if "ssim" in class_only:
-        alone, trained_on = class_only["ssim"]["ssim"], worlds["codes"].columns["decoder-ssim"]
-        metrics |= {"ssim_class_decoder_ssim": mean(alone)}
-        differences |= {
-            "gain_decoder_ssim": gain(trained_on["ssim"], base["ssim"]),
-            "gain_class_decoder_ssim": gain(alone, base["ssim"]),
-            "gain_decoder_ssim_over_class_decoder": gain(trained_on["ssim"], alone),
-        }
-    write_samples(folder.path / "samples.parquet", rows, labels, worlds, base, matched)
-    began = time.perf_counter()
-    sweep = swept(trained, config, settings, boot, progress)
-    if sweep and (victim.bits, victim.parties) not in {(p.bits, p.parties) for p in sweep}:
-        sweep.append(
-            SweepPoint(
-                bits=victim.bits,
-                parties=victim.parties,
-                accuracy=rate_metric(right, boot),
-                accuracy_undefended=rate_metric(right_twin, boot),
             )
-        )
-    seconds["sweep"] = time.perf_counter() - began
-    card = trained.card
+            world.columns[attacker] = columns
+            rated.append(_rate(attacker, world, base, class_only[_loss_of(attacker)], boot))
+        shown.append(WorldRow(name=name, text=WORLDS[name], attackers=rated))
+    told = results.told
+    shown += [] if told is None else told.worlds
+    figures = _Figures(
+        score="ssim" if victim.is_image(party) else "mse",
+        boot=boot,
+        results=results,
+        base=base,
+        class_only=class_only,
+        chance=chance,
+        right=correct(victim, data.query, seed),
+        right_twin=correct(twin.victim, data.query, seed),
+    )
+    write_samples(
+        place.folder / "samples.parquet", rows, labels, results.worlds, base, results.matched
+    )
+    seconds = {"victims": place.seconds["victim"] + place.seconds["twin"], **results.seconds}
     return InversionRecord(
         schema_=SCHEMA,
-        command="attack",
-        run=run_info(folder.final, seed, config.device, seconds),
+        command="invert",
+        run=run_info(place.final, seed, config.device, {**seconds, "all": place.seconds["all"]}),
         victim=victim_info(trained),
         attack=_info(config),
         dataset=dataset_info(data),
         protocol=InversionProtocol(
             party=party,
-            samples=len(attacked),
+            samples=len(samples.attacked),
             validation=len(data.validation),
-            auxiliary=len(auxiliary),
+            auxiliary=len(samples.auxiliary),
             candidates=candidates,
             transcript_samples=0 if told is None else told.samples,
             transcript_bytes=0 if told is None else told.bytes,
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),
-        flags=[Flag(**flag) for flag in card.get("flags", [])],
-        metrics=metrics,
-        differences=differences,
+        flags=[Flag(**flag) for flag in trained.card.get("flags", [])],
+        metrics=_metrics(figures, victim),
+        differences=_differences(figures),
         worlds=shown,
         bits=[party_bits(victim, data, name) for name in victim.bounds],
-        leakage=leakage(victim, data, party, told, derive_seed(seed, "leakage"), boot),
-        sweep=sweep,
+        leakage=leakage(victim, data, party, results.gradients, derive_seed(seed, "leakage"), boot),
+        sweep=_sweep(figures, victim),
         detection=roc_rows(victim, data, seed, boot),
-        pictures=sample_pictures(folder.path, data, attacked, rows, true, own_class, worlds),
+        pictures=sample_pictures(
+            place.folder, data, samples.attacked, rows, true, own_class, results.worlds
+        ),
     )
 
 
-def _info(config: AttackConfig) -> InversionInfo:
+def _class_means(samples: Samples, party: str, labels: Tensor) -> Tensor:
+    """(N, …) the mean of the attacker's inputs of each sample's class."""
+    auxiliary = samples.auxiliary
+    known = auxiliary.rows(torch.arange(len(auxiliary))).inputs[party]
+    return class_means(known, auxiliary.labels.argmax(dim=1), labels)
+
+
+def _metrics(figures: _Figures, victim: HashVFL) -> dict[str, Metric | None]:
+    boot, told, mean, best = figures.boot, figures.results.told, figures.mean, figures.best
+    metrics: dict[str, Metric | None] = {
+        "accuracy": rate_metric(figures.right, boot),
+        "accuracy_undefended": rate_metric(figures.right_twin, boot),
+        "ssim_codes": mean(best("codes")["ssim"]),
+        "ssim_embeddings": mean(best("embeddings")["ssim"]),
+        "ssim_undefended": mean(best("undefended")["ssim"]),
+        "ssim_class_mean": mean(figures.base["ssim"]),
+        "ssim_class_decoder": mean(figures.class_only["mse"]["ssim"]),
+        "mse_codes": mean(best("codes")["mse"]),
+        "mse_embeddings": mean(best("embeddings")["mse"]),
+        "mse_undefended": mean(best("undefended")["mse"]),
+        "mse_class_mean": mean(figures.base["mse"]),
+        "reidentification": rate_metric(figures.hits, boot),
+        "reidentification_chance": mean(figures.chance),
+        "reidentification_by_picture": rate_metric(best("codes")["hit"], boot),
+        "reidentification_by_code": rate_metric(figures.results.matched, boot),
+        "reidentification_undefended": rate_metric(best("undefended")["hit"], boot),
+        **{name: single_metric(value) for name, value in victim.privacy().items()},
+        **({} if told is None else told.metrics),
+    }
+    if "ssim" in figures.class_only:
+        metrics["ssim_class_decoder_ssim"] = mean(figures.class_only["ssim"]["ssim"])
+    return metrics
+
+
+def _differences(figures: _Figures) -> dict[str, Difference | None]:
+    boot, told, score = figures.boot, figures.results.told, figures.score
+    base, gain = figures.base[score], figures.gain
+    codes, worlds = figures.best("codes")[score], figures.results.worlds
+    informed = figures.class_only[_loss_of(worlds["codes"].chosen)][score]
+    differences = {
+        "accuracy_loss": paired_difference(figures.right_twin, figures.right, boot),
+        "gain_codes": gain(codes, base),
+        "gain_codes_over_class_decoder": gain(codes, informed),
+        "gain_embeddings": gain(figures.best("embeddings")[score], base),
+        "gain_undefended": gain(figures.best("undefended")[score], base),
+        "reidentification_over_chance": paired_difference(figures.hits, figures.chance, boot),
+        **({} if told is None else told.differences),
+    }
+    if "ssim" in figures.class_only:
+        alone = figures.class_only["ssim"]["ssim"]
+        trained_on = worlds["codes"].columns["decoder-ssim"]["ssim"]
+        differences |= {
+            "gain_decoder_ssim": gain(trained_on, figures.base["ssim"]),
+            "gain_class_decoder_ssim": gain(alone, figures.base["ssim"]),
+            "gain_decoder_ssim_over_class_decoder": gain(trained_on, alone),
+        }
+    return differences
+
+
+def _sweep(figures: _Figures, victim: HashVFL) -> list[SweepPoint]:
+    """Accuracy over K and P, with and without a defence; the run's own victim among them."""
+
+    def point(bits: int, parties: int, right: Floats, right_twin: Floats) -> SweepPoint:
+        return SweepPoint(
+            bits=bits,
+            parties=parties,
+            accuracy=rate_metric(right, figures.boot),
+            accuracy_undefended=rate_metric(right_twin, figures.boot),
+        )
+
+    sweep = []
+    for cell, result in figures.results.sweeps:
+        right, right_twin = (result.tensors[n].numpy() for n in ("right", "right_undefended"))
+        sweep.append(point(cell.bits, cell.parties, right, right_twin))
+    if sweep and (victim.bits, victim.parties) not in {(p.bits, p.parties) for p in sweep}:
+        sweep.append(point(victim.bits, victim.parties, figures.right, figures.right_twin))
+    return sweep
+
+
+def _info(config: InvertConfig) -> InversionInfo:
     entry = INVERSIONS[config.attack.name]
     return InversionInfo(
         kind="inversion",
@@ -285,55 +347,22 @@ def _info(config: AttackConfig) -> InversionInfo:
     )
 
 
-def _seen(
-    victim: HashVFL,
-    settings: dict[str, Any],
-    observed: str,
-    auxiliary: Split,
-    validation: Split,
-    attacked: Split,
-    party: str,
-    seed: int,
-    progress: Progress,
-) -> Seen:
-    method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
-    method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
-    sent = observe(victim, attacked, party, method.observed, seed=derive_seed(seed, "attacked"))
-    found = {
-        name: member.reconstruct(victim, sent, party, seed=seed)
-        for name, member in method.members.items()
-    }
-    return Seen(victim, method, found)
-
-
-def loss_of(attacker: str) -> Literal["mse", "ssim"]:
+def _loss_of(attacker: str) -> Loss:
     """What the decoder that stands against an attacker is trained by: the same where it learns."""
     return "ssim" if attacker == "decoder-ssim" else "mse"
 
 
-def told_losses(settings: dict[str, Any], score: str) -> list[Literal["mse", "ssim"]]:
-    """Of the decoders that are told the class: one for each loss that an attacker uses."""
-    both = score == "ssim" and "decoder-ssim" in settings["attackers"]
-    return ["mse", "ssim"] if both else ["mse"]
-
-
-def rate(
-    name: str,
-    method: CodeInversion,
-    columns: dict[str, Floats],
-    base: dict[str, Floats],
-    seed: int,
-    informed: dict[str, Floats],
-) -> Attacker:
+def _rate(name: str, world: Seen, base: Columns, informed: Columns, seed: int) -> Attacker:
     """The figures of one attacker, and its gain over the class mean and over who is told the class.
 
     informed: figures of a decoder that is told the class, trained by the attacker's loss
     """
+    columns = world.columns[name]
     pictures = not np.isnan(columns["ssim"]).all()
     return Attacker(
         name=name,
-        chosen=name == method.chosen,
-        validation=method.merits[name],
+        chosen=name == world.chosen,
+        validation=world.merits[name],
         ssim=mean_metric(columns["ssim"], seed) if pictures else None,
         psnr=mean_metric(columns["psnr"], seed) if pictures else None,
         mse=mean_metric(columns["mse"], seed),

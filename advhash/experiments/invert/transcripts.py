@@ -6,19 +6,19 @@ sent for these; from such pairs it learns to read what was sent for the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel
 
 from advhash.attacks.inversion.code_inversion import sample_messages
 from advhash.attacks.inversion.decoders import decode, fit_decoder, nearest_mean, observe
 from advhash.data.dataset import Progress
 from advhash.data.parties import party_names
 from advhash.errors import UsageError
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.measures.intervals import (
@@ -54,16 +54,14 @@ TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the transcript gives away. label_from_gradients (n,) of 0/1."""
+class Told(BaseModel):
+    """What the transcript gives away."""
 
     samples: int
     bytes: int
     worlds: list[World]
     metrics: dict[str, Metric | None]
     differences: dict[str, Difference | None]
-    label_from_gradients: Floats
 
 
 def transcript_of(trained: Trained, seed: int, progress: Progress) -> Transcript:
@@ -92,10 +90,14 @@ def transcript_of(trained: Trained, seed: int, progress: Progress) -> Transcript
 
 
 def attack_transcript(
-    trained: Trained, config: AttackConfig, party: str, candidates: int, progress: Progress
-) -> Told:
-    """Reconstruct training samples from the transcript, and the same ones from a single code."""
+    trained: Trained, config: InvertConfig, progress: Progress
+) -> tuple[Told, Floats]:
+    """Reconstruct training samples from the transcript, and the same ones from a single code.
+
+    Also (n,) of 0/1 for the training rows: whether the last gradient gives the label away.
+    """
     victim, data = trained.victim, trained.data
+    party, candidates = config.protocol.query_modality, int(config.attack.settings["candidates"])
     assert isinstance(victim, HashVFL)
     boot, draw = derive_seed(config.seed, "bootstrap"), derive_seed(config.seed, "candidates")
     train_seed = derive_seed(int(trained.card.get("seed", config.seed)), "victim")
@@ -181,11 +183,11 @@ def attack_transcript(
     metrics[f"{score}_transcript_class_mean"] = mean_metric(base[score], boot)
     last = down[:, -1]
     guessed = nearest_class(-last, victim.class_codes.cpu())
-    return Told(
-        count,
-        size,
-        worlds,
-        dict(metrics),
-        dict(differences),
-        (guessed == labels).double().numpy(),
+    told = Told(
+        samples=count,
+        bytes=size,
+        worlds=worlds,
+        metrics=dict(metrics),
+        differences=dict(differences),
     )
+    return told, (guessed == labels).double().numpy()

@@ -1,0 +1,158 @@
+"""What the record of a reconstruction run holds: balance, leakage, rows and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from advhash.attacks.inversion.decoders import observe
+from advhash.data.dataset import Dataset, Split
+from advhash.experiments.experiment import Result
+from advhash.measures.intervals import Metric, rate_metric
+from advhash.measures.reconstruction import clustered, nearest_class
+from advhash.reports.attack.examples import picture
+from advhash.reports.inversion.record import PartyBits, Picture
+from advhash.storage.files import storage_errors
+from advhash.victims.federated.hashvfl import HashVFL
+
+__all__ = [
+    "Seen",
+    "correct",
+    "leakage",
+    "party_bits",
+    "sample_pictures",
+    "write_pictures",
+    "write_samples",
+]
+
+Floats = npt.NDArray[np.float64]
+GRID_ROWS = 10
+
+
+@dataclass
+class Seen:
+    """What each attacker made of the samples of one world, and which one validation data chose.
+
+    merits: of each attacker on validation data, None where it is no number
+    """
+
+    found: dict[str, Tensor]
+    merits: dict[str, float | None]
+    chosen: str
+    columns: dict[str, dict[str, Floats]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: Result) -> Seen:
+        """What a cell of a world kept."""
+        merits = dict(result.document["merits"])
+        found = {name: result.tensors[f"found/{name}"] for name in merits}
+        return cls(found, merits, result.document["chosen"])
+
+
+def correct(victim: HashVFL, split: Split, seed: int) -> Floats:
+    """(N,) of 0/1: whether the joint prediction is right."""
+    right = victim.predict_split(split, seed=seed) == split.labels.argmax(dim=1)
+    return right.double().numpy()
+
+
+def party_bits(victim: HashVFL, data: Dataset, party: str) -> PartyBits:
+    labels = data.database.labels.argmax(dim=1)
+    return PartyBits(
+        party=party,
+        means=victim.encode_split(data.database, party).signs().mean(axis=0).tolist(),
+        wanted=victim.class_codes.cpu()[labels].mean(dim=0).tolist(),
+    )
+
+
+def leakage(
+    victim: HashVFL, data: Dataset, party: str, gradients: Floats | None, seed: int, boot: int
+) -> dict[str, Metric]:
+    """How often the label can be read: from a code by class codes or blindly, from gradients.
+
+    gradients: (n,) of 0/1, whether it was read from them; None without a transcript
+    """
+    labels = data.query.labels.argmax(dim=1)
+    codes = observe(victim, data.query, party, "codes", seed=seed)
+    near = nearest_class(codes, victim.class_codes.cpu()) == labels
+    common = data.database.labels.argmax(dim=1).bincount().argmax()
+    found = {
+        "nearest_class_code": rate_metric(near.double().numpy(), boot),
+        "clustering": rate_metric(clustered(codes, labels, len(data.classes), seed), boot),
+        "most_common_class": rate_metric((labels == common).double().numpy(), boot),
+    }
+    if gradients is not None:
+        found["gradients"] = rate_metric(gradients, boot)
+    return found
+
+
+def write_samples(
+    file: Path,
+    rows: Tensor,
+    labels: Tensor,
+    worlds: Mapping[str, Seen],
+    base: dict[str, Floats],
+    matched: Floats,
+) -> None:
+    """`samples.parquet`: one row a reconstructed input, every figure that a mean was taken of."""
+    table: dict[str, Any] = {"query": rows.numpy(), "label": labels.numpy()}
+    table |= {f"{name}:class_mean": values for name, values in base.items()}
+    table["hit:codes:matching"] = matched
+    for name, world in worlds.items():
+        for attacker, columns in world.columns.items():
+            table |= {f"{column}:{name}:{attacker}": v for column, v in columns.items()}
+    with storage_errors(file):
+        pq.write_table(pa.table(table), file)
+
+
+def sample_pictures(
+    folder: Path,
+    data: Dataset,
+    attacked: Split,
+    rows: Tensor,
+    true: Tensor,
+    own_class: Tensor,
+    worlds: Mapping[str, Seen],
+) -> list[Picture]:
+    """The grid: the first sample of each class, and what every attacker made of it."""
+    if true.dim() != 4:
+        return []
+    labels = attacked.labels.argmax(dim=1)
+    first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()][:GRID_ROWS]
+    columns: dict[str, Tensor] = {"original": true, "class mean": own_class}
+    columns |= {f"codes: {name}": found for name, found in worlds["codes"].found.items()}
+    for name in ("embeddings", "undefended"):
+        columns[name] = worlds[name].found[worlds[name].chosen]
+    return write_pictures(folder, data, attacked, rows, first, columns)
+
+
+def write_pictures(
+    folder: Path,
+    data: Dataset,
+    attacked: Split,
+    rows: Tensor,
+    places: Sequence[int],
+    columns: dict[str, Tensor],
+) -> list[Picture]:
+    """Write the PNGs of a grid, one file a cell. Raises StorageError."""
+    samples = folder / "samples"
+    grid = []
+    with storage_errors(samples):
+        samples.mkdir(exist_ok=True)
+        for place in places:
+            files = {}
+            for number, (column, images) in enumerate(columns.items()):
+                name = f"samples/{int(rows[place]):06d}-{number:02d}.png"
+                picture(images[place]).save(folder / name, optimize=True)
+                files[column] = name
+            kinds = [data.classes[c] for c in attacked.labels[place].nonzero().flatten().tolist()]
+            name = attacked.names[place] if attacked.names else f"query {int(rows[place])}"
+            grid.append(Picture(name=name, labels=", ".join(kinds), files=files))
+    return grid
