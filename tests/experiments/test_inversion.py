@@ -497,11 +497,11 @@ class TestRun:
         cells = session_cache / "invert"
         killed_when(
             [*advhash, "invert", *given, "-q"],
-            lambda: any(cells.glob("*/result.json")),
+            lambda: any(cells.glob("[!.]*/result.json")),
             dict(os.environ),
         )
         assert [path.name for path in tmp_path.iterdir()] == ["r.partial"]
-        first = next(cells.glob("*/result.json"))
+        first = next(cells.glob("[!.]*/result.json"))
         kept = first.stat().st_mtime_ns
         with pytest.raises(RunError, match=f"advhash invert --resume {out}"):
             refuse_partial(tmp_path / "r.partial")
@@ -520,7 +520,7 @@ class TestRun:
         assert pq.read_table(out / "samples.parquet").equals(
             pq.read_table(run[0] / "samples.parquet")
         )
-        assert not any(cells.iterdir())  # the folder has taken them over
+        assert not list(cells.glob("[!.]*"))  # the folder has taken them over
 
     def test_in_other_processes_the_figures_are_the_same(
         self, run: tuple[Path, dict[str, Any]], tmp_path: Path

@@ -43,7 +43,7 @@ def plan_inversion(config: InvertConfig) -> InvertPlan:
     settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
     INVERSIONS.create(config.attack.name, settings)
     known = PlannedVictim.of(config.training())
-    own, party = _own(known), _checked(config, known, settings)
+    party = _checked(config, known, settings)
     twin = PlannedVictim.of(_variant(known, protection="none"))
     resolved = config.model_copy(
         update={
@@ -56,37 +56,43 @@ def plan_inversion(config: InvertConfig) -> InvertPlan:
             ),
         }
     )
-    shared = {
-        "config": resolved,
+    return InvertPlan(
+        config=resolved,
+        cells=_stages(resolved, known, twin),
+        parts={"victim": known, "twin": twin},
+        label=f"hashvfl-{config.attack.name}",
+        shown=_shown(resolved, known),
+    )
+
+
+def _stages(config: InvertConfig, known: PlannedVictim, twin: PlannedVictim) -> list[Stage]:
+    """The cells, of a config with every default."""
+    own, settings = _own(known), config.attack.settings
+    shared: dict[str, Any] = {
+        "config": config,
         "victims": {"victim": known.identity, "twin": twin.identity},
         "threads": torch.get_num_threads(),
     }
-    score: Loss = "ssim" if known.victim.is_image(party) else "mse"
+    score: Loss = "ssim" if known.victim.is_image(config.protocol.query_modality) else "mse"
     stages: list[Stage] = [World(name=name, **shared) for name in WORLDS]
     stages += [ClassDecoder(loss=loss, **shared) for loss in _told_losses(settings, score)]
     if settings["transcript"]:
         stages.append(TranscriptAttack(**shared))
     for bits, parties in _sweep_pairs(own, settings):
-        pair = [
+        ours, bare = (
             PlannedVictim.of(_variant(known, bits=bits, parties=parties, protection=protection))
             for protection in (own["protection"], "none")
-        ]
+        )
         stages.append(
             Sweep(
                 bits=bits,
                 parties=parties,
-                planned=(replace(pair[0], foreseen=None), replace(pair[1], foreseen=None)),
-                identities=(pair[0].identity, pair[1].identity),
+                planned=(replace(ours, foreseen=None), replace(bare, foreseen=None)),
+                identities=(ours.identity, bare.identity),
                 **shared,
             )
         )
-    return InvertPlan(
-        config=resolved,
-        cells=stages,
-        parts={"victim": known, "twin": twin},
-        label=f"hashvfl-{config.attack.name}",
-        shown=_shown(resolved, known),
-    )
+    return stages
 
 
 def _checked(config: InvertConfig, known: PlannedVictim, settings: Mapping[str, Any]) -> str:
