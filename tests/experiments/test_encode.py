@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,16 @@ import numpy as np
 import pytest
 import torch
 from command_line import exit_code
+from killed import killed_when
 
+from advhash.attacks.gradient.targeted import DHTA
 from advhash.errors import UsageError
 from advhash.experiments.config import TrainConfig
+from advhash.experiments.config_text import read_toml
 from advhash.experiments.detect.inputs import mixed_images
+from advhash.experiments.encode.config import EncodeConfig
+from advhash.experiments.encode.run import Encode
+from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.victim import train
 from advhash.measures.encoding import first_labels, knn_classes, redundancy_ratio
@@ -34,6 +43,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     return loaded
+
+
+def figures(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("metrics", "coders", "detection", "sites", "budget")}
 
 
 def test_every_code_stands_beside_its_controls(finished: Path) -> None:
@@ -121,6 +134,73 @@ def test_a_hash_without_gradients_or_training(
     assert {"not_attacked", "no_initial_network", "no_neural_code"} <= flags
     assert found["metrics"]["redundancy_adversarial"] is None
     assert [coder["kind"] for coder in found["coders"]] == ["code", "simhash", "pixels"]
+
+
+def test_a_killed_run_goes_on(finished: Path, tmp_path: Path, session_cache: Path) -> None:
+    out = tmp_path / "run"
+    advhash, cells = [sys.executable, "-m", "advhash", "encode"], session_cache / "encode"
+    killed_when(
+        [*advhash, "--config", str(finished / "config.toml"), "--out", str(out), "-q"],
+        lambda: len(list(cells.glob("[!.]*/result.json"))) > 1,  # moved pictures, and a code
+        dict(os.environ),
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+    config = EncodeConfig.build(read_toml(tmp_path / "run.partial/config.toml"))
+    planned = describe(Encode(), config)
+    assert (planned["cells"], planned["cells_done"] > 1) == (9, True)
+    resumed = subprocess.run(
+        [*advhash, "--resume", str(out), "--json", "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert figures(json.loads(resumed.stdout)) == figures(document(finished))
+    assert not list(cells.glob("[!.]*"))  # the folder has taken them over
+
+
+def test_an_interrupted_attack_keeps_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, calls = DHTA.run, 0
+
+    def stops(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(DHTA, "run", stops)
+    given = [*SMALL, "--queries", "110", "--set", "attack.steps=2", "--eps", "16/255"]
+    out = tmp_path / "run"
+    assert exit_code("encode", *HASH, *given, "--out", str(out)) == 130
+    assert f"continue with `advhash encode --resume {out}`" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+    assert exit_code("encode", "--resume", str(out), "-q") == 0
+    assert calls == 3  # the first batch was kept
+    assert document(out)["test"] == 110
+
+
+def test_in_other_processes_the_figures_are_the_same(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = ("--config", str(finished / "config.toml"), "--out", str(out))
+    assert exit_code("encode", *config, "--executor", "local", "-q") == 0
+    assert figures(document(out)) == figures(document(finished))
+
+
+def test_a_defence_stands_before_the_victim(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = (*HASH, *SMALL, "--defense", "bit-depth", "--set", "attack.steps=2")
+    assert exit_code("encode", *given, "--dry-run") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["defense"]["name"] == "bit-depth"
+    assert (plan["attack"]["name"], plan["cells"], plan["test"]) == ("dhta", 9, 30)
+    assert exit_code("encode", *given, "--out", str(tmp_path / "run")) == 0
+    found = document(tmp_path / "run")
+    assert [one["name"] for one in found["victim"]["defenses"]] == ["bit-depth"]
+    assert 'name = "bit-depth"' in (tmp_path / "run/config.toml").read_text()
 
 
 def test_mixed_pictures_are_of_two_classes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Split
 from advhash.errors import UsageError
 from advhash.experiments.encode.config import EncodeConfig
+from advhash.experiments.encode.pictures import Classes, Sets
+from advhash.experiments.experiment import Place, Result
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import code_figures
@@ -30,32 +32,24 @@ from advhash.measures.encoding import (
     simhash,
 )
 from advhash.measures.intervals import Metric, mean_metric
-from advhash.measures.sanity import Flag
 from advhash.registry import VICTIMS
-from advhash.reports.encoding import FIGURES, METRICS, Coder
+from advhash.reports.encoding import FIGURES, METRICS, Coder, Site
 from advhash.victims.base import HashVictim
 from advhash.victims.neural.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
 
-__all__ = ["BLOCK", "Encoding", "Sets", "code_metrics", "coders_of", "measured", "measured_pixels"]
+__all__ = ["BLOCK", "CoderCell", "Encoding", "Slot", "code_metrics", "label_of", "slots_of"]
 
-Classes = npt.NDArray[np.int64]
-Kind = Literal["code", "network", "initial", "simhash"]
+Kind = Literal["code", "network", "initial", "simhash", "pixels"]
+Slot = Literal[
+    "code",
+    "network",
+    "code at initialisation",
+    "network at initialisation",
+    "simhash of the code",
+    "simhash of the network",
+    "pixels",
+]
 BLOCK = 256  # pictures at a time
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The same pictures for every coder: (N,3,H,W) in [0,1], training rows as a split.
-
-    Test, noise and moved pictures are equally many; moved is None without an attack.
-    """
-
-    train: Split
-    train_classes: Classes
-    test: Tensor
-    test_classes: Classes
-    noise: Tensor
-    moved: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -85,62 +79,102 @@ class _Projected:
 Way = Callable[[Tensor], HashCodes]
 
 
-def coders_of(
-    trained: Trained, sets: Sets, config: EncodeConfig
-) -> tuple[list[tuple[str, Kind, int, Way]], list[Flag]]:
-    """The victim's code, the pattern of its network, both at initialisation, SimHash."""
-    victim, data, seed = trained.victim, trained.data, config.seed
-    name = str(trained.card["name"])
-    flags: list[Flag] = []
-    found: list[tuple[str, Kind, HashVictim]] = [(name, "code", victim)]
-    starts: list[tuple[str, Kind, HashVictim]] = []
-    first = _at_initialisation(trained, seed)
-    if first is not None:
-        starts.append((f"{name} at initialisation", "initial", first))
-    else:
-        flags.append(
-            Flag("no_initial_network", "info", f"{name} is not trained: no code before training.")
-        )
-    if not isinstance(victim, ActivationCode):
-        size = data.database.inputs["image"].shape[-1]
+@dataclass(frozen=True)
+class CoderCell:
+    """One way to encode the pictures, and the figures of it.
+
+    slot: the victim's code, the pattern of its network, both at initialisation, SimHash of as many
+          bits as either has, or no code at all
+    """
+
+    slot: Slot
+    config: EncodeConfig
+    key: str
+
+    def compute(self, place: Place) -> Result:
+        """The `coder`, or None and `why` there is none; with the layers of a neural code."""
+        trained, sets = place.part("victim"), place.part("sets")
+        boot = derive_seed(self.config.seed, "bootstrap")
+        if self.slot == "pixels":
+            return Result({"coder": measured_pixels(sets, boot).model_dump(mode="json")})
         try:
-            inside = NeuralCodeOf(victim, image_size=size, most_bits=config.most_bits).fit(
-                data, seed=seed
-            )
-            found.append((f"{name} network", "network", inside))
-            if first is not None:
-                start = NeuralCodeOf(first, image_size=size, most_bits=config.most_bits).fit(
-                    data, seed=seed
-                )
-                starts.append((f"{name} network at initialisation", "initial", start))
+            victim = _coding(self.slot, trained, self.config)
         except UsageError as error:
-            flags.append(Flag("no_neural_code", "info", f"No neural code of {name}: {error}."))
-    centre = _pixel_mean(sets.train)
-    ways: list[tuple[str, Kind, int, Way]] = [
-        (label, kind, one.bits, Encoding(one)) for label, kind, one in [*found, *starts]
-    ]
-    for label, _, one in found:
-        way = _Projected(centre, one.bits, derive_seed(seed, "simhash"))
-        text = "SimHash" if len(found) == 1 else f"SimHash, bits of {label}"
-        ways.append((text, "simhash", one.bits, way))
-    smooth = [one.smooth for *_, one in found if isinstance(one, ActivationCode)]
-    if any(smooth):
-        flags.append(
-            Flag(
-                "smooth_activations",
-                "info",
-                f"{sum(map(len, smooth))} layers have smooth activations (GELU, SiLU …), "
-                "thresholded at 0, where nothing breaks.",
-            )
+            return Result({"coder": None, "why": str(error)})
+        label, kind = label_of(self.slot, str(trained.card["name"]))
+        way: Way = Encoding(victim)
+        if kind == "simhash":
+            seed = derive_seed(self.config.seed, "simhash")
+            way = _Projected(_pixel_mean(sets.train), victim.bits, seed)
+        coder = measured(label, kind, victim.bits, way, sets, boot)
+        neural = victim if isinstance(victim, ActivationCode) else None
+        return Result(
+            {
+                "coder": coder.model_dump(mode="json"),
+                "sites": [] if neural is None else _sites(neural),
+                "smooth": 0 if neural is None else len(neural.smooth),
+            }
         )
-    return ways, flags
 
 
-def _at_initialisation(trained: Trained, seed: int) -> HashVictim | None:
-    """The same victim before any training; None where nothing is trained."""
+def slots_of(victim: HashVictim, *, trained: bool) -> list[Slot]:
+    """The ways to encode pictures beside a victim, in the order of the table.
+
+    victim: before training or after it; trained: whether it was drawn before and then trained
+    """
+    inside = not isinstance(victim, ActivationCode)
+    both: list[tuple[Slot, bool]] = [
+        ("code", True),
+        ("network", inside),
+        ("code at initialisation", trained),
+        ("network at initialisation", trained and inside),
+        ("simhash of the code", True),
+        ("simhash of the network", inside),
+        ("pixels", True),
+    ]
+    return [slot for slot, there in both if there]
+
+
+def label_of(slot: Slot, name: str) -> tuple[str, Kind]:
+    """What the table calls a code of the victim of this name, and its kind."""
+    labels: dict[Slot, tuple[str, Kind]] = {
+        "code": (name, "code"),
+        "network": (f"{name} network", "network"),
+        "code at initialisation": (f"{name} at initialisation", "initial"),
+        "network at initialisation": (f"{name} network at initialisation", "initial"),
+        "simhash of the code": (f"SimHash, bits of {name}", "simhash"),
+        "simhash of the network": (f"SimHash, bits of {name} network", "simhash"),
+        "pixels": ("pixels", "pixels"),
+    }
+    return labels[slot]
+
+
+def _coding(slot: Slot, trained: Trained, config: EncodeConfig) -> HashVictim:
+    """The victim whose code, or whose number of bits, a slot takes.
+
+    Raises UsageError: it has no neural code.
+    """
+    victim, data, seed = trained.victim, trained.data, config.seed
+    if slot.endswith("initialisation"):
+        victim = _at_initialisation(trained, seed)
+    if "network" not in slot:
+        return victim
+    size = data.database.inputs["image"].shape[-1]
+    return NeuralCodeOf(victim, image_size=size, most_bits=config.most_bits).fit(data, seed=seed)
+
+
+def _sites(victim: ActivationCode) -> list[dict[str, Any]]:
+    return [
+        Site(
+            name=layer.name, size=layer.size, kept=part.stop - part.start, smooth=layer.smooth
+        ).model_dump()
+        for layer, part in victim.sections
+    ]
+
+
+def _at_initialisation(trained: Trained, seed: int) -> HashVictim:
+    """The same victim before any training."""
     name = str(trained.card["name"])
-    if trained.folder is None or next(trained.victim.parameters(), None) is None:
-        return None
     settings = {**trained.card["settings"]}
     if isinstance(trained.victim, NeuralCode):
         settings["epochs"] = 0

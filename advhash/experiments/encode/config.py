@@ -1,17 +1,17 @@
-"""The table of `advhash encode`."""
+"""The tables of `advhash encode`."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from advhash.experiments.config import BudgetConfig, MethodConfig, OneVictim
+from advhash.experiments.config import BudgetConfig, Hardened, MethodConfig
+
+__all__ = ["EncodeConfig"]
 
 
-class EncodeConfig(OneVictim):
+class EncodeConfig(Hardened):
     """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.
 
     queries: how many test pictures; None: the whole query split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,10 @@ from advhash.defenses.base import Detector
 from advhash.defenses.detectors.novelty import Confidence, Novelty
 from advhash.errors import UsageError
 from advhash.experiments.detect.inputs import mixed_images, other_data
-from advhash.experiments.encode.coders import BLOCK, Sets
+from advhash.experiments.encode.coders import BLOCK
 from advhash.experiments.encode.config import EncodeConfig
+from advhash.experiments.encode.pictures import Sets
+from advhash.experiments.experiment import Place, Result
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import area_under_roc
@@ -24,16 +27,31 @@ from advhash.reports.encoding import Detection
 from advhash.victims.base import HashVictim
 from advhash.victims.neural.neural_code import ActivationCode, NeuralCode
 
-__all__ = ["detected"]
+__all__ = ["DetectionCell"]
 
-Classes = npt.NDArray[np.int64]
+
+@dataclass(frozen=True)
+class DetectionCell:
+    """What detectors by codes say of the pictures."""
+
+    config: EncodeConfig
+    key: str
+
+    def compute(self, place: Place) -> Result:
+        rows, flags = detected(place.part("victim"), place.part("sets"), self.config)
+        return Result(
+            {
+                "rows": [row.model_dump(mode="json") for row in rows],
+                "flags": [vars(flag) for flag in flags],
+            }
+        )
 
 
 def detected(
-    trained: Trained, clean: Batch, sets: Sets, config: EncodeConfig, boot: int
+    trained: Trained, sets: Sets, config: EncodeConfig
 ) -> tuple[list[Detection], list[Flag]]:
     """AUROC of novelty, by layer as well, and of confidence, on each kind of odd picture."""
-    victim, data = trained.victim, trained.data
+    victim, data, boot = trained.victim, trained.data, derive_seed(config.seed, "bootstrap")
     kinds: dict[Literal["adversarial", "mixed", "noise", "ood"], Tensor] = {"noise": sets.noise}
     flags: list[Flag] = []
     if sets.moved is not None:
@@ -58,7 +76,7 @@ def detected(
             detector.fit(victim, sets.train, "image")
         except UsageError:  # no activation modules: flagged with the coders
             continue
-        normal = _scores(name, detector, victim, clean.inputs["image"])
+        normal = _scores(name, detector, victim, sets.test)
         for kind, images in kinds.items():
             found = _scores(name, detector, victim, images)
             rows += [

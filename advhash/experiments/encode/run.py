@@ -2,196 +2,237 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData
-from advhash.data.dataset import Progress, silent
+from advhash.attacks.base import Attack
+from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
-from advhash.experiments.attack.perturb import attack_queries, choose_queries
-from advhash.experiments.attack.record import (
-    Outcome,
-    attack_info,
-    budget_info,
-    dataset_info,
-    run_info,
-    victim_info,
-)
+from advhash.experiments.attack.record import dataset_info, run_info, victim_info
 from advhash.experiments.attack.run import resolve
-from advhash.experiments.config import AttackConfig, DatasetConfig, MethodConfig, TrainConfig
-from advhash.experiments.encode.coders import Encoding, Sets, coders_of, measured, measured_pixels
+from advhash.experiments.config import AttackConfig, MethodConfig
+from advhash.experiments.encode.coders import CoderCell, label_of, slots_of
 from advhash.experiments.encode.config import EncodeConfig
-from advhash.experiments.encode.detection import detected
-from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
-from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.prepare.trained import Trained, cache_identity
-from advhash.experiments.prepare.victim import plan_victim, train
-from advhash.measures.encoding import NEIGHBOURS, first_labels
+from advhash.experiments.encode.detection import DetectionCell
+from advhash.experiments.encode.pictures import MovedPictures, PlannedSets, Sets
+from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.trained import Trained
+from advhash.measures.encoding import NEIGHBOURS
 from advhash.measures.sanity import Flag
-from advhash.registry import ATTACKS, VICTIMS
-from advhash.reports.encoding import ENCODING, EncodingRecord, Site
-from advhash.reports.page.render import render
+from advhash.registry import ATTACKS, EXPERIMENTS
+from advhash.reports.encoding import ENCODING, Coder, Detection, EncodingRecord, Site
+from advhash.reports.record import AttackInfo, BudgetInfo
 from advhash.storage.cache import content_key
-from advhash.storage.files import write_json
-from advhash.storage.run_folder import RunFolder, environment, new_run_id
-from advhash.victims.base import HashVictim
-from advhash.victims.neural.neural_code import ActivationCode
 
-__all__ = ["encode"]
+__all__ = ["Encode"]
+
+CODE = ("experiments.attack", "experiments.detect", "experiments.encode")
+NOT_ATTACKED = Flag(
+    "not_attacked",
+    "info",
+    "The victim has no gradients: no moved pictures, unless --method names an attack on codes "
+    "alone.",
+)
+EncodeCell = MovedPictures | CoderCell | DetectionCell
 
 
-def encode(
-    config: EncodeConfig, out: Path | None = None, progress: Progress = silent
-) -> EncodingRecord:
-    """Measure, and write the run folder. Raises AdvhashError."""
-    began = time.perf_counter()
-    training = TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "dataset": config.dataset.model_dump(),
+@dataclass(frozen=True, kw_only=True)
+class EncodePlan(Plan[EncodeConfig, EncodeCell]):
+    """Pictures that are moved, where they are, then coders, then detectors."""
+
+
+@EXPERIMENTS.register("encode", source="after He, Lei, Ji, Tao, 2021 (arXiv 2101.05490)")
+class Encode(Experiment[EncodeConfig, EncodeCell, EncodePlan, EncodingRecord]):
+    """Whether codes tell pictures apart, and whether those of a class lie together."""
+
+    name, config, record, code = "encode", EncodeConfig, EncodingRecord, CODE
+    lasts = False
+    stage = "encoding"
+
+    def plan(self, config: EncodeConfig) -> EncodePlan:
+        return _plan(config)
+
+    def compute(self, cell: EncodeCell, place: Place) -> Result:
+        return cell.compute(place)
+
+    def judge(self, plan: EncodePlan, results: Sequence[Result], place: Place) -> EncodingRecord:
+        return _record(plan, results, place)
+
+
+def _plan(config: EncodeConfig) -> EncodePlan:
+    """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
+    known = PlannedVictim.of(config.training())
+    known.victim.check_modality("image")
+    attack = _attack(config, known)
+    resolved = config.model_copy(
+        update={
+            "device": known.device,
+            "victim": known.replay,
+            "dataset": known.dataset,
+            **({} if attack is None else {"attack": attack.attack, "budget": attack.budget}),
         }
-    ).trusting(config.trust_code)
-    planned = plan_victim(training)
-    if planned is not None:  # a wrong victim must not cost a training
-        _check(config, VICTIMS.create(config.victim.name, planned[1]))
-    trained = train(training, progress)
-    _check(config, trained.victim)
-    folder = RunFolder.start(out or Path("runs") / new_run_id(f"{trained.card['name']}-encode"))
-    try:
-        folder.identify(content_key({**cache_identity(trained), "config": config.model_dump()}))
-        write_json(folder.path / "env.json", environment())
-        record = _measured(folder, config, trained, began, progress)
-        shown = config.model_copy(
-            update={
-                "victim": trained.replay,
-                "dataset": DatasetConfig.build(
-                    {"name": trained.data.name, **trained.data.settings}
-                ),
-            }
-        )
-        folder.write_text("config.toml", shown.to_toml())
-        folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException:
-        folder.abandon(keep=False)
-        raise
-    return record
-
-
-def _check(config: EncodeConfig, victim: HashVictim) -> None:
-    """Raise UsageError where the victim takes no images or the attack cannot move them."""
-    victim.check_modality("image")
-    if config.attack is not None:
-        method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-        if not method.can_move(victim, "image"):
-            raise UsageError(f"--method: expected an attack on images, got {config.attack.name}")
-        method.check_gradients(victim)
-
-
-def _measured(
-    folder: RunFolder, config: EncodeConfig, trained: Trained, began: float, progress: Progress
-) -> EncodingRecord:
-    victim, data, seed = trained.victim, trained.data, config.seed
-    boot = derive_seed(seed, "bootstrap")
-    rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
-    batch = data.query.rows(rows)
-    fitted, moved, flags = _moved(folder, config, trained, progress)
-    train_split = data.train
-    generator = torch.Generator().manual_seed(derive_seed(seed, "noise images"))
-    sets = Sets(
-        train_split,
-        first_labels(train_split.labels.numpy()),
-        batch.inputs["image"],
-        first_labels(batch.labels.numpy()),
-        torch.rand(batch.inputs["image"].shape, generator=generator),
-        moved,
     )
-    ways, more = coders_of(trained, sets, config)
-    coders = []
-    for number, (label, kind, bits, way) in enumerate(ways):
-        progress("encoding", number, len(ways))
-        coders.append(measured(label, kind, bits, way, sets, boot))
-    progress("encoding", len(ways), len(ways))
-    coders.append(measured_pixels(sets, boot))
-    flags += more
-    several = int((data.query.labels.sum(dim=1) > 1).sum())
-    if several:
-        flags.append(
-            Flag(
-                "several_labels",
-                "info",
-                f"{several} of {len(data.query)} queries have several labels: the class of a "
-                "picture is the first of them.",
-            )
-        )
-    detection, odd = detected(trained, batch, sets, config, boot)
-    flags += odd
-    networks = [one.victim for *_, one in ways if isinstance(one, Encoding)]
-    coder = next((one for one in networks if isinstance(one, ActivationCode)), None)
+    moved = None if attack is None else MovedPictures(attack, _key("moved", resolved, known))
+    learnt = any(True for _ in known.victim.parameters())
+    drawn = learnt and (known.ready is None or known.ready.folder is not None)
+    cells: list[EncodeCell] = [] if moved is None else [moved]
+    cells += [
+        CoderCell(slot, resolved, _key(slot, resolved, known))
+        for slot in slots_of(known.victim, trained=drawn)
+    ]
+    cells.append(DetectionCell(resolved, _key("detection", resolved, known)))
+    parts: dict[str, Part] = {"victim": known}
+    if moved is not None:
+        parts["moved"] = moved
+    parts["sets"] = PlannedSets(resolved, moved is not None)
+    return EncodePlan(
+        config=resolved,
+        cells=cells,
+        parts=parts,
+        label=f"{known.name}-encode".replace(":", "."),
+        shown=_shown(resolved, known),
+    )
+
+
+def _attack(config: EncodeConfig, known: PlannedVictim) -> AttackConfig | None:
+    """What moves the pictures, with every default; None where nothing does.
+
+    Raises AdvhashError: an attack on something else, or one that the victim or the budget forbids.
+    """
+    table = config.attack
+    if table is None:
+        if not known.victim.differentiable:
+            return None
+        table = MethodConfig(name="dhta")
+    method: Attack = ATTACKS.create(table.name, table.settings)
+    if not method.can_move(known.victim, "image"):
+        raise UsageError(f"--method: expected an attack on images, got {table.name}")
+    method.check_gradients(known.victim)
+    method.check_budget(config.budget.resolve(method.default_budget))
+    alone = AttackConfig.build(
+        {
+            **config.training().model_dump(exclude={"command"}),
+            "attack": table.model_dump(),
+            "budget": config.budget.model_dump(),
+            "protocol": {"query_modality": "image", "queries": config.queries},
+        }
+    )
+    return resolve(alone.trusting(config.trust_code), known)
+
+
+def _key(cell: str, config: EncodeConfig, known: PlannedVictim) -> str:
+    attack = config.attack
+    return content_key(
+        {
+            "cell": cell,
+            "victim": known.identity,
+            "attack": attack and [attack.name, attack.settings, ATTACKS[attack.name].digest],
+            "budget": config.budget.model_dump(),
+            "queries": config.queries,
+            "most_bits": config.most_bits,
+            "seed": config.seed,
+            "threads": torch.get_num_threads(),
+            "code": code_version(*CODE),
+        }
+    )
+
+
+def _shown(config: EncodeConfig, known: PlannedVictim) -> dict[str, Any]:
+    test = len(known.data.query)
+    return {
+        "victim": config.victim.model_dump(),
+        "defense": None if config.defense is None else config.defense.model_dump(),
+        "attack": None if config.attack is None else config.attack.model_dump(),
+        "budget": config.budget.model_dump(mode="json"),
+        "dataset": {"name": known.data.name, "train": len(known.data.train_rows)},
+        "test": min(config.queries or test, test),
+    }
+
+
+def _record(plan: EncodePlan, results: Sequence[Result], place: Place) -> EncodingRecord:
+    trained: Trained = place.part("victim")
+    sets: Sets = place.part("sets")
+    found = list(zip(plan.cells, results, strict=True))
+    moved = next((one.document for cell, one in found if isinstance(cell, MovedPictures)), None)
+    coded = {cell.slot: one.document for cell, one in found if isinstance(cell, CoderCell)}
+    (odd,) = (one.document for cell, one in found if isinstance(cell, DetectionCell))
+    coders = [Coder.model_validate(one["coder"]) for one in coded.values() if one["coder"]]
+    if coded.get("network", {"coder": None})["coder"] is None:  # one code alone has a SimHash
+        several, _ = label_of("simhash of the code", str(trained.card["name"]))
+        coders = [
+            coder.model_copy(update={"label": "SimHash"}) if coder.label == several else coder
+            for coder in coders
+        ]
+    sites = [one["sites"] for one in coded.values() if one.get("sites")]
     return EncodingRecord(
         schema_=ENCODING,
         command="encode",
-        run=run_info(folder.final, seed, str(victim.device), {"all": time.perf_counter() - began}),
+        run=run_info(
+            place.final,
+            plan.config.seed,
+            str(trained.victim.device),
+            {"all": place.seconds["all"]},
+        ),
         victim=victim_info(trained),
-        attack=None if fitted is None else attack_info(*fitted),
-        budget=None
-        if fitted is None
-        else budget_info(fitted[1].budget, eight_bit=config.budget.eight_bit),
-        dataset=dataset_info(data),
-        train=len(train_split),
-        test=len(rows),
+        attack=None if moved is None else AttackInfo.model_validate(moved["attack"]),
+        budget=None if moved is None else BudgetInfo.model_validate(moved["budget"]),
+        dataset=dataset_info(trained.data),
+        train=len(sets.train),
+        test=len(sets.test),
         neighbours=NEIGHBOURS,
-        chance=float(np.bincount(sets.test_classes).max() / len(rows)),
-        sites=[] if coder is None else _sites(coder),
-        flags=flags,
+        chance=float(np.bincount(sets.test_classes).max() / len(sets.test)),
+        sites=[Site.model_validate(site) for site in sites[0]] if sites else [],
+        flags=[
+            *([] if moved is not None else [NOT_ATTACKED]),
+            *_flags(coded, trained),
+            *_several_labels(trained.data),
+            *(Flag(**flag) for flag in odd["flags"]),
+        ],
         metrics=dict(coders[0].metrics),
         coders=coders,
-        detection=detection,
+        detection=[Detection.model_validate(row) for row in odd["rows"]],
     )
 
 
-def _moved(
-    folder: RunFolder, config: EncodeConfig, trained: Trained, progress: Progress
-) -> tuple[tuple[str, FittedAttack, Outcome] | None, Tensor | None, list[Flag]]:
-    """The test pictures as the attack moves them on the victim; DHTA unless one is named."""
-    table = config.attack
-    if table is None:
-        if not trained.victim.differentiable:
-            text = "The victim has no gradients: no moved pictures, unless --method names an attack"
-            return None, None, [Flag("not_attacked", "info", f"{text} on codes alone.")]
-        table = MethodConfig(name="dhta")
-    alone = resolve(
-        AttackConfig.build(
-            {
-                "seed": config.seed,
-                "device": config.device,
-                "victim": trained.replay.model_dump(),
-                "attack": table.model_dump(),
-                "dataset": config.dataset.model_dump(),
-                "budget": config.budget.model_dump(),
-                "protocol": {"query_modality": "image", "queries": config.queries},
-            }
-        ).trusting(config.trust_code),
-        trained,
-    )
-    database = str(alone.protocol.database)
-    codes = trained.victim.database_codes(trained.data, database)
-    fitted = fit_attack(
-        alone, trained, AttackData(trained.data, codes, database, "image"), progress
-    )
-    outcome = attack_queries(folder.part, alone, trained, fitted, progress)
-    return (table.name, fitted, outcome), outcome.moved, []
+def _flags(coded: dict[Any, dict[str, Any]], trained: Trained) -> list[Flag]:
+    """What is missing among the coders, and what is odd about them."""
+    name, flags = str(trained.card["name"]), []
+    if "code at initialisation" not in coded:
+        flags.append(
+            Flag("no_initial_network", "info", f"{name} is not trained: no code before training.")
+        )
+    networks = [coded[slot] for slot in coded if slot.startswith("network")]
+    missing = next((one["why"] for one in networks if one["coder"] is None), None)
+    if missing is not None:
+        flags.append(Flag("no_neural_code", "info", f"No neural code of {name}: {missing}."))
+    smooth = sum(coded[slot].get("smooth", 0) for slot in ("code", "network") if slot in coded)
+    if smooth:
+        flags.append(
+            Flag(
+                "smooth_activations",
+                "info",
+                f"{smooth} layers have smooth activations (GELU, SiLU …), "
+                "thresholded at 0, where nothing breaks.",
+            )
+        )
+    return flags
 
 
-def _sites(victim: ActivationCode) -> list[Site]:
+def _several_labels(data: Dataset) -> list[Flag]:
+    several = int((data.query.labels.sum(dim=1) > 1).sum())
+    if not several:
+        return []
     return [
-        Site(name=layer.name, size=layer.size, kept=part.stop - part.start, smooth=layer.smooth)
-        for layer, part in victim.sections
+        Flag(
+            "several_labels",
+            "info",
+            f"{several} of {len(data.query)} queries have several labels: the class of a "
+            "picture is the first of them.",
+        )
     ]
