@@ -307,6 +307,7 @@ EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     (
         "advhash.experiments.attack.run",
+        "advhash.experiments.benchmark.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
     ),
