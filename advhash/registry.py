@@ -308,5 +308,7 @@ EXPERIMENTS: Registry[Any] = Registry(
     (
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
+        "advhash.experiments.transfer.run",
+        "advhash.experiments.defend",
     ),
 )
