@@ -310,5 +310,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.benchmark.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
+        "advhash.experiments.transfer.run",
+        "advhash.experiments.defend",
     ),
 )

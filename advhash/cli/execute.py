@@ -40,7 +40,13 @@ from advhash.errors import UsageError
 
 __all__ = ["brought", "command_of", "execute", "experiment", "new_folder"]
 
-OPTIONS = {"victim": "--victim", "attack": "--method", "defense": "--defense"}  # of tables
+OPTIONS = {  # of tables, and of lists of them
+    "victim": "--victim",
+    "attack": "--method",
+    "defense": "--defense",
+    "victims": "--victims a,b",
+    "attacks": "--methods a,b",
+}
 Show = Callable[[Any], None]
 Document = Callable[[Any], Mapping[str, Any]]
 Tables = dict[str, Any]
@@ -83,7 +89,7 @@ def experiment(
     """Decorator: a function from options to the tables of a config becomes a command.
 
     show, document: what is printed of the record, plainly and with `--json`
-    required: tables that must name something
+    required: tables that must name something, and lists of tables that must be given
     names:    of tables that are given settings alone
     hint:     where the defence goes, of a kind whose config has none
     after:    what is done once the record is printed, e.g. another exit code
@@ -115,8 +121,10 @@ def experiment(
                 if values.get(table) and not values[table].get("name"):
                     values[table] = {"name": name, **values[table]}
             for table in required:
-                if "name" not in values.get(table, {}):
-                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {table}s`)")
+                found = values.get(table) or {}
+                if not (isinstance(found, list) or "name" in found):
+                    listed = f"{table.removesuffix('s')}s"
+                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}`)")
             meant = alias(values) or kind
             execute(meant, values, show=show, document=document, after=after, **how)
 
