@@ -34,6 +34,13 @@ queries = 24
 KINDS = {
     "attack": [*DPSH, *DHTA, "--queries", "24", "--set", "protocol.batch_size=4"],
     "benchmark": ["--suite", "suite.toml", "--executor", "inline"],
+    "evolve": [
+        *("--domain", "attack", "--candidates", "6", "--repeats", "2"),
+        *("--victim", "dpsh", "--set", "victim.bits=16", "--set", "victim.epochs=1"),
+        *("--other", "dpsh", "--set", "other.bits=12", "--set", "other.epochs=1", *DATA),
+        *("--set", "search.population=3", "--set", "search.tournament=2"),
+        *("--set", "search.steps=2", "--set", "search.queries=10", "--set", "search.held_out=10"),
+    ],
     "lifelong": [
         *("--orders", "1", "--increments", "1", "--seeds", "2"),
         *("--set", "lifelong.attacked_seeds=0", *EMOJI),
@@ -67,6 +74,7 @@ def timeless(value: Any) -> Any:
     [
         "attack",
         pytest.param("benchmark", marks=pytest.mark.slow),
+        pytest.param("evolve", marks=pytest.mark.slow),
         pytest.param("lifelong", marks=pytest.mark.slow),
         "phase-chart",
     ],
