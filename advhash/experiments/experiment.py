@@ -334,7 +334,14 @@ def run(
         until = time.time() + 60 * max_minutes
     plan = kind.plan(config)
     stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
-    with _folder(kind, plan, stores, out) as folder, _threads(plan.threads):
+    final = out or Path("runs") / new_run_id(plan.label or kind.name)
+
+    def begun() -> bool:
+        return any(store.is_begun() for store in stores)
+
+    with RunFolder.writing(final, begun) as folder, _threads(plan.threads):
+        folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
+        write_json(folder.path / "env.json", environment())
         place = Place(plan.parts, progress, folder=folder.path, final=folder.final)
         place.executor = executor
         results = _Cells(kind, plan, place, until).results()
@@ -342,34 +349,10 @@ def run(
         record = kind.judge(plan, results, place)
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
-        folder.finish()
     if not kind.lasts:
         for store in stores:
             store.forget()
     return record
-
-
-@contextmanager
-def _folder(
-    kind: Experiment[Any, Any, Any, Any],
-    plan: Plan[Any, Any],
-    stores: Sequence[CellStore],
-    out: Path | None,
-) -> Iterator[RunFolder]:
-    """The run folder, begun or continued; what is left of it where the run ends early."""
-    folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id(plan.label or kind.name))
-    try:
-        folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
-        write_json(folder.path / "env.json", environment())
-        yield folder
-    except BaseException as error:
-        begun = any(store.is_begun() for store in stores)
-        if folder.abandon(keep=begun) and not isinstance(error, RunError):
-            error.add_note(
-                "what is finished is kept: continue with "
-                f"`advhash {kind.name} --resume {folder.final}`"
-            )
-        raise
 
 
 @contextmanager
