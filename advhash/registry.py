@@ -307,9 +307,13 @@ EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     (
         "advhash.experiments.attack.run",
+        "advhash.experiments.benchmark.run",
         "advhash.experiments.encode.run",
+        "advhash.experiments.evolve.run",
         "advhash.experiments.invert.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
+        "advhash.experiments.transfer.run",
+        "advhash.experiments.defend",
     ),
 )

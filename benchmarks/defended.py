@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from advhash.cli.console import progress_display
-from advhash.experiments.defend import defend, defend_config
+from advhash.experiments.defend import Defend, DefendConfig
+from advhash.experiments.experiment import run
 from advhash.reports.elements.plots import COLOURS, STYLE
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +97,7 @@ def measure(dataset: str, defense: dict[str, Any], seed: int, victim: str = "dps
     """Both victims, attacked. A radius `eps` of the defence is that of its training alone."""
     given = dict(defense)
     trained_at = given.pop("eps", None)
-    values = {
+    values: dict[str, Any] = {
         "seed": seed,
         "dataset": {"name": dataset},
         "victim": {"name": victim, **(VICTIMS[dataset] if victim == "dpsh" else {})},
@@ -104,14 +105,12 @@ def measure(dataset: str, defense: dict[str, Any], seed: int, victim: str = "dps
         "budget": {"norm": "linf", "eps": EPS},
         "protocol": {"queries": 100},
     }
-    config = defend_config(values)
     if trained_at is not None:
-        config.victims[1] = config.victims[1].model_copy(
-            update={"defense_budget": {"norm": "linf", "eps": trained_at}}
-        )
+        values["defense_budget"] = {"norm": "linf", "eps": trained_at}
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder, progress_display() as progress:
-        record = defend(config, Path(folder) / "run", progress)
+        config = DefendConfig.build(values)
+        record = run(Defend(), config, Path(folder) / "run", progress)
     assert record.defense is not None
     codes = record.defense.codes
     return {

@@ -182,12 +182,8 @@ def attack(
         return without_database(config, trained, asked, progress)
     if out is None:
         return with_database(config, trained, asked, None, progress)
-    folder = RunFolder.start(Path(out))
-    try:
+    with RunFolder.writing(Path(out)) as folder:
         return with_database(config, trained, asked, folder, progress)
-    except BaseException:
-        folder.abandon(keep=False)
-        raise
 
 
 def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> dict[str, Metric]:

@@ -15,7 +15,7 @@ from advhash.attacks.base import AttackData
 from advhash.data.dataset import Progress
 from advhash.experiments.attack.columns import distance_metrics
 from advhash.experiments.attack.measure import examples, flags, measure
-from advhash.experiments.attack.perturb import Piece, attack_rows
+from advhash.experiments.attack.perturb import attack_rows
 from advhash.experiments.attack.record import Outcome, make_record, write_queries
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
@@ -34,14 +34,13 @@ def _attacked(
     trained: Trained,
     asked: Asked,
     served: AttackData,
-    piece: Piece,
     progress: Progress,
 ) -> tuple[FittedAttack, Trained, Outcome]:
     """The attack, fitted on the data of the victim, and what it makes of the queries."""
     fitted = fit_attack(config, trained, served, progress)
     before = replace(trained, data=asked.data)
     outcome = attack_rows(
-        config, before, fitted, asked.rows, asked.targets, piece=piece, progress=progress
+        config, before, fitted, asked.rows, asked.targets, piece=_made, progress=progress
     )
     return fitted, before, outcome
 
@@ -53,7 +52,7 @@ def without_database(
     modality = config.protocol.query_modality
     codes = trained.victim.encode_split(trained.data.database, modality)
     served = AttackData(trained.data, codes, modality, modality)
-    fitted, _, outcome = _attacked(config, trained, asked, served, _made, progress)
+    fitted, _, outcome = _attacked(config, trained, asked, served, progress)
     boot = derive_seed(config.seed, "bootstrap")
     return _result(config, trained, fitted, asked, outcome, distance_metrics(outcome.columns, boot))
 
@@ -73,8 +72,7 @@ def with_database(
     victim, database = trained.victim, str(config.protocol.database)
     codes = {name: victim.database_codes(trained.data, name) for name in victim.directions}
     served = AttackData(trained.data, codes[database], database, config.protocol.query_modality)
-    piece = _made if folder is None else folder.part
-    fitted, before, outcome = _attacked(config, trained, asked, served, piece, progress)
+    fitted, before, outcome = _attacked(config, trained, asked, served, progress)
     scored = config
     if not asked.labelled:  # no relevant rows: no MAP, rather than one of 0
         unknown = {"empty": "skip", "noise_control": asked.targets is not None}
@@ -108,7 +106,6 @@ def with_database(
         write_queries(folder.path / "queries.parquet", outcome, measured.scores)
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
-        folder.finish()
     outcome.columns.update(measured.scores.columns[database])
     found = _result(config, trained, fitted, asked, outcome, measured.metrics)
     return replace(

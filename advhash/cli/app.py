@@ -22,7 +22,7 @@ from advhash.cli.data import data_app
 from advhash.cli.defend import defend
 from advhash.cli.detect import detect
 from advhash.cli.encode import encode
-from advhash.cli.evolve import search
+from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
 from advhash.cli.invert import invert
 from advhash.cli.lifelong import lifelong
@@ -75,7 +75,8 @@ app.command("phase-chart")(phase_chart)
 app.command()(report)
 app.command()(train)
 app.command()(transfer)
-app.command()(search)
+app.command()(evolve)
+app.command("search", hidden=True)(evolve)  # its name until 0.1
 
 
 def main() -> None:

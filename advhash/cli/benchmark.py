@@ -3,104 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.execute import experiment
+from advhash.cli.options import Config, ExecutorName, QueryCount
+from advhash.errors import CellsFailed, UsageError
 
 if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
 
-from typing import Annotated
-
-import typer
-
-from advhash.cli.options import (
-    Config,
-    Device,
-    Json,
-    OutFolder,
-    QueryCount,
-    Quiet,
-    Seed,
-    Settings,
-    TrustCode,
-    gather,
-    working,
-)
-from advhash.errors import CellsFailed, UsageError
-
 __all__ = ["benchmark"]
-
-
-def benchmark(
-    suite: Annotated[
-        str | None,
-        typer.Option("--suite", help="A file, or smoke, small, full or paper-prosgan."),
-    ] = None,
-    executor: Annotated[
-        str, typer.Option("--executor", help="inline, local or dask:tcp://HOST:PORT.")
-    ] = "local",
-    max_time: Annotated[
-        float | None,
-        typer.Option("--max-time", help="Minutes after which nothing is begun.", min=0),
-    ] = None,
-    queries: QueryCount = None,
-    seed: Seed = None,
-    device: Device = None,
-    out: OutFolder = None,
-    trust_code: TrustCode = False,
-    settings: Settings = None,
-    config: Config = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Check all cells, tell what they may cost, do nothing."),
-    ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Attack victims × defences × methods × budgets × data sets × seeds, and rank them.
-
-    Finished cells are kept: the same command goes on after an interrupt or a kill.
-    """
-    from advhash.cli.console import print_json
-    from advhash.experiments.benchmark.config import SuiteConfig
-    from advhash.experiments.benchmark.run import benchmark as run_benchmark, benchmark_plan
-    from advhash.experiments.benchmark.suite import load_suite
-
-    if (suite is None) is (config is None):
-        raise UsageError("expected --suite NAME-OR-FILE, or --config of an earlier run")
-    values = gather(config, settings, seed=seed, device=device)
-    if suite is not None:
-        values = {**load_suite(suite), **values}
-    parsed = SuiteConfig.build(values)
-    if queries is not None:
-        for grid in values["grids"]:
-            grid["protocol"] = {**grid.get("protocol", {}), "queries": queries}
-        parsed = SuiteConfig.build(values)
-    parsed = parsed.trusting(trust_code)
-    if dry_run:
-        print_json(benchmark_plan(parsed, executor))
-        return
-    if out is not None and out.exists():
-        raise UsageError(f"expected a new folder for --out, got {out}, which exists")
-    with working(quiet) as progress:
-        record = run_benchmark(
-            parsed,
-            out,
-            progress,
-            executor=executor,
-            max_seconds=None if max_time is None else 60 * max_time,
-        )
-    if as_json:
-        print_json(record.document())
-    else:
-        print_benchmark(record)
-    if record.failed:
-        first = next(cell for cell in record.cells if cell.status == "failed")
-        raise CellsFailed(
-            f"{len(record.failed)} of {len(record.cells)} cells failed, the first: {first.method} "
-            f"on {first.victim}, {first.dataset}: {first.message}; the rest is in {record.report}"
-        )
 
 
 def print_benchmark(record: BenchmarkRecord) -> None:
@@ -128,3 +43,51 @@ def print_benchmark(record: BenchmarkRecord) -> None:
     for flag in record.flags:
         sys.stdout.write(f"{flag.level}: {flag.message}\n")
     sys.stdout.write(f"report: {record.report}\n")
+
+
+def refuse_failed(record: BenchmarkRecord) -> None:
+    """Raise CellsFailed where a cell failed: the rest is there."""
+    if record.failed:
+        first = next(cell for cell in record.cells if cell.status == "failed")
+        raise CellsFailed(
+            f"{len(record.failed)} of {len(record.cells)} cells failed, the first: {first.method} "
+            f"on {first.victim}, {first.dataset}: {first.message}; the rest is in {record.report}"
+        )
+
+
+@experiment(
+    "benchmark",
+    show=print_benchmark,
+    after=refuse_failed,
+    limit="max_time",
+    hint="name it in the defenses of a grid",
+)
+def benchmark(
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="A file, or smoke, small, full or paper-prosgan."),
+    ] = None,
+    executor: ExecutorName = "local",
+    max_time: Annotated[
+        float | None,
+        typer.Option("--max-time", help="Minutes after which nothing is begun.", min=0),
+    ] = None,
+    queries: QueryCount = None,
+    config: Config = None,
+) -> dict[str, Any]:
+    """Attack victims × defences × methods × budgets × data sets × seeds, and rank them.
+
+    Finished cells are kept: the same command goes on after an interrupt or a kill.
+    """
+    from advhash.experiments.benchmark.config import SuiteConfig
+    from advhash.experiments.benchmark.suite import load_suite
+    from advhash.experiments.config_text import read_toml
+
+    if (suite is None) is (config is None):
+        raise UsageError("expected --suite NAME-OR-FILE, or --config of an earlier run")
+    tables = load_suite(suite) if suite is not None else read_toml(config) if config else {}
+    SuiteConfig.build(tables)
+    if queries is not None:
+        for grid in tables["grids"]:
+            grid["protocol"] = {**grid.get("protocol", {}), "queries": queries}
+    return tables

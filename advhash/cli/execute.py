@@ -40,7 +40,13 @@ from advhash.errors import UsageError
 
 __all__ = ["brought", "command_of", "execute", "experiment", "new_folder"]
 
-OPTIONS = {"victim": "--victim", "attack": "--method", "defense": "--defense"}  # of tables
+OPTIONS = {  # of tables, and of lists of them
+    "victim": "--victim",
+    "attack": "--method",
+    "defense": "--defense",
+    "victims": "--victims a,b",
+    "attacks": "--methods a,b",
+}
 Show = Callable[[Any], None]
 Document = Callable[[Any], Mapping[str, Any]]
 Tables = dict[str, Any]
@@ -77,13 +83,17 @@ def experiment(
     names: Mapping[str, str] | None = None,
     hint: str = "",
     alias: Callable[[Tables], str | None] = lambda values: None,
+    after: Callable[[Any], None] = lambda record: None,
+    limit: str = "",
 ) -> Callable[[Callable[..., Tables]], Callable[..., None]]:
     """Decorator: a function from options to the tables of a config becomes a command.
 
     show, document: what is printed of the record, plainly and with `--json`
-    required: tables that must name something
+    required: tables that must name something, and lists of tables that must be given
     names:    of tables that are given settings alone
     hint:     where the defence goes, of a kind whose config has none
+    after:    what is done once the record is printed, e.g. another exit code
+    limit:    the option that is a limit in minutes
     alias:    the kind that the tables mean where it is another one, which shows itself by `show`
     """
 
@@ -91,28 +101,32 @@ def experiment(
         own = inspect.signature(options, eval_str=True).parameters
 
         def command(**given: Any) -> None:
-            mine = {name: given[name] for name in own}
-            shared = {name: value for name, value in given.items() if name not in own}
+            mine = {name: given[name] for name in own if name != limit}
+            shared = {name: given[name] for name in SHARED}
+            how = {**_how(shared), "max_minutes": given.get(limit)}
             if shared["resume"] is not None:
                 expect_no_settings({name: own[name] for name in own} | dict(SHARED), given)
-                execute(kind, None, show=show, document=document, **_how(shared))
+                execute(kind, None, show=show, document=document, after=after, **how)
                 return
-            hardened = shared["defense"] if "defense" in SHARED.keys() - own.keys() else None
+            hardened = None if "defense" in own else shared["defense"]
             if hardened is not None and not _hardens(kind):
                 raise UsageError(f"`advhash {kind}` takes no --defense{hint and ': '}{hint}")
             tables = options(**mine)
             if hardened is not None:
                 tables["defense"] = method_table(hardened)
-            tables |= {"seed": shared["seed"], "device": shared["device"]}
+            decided = {name: shared[name] for name in ("seed", "device")}
+            tables |= {name: value for name, value in decided.items() if value is not None}
             values = gather(shared["config"], shared["settings"], **tables)
             for table, name in (names or {}).items():
                 if values.get(table) and not values[table].get("name"):
                     values[table] = {"name": name, **values[table]}
             for table in required:
-                if "name" not in values.get(table, {}):
-                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {table}s`)")
+                found = values.get(table) or {}
+                if not (isinstance(found, list) or "name" in found):
+                    listed = f"{table.removesuffix('s')}s"
+                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}`)")
             meant = alias(values) or kind
-            execute(meant, values, show=show, document=document, **_how(shared))
+            execute(meant, values, show=show, document=document, after=after, **how)
 
         parameters = [*own.values(), *(one for one in SHARED.values() if one.name not in own)]
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -190,6 +204,7 @@ def execute(
     *,
     show: Show,
     document: Document,
+    after: Callable[[Any], None],
     out: Path | None,
     resume: Path | None,
     executor: str,
@@ -197,6 +212,7 @@ def execute(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    max_minutes: float | None,
 ) -> None:
     """Run, continue or describe an experiment, and print what it found.
 
@@ -222,11 +238,14 @@ def execute(
             return
         new_folder(out)
         with working(quiet) as progress:
-            record = experiments.run(chosen, parsed, out, progress, executor=executor)
+            record = experiments.run(
+                chosen, parsed, out, progress, executor=executor, max_minutes=max_minutes
+            )
     if as_json:
         print_json(document(record))
     else:
         show(record)
+    after(record)
 
 
 def new_folder(out: Path | None) -> None:

@@ -74,7 +74,8 @@ def parse_settings(text: str) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, table by table; None in `over` leaves the base as it is.
 
-    A table whose `name` changes starts afresh: settings of one method mean nothing to another.
+    A table whose `name` changes starts afresh: settings of one method mean nothing to another. A
+    `label` that is not given again goes with the settings that it was given for.
     """
     result = dict(base)
     for key, value in over.items():
@@ -82,8 +83,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            renamed = value.get("name") is not None and value["name"] != old.get("name")
-            result[key] = merge({} if renamed else old, value)
+            changed = {name for name in value if value[name] not in (None, old.get(name))}
+            kept = {name: one for name, one in old.items() if name != "label" or not changed}
+            result[key] = merge({} if "name" in changed else kept, value)
         elif isinstance(value, Mapping):
             result[key] = merge({}, value)
         else:

@@ -6,10 +6,9 @@ both, so that pictures made for the undefended victim give the figure without an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +18,32 @@ from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.gradient.anchors import anchor_codes
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress
 from advhash.errors import UsageError
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import Metrics
+from advhash.experiments.config import BudgetConfig, Hardened
+from advhash.experiments.experiment import Place, Plan, Result
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.transfer.config import TransferConfig
-from advhash.experiments.transfer.members import Member
-from advhash.experiments.transfer.run import Column, transfer
+from advhash.experiments.transfer.cell import Move
+from advhash.experiments.transfer.config import (
+    LabelledMethod,
+    LabelledVictim,
+    MatrixConfig,
+    TransferConfig,
+)
+from advhash.experiments.transfer.matrix import Column, judge_moves, matrix_record, members_of
+from advhash.experiments.transfer.members import Member, labels_of
+from advhash.experiments.transfer.run import Matrix, plan_matrix
 from advhash.measures.intervals import mean_metric, ratio_of_means
 from advhash.measures.sanity import Flag, check_collapse
-from advhash.registry import ATTACKS
+from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.transfer import Check, Defense, TransferRecord
 from advhash.targets import choose_targets
 
-__all__ = ["defend", "defend_config"]
+__all__ = ["Defend", "DefendConfig"]
 
 Floats = npt.NDArray[np.float64]
 TARGETED, UNTARGETED = "autohash", "autohash-untargeted"
@@ -44,68 +52,118 @@ SENT = 500  # queries a picture that the attacker without gradients may send
 SLACK = 0.02  # by which a sequence may rise without being a sign
 
 
-def defend_config(values: Mapping[str, Any]) -> TransferConfig:
-    """The matrix of a victim with and without a defence, from tables `victim`, `defense` and more.
+class DefendConfig(MatrixConfig, Hardened):
+    """`advhash defend`: a victim, its defence, and the budget that both are attacked under.
 
-    Raises ConfigError.
+    defense_budget: what the defence is trained against; by default the budget of the attacks
     """
-    rest = {key: value for key, value in values.items() if key not in ("victim", "defense")}
-    victim = dict(values["victim"])
-    return TransferConfig.build(
-        {
-            **rest,
-            "command": "transfer",
-            "victims": [victim, {**victim, "defense": values["defense"]}],
-            "attacks": [{"name": TARGETED}, {"name": UNTARGETED}],
+
+    command: Literal["defend"] = "defend"
+    victim: LabelledVictim
+    defense: LabelledMethod
+
+    def matrix(self) -> TransferConfig:
+        """The matrix of the victim with and without the defence. Raises ConfigError."""
+        shared = ("seed", "device", "dataset", "budget", "protocol")
+        victim = self.victim.model_dump(exclude_unset=True)
+        plain, defense = labels_of([self.victim]), labels_of([self.defense])
+        hardened = {
+            **victim,
+            "label": "+".join([*plain, *defense]),
+            "defense": self.defense.model_dump(exclude={"label"}),
+            "defense_budget": self.defense_budget.model_dump(),
         }
-    )
+        return TransferConfig.build(
+            {
+                **self.model_dump(include=set(shared)),
+                "victims": [{**victim, "label": plain[0]}, hardened],
+                "attacks": [{"name": TARGETED}, {"name": UNTARGETED}],
+            }
+        ).trusting(self.trust_code)
 
-
-def defend(
-    config: TransferConfig, out: Path | None = None, progress: Progress = silent
-) -> TransferRecord:
-    """Compare the two victims of the config, the second being the first with a defence.
-
-    Writes the run folder (`out`, or `runs/<id>`). Raises AdvhashError.
-    """
-    budget = config.budget.resolve(DEFAULT)
-    if budget.norm not in ("linf", "l2"):  # the checks halve and double it
-        raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
-
-    def extend(
-        record: TransferRecord, members: Sequence[Member], columns: Sequence[Column]
-    ) -> TransferRecord:
-        boot = derive_seed(config.seed, "bootstrap")
-        plain, hardened = members
-        checks = _checks(config, hardened, progress)
-        defense = Defense(
-            checkpoint=str(hardened.trained.folder),
-            undefended=plain.label,
-            defended=hardened.label,
-            codes={one.label: one.trained.card["codes"][one.database] for one in members},
-            training={one.label: one.trained.card.get("seconds") for one in members},
-            checks=checks,
-        )
-        flags = [
-            Flag("masked_gradient", "warning", f"{check.question} It does not: {_told(check)}.")
-            for check in checks
-            if not check.passed
-        ]
-        codes = defense.codes
-        flags += check_collapse(*(codes[one.label]["distinct"] for one in (hardened, plain)))
-        return record.model_copy(
+    def written(self, matrix: TransferConfig, budget: Budget) -> DefendConfig:
+        """The same with every default, from the matrix that has them."""
+        plain, hardened = matrix.victims
+        label = labels_of([self.defense])[0]
+        defense = {**hardened.settings["defense"], "label": label}
+        trained_at = hardened.settings.get("defense_budget", self.defense_budget.model_dump())
+        return self.model_copy(
             update={
-                "command": "defend",
-                "metrics": {
-                    **_metrics(plain.label, hardened.label, columns, boot),
-                    **_rehashed(config, hardened, columns, boot),
-                },
-                "flags": [*record.flags, *flags],
-                "defense": defense,
+                **{name: getattr(matrix, name) for name in ("device", "dataset", "protocol")},
+                "victim": plain,
+                "defense": LabelledMethod.build(defense),
+                "defense_budget": BudgetConfig.build(trained_at),
+                "budget": self.budget.model_copy(update={"norm": budget.norm, "eps": budget.eps}),
             }
         )
 
-    return transfer(config, out, progress, extend)
+
+@EXPERIMENTS.register("defend", source="Athalye, Carlini, Wagner, ICML 2018")
+class Defend(Matrix[DefendConfig]):
+    """A victim with and without a defence under the adaptive worst case, and whether to believe it.
+
+    The two are attacked and judged as by `advhash transfer`; the checks are made beside it.
+    """
+
+    name, config = "defend", DefendConfig
+
+    def plan(self, config: DefendConfig) -> Plan[DefendConfig, Move]:
+        budget = config.budget.resolve(DEFAULT)
+        if budget.norm not in ("linf", "l2"):  # the checks halve and double it
+            raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
+        plan = plan_matrix(config.matrix())
+        return Plan(
+            config=config.written(plan.config, budget),
+            cells=plan.cells,
+            parts=plan.parts,
+            shown=plan.shown,
+        )
+
+    def judge(
+        self, plan: Plan[DefendConfig, Move], results: Sequence[Result], place: Place
+    ) -> TransferRecord:
+        columns = judge_moves(plan, results, place)
+        record = matrix_record(plan, results, columns, place)
+        return _with_defense(record, plan, columns, place)
+
+
+def _with_defense(
+    record: TransferRecord,
+    plan: Plan[DefendConfig, Move],
+    columns: Sequence[Column],
+    place: Place,
+) -> TransferRecord:
+    """The record of the matrix, the checks and the figures of the defence with it."""
+    config = plan.config
+    boot = derive_seed(config.seed, "bootstrap")
+    plain, hardened = members = members_of(plan, place)
+    checks = _checks(config, hardened, place.progress)
+    defense = Defense(
+        checkpoint=str(hardened.trained.folder),
+        undefended=plain.label,
+        defended=hardened.label,
+        codes={one.label: one.trained.card["codes"][one.database] for one in members},
+        training={one.label: one.trained.card.get("seconds") for one in members},
+        checks=checks,
+    )
+    flags = [
+        Flag("masked_gradient", "warning", f"{check.question} It does not: {_told(check)}.")
+        for check in checks
+        if not check.passed
+    ]
+    codes = defense.codes
+    flags += check_collapse(*(codes[one.label]["distinct"] for one in (hardened, plain)))
+    return record.model_copy(
+        update={
+            "command": "defend",
+            "metrics": {
+                **_metrics(plain.label, hardened.label, columns, boot),
+                **_rehashed(config, hardened, columns, boot),
+            },
+            "flags": [*record.flags, *flags],
+            "defense": defense,
+        }
+    )
 
 
 def _told(check: Check) -> str:
@@ -136,7 +194,7 @@ def _metrics(plain: str, hardened: str, columns: Sequence[Column], boot: int) ->
 
 
 def _rehashed(
-    config: TransferConfig, member: Member, columns: Sequence[Column], boot: int
+    config: DefendConfig, member: Member, columns: Sequence[Column], boot: int
 ) -> Metrics:
     """The robust figures against a database hashed anew, where the victim serves stored codes."""
     data, protocol = member.trained.data, config.protocol
@@ -160,7 +218,7 @@ def _rehashed(
     return metrics
 
 
-def _checks(config: TransferConfig, member: Member, progress: Progress) -> list[Check]:
+def _checks(config: DefendConfig, member: Member, progress: Progress) -> list[Check]:
     """Signs of a masked gradient on the defended victim (Athalye et al., ICML 2018)."""
     boot = derive_seed(config.seed, "bootstrap")
     budget = config.budget.resolve(DEFAULT)
@@ -213,7 +271,7 @@ def _checks(config: TransferConfig, member: Member, progress: Progress) -> list[
 
 
 def _runner(
-    config: TransferConfig, member: Member
+    config: DefendConfig, member: Member
 ) -> tuple[Callable[[str, dict[str, object], Budget], Floats], Floats, Floats]:
     """What attacks some queries and gives their average precisions; those of the clean queries.
 

@@ -16,25 +16,30 @@ page, and what an interrupted command is told. `resume` goes on with a folder of
 from __future__ import annotations
 
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from advhash.compute.executor import check_executor, run_tasks
 from advhash.compute.progress import Progress, silent
-from advhash.errors import RunError
+from advhash.errors import AdvhashError, RunError
 from advhash.experiments.config import Run
 from advhash.experiments.config_text import read_toml
+from advhash.experiments.costs import foretold, note_cost
 from advhash.experiments.prepare.code_key import code_version, same_code
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.registry import EXPERIMENTS
 from advhash.reports.page.render import render
 from advhash.reports.record import Document
+from advhash.storage.cache import cache_name
 from advhash.storage.cells import CellStore, Result
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment, new_run_id
@@ -42,6 +47,7 @@ from advhash.storage.run_folder import RunFolder, environment, new_run_id
 __all__ = [
     "Cell",
     "Experiment",
+    "Missing",
     "Part",
     "Place",
     "Plan",
@@ -53,7 +59,11 @@ __all__ = [
 
 
 class Cell(Protocol):
-    """One piece of work that any process can do: frozen, and small enough to be sent."""
+    """One piece of work that any process can do: frozen, and small enough to be sent.
+
+    It may say which `parts` it needs, where a plan has too many to keep all of them, and by which
+    `names` and `amount` (e.g. queries) its cost is learnt.
+    """
 
     @property
     def key(self) -> str:
@@ -61,7 +71,10 @@ class Cell(Protocol):
 
 
 class Part(Protocol):
-    """What cells share, e.g. a trained victim: built once, read from the cache elsewhere."""
+    """What cells share, e.g. a trained victim: built once, read from the cache elsewhere.
+
+    It may say which other `parts` it needs.
+    """
 
     def build(self, place: Place) -> Any: ...
 
@@ -71,6 +84,29 @@ CellType = TypeVar("CellType", bound=Cell)
 Record = TypeVar("Record", bound=Document)
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A part or a cell that gave nothing: it failed, or the time was up before it began.
+
+    trace: of what is no error of the user
+    """
+
+    status: Literal["failed", "left"]
+    message: str = ""
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Missing:
+        message = str(error) or type(error).__name__
+        if isinstance(error, AdvhashError):
+            return cls("failed", message)
+        trace = "".join(traceback.format_exception(error))
+        return cls("failed", f"{type(error).__name__}: {message}", trace)
+
+
+LOST = Missing("failed", "its worker process died again and again: look for a lack of memory")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[Config, CellType]):
     """A run as far as it is known before any training; a kind may add what it found out.
@@ -78,6 +114,10 @@ class Plan(Generic[Config, CellType]):
     config: with every default written out; `config.toml` of the folder
     cells:  in the order of their results
     parts:  what they share, by name, in the order in which they are built
+    stages: names of parts that are built before the cells, stage by stage, a stage of several by
+            the executor; parts in no stage are built where a cell first needs them. By default all
+            parts, one after another
+    threads: of every process; None: as many as this one has
     label:  of the folder, where the command names none
     shown:  what `--dry-run` prints beside kind, seed, device and cells
     """
@@ -85,6 +125,8 @@ class Plan(Generic[Config, CellType]):
     config: Config
     cells: Sequence[CellType]
     parts: Mapping[str, Part] = field(default_factory=dict)
+    stages: Sequence[Sequence[str]] = ()
+    threads: int | None = None
     label: str = ""
     shown: Mapping[str, Any] = field(default_factory=dict)
 
@@ -93,7 +135,10 @@ class Place:
     """Where a cell is computed, or where a run is judged.
 
     folder: of the run, to write pictures and rows into; its name may still change, see `final`
+    executor: where cells were computed
     """
+
+    executor = "inline"
 
     def __init__(
         self,
@@ -127,6 +172,11 @@ class Place:
                 self._built[name] = self._parts[name].build(self)
         return self._built[name]
 
+    def forget(self, but: Sequence[str]) -> None:
+        """Let go of all parts that were built, but these."""
+        for name in set(self._built) - set(but):
+            del self._built[name]
+
     def at(self, store: CellStore) -> Place:
         """The same parts for the pieces of a cell."""
         place = Place(self._parts, self.progress, store=store)
@@ -155,6 +205,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
     config: its tables; record: what `metrics.json` holds, whose schema finds its chapter
     code:   packages of advhash that decide over its cells beside what decides over victims
     lasts:  whether finished cells stay in the cache for other runs
+    keeps_going: whether a cell that fails costs no other one; `judge` gets a `Missing` in its place
     stage:  what progress calls its cells
     """
 
@@ -163,6 +214,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
     record: ClassVar[type[Document]]
     code: ClassVar[tuple[str, ...]]
     lasts: ClassVar[bool] = True
+    keeps_going: ClassVar[bool] = False
     stage: ClassVar[str] = "cells"
 
     @abstractmethod
@@ -177,8 +229,11 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
         """One cell, in whatever process the executor chose."""
 
     @abstractmethod
-    def judge(self, plan: PlanType, results: Sequence[Result], place: Place) -> Record:
-        """Figures, flags and pictures: the record. Further files go into `place.folder`."""
+    def judge(self, plan: PlanType, results: Sequence[Any], place: Place) -> Record:
+        """Figures, flags and pictures: the record. Further files go into `place.folder`.
+
+        results: a `Result` a cell; or a `Missing`, of a kind that keeps going
+        """
 
     def code_version(self) -> str:
         """Digest of the sources that decide over its cells, for their keys."""
@@ -187,23 +242,72 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
 
 @dataclass(frozen=True)
 class _Work(Generic[CellType]):
-    """A cell as it is sent to another process."""
+    """A cell, or a part, as it is sent to another process."""
 
     kind: str
-    cell: CellType
     parts: Mapping[str, Part]
     threads: int
+    until: float | None
+    cell: CellType | None = None
+    part: str = ""
+
+    def __call__(self) -> Result | Missing | None:
+        torch.set_num_threads(self.threads)
+        kind, place = EXPERIMENTS.create(self.kind), Place(self.parts)
+        if self.cell is not None:
+            return _result(kind, self.cell, place, self.until)
+        return _built(kind, self.part, place, self.until)
 
 
-def _elsewhere(work: _Work[Any]) -> Result:
-    """A cell in a process of its own."""
-    torch.set_num_threads(work.threads)
-    return _computed(EXPERIMENTS.create(work.kind), work.cell, Place(work.parts))
+def _elsewhere(work: _Work[Any]) -> Result | Missing | None:
+    return work()
 
 
-def _computed(kind: Experiment[Any, Any, Any, Any], cell: Cell, place: Place) -> Result:
+def _surroundings(kind: str) -> dict[str, str]:
+    """What must be the same wherever a cell is computed: its key names the code, not the worker."""
+    code = EXPERIMENTS.create(kind).code_version()
+    return {**same_code(), "code": code, "cache": cache_name()}
+
+
+def _over(until: float | None) -> bool:
+    return until is not None and time.time() >= until
+
+
+def _built(
+    kind: Experiment[Any, Any, Any, Any], name: str, place: Place, until: float | None
+) -> Missing | None:
+    """Build a part, for all who find it in the cache then; None where it is there."""
+    if _over(until):
+        return Missing("left")
+    try:
+        place.part(name)
+    except Exception as error:
+        if not kind.keeps_going:
+            raise
+        return Missing.of(error)
+    return None
+
+
+def _result(
+    kind: Experiment[Any, Any, Any, Any], cell: Cell, place: Place, until: float | None
+) -> Result | Missing:
     store = CellStore(kind.name, cell.key)
-    return store.result(lambda: kind.compute(cell, place.at(store)))
+    if _over(until) and not store.is_done():
+        return Missing("left")
+
+    def compute() -> Result:
+        began = time.perf_counter()
+        found = kind.compute(cell, place.at(store))
+        spent = time.perf_counter() - began
+        note_cost(kind.name, getattr(cell, "names", ()), getattr(cell, "amount", 1), spent)
+        return found
+
+    try:
+        return store.result(compute)
+    except Exception as error:
+        if not kind.keeps_going:
+            raise
+        return Missing.of(error)
 
 
 def run(
@@ -213,63 +317,134 @@ def run(
     progress: Progress = silent,
     *,
     executor: str = "inline",
+    max_minutes: float | None = None,
 ) -> Record:
     """Compute what the cache does not have, judge it, and write the run folder.
 
     out: the folder, by default `runs/<id>`; where it was interrupted, the run goes on
+    max_minutes: after which nothing is begun, of a kind that keeps going
 
     Raises AdvhashError. On a failure the folder keeps its `.partial` name where anything was
     finished, and is removed otherwise.
     """
     check_executor(executor)
-    began = time.perf_counter()
+    began, until = time.perf_counter(), None
+    if max_minutes is not None:
+        assert kind.keeps_going
+        until = time.time() + 60 * max_minutes
     plan = kind.plan(config)
     stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
-    folder = RunFolder.start_or_continue(out or Path("runs") / new_run_id(plan.label or kind.name))
-    try:
+    final = out or Path("runs") / new_run_id(plan.label or kind.name)
+
+    def begun() -> bool:
+        return any(store.is_begun() for store in stores)
+
+    with RunFolder.writing(final, begun) as folder, _threads(plan.threads):
         folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
         write_json(folder.path / "env.json", environment())
         place = Place(plan.parts, progress, folder=folder.path, final=folder.final)
-        for name in plan.parts:
-            place.part(name)
-        results = _all_cells(kind, plan, place, executor)
+        place.executor = executor
+        results = _Cells(kind, plan, place, until).results()
         place.seconds["all"] = time.perf_counter() - began
         record = kind.judge(plan, results, place)
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
-        folder.finish()
-    except BaseException as error:
-        begun = any(store.is_begun() for store in stores)
-        if folder.abandon(keep=begun) and not isinstance(error, RunError):
-            error.add_note(
-                "what is finished is kept: continue with "
-                f"`advhash {kind.name} --resume {folder.final}`"
-            )
-        raise
     if not kind.lasts:
         for store in stores:
             store.forget()
     return record
 
 
-def _all_cells(
-    kind: Experiment[Config, CellType, PlanType, Record],
-    plan: Plan[Config, CellType],
-    place: Place,
-    executor: str,
-) -> list[Result]:
-    if executor == "inline":
-        found = []
-        for done, cell in enumerate(plan.cells):
-            place.progress(kind.stage, done, len(plan.cells))
-            found.append(_computed(kind, cell, place))
-        place.progress(kind.stage, len(plan.cells), len(plan.cells))
-        return found
-    threads = torch.get_num_threads()
-    works = [_Work(kind.name, cell, plan.parts, threads) for cell in plan.cells]
-    return run_tasks(
-        executor, _elsewhere, works, stage=kind.stage, progress=place.progress, same=same_code
-    )
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Sums of another number of threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class _Cells(Generic[Config, CellType, PlanType, Record]):
+    """The parts and cells of a run, here or where the executor puts them."""
+
+    kind: Experiment[Config, CellType, PlanType, Record]
+    plan: PlanType
+    place: Place
+    until: float | None
+
+    def results(self) -> list[Result | Missing]:
+        """What each cell gave, in order."""
+        missing = self._parts()
+        found: dict[str, Result | Missing] = {}
+        waiting = []
+        for cell in self.plan.cells:
+            without = [missing[name] for name in getattr(cell, "parts", ()) if name in missing]
+            if without and not CellStore(self.kind.name, cell.key).is_done():
+                found[cell.key] = without[0]
+            else:
+                waiting.append(cell)
+        if self.place.executor == "inline":
+            for done, cell in enumerate(waiting):
+                self.place.progress(self.kind.stage, done, len(waiting))
+                if hasattr(cell, "parts"):
+                    self.place.forget(but=cell.parts)
+                found[cell.key] = _result(self.kind, cell, self.place, self.until)
+            self.place.progress(self.kind.stage, len(waiting), len(waiting))
+        else:
+            works = [self._work(cell=cell) for cell in waiting]
+            for cell, one in zip(waiting, self._run(works, self.kind.stage), strict=True):
+                assert one is not None
+                found[cell.key] = one
+        return [found[cell.key] for cell in self.plan.cells]
+
+    def _parts(self) -> dict[str, Missing]:
+        """Build the stages, of what a cell still needs; the parts that are missing."""
+        missing: dict[str, Missing] = {}
+        undone = [c for c in self.plan.cells if not CellStore(self.kind.name, c.key).is_done()]
+        wanted = {name for cell in undone for name in getattr(cell, "parts", self.plan.parts)}
+        for stage in self.plan.stages or [[name] for name in self.plan.parts]:
+            names = [name for name in stage if name in wanted]
+            if len(names) == 1 or self.place.executor == "inline":
+                for done, name in enumerate(names):
+                    if len(names) > 1:
+                        self.place.progress("parts", done, len(names))
+                        self.place.forget(but=())
+                    gone = _built(self.kind, name, self.place, self.until)
+                    if gone is not None:
+                        missing[name] = gone
+            else:
+                works = [self._work(part=name) for name in names]
+                for name, one in zip(names, self._run(works, "parts"), strict=True):
+                    if isinstance(one, Missing):
+                        missing[name] = one
+        return missing
+
+    def _work(self, cell: CellType | None = None, part: str = "") -> _Work[CellType]:
+        """A cell or a part with the parts that it needs."""
+        needing = cell if cell is not None else self.plan.parts[part]
+        names = {part, *getattr(needing, "parts", self.plan.parts)} - {""}
+        parts = {name: self.plan.parts[name] for name in names}
+        threads = torch.get_num_threads()
+        return _Work(self.kind.name, parts, threads, self.until, cell, part)
+
+    def _run(self, works: Sequence[_Work[CellType]], stage: str) -> list[Result | Missing | None]:
+        def lost(work: _Work[CellType]) -> Result | Missing | None:
+            if work.cell is None or not CellStore(self.kind.name, work.cell.key).is_done():
+                return LOST
+            return work()
+
+        return run_tasks(
+            self.place.executor,
+            _elsewhere,
+            works,
+            stage=stage,
+            progress=self.place.progress,
+            lost=lost if self.kind.keeps_going else None,
+            same=partial(_surroundings, self.kind.name),
+        )
 
 
 def resume(
@@ -302,12 +477,22 @@ def describe(
 ) -> dict[str, Any]:
     """What `--dry-run` prints: everything checked, nothing trained, no run written."""
     plan = kind.plan(config)
-    stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
+    undone = [cell for cell in plan.cells if not CellStore(kind.name, cell.key).is_done()]
+    wanted = {name for cell in undone for name in getattr(cell, "parts", plan.parts)}
+    parts = [plan.parts[name] for name in plan.parts if name in wanted]
+    victims = [part for part in parts if isinstance(part, PlannedVictim) and not part.is_built]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,
         **{name: getattr(plan.config, name) for name in ("seed", "device")},
         **plan.shown,
-        "cells": len(stores),
-        "cells_done": sum(store.is_done() for store in stores),
+        "cells": len(plan.cells),
+        "cells_done": len(plan.cells) - len(undone),
+        "trainings": len(victims),
+        **foretold(
+            [
+                *((kind.name, getattr(c, "names", ()), getattr(c, "amount", 1)) for c in undone),
+                *(("training", victim.names, 1) for victim in victims),
+            ]
+        ),
     }

@@ -14,7 +14,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,6 +119,28 @@ class RunFolder:
         self.final = final
         self.path = final.with_name(final.name + _SUFFIX)
         self._lock: int | None = None
+
+    @classmethod
+    @contextmanager
+    def writing(cls, final: Path, begun: Callable[[], bool] = lambda: False) -> Iterator[RunFolder]:
+        """A run folder, begun or continued under a lock: it gets its name where the block succeeds.
+
+        Where the block fails, what is there is kept if anything was `begun`, with the advice how to
+        continue, and removed otherwise.
+
+        Raises RunError where it is finished already or another process writes it, StorageError.
+        """
+        run = cls.start_or_continue(final)
+        try:
+            yield run
+            run.finish()
+        except BaseException as error:
+            kind = _identity(run.path).get("kind")
+            if run.abandon(keep=begun()) and not isinstance(error, RunError):
+                error.add_note(
+                    f"what is finished is kept: continue with `advhash {kind} --resume {run.final}`"
+                )
+            raise
 
     @classmethod
     def start(cls, final: Path) -> RunFolder:

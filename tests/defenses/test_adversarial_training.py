@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import pytest
 import torch
 from attack_scene import Projection, Scene
 from command_line import command, exit_code
+from killed import killed_when
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -29,7 +32,8 @@ from advhash.errors import CheckpointError, UsageError
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.suite import plan_suite
 from advhash.experiments.config import TrainConfig
-from advhash.experiments.defend import _checks, defend, defend_config
+from advhash.experiments.defend import Defend, DefendConfig, _checks
+from advhash.experiments.experiment import run
 from advhash.experiments.prepare.hardened import prepare
 from advhash.experiments.prepare.trained import export_checkpoint
 from advhash.experiments.transfer.members import Member
@@ -241,12 +245,79 @@ def test_the_command_prints_the_checkpoint_beside_the_metrics(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("advhash.experiments.defend.defend", lambda *_: defended[1])
+    monkeypatch.setattr("advhash.experiments.experiment.run", lambda *_, **__: defended[1])
     code, out, _ = command(capsys, "defend", "--victim", "dpsh", "--defense", "saat", "--json")
     document = json.loads(out)
     assert code == 0
     assert (Path(document["checkpoint"]) / "card.json").is_file()
     assert document["metrics"]["map_robust"]["value"] is not None
+
+
+def test_its_config_replays_it_with_the_checks(
+    defended: tuple[Path, TransferRecord], tmp_path: Path
+) -> None:
+    folder, record = defended
+    out = tmp_path / "again"
+    assert exit_code("defend", "--config", folder / "config.toml", "-q", "--out", out) == 0
+    again = TransferRecord.read(out)
+    assert (again.metrics, again.cells, again.flags) == (record.metrics, record.cells, record.flags)
+    assert again.labels == record.labels == ["dpsh+epochs=2", "dpsh+epochs=2+saat+epochs=1+steps=1"]
+    assert again.defense == record.defense
+    assert (out / "config.toml").read_text() == (folder / "config.toml").read_text()
+
+
+def test_a_killed_run_is_resumed(
+    defended: tuple[Path, TransferRecord],
+    session_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """SIGKILL once some batches are done, then the very command that an interrupt advises."""
+    out, begun = tmp_path / "run", session_cache / "unfinished" / "defend"
+    line = ("defend", "--victim", "dpsh", "--defense", "saat", *FAST, *TINY, "--queries", "8", "-q")
+    killed_when(
+        [sys.executable, "-m", "advhash", *line, "--out", str(out)],
+        lambda: any(begun.rglob("*.safetensors")),
+        os.environ,
+    )
+    assert not out.exists()
+    code, text, told = command(capsys, "defend", "--resume", out, "-q", "--json")
+    assert code == 0, told
+    assert Path(json.loads(text)["checkpoint"]).is_dir()
+    found, wanted = TransferRecord.read(out), defended[1]
+    assert (found.metrics, found.cells, found.flags) == (wanted.metrics, wanted.cells, wanted.flags)
+    assert found.defense == wanted.defense
+    for name in ("queries.parquet", "config.toml"):
+        assert (out / name).read_bytes() == (defended[0] / name).read_bytes()
+
+
+def test_what_a_defence_is_trained_against_has_a_table_of_its_own() -> None:
+    values = {"victim": {"name": "dpsh"}, "defense": {"name": "saat"}, "budget": {"eps": "4/255"}}
+    for budget, eps in (({}, 4 / 255), ({"eps": "16/255"}, 16 / 255)):
+        plan = Defend().plan(DefendConfig.build({**values, "defense_budget": budget}))
+        assert plan.config.defense_budget.resolve(BALL) == Budget("linf", eps)
+        assert plan.config.budget.resolve(BALL) == Budget("linf", 4 / 255)
+        assert Defend().plan(plan.config).config == plan.config
+
+
+def test_a_label_goes_with_the_settings_that_it_was_given_for(
+    defended: tuple[Path, TransferRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = str(defended[0] / "config.toml")
+    for more, labelled in (([], True), (["--set", "victim.bits=16"], False)):
+        code, text, _ = command(capsys, "defend", "--config", old, *more, "--dry-run")
+        assert code == 0
+        assert ("dpsh+epochs=2" in json.loads(text)["victims"]) is labelled
+
+
+def test_a_defence_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, told in (
+        (("--victim", "dpsh"), "expected --defense (see `advhash list defenses`)"),
+        (("--defense", "saat"), "expected --victim (see `advhash list victims`)"),
+    ):
+        code, _, error = command(capsys, "defend", *given)
+        assert code == 2
+        assert told in error
 
 
 def test_figures_are_those_of_the_cells(defended: tuple[Path, TransferRecord]) -> None:
@@ -440,7 +511,7 @@ def test_a_federation_is_defended_without_naming_its_party(tmp_path: Path) -> No
         "dataset": {"size": 16},
         "protocol": {"queries": 4},
     }
-    record = defend(defend_config(values), tmp_path / "run")
+    record = run(Defend(), DefendConfig.build(values), tmp_path / "run")
     assert record.protocol.query_modality == "party0"
     assert record.metrics["map_robust"] is not None
 
@@ -473,7 +544,7 @@ class Masked(Projection):
 
 
 def test_checks_tell_a_masked_gradient_from_a_sound_one(hashed: Scene) -> None:
-    config = defend_config(
+    config = DefendConfig.build(
         {
             "victim": {"name": "dpsh"},
             "defense": {"name": "saat"},

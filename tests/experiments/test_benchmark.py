@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from command_line import command
 from advhash.cli import app
 from advhash.compute.executor import _Remote, run_tasks
 from advhash.errors import RefusedError, RunError, UsageError
-from advhash.experiments.benchmark import cell as suite_cell
+from advhash.experiments import experiment
+from advhash.experiments.attack.run import AttackCell, AttackExperiment
 from advhash.experiments.benchmark.config import SuiteConfig
-from advhash.experiments.benchmark.costs import Costs, note_cost
 from advhash.experiments.benchmark.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.experiments.benchmark.record import seed_flags
-from advhash.experiments.benchmark.run import benchmark
+from advhash.experiments.benchmark.run import Benchmark
 from advhash.experiments.benchmark.suite import Cell, load_suite, plan_suite, shipped_suites
+from advhash.experiments.costs import Costs, note_cost
+from advhash.experiments.experiment import Place, Result, resume, run
+from advhash.experiments.prepare import planned as planned_victims
 from advhash.measures.intervals import Metric
 from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS
 from advhash.reports.attack.pairs import Queries
@@ -43,7 +47,7 @@ from advhash.reports.benchmark import (
     verdicts,
 )
 from advhash.reports.page.render import render
-from advhash.reports.record import RunInfo, load_record
+from advhash.reports.record import Record, RunInfo
 from advhash.storage.run_folder import RunFolder
 
 SUITE = """
@@ -81,6 +85,10 @@ ONE: dict[str, Any] = {
         }
     ],
 }
+
+
+def benchmark(config: SuiteConfig, out: Path, **how: Any) -> BenchmarkRecord:
+    return run(Benchmark(), config, out, **how)
 
 
 def never(*_: object, **__: object) -> None:
@@ -176,8 +184,8 @@ def test_the_page_and_the_json_say_so(
     assert "has gradients through the victim" in page
     assert page.count("digits+size=16. SHA-256 ") == 1
     again = suite_file.parent / "again"
-    monkeypatch.setattr(suite_cell, "attack_briefly", never)
-    monkeypatch.setattr(suite_cell, "prepare", never)
+    monkeypatch.setattr(AttackExperiment, "compute", never)
+    monkeypatch.setattr(planned_victims, "prepare", never)
     config = str(finished / "config.toml")
     code, out, _ = command(
         capsys, "benchmark", "--config", config, "--executor", "inline", "--json", "-q",
@@ -212,20 +220,21 @@ def test_other_processes_give_the_same_figures(
 
 def test_an_interrupted_suite_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    real, made = suite_cell.attack_briefly, []
+    real, made = AttackExperiment.compute, []
 
-    def once(config: Any, *rest: Any, **more: Any) -> Any:
-        made.append(config.attack.name)
+    def once(self: AttackExperiment, cell: AttackCell, place: Place) -> Result:
+        made.append(cell.config.attack.name)
         if len(made) == 3:
             raise KeyboardInterrupt
-        return real(config, *rest, **more)
+        return real(self, cell, place)
 
-    monkeypatch.setattr(suite_cell, "attack_briefly", once)
+    monkeypatch.setattr(AttackExperiment, "compute", once)
     config = SuiteConfig.build(ONE)
     with pytest.raises(KeyboardInterrupt):
         benchmark(config, tmp_path / "run")
-    assert not list(tmp_path.glob("run*"))
-    record = benchmark(config, tmp_path / "run")
+    assert [path.name for path in tmp_path.glob("run*")] == ["run.partial"]
+    record = resume(tmp_path / "run")
+    assert isinstance(record, BenchmarkRecord)
     assert len(made) == 3 + 2  # of four, two were finished
     assert [cell.status for cell in record.cells] == ["done"] * 4
 
@@ -234,16 +243,16 @@ def test_a_cell_that_fails_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    real = suite_cell.attack_briefly
+    real = AttackExperiment.compute
 
-    def broken(config: Any, *rest: Any, **more: Any) -> Any:
-        if config.attack.name == "noise":
+    def broken(self: AttackExperiment, cell: AttackCell, place: Place) -> Result:
+        if cell.config.attack.name == "noise":
             raise RuntimeError("a bug")
-        if config.seed == 1:
+        if cell.config.seed == 1:
             raise RefusedError("expected that, got this")
-        return real(config, *rest, **more)
+        return real(self, cell, place)
 
-    monkeypatch.setattr(suite_cell, "attack_briefly", broken)
+    monkeypatch.setattr(AttackExperiment, "compute", broken)
     file = tmp_path / "one.toml"
     SuiteConfig.build(ONE)
     file.write_text(SuiteConfig.build(ONE).to_toml())
@@ -259,19 +268,19 @@ def test_a_cell_that_fails_costs_no_other(
     assert "Traceback" in bad["noise"]["trace"]
     assert bad["blend"]["trace"] == ""
     assert "Cells that failed" in (tmp_path / "run/report.html").read_text()
-    monkeypatch.setattr(suite_cell, "attack_briefly", real)
+    monkeypatch.setattr(AttackExperiment, "compute", real)
     code, out, _ = command(capsys, "benchmark", *arguments, str(tmp_path / "mended"))
     assert code == 0
     assert json.loads(out)["failed"] == []
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "queries.parquet"])
+@pytest.mark.parametrize("name", ["result.json", "result.safetensors"])
 def test_a_damaged_cell_is_computed_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     first = benchmark(SuiteConfig.build(ONE), tmp_path / "run")
-    (tmp_path / "cache/cells" / first.cells[0].key / "run" / name).write_text("")
+    (tmp_path / "cache/benchmark" / first.cells[0].key / name).write_text("")
     again = benchmark(SuiteConfig.build(ONE), tmp_path / "again")
     assert [cell.status for cell in again.cells] == ["done"] * 4
     for cell, other in zip(first.cells, again.cells, strict=True):
@@ -289,15 +298,14 @@ def test_a_cell_that_kills_its_worker_costs_no_neighbour(
     ) -> list[Any]:
         """As after many deaths: whatever holds the first radius is lost, and nothing of it done."""
         return [
-            lost(one)
-            if any("4/255" in cell.budget for cell in getattr(one, "cells", ()))
-            else function(one)
+            lost(one) if one.cell is not None and "4/255" in one.cell.budget else function(one)
             for one in tasks
         ]
 
-    monkeypatch.setattr("advhash.experiments.benchmark.run.run_tasks", run_tasks_with_a_killer)
+    monkeypatch.setattr("advhash.experiments.experiment.run_tasks", run_tasks_with_a_killer)
     grid = {**ONE["grids"][0], "attacks": ["noise"], "budgets": ["4/255", "8/255"]}
-    record = benchmark(SuiteConfig.build({**ONE, "grids": [grid]}), tmp_path / "run")
+    config = SuiteConfig.build({**ONE, "grids": [grid]})
+    record = benchmark(config, tmp_path / "run", executor="local")
     ended = {(cell.budget, cell.status) for cell in record.cells}
     assert ended == {("L∞ 4/255", "failed"), ("L∞ 8/255", "done")}
     assert "died again and again" in record.cells[0].message
@@ -307,10 +315,11 @@ def test_workers_with_another_cache_or_code_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "one"))
-    here = suite_cell.surroundings()
-    assert here == suite_cell.surroundings()
+    surroundings = partial(experiment._surroundings, "benchmark")
+    here = surroundings()
+    assert here == surroundings()
     assert set(here) == {"code", "precision", "cache"}
-    remote = _Remote(int, suite_cell.surroundings, here)
+    remote = _Remote(int, surroundings, here)
     assert remote("3") == 3
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "other"))
     with pytest.raises(RefusedError, match="Dask workers with the same cache as here"):
@@ -366,7 +375,7 @@ def test_a_killed_command_goes_on_in_its_folder(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "abandon", lambda self, **_: self._unlock())  # as a kill does
-        patch.setattr("advhash.experiments.benchmark.run.render", never)
+        patch.setattr("advhash.experiments.experiment.render", never)
         with pytest.raises(AssertionError):
             benchmark(SuiteConfig.build(ONE), tmp_path / "run")
     assert (tmp_path / "run.partial").is_dir()
@@ -374,7 +383,7 @@ def test_a_killed_command_goes_on_in_its_folder(
     with pytest.raises(RunError, match="nobody writes"):
         benchmark(SuiteConfig.build(ONE), tmp_path / "run")
     written._unlock()
-    with pytest.raises(RunError, match="another config"):
+    with pytest.raises(RunError, match="with other settings"):
         benchmark(SuiteConfig.build({**ONE, "name": "other"}), tmp_path / "run")
     assert len(benchmark(SuiteConfig.build(ONE), tmp_path / "run").rows) == 2
     assert not (tmp_path / "run.partial").exists()
@@ -382,7 +391,7 @@ def test_a_killed_command_goes_on_in_its_folder(
 
 def test_after_max_time_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
-    record = benchmark(SuiteConfig.build(ONE), tmp_path / "run", max_seconds=0)
+    record = benchmark(SuiteConfig.build(ONE), tmp_path / "run", max_minutes=0)
     assert len(record.left) == 4
     assert not record.rows
     assert "4 were not begun" in verdicts(record)[-1]
@@ -427,7 +436,7 @@ def test_what_cannot_be_is_refused_before_any_training(
     grid: dict[str, Any], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(suite_cell, "prepare", None)
+    monkeypatch.setattr(planned_victims, "prepare", None)
     base: dict[str, Any] = {"datasets": ["digits"], "victims": ["dpsh"], "attacks": ["noise"]}
     file = tmp_path / "bad.json"
     file.write_text("grids = [" + _inline({**base, **grid}) + "]\n")
@@ -756,7 +765,7 @@ def test_a_defence_that_only_wraps_draws_no_victim_seeds() -> None:
         budgeted = {**grid, "victims": [victim], "defense_budget": {"eps": "4/255"}}
         same = plan_suite(SuiteConfig.build({**suite, "grids": [budgeted]}))
         assert same.cells[0].victim == cells.cells[0].victim  # it trains against no budget
-        assert same.cells[0].training == cells.cells[0].training
+        assert same.cells[0].attack.victim == cells.cells[0].attack.victim
 
 
 def test_flags_and_deviations_of_cells_stay_whole(
@@ -771,9 +780,10 @@ def test_flags_and_deviations_of_cells_stay_whole(
     levels: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for cell in record.cells:
-        run = load_record(tmp_path / "cache/cells" / cell.key / "run")
-        levels |= {flag.name: flag.level for flag in run.flags}
-        counts.update({flag.name for flag in run.flags})
+        file = tmp_path / "cache/benchmark" / cell.key / "result.json"
+        made = Record.from_document(json.loads(file.read_text())["document"])
+        levels |= {flag.name: flag.level for flag in made.flags}
+        counts.update({flag.name for flag in made.flags})
     told = {flag.name: flag for flag in record.flags if flag.name in levels}
     page = (tmp_path / "run/report.html").read_text()
     assert levels
@@ -793,7 +803,7 @@ def test_radii_that_look_alike_are_cells_of_their_own(eps: list[str]) -> None:
     hardened = [
         plan_suite(
             SuiteConfig.build({**ONE, "grids": [{**grid, "defense_budget": {"eps": one}}]})
-        ).cells[-1].training
+        ).cells[-1].attack.victim
         for one in eps
     ]  # fmt: skip
     assert hardened[0] != hardened[1]

@@ -19,10 +19,9 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.evolve import cell, run
 from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import AttackDomain
-from advhash.experiments.evolve.run import search
+from advhash.experiments.evolve.run import Evolve
 from advhash.experiments.evolve.winner import STEPS
-from advhash.experiments.experiment import describe
-from advhash.experiments.prepare.hardened import prepare
+from advhash.experiments.experiment import describe, resume, run as run_experiment
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import SCHEMA, CellDomain, distinct_cells, normal_form
 from advhash.reports.evolve import SearchRecord
@@ -33,6 +32,12 @@ HEADLINE = (
     "speedup", "hit_rate", "best_fitness", "best_fitness_uncached", "false_hit_rate",
     "hash_overhead",
 )  # fmt: skip
+
+
+def search(config: SearchConfig, out: Path, **how: Any) -> SearchRecord:
+    return run_experiment(Evolve(), config, out, **how)
+
+
 TINY = {"bits": 16, "epochs": 3, "image_size": 16}
 
 
@@ -200,7 +205,7 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         search(nas(table, repeats=1), out)
     assert not out.exists()
-    search(nas(table, repeats=1), out)
+    resume(out)
     assert len(calls) == 4 + 2 + 8  # the fourth again, the last, and the study
 
 
@@ -257,7 +262,10 @@ def test_a_search_over_attacks_killed_half_way_goes_on_as_if_it_was_not(
     except KeyboardInterrupt:
         kept = list((cache_root() / "searches").glob("*/state.json"))
         assert kept or every
-        search(config, tmp_path / "run")
+        if Path(f"{tmp_path / 'run'}.partial").is_dir():
+            resume(tmp_path / "run")
+        else:  # no search was finished
+            search(config, tmp_path / "run")
     assert len(calls) > 5
     assert untimed(SearchRecord.read(tmp_path / "run")) == undisturbed
     assert not list((cache_root() / "searches").iterdir())
@@ -281,11 +289,11 @@ def test_every_executor_gives_the_same_results(
     table: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     with place_to_run(executor) as name:
-        found = search(nas(table).model_copy(update={"executor": name}), tmp_path / "nas")
+        found = search(nas(table), tmp_path / "nas", executor=name)
         assert found.results == cells[0].results
         assert found.noise == cells[0].noise
-        config = attack(**FORGETFUL).model_copy(update={"executor": name})
-        assert untimed(search(config, tmp_path / "attack")) == undisturbed
+        found = search(attack(**FORGETFUL), tmp_path / "attack", executor=name)
+        assert untimed(found) == undisturbed
 
 
 @contextmanager
@@ -318,11 +326,7 @@ def test_a_victim_that_cannot_be_searched_is_refused_before_any_training(
     (tmp_path / "signs_of_mine.py").write_text(SIGNS)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def untrained(config: Any, progress: Any) -> Any:
-        assert ":" in config.victim.name  # nothing to train
-        return prepare(config, progress)
-
-    monkeypatch.setattr(run, "prepare", untrained)
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", None)
     config = SearchConfig.build(
         {"domain": "attack", "dataset": {"name": "digits", "size": 16}, place: {"name": name}}
     ).trusting(True)
@@ -337,7 +341,7 @@ def test_a_victim_that_cannot_be_searched_is_refused_before_any_training(
         ({"domain": "music"}, ConfigError, "domain"),
         ({"domain": "nas", "search": {"bits": 53}}, ConfigError, "bits"),
         ({"domain": "nas", "search": {"seconds": 0}}, ConfigError, "seconds"),
-        ({"domain": "nas", "executor": "moon"}, UsageError, "--executor"),
+        ({"domain": "nas", "executor": "moon"}, ConfigError, "no setting 'executor'"),
         ({"domain": "nas", "search": {"population": 2, "tournament": 3}}, UsageError, "tournament"),
         ({"domain": "nas", "table": "/nowhere/table.json.gz"}, RunError, "nas_table.py"),
         ({"domain": "attack", "victim": {"name": "dpsh", **TINY},
@@ -355,3 +359,14 @@ def test_bad_input_is_refused(
     with pytest.raises(error, match=message):
         search(SearchConfig.build(given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_is_none_is_refused(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--executor"):
+        search(nas(table), tmp_path / "run", executor="moon")
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_configs_of_the_old_name_are_read(table: Path) -> None:
+    old = {**nas(table).model_dump(exclude_none=True), "command": "search", "executor": "local"}
+    assert SearchConfig.build(old) == nas(table)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command_line import command
+from killed import killed_when
 
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.cli import app
-from advhash.experiments.transfer import run
+from advhash.codes.packed import HashCodes
+from advhash.data.load import load_dataset
+from advhash.experiments import experiment
+from advhash.experiments.attack.record import Outcome
 
 VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
+VICTIMS_LABELLED = ["dpsh+epochs=2", "dpsh+epochs=2+bits=16", "dpsh+seed=5+epochs=2"]
 FAST = ["--dataset", "digits", "--set", "dataset.size=16", "--queries", "24", "-q"]
 EPS = ["--eps", "16/255"]
 
@@ -67,6 +75,9 @@ def test_the_diagonal_is_what_attack_measures(
         assert cell["metrics"][name] == alone["metrics"][name]
 
 
+ALL = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS)
+
+
 def test_an_interrupted_run_goes_on_with_the_same_command(
     finished: tuple[Path, dict[str, Any]],
     capsys: pytest.CaptureFixture[str],
@@ -74,22 +85,84 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "again"
-    arguments = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS,
-                 "--out", str(out))  # fmt: skip
+    arguments = (*ALL, "--out", str(out))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "render", lambda *_: 1 / 0)
+        patch.setattr(experiment, "render", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError) as stopped:
             command(capsys, *arguments)
-    assert f"--out {out}" in stopped.value.__notes__[0]
+    assert f"`advhash transfer --resume {out}`" in stopped.value.__notes__[0]
     assert out.with_name("again.partial").is_dir()
     other = ["dhta+steps=5,noise" if one == "dhta+steps=6,noise" else one for one in arguments]
     code, _, told = command(capsys, *other)
     assert code != 0
-    assert "another config" in told
+    assert "the same command with other settings" in told
     monkeypatch.setattr(DHTA, "run", lambda *_: 1 / 0)  # all batches are there
     assert command(capsys, *arguments)[0] == 0
     cells_again = json.loads((out / "metrics.json").read_text())["cells"]
     assert cells_again == finished[1]["cells"]
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_a_killed_run_is_resumed(
+    executor: str,
+    finished: tuple[Path, dict[str, Any]],
+    session_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """SIGKILL once some batches are done, then the very command that an interrupt advises."""
+    out, small = tmp_path / "run", ("--set", "protocol.batch_size=4")
+    begun = session_cache / "unfinished" / "transfer"
+
+    def results() -> list[Path]:
+        found = (session_cache / "transfer").glob("*/result.json")
+        return [file for file in found if not file.parent.name.startswith(".")]
+
+    killed_when(
+        [sys.executable, "-m", "advhash", *ALL, *small, "--out", str(out)],
+        lambda: any(begun.rglob("*.safetensors")),
+        os.environ,
+    )
+    assert not out.exists()
+    kept = 6 * len(results()) + len(list(begun.rglob("*.safetensors")))
+    assert kept
+    made, real = [], DHTA.run
+    with monkeypatch.context() as patch:
+        patch.setattr(DHTA, "run", lambda *given: [made.append(given), real(*given)][1])
+        code, _, told = command(capsys, "transfer", "--resume", out, "--executor", executor, "-q")
+    assert code == 0, told
+    assert len(made) == (3 * 6 - kept if executor == "inline" else 0)  # no batch is made twice
+    assert not any(begun.rglob("*.safetensors"))
+    assert not results()  # the finished run has taken them over
+    calm = tmp_path / "calm"
+    assert command(capsys, *ALL, *small, "--out", str(calm))[0] == 0
+    found, wanted = (json.loads((one / "metrics.json").read_text()) for one in (out, calm))
+    for name in ("cells", "metrics", "flags", "victims", "methods", "protocol"):
+        assert found[name] == wanted[name], name
+    for name in ("queries.parquet", "config.toml"):
+        assert (out / name).read_bytes() == (calm / name).read_bytes()
+
+
+def test_a_dry_run_tells_every_cell_and_trains_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", lambda *_: 1 / 0)
+    out = tmp_path / "run"
+    code, text, told = command(capsys, *ALL, "--out", str(out), "--dry-run")
+    assert code == 0, told
+    plan = json.loads(text)
+    assert plan["cells"] == 6
+    assert plan["methods"]["dhta+steps=6"]["budget"] == "L∞ 16/255"
+    assert list(plan["victims"]) == VICTIMS_LABELLED
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_defence_is_written_behind_its_victim(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, told = command(capsys, *ALL, "--defense", "saat")
+    assert code == 2
+    assert "takes no --defense: write it behind its victim" in told
+    assert len(told.strip().splitlines()) == 1
 
 
 def test_trap_12_a_target_answers_with_its_own_codes(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -146,6 +219,9 @@ def test_its_config_replays_it(
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["cells"] == finished[1]["cells"]
+    assert [one["label"] for one in json.loads(out)["victims"]] == VICTIMS_LABELLED
+    again = (tmp_path / "again/config.toml").read_text()
+    assert again == (finished[0] / "config.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -219,9 +295,35 @@ def test_no_victim_is_trained_for_what_cannot_run(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("advhash.experiments.transfer.members.prepare", lambda *_: 1 / 0)
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", lambda *_: 1 / 0)
     data = [] if "--dataset" in given else ["--dataset", "digits"]
     out = ["-q", "--out", str(tmp_path / "run")]
     code, _, err = command(capsys, "transfer", *given.split(), *data, *out)
     assert code == 2, err
     assert word in err
+
+
+def test_an_outcome_is_kept_in_tensors_and_comes_back() -> None:
+    split = load_dataset("digits", {"size": 16}).query
+    rows = torch.tensor([3, 1, 5])
+    words = np.array([[1], [2**63 + 5], [7]], dtype=np.uint64)
+    outcome = Outcome(
+        rows=rows,
+        labels=split.labels[rows].numpy(),
+        targets=split.labels[rows + 1].numpy(),
+        clean=split.rows(rows).inputs["image"],
+        moved=split.rows(rows).inputs["image"] / 2,
+        clean_codes=HashCodes(words[::-1].copy(), 64),
+        codes=HashCodes(words, 64),
+        columns={"linf": np.array([0.1, np.nan, 0.3])},
+        seconds=0.1,
+        notes={"steps taken": torch.arange(3)},
+    )
+    for one in (outcome, replace(outcome, targets=None)):
+        again = Outcome.from_tensors(one.tensors(), split, "image")
+        kept, wanted = again.tensors(), one.tensors()
+        assert kept.keys() == wanted.keys()
+        assert all(kept[name].numpy().tobytes() == wanted[name].numpy().tobytes() for name in kept)
+        assert torch.equal(again.clean, one.clean)
+        assert np.array_equal(again.labels, one.labels)
+        assert (again.seconds, again.codes.bits) == (one.seconds, one.codes.bits)

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from advhash import __version__
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset
+from advhash.data.dataset import Dataset, Split
 from advhash.experiments.attack.columns import Columns
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack
@@ -74,6 +75,51 @@ class Outcome:
     columns: Columns
     seconds: float
     notes: Mapping[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the query split does not hold, to be kept; see `from_tensors`."""
+        kept = {
+            "rows": self.rows,
+            "moved": self.moved,
+            "clean_words": torch.from_numpy(self.clean_codes.words.view(np.int64)),
+            "words": torch.from_numpy(self.codes.words.view(np.int64)),
+            "bits": torch.tensor(self.codes.bits),
+            "seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            **{f"column {name}": torch.from_numpy(one) for name, one in self.columns.items()},
+            **{f"note {name}": one for name, one in self.notes.items()},
+        }
+        if self.targets is not None:
+            kept["targets"] = torch.from_numpy(self.targets)
+        return kept
+
+    @classmethod
+    def from_tensors(cls, kept: Mapping[str, Tensor], split: Split, modality: str) -> Outcome:
+        """The outcome of which `tensors` were kept.
+
+        split: the queries; modality: the one that was moved
+        """
+
+        def named(kind: str) -> dict[str, Tensor]:
+            start = f"{kind} "
+            found = kept.items()
+            return {name[len(start) :]: one for name, one in found if name.startswith(start)}
+
+        def codes(name: str) -> HashCodes:
+            return HashCodes(kept[name].numpy().view(np.uint64), int(kept["bits"]))
+
+        rows = kept["rows"]
+        return cls(
+            rows=rows,
+            labels=split.labels[rows].numpy(),
+            targets=kept["targets"].numpy() if "targets" in kept else None,
+            clean=split.rows(rows).inputs[modality],
+            moved=kept["moved"],
+            clean_codes=codes("clean_words"),
+            codes=codes("words"),
+            columns={name: one.numpy() for name, one in named("column").items()},
+            seconds=float(kept["seconds"]),
+            notes=named("note"),
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol as Contract
@@ -29,6 +29,7 @@ from advhash.experiments.config import (
     ProtocolConfig,
     VictimConfig,
 )
+from advhash.experiments.config_text import method_label
 from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result, run
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
@@ -39,7 +40,6 @@ from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.page.render import render
 from advhash.reports.record import SIBLINGS, Record, Siblings
 from advhash.storage.cache import content_key
-from advhash.storage.cells import CellStore
 from advhash.storage.files import write_json, write_text
 from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
@@ -48,7 +48,6 @@ __all__ = [
     "AttackCell",
     "AttackExperiment",
     "attack",
-    "attack_briefly",
     "check_attack_config",
     "resolve",
 ]
@@ -71,10 +70,16 @@ class Known(Contract):
 
 @dataclass(frozen=True)
 class Served:
-    """The codes of the victim's databases, by direction."""
+    """The codes of a victim's databases, by direction."""
+
+    victim: str = "victim"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.victim,)
 
     def build(self, place: Place) -> dict[str, HashCodes]:
-        trained: Trained = place.part("victim")
+        trained: Trained = place.part(self.victim)
         return {
             name: trained.victim.database_codes(trained.data, name)
             for name in trained.victim.directions
@@ -89,25 +94,41 @@ class PlannedAttack:
     """
 
     config: AttackConfig
+    victim: str = "victim"
+    codes: str = "codes"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.victim, self.codes)
 
     def build(self, place: Place) -> FittedAttack:
-        trained: Trained = place.part("victim")
+        trained: Trained = place.part(self.victim)
         database = str(self.config.protocol.database)
-        codes = place.part("codes")[database]
+        codes = place.part(self.codes)[database]
         seen = AttackData(trained.data, codes, database, self.config.protocol.query_modality)
         return fit_attack(self.config, trained, seen, place.progress)
 
 
 @dataclass(frozen=True)
 class AttackCell:
-    """One attack under one budget; `fit` names the part that is its fitted attack.
+    """One attack under one budget.
 
     config: with every default written out
+    victim, codes, fit: names of the parts that are the victim, its database, the fitted attack
+    names, amount: by which the cost is learnt, from the most telling name to the least
     """
 
     config: AttackConfig
     key: str
+    victim: str = "victim"
+    codes: str = "codes"
     fit: str = "fit"
+    names: tuple[str, ...] = ()
+    amount: int = 1
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.victim, self.codes, self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +173,8 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
         )
 
     def compute(self, cell: AttackCell, place: Place) -> Result:
-        config, trained = cell.config, place.part("victim")
-        codes, fitted = place.part("codes"), place.part(cell.fit)
+        config, trained = cell.config, place.part(cell.victim)
+        codes, fitted = place.part(cell.codes), place.part(cell.fit)
         with place.timed("attack"):
             outcome = attack_queries(place.piece, config, trained, fitted, place.progress)
         database = codes[str(config.protocol.database)]
@@ -208,50 +229,36 @@ def attack(config: AttackConfig, out: Path | None = None, progress: Progress = s
     return record
 
 
-def attack_briefly(config: AttackConfig, folder: Path) -> Record:
-    """The figures of one attack under one budget, without pictures and page: record and rows.
-
-    folder: into which `metrics.json` and `queries.parquet` are written
-
-    Raises AdvhashError.
-    """
-    kind = AttackExperiment()
-    plan = kind.plan(config)
-    (cell,) = plan.cells
-    place, store = Place(plan.parts), CellStore(kind.name, cell.key)
-    result = kind.compute(cell, place.at(store))
-    outcome, scores = kept_again(result)
-    found = Record.from_document(result.document)
-    seconds = {**place.seconds, **found.run.seconds}
-    run = run_info(folder, cell.config.seed, cell.config.device, seconds)
-    record = found.model_copy(update={"run": run})
-    folder.mkdir()
-    write_text(folder / "config.toml", cell.config.to_toml())
-    write_queries(folder / "queries.parquet", outcome, scores)
-    write_text(folder / "metrics.json", record.dumps())
-    store.forget()
-    return record
-
-
 def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
     """The cell of one budget. Raises AdvhashError for whatever can be refused before training."""
     method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     budget = config.budget.resolve(method.default_budget)
     method.check_budget(budget)
     resolved = resolve(config, known)
-    identity = {
-        "victim": known.identity,
-        "attack": resolved.attack.name,
-        "method": ATTACKS[resolved.attack.name].digest,
-        "settings": resolved.attack.settings,
-        "seed": resolved.seed,
-        "budget": repr(budget),
-        "eight_bit": resolved.budget.eight_bit,
-        "protocol": resolved.protocol.model_dump(mode="json"),
-        "threads": torch.get_num_threads(),
+    victim, data = known.names
+    count = len(known.data.query)
+    return AttackCell(
+        resolved,
+        content_key(cell_identity(resolved, known.identity, torch.get_num_threads())),
+        names=(method_label(config.attack), data, victim),
+        amount=min(resolved.protocol.queries or count, count),
+    )
+
+
+def cell_identity(config: AttackConfig, victim: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """What names a cell. config: with every default; victim: `PlannedVictim.identity`."""
+    return {
+        "victim": victim,
+        "attack": config.attack.name,
+        "method": ATTACKS[config.attack.name].digest,
+        "settings": config.attack.settings,
+        "seed": config.seed,
+        "budget": repr(config.budget.resolve(Budget("none", math.inf))),
+        "eight_bit": config.budget.eight_bit,
+        "protocol": config.protocol.model_dump(mode="json"),
+        "threads": threads,
         "code": code_version(*CODE),
     }
-    return AttackCell(resolved, content_key(identity))
 
 
 def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]:
@@ -320,7 +327,10 @@ def kept(outcome: Outcome, scores: Scores) -> dict[str, torch.Tensor]:
 
 
 def kept_again(result: Result) -> tuple[Outcome, Scores]:
-    """`kept` read back; without what the attack noted, which is in the record."""
+    """`kept` read back: without what the attack noted, which is in the record.
+
+    Without inputs where they were not kept.
+    """
     found = result.tensors
     arrays = {name: values.numpy() for name, values in found.items()}
     bits = int(found["bits"])
@@ -341,8 +351,8 @@ def kept_again(result: Result) -> tuple[Outcome, Scores]:
         rows=found["rows"],
         labels=arrays["labels"],
         targets=arrays.get("targets"),
-        clean=found["clean"],
-        moved=found["moved"],
+        clean=found.get("clean", torch.empty(0)),
+        moved=found.get("moved", torch.empty(0)),
         clean_codes=clean_codes,
         codes=codes,
         columns=columns,

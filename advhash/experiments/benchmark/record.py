@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from advhash.data.dataset import Progress
 from advhash.experiments.attack.record import run_info
-from advhash.experiments.benchmark.cell import Done
 from advhash.experiments.benchmark.leaderboard import Sample, mean_over, overall, ranks, summary
 from advhash.experiments.benchmark.suite import Cell, Suite
+from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
 from advhash.reports.record import Flag, Record, main_metric
@@ -31,17 +29,14 @@ class Found:
 
 def suite_record(
     suite: Suite,
-    ended: Mapping[str, Done],
+    missing: Mapping[str, Missing],
     read: Mapping[str, Found],
-    folder: Path,
-    executor: str,
-    seconds: float,
-    progress: Progress,
+    place: Place,
 ) -> BenchmarkRecord:
-    """What a suite found. ended: how every cell did; read: those that are finished."""
+    """What a suite found. missing: why cells gave nothing; read: those that are finished."""
     infos, found = [], [read[cell.key] for cell in suite.cells if cell.key in read]
     for cell in suite.cells:
-        done, figures, spent = ended[cell.key], {}, None
+        gone, figures, spent = missing.get(cell.key), {}, None
         if cell.key in read:
             record = read[cell.key].record
             figures = {name: metric.value for name, metric in record.metrics.items() if metric}
@@ -55,11 +50,11 @@ def suite_record(
                 budget=cell.budget,
                 victim_seed=cell.victim_seed,
                 attack_seed=cell.attack_seed,
-                status=done.status,
+                status="done" if gone is None else gone.status,
                 seconds=None if spent is None else round(spent, 3),
                 figures=figures,
-                message=done.message,
-                trace=done.trace,
+                message="" if gone is None else gone.message,
+                trace="" if gone is None else gone.trace,
             )
         )
     config = suite.config
@@ -76,15 +71,15 @@ def suite_record(
         rows += here
         methods += _methods(key, table)
         victims += _standings(key, table, here)
-        progress("comparing", done_groups + 1, len(groups))
+        place.progress("comparing", done_groups + 1, len(groups))
     return BenchmarkRecord(
         schema_=BENCHMARK,
         command="benchmark",
-        run=run_info(folder, config.seed, config.device, {"all": seconds}),
+        run=run_info(place.final, config.seed, config.device, {"all": place.seconds["all"]}),
         name=config.name,
         suite=config.model_dump(mode="json"),
-        executor=executor,
-        report=str(folder / "report.html"),
+        executor=place.executor,
+        report=str(place.final / "report.html"),
         failed=[one.key for one in infos if one.status == "failed"],
         left=[one.key for one in infos if one.status == "left"],
         flags=[*seed_flags(suite), *_unequal(groups), *_raised(found)],
@@ -154,7 +149,7 @@ def _deviations(found: Sequence[Found]) -> dict[str, list[str]]:
     return {name: list(texts) for name, texts in told.items()}
 
 
-Place = tuple[str, str, Any]  # data set, budget, goal
+Setting = tuple[str, str, Any]  # data set, budget, goal
 Table = Mapping[str, Mapping[str, Sequence[Found]]]  # victim → method → cells
 
 
@@ -162,7 +157,7 @@ def _samples(found: Sequence[Found]) -> list[Sample]:
     return [one.sample for one in found]
 
 
-def _rows(key: Place, table: Table) -> list[Row]:
+def _rows(key: Setting, table: Table) -> list[Row]:
     dataset, budget, goal = key
     rows = []
     for victim, by_method in table.items():
@@ -197,7 +192,7 @@ def _rows(key: Place, table: Table) -> list[Row]:
     return sorted(rows, key=lambda row: row.rank)
 
 
-def _methods(key: Place, table: Table) -> list[Method]:
+def _methods(key: Setting, table: Table) -> list[Method]:
     """Each attack over the victims that all of them were made on."""
     dataset, budget, goal = key
     names = list(dict.fromkeys(method for by_method in table.values() for method in by_method))
@@ -221,7 +216,7 @@ def _methods(key: Place, table: Table) -> list[Method]:
     return sorted(found, key=lambda one: one.rank)
 
 
-def _unequal(groups: Mapping[Place, Table]) -> list[Flag]:
+def _unequal(groups: Mapping[Setting, Table]) -> list[Flag]:
     """Victims that faced fewer attacks than those beside which they stand."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for (dataset, budget, goal), table in groups.items():
@@ -242,7 +237,7 @@ def _unequal(groups: Mapping[Place, Table]) -> list[Flag]:
     ]
 
 
-def _standings(key: Place, table: Table, rows: Sequence[Row]) -> list[Standing]:
+def _standings(key: Setting, table: Table, rows: Sequence[Row]) -> list[Standing]:
     """Each victim under the attack whose mean moves it most."""
     dataset, budget, goal = key
     main, sign = main_metric(goal), 1 if goal == "targeted" else -1

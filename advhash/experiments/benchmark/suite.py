@@ -13,25 +13,29 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from advhash.data.dataset import Dataset
-from advhash.defenses.base import Wrapping
+from advhash.attacks.base import Attack
 from advhash.errors import ConfigError, UnknownName, UsageError, nearest
-from advhash.experiments.attack.run import check_attack_config
+from advhash.experiments.attack.run import (
+    AttackCell,
+    PlannedAttack,
+    Served,
+    cell_identity,
+    planned_cell,
+)
 from advhash.experiments.benchmark.config import GridConfig, SuiteConfig
 from advhash.experiments.config import AttackConfig, BudgetConfig
 from advhash.experiments.config_text import method_label, read_toml
-from advhash.experiments.prepare.code_key import code_version
-from advhash.experiments.prepare.hardened import DEFAULT, foresee
+from advhash.experiments.experiment import Part
+from advhash.experiments.prepare.hardened import DEFAULT
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import resolve_device
-from advhash.experiments.prepare.trained import cache_identity
-from advhash.registry import ATTACKS, DEFENSES, VICTIMS
+from advhash.registry import ATTACKS, DEFENSES
 from advhash.storage.cache import content_key
-from advhash.victims.base import HashVictim
-from advhash.victims.training.acceleration import precision
 
 __all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
 
 UNDEFENDED = "none"
+THREADS = 1  # of each process: figures are the same for any executor and number of workers
 SHIPPED = Path(__file__).with_name("suites")
 
 
@@ -39,15 +43,15 @@ SHIPPED = Path(__file__).with_name("suites")
 class Cell:
     """One attack run, and how tables name what it is made of.
 
+    attack:      what is computed; its figures do not depend on the suite
     data:        the data set with its settings
     dataset:     the same with the settings of the protocol in which cells of the suite differ
-    training:    names the victim with its defence, as far as they are trained here
     queries:     how many are attacked
     victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
     """
 
     key: str
-    training: str
+    attack: AttackCell
     config: AttackConfig
     data: str
     dataset: str
@@ -64,6 +68,14 @@ class Cell:
         """From the most telling to the least about what it costs."""
         return self.method, self.data, self.victim
 
+    @property
+    def amount(self) -> int:
+        return self.queries
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.attack.parts
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -71,6 +83,7 @@ class Suite:
 
     config: SuiteConfig
     cells: list[Cell]
+    parts: dict[str, Part]
 
 
 def shipped_suites() -> list[str]:
@@ -100,8 +113,9 @@ def plan_suite(config: SuiteConfig) -> Suite:
     device = str(resolve_device(config.device))
     config = config.model_copy(update={"device": device})
     cells: dict[str, Cell] = {}
+    parts: dict[str, Part] = {}
     for grid in config.grids:
-        for cell in _cells(config, grid):
+        for cell in _cells(config, grid, parts):
             cells.setdefault(cell.key, cell)
     named = _by_protocol(list(cells.values()))
     called: dict[tuple[object, ...], str] = {}
@@ -112,7 +126,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
                 f"two different cells are both called {cell.method}, {cell.budget}, on "
                 f"{cell.victim}, {cell.dataset}: put them into suites of their own"
             )
-    return Suite(config, named)
+    return Suite(config, named, parts)
 
 
 def _by_protocol(cells: list[Cell]) -> list[Cell]:
@@ -130,7 +144,7 @@ def _by_protocol(cells: list[Cell]) -> list[Cell]:
     ]
 
 
-def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
+def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iterator[Cell]:
     hardens = any(one.name != UNDEFENDED for one in grid.defenses)
     if grid.defense_budget != BudgetConfig() and not hardens:
         raise UsageError(
@@ -153,24 +167,18 @@ def _cells(suite: SuiteConfig, grid: GridConfig) -> Iterator[Cell]:
             if DEFENSES.create(defense.name, defense.settings).takes_budget:
                 label += _trained_at(grid.defense_budget)
         with _telling(label, parts=not plain):
-            known = _Victim.plan(base)
+            known = PlannedVictim.of(base)
         drawn = known.learns and victim.seed is None
+        identity, names = known.identity, (label, known.names[1])
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             one = base.model_copy(update={"attack": attack, "budget": budget})
             with _telling(f"{label} on {known.data.name}, {method_label(attack)}", parts=True):
-                check_attack_config(one, known.fresh, known.data)
+                planned = planned_cell(one, known)
             for victim_seed, seed in product(
                 range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)
             ):
-                trained = victim.model_copy(
-                    update={"seed": suite.seed + victim_seed} if drawn else {}
-                )
-                yield _cell(
-                    one.model_copy(update={"seed": suite.seed + seed, "victim": trained}),
-                    known,
-                    label,
-                    drawn=drawn,
-                )
+                trained = suite.seed + victim_seed if drawn else None
+                yield _cell(one, planned, known, identity, names, trained, suite.seed + seed, parts)
 
 
 @contextmanager
@@ -189,87 +197,61 @@ def _trained_at(budget: BudgetConfig) -> str:
     return "" if budget == BudgetConfig() else f" at {budget.resolve(DEFAULT)}"
 
 
-@dataclass(frozen=True)
-class _Victim:
-    """What is known of a victim before any training.
+def _cell(
+    config: AttackConfig,
+    planned: AttackCell,
+    known: PlannedVictim,
+    identity: dict[str, Any],
+    names: tuple[str, str],
+    victim_seed: int | None,
+    seed: int,
+    parts: dict[str, Part],
+) -> Cell:
+    """The cell of these seeds; its parts are added to those of the suite.
 
-    identity: names it without its seed
-    fresh:    as it is before training, or as it comes
-    learns:   whether a seed decides over it
+    names: what tables call the victim, and the data set with its settings
+    victim_seed: that is drawn; None for a victim that no seed decides over, or with its own
     """
-
-    identity: dict[str, Any]
-    fresh: HashVictim
-    learns: bool
-    data: Dataset
-
-    @classmethod
-    def plan(cls, config: AttackConfig) -> _Victim:
-        device, foreseen = resolve_device(config.device), foresee(config)
-        code = code_version("experiments.attack", "experiments.benchmark")
-        fresh, data = foreseen.victim, foreseen.data
-        if foreseen.ready is not None:  # a checkpoint, or a function of the user
-            identity, learns = {**cache_identity(foreseen.ready), "code": code}, False
-            if config.defense is not None:
-                identity["precision"] = precision(device)
-        else:
-            identity = {
-                "victim": config.victim.name,
-                "method": VICTIMS[config.victim.name].digest,
-                "settings": foreseen.settings,
-                "data": data.fingerprint(),
-                "code": code,
-                "device": device.type,
-                "precision": precision(device),
-            }
-            learns = any(True for _ in fresh.parameters())
-        if config.defense is not None:  # one that only wraps the victim learns nothing
-            defense = DEFENSES.create(config.defense.name, config.defense.settings)
-            learns = learns or not isinstance(defense, Wrapping)
-        return cls(identity, fresh, learns, data)
-
-
-def _cell(config: AttackConfig, known: _Victim, victim: str, *, drawn: bool) -> Cell:
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    attack = ATTACKS.create(config.attack.name, settings)
-    defense = config.defense
-    training = {
-        **known.identity,
-        "seed": config.victim_seed if known.learns else None,
-        "defense": None
-        if defense is None
-        else [
-            defense.name,
-            DEFENSES.settings(defense.name, defense.settings),
-            DEFENSES[defense.name].digest,
-            repr(config.defense_budget.resolve(DEFAULT))
-            if DEFENSES.create(defense.name, defense.settings).takes_budget
-            else None,
-        ],
-    }
+    victim, data = names
+    attack: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+    given = {} if victim_seed is None else {"seed": victim_seed}
+    seeded, resolved = (
+        one.model_copy(update={"seed": seed, "victim": one.victim.model_copy(update=given)})
+        for one in (config, planned.config)
+    )
+    if known.learns:  # the seed of the victim, else that of the run
+        identity = {**identity, "seed": seeded.victim_seed}
+    key = content_key(cell_identity(resolved, identity, THREADS))
+    trained = content_key(identity)
+    codes, fit = f"codes {trained}", f"fit {trained} {content_key(_fitting(resolved, attack))}"
+    if trained not in parts:
+        parts[trained] = (
+            known if victim_seed is None and not known.learns else (replace(known, config=seeded))
+        )
+        parts[codes] = Served(trained)
+    parts.setdefault(fit, PlannedAttack(resolved, trained, codes))
     budget = config.budget.resolve(attack.default_budget)
-    identity = {
-        "victim": training,
-        "attack": config.attack.name,
-        "method": ATTACKS[config.attack.name].digest,
-        "settings": settings,
-        "seed": config.seed,
-        "budget": repr(budget),
-        "eight_bit": config.budget.eight_bit,
-        "protocol": config.protocol.model_dump(mode="json"),
-    }
-    data = method_label(config.dataset.model_copy(update={"name": known.data.name}))
     return Cell(
-        key=content_key(identity),
-        training=content_key(training),
-        config=config,
+        key=key,
+        attack=AttackCell(resolved, key, trained, codes, fit),
+        config=seeded,
         data=data,
         dataset=data,
         victim=victim,
         method=method_label(config.attack),
         budget=f"{budget}{'' if config.budget.eight_bit else ' unrounded'}",
         goal=attack.goal,
-        queries=min(config.protocol.queries or len(known.data.query), len(known.data.query)),
-        victim_seed=config.victim_seed if drawn else None,
-        attack_seed=config.seed,
+        queries=planned.amount,
+        victim_seed=victim_seed,
+        attack_seed=seed,
     )
+
+
+def _fitting(config: AttackConfig, attack: Attack) -> dict[str, Any]:
+    """What decides over the fitted attack beside the victim."""
+    return {
+        "attack": config.attack.model_dump(),
+        "seed": config.seed,
+        "budget": repr(config.budget.resolve(attack.default_budget)),
+        "direction": [config.protocol.database, config.protocol.query_modality],
+    }

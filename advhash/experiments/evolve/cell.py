@@ -66,18 +66,24 @@ class SearchTask:
     """An arm, a repeat and a config whose every default is written out.
 
     noise, max_num_evals, remove_probability: instead of the config's
+    inputs: names the victims, or the table of cells, as far as they are known before training
     """
 
     config: SearchConfig
     arm: str
     repeat: int
+    inputs: str = ""
     noise: float | None = None
     max_num_evals: int | None = None
     remove_probability: float | None = None
 
     @property
+    def names(self) -> tuple[str, str]:
+        """By which the cost is learnt."""
+        return self.config.domain, self.arm
+
+    @property
     def key(self) -> str:
-        """A name for files."""
         return content_key(
             {
                 "config": self.config.to_toml(),

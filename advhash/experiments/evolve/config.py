@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, model_validator
 
 from advhash.experiments.config import BudgetConfig, DatasetConfig, Run, Table, VictimConfig
 from advhash.targets import TargetRule
@@ -42,11 +41,10 @@ class SearchTable(Table):
 
 
 class SearchConfig(Run):
-    """`advhash search`. `table`: a file of trained cells; `other`: a victim that no search sees."""
+    """`advhash evolve`. `table`: a file of trained cells; `other`: a victim that no search sees."""
 
-    command: Literal["search"] = "search"
+    command: Literal["evolve"] = "evolve"
     domain: Literal["attack", "nas"]
-    executor: str = "inline"
     search: SearchTable = Field(default_factory=SearchTable)
     table: str | None = None
     victim: VictimConfig = Field(default_factory=lambda: VictimConfig(name="dpsh"))
@@ -54,3 +52,12 @@ class SearchConfig(Run):
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     targets: TargetRule = "disjoint"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_one(cls, values: Any) -> Any:
+        """Until 0.1 the command was called `search`, and its executor stood in the config."""
+        if isinstance(values, Mapping) and values.get("command") == "search":
+            kept = {name: value for name, value in values.items() if name != "executor"}
+            return {**kept, "command": "evolve"}
+        return values

@@ -21,7 +21,6 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, paired_difference, ratio_of_means
 from advhash.registry import ATTACKS
 from advhash.reports.evolve import HeldOut, SearchResult
-from advhash.storage.run_folder import RunFolder
 
 __all__ = ["best_candidate", "exported", "on_held_out"]
 
@@ -35,7 +34,6 @@ def best_candidate(results: Sequence[SearchResult]) -> Any:
 
 
 def on_held_out(
-    folder: RunFolder,
     config: SearchConfig,
     place: Range,
     other: Trained,
@@ -55,9 +53,7 @@ def on_held_out(
         rival: Attack = ATTACKS.create("dhta", {"steps": steps, "step": step})
         return rival
 
-    tried = folder.json_part(
-        "dhta-steps", lambda: [float(place.precision(dhta(step)).mean()) for step in STEPS]
-    )
+    tried = [float(place.precision(dhta(step)).mean()) for step in STEPS]
     tuned = STEPS[int(np.argmax(tried))]
     for number, trained in enumerate((place.trained, other)):
         progress("held-out queries", number, 2)
@@ -71,13 +67,8 @@ def on_held_out(
             progress=progress,
         )
         ours = AttackDomain(judged, steps=steps, bits=0).attack(genome)
-
-        def columns(mine: Attack = ours, where: Range = judged) -> Any:
-            attacks = {"winner": mine, "dhta": dhta(), "dhta_tuned": dhta(tuned)}
-            return {name: where.precision(one).tolist() for name, one in attacks.items()}
-
-        scores = folder.json_part(f"held-out-{number}", columns)
-        arrays = {name: np.asarray(values) for name, values in scores.items()}
+        attacks = {"winner": ours, "dhta": dhta(), "dhta_tuned": dhta(tuned)}
+        arrays = {name: judged.precision(one) for name, one in attacks.items()}
         found.append(
             HeldOut(
                 victim=trained.card["name"],

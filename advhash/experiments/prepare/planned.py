@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from advhash.data.dataset import Dataset, Progress
 from advhash.defenses.base import Wrapping
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig, VictimConfig
+from advhash.experiments.config_text import method_label
+from advhash.experiments.costs import note_cost
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, prepare
 from advhash.experiments.prepare.seeds import resolve_device
 from advhash.experiments.prepare.trained import Trained, cache_identity
+from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
@@ -35,6 +39,7 @@ class PlannedVictim:
 
     config: TrainConfig | AttackConfig
     foreseen: Foreseen | None = None
+    parts: ClassVar[tuple[str, ...]] = ()  # that it needs
 
     @classmethod
     def of(cls, config: TrainConfig | AttackConfig) -> PlannedVictim:
@@ -63,6 +68,16 @@ class PlannedVictim:
         """The registered name, or what the card of one that comes trained calls it."""
         ready = self.ready
         return self.config.victim.name if ready is None else str(ready.card["name"])
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """By which the cost of its training is learnt."""
+        defense = self.config.defense
+        hardened = "" if defense is None else f" + {method_label(defense)}"
+        return (
+            method_label(self.config.victim.model_copy(update={"seed": None})) + hardened,
+            method_label(self.config.dataset.model_copy(update={"name": self.data.name})),
+        )
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -142,6 +157,15 @@ class PlannedVictim:
             ]
         return found
 
+    @property
+    def is_built(self) -> bool:
+        """Whether it comes trained or the cache has it; of a hardened one that is not known."""
+        return self.config.defense is None and is_trained(self.config)
+
     def build(self, place: _Place) -> Trained:
         """The trained victim."""
-        return prepare(self.config, place.progress, self.foreseen)
+        began = time.perf_counter()
+        trained = prepare(self.config, place.progress, self.foreseen)
+        if not trained.cached and self.ready is None:
+            note_cost("training", self.names, 1, time.perf_counter() - began)
+        return trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -17,8 +17,32 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 
+__all__ = ["LabelledMethod", "LabelledVictim", "MatrixConfig", "Settings", "TransferConfig"]
 
-class TransferConfig(Run):
+
+class LabelledMethod(MethodConfig):
+    """label: its name in the record; None: what the command says, e.g. `dhta+steps=20`."""
+
+    label: str | None = None
+
+
+class LabelledVictim(VictimConfig):
+    """label: its name in the record; None: what the command says, e.g. `dpsh+bits=16`."""
+
+    label: str | None = None
+
+
+class MatrixConfig(Run):
+    """How far queries are moved, and how every victim is judged by them."""
+
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+
+
+Settings = TypeVar("Settings", bound=MatrixConfig)
+
+
+class TransferConfig(MatrixConfig):
     """`advhash transfer`: every method on every victim, judged on all of them.
 
     victims: at least two; a setting `seed` of one trains it with a seed of its own, and `defense`
@@ -28,8 +52,6 @@ class TransferConfig(Run):
     """
 
     command: Literal["transfer"] = "transfer"
-    victims: list[VictimConfig] = Field(min_length=2)
-    attacks: list[MethodConfig] = Field(min_length=1)
+    victims: list[LabelledVictim] = Field(min_length=2)
+    attacks: list[LabelledMethod] = Field(min_length=1)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)

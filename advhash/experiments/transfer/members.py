@@ -6,54 +6,115 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from advhash.attacks.base import AttackData
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress
 from advhash.errors import UsageError
-from advhash.experiments.attack.run import check_attack_config
-from advhash.experiments.config import (
-    AttackConfig,
-    DatasetConfig,
-    MethodConfig,
-    TrainConfig,
-    VictimConfig,
-)
+from advhash.experiments.config import DatasetConfig, TrainConfig
 from advhash.experiments.config_text import method_label
-from advhash.experiments.prepare.hardened import Foreseen, foresee, prepare
+from advhash.experiments.experiment import Place
+from advhash.experiments.prepare.hardened import DEFAULT
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
-from advhash.experiments.transfer.config import TransferConfig
+from advhash.experiments.transfer.config import LabelledMethod, LabelledVictim, TransferConfig
+from advhash.registry import DEFENSES
 
-__all__ = ["Member", "labels_of", "planned", "prepared"]
+__all__ = ["Member", "PlannedMember", "labels_of", "planned_members"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A victim of the matrix, as the command named it."""
+    """A victim of the matrix, as the command named it, and the codes of its database."""
 
     label: str
     trained: Trained
-    codes: HashCodes  # of its database
+    codes: HashCodes
     database: str
 
+    def seen(self, modality: str) -> AttackData:
+        """What an attacker of this victim sees."""
+        return AttackData(self.trained.data, self.codes, self.database, modality)
 
-def labels_of(tables: Sequence[MethodConfig]) -> list[str]:
+
+@dataclass(frozen=True)
+class PlannedMember:
+    """A victim of the matrix before it is trained; `build` trains it and hashes its database."""
+
+    label: str
+    planned: PlannedVictim
+    database: str
+
+    def build(self, place: Place) -> Member:
+        trained = self.planned.build(place)
+        codes = trained.victim.database_codes(trained.data, self.database)
+        return Member(self.label, trained, codes, self.database)
+
+    @property
+    def table(self) -> LabelledVictim:
+        """The table that gets this victim again, with every setting and its label."""
+        config = self.planned.config
+        table = {**self.planned.replay.model_dump(), "label": self.label}
+        if config.defense is not None:
+            name = config.defense.name
+            settings = DEFENSES.settings(name, config.defense.settings)
+            table["defense"] = {"name": name, **settings}
+            if DEFENSES.create(name, settings).takes_budget:
+                budget = config.defense_budget.resolve(DEFAULT)
+                table["defense_budget"] = {"norm": budget.norm, "eps": budget.eps}
+        return LabelledVictim.build(table)
+
+
+def labels_of(tables: Sequence[LabelledVictim] | Sequence[LabelledMethod]) -> list[str]:
     """The names as the command gave them. Raises UsageError for two equal ones."""
-    labels = [method_label(one) for one in tables]
+    labels = [one.label or method_label(one) for one in tables]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"expected different victims and methods, got {label} twice")
     return labels
 
 
-def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig) -> TrainConfig:
+def planned_members(config: TransferConfig) -> list[PlannedMember]:
+    """The victims as they are known before training; all see the data set of the first.
+
+    Raises AdvhashError, before any training: equal labels, victims of other data or of another
+    query modality, a database that none of them has.
+    """
+    members: list[PlannedMember] = []
+    first: tuple[str, str] | None = None
+    dataset, directions = config.dataset, dict[str, None]()
+    for table, label in zip(config.victims, labels_of(config.victims), strict=True):
+        planned = PlannedVictim.of(_wanted(config, table, dataset))
+        victim = planned.victim
+        mine = (
+            planned.data.fingerprint(),
+            victim.query_modality(config.protocol.query_modality),
+        )
+        if first is None:
+            first, dataset = mine, planned.dataset
+        elif mine != first:
+            raise UsageError(
+                f"expected victims of the same data: {label} sees other data than "
+                f"{members[0].label}"
+            )
+        directions |= dict.fromkeys(victim.directions)
+        asked = config.protocol.database
+        database = asked if asked in victim.directions else None
+        members.append(PlannedMember(label, planned, database or victim.default_database))
+    asked = config.protocol.database
+    if asked is not None and asked not in directions:
+        raise UsageError(f"--database: expected one of {', '.join(directions)}, got {asked!r}")
+    return members
+
+
+def _wanted(config: TransferConfig, table: LabelledVictim, dataset: DatasetConfig) -> TrainConfig:
     """What trains a victim of the matrix."""
-    settings = dict(table.settings)
+    victim = table.model_dump(exclude={"label"})
+    defense = victim.pop("defense", None)
     wanted = TrainConfig.build(
         {
-            "seed": config.seed,
-            "device": config.device,
-            "defense": _defense(settings.pop("defense", None)),
-            "defense_budget": settings.pop("defense_budget", {}),
-            "victim": {"name": table.name, "seed": table.seed, **settings},
+            **config.model_dump(include={"seed", "device"}),
+            "defense": _defense(defense),
+            "defense_budget": victim.pop("defense_budget", {}),
+            "victim": victim,
             "dataset": dataset.model_dump(),
         }
     )
@@ -62,81 +123,6 @@ def _wanted(config: TransferConfig, table: VictimConfig, dataset: DatasetConfig)
     return wanted.trusting(config.trust_code)
 
 
-def planned(config: TransferConfig, labels: Sequence[str]) -> tuple[TransferConfig, list[Foreseen]]:
-    """The config with what is moved written out: "image", which is asked for by default, is the
-    first party's part of a federation. And the victims as they are foreseen, for `prepared`.
-
-    Raises AdvhashError, before any training: victims of other data, a database that none of them
-    has, or what `advhash attack` would refuse of a victim and a method.
-    """
-    first: tuple[str, str, str] | None = None
-    dataset, directions, foreseen = config.dataset, dict[str, None](), list[Foreseen]()
-    for table, label in zip(config.victims, labels, strict=True):
-        wanted = _wanted(config, table, dataset)
-        one = foresee(wanted)
-        victim, data = one.victim, one.data
-        modality = victim.query_modality(config.protocol.query_modality)
-        if first is None:
-            first = label, data.fingerprint(), modality
-            dataset = DatasetConfig.build({"name": data.name, **data.settings})
-        elif (data.fingerprint(), modality) != first[1:]:
-            raise UsageError(
-                f"expected victims of the same data: {label} sees other data than {first[0]}"
-            )
-        for method in config.attacks:
-            check_attack_config(_alone(config, wanted, method), victim, data)
-        directions |= dict.fromkeys(victim.directions)
-        foreseen.append(one)
-    assert first is not None
-    asked = config.protocol.database
-    if asked is not None and asked not in directions:
-        raise UsageError(f"--database: expected one of {', '.join(directions)}, got {asked!r}")
-    protocol = config.protocol.model_copy(update={"query_modality": first[2]})
-    return config.model_copy(update={"protocol": protocol}), foreseen
-
-
-def _alone(config: TransferConfig, wanted: TrainConfig, method: MethodConfig) -> AttackConfig:
-    """A victim and a method as `advhash attack` is asked, before the victim's own database."""
-    return AttackConfig(
-        device=config.device,
-        victim=wanted.victim,
-        defense=wanted.defense,
-        defense_budget=wanted.defense_budget,
-        attack=method,
-        dataset=wanted.dataset,
-        budget=config.budget,
-        protocol=config.protocol.model_copy(update={"database": None}),
-    ).trusting(config.trust_code)
-
-
-def prepared(
-    config: TransferConfig,
-    labels: Sequence[str],
-    foreseen: Sequence[Foreseen],
-    progress: Progress,
-) -> list[Member]:
-    """Train the victims that do not come trained; all see the data set of the first."""
-    members: list[Member] = []
-    dataset = config.dataset
-    for table, label, one in zip(config.victims, labels, foreseen, strict=True):
-        trained = prepare(_wanted(config, table, dataset), progress, one)
-        if not members:
-            data = trained.data
-            dataset = DatasetConfig.build({"name": data.name, **data.settings})
-        database = _database(config, trained)
-        codes = trained.victim.database_codes(trained.data, database)
-        members.append(Member(label, trained, codes, database))
-    return members
-
-
 def _defense(given: Any) -> dict[str, Any] | None:
     """A defence as a name or as a table of a name and settings."""
     return {"name": given} if isinstance(given, str) else given
-
-
-def _database(config: TransferConfig, trained: Trained) -> str:
-    """What is searched: as asked for where the victim has it, else its default."""
-    asked = config.protocol.database
-    if asked is None or asked not in trained.victim.directions:
-        return trained.victim.default_database
-    return asked

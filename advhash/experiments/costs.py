@@ -10,10 +10,11 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from advhash.storage.cache import cache_root
 
-__all__ = ["Costs", "note_cost"]
+__all__ = ["Costs", "foretold", "note_cost"]
 
 
 def note_cost(kind: str, names: Sequence[str], amount: int, seconds: float) -> None:
@@ -71,3 +72,19 @@ class Costs:
             if (kind, *names[:count]) in self.rates:
                 return count
         return None
+
+
+def foretold(works: Sequence[tuple[str, Sequence[str], int]]) -> dict[str, Any]:
+    """What works (kind, names, amount) may take, by what earlier ones took, for `--dry-run`.
+
+    seconds: None where nothing is known of a work; uncertain: known by its kind alone
+    """
+    costs = Costs.read()
+    guesses = [costs.estimate(*work) for work in works]
+    known = [guess for guess in guesses if guess is not None]
+    return {
+        "seconds": round(sum(known), 1) if len(known) == len(guesses) else None,
+        "seconds_known": round(sum(known), 1),
+        "unknown_costs": len(guesses) - len(known),
+        "uncertain_costs": sum(costs.shared(kind, names) == 0 for kind, names, _ in works),
+    }

@@ -1,0 +1,286 @@
+"""From moved queries to the record of a transfer matrix: every target judges every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from advhash.codes.packed import HashCodes
+from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
+from advhash.experiments.attack.perturb import noise_precision
+from advhash.experiments.attack.record import (
+    Outcome,
+    budget_info,
+    dataset_info,
+    run_info,
+    victim_info,
+)
+from advhash.experiments.config import ProtocolConfig
+from advhash.experiments.experiment import Place, Plan, Result
+from advhash.experiments.prepare.ceiling import target_ceilings
+from advhash.experiments.prepare.fit_attack import FittedAttack
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import cache_identity
+from advhash.experiments.transfer.cell import Move
+from advhash.experiments.transfer.config import Settings
+from advhash.experiments.transfer.members import Member
+from advhash.measures.intervals import (
+    CONFIDENCE,
+    RESAMPLES,
+    Metric,
+    mean_metric,
+    paired_difference,
+)
+from advhash.measures.sanity import Flag, check_indicators
+from advhash.reports.record import AttackInfo, Protocol, main_metric
+from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
+from advhash.storage.files import storage_errors
+
+__all__ = ["Column", "judge_moves", "matrix_record", "members_of"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A target and the average precisions of a cell.
+
+    rows: (N,) of the query split; codes: (N,) of the moved queries, by the target
+    wanted: (N,C) labels of targets or queries
+    """
+
+    method: str
+    source: str
+    target: str
+    goal: str
+    rows: npt.NDArray[np.int64]
+    codes: HashCodes
+    wanted: npt.NDArray[np.uint8]
+    columns: Columns
+    noise: npt.NDArray[np.float64] | None  # of the same figure, under noise
+
+
+def members_of(plan: Plan[Settings, Move], place: Place) -> list[Member]:
+    """The trained victims in order."""
+    return [place.part(label) for label in plan.parts]
+
+
+def judge_moves(
+    plan: Plan[Settings, Move], results: Sequence[Result], place: Place
+) -> list[Column]:
+    """Every cell judged on every victim, in the order of the cells."""
+    config, members = plan.config, members_of(plan, place)
+    moves = {(cell.method, cell.source): cell for cell in plan.cells}
+    columns: list[Column] = []
+    noises: dict[tuple[str, str], npt.NDArray[np.float64] | None] = {}
+    for cell, done in zip(plan.cells, results, strict=True):
+        attack = cell.attack()
+        split = place.part(cell.source).trained.data.query
+        outcome = Outcome.from_tensors(done.tensors, split, config.protocol.query_modality)
+        for target in members:
+            asked = cell.method, target.label
+            if asked not in noises:
+                noises[asked] = noise_precision(
+                    moves[asked].config, target.trained, attack, outcome, target.codes
+                )
+            columns.append(
+                _judged(config.protocol, cell, target, attack, outcome, noises[asked], place)
+            )
+    return columns
+
+
+def matrix_record(
+    plan: Plan[Settings, Move],
+    results: Sequence[Result],
+    columns: Sequence[Column],
+    place: Place,
+) -> TransferRecord:
+    """The record, and `queries.parquet` in the folder."""
+    config, members = plan.config, members_of(plan, place)
+    _write_queries(place.folder / "queries.parquet", columns)
+    infos = [
+        Method(
+            label=cell.method,
+            source=cell.source,
+            info=AttackInfo.model_validate(done.document["info"]),
+        )
+        for cell, done in zip(plan.cells, results, strict=True)
+    ]
+    boot = derive_seed(config.seed, "bootstrap")
+    cells = [_cell(column, boot) for column in columns]
+    aimed = any(column.goal == "targeted" for column in columns)
+    budgets = {cell.method: cell.attack().budget for cell in plan.cells}
+    trained = members[0].trained
+    return TransferRecord(
+        schema_=TRANSFER,
+        command="transfer",
+        run=run_info(
+            place.final,
+            config.seed,
+            str(trained.victim.device),
+            {
+                "victims": sum(place.seconds[label] for label in plan.parts),
+                "attacks": sum(done.document["seconds"] for done in results),
+            },
+        ),
+        victims=[
+            Victim(label=one.label, database=one.database, info=victim_info(one.trained))
+            for one in members
+        ],
+        methods=infos,
+        dataset=dataset_info(trained.data),
+        budgets={
+            method: budget_info(budget, eight_bit=config.budget.eight_bit)
+            for method, budget in budgets.items()
+        },
+        protocol=Protocol(
+            targets=config.protocol.targets if aimed else None,
+            query_modality=config.protocol.query_modality,
+            database=config.protocol.database or "each victim's own",
+            queries=len(columns[0].rows),
+            batch_size=config.protocol.batch_size,
+            top_k=config.protocol.top_k,
+            ties=config.protocol.ties,
+            empty=config.protocol.empty,
+            empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
+            confidence=CONFIDENCE,
+            resamples=RESAMPLES,
+        ),
+        flags=_flags(members, cells, infos),
+        metrics=_headline(list(budgets), columns, boot),
+        cells=cells,
+    )
+
+
+def _judged(
+    protocol: ProtocolConfig,
+    cell: Move,
+    target: Member,
+    attack: FittedAttack,
+    outcome: Outcome,
+    noise: npt.NDArray[np.float64] | None,
+    place: Place,
+) -> Column:
+    trained, modality = target.trained, protocol.query_modality
+    ceiling = None
+    if outcome.targets is not None:
+        ceiling = target_ceilings(
+            trained.victim,
+            target.seen(modality),
+            outcome.targets,
+            ties=protocol.ties,
+            top_k=protocol.top_k,
+            identity=cache_identity(trained),
+            progress=place.progress,
+        )
+    clean, codes = (
+        HashCodes.concatenate(
+            [trained.victim.encode(part, modality) for part in inputs.split(protocol.batch_size)]
+        )
+        for inputs in (outcome.clean, outcome.moved)
+    )
+    found = retrieval_columns(
+        clean,
+        codes,
+        target.codes,
+        labels=outcome.labels,
+        database_labels=trained.data.database.labels.numpy(),
+        targets=outcome.targets,
+        ceiling=ceiling,
+        ties=protocol.ties,
+        top_k=protocol.top_k,
+        empty=protocol.empty,
+    )
+    return Column(
+        method=cell.method,
+        source=cell.source,
+        target=target.label,
+        goal=attack.attack.goal,
+        rows=outcome.rows.numpy(),
+        codes=codes,
+        wanted=outcome.labels if outcome.targets is None else outcome.targets,
+        columns=found,
+        noise=noise,
+    )
+
+
+def _cell(column: Column, seed: int) -> Cell:
+    found, main = column.columns, main_metric(column.goal)
+    targeted = column.goal == "targeted"
+
+    def over(base: npt.NDArray[np.float64]) -> Any:
+        ahead, behind = (found[main], base) if targeted else (base, found[main])
+        return paired_difference(ahead, behind, seed)
+
+    return Cell(
+        method=column.method,
+        source=column.source,
+        target=column.target,
+        metrics=retrieval_metrics(found, seed),
+        gain=over(found["tmap_clean" if targeted else "map"]),
+        over_noise=None if column.noise is None else over(column.noise),
+    )
+
+
+def _headline(
+    methods: Sequence[str], columns: Sequence[Column], seed: int
+) -> dict[str, Metric | None]:
+    """Of each method: on its own victims, and transferred, over queries."""
+    metrics: dict[str, Metric | None] = {}
+    for method in methods:
+        mine = [column for column in columns if column.method == method]
+        main = main_metric(mine[0].goal)
+        for name, same in (("own", True), ("transferred", False)):
+            kept = [
+                column.columns[main] for column in mine if (column.source == column.target) is same
+            ]
+            metrics[f"{main}_{name}:{method}"] = mean_metric(np.mean(kept, axis=0), seed)
+    return metrics
+
+
+def _flags(
+    members: Sequence[Member], cells: Sequence[Cell], methods: Sequence[Method]
+) -> list[Flag]:
+    flags = [
+        Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
+        for member in members
+        for flag in member.trained.card.get("flags", [])
+    ]
+    for made in methods:
+        for flag in check_indicators(made.info.indicators):
+            told = f"{made.label} on {made.source}: {flag.message}"
+            flags.append(Flag(flag.name, flag.level, told))
+    for cell in cells:
+        if cell.source == cell.target and (cell.gain.low is None or cell.gain.low <= 0):
+            flags.append(
+                Flag(
+                    "no_effect",
+                    "warning",
+                    f"{cell.method} does not move {cell.source} itself: that it moves no other "
+                    "victim says nothing about transfer.",
+                )
+            )
+    return flags
+
+
+def _write_queries(file: Path, columns: Sequence[Column]) -> None:
+    """One row for each query of each cell: enough to compute every figure again."""
+    tables = []
+    names = sorted({name for column in columns for name in column.columns})
+    for column in columns:
+        count = len(column.rows)
+        table: dict[str, Any] = {
+            **{name: [getattr(column, name)] * count for name in ("method", "source", "target")},
+            "query": column.rows,
+        }
+        absent = np.full(count, np.nan)
+        table |= {name: column.columns.get(name, absent) for name in names}
+        table["noise"] = absent if column.noise is None else column.noise
+        tables.append(pa.table(table))
+    with storage_errors(file):
+        pq.write_table(pa.concat_tables(tables), file)

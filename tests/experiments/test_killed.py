@@ -1,0 +1,109 @@
+"""A killed run of any kind continues with the command that is printed, to the same record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed import killed_when
+
+DATA = ["--dataset", "digits", "--set", "dataset.size=16"]
+DPSH = ["--victim", "dpsh", "--bits", "16", "--set", "victim.epochs=1", *DATA]
+DHTA = ["--method", "dhta", "--set", "attack.steps=60"]
+EMOJI = [
+    *("--victim", "dlcmh", "--bits", "8", "--set", "victim.epochs=1"),
+    *("--set", "victim.increment_epochs=1", "--set", "victim.width=8", "--set", "dataset.size=16"),
+    *("--set", "victim.samples=64", "--set", "rival.epochs=1", "--set", "rival.width=8"),
+]
+SUITE = """
+victim_seeds = 1
+attack_seeds = 3
+[[grids]]
+datasets = ["digits+size=16"]
+victims = ["dpsh+epochs=1+bits=16"]
+attacks = ["dhta+steps=60"]
+budgets = ["8/255"]
+[grids.protocol]
+queries = 24
+"""
+KINDS = {
+    "attack": [*DPSH, *DHTA, "--queries", "24", "--set", "protocol.batch_size=4"],
+    "benchmark": ["--suite", "suite.toml", "--executor", "inline"],
+    "evolve": [
+        *("--domain", "attack", "--candidates", "6", "--repeats", "2"),
+        *("--victim", "dpsh", "--set", "victim.bits=16", "--set", "victim.epochs=1"),
+        *("--other", "dpsh", "--set", "other.bits=12", "--set", "other.epochs=1", *DATA),
+        *("--set", "search.population=3", "--set", "search.tournament=2"),
+        *("--set", "search.steps=2", "--set", "search.queries=10", "--set", "search.held_out=10"),
+    ],
+    "lifelong": [
+        *("--orders", "1", "--increments", "1", "--seeds", "2"),
+        *("--set", "lifelong.attacked_seeds=0", *EMOJI),
+    ],
+    "phase-chart": [
+        *("--widths", "3,12", "--epochs", "0,4", "--samples", "60,100", "--repeats", "1"),
+        *("--set", "phase.queries=12", "--set", "attack.steps=3", "--eps", "32/255"),
+    ],
+}
+TIMES = ("seconds", "cpu_seconds", "created", "trace", "id", "folder", "report", "times")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "advhash", *map(str, arguments)]
+
+
+def timeless(value: Any) -> Any:
+    """A document without what the clock decides, the paths, and how often a cache was read."""
+    if isinstance(value, dict):
+        return {
+            name: timeless(one)
+            for name, one in value.items()
+            if name not in (*TIMES, "cached")
+            and not name.startswith(("seconds", "increment_seconds", "increment_cpu"))
+        }
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "attack",
+        pytest.param("benchmark", marks=pytest.mark.slow),
+        pytest.param("evolve", marks=pytest.mark.slow),
+        pytest.param("lifelong", marks=pytest.mark.slow),
+        "phase-chart",
+    ],
+)
+def test_a_killed_run_continues_to_the_same_record(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(SUITE)
+    folders = {}
+    for name in ("whole", "killed"):
+        folders[name] = tmp_path / name / "run"
+        environment = {**os.environ, "ADVHASH_CACHE": str(tmp_path / name / "cache")}
+        arguments = [kind, *KINDS[kind], "-q", "--out", folders[name]]
+        arguments = [tmp_path / one if one == "suite.toml" else one for one in arguments]
+        if name == "whole":
+            subprocess.run(command(*arguments), env=environment, check=True, capture_output=True)
+            continue
+        cache = tmp_path / name / "cache"
+
+        def ready(cache: Path = cache) -> bool:
+            """One result, or one piece of it, is there."""
+            pieces = cache.glob(f"unfinished/{kind}/*/*.safetensors")
+            return any(pieces) or any(cache.glob(f"{kind}/[0-9a-f]*"))
+
+        killed_when(command(*arguments), ready, environment)
+        assert not folders[name].exists()
+        assert Path(f"{folders[name]}.partial/identity.json").is_file()
+        resumed = command(kind, "--resume", folders[name], "--executor", "inline", "-q")
+        subprocess.run(resumed, env=environment, check=True, capture_output=True)
+        assert not Path(f"{folders[name]}.partial").exists()
+    whole, killed = (
+        timeless(json.loads((folder / "metrics.json").read_text())) for folder in folders.values()
+    )
+    assert killed == whole
