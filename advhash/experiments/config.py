@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound="Table")
+Other = TypeVar("Other", bound="Run")
 
 
 class Table(BaseModel):
@@ -140,6 +141,12 @@ class Run(Table):
         config = self.model_copy()
         config._trust_code = trust_code
         return config
+
+    def turned_into(self, kind: type[Other], **more: Any) -> Other:
+        """Another command with everything that both have, and `more`."""
+        shared = type(self).model_fields.keys() & kind.model_fields.keys() - {"command"}
+        values = {**self.model_dump(include=shared), **more}
+        return kind.build(values).trusting(self.trust_code)
 
     def to_toml(self) -> str:
         """The file that replays the run. None has no place in TOML and means the default."""
