@@ -98,7 +98,9 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
     assert {module for module in reached(PREPARED) if not inside(module, known)} == set()
 
 
-@pytest.mark.parametrize("kind", ["attack", "benchmark", "evolve", "lifelong", "phase", "transfer"])
+@pytest.mark.parametrize(
+    "kind", ["attack", "benchmark", "certify", "detect", "evolve", "lifelong", "phase", "transfer"]
+)
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
     """They attack, and hash that beside their own folder."""
     known = (*GROUND, *PREPARED, "experiments.attack", f"experiments.{kind}")
