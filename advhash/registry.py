@@ -309,6 +309,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.attack.run",
         "advhash.experiments.benchmark.run",
         "advhash.experiments.certify.run",
+        "advhash.experiments.detect.run",
         "advhash.experiments.evolve.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",

@@ -5,6 +5,7 @@ Precedence: `--set table.key=value` over options over `--config FILE` over defau
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
@@ -100,6 +101,12 @@ class BudgetConfig(Table):
                 raise ConfigError(f"eps none needs norm none, got norm {self.norm}")
             return Budget("none", eps)
         return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
+
+    def written(self, default: Budget) -> BudgetConfig:
+        """The table of `resolve` with nothing left out."""
+        budget = self.resolve(default)
+        eps = "none" if math.isinf(budget.eps) else budget.eps
+        return BudgetConfig(norm=budget.norm, eps=eps, eight_bit=self.eight_bit)
 
 
 class ProtocolConfig(Table):

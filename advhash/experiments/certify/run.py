@@ -181,11 +181,8 @@ def _resolved(config: CertifyConfig, known: PlannedVictim, victim: Smoothed) -> 
             f"--database: expected one of {', '.join(victim.directions)}, got {config.database!r}"
         )
     smoothed = isinstance(known.victim, Smoothed)  # what it brings cannot be set again
-    return config.model_copy(
+    return known.written(config).model_copy(
         update={
-            "device": known.device,
-            "victim": known.replay,
-            "dataset": known.dataset,
             "database": config.database or victim.default_database,
             "sigma": None if smoothed else victim.sigma,
             "votes": None if smoothed else victim.votes,
