@@ -45,7 +45,7 @@ __all__ = [
     "train",
 ]
 
-_KINDS = ("benchmark", "detect", "encode", "evolve", "lifelong", "phase", "transfer")
+_KINDS = ("benchmark", "certify", "detect", "encode", "evolve", "lifelong", "phase", "transfer")
 _MOVED = {  # modules of version 0.1 that its documentation showed → where their names are
     "attacks.anchors": "attacks.gradient.anchors",
     "attacks.baselines": "attacks.black_box.baselines",
@@ -59,7 +59,7 @@ _MOVED = {  # modules of version 0.1 that its documentation showed → where the
     "checkpoint": "storage.checkpoint",
     "code_files": "codes.code_files",
     "comparing": "experiments.compare",
-    "config": "experiments.config experiments.config_text experiments.certify "
+    "config": "experiments.config experiments.config_text "
     + " ".join(f"experiments.{kind}.config" for kind in _KINDS),
     "datasets": "data.load",
     "defenses.adaptive_codes": "defenses.detectors.adaptive_images",

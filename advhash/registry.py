@@ -308,6 +308,8 @@ EXPERIMENTS: Registry[Any] = Registry(
     (
         "advhash.experiments.attack.run",
         "advhash.experiments.benchmark.run",
+        "advhash.experiments.certify.run",
+        "advhash.experiments.detect.run",
         "advhash.experiments.encode.run",
         "advhash.experiments.evolve.run",
         "advhash.experiments.invert.run",

@@ -53,7 +53,7 @@ class AtRadius(Part):
 
 
 class CertificateRecord(FileDocument):
-    """What `advhash certify` found; `advhash.experiments.certify` says what each figure is."""
+    """What `advhash certify` found; `advhash.experiments.certify.run` says what each figure is."""
 
     schema_: Literal["advhash/certify/1"]
     command: Literal["certify"]
@@ -68,7 +68,7 @@ class CertificateRecord(FileDocument):
     largest_radius: float
     metrics: dict[str, Metric]
     radii: list[AtRadius] = Field(min_length=1)
-    codes: dict[str, dict[str, float]]
+    codes: dict[str, dict[str, int | float]]
     environment: dict[str, Any]
 
 
@@ -93,7 +93,8 @@ def verdicts(record: CertificateRecord) -> list[str]:
 def certificate_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash certify` says. Raises RunError."""
     record = CertificateRecord.read(path)
-    victim, data, label = record.defended, str(record.dataset.name), f"certify run {path.stem}"
+    victim, data = record.defended, str(record.dataset.name)
+    label = f"certify run {record.label(path)}"
     settings = {
         "victim": record.victim.settings,
         "defences": record.defenses,
@@ -112,7 +113,7 @@ def certificate_chapter(path: Path, _: Pictures) -> Chapter:
             "record": record, "victim": victim, "worth": WORTH, "bits": BITS, "shares": SHARES,
         },
         told=[Told(label, lead, more)],
-        sources=[source_of(path, label, record.run(path), facts, settings)],
+        sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
     )  # fmt: skip

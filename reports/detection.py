@@ -160,7 +160,8 @@ def roc_figure(record: DetectionRecord) -> str:
 def detection_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash detect` says. Raises RunError."""
     record = DetectionRecord.read(path)
-    victim, data, label = record.defended, str(record.dataset.name), f"detect run {path.stem}"
+    victim, data = record.defended, str(record.dataset.name)
+    label = f"detect run {record.label(path)}"
     settings = {
         "victim": record.victim.settings,
         "defences": record.defenses,
@@ -179,7 +180,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         template="detection.html",
         values={"record": record, "victim": victim, "roc": roc_figure(record)},
         told=[Told(label, lead, more)],
-        sources=[source_of(path, label, record.run(path), facts, settings)],
+        sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
     )

@@ -201,8 +201,12 @@ class Named(Part):
 
 
 class FileDocument(Document):
-    """A document that is a file of its own and no run folder: of a victim and its data set."""
+    """A document on a victim and its data set, which may be a file of its own.
 
+    run: None of a file, which no run folder is kept of
+    """
+
+    run: RunInfo | None = None
     created: str
     version: str
     seed: int
@@ -219,9 +223,13 @@ class FileDocument(Document):
             str(one) for one in (self.victim.name, *(d["name"] for d in self.defenses))
         )
 
-    def run(self, path: Path) -> RunInfo:
-        """What provenance says of the file."""
-        return RunInfo(
+    def label(self, path: Path) -> str:
+        """What a page calls the run: like its folder or the file."""
+        return path.stem if self.run is None else self.run.id
+
+    def info(self, path: Path) -> RunInfo:
+        """What provenance says of the run, or of the file."""
+        return self.run or RunInfo(
             id=path.name,
             folder=str(path.parent),
             created=self.created,

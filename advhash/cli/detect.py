@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from advhash.cli.console import FIGURE, defended, figure, print_flags, print_rows
-
-if TYPE_CHECKING:
-    pass
-
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advhash.cli.console import FIGURE, defended, figure, print_flags, print_rows
+from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
-    Config,
     DatasetName,
-    Defense,
-    Device,
-    Json,
-    Quiet,
-    Seed,
-    Settings,
-    TrustCode,
+    OutFile,
     Victim,
     complete_attacks,
     complete_datasets,
     complete_detectors,
-    gather,
     method_table,
-    new_file,
-    working,
 )
-from advhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from advhash.reports.detection import DetectionRecord
 
 __all__ = ["detect"]
 
 
+def print_detection(record: DetectionRecord) -> None:
+    """Figures of each detector."""
+    document = record.document()
+    tables = document["detectors"] or {document["detector"]["name"]: document}
+    for detector, found in tables.items():
+        sys.stdout.write(
+            f"{detector} on {document['inputs']} inputs of {defended(document)}, "
+            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"clean; flagged above {found['threshold']:g}\n"
+        )
+        rows = [
+            {"metric": name, FIGURE: figure(metric)} for name, metric in found["metrics"].items()
+        ]
+        print_rows(("metric", FIGURE), rows)
+    print_flags(document)
+    if record.run is not None:
+        sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+
+
+@experiment("detect", show=print_detection, required=("victim",))
 def detect(
     victim: Victim = None,
-    defense: Defense = None,
     inputs: Annotated[
         str | None,
         typer.Option(
@@ -93,71 +97,24 @@ def detect(
     queries: Annotated[
         int | None, typer.Option("--queries", help="How many clean queries. (default: all)")
     ] = None,
-    seed: Seed = None,
-    device: Device = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the JSON document to this file.")
-    ] = None,
-    trust_code: TrustCode = False,
-    settings: Settings = None,
-    config: Config = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    out: OutFile = None,
+) -> dict[str, Any]:
     """Tell abnormal inputs from clean ones, and measure who gets past.
 
     Of a federation the slices of a party, of any other victim its queries. The threshold is set on
     clean validation data at 5 % false alarms. Beside it stands what an attacker reaches who knows
     the detector, and the defence where one is named.
     """
-    from advhash.cli.console import print_json
     from advhash.experiments.config_text import parse_settings
-    from advhash.experiments.detect.config import DetectConfig
-    from advhash.experiments.detect.run import detect as run_detect
-    from advhash.storage.files import write_json
 
-    values = gather(
-        config,
-        settings,
-        seed=seed,
-        device=device,
-        victim=method_table(victim, bits=bits),
-        defense=method_table(defense),
-        detector=method_table(detector),
-        attack=method_table(method),
-        dataset=method_table(dataset),
-        budget={"norm": norm, "eps": eps},
-        adaptive=None if adaptive is None else parse_settings(adaptive),
-        inputs=inputs,
-        other=other,
-        queries=queries,
-    )
-    if "name" not in values.get("victim", {}):
-        raise UsageError("expected --victim, e.g. hashvfl or dpsh")
-    new_file(out)
-    with working(quiet) as progress:
-        document = run_detect(DetectConfig.build(values).trusting(trust_code), progress)
-    if out is not None:
-        write_json(out, document)
-    if as_json:
-        print_json(document)
-    else:
-        print_detection(document)
-
-
-def print_detection(document: Mapping[str, Any]) -> None:
-    """Figures of a detector."""
-    tables: Mapping[str, Any] = document.get("detectors") or {
-        document["detector"]["name"]: document
+    return {
+        "victim": method_table(victim, bits=bits),
+        "detector": method_table(detector),
+        "attack": method_table(method),
+        "dataset": method_table(dataset),
+        "budget": {"norm": norm, "eps": eps},
+        "adaptive": None if adaptive is None else parse_settings(adaptive),
+        "inputs": inputs,
+        "other": other,
+        "queries": queries,
     }
-    for detector, found in tables.items():
-        sys.stdout.write(
-            f"{detector} on {document['inputs']} inputs of {defended(document)}, "
-            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
-            f"clean; flagged above {found['threshold']:g}\n"
-        )
-        rows = [
-            {"metric": name, FIGURE: figure(metric)} for name, metric in found["metrics"].items()
-        ]
-        print_rows(("metric", FIGURE), rows)
-    print_flags(document)

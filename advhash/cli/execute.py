@@ -34,6 +34,7 @@ from advhash.cli.options import (
     TrustCode,
     gather,
     method_table,
+    new_file,
     working,
 )
 from advhash.errors import UsageError
@@ -236,7 +237,10 @@ def execute(
         if dry_run:
             print_json(experiments.describe(chosen, parsed))
             return
-        new_folder(out)
+        if out is not None and chosen.alone and out.suffix == ".json":
+            new_file(out)
+        else:
+            new_folder(out)
         with working(quiet) as progress:
             record = experiments.run(
                 chosen, parsed, out, progress, executor=executor, max_minutes=max_minutes

@@ -27,6 +27,7 @@ __all__ = [
     "ExecutorName",
     "Json",
     "Norm",
+    "OutFile",
     "OutFolder",
     "QueryCount",
     "QueryModality",
@@ -150,6 +151,13 @@ QueryCount = Annotated[
 ]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
+]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="The run folder, or FILE.json for the document alone. (default: runs/<id>)",
+    ),
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue this interrupted run.")]
 ExecutorName = Annotated[

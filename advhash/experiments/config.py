@@ -5,6 +5,7 @@ Precedence: `--set table.key=value` over options over `--config FILE` over defau
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound="Table")
+Other = TypeVar("Other", bound="Run")
 
 
 class Table(BaseModel):
@@ -100,6 +102,12 @@ class BudgetConfig(Table):
             return Budget("none", eps)
         return Budget(self.norm or ("l0" if default.norm == "l0" else "linf"), eps)
 
+    def written(self, default: Budget) -> BudgetConfig:
+        """The table of `resolve` with nothing left out."""
+        budget = self.resolve(default)
+        eps = "none" if math.isinf(budget.eps) else budget.eps
+        return BudgetConfig(norm=budget.norm, eps=eps, eight_bit=self.eight_bit)
+
 
 class ProtocolConfig(Table):
     """How the figures are taken; see docs/metrics.md.
@@ -140,6 +148,12 @@ class Run(Table):
         config = self.model_copy()
         config._trust_code = trust_code
         return config
+
+    def turned_into(self, kind: type[Other], **more: Any) -> Other:
+        """Another command with everything that both have, and `more`."""
+        shared = type(self).model_fields.keys() & kind.model_fields.keys() - {"command"}
+        values = {**self.model_dump(include=shared), **more}
+        return kind.build(values).trusting(self.trust_code)
 
     def to_toml(self) -> str:
         """The file that replays the run. None has no place in TOML and means the default."""

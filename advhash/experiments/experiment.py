@@ -136,9 +136,11 @@ class Place:
 
     folder: of the run, to write pictures and rows into; its name may still change, see `final`
     executor: where cells were computed
+    alone:  whether the record is all that is kept, in a file
     """
 
     executor = "inline"
+    alone = False
 
     def __init__(
         self,
@@ -206,6 +208,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
     code:   packages of advhash that decide over its cells beside what decides over victims
     lasts:  whether finished cells stay in the cache for other runs
     keeps_going: whether a cell that fails costs no other one; `judge` gets a `Missing` in its place
+    alone:  whether `--out FILE.json` keeps the record alone, in that file
     stage:  what progress calls its cells
     """
 
@@ -215,6 +218,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
     code: ClassVar[tuple[str, ...]]
     lasts: ClassVar[bool] = True
     keeps_going: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
     stage: ClassVar[str] = "cells"
 
     @abstractmethod
@@ -321,7 +325,8 @@ def run(
 ) -> Record:
     """Compute what the cache does not have, judge it, and write the run folder.
 
-    out: the folder, by default `runs/<id>`; where it was interrupted, the run goes on
+    out: the folder, by default `runs/<id>`, or a file, see `Experiment.alone`; where it was
+         interrupted, the run goes on
     max_minutes: after which nothing is begun, of a kind that keeps going
 
     Raises AdvhashError. On a failure the folder keeps its `.partial` name where anything was
@@ -339,16 +344,20 @@ def run(
     def begun() -> bool:
         return any(store.is_begun() for store in stores)
 
-    with RunFolder.writing(final, begun) as folder, _threads(plan.threads):
+    alone = kind.alone and final.suffix == ".json"
+    kept = "metrics.json" if alone else None
+    with RunFolder.writing(final, begun, kept) as folder, _threads(plan.threads):
         folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
         write_json(folder.path / "env.json", environment())
         place = Place(plan.parts, progress, folder=folder.path, final=folder.final)
         place.executor = executor
+        place.alone = alone
         results = _Cells(kind, plan, place, until).results()
         place.seconds["all"] = time.perf_counter() - began
         record = kind.judge(plan, results, place)
         folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
+        if not alone:
+            render([folder.path], folder.path / "report.html")
     if not kind.lasts:
         for store in stores:
             store.forget()

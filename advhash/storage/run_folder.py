@@ -2,6 +2,7 @@
 
     <out>.partial/   config.toml, env.json, parts/*.safetensors      while it runs
     <out>/           config.toml, env.json, metrics.json, queries.parquet, samples/, report.html
+    <out>.json       metrics.json alone, where a kind of run can be asked for that
 
 An interrupted run keeps its finished parts and is continued with `--resume`; it never looks
 finished, since `metrics.json` and the final name appear only at the end.
@@ -122,18 +123,25 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def writing(cls, final: Path, begun: Callable[[], bool] = lambda: False) -> Iterator[RunFolder]:
+    def writing(
+        cls, final: Path, begun: Callable[[], bool] = lambda: False, alone: str | None = None
+    ) -> Iterator[RunFolder]:
         """A run folder, begun or continued under a lock: it gets its name where the block succeeds.
 
         Where the block fails, what is there is kept if anything was `begun`, with the advice how to
         continue, and removed otherwise.
+
+        alone: the only file that is kept, under the name of the folder
 
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
         run = cls.start_or_continue(final)
         try:
             yield run
-            run.finish()
+            if alone is None:
+                run.finish()
+            else:
+                run.finish_as(alone)
         except BaseException as error:
             kind = _identity(run.path).get("kind")
             if run.abandon(keep=begun()) and not isinstance(error, RunError):
@@ -299,6 +307,14 @@ class RunFolder:
         shutil.rmtree(self.final / "parts", ignore_errors=True)
         for name in ("identity", IDENTITY):
             (self.final / name).unlink(missing_ok=True)
+        return self.final
+
+    def finish_as(self, name: str) -> Path:
+        """Give one file the final name and drop all others."""
+        with storage_errors(self.final):
+            (self.path / name).replace(self.final)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
         return self.final
 
     def abandon(self, *, keep: bool = True) -> bool:

@@ -21,9 +21,10 @@ from advhash.defenses.detectors.image_codes import CodeDetector
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
 
-__all__ = ["AdaptiveHiding", "AdaptiveTargeted", "Success"]
+__all__ = ["STEPS", "AdaptiveHiding", "AdaptiveTargeted", "Success"]
 
 HALF = 0.5  # of the reference
+STEPS = 100  # of a descent
 
 
 class Success:
@@ -95,7 +96,7 @@ class AdaptiveTargeted(Attack):
         first: Attack | None = None,
         spread: float = 1.0,
         weights: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0),
-        steps: int = 100,
+        steps: int = STEPS,
         step: float = 0.1,
     ) -> None:
         if attack.goal != self.goal:

@@ -157,6 +157,7 @@ def certify(
     alpha: float = 0.001,
     seed: int = 0,
     batch_size: int = 256,
+    first: int = 0,
     progress: Progress = silent,
 ) -> Certificate:
     """A certificate of the ideal smoothed code of each of (N,3,H,W) images in [0,1].
@@ -165,6 +166,7 @@ def certify(
     selection:  draws before these, which choose the value of each bit
     alpha:      for each image, the chance that any of its bounds is wrong
     batch_size: noisy copies that are hashed at a time
+    first:      row of the first image, where these are a part of more
 
     The result of an image depends on the seed, its row and itself, on no other image. No radius
     above `largest_radius` can come out.
@@ -185,7 +187,7 @@ def certify(
     chosen = np.zeros((len(images), victim.bits), dtype=np.bool_)
     agreeing = np.zeros((len(images), victim.bits), dtype=np.int64)
     for row, image in enumerate(images):
-        draws = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)
+        draws = np.random.SeedSequence([seed, first + row]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(draws[0] >> np.uint64(1)))
         ones = _ones(victim, image, selection, generator, batch_size)
         chosen[row] = 2 * ones > selection

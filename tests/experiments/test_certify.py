@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killed import killed_when
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
@@ -15,8 +19,10 @@ from advhash.codes.hamming import distances
 from advhash.defenses.wrappers.smoothing import Smoothing, certify
 from advhash.errors import AdvhashError
 from advhash.experiments.attack.perturb import choose_queries
-from advhash.experiments.certify import CertifyConfig, certify_queries
+from advhash.experiments.certify.config import CertifyConfig
+from advhash.experiments.certify.run import BLOCK, Certification
 from advhash.experiments.config import TrainConfig
+from advhash.experiments.experiment import describe, resume, run
 from advhash.experiments.prepare.hardened import prepare
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import export_checkpoint
@@ -31,6 +37,11 @@ COMMAND = [
     *("--set", "dataset.size=16", "--sigma", "0.1", "--samples", "150", "--queries", "8"),
     *("--radii", "0.05,0.15,0.9", "--json", "-q"),
 ]
+
+
+def certified(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document of a run."""
+    return run(Certification(), CertifyConfig.build(asked), folder / "run").document()
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +95,92 @@ def test_a_page_shows_what_the_command_wrote(document: dict[str, Any], tmp_path:
     assert "L2 0.05" in page([file])
 
 
-def test_a_hash_that_the_noise_destroys_is_flagged() -> None:
+def test_a_folder_holds_the_same_and_replays(document: dict[str, Any], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*COMMAND[:-2], "-q", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"report: {tmp_path}/run/report.html"
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.toml", "env.json", "metrics.json", "report.html"}
+    assert (tmp_path / "run/report.html").read_text("utf-8") == page([tmp_path / "run"])
+    again = ["certify", "--config", str(tmp_path / "run/config.toml"), "--json", "-q"]
+    result = CliRunner().invoke(app, [*again, "--out", str(tmp_path / "again")])
+    assert result.exit_code == 0, result.output
+    replayed = json.loads(result.stdout)
+    assert replayed["run"]["folder"] == str(tmp_path / "again")
+    assert document["run"] is None
+    for name in ("metrics", "radii", "codes", "smoothing", "within", "database", "flags"):
+        assert replayed[name] == document[name]
+
+
+def test_blocks_of_queries_have_the_certificates_of_all(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "victim": VICTIM, "dataset": DATA, "sigma": 0.1,
+        "queries": 2 * BLOCK + 1, "samples": 60, "radii": [0.05],
+    }  # fmt: skip
+    assert describe(Certification(), CertifyConfig.build(asked))["cells"] == 1 + 3
+    found = certified(asked, tmp_path)
+    trained = prepare(TrainConfig.build({"victim": VICTIM, "dataset": DATA}))
+    victim, data = Smoothing(sigma=0.1).wrap(trained.victim), trained.data
+    rows = choose_queries(data.query, 2 * BLOCK + 1, derive_seed(0, "queries"))
+    images = data.query.rows(rows).inputs["image"]
+    whole = certify(victim, images, samples=60, seed=derive_seed(0, "certificate"))  # type: ignore[arg-type]
+    bits = whole.held(0.05).sum(axis=1)
+    assert found["radii"][0]["metrics"]["bits_certified"]["value"] == bits.mean()
+    more = {**asked, "radii": [0.02, 0.05], "level": 0.1, "within": 4}
+    assert describe(Certification(), CertifyConfig.build(more))["cells_done"] == 4  # radii are free
+
+
+def test_a_killed_run_goes_on_with_the_printed_command(tmp_path: Path) -> None:
+    given = [*COMMAND[:-2], "-q", "--samples", "1500", "--queries", "30", "--out"]
+    whole, out, cells = tmp_path / "whole", tmp_path / "run", tmp_path / "cache/certify"
+    assert CliRunner().invoke(app, [*given, str(whole)]).exit_code == 0
+    environment = {**os.environ, "ADVHASH_CACHE": str(cells.parent)}
+    advhash = [sys.executable, "-m", "advhash"]
+    killed_when(
+        [*advhash, *given, str(out)], lambda: any(cells.glob("[0-9a-f]*/*.json")), environment
+    )
+    assert not out.exists()
+    assert Path(f"{out}.partial/config.toml").is_file()
+    resumed = [*advhash, "certify", "--resume", str(out), "-q"]
+    subprocess.run(resumed, env=environment, check=True)
+    assert not Path(f"{out}.partial").exists()
+    first, second = (
+        CertificateRecord.read(one).model_dump(exclude={"run", "created", "seconds"})
+        for one in (whole, out)
+    )
+    assert second == first
+
+
+def test_an_interrupted_file_says_the_command_that_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"victim": VICTIM, "dataset": DATA, "sigma": 0.11, "queries": 20, "samples": 20}
+    file, calls = tmp_path / "found.json", 0
+
+    def stops(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return certify(*arguments, **keywords)
+
+    monkeypatch.setattr("advhash.experiments.certify.run.certify", stops)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(Certification(), CertifyConfig.build(asked), file)
+    assert f"`advhash certify --resume {file}`" in stopped.value.__notes__[0]
+    assert [one.name for one in tmp_path.iterdir()] == ["found.json.partial"]
+    record = resume(file)
+    assert calls == 3
+    assert [one.name for one in tmp_path.iterdir()] == ["found.json"]
+    assert json.loads(file.read_text("utf-8")) == record.document()
+
+
+def test_a_hash_that_the_noise_destroys_is_flagged(tmp_path: Path) -> None:
     asked: dict[str, Any] = {
         "victim": VICTIM, "dataset": DATA, "sigma": 5.0, "votes": 1,
         "queries": 8, "samples": 20, "radii": [0.05],
     }  # fmt: skip
-    found = certify_queries(CertifyConfig.build(asked))
+    found = certified(asked, tmp_path)
     assert "weak_victim" in [flag["name"] for flag in found["flags"]]
 
 
@@ -100,14 +191,16 @@ def test_a_radius_that_nothing_reaches_is_flagged(document: dict[str, Any]) -> N
     assert document["within"] == 3
 
 
-def test_codes_that_a_defence_collapsed_are_compared_with_the_undefended_ones() -> None:
+def test_codes_that_a_defence_collapsed_are_compared_with_the_undefended_ones(
+    tmp_path: Path,
+) -> None:
     """Smoothing leaves what noise training had collapsed: compared with that, nothing was lost."""
     defense = {"name": "noise", "epochs": 12, "learning_rate": 0.01, "sigma": 0.1}
     asked: dict[str, Any] = {
         "victim": VICTIM, "dataset": DATA, "defense": defense,
         "sigma": 0.1, "queries": 4, "samples": 60, "radii": [0.05],
     }  # fmt: skip
-    found = certify_queries(CertifyConfig.build(asked))
+    found = certified(asked, tmp_path)
     plain = prepare(TrainConfig.build({"victim": VICTIM, "dataset": DATA})).card["codes"]["image"]
     distinct = {name: one["distinct"] for name, one in found["codes"].items()}
     assert distinct["undefended"] == plain["distinct"]
@@ -126,11 +219,11 @@ def test_a_smoothed_checkpoint_keeps_its_noise(tmp_path: Path) -> None:
         "samples": 20,
         "radii": [0.1],
     }
-    found = certify_queries(CertifyConfig.build(asked))
+    found = certified(asked, tmp_path)
     assert found["smoothing"] == {"sigma": 0.2, "votes": 3, "seed": 0}
     assert found["queries"] == 1  # a batch of one
     with pytest.raises(AdvhashError, match="smoothed already"):
-        certify_queries(CertifyConfig.build({**asked, "sigma": 0.1}))
+        certified({**asked, "sigma": 0.1}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +238,17 @@ def test_a_smoothed_checkpoint_keeps_its_noise(tmp_path: Path) -> None:
         (["--victim", "dpsh", "--alpha", "1"], "less than 1"),
         (["--victim", "dpsh", "--database", "text"], "--database: expected one of image"),
         (["--victim", "dpsh", "--within", "33"], "at most 32 bits, got 33"),
-        (["--victim", "dpsh", "--out", __file__], "expected a new file for --out"),
+        (["--victim", "dpsh", "--out", __file__], "expected a new folder for --out"),
+        (["--victim", "dpsh", "--out", "there.json"], "expected a new file for --out"),
         (["--victim", "dpsh", "--out", f"{__file__}/a.json"], "can be written for --out"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_training(
-    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advhash.experiments.certify.prepare", None)
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", None)
+    monkeypatch.chdir(tmp_path)
+    Path("there.json").write_text("{}")
     result = CliRunner().invoke(app, ["certify", *options, "-q"])
     assert isinstance(result.exception, AdvhashError), result.exception
     assert result.exception.exit_code == 2

@@ -100,7 +100,10 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["attack", "benchmark", "encode", "evolve", "invert", "lifelong", "phase", "transfer"],
+    [
+        *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert", "lifelong"),
+        *("phase", "transfer"),
+    ],
 )
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
     """They attack, and hash that beside their own folder; some draw what detectors see."""

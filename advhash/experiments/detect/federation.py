@@ -1,13 +1,8 @@
-"""`advhash detect`: detectors of abnormal inputs, and who gets past them.
-
-Here those of a federation; those of a hash of images in `detecting_images`.
-"""
+"""`advhash detect` of a federation: whose slices are told from clean ones, and who gets past."""
 
 from __future__ import annotations
 
-import math
-import time
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash import __version__
-from advhash.attacks.base import Attack, AttackData
-from advhash.budget import Budget
+from advhash.attacks.base import Attack
 from advhash.data.dataset import Batch, Dataset, Progress, Split
 from advhash.defenses.detectors.adaptive_federated import AdaptiveSlice
 from advhash.defenses.detectors.federated import (
@@ -28,12 +21,28 @@ from advhash.defenses.detectors.federated import (
     replay_scores,
 )
 from advhash.errors import ConfigError, UsageError
-from advhash.experiments.attack.perturb import choose_queries
-from advhash.experiments.config import AttackConfig, MethodConfig
-from advhash.experiments.detect.config import DetectConfig
-from advhash.experiments.detect.images import described
-from advhash.experiments.detect.inputs import KINDS, PAIRED, abnormal_batch, check_inputs
-from advhash.experiments.prepare.fit_attack import fit_attack
+from advhash.experiments.config import MethodConfig
+from advhash.experiments.detect.config import AdaptiveConfig, DetectConfig
+from advhash.experiments.detect.inputs import (
+    KINDS,
+    PAIRED,
+    abnormal_batch,
+    check_inputs,
+    other_data,
+)
+from advhash.experiments.detect.protocol import (
+    RATE,
+    UNBOUNDED,
+    Planned,
+    clean_queries,
+    disjoint_targets,
+    kept_batch,
+    kept_batch_again,
+    written,
+)
+from advhash.experiments.experiment import Place, Result
+from advhash.experiments.prepare.fit_attack import FittedAttack
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import Metric, rate_metric, single_metric
@@ -46,16 +55,13 @@ from advhash.measures.roc import (
 )
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.inversion.record import Roc
-from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.training.descent import seeded
 
-__all__ = ["roc_rows"]
+__all__ = ["SliceInputs", "distances", "judge_slices", "move_slices", "plan_slices", "roc_rows"]
 
 Floats = npt.NDArray[np.float64]
-SCHEMA = "advhash/detect/1"
-RATE = 0.05
 BLOCK = 256
 MOVED = "party0"
 BY_DEFAULT = "mixed"
@@ -106,28 +112,100 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
     return found
 
 
-def detect_slices(
-    config: DetectConfig,
-    given: MethodConfig,
-    detector: CodeDistance,
-    trained: Trained,
-    progress: Progress,
-) -> dict[str, Any]:
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class SliceInputs:
+    """Clean queries and an abnormal input for each; `wanted`: the classes an attack wants."""
+
+    clean: Batch
+    odd: Batch
+    wanted: Tensor | None
+
+    @classmethod
+    def read(cls, config: DetectConfig, place: Place, made: Result) -> SliceInputs:
+        """What `move_slices` made."""
+        data: Dataset = place.part("victim").data
+        clean = clean_queries(config, data)
+        targets = _targets(config, place, clean)
+        wanted = None if targets is None else targets.long().argmax(dim=1)
+        return cls(clean, kept_batch_again(made.tensors, clean), wanted)
+
+
+def plan_slices(config: DetectConfig, given: MethodConfig, known: PlannedVictim) -> Planned:
+    """One detector of a federation.
+
+    The budget is written out where nobody attacks: an attack and the adaptive attacker have budgets
+    of their own. Raises AdvhashError for what can be refused before training.
+    """
+    detector = distances(config, given)
+    victim = check(config, detector, known.victim, known.data)
+    table, other = written(DETECTORS, given), None
+    update: dict[str, Any] = {
+        "detector": table,
+        "adaptive": _told(adaptive_attack(config, detector, 0.0)),
+    }
+    if config.attack is None:
+        kind = config.inputs or BY_DEFAULT
+        update |= {"inputs": kind, "budget": config.budget.written(UNBOUNDED)}
+        if kind == "ood" and victim.is_image(MOVED):
+            other = other_data(known.data, victim.shape, config.other)
+            update["other"] = config.other or other.name
+    fingerprint = None if other is None else other.fingerprint()
+    return Planned(config.model_copy(update=update), [table], MOVED, MOVED, fingerprint)
+
+
+def distances(config: DetectConfig, given: MethodConfig) -> CodeDistance:
+    """The detector of a federation; what it and its attacker refuse must not cost a training."""
+    detector = DETECTORS.create(given.name, given.settings)
+    if not isinstance(detector, CodeDistance):
+        raise UsageError(
+            f"--detector: expected one that compares codes of parties, got {given.name}"
+        )
+    adaptive_attack(config, detector, 0.0)
+    config.budget.resolve(UNBOUNDED)
+    return detector
+
+
+def move_slices(config: DetectConfig, place: Place) -> Result:
+    """The abnormal inputs, and the budget of the attack where there is one."""
+    trained: Trained = place.part("victim")
+    victim, data, seed = CodeDistance.of(trained.victim), trained.data, config.seed
+    clean = clean_queries(config, data)
+    if config.attack is None:
+        kind = str(config.inputs)
+        drawn = derive_seed(seed, f"abnormal {kind}")
+        odd = abnormal_batch(kind, victim, data, clean, drawn, other=config.other)
+        return Result({"budget": None}, kept_batch(odd))
+    fitted: FittedAttack = place.part("fit")
+    targets = _targets(config, place, clean)
+    moved = fitted.attack.perturb(
+        victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
+    )
+    return Result({"budget": str(fitted.budget)}, kept_batch(moved.batch))
+
+
+def _targets(config: DetectConfig, place: Place, clean: Batch) -> Tensor | None:
+    """(B,C) of a targeted attack."""
+    if config.attack is None or place.part("fit").attack.goal != "targeted":
+        return None
+    return disjoint_targets(config, clean, place.part("victim").data)
+
+
+def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, Any]:
+    """Threshold, metrics with intervals, ROC and probe of the detector, and who gets past it."""
+    trained: Trained = place.part("victim")
     victim, data, seed = trained.victim, trained.data, config.seed
+    inputs: SliceInputs = place.part("inputs")
     boot = derive_seed(seed, "bootstrap")
-    own = check(config, detector, victim, data)
+    detector = distances(config, given)
+    own = detector.of(victim)
     detector.fit(own, data.validation, MOVED)
-    rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
-    clean = data.query.rows(rows)
+    clean = inputs.clean
     labels = clean.labels.argmax(dim=1)
     validation, _ = judged(detector, own, data.validation, derive_seed(seed, "noise validation"))
     threshold = threshold_at(validation, RATE)
     normal, before = judged(detector, own, clean, derive_seed(seed, "noise clean"))
-    odd, wanted, budget = _abnormal(config, trained, own, clean, progress)
-    strange, after = judged(detector, own, odd, derive_seed(seed, "noise abnormal"))
-    kind = config.inputs or BY_DEFAULT
-    paired = config.attack is not None or kind in PAIRED
+    strange, after = judged(detector, own, inputs.odd, derive_seed(seed, "noise abnormal"))
+    paired = config.attack is not None or config.inputs in PAIRED
     metrics: dict[str, Metric | None] = {
         "auroc": area_under_roc(strange, normal, boot, paired=paired),
         "average_precision": average_precision(strange, normal, boot, paired=paired),
@@ -139,13 +217,13 @@ def detect_slices(
     }
     if len(normal) >= AT_ONE_PERCENT and len(validation) >= AT_ONE_PERCENT:
         metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
-    if wanted is not None:
-        reached = after == wanted
+    if inputs.wanted is not None:
+        reached = after == inputs.wanted
         metrics["success"] = rate_metric(reached.double().numpy(), boot)
         accepted = reached.numpy() & (strange <= threshold)
         metrics["success_and_accepted"] = rate_metric(accepted, boot)
     attack = adaptive_attack(config, detector, threshold)
-    evading, wrong = _evading(config, own, attack, clean, progress)
+    evading, wrong = _evading(config, own, attack, clean, place.progress)
     errors = (before != labels).numpy()
     metrics |= {
         "accepted_adaptive": rate_metric(wrong & (evading <= threshold), boot),
@@ -160,30 +238,12 @@ def detect_slices(
     fpr, tpr = roc_curve(strange, normal)
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
     return {
-        "schema": SCHEMA,
-        "command": "detect",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "seed": seed,
-        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
-        "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": described(given),
-        "inputs": kind if config.attack is None else config.attack.name,
-        "attack": None if config.attack is None else described(config.attack),
-        "budget": None if budget is None else str(budget),
-        "clean": len(normal),
-        "abnormal": len(strange),
-        "validation": len(validation),
         "threshold": threshold,
-        "false_alarm_rate": RATE,
-        "flags": trained.card.get("flags", []),
-        "seconds": round(time.perf_counter() - began, 2),
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()
         },
         "roc": {"fpr": fpr, "tpr": tpr},
-        "adaptive": {name: getattr(attack, name) for name in type(config.adaptive).model_fields},
+        "adaptive": _told(attack).model_dump(),
         "acceptance": [
             {
                 "threshold": level,
@@ -216,42 +276,6 @@ def check(
     return own
 
 
-def _abnormal(
-    config: DetectConfig, trained: Trained, victim: HashVFL, clean: Batch, progress: Progress
-) -> tuple[Batch, Tensor | None, Budget | None]:
-    """The abnormal inputs, the classes an attack wanted, and its budget."""
-    data, seed = trained.data, config.seed
-    if config.attack is None:
-        kind = config.inputs or BY_DEFAULT
-        odd = abnormal_batch(
-            kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"), other=config.other
-        )
-        return odd, None, None
-    attack_config = AttackConfig.build(
-        {
-            "seed": seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "attack": config.attack.model_dump(),
-            "budget": config.budget.model_dump(),
-            "protocol": {"query_modality": MOVED, "database": MOVED},
-        }
-    )
-    seen = AttackData(data, victim.database_codes(data, MOVED), MOVED, MOVED)
-    fitted = fit_attack(attack_config, trained, seen, progress)
-    targets = None
-    if fitted.attack.goal == "targeted":
-        chosen = choose_targets(
-            "disjoint", clean.labels.numpy(), seen.labels.numpy(), derive_seed(seed, "targets")
-        )
-        targets = torch.from_numpy(chosen)
-    moved = fitted.attack.perturb(
-        victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
-    )
-    wanted = None if targets is None else targets.long().argmax(dim=1)
-    return moved.batch.to("cpu"), wanted, fitted.budget
-
-
 def levels(clean: Floats) -> list[float]:
     """Thresholds to show acceptance at: every score of clean rows, quantiles of many.
 
@@ -275,6 +299,11 @@ def adaptive_attack(
         raise ConfigError(f"--adaptive: {error}") from None
 
 
+def _told(attack: AdaptiveSlice) -> AdaptiveConfig:
+    """Every setting of the adaptive attacker."""
+    return AdaptiveConfig(**{name: getattr(attack, name) for name in AdaptiveConfig.model_fields})
+
+
 def _evading(
     config: DetectConfig, victim: HashVFL, attack: AdaptiveSlice, clean: Batch, progress: Progress
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -282,7 +311,7 @@ def _evading(
 
     The noise of the message that is judged is not the noise that the attack has seen.
     """
-    budget = config.budget.resolve(Budget("none", math.inf))
+    budget = config.budget.resolve(UNBOUNDED)
     moved = attack.perturb(
         victim, clean, None, budget, MOVED, seed=derive_seed(config.seed, "adaptive")
     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,23 +10,38 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash import __version__
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import Attack, AttackData, Goal
 from advhash.attacks.black_box.baselines import Noise
 from advhash.attacks.gradient.descent import GradientAttack
 from advhash.attacks.gradient.hiding import HAG
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Dataset, Progress, silent
-from advhash.defenses.detectors.adaptive_images import AdaptiveHiding, AdaptiveTargeted, Success
+from advhash.data.dataset import Batch, Dataset
+from advhash.defenses.detectors.adaptive_images import (
+    STEPS,
+    AdaptiveHiding,
+    AdaptiveTargeted,
+    Success,
+)
 from advhash.defenses.detectors.image_codes import CodeDetector
 from advhash.errors import ConfigError, UsageError
-from advhash.experiments.attack.perturb import choose_queries
-from advhash.experiments.config import AttackConfig, MethodConfig
-from advhash.experiments.detect.config import DetectConfig
+from advhash.experiments.config import MethodConfig
+from advhash.experiments.detect.config import AdaptiveConfig, DetectConfig
 from advhash.experiments.detect.inputs import PAIRED, abnormal_images, other_data
-from advhash.experiments.prepare.fit_attack import fit_attack
+from advhash.experiments.detect.protocol import (
+    RATE,
+    UNBOUNDED,
+    Planned,
+    clean_queries,
+    disjoint_targets,
+    kept_batch,
+    kept_batch_again,
+    written,
+)
+from advhash.experiments.experiment import Place, Result
+from advhash.experiments.prepare.fit_attack import FittedAttack
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import Metric, rate_metric
@@ -41,22 +53,21 @@ from advhash.measures.roc import (
     threshold_at,
 )
 from advhash.registry import ATTACKS, DETECTORS
-from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 
 __all__ = [
-    "check_images",
+    "EVERY",
+    "ImageInputs",
     "code_detectors",
-    "described",
-    "detect_images",
+    "judge_images",
     "judges_codes",
+    "move_images",
     "noise_like",
+    "plan_images",
 ]
 
 Floats = npt.NDArray[np.float64]
-SCHEMA = "advhash/detect/1"
-RATE = 0.05
 EVERY = "all"  # --detector all: one table, as the attacked images are the costly part
 BY_DEFAULT = MethodConfig(name="prosgan")  # the attack where neither attack nor inputs are named
 MOVED = "image"
@@ -74,16 +85,14 @@ def judges_codes(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class ImageInputs:
     """Clean queries and an abnormal input for each.
 
-    kind:   "mixed", "noise", "ood" or the name of the attack
     attack: the fitted attack that moved them; None where nobody attacked
     codes:  of the moved queries, None likewise; noisy: noise of the L2 size of each attack
     targets, success: of the adaptive attacker, and of the attack where there is one
     """
 
-    kind: str
     clean: Batch
     moved: Batch
     noisy: Batch | None
@@ -95,14 +104,40 @@ class _Inputs:
     codes: HashCodes | None
     clean_codes: HashCodes
 
+    @classmethod
+    def read(cls, config: DetectConfig, place: Place, made: Result) -> ImageInputs:
+        """What `move_images` made, with what judges it."""
+        trained: Trained = place.part("victim")
+        victim, data, kept = trained.victim, trained.data, dict(made.tensors)
+        served = victim.default_database
+        seen = AttackData(data, place.part("codes")[served], served, MOVED)
+        clean = clean_queries(config, data)
+        own = victim.encode(clean.inputs[MOVED], MOVED)
+        fitted: FittedAttack | None = None if config.attack is None else place.part("fit")
+        targets = _targets(config, fitted, clean, data)
+        goal: Goal = "targeted" if fitted is None else fitted.attack.goal
+        noisy, codes = kept.pop("noisy", None), kept.pop("codes", None)
+        return cls(
+            clean=clean,
+            moved=kept_batch_again(kept, clean),
+            noisy=None if noisy is None else _with(clean, noisy),
+            targets=targets,
+            data=seen,
+            attack=None if fitted is None else fitted.attack,
+            budget=config.budget.resolve(UNBOUNDED),
+            success=Success(seen, clean.labels if targets is None else targets, own, goal=goal),
+            codes=None if codes is None else HashCodes.pack(codes.numpy()),
+            clean_codes=own,
+        )
 
-def check_images(
-    config: DetectConfig, given: MethodConfig, victim: HashVictim, data: Dataset
-) -> None:
-    """Refuse, before any training, what fits no hash of images.
 
-    victim, data: as `foresee` gives them. Raises UsageError, ConfigError, UnknownName.
+def plan_images(config: DetectConfig, given: MethodConfig, known: PlannedVictim) -> Planned:
+    """One detector of a hash of images, or all.
+
+    Raises UsageError, ConfigError, UnknownName, before any training, for what fits no hash of
+    images.
     """
+    victim, data, other = known.victim, known.data, None
     if MOVED not in victim.bounds:
         federation = isinstance(victim, HashVFL)
         raise UsageError(
@@ -114,145 +149,77 @@ def check_images(
     if given.name != EVERY:
         detector: CodeDetector = DETECTORS.create(given.name, given.settings)
         detector.check(victim, detector.fitted_on(data))
+        given = written(DETECTORS, given)
     more = config.adaptive.model_dump(exclude_none=True)
     if set(more) - {"steps"}:
         raise ConfigError(f"{STEPS_ALONE}, got {', '.join(more)}")
     if more.get("steps", 1) < 1:
         raise ConfigError(f"{STEPS_ALONE}, at least 1, got {more['steps']}")
+    update: dict[str, Any] = {
+        "detector": given,
+        "adaptive": AdaptiveConfig(steps=more.get("steps", STEPS)),
+    }
     if config.inputs is not None:
-        config.budget.resolve(Budget("none", math.inf))
+        update["budget"] = config.budget.written(UNBOUNDED)
         if config.inputs == "ood":
-            other_data(data, tuple(data.query.inputs[MOVED].shape[1:]), config.other)
-        return
-    method = _method(config)
-    attack: Attack = ATTACKS.create(method.name, method.settings)
-    if not attack.can_move(victim, MOVED):
-        raise UsageError(f"--method: {method.name} does not move images; expected one that does")
-    attack.check_gradients(victim)
-    attack.check_budget(config.budget.resolve(attack.default_budget))
+            shape = tuple(data.query.inputs[MOVED].shape[1:])
+            other = other_data(data, shape, config.other)
+            update["other"] = config.other or other.name
+    else:
+        method = written(ATTACKS, config.attack or BY_DEFAULT)
+        attack: Attack = ATTACKS.create(method.name, method.settings)
+        if not attack.can_move(victim, MOVED):
+            raise UsageError(
+                f"--method: {method.name} does not move images; expected one that does"
+            )
+        attack.check_gradients(victim)
+        attack.check_budget(config.budget.resolve(attack.default_budget))
+        update |= {"attack": method, "budget": config.budget.written(attack.default_budget)}
+    fingerprint = None if other is None else other.fingerprint()
+    detectors, served = _each(given, victim), victim.default_database
+    return Planned(config.model_copy(update=update), detectors, MOVED, served, fingerprint)
 
 
-def described(method: MethodConfig) -> dict[str, Any]:
-    """A detector or an attack as the document has it."""
-    return {"name": method.name, "settings": method.settings}
+def _each(given: MethodConfig, victim: HashVictim) -> list[MethodConfig]:
+    """The detectors that a name stands for."""
+    if given.name != EVERY:
+        return [given]
+    listed = [name for name in code_detectors() if DETECTORS.create(name).listed(victim)]
+    return [written(DETECTORS, MethodConfig(name=name)) for name in listed]
 
 
-def _method(config: DetectConfig) -> MethodConfig:
-    return config.attack or BY_DEFAULT
-
-
-def detect_images(
-    config: DetectConfig, given: MethodConfig, trained: Trained, progress: Progress = silent
-) -> dict[str, Any]:
-    """The JSON document: `metrics` of the detector, or `detectors`, a table of all of them.
-
-    Raises AdvhashError.
-    """
+def move_images(config: DetectConfig, place: Place) -> Result:
+    """The abnormal inputs; of an attack also their codes, and noise of the same L2."""
+    trained: Trained = place.part("victim")
     victim, data, seed = trained.victim, trained.data, config.seed
-    every = given.name == EVERY
-    names = code_detectors() if every else [given.name]
-    detectors: dict[str, CodeDetector] = {
-        name: DETECTORS.create(name, given.settings) for name in names
-    }
-    if every:
-        detectors = {name: one for name, one in detectors.items() if one.listed(victim)}
-    began = time.perf_counter()
-    for detector in detectors.values():
-        detector.fit(victim, detector.fitted_on(data), MOVED)
-    inputs = (_attacked if config.inputs is None else _odd)(config, trained, progress)
-    found = {}
-    for number, (name, detector) in enumerate(detectors.items()):
-        found[name] = _figures(detector, trained, inputs, config)
-        progress("detectors", number + 1, len(detectors))
-    document = {
-        "schema": SCHEMA,
-        "command": "detect",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "seed": seed,
-        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
-        "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
-        "detector": described(given),
-        "inputs": inputs.kind,
-        "attack": None if config.inputs else described(_method(config)),
-        "budget": str(inputs.budget),
-        "clean": len(inputs.clean),
-        "abnormal": len(inputs.moved),
-        "validation": len(data.validation),
-        "false_alarm_rate": RATE,
-        "flags": trained.card.get("flags", []),
-        "seconds": round(time.perf_counter() - began, 2),
-    }
-    if every:
-        return {**document, "threshold": None, "detectors": found}
-    return {**document, **found[given.name]}
-
-
-def _queries(config: DetectConfig, trained: Trained) -> tuple[Batch, AttackData, HashCodes]:
-    """The clean queries, the database as the victim serves it, the codes of the queries."""
-    victim, data, seed = trained.victim, trained.data, config.seed
-    served = victim.default_database
-    seen = AttackData(data, victim.database_codes(data, served), served, MOVED)
-    rows = choose_queries(data.query, config.queries, derive_seed(seed, "queries"))
-    clean = data.query.rows(rows)
-    return clean, seen, victim.encode(clean.inputs[MOVED], MOVED)
-
-
-def _targets(clean: Batch, seen: AttackData, seed: int) -> Tensor:
-    chosen = choose_targets(
-        "disjoint", clean.labels.numpy(), seen.labels.numpy(), derive_seed(seed, "targets")
-    )
-    return torch.from_numpy(chosen)
-
-
-def _attacked(config: DetectConfig, trained: Trained, progress: Progress) -> _Inputs:
-    """Abnormal are the queries as an attack moves them."""
-    victim, seed = trained.victim, config.seed
-    method = _method(config)
-    attack_config = AttackConfig.build(
-        {
-            "seed": seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "attack": method.model_dump(),
-            "budget": config.budget.model_dump(),
-            "protocol": {"query_modality": MOVED, "database": victim.default_database},
-        }
-    )
-    clean, seen, own = _queries(config, trained)
-    fitted = fit_attack(attack_config, trained, seen, progress)
-    targets = _targets(clean, seen, seed) if fitted.attack.goal == "targeted" else None
+    clean, budget = clean_queries(config, data), str(config.budget.resolve(UNBOUNDED))
+    if config.attack is None:  # mixed, noisy or foreign pictures
+        kind = str(config.inputs)
+        drawn = derive_seed(seed, f"abnormal {kind}")
+        odd = abnormal_images(kind, data, clean, drawn, other=config.other)
+        return Result({"budget": budget}, kept_batch(odd))
+    fitted: FittedAttack = place.part("fit")
+    targets = _targets(config, fitted, clean, data)
     moved = fitted.attack.perturb(
         victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
     )
     batch = moved.batch.to("cpu")
-    labels = clean.labels if targets is None else targets
-    return _Inputs(
-        method.name,
-        clean,
-        batch,
-        noise_like(victim, clean, batch, derive_seed(seed, "noise")),
-        targets,
-        seen,
-        fitted.attack,
-        fitted.budget,
-        Success(seen, labels, own, goal=fitted.attack.goal),
-        moved.codes,
-        own,
-    )
+    noisy = noise_like(victim, clean, batch, derive_seed(seed, "noise"))
+    more = {"codes": torch.from_numpy(moved.codes.unpack()), "noisy": noisy.inputs[MOVED]}
+    return Result({"budget": budget}, kept_batch(batch) | more)
 
 
-def _odd(config: DetectConfig, trained: Trained, progress: Progress) -> _Inputs:
-    """Abnormal are mixed, noisy or foreign pictures; the adaptive attacker is targeted."""
-    kind, seed = str(config.inputs), config.seed
-    clean, seen, own = _queries(config, trained)
-    drawn = derive_seed(seed, f"abnormal {kind}")
-    odd = abnormal_images(kind, trained.data, clean, drawn, other=config.other)
-    targets = _targets(clean, seen, seed)
-    budget = config.budget.resolve(Budget("none", math.inf))
-    success = Success(seen, targets, own, goal="targeted")
-    return _Inputs(kind, clean, odd, None, targets, seen, None, budget, success, None, own)
+def _targets(
+    config: DetectConfig, fitted: FittedAttack | None, clean: Batch, data: Dataset
+) -> Tensor | None:
+    """(B,C) target labels; None of an attack that has none. The adaptive attacker has them."""
+    if fitted is not None and fitted.attack.goal != "targeted":
+        return None
+    return disjoint_targets(config, clean, data)
+
+
+def _with(batch: Batch, images: Tensor) -> Batch:
+    return Batch({**batch.inputs, MOVED: images}, batch.labels, batch.index)
 
 
 def noise_like(victim: HashVictim, clean: Batch, moved: Batch, seed: int) -> Batch:
@@ -269,21 +236,23 @@ def noise_like(victim: HashVictim, clean: Batch, moved: Batch, seed: int) -> Bat
             budget = Budget("l2", size)
             one = Noise().perturb(victim, one, None, budget, MOVED, seed=seed + row).batch.to("cpu")
         parts.append(one.inputs[MOVED])
-    return Batch({**clean.inputs, MOVED: torch.cat(parts)}, clean.labels, clean.index)
+    return _with(clean, torch.cat(parts))
 
 
-def _figures(
-    detector: CodeDetector, trained: Trained, inputs: _Inputs, config: DetectConfig
-) -> dict[str, Any]:
-    """Threshold, metrics with intervals and ROC of one fitted detector."""
+def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, Any]:
+    """Threshold, metrics with intervals and ROC of one detector, and who gets past it."""
+    trained: Trained = place.part("victim")
+    inputs: ImageInputs = place.part("inputs")
     victim, boot = trained.victim, derive_seed(config.seed, "bootstrap")
+    detector: CodeDetector = DETECTORS.create(given.name, given.settings)
+    detector.fit(victim, detector.fitted_on(trained.data), MOVED)
     rows = trained.data.validation
     batches = (rows.rows(torch.arange(len(rows))), inputs.clean, inputs.moved)
     validation, normal, strange = (
         detector.score(victim, one, MOVED).double().numpy() for one in batches
     )
     threshold = threshold_at(validation, RATE)
-    paired = inputs.attack is not None or inputs.kind in PAIRED
+    paired = inputs.attack is not None or config.inputs in PAIRED
     before = inputs.success.of(inputs.clean_codes).numpy() & (normal <= threshold)
     metrics: dict[str, Metric | None] = {
         "accepted_adaptive": None,
@@ -327,7 +296,7 @@ def _figures(
 
 def adaptive_attack(
     detector: CodeDetector,
-    inputs: _Inputs,
+    inputs: ImageInputs,
     threshold: float,
     validation: Floats,
     config: DetectConfig,
@@ -345,7 +314,7 @@ def adaptive_attack(
 
 
 def _adaptive(
-    attack: AdaptiveTargeted, trained: Trained, inputs: _Inputs, config: DetectConfig
+    attack: AdaptiveTargeted, trained: Trained, inputs: ImageInputs, config: DetectConfig
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Of each query, whether the adaptive attacker succeeds, and is accepted as well."""
     attack.fit(trained.victim, inputs.data, inputs.budget)

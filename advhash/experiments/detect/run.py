@@ -1,75 +1,170 @@
-"""`advhash detect`: a detector, clean rows, abnormal rows, and the attacker who knows it."""
+"""`advhash detect`: detectors, clean rows, abnormal rows, and the attacker who knows them."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from advhash.budget import Budget
-from advhash.data.dataset import Progress, silent
-from advhash.defenses.detectors.federated import (
-    CodeDistance,
-)
+import torch
+
+from advhash import __version__
 from advhash.errors import UsageError
-from advhash.experiments.config import MethodConfig, TrainConfig
+from advhash.experiments.attack.record import run_info
+from advhash.experiments.attack.run import PlannedAttack, Served
+from advhash.experiments.config import AttackConfig, MethodConfig, TrainConfig
+from advhash.experiments.config_text import method_label
+from advhash.experiments.detect.cell import DetectorCell, Inputs, InputsCell
 from advhash.experiments.detect.config import DetectConfig
-from advhash.experiments.detect.federation import adaptive_attack, check, detect_slices
-from advhash.experiments.detect.images import check_images, detect_images, judges_codes
-from advhash.experiments.prepare.hardened import foresee, prepare
-from advhash.registry import ATTACKS, DETECTORS
+from advhash.experiments.detect.federation import distances, plan_slices
+from advhash.experiments.detect.images import EVERY, judges_codes, plan_images
+from advhash.experiments.detect.protocol import RATE, Planned
+from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.trained import Trained
+from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
+from advhash.reports.detection import DETECT, DetectionRecord
+from advhash.storage.cache import content_key
 from advhash.victims.federated.hashvfl import HashVFL
+from advhash.victims.training.acceleration import precision
 
+__all__ = ["Detection"]
+
+CODE = ("experiments.attack", "experiments.detect")
 OF_FEDERATIONS, OF_IMAGES = "code-max", "flips"  # the detectors without a name
+Cells = InputsCell | DetectorCell
 
 
-def detect(config: DetectConfig, progress: Progress = silent) -> dict[str, Any]:
-    """The JSON document: figures with intervals, thresholds, the adaptive attacker, the probe.
+@EXPERIMENTS.register("detect", source="the registered detector")
+class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], DetectionRecord]):
+    """How well abnormal inputs are told from clean ones, and who gets past all the same."""
 
-    Raises AdvhashError.
-    """
-    given = config.detector
-    if config.attack is not None:
-        ATTACKS.create(config.attack.name, config.attack.settings)
-        if config.inputs is not None:
-            raise UsageError("--method makes the abnormal inputs: expected no --inputs")
-    if config.other is not None and config.inputs != "ood":
-        raise UsageError("--other names the data of --inputs ood: expected no other inputs")
-    if given is not None and not judges_codes(given.name):
-        _distances(config, given)
-    training = _training(config)
-    foreseen = foresee(training)  # what it is refused for must not cost a training
-    victim, data = foreseen.victim, foreseen.data
-    slices = isinstance(victim, HashVFL) if given is None else not judges_codes(given.name)
-    chosen = given or MethodConfig(name=OF_FEDERATIONS if slices else OF_IMAGES)
-    if slices:
-        detector = _distances(config, chosen)
-        check(config, detector, victim, data)
-        trained = prepare(training, progress, foreseen)
-        return detect_slices(config, chosen, detector, trained, progress)
-    check_images(config, chosen, victim, data)
-    return detect_images(config, chosen, prepare(training, progress, foreseen), progress)
+    name, config, record, code = "detect", DetectConfig, DetectionRecord, CODE
+    lasts, alone = False, True
 
+    def plan(self, config: DetectConfig) -> Plan[DetectConfig, Cells]:
+        given = config.detector
+        if config.attack is not None:
+            ATTACKS.create(config.attack.name, config.attack.settings)
+            if config.inputs is not None:
+                raise UsageError("--method makes the abnormal inputs: expected no --inputs")
+        if config.other is not None and config.inputs != "ood":
+            raise UsageError("--other names the data of --inputs ood: expected no other inputs")
+        if given is not None and not judges_codes(given.name):
+            distances(config, given)
+        known = PlannedVictim.of(config.turned_into(TrainConfig))
+        federation = isinstance(known.victim, HashVFL)
+        chosen = given or MethodConfig(name=OF_FEDERATIONS if federation else OF_IMAGES)
+        plan = plan_images if judges_codes(chosen.name) else plan_slices
+        return _plan(plan(known.written(config), chosen, known), known)
 
-def _distances(config: DetectConfig, given: MethodConfig) -> CodeDistance:
-    """The detector of a federation; what it and its attacker refuse must not cost a training."""
-    detector = DETECTORS.create(given.name, given.settings)
-    if not isinstance(detector, CodeDistance):
-        raise UsageError(
-            f"--detector: expected one that compares codes of parties, got {given.name}"
-        )
-    adaptive_attack(config, detector, 0.0)
-    config.budget.resolve(Budget("none", math.inf))
-    return detector
+    def compute(self, cell: Cells, place: Place) -> Result:
+        return cell.compute(place)
 
-
-def _training(config: DetectConfig) -> TrainConfig:
-    return TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "victim": config.victim.model_dump(),
-            "defense": None if config.defense is None else config.defense.model_dump(),
-            "defense_budget": config.defense_budget.model_dump(),
-            "dataset": config.dataset.model_dump(),
+    def judge(
+        self, plan: Plan[DetectConfig, Cells], results: Sequence[Result], place: Place
+    ) -> DetectionRecord:
+        config, trained, seconds = plan.config, place.part("victim"), place.seconds["all"]
+        inputs, *found = (result.document for result in results)
+        document = _document(config, trained, inputs) | {"seconds": round(seconds, 2)}
+        if not place.alone:
+            run = run_info(place.final, config.seed, config.device, {"all": seconds})
+            document["run"] = run.model_dump()
+        tables = {
+            cell.detector.name: one
+            for cell, one in zip(plan.cells[1:], found, strict=True)
+            if isinstance(cell, DetectorCell)
         }
-    ).trusting(config.trust_code)
+        assert config.detector is not None
+        if config.detector.name == EVERY:
+            return DetectionRecord.from_document({**document, "detectors": tables})
+        return DetectionRecord.from_document({**document, **found[0]})
+
+
+def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
+    config, attack = planned.config, planned.config.attack
+    parts: dict[str, Part] = {"victim": known, "codes": Served()}
+    if attack is not None:
+        threat = {"query_modality": planned.moved, "database": planned.database}
+        parts["fit"] = PlannedAttack(config.turned_into(AttackConfig, protocol=threat))
+    names = tuple(parts)
+    count = min(config.queries or len(known.data.query), len(known.data.query))
+    made = str(config.inputs) if attack is None else method_label(attack)
+    content = _content(planned, known)
+    inputs = InputsCell(config, content_key(content), names, (made, *known.names), count)
+    cells: list[Cells] = [inputs]
+    for one in planned.detectors:
+        own = {
+            "inputs": content,
+            "detector": one.model_dump(mode="json"),
+            "digest": DETECTORS[one.name].digest,
+            "adaptive": config.adaptive.model_dump(mode="json"),
+        }
+        label = (method_label(one), made, *known.names)
+        cells.append(DetectorCell(config, one, content_key(own), (*names, "inputs"), label, count))
+    return Plan(
+        config=config,
+        cells=cells,
+        parts=parts | {"inputs": Inputs(Detection.name, inputs)},
+        label=f"{known.name}-detect".replace(":", "."),
+        shown={
+            "victim": {"name": known.name, "settings": known.settings},
+            "defense": None if config.defense is None else config.defense.model_dump(),
+            "detectors": [one.model_dump() for one in planned.detectors],
+            "inputs": made,
+            "attack": None if attack is None else attack.model_dump(),
+            "dataset": {"name": known.data.name, "database": len(known.data.database)},
+            "queries": count,
+        },
+    )
+
+
+def _content(planned: Planned, known: PlannedVictim) -> dict[str, Any]:
+    """What decides over the abnormal inputs."""
+    config, attack = planned.config, planned.config.attack
+    return {
+        "victim": known.identity,
+        "precision": precision(torch.device(known.device)),
+        "attack": None if attack is None else attack.model_dump(mode="json"),
+        "method": None if attack is None else ATTACKS[attack.name].digest,
+        "inputs": config.inputs,
+        "other": planned.other,
+        "budget": config.budget.model_dump(mode="json"),
+        "queries": config.queries,
+        "seed": config.seed,
+        "threads": torch.get_num_threads(),
+        "code": code_version(*CODE),
+    }
+
+
+def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON document says beside the figures of detectors; inputs: of their cell."""
+    data, attack = trained.data, config.attack
+    count = min(config.queries or len(data.query), len(data.query))
+    assert config.detector is not None
+    return {
+        "schema": DETECT,
+        "command": "detect",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "seed": config.seed,
+        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
+        "dataset": {"name": data.name, "settings": dict(data.settings)},
+        "detector": _described(config.detector),
+        "inputs": config.inputs if attack is None else attack.name,
+        "attack": None if attack is None else _described(attack),
+        "budget": inputs["budget"],
+        "clean": count,
+        "abnormal": count,
+        "validation": len(data.validation),
+        "threshold": None,
+        "false_alarm_rate": RATE,
+        "flags": trained.card.get("flags", []),
+    }
+
+
+def _described(method: MethodConfig) -> dict[str, Any]:
+    """A detector or an attack as the document has it."""
+    return {"name": method.name, "settings": method.settings}

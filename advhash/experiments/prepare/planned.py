@@ -5,11 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from advhash.data.dataset import Dataset, Progress
 from advhash.defenses.base import Wrapping
-from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig, VictimConfig
+from advhash.experiments.config import (
+    AttackConfig,
+    DatasetConfig,
+    OneVictim,
+    TrainConfig,
+    VictimConfig,
+)
 from advhash.experiments.config_text import method_label
 from advhash.experiments.costs import note_cost
 from advhash.experiments.prepare.code_key import code_version
@@ -22,6 +28,8 @@ from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
 
 __all__ = ["PlannedVictim"]
+
+Given = TypeVar("Given", bound=OneVictim)
 
 
 class _Place(Protocol):
@@ -110,6 +118,12 @@ class PlannedVictim:
         kept = {key: value for key, value in known.settings.items() if key not in fixed}
         table = {"name": self.config.victim.name, "seed": self.config.victim.seed, **kept}
         return VictimConfig.build(table)
+
+    def written(self, config: Given) -> Given:
+        """The config of a run with this victim: its device, victim and data are written out."""
+        return config.model_copy(
+            update={"device": self.device, "victim": self.replay, "dataset": self.dataset}
+        )
 
     @property
     def learns(self) -> bool:

@@ -1,0 +1,1 @@
+"""What randomised smoothing certifies of a victim."""

@@ -1,0 +1,86 @@
+"""What detection has in common wherever it is measured: queries, targets, rates, what is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advhash.budget import Budget
+from advhash.data.dataset import Batch, Dataset, Modality
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import MethodConfig
+from advhash.experiments.detect.config import DetectConfig
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.registry import Registry
+from advhash.targets import choose_targets
+
+__all__ = [
+    "RATE",
+    "UNBOUNDED",
+    "Planned",
+    "clean_queries",
+    "disjoint_targets",
+    "kept_batch",
+    "kept_batch_again",
+    "written",
+]
+
+RATE = 0.05  # of false alarms, at the threshold
+UNBOUNDED = Budget("none", math.inf)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A detection as it is known before any training.
+
+    config:    with every default of detectors, inputs, attack and budget written out
+    detectors: with every setting
+    moved:     the modality that is abnormal; database: the direction that an attack is fitted to
+    other:     fingerprint of the data set that the inputs are of, where they are of another one
+    """
+
+    config: DetectConfig
+    detectors: Sequence[MethodConfig]
+    moved: Modality
+    database: str
+    other: str | None
+
+
+def written(registry: Registry[Any], table: MethodConfig) -> MethodConfig:
+    """A detector or an attack with every setting."""
+    settings = registry.settings(table.name, table.settings)
+    return MethodConfig.build({"name": table.name, **settings})
+
+
+def clean_queries(config: DetectConfig, data: Dataset) -> Batch:
+    """The clean queries, one for each abnormal input."""
+    rows = choose_queries(data.query, config.queries, derive_seed(config.seed, "queries"))
+    return data.query.rows(rows)
+
+
+def disjoint_targets(config: DetectConfig, clean: Batch, data: Dataset) -> Tensor:
+    """(B,C) target labels, without a label of the query."""
+    labels, known = clean.labels.numpy(), data.database.labels.numpy()
+    return torch.from_numpy(
+        choose_targets("disjoint", labels, known, derive_seed(config.seed, "targets"))
+    )
+
+
+def kept_batch(batch: Batch) -> dict[str, Tensor]:
+    """What is moved, for the cache: (B, …) inputs by modality."""
+    return {f"input {name}": values for name, values in batch.inputs.items()}
+
+
+def kept_batch_again(kept: Mapping[str, Tensor], clean: Batch) -> Batch:
+    """`kept_batch` read back; all else is that of the clean queries."""
+    inputs: dict[Modality, Tensor] = {
+        name.removeprefix("input "): values
+        for name, values in kept.items()
+        if name.startswith("input ")
+    }
+    return Batch(inputs, clean.labels, clean.index)
