@@ -13,12 +13,13 @@ from source_tree import FILES, FOLDERS, ROOT, folder_of, modules_of, named, path
 from advhash.experiments.prepare.code_key import GROUND, PREPARED
 
 SHOWING = {"reports", "cli", "api"}  # decide over nothing that is kept
-CARRIERS = {  # of settings, whose values are in the keys, of cells and of the version
+CARRIERS = {  # of settings, whose values are in the keys, of cells, costs and the version
     "advhash",
     "advhash._version",
     "advhash.experiments",
     "advhash.experiments.config",
     "advhash.experiments.config_text",
+    "advhash.experiments.costs",
     "advhash.experiments.experiment",
 }
 
