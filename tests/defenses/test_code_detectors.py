@@ -25,14 +25,19 @@ from advhash.data import Batch, Split
 from advhash.defenses.detectors.adaptive_images import AdaptiveHiding, AdaptiveTargeted, Success
 from advhash.defenses.detectors.image_codes import CodeDetector, Flips, Margin, Nearest
 from advhash.errors import DataError, UsageError
+from advhash.experiments.config import AttackConfig, MethodConfig
+from advhash.experiments.config_text import read_toml
 from advhash.experiments.detect.config import DetectConfig
-from advhash.experiments.detect.images import noise_like
+from advhash.experiments.detect.images import judge_images, move_images, noise_like
 from advhash.experiments.detect.inputs import abnormal_images
-from advhash.experiments.detect.run import detect
+from advhash.experiments.detect.run import Detection
+from advhash.experiments.experiment import Place, Result, describe, resume, run
 from advhash.measures.roc import threshold_at
-from advhash.registry import DETECTORS
+from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.detection import DetectionRecord, detection_chapter
 from advhash.reports.elements.pictures import Pictures
+from advhash.reports.page.render import page
+from advhash.storage.cache import cache_root
 
 NAMES = [
     entry.name
@@ -41,6 +46,12 @@ NAMES = [
 ]  # which needs a classifier: tests/defenses/test_novelty.py
 LISTED = [name for name in NAMES if name != "novelty"]  # of a hash
 LIMIT = Budget("linf", 24 / 255)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for the run folders of commands without `--out`."""
+    monkeypatch.chdir(tmp_path)
 
 
 def fitted(scene: Scene, name: str, **settings: object) -> CodeDetector:
@@ -241,7 +252,12 @@ def test_a_goal_that_does_not_fit_is_refused(scene: Scene) -> None:
         attack.perturb(blind, scene.queries, scene.targets, LIMIT, seed=0)
 
 
-def test_detect_of_an_image_victim() -> None:
+def refused(asked: dict[str, object]) -> None:
+    """Plan it, which raises."""
+    describe(Detection(), DetectConfig.build(asked))
+
+
+def test_detect_of_an_image_victim(tmp_path: Path) -> None:
     asked: dict[str, object] = {
         "victim": {"name": "dpsh", "bits": 12, "epochs": 2},
         "dataset": {"name": "digits", "size": 16},
@@ -249,7 +265,8 @@ def test_detect_of_an_image_victim() -> None:
         "budget": {"norm": "linf", "eps": "32/255"},
         "queries": 16,
     }
-    one = detect(DetectConfig.build({**asked, "detector": {"name": "nearest"}}))
+    config = DetectConfig.build({**asked, "detector": {"name": "nearest"}})
+    one = run(Detection(), config, tmp_path / "run").document()
     metrics = one["metrics"]
     assert one["schema"] == "advhash/detect/1"
     assert one["abnormal"] == one["clean"] == 16
@@ -259,12 +276,12 @@ def test_detect_of_an_image_victim() -> None:
     assert json.loads(json.dumps(one)) == one
     assert DetectionRecord.loads(json.dumps(one)).attack is not None  # a page shows it
     with pytest.raises(UsageError, match="no settings"):
-        detect(DetectConfig.build({**asked, "detector": {"name": "all", "radius": 3}}))
+        refused({**asked, "detector": {"name": "all", "radius": 3}})
     with pytest.raises(UsageError, match="expected no --inputs"):
-        detect(DetectConfig.build({**asked, "detector": {"name": "nearest"}, "inputs": "noise"}))
+        refused({**asked, "detector": {"name": "nearest"}, "inputs": "noise"})
     wrong = {**asked, "attack": {"name": "hotflip"}, "detector": {"name": "nearest"}}
     with pytest.raises(UsageError, match="images"):
-        detect(DetectConfig.build(wrong))
+        refused(wrong)
 
 
 QUICK = (
@@ -347,7 +364,7 @@ NETWORK = ["--detector", "novelty", "--set", "detector.code=network"]
 def test_what_fits_no_hash_of_images_is_refused_before_a_training(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advhash.experiments.detect.run.prepare", None)
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", None)
     result = CliRunner().invoke(app, ["detect", "--victim", "dpsh", *options, "-q"])
     assert isinstance(result.exception, UsageError), result.exception
     assert message in str(result.exception)
@@ -367,6 +384,73 @@ def test_a_function_of_the_user_is_a_victim(
     result = CliRunner().invoke(app, [*given, "--trust-code"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["metrics"]["accepted_adaptive"]["value"] is not None
+
+
+ATTACKED: dict[str, object] = {
+    "victim": {"name": "dpsh", "bits": 12, "epochs": 2},
+    "dataset": {"name": "digits", "size": 16},
+    "attack": {"name": "dhta", "steps": 5},
+    "budget": {"eps": "32/255"},
+    "detector": {"name": "all"},
+    "adaptive": {"steps": 3},
+    "queries": 6,
+}
+
+
+def test_a_run_folder_replays_and_other_processes_find_the_same(tmp_path: Path) -> None:
+    whole = run(Detection(), DetectConfig.build(ATTACKED), tmp_path / "whole")
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {"config.toml", "env.json", "metrics.json", "report.html"}
+    assert (tmp_path / "whole/report.html").read_text("utf-8") == page([tmp_path / "whole"])
+    config = DetectConfig.build(read_toml(tmp_path / "whole/config.toml"))
+    assert config.attack is not None
+    assert config.attack.settings == json.loads(json.dumps(ATTACKS.settings("dhta", {"steps": 5})))
+    assert config.budget.resolve(Budget("none", math.inf)) == Budget("linf", 32 / 255)
+    again = run(Detection(), config, tmp_path / "again", executor="local")
+    outside = {"run", "created", "seconds"}
+    assert again.model_dump(exclude=outside) == whole.model_dump(exclude=outside)
+    assert not any((cache_root() / "detect").iterdir()), "what is finished is not kept twice"
+
+
+def test_an_interrupted_run_attacks_no_query_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked, judged = [], []
+
+    def move(config: DetectConfig, place: Place) -> Result:
+        attacked.append(config)
+        return move_images(config, place)
+
+    def judge(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, object]:
+        judged.append(given.name)
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        return judge_images(config, given, place)
+
+    monkeypatch.setattr("advhash.experiments.detect.cell.move_images", move)
+    monkeypatch.setattr("advhash.experiments.detect.cell.judge_images", judge)
+    config = DetectConfig.build({**ATTACKED, "seed": 1, "victim": {"name": "dpsh", "epochs": 1}})
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run(Detection(), config, tmp_path / "found.json")
+    assert f"`advhash detect --resume {tmp_path}/found.json`" in stopped.value.__notes__[0]
+    assert [one.name for one in tmp_path.iterdir()] == ["found.json.partial"]
+    assert describe(Detection(), config)["cells_done"] == 3
+    record = resume(tmp_path / "found.json")
+    assert len(attacked) == 1
+    assert judged == [*LISTED[:3], *LISTED[2:]]
+    assert json.loads((tmp_path / "found.json").read_text("utf-8")) == record.document()
+
+
+def test_the_attack_of_a_detection_has_every_table_of_it() -> None:
+    more = {"defense": {"name": "jpeg"}, "defense_budget": {"norm": "l2", "eps": 1.0}}
+    config = DetectConfig.build({**ATTACKED, **more, "seed": 3, "device": "cpu"}).trusting(True)
+    attack = config.turned_into(AttackConfig, protocol={"queries": 6})
+    shared = DetectConfig.model_fields.keys() & AttackConfig.model_fields.keys() - {"command"}
+    assert shared >= {"victim", "dataset", "defense", "defense_budget", "attack", "budget"}
+    for name in shared:
+        assert getattr(attack, name) == getattr(config, name), name
+    assert attack.trust_code
+    assert attack.protocol.queries == 6
 
 
 def test_noise_of_equal_length(scene: Scene) -> None:

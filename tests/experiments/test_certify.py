@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from killed import killed_when
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
@@ -128,27 +124,6 @@ def test_blocks_of_queries_have_the_certificates_of_all(tmp_path: Path) -> None:
     assert found["radii"][0]["metrics"]["bits_certified"]["value"] == bits.mean()
     more = {**asked, "radii": [0.02, 0.05], "level": 0.1, "within": 4}
     assert describe(Certification(), CertifyConfig.build(more))["cells_done"] == 4  # radii are free
-
-
-def test_a_killed_run_goes_on_with_the_printed_command(tmp_path: Path) -> None:
-    given = [*COMMAND[:-2], "-q", "--samples", "1500", "--queries", "30", "--out"]
-    whole, out, cells = tmp_path / "whole", tmp_path / "run", tmp_path / "cache/certify"
-    assert CliRunner().invoke(app, [*given, str(whole)]).exit_code == 0
-    environment = {**os.environ, "ADVHASH_CACHE": str(cells.parent)}
-    advhash = [sys.executable, "-m", "advhash"]
-    killed_when(
-        [*advhash, *given, str(out)], lambda: any(cells.glob("[0-9a-f]*/*.json")), environment
-    )
-    assert not out.exists()
-    assert Path(f"{out}.partial/config.toml").is_file()
-    resumed = [*advhash, "certify", "--resume", str(out), "-q"]
-    subprocess.run(resumed, env=environment, check=True)
-    assert not Path(f"{out}.partial").exists()
-    first, second = (
-        CertificateRecord.read(one).model_dump(exclude={"run", "created", "seconds"})
-        for one in (whole, out)
-    )
-    assert second == first
 
 
 def test_an_interrupted_file_says_the_command_that_continues_it(

@@ -65,6 +65,12 @@ def data() -> Dataset:
     )  # fmt: skip
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for the run folders of commands without `--out`."""
+    monkeypatch.chdir(tmp_path)
+
+
 def trained(data: Dataset, **settings: Any) -> HashVFL:
     given: dict[str, Any] = {"epochs": 12, "batch_size": 40, "width": 16, "bits": 12, **settings}
     return HashVFL(**{**HashVFL.data_arguments(data), **given}).fit(data, seed=0)  # type: ignore[arg-type]
@@ -469,6 +475,7 @@ class TestSlices:
 QUICK = ["--set", "dataset.size=16", "--set", "victim.epochs=4", "--set", "victim.width=8", "-q"]
 
 
+@pytest.mark.usefixtures("elsewhere")
 class TestCommand:
     def test_the_document(self, tmp_path: Path) -> None:
         out = tmp_path / "d.json"
@@ -528,9 +535,25 @@ class TestCommand:
         assert document["inputs"] == "dhta"
         assert document["budget"] == "L∞ 32/255"
         assert DetectionRecord.loads(result.stdout).attack is not None  # a page shows it
-        assert document["attack"] == {"name": "dhta", "settings": {"steps": 10}}
+        settings = json.loads(json.dumps(ATTACKS.settings("dhta", {"steps": 10})))
+        assert document["attack"] == {"name": "dhta", "settings": settings}
         found = document["metrics"]
         assert found["success_and_accepted"]["value"] <= found["success"]["value"]
+
+    def test_a_run_replays_with_both_budgets_as_they_were(self) -> None:
+        """The attack's own one, and none of the adaptive attacker: neither is the other's."""
+        given = ["detect", "--victim", "hashvfl", "--bits", "8", "--queries", "20", "--json", "-q"]
+        more = ["--method", "dhta", "--set", "attack.steps=5", "--adaptive", "steps=3"]
+        first = runner.invoke(app, [*given, *more, *QUICK, "--out", "first"])
+        assert first.exit_code == 0, first.stderr
+        again = ["detect", "--config", "first/config.toml", "--json", "-q", "--out", "second"]
+        second = runner.invoke(app, again)
+        assert second.exit_code == 0, second.stderr
+        found, replayed = json.loads(first.stdout), json.loads(second.stdout)
+        assert found["budget"] == "L∞ 8/255"
+        assert Path("first/report.html").is_file()
+        for name in ("metrics", "attack", "adaptive", "acceptance", "roc", "probe", "threshold"):
+            assert replayed[name] == found[name]
 
     def test_an_attack_on_images_moves_party_0_and_says_so(self) -> None:
         """`attack` without --query-modality: what the config of the run, and its record, get."""
@@ -570,7 +593,7 @@ class TestCommand:
     def test_what_makes_no_sense_is_refused_before_a_training(
         self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("advhash.experiments.detect.run.prepare", None)
+        monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", None)
         quick = ["--set", "dataset.size=16", "--set", "victim.epochs=1", "-q"]
         result = runner.invoke(app, ["detect", *options, *quick])
         assert isinstance(result.exception, UsageError), result.exception
@@ -586,7 +609,7 @@ class TestCommand:
     def test_tables_are_refused_what_needs_images_before_a_training(
         self, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("advhash.experiments.detect.run.prepare", None)
+        monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", None)
         command = ["detect", "--victim", "hashvfl", "--dataset", "breast_cancer", "-q"]
         result = runner.invoke(app, [*command, *options])
         assert isinstance(result.exception, UsageError), result.exception

@@ -34,6 +34,11 @@ queries = 24
 KINDS = {
     "attack": [*DPSH, *DHTA, "--queries", "24", "--set", "protocol.batch_size=4"],
     "benchmark": ["--suite", "suite.toml", "--executor", "inline"],
+    "certify": [*DPSH, "--sigma", "0.1", "--samples", "1000", "--queries", "30"],
+    "detect": [
+        *(*DPSH, *DHTA, "--eps", "8/255", "--queries", "12"),
+        *("--detector", "all", "--adaptive", "steps=20"),
+    ],
     "evolve": [
         *("--domain", "attack", "--candidates", "6", "--repeats", "2"),
         *("--victim", "dpsh", "--set", "victim.bits=16", "--set", "victim.epochs=1"),
@@ -74,6 +79,8 @@ def timeless(value: Any) -> Any:
     [
         "attack",
         pytest.param("benchmark", marks=pytest.mark.slow),
+        "certify",
+        "detect",
         pytest.param("evolve", marks=pytest.mark.slow),
         pytest.param("lifelong", marks=pytest.mark.slow),
         "phase-chart",

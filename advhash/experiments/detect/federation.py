@@ -143,7 +143,9 @@ def plan_slices(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
         "detector": table,
         "adaptive": _told(adaptive_attack(config, detector, 0.0)),
     }
-    if config.attack is None:
+    if config.attack is not None:
+        update["attack"] = written(ATTACKS, config.attack)
+    else:
         kind = config.inputs or BY_DEFAULT
         update |= {"inputs": kind, "budget": config.budget.written(UNBOUNDED)}
         if kind == "ood" and victim.is_image(MOVED):
