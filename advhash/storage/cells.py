@@ -9,6 +9,7 @@ A result that is not what was written is discarded and computed again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,12 +67,13 @@ class CellStore:
         def build(folder: Path) -> None:
             found = compute()
             write_tensors(folder / TENSORS, found.tensors)
-            body = {"document": found.document, "tensors": sha256(folder / TENSORS)}
+            digest = sha256(folder / TENSORS)
+            body = {"key": self.key, "document": found.document, "tensors": digest}
             write_json(folder / DOCUMENT, body)
 
         def read(folder: Path) -> Result:
             body = json.loads((folder / DOCUMENT).read_text("utf-8"))
-            if sha256(folder / TENSORS) != body["tensors"]:
+            if (body["key"], body["tensors"]) != (self.key, sha256(folder / TENSORS)):
                 raise ValueError("the stored values are not those that were written")
             return Result(body["document"], read_tensors(folder / TENSORS))
 
@@ -88,7 +90,7 @@ class CellStore:
             except CheckpointError:  # damaged by a crash: make it again
                 file.unlink(missing_ok=True)
         tensors = dict(make())
-        partial = file.with_suffix(".partial")
+        partial = file.with_name(f"{name}.{os.getpid()}.partial")
         with storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(partial, tensors)

@@ -15,19 +15,16 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from advhash import __version__
-from advhash.errors import CheckpointError, RunError
-from advhash.storage.checkpoint import read_tensors, write_tensors
+from advhash.errors import RunError
 from advhash.storage.files import storage_errors, write_json, write_text
 
 try:
@@ -208,17 +205,6 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    @classmethod
-    def resume(cls, given: Path) -> RunFolder:
-        """Continue an interrupted run, named with or without `.partial`."""
-        folder = given.absolute()
-        run = cls(folder.with_name(folder.name.removesuffix(_SUFFIX)))
-        if run.final.exists():
-            raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
-        if not (run.path / "config.toml").is_file():
-            raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
-        return run
-
     @staticmethod
     def interrupted(given: Path) -> tuple[Path, str]:
         """Final name and kind of an interrupted run, named with or without `.partial`.
@@ -257,56 +243,15 @@ class RunFolder:
         write_text(file, config)
         write_json(self.path / IDENTITY, {"kind": kind, "code": code, "version": __version__})
 
-    def identify(self, key: str) -> None:
-        """Note what the parts belong to. Raises RunError where earlier ones belong to another run.
-
-        key: names the config, the victim, the data and the code
-        """
-        file = self.path / "identity"
-        if file.is_file() and file.read_text("utf-8") != key:
-            self._unlock()
-            raise RunError(
-                f"the finished batches in {self.path} were made with another config, victim, data "
-                "set or version of advhash: expected the same; delete the folder and start again"
-            )
-        write_text(file, key)
-
-    def part(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of one part of the work: read where it is done already, else made."""
-        file = self.path / "parts" / f"{name}.safetensors"
-        if file.is_file():
-            try:
-                return read_tensors(file)
-            except CheckpointError:  # damaged by a crash: make it again
-                file.unlink()
-        tensors = dict(make())
-        partial = file.with_suffix(".partial")
-        with storage_errors(file):
-            file.parent.mkdir(exist_ok=True)
-            write_tensors(partial, tensors)
-            partial.replace(file)
-        return tensors
-
-    def json_part(self, name: str, make: Callable[[], Any]) -> Any:
-        """A part that is plain JSON."""
-
-        def part() -> dict[str, Tensor]:
-            text = json.dumps(make(), allow_nan=False).encode()
-            return {"json": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
-
-        return json.loads(self.part(name, part)["json"].numpy().tobytes())
-
     def write_text(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
 
     def finish(self) -> Path:
-        """Give the folder its final name and drop the parts."""
+        """Give the folder its final name."""
         with storage_errors(self.final):
             self.path.rename(self.final)
         self._unlock()
-        shutil.rmtree(self.final / "parts", ignore_errors=True)
-        for name in ("identity", IDENTITY):
-            (self.final / name).unlink(missing_ok=True)
+        (self.final / IDENTITY).unlink(missing_ok=True)
         return self.final
 
     def finish_as(self, name: str) -> Path:
@@ -317,13 +262,12 @@ class RunFolder:
         self._unlock()
         return self.final
 
-    def abandon(self, *, keep: bool = True) -> bool:
-        """Remove the folder where no part was finished; True where it was kept for `--resume`.
+    def abandon(self, *, keep: bool) -> bool:
+        """Leave an unfinished run: True where it is kept for `--resume`, else it is removed.
 
-        keep: False for a command that has no `--resume`
+        keep: whether anything of it is done; what was never claimed cannot be continued
         """
-        claimed = (self.path / IDENTITY).is_file()  # its cells lie in the cache
-        kept = keep and (claimed or any((self.path / "parts").glob("*.safetensors")))
+        kept = keep and (self.path / IDENTITY).is_file()
         if not kept:
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()  # last: who begins here meanwhile must not lose its folder

@@ -556,15 +556,6 @@ def test_a_page_names_each_run_and_each_place_once(
         assert not page.exists()
 
 
-def test_parts_hold_plain_tensors_only(tmp_path: Path) -> None:
-    from advhash.storage.run_folder import RunFolder
-
-    run = RunFolder.start(tmp_path / "run")
-    run.part("0", lambda: {"moved": torch.zeros(2, 3)})
-    stored = safetensors.torch.load_file(run.path / "parts/0.safetensors")
-    assert stored["moved"].shape == (2, 3)
-
-
 def test_main_job_on_a_small_scale(advhash: Run, tmp_path: Path) -> None:
     """dlcmh × prosgan through the command: every direction, one increment, the record whole."""
     code, out, err = advhash(
@@ -594,10 +585,10 @@ def test_resume_refuses_batches_of_another_run(advhash: Run, tmp_path: Path) -> 
     from advhash.storage.run_folder import RunFolder
 
     run = RunFolder.start(tmp_path / "run")
-    run.identify("one config, victim and code")
-    run.identify("one config, victim and code")
+    run.claim("attack", "seed = 1", "code")
+    run.claim("attack", "seed = 1", "code")
     with pytest.raises(RunError, match="start again"):
-        run.identify("another")
+        run.claim("attack", "seed = 2", "code")
     code, _, err = advhash("attack", "--resume", tmp_path / "run", "--eps", "4/255")
     assert (code, "no other settings" in one_line(err)) == (2, True)
 

@@ -5,28 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from advhash import __version__
 from advhash.errors import RunError, StorageError
 from advhash.storage.run_folder import RunFolder, environment, new_run_id, refuse_partial
-
-
-class Work:
-    """Makes the tensors of one part and counts how often."""
-
-    def __init__(self, value: float = 1.0) -> None:
-        self.value = value
-        self.calls = 0
-
-    def __call__(self) -> Mapping[str, Tensor]:
-        self.calls += 1
-        return {"codes": torch.full((3,), self.value)}
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def final(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(final: Path) -> RunFolder:
     run = RunFolder.start(final)
-    run.write_text("config.toml", "seed = 1\n")
+    run.claim("attack", "seed = 1\n", "code")
     return run
 
 
@@ -98,90 +85,29 @@ class TestStart:
 class TestResume:
     @pytest.mark.parametrize("name", ["first", "first.partial"])
     def test_by_either_name(self, final: Path, run: RunFolder, name: str) -> None:
-        again = RunFolder.resume(final.with_name(name))
-        assert (again.final, again.path) == (run.final, run.path)
+        assert RunFolder.interrupted(final.with_name(name)) == (run.final, "attack")
 
     def test_from_inside_the_folder(self, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(run.path)
-        assert RunFolder.resume(Path(".")).path == run.path
+        assert RunFolder.interrupted(Path("."))[0] == run.final
 
     def test_a_finished_run_is_refused(self, final: Path, run: RunFolder) -> None:
         run.finish()
         with pytest.raises(RunError, match="which is finished"):
-            RunFolder.resume(final)
+            RunFolder.interrupted(final)
 
     def test_a_missing_run_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"no .*gone.partial/config.toml"):
-            RunFolder.resume(tmp_path / "gone")
+            RunFolder.interrupted(tmp_path / "gone")
 
     def test_a_folder_without_a_config_is_refused(self, final: Path) -> None:
         RunFolder.start(final)
         with pytest.raises(RunError, match=r"no .*first.partial/config.toml"):
-            RunFolder.resume(final)
-
-
-class TestParts:
-    def test_a_part_is_made_once(self, final: Path, run: RunFolder) -> None:
-        first, second = Work(1.0), Work(2.0)
-        assert run.part("0000", first)["codes"].tolist() == [1.0] * 3
-        assert RunFolder.resume(final).part("0000", second)["codes"].tolist() == [1.0] * 3
-        assert (first.calls, second.calls) == (1, 0)
-
-    def test_parts_are_told_apart_by_name(self, run: RunFolder) -> None:
-        run.part("batch-0.1", Work(1.0))
-        assert run.part("batch-0.2", Work(2.0))["codes"].tolist() == [2.0] * 3
-
-    @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, None], ids=["empty", "noise", "half"])
-    def test_a_damaged_part_is_made_again(self, run: RunFolder, damage: bytes | None) -> None:
-        run.part("0000", Work(1.0))
-        file = run.path / "parts" / "0000.safetensors"
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2] if damage is None else damage)
-        again = Work(2.0)
-        assert run.part("0000", again)["codes"].tolist() == [2.0] * 3
-        assert again.calls == 1
-        assert run.part("0000", Work(3.0))["codes"].tolist() == [2.0] * 3
-
-    def test_a_part_gets_its_name_only_when_it_is_whole(
-        self, run: RunFolder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A process that is killed cleans nothing up."""
-        written = []
-        write_bytes = Path.write_bytes
-
-        def watched(path: Path, content: bytes) -> int:
-            written.append(path.name)
-            return write_bytes(path, content)
-
-        monkeypatch.setattr(Path, "write_bytes", watched)
-        run.part("0000", Work())
-        assert written
-        assert "0000.safetensors" not in written
-        assert [path.name for path in (run.path / "parts").iterdir()] == ["0000.safetensors"]
-
-    def test_an_interrupt_while_a_part_is_made_leaves_no_part(self, run: RunFolder) -> None:
-        def interrupted() -> Mapping[str, Tensor]:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            run.part("0000", interrupted)
-        assert list(run.path.glob("parts/*")) == []
-
-    def test_a_full_disk_leaves_no_half_of_a_part(
-        self, run: RunFolder, full_disk: Callable[[], None]
-    ) -> None:
-        run.part("0000", Work())
-        full_disk()
-        with pytest.raises(StorageError, match="the disk is full; free some space") as got:
-            run.part("0001", Work())
-        assert got.value.exit_code == 3
-        assert "\n" not in str(got.value)
-        assert [path.name for path in (run.path / "parts").iterdir()] == ["0000.safetensors"]
+            RunFolder.interrupted(final)
 
 
 class TestFinish:
     def test_it_never_looks_finished_before(self, final: Path, run: RunFolder) -> None:
-        run.part("0000", Work())
         run.write_text("metrics.json", "{}")
         assert not final.exists()
         assert run.finish() == final
@@ -194,7 +120,7 @@ class TestFinish:
         full_disk()
         with pytest.raises(StorageError, match=r"cannot write .*metrics.json: the disk is full"):
             run.write_text("metrics.json", "{}")
-        assert [path.name for path in run.path.iterdir()] == ["config.toml"]
+        assert sorted(path.name for path in run.path.iterdir()) == ["config.toml", "identity.json"]
         assert not final.exists()
 
     def test_a_failed_text_keeps_the_one_before(
@@ -207,21 +133,45 @@ class TestFinish:
 
 
 class TestAbandon:
-    def test_without_a_finished_part_nothing_is_left(self, final: Path, run: RunFolder) -> None:
-        assert run.abandon() is False
+    def test_where_nothing_is_finished_nothing_is_left(self, final: Path, run: RunFolder) -> None:
+        assert run.abandon(keep=False) is False
         assert not run.path.exists()
         assert not final.exists()
 
-    def test_an_unfinished_part_does_not_count(self, run: RunFolder) -> None:
-        (run.path / "parts").mkdir()
-        (run.path / "parts" / "0000.partial").write_bytes(b"x")
-        assert run.abandon() is False
+    def test_what_says_not_what_it_is_cannot_be_continued(self, tmp_path: Path) -> None:
+        run = RunFolder.start(tmp_path / "unknown")
+        assert run.abandon(keep=True) is False
         assert not run.path.exists()
 
-    def test_a_finished_part_is_kept_for_resuming(self, final: Path, run: RunFolder) -> None:
-        run.part("0000", Work(1.0))
-        assert run.abandon() is True
-        assert RunFolder.resume(final).part("0000", Work(2.0))["codes"].tolist() == [1.0] * 3
+    def test_what_is_begun_is_kept_for_resuming(self, final: Path, run: RunFolder) -> None:
+        assert run.abandon(keep=True) is True
+        assert RunFolder.interrupted(final) == (run.final, "attack")
+
+
+class TestClaim:
+    def test_the_same_run_goes_on(self, run: RunFolder) -> None:
+        run.claim("attack", "seed = 1\n", "code")
+
+    @pytest.mark.parametrize(
+        ("kind", "config", "code", "difference"),
+        [
+            ("detect", "seed = 1\n", "code", "`advhash attack`, not by `advhash detect`"),
+            ("attack", "seed = 2\n", "code", "with other settings"),
+            ("attack", "seed = 1\n", "other", f"another code of advhash .version {__version__}"),
+        ],
+    )
+    def test_another_run_is_refused_with_the_difference(
+        self, run: RunFolder, kind: str, config: str, code: str, difference: str
+    ) -> None:
+        with pytest.raises(RunError, match=difference) as got:
+            run.claim(kind, config, code)
+        assert "\n" not in str(got.value)
+        assert (run.path / "config.toml").read_text() == "seed = 1\n"
+
+    def test_a_run_of_an_older_version_says_so(self, final: Path, run: RunFolder) -> None:
+        (run.path / "identity.json").unlink()
+        with pytest.raises(RunError, match=r"begun by a version before 0\.2"):
+            RunFolder.interrupted(final)
 
 
 def test_ids_name_the_run_and_sort_by_time() -> None:

@@ -27,10 +27,10 @@ def test_a_folder_that_is_removed_is_locked_until_then(
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", removed)
-        assert not first.abandon()
+        assert not first.abandon(keep=False)
     second = RunFolder.start_or_continue(tmp_path / "run")
     assert second.path.is_dir()
-    second.abandon()
+    second.abandon(keep=False)
 
 
 def test_a_folder_that_went_before_its_lock_is_begun_anew(
@@ -49,7 +49,7 @@ def test_a_folder_that_went_before_its_lock_is_begun_anew(
     assert run.path.is_dir()
     with pytest.raises(RunError, match="nobody writes"):
         RunFolder.start_or_continue(tmp_path / "run")
-    run.abandon()
+    run.abandon(keep=False)
 
 
 def test_a_file_system_without_locks_is_written_all_the_same(

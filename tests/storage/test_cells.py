@@ -1,0 +1,154 @@
+"""Results and pieces of cells in the cache: made once, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from advhash.errors import StorageError
+from advhash.storage.cells import CellStore, Result
+
+
+class Work:
+    """Makes the tensors of one piece and counts how often."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = value
+        self.calls = 0
+
+    def __call__(self) -> Mapping[str, Tensor]:
+        self.calls += 1
+        return {"codes": torch.full((3,), self.value)}
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on half of each file is written before the disk is full."""
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return lambda: monkeypatch.setattr(Path, "write_bytes", full)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CellStore:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    return CellStore("kind", "key")
+
+
+class TestPieces:
+    def test_a_piece_is_made_once(self, store: CellStore) -> None:
+        first, second = Work(1.0), Work(2.0)
+        assert store.piece("0000", first)["codes"].tolist() == [1.0] * 3
+        assert CellStore("kind", "key").piece("0000", second)["codes"].tolist() == [1.0] * 3
+        assert (first.calls, second.calls) == (1, 0)
+
+    def test_parts_are_told_apart_by_name(self, store: CellStore) -> None:
+        store.piece("batch-0.1", Work(1.0))
+        assert store.piece("batch-0.2", Work(2.0))["codes"].tolist() == [2.0] * 3
+
+    @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, None], ids=["empty", "noise", "half"])
+    def test_a_damaged_piece_is_made_again(self, store: CellStore, damage: bytes | None) -> None:
+        store.piece("0000", Work(1.0))
+        file = store.pieces / "0000.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2] if damage is None else damage)
+        again = Work(2.0)
+        assert store.piece("0000", again)["codes"].tolist() == [2.0] * 3
+        assert again.calls == 1
+        assert store.piece("0000", Work(3.0))["codes"].tolist() == [2.0] * 3
+
+    def test_a_piece_gets_its_name_only_when_it_is_whole(
+        self, store: CellStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that is killed cleans nothing up."""
+        written = []
+        write_bytes = Path.write_bytes
+
+        def watched(path: Path, content: bytes) -> int:
+            written.append(path.name)
+            return write_bytes(path, content)
+
+        monkeypatch.setattr(Path, "write_bytes", watched)
+        store.piece("0000", Work())
+        assert written
+        assert "0000.safetensors" not in written
+        assert [path.name for path in store.pieces.iterdir()] == ["0000.safetensors"]
+
+    def test_an_interrupt_while_a_piece_is_made_leaves_no_piece(self, store: CellStore) -> None:
+        def interrupted() -> Mapping[str, Tensor]:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            store.piece("0000", interrupted)
+        assert list(store.pieces.glob("*")) == []
+
+    def test_a_full_disk_leaves_no_half_of_a_piece(
+        self, store: CellStore, full_disk: Callable[[], None]
+    ) -> None:
+        store.piece("0000", Work())
+        full_disk()
+        with pytest.raises(StorageError, match="the disk is full; free some space") as got:
+            store.piece("0001", Work())
+        assert got.value.exit_code == 3
+        assert "\n" not in str(got.value)
+        assert [path.name for path in store.pieces.iterdir()] == ["0000.safetensors"]
+
+    def test_pieces_hold_plain_tensors_only(self, store: CellStore) -> None:
+        store.piece("0", lambda: {"moved": torch.zeros(2, 3)})
+        stored = safetensors.torch.load_file(store.pieces / "0.safetensors")
+        assert stored["moved"].shape == (2, 3)
+
+
+class TestResults:
+    def test_a_result_is_computed_once_and_its_pieces_go(self, store: CellStore) -> None:
+        store.piece("0000", Work())
+        assert store.is_begun()
+        assert not store.is_done()
+        made = Work(2.0)
+        for _ in range(2):
+            found = store.result(lambda: Result({"rows": [1, 2]}, made()))
+            assert found.document == {"rows": [1, 2]}
+            assert found.tensors["codes"].tolist() == [2.0] * 3
+        assert made.calls == 1
+        assert store.is_done()
+        assert not store.pieces.exists()
+        store.forget()
+        assert not store.is_begun()
+
+    @pytest.mark.parametrize("name", ["result.json", "result.safetensors"])
+    @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "gone", "swapped"])
+    def test_a_damaged_result_is_computed_again_and_never_believed(
+        self, store: CellStore, name: str, damage: str
+    ) -> None:
+        for value, one in ((1.0, store), (5.0, CellStore("kind", "other"))):
+            one.result(lambda value=value: Result({"value": value}, Work(value)()))  # type: ignore[misc]
+        file = store.folder / name
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[len(content) * 2 // 3] ^= 1
+        if damage == "gone":
+            file.unlink()
+        else:
+            other = CellStore("kind", "other").folder / name
+            file.write_bytes(
+                {
+                    "cut": content[: len(content) // 2],
+                    "bit": bytes(changed),
+                    "empty": b"",
+                    "swapped": other.read_bytes(),
+                }[damage]
+            )
+        again = Work(1.0)
+        found = store.result(lambda: Result({"value": 1.0}, again()))
+        assert found.document == {"value": 1.0}
+        assert found.tensors["codes"].tolist() == [1.0] * 3
