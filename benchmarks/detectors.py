@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from advhash.experiments.detect.config import DetectConfig
-from advhash.experiments.detect.run import detect
+from advhash.experiments.detect.run import Detection
+from advhash.experiments.experiment import run
 from advhash.storage.files import write_json
 
 OUT = Path(__file__).with_suffix(".json")
@@ -86,7 +88,8 @@ def main() -> None:
                 "queries": given.queries,
             }
         )
-        document = detect(config)
+        with tempfile.TemporaryDirectory() as folder:
+            document = run(Detection(), config, Path(folder) / "run.json").document()
         document["cpu_seconds"] = round(time.process_time() - began, 1)
         for found in document["detectors"].values():
             del found["roc"]  # long, and drawn again from the seed

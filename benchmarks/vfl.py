@@ -26,7 +26,7 @@ from advhash.data.load import load_dataset
 from advhash.data.parties import party_view
 from advhash.errors import DataError
 from advhash.experiments.detect.config import DetectConfig
-from advhash.experiments.detect.run import detect
+from advhash.experiments.detect.run import Detection
 from advhash.experiments.experiment import run
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.invert.run import Invert
@@ -164,18 +164,18 @@ def detection(
     dataset: str = "digits",
 ) -> Cell:
     known = inputs in ("mixed", "noise", "ood")
-    body = detect(
-        DetectConfig.build(
-            {
-                "seed": seed,
-                "victim": {"name": "hashvfl", "bits": bits},
-                "detector": {"name": detector},
-                "dataset": {"name": dataset},
-                "budget": budget,
-                **({"inputs": inputs} if known else {"attack": {"name": inputs}}),
-            }
-        )
+    config = DetectConfig.build(
+        {
+            "seed": seed,
+            "victim": {"name": "hashvfl", "bits": bits},
+            "detector": {"name": detector},
+            "dataset": {"name": dataset},
+            "budget": budget,
+            **({"inputs": inputs} if known else {"attack": {"name": inputs}}),
+        }
     )
+    with tempfile.TemporaryDirectory() as folder:
+        body = run(Detection(), config, Path(folder) / "run.json").document()
     return {key: body[key] for key in ("metrics", "threshold", "probe", "clean", "abnormal")}
 
 
