@@ -89,7 +89,7 @@ def main() -> None:
             }
         )
         with tempfile.TemporaryDirectory() as folder:
-            document = run(Detection(), config, Path(folder) / "detect.json").document()
+            document = run(Detection(), config, Path(folder) / "run.json").document()
         document["cpu_seconds"] = round(time.process_time() - began, 1)
         for found in document["detectors"].values():
             del found["roc"]  # long, and drawn again from the seed

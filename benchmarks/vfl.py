@@ -175,7 +175,7 @@ def detection(
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        body = run(Detection(), config, Path(folder) / "detect.json").document()
+        body = run(Detection(), config, Path(folder) / "run.json").document()
     return {key: body[key] for key in ("metrics", "threshold", "probe", "clean", "abnormal")}
 
 
