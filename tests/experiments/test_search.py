@@ -1,9 +1,10 @@
-"""`advhash search`: both domains end to end, what is refused, and going on after an interrupt."""
+"""`advhash evolve`: both domains end to end, what is refused, and going on after an interrupt."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ import pytest
 from advhash.attacks.evolved.genome import read_genome
 from advhash.errors import AdvhashError, ConfigError, RunError, StorageError, UsageError
 from advhash.experiments.attack.run import AttackExperiment
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.config import AttackConfig, TrainConfig, VictimConfig
 from advhash.experiments.evolve import cell, run
 from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import AttackDomain
 from advhash.experiments.evolve.run import Evolve
 from advhash.experiments.evolve.winner import STEPS
 from advhash.experiments.experiment import describe, resume, run as run_experiment
+from advhash.experiments.prepare.hardened import prepare
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import SCHEMA, CellDomain, distinct_cells, normal_form
 from advhash.reports.evolve import SearchRecord
@@ -269,6 +271,22 @@ def test_a_search_over_attacks_killed_half_way_goes_on_as_if_it_was_not(
     assert len(calls) > 5
     assert untimed(SearchRecord.read(tmp_path / "run")) == undisturbed
     assert not list((cache_root() / "searches").iterdir())
+
+
+def test_a_checkpoint_that_was_replaced_is_searched_anew(tmp_path: Path) -> None:
+    """In one process, at one path: the victim of the run before is not the victim of this one."""
+    place, found = tmp_path / "victim", []
+    for seed in (0, 1):
+        given = {"victim": {"name": "dpsh", "seed": seed, **TINY}}
+        given["dataset"] = {"name": "digits", "size": 16}
+        shutil.rmtree(place, ignore_errors=True)
+        trained = prepare(TrainConfig.build(given))
+        assert trained.folder is not None
+        shutil.copytree(trained.folder, place)
+        config = attack(repeats=1).model_copy(update={"victim": VictimConfig(name=str(place))})
+        found.append(untimed(search(config, tmp_path / f"replaced-{seed}")))
+    cell._ranges.clear()
+    assert untimed(search(config, tmp_path / "fresh")) == found[1] != found[0]
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:

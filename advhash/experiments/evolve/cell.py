@@ -192,7 +192,7 @@ def _domain(task: SearchTask) -> Any:
     bits = config.search.bits
     assert bits is not None
     if config.domain == "attack":
-        return AttackDomain(_range(config.to_toml(), config), steps=config.search.steps, bits=bits)
+        return AttackDomain(_range(task), steps=config.search.steps, bits=bits)
     keyed: Keyed = "structure" if ARMS[task.arm].cached == "structure" else config.search.keyed
     noise = _first(task.noise, config.search.noise)
     return CellDomain(_table(config.table), keyed=keyed, bits=bits, noise=noise)
@@ -203,16 +203,18 @@ def _table(file: str | None) -> dict[str, Any]:
     return read_table(None if file is None else Path(file))
 
 
-_ranges: dict[tuple[str, bool], Range] = {}
+_ranges: dict[tuple[str, str, bool], Range] = {}
 
 
-def _range(key: str, config: SearchConfig) -> Range:
-    """Loading a victim takes seconds: once a process."""
-    if (key, config.trust_code) not in _ranges:
+def _range(task: SearchTask) -> Range:
+    """Loading a victim takes seconds: once a process, unless its checkpoint is replaced."""
+    config = task.config
+    key = task.inputs, config.to_toml(), config.trust_code
+    if key not in _ranges:
         _ranges.clear()
         trained = prepare(victim_config(config, config.victim))
-        _ranges[key, config.trust_code] = validation_range(config, trained)
-    return _ranges[key, config.trust_code]
+        _ranges[key] = validation_range(config, trained)
+    return _ranges[key]
 
 
 def victim_config(
