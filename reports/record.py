@@ -304,8 +304,8 @@ def load_record(folder: Path) -> Record:
                 f"{siblings[0]}"
             )
         raise RunError(
-            f"expected {file}: not there, so {folder} is no finished run; "
-            f"continue an interrupted one with `advhash attack --resume {folder}`"
+            f"expected {file}: not there, so {folder} is no finished run; an interrupted one is "
+            f"called {folder.name}.partial and continues with --resume"
         )
     return Record.read(folder)
 

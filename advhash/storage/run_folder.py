@@ -1,11 +1,11 @@
 """The run folder: written under a `.partial` name, renamed when complete.
 
-    <out>.partial/   config.toml, env.json, parts/*.safetensors      while it runs
+    <out>.partial/   config.toml, env.json, identity.json             while it runs
     <out>/           config.toml, env.json, metrics.json, queries.parquet, samples/, report.html
     <out>.json       metrics.json alone, where a kind of run can be asked for that
 
-An interrupted run keeps its finished parts and is continued with `--resume`; it never looks
-finished, since `metrics.json` and the final name appear only at the end.
+An interrupted run is continued with `--resume`, from what its cells left in the cache; it never
+looks finished, since `metrics.json` and the final name appear only at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ except ImportError:  # no such locks on Windows
 __all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
 
 _SUFFIX = ".partial"
-IDENTITY = "identity.json"
+IDENTITY, CONFIG = "identity.json", "config.toml"
+OLD = "it was begun by a version before 0.2, whose interrupted runs this one cannot continue"
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -81,14 +82,13 @@ def new_run_id(label: str) -> str:
 def refuse_partial(folder: Path) -> None:
     """Raise RunError for a run that was interrupted."""
     if folder.name.endswith(_SUFFIX):
-        kind = _identity(folder).get("kind") or (
-            "attack" if (folder / "config.toml").is_file() else None
-        )
-        advice = (
-            "give the command that began it again, with the same --out, or delete it"
-            if kind is None
-            else f"continue it with `advhash {kind} --resume {folder}`"
-        )
+        kind = _identity(folder).get("kind")
+        if kind:
+            advice = f"continue it with `advhash {kind} --resume {folder}`"
+        elif (folder / CONFIG).is_file():
+            advice = f"{OLD}: delete it and run again"
+        else:
+            advice = "give the command that began it again, with the same --out, or delete it"
         raise RunError(f"expected a finished run, got {folder}: {advice}")
 
 
@@ -117,22 +117,24 @@ class RunFolder:
         self.final = final
         self.path = final.with_name(final.name + _SUFFIX)
         self._lock: int | None = None
+        self._mine = False  # what another command began is never removed
 
     @classmethod
     @contextmanager
     def writing(
-        cls, final: Path, begun: Callable[[], bool] = lambda: False, alone: str | None = None
+        cls, final: Path, begun: Callable[[], bool] | None = None, alone: str | None = None
     ) -> Iterator[RunFolder]:
         """A run folder, begun or continued under a lock: it gets its name where the block succeeds.
 
         Where the block fails, what is there is kept if anything was `begun`, with the advice how to
         continue, and removed otherwise.
 
+        begun: whether anything of the run is finished; None: it is new, and written in one go
         alone: the only file that is kept, under the name of the folder
 
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
-        run = cls.start_or_continue(final)
+        run = cls.start(final) if begun is None else cls.start_or_continue(final)
         try:
             yield run
             if alone is None:
@@ -141,7 +143,7 @@ class RunFolder:
                 run.finish_as(alone)
         except BaseException as error:
             kind = _identity(run.path).get("kind")
-            if run.abandon(keep=begun()) and not isinstance(error, RunError):
+            if run.abandon(keep=begun is not None and begun()) and not isinstance(error, RunError):
                 error.add_note(
                     f"what is finished is kept: continue with `advhash {kind} --resume {run.final}`"
                 )
@@ -159,11 +161,12 @@ class RunFolder:
                 raise RunError(f"expected a new run folder, got {path}, which exists: {advice}")
         with storage_errors(run.path):
             run.path.mkdir(parents=True)
+        run._mine = True
         return run
 
     @classmethod
     def start_or_continue(cls, final: Path) -> RunFolder:
-        """Begin a run, or go on with the parts of an interrupted one; then call `identify`.
+        """Begin a run, or go on in the folder of an interrupted one; then call `claim`.
 
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
@@ -215,14 +218,11 @@ class RunFolder:
         run = RunFolder(folder.with_name(folder.name.removesuffix(_SUFFIX)))
         if run.final.exists():
             raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
-        if not (run.path / "config.toml").is_file():
-            raise RunError(f"expected an interrupted run, got {given}: no {run.path}/config.toml")
+        if not (run.path / CONFIG).is_file():
+            raise RunError(f"expected an interrupted run, got {given}: no {run.path / CONFIG}")
         kind = _identity(run.path).get("kind")
         if not kind:
-            raise RunError(
-                f"{run.path} was begun by a version before 0.2, which kept no kind: expected a run "
-                "of this version; delete the folder and start again"
-            )
+            raise RunError(f"expected a run to continue, got {run.path}: {OLD}; delete it")
         return run.final, kind
 
     def claim(self, kind: str, config: str, code: str) -> None:
@@ -232,16 +232,17 @@ class RunFolder:
 
         Raises RunError, naming the difference, where another run was begun here.
         """
-        file, before = self.path / "config.toml", _identity(self.path)
-        if before:
-            mine = {"kind": kind, "code": code}
-            other = [name for name in mine if before.get(name) != mine[name]]
-            stored = file.read_text("utf-8") if file.is_file() else config
-            if other or stored != config:
-                self._unlock()
-                raise RunError(f"{self.path} was begun by {_difference(before, kind, other)}")
+        file, before = self.path / CONFIG, _identity(self.path)
+        stored = file.read_text("utf-8") if file.is_file() else config
+        mine = {"kind": kind, "code": code}
+        other = [name for name in mine if before and before.get(name) != mine[name]]
+        if not before and file.is_file():
+            raise RunError(f"expected a new folder, got {self.path}: {OLD}; delete it")
+        if other or stored != config:
+            raise RunError(f"{self.path} was begun by {_difference(before, kind, other)}")
+        self._mine = True
+        write_json(self.path / IDENTITY, {**mine, "version": __version__})
         write_text(file, config)
-        write_json(self.path / IDENTITY, {"kind": kind, "code": code, "version": __version__})
 
     def write_text(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
@@ -265,10 +266,12 @@ class RunFolder:
     def abandon(self, *, keep: bool) -> bool:
         """Leave an unfinished run: True where it is kept for `--resume`, else it is removed.
 
+        What another command began stays as it is.
+
         keep: whether anything of it is done; what was never claimed cannot be continued
         """
         kept = keep and (self.path / IDENTITY).is_file()
-        if not kept:
+        if self._mine and not kept:
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()  # last: who begins here meanwhile must not lose its folder
         return kept

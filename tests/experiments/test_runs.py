@@ -163,15 +163,36 @@ class TestClaim:
     def test_another_run_is_refused_with_the_difference(
         self, run: RunFolder, kind: str, config: str, code: str, difference: str
     ) -> None:
-        with pytest.raises(RunError, match=difference) as got:
-            run.claim(kind, config, code)
+        with (
+            pytest.raises(RunError, match=difference) as got,
+            RunFolder.writing(run.final, lambda: False) as other,
+        ):
+            other.claim(kind, config, code)
         assert "\n" not in str(got.value)
-        assert (run.path / "config.toml").read_text() == "seed = 1\n"
+        assert (run.path / "config.toml").read_text() == "seed = 1\n"  # nothing is lost
+        assert RunFolder.interrupted(run.final) == (run.final, "attack")
 
     def test_a_run_of_an_older_version_says_so(self, final: Path, run: RunFolder) -> None:
         (run.path / "identity.json").unlink()
         with pytest.raises(RunError, match=r"begun by a version before 0\.2"):
             RunFolder.interrupted(final)
+        with (
+            pytest.raises(RunError, match=r"begun by a version before 0\.2"),
+            RunFolder.writing(final, lambda: False) as other,
+        ):
+            other.claim("attack", "seed = 1\n", "code")
+        assert (run.path / "config.toml").is_file()
+
+    def test_what_is_written_in_one_go_is_new(self, run: RunFolder) -> None:
+        with pytest.raises(RunError, match="which exists"), RunFolder.writing(run.final):
+            pass
+        assert (run.path / "config.toml").is_file()
+
+    def test_a_kill_between_its_two_files_can_go_on(self, final: Path, run: RunFolder) -> None:
+        (run.path / "config.toml").unlink()
+        with RunFolder.writing(final, lambda: False) as other:
+            other.claim("attack", "seed = 1\n", "code")
+        assert (final / "config.toml").read_text() == "seed = 1\n"
 
 
 def test_ids_name_the_run_and_sort_by_time() -> None:
@@ -197,6 +218,9 @@ def test_advice_for_what_was_interrupted_fits_the_command(tmp_path: Path) -> Non
     folder.mkdir()
     with pytest.raises(RunError, match="give the command that began it again, with the same --out"):
         refuse_partial(folder)
-    (folder / "config.toml").touch()  # which an attack writes first
-    with pytest.raises(RunError, match="continue it with `advhash attack --resume"):
+    (folder / "config.toml").touch()
+    with pytest.raises(RunError, match=r"a version before 0\.2.*: delete it and run again"):
+        refuse_partial(folder)
+    (folder / "identity.json").write_text('{"kind": "benchmark"}')
+    with pytest.raises(RunError, match=r"continue it with `advhash benchmark --resume \S+partial`"):
         refuse_partial(folder)
