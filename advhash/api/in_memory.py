@@ -83,7 +83,9 @@ def with_database(
         raised = [flag for flag in raised if flag.name != "empty_queries"]
     shown = []
     if folder is not None:
-        shown = examples(scored, before, outcome, measured.scores, codes[database], folder.path)
+        shown = examples(
+            scored, before, outcome, measured.scores.columns, codes[database], folder.path
+        )
     record = make_record(
         scored,
         before,
@@ -103,7 +105,7 @@ def with_database(
         if asked.replays and trained.folder is not None:
             folder.write_text("config.toml", config.to_toml())
         write_json(folder.path / "env.json", environment())
-        write_queries(folder.path / "queries.parquet", outcome, measured.scores)
+        write_queries(folder.path / "queries.parquet", outcome, measured.scores.columns)
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
     outcome.columns.update(measured.scores.columns[database])

@@ -13,6 +13,7 @@ from advhash.attacks.base import AttackData
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Progress, silent
 from advhash.experiments.attack.columns import (
+    Columns,
     codec_columns,
     distance_metrics,
     retrieval_columns,
@@ -196,13 +197,13 @@ def examples(
     config: AttackConfig,
     trained: Trained,
     outcome: Outcome,
-    scores: Scores,
+    scores: Mapping[str, Columns],
     database: HashCodes,
     folder: Path,
 ) -> list[Example]:
     """What some queries retrieve before and after the attack; pictures go into the run folder."""
     modality = config.protocol.query_modality
-    main = scores.columns[str(config.protocol.database)]
+    main = scores[str(config.protocol.database)]
     return build_examples(
         folder,
         dataset=trained.data,

@@ -99,11 +99,6 @@ class Outcome:
         split: the queries; modality: the one that was moved
         """
 
-        def named(kind: str) -> dict[str, Tensor]:
-            start = f"{kind} "
-            found = kept.items()
-            return {name[len(start) :]: one for name, one in found if name.startswith(start)}
-
         def codes(name: str) -> HashCodes:
             return HashCodes(kept[name].numpy().view(np.uint64), int(kept["bits"]))
 
@@ -116,10 +111,16 @@ class Outcome:
             moved=kept["moved"],
             clean_codes=codes("clean_words"),
             codes=codes("words"),
-            columns={name: one.numpy() for name, one in named("column").items()},
+            columns={name: one.numpy() for name, one in _named(kept, "column").items()},
             seconds=float(kept["seconds"]),
-            notes=named("note"),
+            notes=_named(kept, "note"),
         )
+
+
+def _named(kept: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a kind, without it."""
+    start = f"{kind} "
+    return {name[len(start) :]: one for name, one in kept.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,23 @@ class Scores:
     columns: dict[str, Columns]
     metrics: dict[str, Metrics]
     empty_queries: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The columns, to be kept; see `score_columns`."""
+        return {
+            f"score {direction} {name}": torch.from_numpy(np.array(values))
+            for direction, columns in self.columns.items()
+            for name, values in columns.items()
+        }
+
+
+def score_columns(kept: Mapping[str, Tensor]) -> dict[str, Columns]:
+    """The columns by direction of which `Scores.tensors` were kept."""
+    found: dict[str, Columns] = {}
+    for name, values in _named(kept, "score").items():
+        direction, _, column = name.partition(" ")
+        found.setdefault(direction, {})[column] = values.numpy()
+    return found
 
 
 def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float]) -> RunInfo:
@@ -249,8 +267,10 @@ def make_record(
     )
 
 
-def write_queries(file: Path, outcome: Outcome, scores: Scores) -> None:
+def write_queries(file: Path, outcome: Outcome, scores: Mapping[str, Columns]) -> None:
     """`queries.parquet`: one row per query, enough to compute every metric again.
+
+    scores: columns by direction
 
     Codes are in hexadecimal, one word of 64 bits after the other; labels are class numbers.
     """
@@ -266,7 +286,7 @@ def write_queries(file: Path, outcome: Outcome, scores: Scores) -> None:
         table["target"] = classes(outcome.targets)
     table["code_clean"] = hexadecimal(outcome.clean_codes)
     table["code_adversarial"] = hexadecimal(outcome.codes)
-    for direction, columns in scores.columns.items():
+    for direction, columns in scores.items():
         table |= {f"{name}:{direction}": column for name, column in columns.items()}
     table |= outcome.columns
     with storage_errors(file):

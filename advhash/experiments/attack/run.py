@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol as Contract
 
-import numpy as np
 import torch
 
 from advhash.attacks.base import Attack, AttackData
@@ -20,7 +19,13 @@ from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import attack_queries
 from advhash.experiments.attack.planted import check_poison, poison_metrics
 from advhash.experiments.attack.radii import split_eps
-from advhash.experiments.attack.record import Outcome, Scores, make_record, run_info, write_queries
+from advhash.experiments.attack.record import (
+    Outcome,
+    make_record,
+    run_info,
+    score_columns,
+    write_queries,
+)
 from advhash.experiments.config import (
     AttackConfig,
     BudgetConfig,
@@ -48,7 +53,6 @@ __all__ = [
     "AttackCell",
     "AttackExperiment",
     "attack",
-    "check_attack_config",
     "resolve",
 ]
 
@@ -198,7 +202,7 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             folder=Path(),
             seconds=place.seconds,
         )
-        return Result(record.document(), kept(outcome, measured.scores))
+        return Result(record.document(), {**outcome.tensors(), **measured.scores.tensors()})
 
     def judge(self, plan: AttackPlan, results: Sequence[Result], place: Place) -> Record | Siblings:
         if not plan.radii:
@@ -231,9 +235,6 @@ def attack(config: AttackConfig, out: Path | None = None, progress: Progress = s
 
 def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
     """The cell of one budget. Raises AdvhashError for whatever can be refused before training."""
-    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-    budget = config.budget.resolve(method.default_budget)
-    method.check_budget(budget)
     resolved = resolve(config, known)
     victim, data = known.names
     count = len(known.data.query)
@@ -305,68 +306,13 @@ def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
     }
 
 
-def kept(outcome: Outcome, scores: Scores) -> dict[str, torch.Tensor]:
-    """What pictures and rows of a run are made of, for the cache."""
-    arrays = {
-        "labels": outcome.labels,
-        "clean_codes": outcome.clean_codes.words.view(np.int64),
-        "codes": outcome.codes.words.view(np.int64),
-        **{f"column {name}": values for name, values in outcome.columns.items()},
-    }
-    if outcome.targets is not None:
-        arrays["targets"] = outcome.targets
-    for direction, columns in scores.columns.items():
-        arrays |= {f"score {direction} {name}": values for name, values in columns.items()}
-    return {
-        "rows": outcome.rows,
-        "clean": outcome.clean,
-        "moved": outcome.moved,
-        "bits": torch.tensor(outcome.codes.bits),
-        **{name: torch.from_numpy(np.array(values)) for name, values in arrays.items()},
-    }
-
-
-def kept_again(result: Result) -> tuple[Outcome, Scores]:
-    """`kept` read back: without what the attack noted, which is in the record.
-
-    Without inputs where they were not kept.
-    """
-    found = result.tensors
-    arrays = {name: values.numpy() for name, values in found.items()}
-    bits = int(found["bits"])
-    scores: dict[str, dict[str, Any]] = {}
-    for name, values in arrays.items():
-        if name.startswith("score "):
-            _, direction, column = name.split(" ", 2)
-            scores.setdefault(direction, {})[column] = values
-    columns = {
-        name.removeprefix("column "): values
-        for name, values in arrays.items()
-        if name.startswith("column ")
-    }
-    clean_codes, codes = (
-        HashCodes(arrays[name].view(np.uint64), bits) for name in ("clean_codes", "codes")
-    )
-    outcome = Outcome(
-        rows=found["rows"],
-        labels=arrays["labels"],
-        targets=arrays.get("targets"),
-        clean=found.get("clean", torch.empty(0)),
-        moved=found.get("moved", torch.empty(0)),
-        clean_codes=clean_codes,
-        codes=codes,
-        columns=columns,
-        seconds=0.0,
-        notes={},
-    )
-    return outcome, Scores(scores, {}, 0)
-
-
 def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, final: Path) -> Record:
     """The record of one budget, with its pictures and `queries.parquet` in `folder`."""
     config, trained = cell.config, place.part("victim")
     record = Record.from_document(result.document)
-    outcome, scores = kept_again(result)
+    modality = config.protocol.query_modality
+    outcome = Outcome.from_tensors(result.tensors, trained.data.query, modality)
+    scores = score_columns(result.tensors)
     database = place.part("codes")[str(config.protocol.database)]
     folder.mkdir(parents=True, exist_ok=True)
     shown = examples(config, trained, outcome, scores, database, folder)
@@ -374,18 +320,6 @@ def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, fina
     seconds = {**place.seconds, **record.run.seconds}
     run = run_info(final, config.seed, config.device, seconds)
     return record.model_copy(update={"run": run, "examples": shown})
-
-
-def check_attack_config(config: AttackConfig, victim: HashVictim, data: Dataset) -> ProtocolConfig:
-    """Refuse, before any training, whatever can be seen from the config. Raises UsageError.
-
-    The protocol with direction and modality written out.
-
-    victim, data: as `foresee` knows them
-    """
-    method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
-    method.check_budget(config.budget.resolve(method.default_budget))
-    return _check_threat(config, victim, method, data)
 
 
 def _check_threat(
@@ -427,12 +361,14 @@ def _check_threat(
 def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     """The config with every default written out, so that its file replays the run.
 
-    Raises UsageError: a direction or a modality that victim or attack lack.
+    Raises UsageError, before any training, for whatever can be seen from the config: a budget that
+    the attack cannot take, a direction or a modality that victim or attack lack.
     """
     victim, data = known.victim, known.data
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
     method: Attack = ATTACKS.create(config.attack.name, settings)
     budget = config.budget.resolve(method.default_budget)
+    method.check_budget(budget)
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advhash.experiments.attack.run import AttackExperiment, kept_again
+from advhash.experiments.attack.record import score_columns
+from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
 from advhash.experiments.benchmark.record import Found, suite_record
@@ -22,7 +23,7 @@ from advhash.reports.record import TARGETED_METRICS, Record
 
 __all__ = ["Benchmark"]
 
-PICTURES = ("clean", "moved")  # of a cell: not kept, as figures alone are compared
+PICTURES = ("moved",)  # of a cell: not kept, as figures alone are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +86,10 @@ def _trains(cell: Cell) -> bool:
 
 def _queries(record: Record, result: Result) -> Queries:
     """The figures of a cell query by query."""
-    outcome, scores = kept_again(result)
-    names = ["map", "map_adversarial", "map_chance"]
-    if outcome.targets is not None:
+    names, targets = ["map", "map_adversarial", "map_chance"], None
+    if "targets" in result.tensors:
         names += TARGETED_METRICS[:4]
-    columns = scores.columns[record.protocol.database]
-    targets = None
-    if outcome.targets is not None:
-        targets = [row.nonzero()[0].tolist() for row in outcome.targets]
-    return Queries(outcome.rows.numpy(), targets, {name: columns[name] for name in names})
+        targets = [row.nonzero().flatten().tolist() for row in result.tensors["targets"]]
+    columns = score_columns(result.tensors)[record.protocol.database]
+    rows = result.tensors["rows"].numpy()
+    return Queries(rows, targets, {name: columns[name] for name in names})

@@ -8,15 +8,12 @@ published code). Queries and targets are the same in every cell, and cells on th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from advhash.attacks.base import Attack
-from advhash.experiments.attack.run import check_attack_config
-from advhash.experiments.config import AttackConfig, BudgetConfig, MethodConfig
+from advhash.experiments.attack.run import resolve
+from advhash.experiments.config import AttackConfig, MethodConfig
 from advhash.experiments.experiment import Experiment, Place, Plan, Result
-from advhash.experiments.prepare.seeds import resolve_device
 from advhash.experiments.transfer.cell import CODE, Move, move_queries
 from advhash.experiments.transfer.config import (
     LabelledMethod,
@@ -25,7 +22,7 @@ from advhash.experiments.transfer.config import (
 )
 from advhash.experiments.transfer.matrix import judge_moves, matrix_record
 from advhash.experiments.transfer.members import PlannedMember, labels_of, planned_members
-from advhash.registry import ATTACKS, EXPERIMENTS
+from advhash.registry import EXPERIMENTS
 from advhash.reports.transfer import TransferRecord
 
 __all__ = ["Matrix", "Transfer", "plan_matrix"]
@@ -119,27 +116,17 @@ def _planned_move(
     label: str,
 ) -> Move:
     """The attack as `advhash attack` would run it, with its victim's own database."""
-    planned = member.planned
-    settings = ATTACKS.settings(table.name, table.settings)
-    attack: Attack = ATTACKS.create(table.name, settings)
-    budget = config.budget.resolve(attack.default_budget)
     asked = AttackConfig(
         seed=config.seed,
-        device=str(resolve_device(config.device)),
-        victim=planned.replay,
-        attack=MethodConfig.build({"name": table.name, **settings}),
-        dataset=planned.dataset,
-        budget=BudgetConfig(
-            norm=budget.norm,
-            eps="none" if math.isinf(budget.eps) else budget.eps,
-            eight_bit=config.budget.eight_bit,
-        ),
+        device=config.device,
+        victim=member.planned.config.victim,
+        attack=MethodConfig.build(table.model_dump(exclude={"label"})),
+        budget=config.budget,
         protocol=config.protocol.model_copy(update={"database": member.database}),
     )
-    protocol = check_attack_config(asked, planned.victim, planned.data)
     return Move(
         method=label,
         source=member.label,
-        config=asked.model_copy(update={"protocol": protocol}),
+        config=resolve(asked, member.planned),
         victim=identity,
     )
