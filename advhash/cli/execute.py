@@ -82,7 +82,7 @@ def experiment(
     document: Document = lambda record: record.document(),
     required: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
-    hint: str = "",
+    hint: str = "it hardens no victim",
     alias: Callable[[Tables], str | None] = lambda values: None,
     after: Callable[[Any], None] = lambda record: None,
     limit: str = "",
@@ -106,12 +106,12 @@ def experiment(
             shared = {name: given[name] for name in SHARED}
             how = {**_how(shared), "max_minutes": given.get(limit)}
             if shared["resume"] is not None:
-                expect_no_settings({name: own[name] for name in own} | dict(SHARED), given)
+                expect_no_settings({name: own[name] for name in mine} | dict(SHARED), given)
                 execute(kind, None, show=show, document=document, after=after, **how)
                 return
             hardened = None if "defense" in own else shared["defense"]
             if hardened is not None and not _hardens(kind):
-                raise UsageError(f"`advhash {kind}` takes no --defense{hint and ': '}{hint}")
+                raise UsageError(f"`advhash {kind}` takes no --defense: {hint}")
             tables = options(**mine)
             if hardened is not None:
                 tables["defense"] = method_table(hardened)
@@ -229,7 +229,12 @@ def execute(
         assert resume is not None
         with working(quiet) as progress:
             record = experiments.resume(
-                resume, progress, kind=kind, executor=executor, trust_code=trust_code
+                resume,
+                progress,
+                kind=kind,
+                executor=executor,
+                max_minutes=max_minutes,
+                trust_code=trust_code,
             )
     else:
         chosen = EXPERIMENTS.create(kind)

@@ -139,9 +139,6 @@ class Place:
     alone:  whether the record is all that is kept, in a file
     """
 
-    executor = "inline"
-    alone = False
-
     def __init__(
         self,
         parts: Mapping[str, Part],
@@ -150,8 +147,10 @@ class Place:
         folder: Path | None = None,
         final: Path | None = None,
         store: CellStore | None = None,
+        executor: str = "inline",
+        alone: bool = False,
     ) -> None:
-        self.progress = progress
+        self.progress, self.executor, self.alone = progress, executor, alone
         self.seconds: dict[str, float] = {}
         self._parts, self._built = parts, dict[str, Any]()
         self._folder, self._final, self._store = folder, final, store
@@ -349,9 +348,14 @@ def run(
     with RunFolder.writing(final, begun, kept) as folder, _threads(plan.threads):
         folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
         write_json(folder.path / "env.json", environment())
-        place = Place(plan.parts, progress, folder=folder.path, final=folder.final)
-        place.executor = executor
-        place.alone = alone
+        place = Place(
+            plan.parts,
+            progress,
+            folder=folder.path,
+            final=folder.final,
+            executor=executor,
+            alone=alone,
+        )
         results = _Cells(kind, plan, place, until).results()
         place.seconds["all"] = time.perf_counter() - began
         record = kind.judge(plan, results, place)
@@ -462,6 +466,7 @@ def resume(
     *,
     kind: str | None = None,
     executor: str = "inline",
+    max_minutes: float | None = None,
     trust_code: bool = False,
 ) -> Document:
     """Continue an interrupted run of any kind from its own config.
@@ -477,7 +482,9 @@ def resume(
     experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(found)
     path = RunFolder(final).path
     config = experiment.config.build(read_toml(path / "config.toml")).trusting(trust_code)
-    record: Document = run(experiment, config, final, progress, executor=executor)
+    record: Document = run(
+        experiment, config, final, progress, executor=executor, max_minutes=max_minutes
+    )
     return record
 
 

@@ -389,6 +389,18 @@ def test_a_killed_command_goes_on_in_its_folder(
     assert not (tmp_path / "run.partial").exists()
 
 
+def test_how_long_a_suite_may_take_is_no_setting_of_it(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run is continued as it was, in whatever time and place."""
+    told = command(
+        capsys, "benchmark", "--resume", str(finished), "--max-time", "1", "--executor", "inline"
+    )[2]
+    assert "which is finished" in told
+    told = command(capsys, "benchmark", "--resume", str(finished), "--queries", "5")[2]
+    assert "expected no other settings" in told
+
+
 def test_after_max_time_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     record = benchmark(SuiteConfig.build(ONE), tmp_path / "run", max_minutes=0)
