@@ -544,8 +544,8 @@ class TestRun:
         for command in ("attack", "invert"):
             result = runner.invoke(app, [command, "--resume", str(tmp_path / "r")])
             assert isinstance(result.exception, RunError)
-            assert f"{partial} was begun by a version before 0.2" in str(result.exception)
-            assert "delete the folder and start again" in str(result.exception)
+            assert f"{partial}: it was begun by a version before 0.2" in str(result.exception)
+            assert "delete it" in str(result.exception)
 
     def test_a_config_of_such_a_version_replays(self) -> None:
         tables = {"victim": {"name": "hashvfl"}, "attack": {"name": "code-inversion"}}
