@@ -11,8 +11,6 @@ from torch import Tensor
 
 from advhash.errors import ConfigError
 
-__all__ = ["Budget", "Norm", "clipped", "expect_room", "parse_eps", "round_toward"]
-
 Norm = Literal["linf", "l2", "l0", "none"]
 Bounds = tuple[float, float]
 

@@ -22,22 +22,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "AdvhashError",
-    "CellsFailed",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "MessageError",
-    "RefusedError",
-    "RunError",
-    "StorageError",
-    "ThresholdMissed",
-    "UnknownName",
-    "UsageError",
-    "nearest",
-]
-
 
 class AdvhashError(Exception):
     """Base of every error that is not a bug. `exit_code` is what the command line returns."""

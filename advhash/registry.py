@@ -28,18 +28,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from advhash.errors import ConfigError, UnknownName, UsageError, nearest
 
-__all__ = [
-    "ATTACKS",
-    "DATASETS",
-    "DEFENSES",
-    "DETECTORS",
-    "EXPERIMENTS",
-    "INVERSIONS",
-    "VICTIMS",
-    "Entry",
-    "Registry",
-]
-
 T = TypeVar("T")
 Settings = dict[str, Any]
 

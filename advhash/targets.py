@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from advhash.errors import ConfigError, DataError
 
-__all__ = ["TargetRule", "choose_targets", "label_sets"]
-
 TargetRule = Literal["disjoint", "uniform", "weighted"]
 Labels = npt.NDArray[np.uint8]
 

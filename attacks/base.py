@@ -14,13 +14,12 @@ from torch import Tensor
 
 from advhash.budget import Budget, Norm, round_toward
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.data.text.edits import WordBudget
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim, History
 from advhash.victims.federated.slices import OneSlice, slice_batch, slice_data
-
-__all__ = ["Attack", "AttackData", "Goal", "Knowledge", "Perturbed", "frozen"]
 
 Goal = Literal["targeted", "untargeted"]
 Knowledge = frozenset[

@@ -18,12 +18,11 @@ from advhash.attacks.gradient.anchors import voted
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, round_toward
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["Collision", "Evasion", "HashAttack"]
 
 SOURCE = "Struppek et al., FAccT 2022"
 

@@ -31,12 +31,11 @@ from advhash.attacks.gradient.objectives import ranking_precision
 from advhash.budget import Budget, round_toward
 from advhash.codes.metrics import retrieval_average_precision
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["AutoHash", "AutoHashUntargeted", "Ranking", "RankingUntargeted"]
 
 STEPS = 100  # of every member that descends
 SAMPLED, SENT = 8, 200  # unsolved queries of a batch that nes tries too, and what it may send

@@ -9,11 +9,9 @@ from torch import Tensor
 from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.gradient.anchors import dhta
 from advhash.budget import Budget
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
-
-__all__ = ["GoalAttack"]
 
 
 class GoalAttack(Attack):

@@ -14,12 +14,11 @@ from advhash.attacks.gradient.anchors import majority
 from advhash.attacks.gradient.objectives import similarity, soft_code, typical_size
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, clipped
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["Universal"]
 
 
 @ATTACKS.register(

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
-from advhash.data.dataset import Batch, Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality, Split
 from advhash.victims.base import HashVictim
-
-__all__ = ["Detector", "Hardening", "Wrapping"]
 
 
 class Hardening(ABC):

@@ -17,18 +17,6 @@ from advhash.reports.elements.plots import Growth, budget_figure
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import Document, Part, RunInfo, main_metric
 
-__all__ = [
-    "BENCHMARK",
-    "BenchmarkRecord",
-    "CellInfo",
-    "Method",
-    "Row",
-    "Standing",
-    "benchmark_chapter",
-    "protocols",
-    "verdicts",
-]
-
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them

@@ -13,8 +13,6 @@ from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import FileDocument, Part
 
-__all__ = ["CERTIFY", "CertificateRecord", "certificate_chapter", "verdicts"]
-
 CERTIFY: Literal["advhash/certify/1"] = "advhash/certify/1"
 WORTH = {  # of the smoothed hash, without an attack
     "map_clean": "MAP",

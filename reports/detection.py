@@ -16,8 +16,6 @@ from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_u
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
 
-__all__ = ["DETECT", "DetectionRecord", "detection_chapter", "verdicts"]
-
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
 METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
     "accepted_adaptive": "who knows the detector gets past it with success",

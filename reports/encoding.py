@@ -24,18 +24,6 @@ from advhash.reports.record import (
     VictimInfo as Victim,
 )
 
-__all__ = [
-    "ENCODING",
-    "FIGURES",
-    "METRICS",
-    "Coder",
-    "Detection",
-    "EncodingRecord",
-    "Site",
-    "encoding_chapter",
-    "verdicts",
-]
-
 ENCODING: Literal["advhash/encoding/1"] = "advhash/encoding/1"
 METRICS = (
     *("redundancy_train", "redundancy_train_equal", "redundancy_test"),

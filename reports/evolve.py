@@ -18,17 +18,6 @@ from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, data_uri
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
 
-__all__ = [
-    "SEARCH",
-    "Coarseness",
-    "HeldOut",
-    "NoiseStudy",
-    "SearchRecord",
-    "SearchResult",
-    "search_chapter",
-    "verdicts",
-]
-
 SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
 ALGORITHMS = {
     "evolution": "evolution",

@@ -22,17 +22,6 @@ from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import INK, STYLE, data_uri
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
 
-__all__ = [
-    "FACTORS",
-    "PHASE",
-    "Cell",
-    "Effect",
-    "PhaseRecord",
-    "Point",
-    "phase_chapter",
-    "verdicts",
-]
-
 PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
 FACTORS = {
     "width": "model size",

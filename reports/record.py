@@ -16,22 +16,6 @@ from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 
-__all__ = [
-    "SCHEMA",
-    "TARGETED_METRICS",
-    "Document",
-    "Example",
-    "FileDocument",
-    "Flag",
-    "Named",
-    "Part",
-    "Record",
-    "Retrieved",
-    "load_record",
-    "record_file",
-    "schema_of",
-]
-
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")

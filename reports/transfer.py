@@ -33,18 +33,6 @@ from advhash.reports.record import (
     main_metric,
 )
 
-__all__ = [
-    "TRANSFER",
-    "Cell",
-    "Check",
-    "Defense",
-    "Method",
-    "TransferRecord",
-    "Victim",
-    "transfer_chapter",
-    "verdicts",
-]
-
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
 
 

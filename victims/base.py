@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality, Split
 from advhash.errors import UsageError
 from advhash.victims.training.state import UNSAVED, TrainingState
-
-__all__ = ["HashVictim", "History", "expect_positive"]
 
 MOST_BITS = 1024
 History = list[dict[str, float | str]]  # one row an epoch: "phase", "epoch", losses

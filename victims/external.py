@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality
 from advhash.errors import UsageError, nearest
 from advhash.victims.base import HashVictim
-
-__all__ = ["ExternalVictim", "import_function", "is_external", "source_file"]
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 

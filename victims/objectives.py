@@ -6,26 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "balance",
-    "central_similarity",
-    "centroids",
-    "cosine_label_similarity",
-    "cross_modal_hashing",
-    "discrete_codes",
-    "inner_product_gap",
-    "label_overlap",
-    "lifelong_hashing",
-    "log_cosh_quantisation",
-    "pairwise_gap",
-    "pairwise_likelihood",
-    "quantisation",
-    "shared_label",
-    "sign",
-    "similarity_gap",
-    "weighted_likelihood",
-]
-
 
 def sign(codes: Tensor) -> Tensor:
     """±1 as HashCodes has it: +1 iff > 0, never 0. Carries no gradient."""

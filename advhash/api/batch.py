@@ -18,8 +18,6 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.targets import choose_targets, label_sets
 
-__all__ = ["Asked", "ask"]
-
 
 @dataclass(frozen=True)
 class Asked:

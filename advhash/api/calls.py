@@ -21,7 +21,8 @@ from advhash.api.in_memory import with_database, without_database
 from advhash.api.result import AttackResult
 from advhash.attacks.base import Attack
 from advhash.budget import Norm
-from advhash.data.dataset import Batch, Dataset, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset
 from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.compare import Comparison, compare_records, load_run
@@ -40,8 +41,6 @@ from advhash.reports.record import Record
 from advhash.storage.run_folder import RunFolder, refuse_partial
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, is_external
-
-__all__ = ["attack", "bring", "compare", "evaluate", "load", "report", "train"]
 
 Victim = Trained | HashVictim | Callable[[Tensor], Any]
 Table = str | Mapping[str, Any]

@@ -12,7 +12,7 @@ from torch import Tensor
 from advhash.api.batch import Asked
 from advhash.api.result import AttackResult, bits_changed
 from advhash.attacks.base import AttackData
-from advhash.data.dataset import Progress
+from advhash.compute.progress import Progress
 from advhash.experiments.attack.columns import distance_metrics
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import attack_rows
@@ -25,8 +25,6 @@ from advhash.measures.intervals import Metric, mean_metric
 from advhash.reports.page.render import render
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment
-
-__all__ = ["with_database", "without_database"]
 
 
 def _attacked(

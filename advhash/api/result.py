@@ -21,8 +21,6 @@ from advhash.reports.attack.examples import GAIN, picture
 from advhash.reports.attack.pairs import Queries
 from advhash.reports.record import Record
 
-__all__ = ["AttackResult", "figure"]
-
 THUMBNAILS = 4
 TITLES = {  # the figures of the view, in this order, where there are any
     "map": "MAP, clean",

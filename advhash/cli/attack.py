@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from advhash.reports.inversion.record import InversionRecord
     from advhash.reports.record import Record, Siblings
 
-__all__ = ["attack"]
-
 
 def show(record: Record | Siblings | InversionRecord) -> None:
     """What an attack, several, or a reconstruction found."""

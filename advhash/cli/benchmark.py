@@ -15,8 +15,6 @@ from advhash.errors import CellsFailed, UsageError
 if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
 
-__all__ = ["benchmark"]
-
 
 def print_benchmark(record: BenchmarkRecord) -> None:
     """Both leaderboards, what failed, and where the report is."""

@@ -14,8 +14,6 @@ from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim, me
 if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
 
-__all__ = ["certify"]
-
 
 def print_certificates(record: CertificateRecord) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""

@@ -17,8 +17,6 @@ import typer
 
 from advhash.cli.options import Json
 
-__all__ = ["compare"]
-
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A finished run, e.g. of the release before.")],

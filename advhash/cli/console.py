@@ -22,13 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from advhash.data.dataset import Progress
-
-__all__ = [
-    "print_json",
-    "print_rows",
-    "progress_display",
-]
+    from advhash.compute.progress import Progress
 
 _PLAIN_SECONDS = 5.0
 FIGURE = "value  [95 % interval]"

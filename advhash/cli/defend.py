@@ -24,8 +24,6 @@ from advhash.cli.options import (
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
 
-__all__ = ["defend"]
-
 
 def print_defense(record: TransferRecord) -> None:
     """Headline of a defence, its checks, and where checkpoint and report are."""

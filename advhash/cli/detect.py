@@ -23,8 +23,6 @@ from advhash.cli.options import (
 if TYPE_CHECKING:
     from advhash.reports.detection import DetectionRecord
 
-__all__ = ["detect"]
-
 
 def print_detection(record: DetectionRecord) -> None:
     """Figures of each detector."""

@@ -14,8 +14,6 @@ import torch
 from advhash import __version__
 from advhash.storage.cache import cache_root
 
-__all__ = ["Finding", "examine"]
-
 Finding = dict[str, str]
 _FREE = 2 * 2**30  # bytes that training and rendering want
 

@@ -22,8 +22,6 @@ from advhash.cli.options import (
 if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
 
-__all__ = ["encode"]
-
 
 def print_encoding(record: EncodingRecord) -> None:
     """Headline of each code and where the report is."""

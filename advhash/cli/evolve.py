@@ -15,8 +15,6 @@ from advhash.cli.options import DatasetName, Norm, Targets, Victim, method_table
 if TYPE_CHECKING:
     from advhash.reports.evolve import SearchRecord
 
-__all__ = ["evolve"]
-
 
 def print_search(record: SearchRecord) -> None:
     """Headline of a search, its verdicts, and where winner and report are."""

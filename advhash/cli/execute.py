@@ -39,8 +39,6 @@ from advhash.cli.options import (
 )
 from advhash.errors import UsageError
 
-__all__ = ["brought", "command_of", "execute", "experiment", "new_folder"]
-
 OPTIONS = {  # of tables, and of lists of them
     "victim": "--victim",
     "attack": "--method",

@@ -20,8 +20,6 @@ from advhash.cli.options import (
 if TYPE_CHECKING:
     from advhash.reports.inversion.record import InversionRecord
 
-__all__ = ["invert", "print_inversion"]
-
 
 def print_inversion(record: InversionRecord) -> None:
     """Headline of a reconstruction run and where its report is."""

@@ -14,8 +14,6 @@ from advhash.cli.options import Bits, DatasetName, Victim, method_table
 if TYPE_CHECKING:
     from advhash.reports.lifelong.record import LifelongRecord
 
-__all__ = ["lifelong"]
-
 
 def print_lifelong(record: LifelongRecord) -> None:
     """Headline of a lifelong run and where its report is."""

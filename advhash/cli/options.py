@@ -14,43 +14,7 @@ import typer
 from advhash.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from advhash.data.dataset import Progress
-
-__all__ = [
-    "Bits",
-    "Config",
-    "Database",
-    "DatasetName",
-    "Defense",
-    "Device",
-    "DryRun",
-    "ExecutorName",
-    "Json",
-    "Norm",
-    "OutFile",
-    "OutFolder",
-    "QueryCount",
-    "QueryModality",
-    "Quiet",
-    "Resume",
-    "Seed",
-    "Settings",
-    "Targets",
-    "TrustCode",
-    "Victim",
-    "complete_attacks",
-    "complete_datasets",
-    "complete_defenses",
-    "complete_detectors",
-    "complete_inversions",
-    "fail",
-    "gather",
-    "method_table",
-    "new_file",
-    "tables",
-    "told",
-    "working",
-]
+    from advhash.compute.progress import Progress
 
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
@@ -215,7 +179,7 @@ def new_file(out: Path | None) -> None:
 def working(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr; an interrupt is told in one line and exits with 130."""
     from advhash.cli.console import progress_display
-    from advhash.data.dataset import silent
+    from advhash.compute.progress import silent
 
     try:
         with nullcontext(silent) if quiet else progress_display() as progress:

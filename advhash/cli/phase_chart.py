@@ -14,8 +14,6 @@ from advhash.errors import ConfigError
 if TYPE_CHECKING:
     from advhash.reports.phase import PhaseRecord
 
-__all__ = ["phase_chart"]
-
 NAMES = {"victim": "neural-code", "attack": "dhta", "dataset": "digits"}
 
 

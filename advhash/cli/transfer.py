@@ -22,8 +22,6 @@ from advhash.cli.options import (
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
 
-__all__ = ["transfer"]
-
 
 def print_transfer(record: TransferRecord) -> None:
     """The matrix of each method and where the report is."""

@@ -42,8 +42,6 @@ from advhash.codes.lanes import (
     zero,
 )
 
-__all__ = ["BLOCK_WORDS", "GROUP", "HALF", "Scratch", "add_histograms", "query_rows"]
-
 BLOCK_WORDS = (
     32  # words in a slice of a block, 2,048 rows: 64 bits and their inverses fit in 32 KiB
 )

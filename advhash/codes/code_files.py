@@ -36,16 +36,6 @@ from advhash.codes.packed import HashCodes
 from advhash.errors import DataError, UsageError
 from advhash.storage.files import storage_errors
 
-__all__ = [
-    "SUFFIX",
-    "LabelledCodes",
-    "checksum",
-    "map_codes",
-    "read_codes",
-    "read_labels",
-    "write_codes",
-]
-
 SUFFIX = ".codes"
 _MAGIC = b"ADVHCODE"
 _HEADER = struct.Struct("<8sIIQII32s")

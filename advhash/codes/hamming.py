@@ -17,17 +17,6 @@ from advhash.compute.cores import usable_cores
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "DistanceHistograms",
-    "Labels",
-    "distances",
-    "histograms",
-    "nearest",
-    "neighbours",
-    "packed",
-    "relevance",
-]
-
 Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
 
 _QUERIES = 1024  # counted at a time: their histograms are held once a thread

@@ -16,28 +16,6 @@ from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
-__all__ = [
-    "LANES",
-    "VECTOR",
-    "WORD",
-    "Array",
-    "aligned",
-    "any_of",
-    "both",
-    "compiled",
-    "differ",
-    "either",
-    "lanes",
-    "load",
-    "plus",
-    "population",
-    "size",
-    "store",
-    "sum_of",
-    "without",
-    "zero",
-]
-
 LANES = 8  # words in a vector
 
 WORD = ir.IntType(64)

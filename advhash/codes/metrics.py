@@ -28,25 +28,6 @@ from advhash.codes.hamming import DistanceHistograms, Labels, distances, histogr
 from advhash.codes.packed import HashCodes
 from advhash.errors import DataError
 
-__all__ = [
-    "PUBLISHED",
-    "Convention",
-    "Empty",
-    "LevelTies",
-    "Ties",
-    "average_precision",
-    "chance_average_precision",
-    "hit_at",
-    "normalised_gain",
-    "precision_at",
-    "precision_recall_curve",
-    "precision_within",
-    "published_average_precision",
-    "recall_at",
-    "retrieval_average_precision",
-    "stable_average_precision",
-]
-
 Floats = npt.NDArray[np.float64]
 LevelTies = Literal["expected", "optimistic", "pessimistic"]
 Ties = Literal["expected", "optimistic", "pessimistic", "stable"]

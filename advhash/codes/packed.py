@@ -12,8 +12,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["HashCodes"]
-
 _WORD = 64
 
 

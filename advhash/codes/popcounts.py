@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from advhash.codes.lanes import LANES, compiled, differ, load, plus, population, sum_of, zero
 
-__all__ = ["QUERIES", "keep_nearest", "padded"]
-
 QUERIES = 4  # at a time
 _BLOCK_WORDS = 1 << 15  # 256 KiB
 

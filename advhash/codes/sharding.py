@@ -14,8 +14,6 @@ from advhash.compute.executor import run_tasks
 from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError
 
-__all__ = ["Shard", "cut", "sharded_histograms"]
-
 
 @dataclass(frozen=True)
 class Shard:

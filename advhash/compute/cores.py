@@ -6,8 +6,6 @@ import os
 
 from advhash.errors import UsageError
 
-__all__ = ["usable_cores"]
-
 
 def usable_cores() -> int:
     """Cores this process may use; fewer where NUMBA_NUM_THREADS says so.

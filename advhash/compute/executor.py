@@ -28,8 +28,6 @@ from advhash.compute.cores import usable_cores
 from advhash.compute.progress import Progress, silent
 from advhash.errors import RefusedError, UsageError
 
-__all__ = ["check_executor", "run_tasks"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

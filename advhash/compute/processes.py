@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_main_process", "local_process", "process_count"]
-
 
 def process_count() -> int:
     """How many processes train together: 1 unless torchrun started this one."""

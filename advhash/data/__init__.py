@@ -1,16 +1,7 @@
 """Data sets: the contract of a data set, its splits and its batches."""
 
-from advhash.data.dataset import (
-    Batch,
-    Dataset,
-    Modality,
-    Progress,
-    Split,
-    SplitName,
-    TextKind,
-    silent,
-    to_unit,
-)
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset, Modality, Split, SplitName, TextKind, to_unit
 
 __all__ = [
     "Batch",

@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["through_codec"]
-
 
 def through_codec(images: Tensor, quality: int | None) -> Tensor:
     """(B,3,H,W) [0,1] pictures as they come back from a file: 8 bits a pixel, float32.

@@ -12,20 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.compute.progress import Progress, silent
-
-__all__ = [
-    "Batch",
-    "Dataset",
-    "Modality",
-    "Progress",
-    "Split",
-    "SplitName",
-    "TextKind",
-    "silent",
-    "to_unit",
-]
-
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
 TextKind = Literal["words", "tokens", "sentence"]  # see advhash/data/text/kinds.py

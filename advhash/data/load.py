@@ -19,8 +19,6 @@ from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
 
-__all__ = ["image_grid", "load_dataset", "save_image_grid"]
-
 TILE = 64  # least pixels of an image in a grid
 
 

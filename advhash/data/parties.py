@@ -16,8 +16,6 @@ from torch import Tensor
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.errors import ConfigError, DataError
 
-__all__ = ["is_view", "joined", "party_names", "party_view", "whole_shape"]
-
 CUT = ("image", "table", "text")  # what can be cut, the first that a data set has
 
 

@@ -15,19 +15,6 @@ from torch import Tensor
 from advhash.codes.metrics import chance_average_precision
 from advhash.data.dataset import Dataset, Modality, Split
 
-__all__ = [
-    "Rows",
-    "assemble",
-    "describe",
-    "finish",
-    "giveaway_words",
-    "per_class",
-    "relevant_counts",
-    "rows_by_count",
-    "seeded_order",
-    "split_rows",
-]
-
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
 QUERY_BLOCK = 256  # queries compared with the whole database at once

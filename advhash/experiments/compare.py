@@ -15,17 +15,6 @@ from advhash.measures.intervals import Difference, paired_difference
 from advhash.reports.attack.pairs import SEED, Queries, load_queries
 from advhash.reports.record import Record, load_record
 
-__all__ = [
-    "Comparison",
-    "Threshold",
-    "check_names",
-    "check_thresholds",
-    "compare_records",
-    "compare_runs",
-    "load_run",
-    "parse_threshold",
-]
-
 CLEAN = "map"  # no difference of one victim
 OWN = (CLEAN, "map_adversarial")  # for the labels of the query, whatever the goal
 

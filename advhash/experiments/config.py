@@ -23,16 +23,6 @@ from advhash.codes.metrics import Empty, Ties
 from advhash.errors import ConfigError, nearest
 from advhash.targets import TargetRule
 
-__all__ = [
-    "AttackConfig",
-    "BudgetConfig",
-    "DatasetConfig",
-    "MethodConfig",
-    "ProtocolConfig",
-    "TrainConfig",
-    "VictimConfig",
-]
-
 Model = TypeVar("Model", bound="Table")
 Other = TypeVar("Other", bound="Run")
 

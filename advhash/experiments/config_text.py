@@ -10,8 +10,6 @@ from typing import Any
 from advhash.errors import ConfigError
 from advhash.experiments.config import DatasetConfig, MethodConfig
 
-__all__ = ["merge", "parse_assignment", "parse_method", "parse_settings", "read_toml"]
-
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A config file. Raises ConfigError: missing, or not TOML."""

@@ -14,8 +14,6 @@ from typing import Any
 
 from advhash.storage.cache import cache_root
 
-__all__ = ["Costs", "foretold", "note_cost"]
-
 
 def note_cost(kind: str, names: Sequence[str], amount: int, seconds: float) -> None:
     """Add what a piece of work took. `names`: what it was, from the most to the least telling.

@@ -24,7 +24,7 @@ from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import Metrics
 from advhash.experiments.config import BudgetConfig, Hardened
-from advhash.experiments.experiment import Place, Plan, Result
+from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.transfer.cell import Move
@@ -41,9 +41,8 @@ from advhash.measures.intervals import mean_metric, ratio_of_means
 from advhash.measures.sanity import Flag, check_collapse
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.transfer import Check, Defense, TransferRecord
+from advhash.storage.cells import Result
 from advhash.targets import choose_targets
-
-__all__ = ["Defend", "DefendConfig"]
 
 Floats = npt.NDArray[np.float64]
 TARGETED, UNTARGETED = "autohash", "autohash-untargeted"

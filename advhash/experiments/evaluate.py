@@ -34,8 +34,6 @@ from advhash.errors import DataError, UsageError
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
 from advhash.storage.files import write_bytes
 
-__all__ = ["Evaluation", "check_out", "evaluate", "write_queries"]
-
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
 

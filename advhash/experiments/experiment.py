@@ -44,19 +44,6 @@ from advhash.storage.cells import CellStore, Result
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment, new_run_id
 
-__all__ = [
-    "Cell",
-    "Experiment",
-    "Missing",
-    "Part",
-    "Place",
-    "Plan",
-    "Result",
-    "describe",
-    "resume",
-    "run",
-]
-
 
 class Cell(Protocol):
     """One piece of work that any process can do: frozen, and small enough to be sent.

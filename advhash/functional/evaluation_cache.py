@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 from advhash.errors import StorageError
 
-__all__ = ["EquivalenceCache", "Evaluation", "Kind", "Lookup", "Statistics"]
-
 Kind = Literal["miss", "partial", "full"]
 
 

@@ -17,8 +17,6 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from advhash.errors import StorageError
 from advhash.functional.evaluation_cache import EquivalenceCache, Evaluation, Kind
 
-__all__ = ["Algorithm", "Check", "Domain", "Limits", "Search", "Step", "Strategy"]
-
 Algorithm = Literal["evolution", "random", "hill-climbing"]
 Candidate = TypeVar("Candidate")
 

@@ -24,8 +24,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FunctionalHash", "quantised", "seeded_everywhere"]
-
 MANTISSA = 52  # bits of a float64 after the point
 SIGN = np.uint64(1 << 63)
 NOT_A_NUMBER = np.uint64(0x7FF8000000000000)

@@ -30,22 +30,6 @@ from advhash.errors import RunError
 from advhash.functional.evaluation_cache import Evaluation
 from advhash.functional.functional_hash import FunctionalHash, quantised
 
-__all__ = [
-    "OPERATIONS",
-    "SCHEMA",
-    "TABLE",
-    "VERTICES",
-    "Cell",
-    "CellDomain",
-    "Keyed",
-    "NormalForm",
-    "canonical",
-    "distinct_cells",
-    "normal_form",
-    "parents",
-    "read_table",
-]
-
 Keyed = Literal["losses", "accuracies", "structure"]
 OPERATIONS = ("conv3x3", "conv1x1", "maxpool3x3")
 VERTICES = 5  # input and output included

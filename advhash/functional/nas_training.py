@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from advhash.functional.nas import OPERATIONS, normal_form, parents
 
-__all__ = ["CellNetwork", "Protocol", "digits", "trained_cell"]
-
 Rows = tuple[Tensor, Tensor]
 
 

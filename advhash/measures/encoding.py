@@ -21,23 +21,6 @@ from scipy.optimize import linear_sum_assignment
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 
-__all__ = [
-    "NEIGHBOURS",
-    "Separation",
-    "bit_correlation",
-    "bit_shares",
-    "cluster_classes",
-    "clusters",
-    "distinct_codes",
-    "first_labels",
-    "knn_classes",
-    "logistic_classes",
-    "pixel_knn_classes",
-    "redundancy_ratio",
-    "separation",
-    "simhash",
-]
-
 Classes = npt.NDArray[np.int64]
 NEIGHBOURS = 9
 MOST_VALUES = 1 << 26  # float32 of K-Means and of logistic regression: 256 MiB

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
 
-__all__ = ["crossed_mean", "crossed_ratio", "hierarchical_mean"]
-
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 Groups: TypeAlias = "Sequence[npt.ArrayLike | Groups]"

@@ -17,21 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, bootstrap, monte_carlo_test, permutation_test
 
-__all__ = [
-    "CONFIDENCE",
-    "PERMUTATIONS",
-    "RESAMPLES",
-    "Difference",
-    "Metric",
-    "holm",
-    "mean_metric",
-    "paired_difference",
-    "rate_metric",
-    "ratio_metric",
-    "ratio_of_means",
-    "single_metric",
-]
-
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
 PERMUTATIONS = 9999

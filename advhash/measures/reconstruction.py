@@ -10,16 +10,6 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-__all__ = [
-    "class_means",
-    "clustered",
-    "nearest_class",
-    "pixel_distances",
-    "reconstruction_columns",
-    "reidentified",
-    "structural_similarity",
-]
-
 Floats = npt.NDArray[np.float64]
 GAUSSIAN = 11  # pixels of the usual window
 

@@ -12,8 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["REGIMES", "Regime", "eta_squared", "flip_labels", "regimes", "unexplained"]
-
 Regime = Literal["under", "critical", "sufficient"]
 REGIMES: tuple[Regime, ...] = ("under", "critical", "sufficient")
 

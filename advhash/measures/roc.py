@@ -14,15 +14,6 @@ from scipy.sparse import csr_array
 
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
 
-__all__ = [
-    "AT_ONE_PERCENT",
-    "area_under_roc",
-    "average_precision",
-    "roc_curve",
-    "threshold_at",
-    "two_samples",
-]
-
 Floats = npt.NDArray[np.float64]
 AT_ONE_PERCENT = 2000  # clean items from which on a rate of 1 % is stated
 

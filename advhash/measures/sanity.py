@@ -15,17 +15,6 @@ from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.measures.intervals import Metric
 
-__all__ = [
-    "Flag",
-    "check_attack",
-    "check_codes",
-    "check_collapse",
-    "check_gradient",
-    "check_indicators",
-    "check_targets",
-    "check_victim",
-]
-
 Labels = npt.NDArray[np.uint8]
 
 

@@ -34,8 +34,6 @@ except ImportError:  # no such locks on Windows
 
 T = TypeVar("T")
 
-__all__ = ["cache_name", "cache_root", "cached", "cached_folder", "content_key"]
-
 ADVICE = "free space there, or set ADVHASH_CACHE to a folder that can be written"
 DAMAGE = (
     CheckpointError,

@@ -23,8 +23,6 @@ from advhash.storage.cache import cache_root, cached
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256, storage_errors, write_json
 
-__all__ = ["CellStore", "Result"]
-
 DOCUMENT, TENSORS = "result.json", "result.safetensors"
 
 

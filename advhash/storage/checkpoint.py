@@ -25,17 +25,6 @@ from advhash.storage.files import sha256, storage_errors, write_text
 if TYPE_CHECKING:
     from advhash.victims.base import HashVictim
 
-__all__ = [
-    "CARD",
-    "SCHEMA",
-    "WEIGHTS",
-    "load_victim",
-    "read_card",
-    "read_tensors",
-    "save_victim",
-    "write_tensors",
-]
-
 SCHEMA = "advhash/victim/1"
 CARD, WEIGHTS = "card.json", "model.safetensors"
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")

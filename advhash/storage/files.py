@@ -13,8 +13,6 @@ from typing import Any
 
 from advhash.errors import StorageError
 
-__all__ = ["sha256", "storage_errors", "write_bytes", "write_json", "write_text"]
-
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",

@@ -13,8 +13,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from advhash.registry import VICTIMS
 
-__all__ = ["PAGE", "model_card"]
-
 PAGE = "README.md"
 UNTRAINED = "_untrained"
 

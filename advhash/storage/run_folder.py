@@ -32,8 +32,6 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "environment", "new_run_id", "refuse_partial"]
-
 _SUFFIX = ".partial"
 IDENTITY, CONFIG = "identity.json", "config.toml"
 OLD = "it was begun by a version before 0.2, whose interrupted runs this one cannot continue"

@@ -14,12 +14,11 @@ from advhash.attacks.gradient.anchors import candidate_rows
 from advhash.budget import Budget
 from advhash.codes.metrics import retrieval_average_precision
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["Blend", "Noise"]
 
 
 @ATTACKS.register("noise", source="control")

@@ -17,11 +17,10 @@ from advhash.attacks.base import AttackData, Goal, Knowledge
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, Norm, round_toward
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["CODES_OF_TARGETS", "CODES_ONLY", "NES", "BlackBox", "NESUntargeted", "QueryAttack"]
 
 CODES_ONLY: Knowledge = frozenset({"query codes"})
 CODES_OF_TARGETS: Knowledge = CODES_ONLY | {"database codes", "labels"}

@@ -12,8 +12,6 @@ from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.black_box.nes import CODES_OF_TARGETS, CODES_ONLY, BlackBox, QueryAttack
 from advhash.registry import ATTACKS
 
-__all__ = ["Square", "SquareUntargeted", "pyramids", "square_side"]
-
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 TILES = 5  # squares along a side of the first L2 perturbation
 Window = tuple[Tensor, Tensor, Tensor]

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.victims.base import HashVictim
 
-__all__ = ["AnchorHead", "CodeHead", "PrototypeHead", "own_codes"]
-
 
 class AnchorHead(nn.Module):
     """Two logits (s, −s), where s = ⟨h, goal⟩/K is the agreement of each code with its own goal.

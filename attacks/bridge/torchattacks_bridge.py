@@ -24,12 +24,11 @@ from advhash.attacks.bridge.heads import AnchorHead, CodeHead, PrototypeHead, ow
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.anchors import vote
 from advhash.budget import Budget, Norm
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim, expect_positive
-
-__all__ = ["TorchAttack", "load_torchattacks"]
 
 WHITE_BOX: Knowledge = frozenset({"weights", "gradients"})
 NORMS = {"linf": "Linf", "l2": "L2"}  # as torchattacks spells them

@@ -26,13 +26,12 @@ from advhash.attacks.gradient.descent import Aim, GradientAttack
 from advhash.attacks.gradient.steps import Rule
 from advhash.attacks.gradient.targeted import STAGES
 from advhash.budget import Budget
-from advhash.data.dataset import Batch, Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.errors import ConfigError
 from advhash.functional.functional_hash import FunctionalHash
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["Canary", "Evolved", "Genome", "mutated_genome", "random_genome", "read_genome"]
 
 AnchorName = Literal["centre", "dhta", "majority", "p2p"]
 GRID = 4096  # of movements in a functional hash: 16 steps between two of the 8-bit grid

@@ -14,18 +14,6 @@ from random import Random
 import torch
 from torch import Tensor
 
-__all__ = [
-    "INPUTS",
-    "LIMIT",
-    "OPERATIONS",
-    "PUBLISHED",
-    "Instruction",
-    "mutated_program",
-    "parse_program",
-    "run_program",
-    "written_program",
-]
-
 Program = tuple["Instruction", ...]
 LIMIT = 16  # lines of a program
 BOUND = 1e4  # registers are clamped to ± this, so that no program overflows

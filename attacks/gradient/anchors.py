@@ -16,24 +16,11 @@ from torch import Tensor
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient.objectives import circle_loss, prototype_loss
 from advhash.attacks.gradient.prototype import PrototypeNet
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UnknownName
 from advhash.victims.base import HashVictim
 from advhash.victims.objectives import shared_label
 from advhash.victims.training.descent import seeded
-
-__all__ = [
-    "ANCHORS",
-    "Anchor",
-    "anchor_codes",
-    "candidate_rows",
-    "centre_codes",
-    "expect_reachable",
-    "fit_prototype",
-    "label_sets",
-    "relevant_codes",
-    "vote",
-]
 
 Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
 

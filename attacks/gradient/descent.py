@@ -27,11 +27,10 @@ from advhash.attacks.gradient.steps import (
     step_length,
 )
 from advhash.budget import Budget, round_toward
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
-
-__all__ = ["Aim", "GradientAttack", "Merit", "Objective"]
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 Merit = Callable[[Tensor, Tensor], Tensor]

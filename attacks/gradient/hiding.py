@@ -18,16 +18,6 @@ from advhash.attacks.gradient.objectives import hamming_hiding, surrogate_distan
 from advhash.attacks.gradient.targeted import PIXEL, STAGES
 from advhash.registry import ATTACKS
 
-__all__ = [
-    "CGAT",
-    "HAG",
-    "KNOWS_LABELS",
-    "SDHA",
-    "Mainstay",
-    "MainstayUntargeted",
-    "SDHAUntargeted",
-]
-
 KNOWS_LABELS: Knowledge = frozenset(
     {"weights", "gradients", "query labels", "database codes", "labels"}
 )

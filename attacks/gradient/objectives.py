@@ -12,22 +12,6 @@ from torch import Tensor
 from advhash.data.dataset import Split
 from advhash.victims.base import HashVictim
 
-__all__ = [
-    "circle_loss",
-    "hamming_hiding",
-    "hash_term",
-    "hash_term_tmm",
-    "lsgan",
-    "prototype_loss",
-    "ranking_precision",
-    "reconstruction",
-    "similarity",
-    "soft_code",
-    "surrogate_distance",
-    "typical_size",
-    "unsettled",
-]
-
 
 def soft_code(relaxed: Tensor, alpha: float, scale: Tensor) -> Tensor:
     """h = tanh(α·u/s): (B,K) real codes u into (−1,1), their sign kept.

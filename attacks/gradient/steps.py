@@ -14,16 +14,6 @@ from torch import Tensor
 
 from advhash.budget import Budget
 
-__all__ = [
-    "Rule",
-    "Stepper",
-    "diversified",
-    "random_point",
-    "resolve_rule",
-    "step_length",
-    "stepped",
-]
-
 Rule = Literal["auto", "sign", "l2", "plain", "adam"]
 Resolved = Literal["sign", "l2", "plain", "adam"]
 UNBOUNDED_RADIUS = 32 / 255  # what a step is a fraction of where the budget has no radius

@@ -18,13 +18,11 @@ from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, vo
 from advhash.attacks.gradient.descent import GradientAttack
 from advhash.attacks.gradient.prototype import PrototypeNet
 from advhash.budget import Budget
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
 from advhash.victims.training.descent import seeded
-
-__all__ = ["DHTA", "P2P", "PIXEL", "STAGES", "THA"]
 
 STAGES = (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # α of HAG, a tenth of the steps each
 PIXEL = 1 / 8  # a step of 1/255 in the published ball of 8/255

@@ -17,11 +17,10 @@ from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
 from advhash.budget import clipped
-from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality
 from advhash.errors import UnknownName, UsageError
 from advhash.victims.base import HashVictim
-
-__all__ = ["TRANSFORMS", "Transformed", "check_transforms"]
 
 Transform = Callable[[Tensor], Tensor]
 

@@ -17,15 +17,14 @@ from advhash.attacks.inversion.decoders import (
     Observed,
     observe,
 )
-from advhash.data.dataset import Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Modality, Split
 from advhash.errors import UsageError
 from advhash.measures.reconstruction import reconstruction_columns
 from advhash.registry import INVERSIONS
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.ends import derived
 from advhash.victims.federated.wire import Kind, Transcript
-
-__all__ = ["ATTACKERS", "TABLES", "CodeInversion", "sample_messages"]
 
 ATTACKERS = ("decoder", "decoder-ssim", "neighbours", "ste", "tanh")
 TABLES = "attack.attackers: decoder-ssim draws images, of a table expected another attacker too"

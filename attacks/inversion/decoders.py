@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advhash.attacks.base import Knowledge, frozen
-from advhash.data.dataset import Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Modality, Split
 from advhash.errors import UsageError
 from advhash.measures.reconstruction import structural_similarity
 from advhash.victims.base import HashVictim
@@ -25,18 +26,6 @@ from advhash.victims.federated.ends import derived
 from advhash.victims.federated.hashvfl import HashVFL, straight_through
 from advhash.victims.objectives import sign
 from advhash.victims.training.descent import seeded
-
-__all__ = [
-    "Decoder",
-    "GradientInversion",
-    "Inversion",
-    "Neighbours",
-    "Observed",
-    "decode",
-    "fit_decoder",
-    "observe",
-    "total_variation",
-]
 
 Observed = Literal["codes", "embeddings"]
 BLOCK = 256

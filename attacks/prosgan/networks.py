@@ -16,17 +16,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from advhash.budget import Norm
 
-__all__ = [
-    "Decay",
-    "Discriminator",
-    "Generator",
-    "ResidualBlock",
-    "decayed",
-    "descend",
-    "risen",
-    "within",
-]
-
 Decay = Literal["cosine", "linear"]
 
 

@@ -40,13 +40,12 @@ from advhash.attacks.prosgan.networks import (
 from advhash.attacks.prosgan.settings import FREE, HARD, PAPER, Mode
 from advhash.attacks.prosgan.validation import split_sets, validated
 from advhash.budget import Budget, round_toward
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.errors import RefusedError, UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.training.descent import seeded
-
-__all__ = ["DISCRIMINATOR_EVERY", "ProSGAN"]
 
 DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)

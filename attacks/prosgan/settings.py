@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FREE", "HARD", "PAPER", "Mode"]
-
 PAPER = {
     "epochs": 100,
     "batch_size": 24,

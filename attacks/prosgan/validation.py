@@ -14,8 +14,6 @@ from advhash.errors import UsageError
 from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
 
-__all__ = ["split_sets", "validated"]
-
 VALIDATION_ROWS = 96
 
 

@@ -15,8 +15,6 @@ from advhash.data.text.edits import Lexicon, lexicon
 from advhash.data.text.kinds import PADDING, UNKNOWN
 from advhash.errors import ConfigError
 
-__all__ = ["BagEdits", "Edits", "TokenEdits", "edits_of"]
-
 NEVER = -1e30  # the gain of an edit that is not allowed
 
 

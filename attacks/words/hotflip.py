@@ -17,13 +17,12 @@ from advhash.attacks.gradient.anchors import voted
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.words.edits import Edits, edits_of
 from advhash.budget import Budget, Norm
-from advhash.data.dataset import Batch, Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.data.text.counts import words
 from advhash.errors import ConfigError, UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-
-__all__ = ["HotFlip", "TokenNoise", "UntargetedHotFlip", "WordAttack", "label_words"]
 
 AT_ONCE = 2048  # candidate texts that are hashed together
 

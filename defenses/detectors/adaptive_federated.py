@@ -18,8 +18,6 @@ from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL, straight_through
 from advhash.victims.objectives import sign
 
-__all__ = ["AdaptiveSlice"]
-
 DRAWS = 16  # messages that an image is judged by where noise is added
 
 

@@ -16,12 +16,11 @@ from advhash.attacks.gradient.steps import Stepper, resolve_rule, step_length
 from advhash.budget import Budget, round_toward
 from advhash.codes.metrics import retrieval_average_precision
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Modality
 from advhash.defenses.detectors.image_codes import CodeDetector
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
-
-__all__ = ["STEPS", "AdaptiveHiding", "AdaptiveTargeted", "Success"]
 
 HALF = 0.5  # of the reference
 STEPS = 100  # of a descent

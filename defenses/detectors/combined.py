@@ -27,8 +27,6 @@ from advhash.errors import DataError
 from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim
 
-__all__ = ["Combined"]
-
 ABNORMAL = 2  # of them for each clean item: one of noise, one of an attack
 
 

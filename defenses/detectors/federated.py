@@ -20,17 +20,6 @@ from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = [
-    "PROBE_BITS",
-    "CodeBetween",
-    "CodeDistance",
-    "CodeMax",
-    "CodeSum",
-    "any_code_accepted",
-    "enumerated",
-    "replay_scores",
-]
-
 PROBE_BITS = 16  # 2^16 codes are tried
 
 

@@ -27,17 +27,6 @@ from advhash.errors import DataError, UsageError
 from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim
 
-__all__ = [
-    "Centre",
-    "CodeDetector",
-    "Exact",
-    "Flips",
-    "Margin",
-    "Nearest",
-    "Rarity",
-    "straight_through",
-]
-
 BLOCK = 128  # items scored at a time
 SMALLEST = 1e-6  # size of a real code below which it counts as this
 

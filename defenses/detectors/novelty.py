@@ -19,8 +19,6 @@ from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.neural.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
 
-__all__ = ["Confidence", "Novelty"]
-
 
 @DETECTORS.register("novelty", source="after He, Lei, Ji, Tao, 2021 (arXiv 2101.05490)")
 class Novelty(CodeDetector):

@@ -22,7 +22,8 @@ from advhash.attacks.gradient.hiding import CGAT, MainstayUntargeted
 from advhash.attacks.gradient.targeted import THA
 from advhash.attacks.prosgan.prosgan import ProSGAN
 from advhash.budget import Budget
-from advhash.data.dataset import Batch, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch
 from advhash.defenses.training.continued import Continued, clean_loss, kept_codes
 from advhash.registry import DEFENSES
 from advhash.targets import choose_targets
@@ -30,8 +31,6 @@ from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.objectives import pairwise_gap, quantisation, shared_label, sign
 from advhash.victims.training.descent import random_batches, seeded
 from advhash.victims.training.state import Phase
-
-__all__ = ["ATRDH", "SAAT", "AdversarialTraining", "CgAT", "Generated"]
 
 FAST: dict[str, Any] = {"steps": 1, "step": 1.25}  # Wong et al., ICLR 2020
 

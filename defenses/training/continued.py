@@ -18,8 +18,6 @@ from advhash.victims.image.pairwise import ImageHashing
 from advhash.victims.objectives import quantisation
 from advhash.victims.training.descent import Descent, augment
 
-__all__ = ["Continued", "clean_loss", "kept_codes"]
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Continued(Hardening):

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.defenses.training.continued import Continued, clean_loss, kept_codes
 from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.training.descent import random_batches, seeded
 from advhash.victims.training.state import Phase
-
-__all__ = ["NoiseTraining"]
 
 
 @DEFENSES.register("noise", source="Cohen et al., ICML 2019 (training of the base classifier)")

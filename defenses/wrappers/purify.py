@@ -25,8 +25,6 @@ from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.perceptual.resampling import straight_through
 
-__all__ = ["JPEG", "BitDepth", "CropVote", "MedianBlur", "Purification", "Purified", "VotedCrops"]
-
 
 class Purification(Wrapping):
     """A change of pictures that stands before a victim."""

@@ -18,21 +18,12 @@ from torch import Tensor
 
 from advhash.budget import clipped
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.defenses.base import Wrapping
 from advhash.defenses.wrappers.wrapped import Voted
 from advhash.errors import UsageError
 from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim, expect_positive
-
-__all__ = [
-    "Certificate",
-    "Smoothed",
-    "Smoothing",
-    "certified_recall",
-    "certify",
-    "largest_radius",
-]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

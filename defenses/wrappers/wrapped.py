@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
 from advhash.victims.cross_modal.code_table import table_codes
 from advhash.victims.cross_modal.phases import network_outputs
 from advhash.victims.perceptual.resampling import straight_through
-
-__all__ = ["Voted", "Wrapped"]
 
 
 class Wrapped(HashVictim):

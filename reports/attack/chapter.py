@@ -34,8 +34,6 @@ from advhash.reports.elements.plots import (
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
 from advhash.reports.record import Example, Record, Retrieved, load_record
 
-__all__ = ["attack_chapters"]
-
 FIGURES = {"tmap": "t-MAP", "map_adversarial": "MAP attacked"}
 
 

@@ -18,16 +18,6 @@ from advhash.data.text.edits import spelled
 from advhash.reports.record import Example, Retrieved
 from advhash.storage.files import storage_errors
 
-__all__ = [
-    "EXAMPLE_RULE",
-    "GAIN",
-    "build_examples",
-    "choose_examples",
-    "picture",
-    "retrieved",
-    "write_samples",
-]
-
 GAIN = 10  # the factor by which a perturbation is enlarged in its picture
 MIN_SIDE = 96  # pixels: smaller pictures are enlarged, by whole factors, without smoothing
 THUMBNAIL_SIDE = 128  # pixels: larger database pictures are reduced

@@ -21,8 +21,6 @@ from advhash.errors import RunError
 from advhash.measures.intervals import Difference, holm, paired_difference
 from advhash.reports.record import Record, main_metric
 
-__all__ = ["Pair", "Queries", "compare", "headline", "load_queries", "map_lost", "same_task"]
-
 QUERIES = "queries.parquet"
 SEED = 0  # of intervals and p-values: a page is the same whenever it is drawn
 SAME_MEAN = 1e-9  # a column whose mean differs more from the record is not of this run

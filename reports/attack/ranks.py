@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from advhash.reports.attack.pairs import Pair, headline
 from advhash.reports.record import Record
 
-__all__ = ["Standing", "standings"]
-
 SETTLED = 0.05  # p, adjusted for all pairs of the page, below which an order is settled
 
 

@@ -17,8 +17,6 @@ from advhash.reports.elements.verdict import (
 )
 from advhash.reports.record import Record
 
-__all__ = ["findings"]
-
 SAME_L2 = 0.05  # relative difference up to which two L2 distances count as the same
 
 

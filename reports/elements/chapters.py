@@ -8,21 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advhash.reports.record import DatasetInfo, Flag, MethodInfo, RunInfo, record_file
+from advhash.measures.sanity import Flag
+from advhash.reports.record import DatasetInfo, MethodInfo, RunInfo, record_file
 from advhash.storage.files import sha256
-
-__all__ = [
-    "KNOWLEDGE",
-    "TOPICS",
-    "Chapter",
-    "Source",
-    "Told",
-    "covered",
-    "data_fact",
-    "known",
-    "method_fact",
-    "source_of",
-]
 
 TOPICS = {  # in the order of the page: what a template's macro is called → its heading
     "threat": "Threat model and protocol",

@@ -9,8 +9,6 @@ from typing import Any
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.verdict import NO_VALUE, length, percent
 
-__all__ = ["FILTERS"]
-
 
 def _points(metric: Metric | None) -> str:
     """100 × the value, as tables show it."""

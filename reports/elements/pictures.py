@@ -14,8 +14,6 @@ from PIL import Image
 
 from advhash.errors import RunError
 
-__all__ = ["Pictures"]
-
 MAX_SIDE = 160  # pixels: a larger picture is reduced for the page, its file stays as it is
 MAX_FILE = 20_000_000  # bytes: no sample of ours comes near it
 

@@ -21,17 +21,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from advhash.measures.intervals import Metric
 
-__all__ = [
-    "Curve",
-    "Effect",
-    "Growth",
-    "budget_figure",
-    "curves",
-    "data_uri",
-    "history_figures",
-    "interval_figure",
-]
-
 History = Sequence[Mapping[str, float | str]]
 
 INK, MUTED, PAPER = "#1f2328", "#6b7280", "#ffffff"

@@ -11,21 +11,6 @@ from dataclasses import dataclass
 from advhash.measures.intervals import Difference, Metric
 from advhash.reports.record import Record
 
-__all__ = [
-    "NO_VALUE",
-    "STRENGTHS",
-    "Verdict",
-    "apart",
-    "interval",
-    "length",
-    "metric_of",
-    "percent",
-    "points",
-    "run_labels",
-    "verdict",
-    "with_interval",
-]
-
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
 STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, "Weak"))

@@ -24,8 +24,6 @@ from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, d
 from advhash.reports.elements.verdict import percent
 from advhash.reports.inversion.record import InversionRecord
 
-__all__ = ["inversion_chapter", "verdicts"]
-
 SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
 BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
 MARKERS = ("o", "s", "^")

@@ -13,19 +13,6 @@ from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo
 
-__all__ = [
-    "SCHEMA",
-    "Attacker",
-    "InversionInfo",
-    "InversionProtocol",
-    "InversionRecord",
-    "PartyBits",
-    "Picture",
-    "Roc",
-    "SweepPoint",
-    "World",
-]
-
 SCHEMA: Literal["advhash/inversion/1"] = "advhash/inversion/1"
 
 

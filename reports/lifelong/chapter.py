@@ -16,8 +16,6 @@ from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, data_uri
 from advhash.reports.lifelong.record import GROUPS, NAMES, TOLD, VIEWS, Group, LifelongRecord, View
 
-__all__ = ["lifelong_chapter", "verdict"]
-
 MARKS = dict(zip(NAMES, "sdDo^vP*x", strict=True))
 TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", "#1f2328", MUTED), strict=True))
 DASHED = {"codes_only", "dlcmh_binary", "retrain_same_time", "chance"}

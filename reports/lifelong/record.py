@@ -10,8 +10,6 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.record import DatasetInfo, Document, RunInfo
 
-__all__ = ["LIFELONG", "NAMES", "TOLD", "LifelongRecord"]
-
 LIFELONG: Literal["advhash/lifelong/1"] = "advhash/lifelong/1"
 NAMES = {
     "frozen": "frozen networks of phase 1",

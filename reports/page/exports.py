@@ -21,8 +21,6 @@ import resvg_py
 from advhash.errors import StorageError
 from advhash.storage.files import storage_errors, write_bytes
 
-__all__ = ["Figure", "Table", "figures_of", "tables_of", "write_figures", "write_tables"]
-
 SVG = "data:image/svg+xml;base64,"
 SCALE = 2  # pixels of a PNG to one of the page
 BOUNDS = re.compile(r"(-?[\d.]+)(?:–| to )(-?[\d.]+)")

@@ -30,8 +30,6 @@ from advhash.reports.phase import PHASE, phase_chapter
 from advhash.reports.record import SCHEMA as ATTACK, SIBLINGS, Siblings, schema_of
 from advhash.reports.transfer import TRANSFER, transfer_chapter
 
-__all__ = ["KINDS", "chapters"]
-
 Make = Callable[[Sequence[Path], Pictures], list[Chapter]]
 
 

@@ -17,14 +17,12 @@ from markupsafe import Markup
 
 from advhash import __version__
 from advhash.errors import RunError, StorageError
+from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import TOPICS, Chapter, covered
 from advhash.reports.elements.numbers import FILTERS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.page.kinds import chapters
-from advhash.reports.record import Flag
 from advhash.storage.files import write_bytes
-
-__all__ = ["page", "render"]
 
 ALWAYS = ("flags", "provenance")  # topics that the page itself writes, for all runs at once
 

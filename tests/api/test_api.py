@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import advhash as ah
-from advhash.api import calls
+from advhash import api
 from advhash.data import Dataset
 from advhash.errors import AdvhashError
 from advhash.experiments.attack.run import attack as attack_as_the_command
@@ -360,7 +360,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_every_public_name_is_there_and_no_other() -> None:
     assert all(hasattr(ah, name) for name in ah.__all__)
     assert set(ah.__all__) <= set(dir(ah))
-    assert set(calls.__all__) <= set(ah.__all__)
+    assert set(api.__all__) <= set(ah.__all__)
     with pytest.raises(AttributeError, match="no attribute 'attacck'"):
         ah.attacck  # noqa: B018
 

@@ -31,13 +31,14 @@ from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.images import judge_images, move_images, noise_like
 from advhash.experiments.detect.inputs import abnormal_images
 from advhash.experiments.detect.run import Detection
-from advhash.experiments.experiment import Place, Result, describe, resume, run
+from advhash.experiments.experiment import Place, describe, resume, run
 from advhash.measures.roc import threshold_at
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.detection import DetectionRecord, detection_chapter
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.page.render import page
 from advhash.storage.cache import cache_root
+from advhash.storage.cells import Result
 
 NAMES = [
     entry.name

@@ -33,7 +33,7 @@ from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
 from advhash.experiments.benchmark.suite import Cell, load_suite, plan_suite, shipped_suites
 from advhash.experiments.costs import Costs, note_cost
-from advhash.experiments.experiment import Place, Result, resume, run
+from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
 from advhash.measures.intervals import Metric
 from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS
@@ -48,6 +48,7 @@ from advhash.reports.benchmark import (
 )
 from advhash.reports.page.render import render
 from advhash.reports.record import Record, RunInfo
+from advhash.storage.cells import Result
 from advhash.storage.run_folder import RunFolder
 
 SUITE = """

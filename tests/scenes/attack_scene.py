@@ -11,8 +11,6 @@ from advhash.attacks.base import AttackData
 from advhash.data import Batch, Dataset, Modality, Split
 from advhash.victims.base import HashVictim
 
-__all__ = ["Projection", "Scene", "make_scene"]
-
 SIZE = 8
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from advhash.cli import app
 
-__all__ = ["command", "exit_code"]
-
 
 def exit_code(*arguments: str | Path) -> int:
     """What `advhash ARGUMENTS` exits with."""

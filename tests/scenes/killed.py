@@ -6,8 +6,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["killed_when"]
-
 PATIENCE = 240  # seconds
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
 from advhash.measures.intervals import Difference, Metric
+from advhash.measures.sanity import Flag
 from advhash.reports import certificates
 from advhash.reports.attack.examples import build_examples
 from advhash.reports.benchmark import BenchmarkRecord
@@ -30,7 +31,6 @@ from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
     DatasetInfo,
-    Flag,
     Protocol,
     Record,
     RunInfo,

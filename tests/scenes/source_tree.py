@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-__all__ = ["FILES", "FOLDERS", "ROOT", "folder_of", "imports", "modules_of", "named", "path_of"]
-
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("advhash", "victims", "attacks", "defenses", "reports")
 FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from advhash.codes.packed import HashCodes
 from advhash.victims.objectives import sign
 
-__all__ = ["FrozenCodes", "fuse", "table_codes"]
-
 
 class FrozenCodes(nn.Module):
     """Codes of M database rows, of K bits, one table for each name in `tables`.

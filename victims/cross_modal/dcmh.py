@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Modality, Progress, Split, TextKind, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality, Split, TextKind
 from advhash.errors import UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -38,8 +39,6 @@ from advhash.victims.training.descent import (
     seeded,
 )
 from advhash.victims.training.state import Phase
-
-__all__ = ["DCMH"]
 
 PAPER = {  # of images of 224 px, a size that the data set decides
     "bits": 64,

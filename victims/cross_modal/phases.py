@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from advhash.victims.cross_modal.dlcmh import DLCMH
     from advhash.victims.training.state import Phase
 
-__all__ = [
-    "arrivals",
-    "columns",
-    "draw_sample",
-    "joined",
-    "learn_increment",
-    "learn_original",
-    "network_outputs",
-]
-
 Loss = Callable[[Tensor], Tensor]  # of row numbers (B,)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["class_codes", "least_distance"]
-
 RESTARTS = 20
 STEPS = 4000  # swaps tried before a new start
 

@@ -20,8 +20,6 @@ from advhash.victims.federated.wire import Kind, Message, check_message, pack, u
 from advhash.victims.objectives import sign
 from advhash.victims.training.descent import Descent, random_batches
 
-__all__ = ["Party", "Recipe", "Server", "consistency", "derived", "laplace", "play", "schedule"]
-
 
 def derived(seed: int, number: int) -> int:
     """A seed of its own for party `number`, for its noise, or for the server."""

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from advhash.data.dataset import Dataset, Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality, Split
 from advhash.data.parties import party_names, party_view, whole_shape
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -21,8 +22,6 @@ from advhash.victims.networks.backbones import build_backbone
 from advhash.victims.objectives import sign
 from advhash.victims.training.descent import seeded
 from advhash.victims.training.state import UNSAVED, Phase
-
-__all__ = ["NOISE", "SCHEDULE", "Bottom", "HashVFL", "new_bottom", "straight_through"]
 
 # What seeds are derived from, beside the numbers of the parties, which count from 0.
 NOISE, SERVER, SCHEDULE = 10_000, 20_000, 30_000

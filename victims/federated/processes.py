@@ -30,8 +30,6 @@ from advhash.victims.federated.ends import Party, Recipe, Server, derived, sched
 from advhash.victims.federated.hashvfl import NOISE, SCHEDULE, HashVFL, new_bottom
 from advhash.victims.federated.wire import HEADER, MAX_VALUES, Kind, Transcript
 
-__all__ = ["WAIT_SECONDS", "Line", "collect", "fit_in_processes", "serve"]
-
 TAKEN, REFUSED = b"+", b"-"
 ATTEMPTS = 3  # at one message before the server gives a party up
 WAIT_SECONDS = 60.0  # for a whole message, or until what was sent is taken

@@ -8,10 +8,9 @@ from typing import Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from advhash.data.dataset import Batch, Dataset, Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Dataset, Modality, Split
 from advhash.victims.base import HashVictim
-
-__all__ = ["OneSlice", "padded", "slice_batch", "slice_data"]
 
 
 def padded(images: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ from torch import Tensor
 from advhash.errors import MessageError
 from advhash.storage.files import storage_errors
 
-__all__ = ["LARGEST", "Kind", "Message", "Transcript", "check_message", "pack", "unpack"]
-
 MAGIC = b"AVFL"
 HEADER = struct.Struct("<4sBHQII")  # magic, kind, party, round, rows, width
 IN_MEMORY = 16 * 2**20  # bytes of a transcript; what is longer lies in a file

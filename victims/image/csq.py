@@ -14,8 +14,6 @@ from advhash.victims.image.pairwise import ImageHashing
 from advhash.victims.networks.backbones import PRETRAINED
 from advhash.victims.objectives import central_similarity, centroids, log_cosh_quantisation
 
-__all__ = ["CSQ", "hash_centres"]
-
 
 def hash_centres(classes: int, bits: int) -> Tensor:
     """(C,K) of ±1: a hash centre a class; draws from torch's generator where it must.

@@ -15,8 +15,6 @@ from advhash.victims.image.pairwise import PROSGAN_CODE, ImageHashing
 from advhash.victims.networks.backbones import PRETRAINED
 from advhash.victims.objectives import label_overlap, weighted_likelihood
 
-__all__ = ["HashNet"]
-
 
 @VICTIMS.register(
     "hashnet",

@@ -13,7 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -33,8 +34,6 @@ from advhash.victims.objectives import (
 )
 from advhash.victims.training.descent import Descent, batch_outputs, random_batches, seeded
 from advhash.victims.training.state import Phase
-
-__all__ = ["DPH", "DPSH", "PROSGAN_CODE", "ImageHashing"]
 
 PROSGAN_CODE = {  # how the code of ProS-GAN trains its victims
     "backbone": "vgg11",

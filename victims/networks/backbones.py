@@ -13,16 +13,6 @@ from advhash.data.dataset import Split
 from advhash.errors import ConfigError, UsageError, nearest
 from advhash.victims.networks.pretrained import LITE0, pretrained_network
 
-__all__ = [
-    "PRETRAINED",
-    "SMALL",
-    "Backbone",
-    "build_backbone",
-    "check_frozen",
-    "cnnf",
-    "frozen_features",
-]
-
 SMALL = "test_resnet"  # 0.37 M parameters: the default for images of 32 px
 PRETRAINED = {  # a preset: learn from photographs in minutes, on features of ImageNet
     "backbone": LITE0,

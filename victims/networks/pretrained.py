@@ -21,8 +21,6 @@ from torch import Tensor
 
 from advhash.errors import UsageError
 
-__all__ = ["LITE0", "lite0_file", "pretrained_network", "renamed"]
-
 LITE0 = "tf_efficientnet_lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 WAIT = 4.0  # seconds for the hub to answer; its own client retries for 47

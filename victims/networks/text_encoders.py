@@ -18,16 +18,6 @@ from advhash.data.dataset import Dataset, TextKind
 from advhash.data.text.kinds import PADDING, UNKNOWN
 from advhash.errors import DataError, UsageError
 
-__all__ = [
-    "TextLayers",
-    "TextTransformer",
-    "code_layer",
-    "positions",
-    "text_arguments",
-    "text_bounds",
-    "text_encoder",
-]
-
 
 def text_arguments(data: Dataset, victim: str) -> dict[str, object]:
     """`text`, `text_size` and `image_size` of a victim of both modalities. Raises DataError.

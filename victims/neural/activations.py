@@ -15,8 +15,6 @@ from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Modality, Split
 from advhash.errors import UsageError, nearest
 
-__all__ = ["Layer", "Moments", "chosen", "layers_of", "pattern", "recorded"]
-
 PIECEWISE = frozenset(  # above 0 iff its input is; linear on each side, or nearly so below 0
     {"relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "selu"}
 )

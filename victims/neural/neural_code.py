@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Modality, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality, Split
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.image.pairwise import check_images
@@ -19,8 +20,6 @@ from advhash.victims.networks.backbones import build_backbone
 from advhash.victims.neural.activations import Layer, Moments, chosen, layers_of, pattern, recorded
 from advhash.victims.training.descent import Descent, augment, random_batches, seeded
 from advhash.victims.training.state import Phase
-
-__all__ = ["ActivationCode", "NeuralCode", "NeuralCodeOf"]
 
 TINY = 1e-12
 

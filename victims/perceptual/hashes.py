@@ -16,13 +16,12 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from advhash.data.dataset import Dataset, Modality, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset, Modality
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.perceptual.resampling import eight_bit_pixels, grey, resize, straight_through
-
-__all__ = ["PDQ", "DHash", "PHash", "PerceptualHash", "dct_matrix"]
 
 Floats = npt.NDArray[np.float32]
 

@@ -16,8 +16,6 @@ import PIL
 import torch
 from torch import Tensor
 
-__all__ = ["eight_bit_pixels", "grey", "lanczos_weights", "resize", "straight_through"]
-
 GREY = (19595, 38470, 7471)  # ITU-R 601: 0.299, 0.587 and 0.114 of 65536
 PRECISION = 22  # bits behind the point of a weight
 PILLOW = int(PIL.__version__.partition(".")[0])

@@ -21,21 +21,6 @@ from torch import Tensor, nn
 from advhash.compute.processes import is_main_process, process_count
 from advhash.errors import UsageError
 
-__all__ = [
-    "accelerated",
-    "add_gradients",
-    "agreed",
-    "asked_precision",
-    "dismiss",
-    "equalise",
-    "joined",
-    "lead",
-    "leave",
-    "led",
-    "precision",
-    "share",
-]
-
 _VARIABLE = "ACCELERATE_MIXED_PRECISION"  # of accelerate itself
 
 

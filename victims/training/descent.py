@@ -15,16 +15,6 @@ from advhash.data.dataset import Modality, Split
 from advhash.errors import UsageError
 from advhash.victims.training.acceleration import accelerated, add_gradients, joined, share
 
-__all__ = [
-    "Decay",
-    "Descent",
-    "Optimiser",
-    "augment",
-    "batch_outputs",
-    "random_batches",
-    "seeded",
-]
-
 Decay = Literal["cosine", "linear", "exponential"]
 Optimiser = Literal["adamw", "adam", "sgd"]
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from advhash.victims.base import HashVictim
     from advhash.victims.training.descent import Descent
 
-__all__ = ["UNSAVED", "Phase", "TrainingState"]
-
 SAVE_SECONDS = 30.0  # at least, between two writes
 SHARE = 0.05  # of the time, at most, goes into writing
 STALE_SECONDS = 3600  # a half-written file this old belongs to a process that was killed

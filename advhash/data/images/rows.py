@@ -19,8 +19,6 @@ from torch import Tensor
 
 from advhash.data.images.decode import quietly, reason, refuse_broken
 
-__all__ = ["Pixels", "Stored", "decode_blocks", "image_file", "map_images", "write_images"]
-
 Pixels = npt.NDArray[np.uint8]
 BLOCK = 64  # images in memory at once
 MAX_THREADS = 8

@@ -15,8 +15,6 @@ from advhash.data.dataset import Split
 from advhash.data.images.rows import Pixels, decode_blocks, image_file, write_images
 from advhash.data.splits import Rows
 
-__all__ = ["Items", "Load", "card_of_rows", "picture_splits"]
-
 Load = Callable[[int], Pixels]
 
 

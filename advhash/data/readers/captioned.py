@@ -22,8 +22,6 @@ from advhash.data.splits import Rows
 from advhash.data.text.counts import count_words, frequent_words, words
 from advhash.errors import ConfigError, DataError
 
-__all__ = ["MAX_CAPTION", "Captioned", "assemble", "check_settings"]
-
 MAX_CAPTION = 2000  # characters kept of a caption
 
 

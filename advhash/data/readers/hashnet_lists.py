@@ -31,8 +31,6 @@ from advhash.data.splits import Rows, finish, seeded_order
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 
-__all__ = ["Listed", "read_list"]
-
 Overlap = Literal["refuse", "drop"]
 PARTS = ("database", "train", "test")
 BITS = {"0": 0, "1": 1}

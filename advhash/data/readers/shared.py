@@ -26,21 +26,6 @@ from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
 from advhash.storage.files import sha256
 
-__all__ = [
-    "Layout",
-    "cached_reading",
-    "check_labels",
-    "check_size",
-    "class_names",
-    "content",
-    "inside",
-    "is_inside",
-    "read_lines",
-    "read_npz",
-    "same",
-    "stamps",
-]
-
 SIZES = (16, 512)  # pixels
 MAX_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MIN_ITEMS", "count_words", "frequent_words", "words"]
-
 MIN_ITEMS = 2  # a word of one text finds no other
 
 

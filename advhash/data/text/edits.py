@@ -18,8 +18,6 @@ from torch import Tensor
 from advhash.budget import Budget
 from advhash.data.text.kinds import PADDING
 
-__all__ = ["Lexicon", "WordBudget", "lexicon", "spelled"]
-
 GRAM = "gram:"
 
 

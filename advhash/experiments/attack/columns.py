@@ -21,15 +21,6 @@ from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.measures.reconstruction import structural_similarity
 from advhash.victims.base import HashVictim
 
-__all__ = [
-    "Columns",
-    "codec_columns",
-    "distance_columns",
-    "distance_metrics",
-    "retrieval_columns",
-    "retrieval_metrics",
-]
-
 Floats = npt.NDArray[np.float64]
 Columns = dict[str, Floats]
 Labels = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ import torch
 
 from advhash.attacks.base import AttackData
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.experiments.attack.columns import (
     Columns,
     codec_columns,
@@ -43,8 +43,6 @@ from advhash.measures.sanity import (
 from advhash.reports.attack.examples import build_examples
 from advhash.reports.record import Example
 from advhash.victims.federated.hashvfl import HashVFL
-
-__all__ = ["Measured", "examples", "flags", "measure"]
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from advhash.experiments.attack.columns import Columns
 from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
 from advhash.victims.base import HashVictim
 
-__all__ = ["names_pictures", "operating_columns", "operating_metrics", "operating_threshold"]
-
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
 CODECS: Mapping[str, int | None] = {"png": None, "jpeg90": 90, "jpeg75": 75}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Batch, Progress, Split, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Batch, Split
 from advhash.data.text.edits import WordBudget
 from advhash.experiments.attack.columns import distance_columns, precisions
 from advhash.experiments.attack.record import Outcome
@@ -22,8 +23,6 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS
 from advhash.targets import choose_targets
-
-__all__ = ["Piece", "attack_queries", "attack_rows", "choose_queries", "noise_precision"]
 
 # The tensors of a piece of the work, by its name: read where they were kept, made where not.
 Piece = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from advhash.codes.hamming import DistanceHistograms, distances, histograms
 from advhash.codes.metrics import hit_at
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress
+from advhash.compute.progress import Progress
 from advhash.errors import UsageError
 from advhash.experiments.attack.perturb import Piece, attack_queries
 from advhash.experiments.attack.record import Metrics
@@ -24,8 +24,6 @@ from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, rate_metric
-
-__all__ = ["FIRST", "aimed_at", "check_poison", "hit_rates", "poison_metrics"]
 
 FIRST = 10  # results that a user looks at
 Labels = npt.NDArray[np.uint8]

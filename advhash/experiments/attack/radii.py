@@ -7,8 +7,6 @@ import math
 from advhash.budget import parse_eps
 from advhash.errors import ConfigError
 
-__all__ = ["split_eps"]
-
 
 def split_eps(text: str | None) -> list[str]:
     """The parts of `--eps`: none, one, or several that differ, in ascending order.

@@ -40,18 +40,6 @@ from advhash.reports.record import (
 )
 from advhash.storage.files import storage_errors
 
-__all__ = [
-    "Outcome",
-    "Scores",
-    "attack_info",
-    "budget_info",
-    "dataset_info",
-    "make_record",
-    "run_info",
-    "victim_info",
-    "write_queries",
-]
-
 Labels = npt.NDArray[np.uint8]
 Metrics = dict[str, Metric | None]
 

@@ -13,7 +13,8 @@ import torch
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget, expect_room
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import attack_queries
@@ -35,7 +36,7 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 from advhash.experiments.config_text import method_label
-from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result, run
+from advhash.experiments.experiment import Experiment, Part, Place, Plan, run
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -45,16 +46,10 @@ from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.page.render import render
 from advhash.reports.record import SIBLINGS, Record, Siblings
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.storage.files import write_json, write_text
 from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
-
-__all__ = [
-    "AttackCell",
-    "AttackExperiment",
-    "attack",
-    "resolve",
-]
 
 CODE = ("experiments.attack",)
 

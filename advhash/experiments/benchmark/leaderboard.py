@@ -17,8 +17,6 @@ from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.reports.attack.pairs import SEED, Queries
 from advhash.reports.record import main_metric
 
-__all__ = ["Sample", "mean_over", "overall", "ranks", "stacked", "summary"]
-
 Floats = npt.NDArray[np.float64]
 TARGETED = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
 UNTARGETED = ("map", "map_chance", "map_adversarial")

@@ -12,10 +12,9 @@ from advhash.experiments.benchmark.leaderboard import Sample, mean_over, overall
 from advhash.experiments.benchmark.suite import Cell, Suite
 from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
+from advhash.measures.sanity import Flag
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
-from advhash.reports.record import Flag, Record, main_metric
-
-__all__ = ["Found", "seed_flags", "suite_record"]
+from advhash.reports.record import Record, main_metric
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
 from advhash.experiments.benchmark.record import Found, suite_record
 from advhash.experiments.benchmark.suite import THREADS, Cell, Suite, plan_suite
-from advhash.experiments.experiment import Experiment, Missing, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.attack.pairs import Queries
 from advhash.reports.benchmark import BenchmarkRecord
 from advhash.reports.record import TARGETED_METRICS, Record
-
-__all__ = ["Benchmark"]
+from advhash.storage.cells import Result
 
 PICTURES = ("moved",)  # of a cell: not kept, as figures alone are compared
 

@@ -32,8 +32,6 @@ from advhash.experiments.prepare.seeds import resolve_device
 from advhash.registry import ATTACKS, DEFENSES
 from advhash.storage.cache import content_key
 
-__all__ = ["Cell", "Suite", "load_suite", "plan_suite", "shipped_suites"]
-
 UNDEFENDED = "none"
 THREADS = 1  # of each process: figures are the same for any executor and number of workers
 SHIPPED = Path(__file__).with_name("suites")

@@ -34,7 +34,7 @@ from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.certify.config import CertifyConfig
 from advhash.experiments.config import TrainConfig
-from advhash.experiments.experiment import Experiment, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
@@ -45,11 +45,10 @@ from advhash.measures.sanity import Flag, check_codes, check_collapse, check_vic
 from advhash.registry import DEFENSES, EXPERIMENTS
 from advhash.reports.certificates import CERTIFY, CertificateRecord
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
-
-__all__ = ["Certification"]
 
 CODE = ("experiments.attack", "experiments.certify")
 CERTIFIED = "image"

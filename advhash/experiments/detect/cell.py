@@ -9,10 +9,8 @@ from advhash.experiments.config import MethodConfig
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.federation import SliceInputs, judge_slices, move_slices
 from advhash.experiments.detect.images import ImageInputs, judge_images, judges_codes, move_images
-from advhash.experiments.experiment import Place, Result
-from advhash.storage.cells import CellStore
-
-__all__ = ["DetectorCell", "Inputs", "InputsCell"]
+from advhash.experiments.experiment import Place
+from advhash.storage.cells import CellStore, Result
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import Attack
-from advhash.data.dataset import Batch, Dataset, Progress, Split
+from advhash.compute.progress import Progress
+from advhash.data.dataset import Batch, Dataset, Split
 from advhash.defenses.detectors.adaptive_federated import AdaptiveSlice
 from advhash.defenses.detectors.federated import (
     PROBE_BITS,
@@ -40,7 +41,7 @@ from advhash.experiments.detect.protocol import (
     kept_batch_again,
     written,
 )
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
@@ -55,11 +56,10 @@ from advhash.measures.roc import (
 )
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.inversion.record import Roc
+from advhash.storage.cells import Result
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.training.descent import seeded
-
-__all__ = ["SliceInputs", "distances", "judge_slices", "move_slices", "plan_slices", "roc_rows"]
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 256

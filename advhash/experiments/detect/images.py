@@ -39,7 +39,7 @@ from advhash.experiments.detect.protocol import (
     kept_batch_again,
     written,
 )
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
@@ -53,19 +53,9 @@ from advhash.measures.roc import (
     threshold_at,
 )
 from advhash.registry import ATTACKS, DETECTORS
+from advhash.storage.cells import Result
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
-
-__all__ = [
-    "EVERY",
-    "ImageInputs",
-    "code_detectors",
-    "judge_images",
-    "judges_codes",
-    "move_images",
-    "noise_like",
-    "plan_images",
-]
 
 Floats = npt.NDArray[np.float64]
 EVERY = "all"  # --detector all: one table, as the attacked images are the costly part

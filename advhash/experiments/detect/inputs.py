@@ -20,16 +20,6 @@ from advhash.errors import UsageError
 from advhash.registry import DATASETS
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = [
-    "KINDS",
-    "PAIRED",
-    "abnormal_batch",
-    "abnormal_images",
-    "check_inputs",
-    "mixed_images",
-    "other_data",
-]
-
 KINDS = ("mixed", "noise", "ood")
 PAIRED = ("mixed", "noise")  # made from the clean row of the same place
 MOVED = "party0"  # whose part is replaced

@@ -19,17 +19,6 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.registry import Registry
 from advhash.targets import choose_targets
 
-__all__ = [
-    "RATE",
-    "UNBOUNDED",
-    "Planned",
-    "clean_queries",
-    "disjoint_targets",
-    "kept_batch",
-    "kept_batch_again",
-    "written",
-]
-
 RATE = 0.05  # of false alarms, at the threshold
 UNBOUNDED = Budget("none", math.inf)
 

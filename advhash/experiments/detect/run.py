@@ -19,17 +19,16 @@ from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.federation import distances, plan_slices
 from advhash.experiments.detect.images import EVERY, judges_codes, plan_images
 from advhash.experiments.detect.protocol import RATE, Planned
-from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.training.acceleration import precision
-
-__all__ = ["Detection"]
 
 CODE = ("experiments.attack", "experiments.detect")
 OF_FEDERATIONS, OF_IMAGES = "code-max", "flips"  # the detectors without a name

@@ -16,7 +16,7 @@ from advhash.data.dataset import Split
 from advhash.errors import UsageError
 from advhash.experiments.encode.config import EncodeConfig
 from advhash.experiments.encode.pictures import Classes, Sets
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import code_figures
@@ -34,10 +34,9 @@ from advhash.measures.encoding import (
 from advhash.measures.intervals import Metric, mean_metric
 from advhash.registry import VICTIMS
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Site
+from advhash.storage.cells import Result
 from advhash.victims.base import HashVictim
 from advhash.victims.neural.neural_code import ActivationCode, NeuralCode, NeuralCodeOf
-
-__all__ = ["BLOCK", "CoderCell", "Encoding", "Slot", "code_metrics", "label_of", "slots_of"]
 
 Kind = Literal["code", "network", "initial", "simhash", "pixels"]
 Slot = Literal[

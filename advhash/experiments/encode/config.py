@@ -8,8 +8,6 @@ from pydantic import Field
 
 from advhash.experiments.config import BudgetConfig, Hardened, MethodConfig
 
-__all__ = ["EncodeConfig"]
-
 
 class EncodeConfig(Hardened):
     """`advhash encode`: what codes encode. Without an attack: DHTA, where the victim has gradients.

@@ -18,16 +18,15 @@ from advhash.experiments.detect.inputs import mixed_images, other_data
 from advhash.experiments.encode.coders import BLOCK
 from advhash.experiments.encode.config import EncodeConfig
 from advhash.experiments.encode.pictures import Sets
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import area_under_roc
 from advhash.measures.sanity import Flag
 from advhash.reports.encoding import Detection
+from advhash.storage.cells import Result
 from advhash.victims.base import HashVictim
 from advhash.victims.neural.neural_code import ActivationCode, NeuralCode
-
-__all__ = ["DetectionCell"]
 
 
 @dataclass(frozen=True)

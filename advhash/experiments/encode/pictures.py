@@ -15,14 +15,12 @@ from advhash.experiments.attack.perturb import attack_queries, choose_queries
 from advhash.experiments.attack.record import attack_info, budget_info
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.encode.config import EncodeConfig
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import fit_attack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.encoding import first_labels
-from advhash.storage.cells import CellStore
-
-__all__ = ["Classes", "MovedPictures", "PlannedSets", "Sets"]
+from advhash.storage.cells import CellStore, Result
 
 Classes = npt.NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from advhash.experiments.encode.coders import CoderCell, label_of, slots_of
 from advhash.experiments.encode.config import EncodeConfig
 from advhash.experiments.encode.detection import DetectionCell
 from advhash.experiments.encode.pictures import MovedPictures, PlannedSets, Sets
-from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
@@ -29,8 +29,7 @@ from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.encoding import ENCODING, Coder, Detection, EncodingRecord, Site
 from advhash.reports.record import AttackInfo, BudgetInfo
 from advhash.storage.cache import content_key
-
-__all__ = ["Encode"]
+from advhash.storage.cells import Result
 
 CODE = ("experiments.attack", "experiments.detect", "experiments.encode")
 NOT_ATTACKED = Flag(

@@ -26,16 +26,6 @@ from advhash.functional.nas import CellDomain, Keyed, read_table
 from advhash.storage.cache import cache_root, content_key
 from advhash.storage.files import write_json
 
-__all__ = [
-    "ARMS",
-    "Arm",
-    "SearchTask",
-    "forget_search",
-    "run_search",
-    "validation_range",
-    "victim_config",
-]
-
 CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
 POINTS = 120  # of a curve
 SAVED_EVERY = 2.0  # seconds between two states of a search on disk

@@ -23,7 +23,8 @@ from advhash.attacks.evolved.genome import (
     read_genome,
 )
 from advhash.budget import Budget
-from advhash.data.dataset import Progress, SplitName, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import SplitName
 from advhash.errors import DataError
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
@@ -32,8 +33,6 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.functional.evaluation_cache import Evaluation
 from advhash.targets import TargetRule, choose_targets
-
-__all__ = ["AttackDomain", "Range", "make_range"]
 
 Floats = npt.NDArray[np.float64]
 BATCH = 100  # queries that are attacked at once

@@ -20,8 +20,6 @@ from advhash.measures.intervals import (
 from advhash.measures.sanity import Flag
 from advhash.reports.evolve import HeldOut, SearchResult
 
-__all__ = ["search_differences", "search_flags", "search_metrics"]
-
 Floats = npt.NDArray[np.float64]
 Domain = Literal["attack", "nas"]
 COSTLY = 0.05  # a hash of an evaluation

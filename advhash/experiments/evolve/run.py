@@ -30,7 +30,7 @@ from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import Range
 from advhash.experiments.evolve.figures import search_differences, search_flags, search_metrics
 from advhash.experiments.evolve.winner import best_candidate, exported, on_held_out
-from advhash.experiments.experiment import Experiment, Part, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.functional.evolution import Strategy
@@ -46,9 +46,8 @@ from advhash.reports.evolve import (
     SearchResult,
 )
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.storage.files import sha256, write_text
-
-__all__ = ["DEFAULTS", "Evolve"]
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "attack": {"population": 20, "tournament": 5, "seconds": 120.0, "repeats": 3, "bits": 24},

@@ -10,7 +10,7 @@ import numpy as np
 
 from advhash.attacks.base import Attack
 from advhash.attacks.evolved.genome import read_genome
-from advhash.data.dataset import Progress
+from advhash.compute.progress import Progress
 from advhash.experiments.attack.record import victim_info
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.config import AttackConfig, BudgetConfig, MethodConfig, ProtocolConfig
@@ -21,8 +21,6 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, paired_difference, ratio_of_means
 from advhash.registry import ATTACKS
 from advhash.reports.evolve import HeldOut, SearchResult
-
-__all__ = ["best_candidate", "exported", "on_held_out"]
 
 STEPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the radius: what the tuned dhta chooses from
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from advhash.attacks.inversion.code_inversion import CodeInversion
 from advhash.attacks.inversion.decoders import decode, fit_decoder, observe
-from advhash.data.dataset import Dataset, Progress, Split
+from advhash.compute.progress import Progress
+from advhash.data.dataset import Dataset, Split
 from advhash.errors import UsageError
 from advhash.experiments.attack.perturb import choose_queries
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.invert.figures import correct
 from advhash.experiments.invert.transcripts import attack_transcript
@@ -28,20 +29,8 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.measures.reconstruction import pixel_distances, reidentified
 from advhash.registry import INVERSIONS
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.victims.federated.hashvfl import HashVFL
-
-__all__ = [
-    "CODE",
-    "ClassDecoder",
-    "Loss",
-    "Samples",
-    "Stage",
-    "Sweep",
-    "TranscriptAttack",
-    "World",
-    "auxiliary_rows",
-    "reconstruct",
-]
 
 Floats = npt.NDArray[np.float64]
 Loss = Literal["mse", "ssim"]

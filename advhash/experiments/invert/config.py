@@ -8,8 +8,6 @@ from pydantic import Field, field_validator
 
 from advhash.experiments.config import BudgetConfig, Hardened, MethodConfig, ProtocolConfig
 
-__all__ = ["InvertConfig"]
-
 
 class InvertConfig(Hardened):
     """`advhash invert`: the tables of an attack, so that `advhash attack` can stand for it.

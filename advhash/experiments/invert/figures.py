@@ -15,23 +15,13 @@ from torch import Tensor
 
 from advhash.attacks.inversion.decoders import observe
 from advhash.data.dataset import Dataset, Split
-from advhash.experiments.experiment import Result
 from advhash.measures.intervals import Metric, rate_metric
 from advhash.measures.reconstruction import clustered, nearest_class
 from advhash.reports.attack.examples import picture
 from advhash.reports.inversion.record import PartyBits, Picture
+from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
 from advhash.victims.federated.hashvfl import HashVFL
-
-__all__ = [
-    "Seen",
-    "correct",
-    "leakage",
-    "party_bits",
-    "sample_pictures",
-    "write_pictures",
-    "write_samples",
-]
 
 Floats = npt.NDArray[np.float64]
 GRID_ROWS = 10

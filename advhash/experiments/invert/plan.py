@@ -28,8 +28,6 @@ from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import INVERSIONS, VICTIMS
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = ["WORLDS", "InvertPlan", "plan_inversion"]
-
 InvertPlan = Plan[InvertConfig, Stage]
 WORLDS = {
     "codes": "one code a sample, as the server gets it",

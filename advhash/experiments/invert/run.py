@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advhash.experiments.attack.record import dataset_info, run_info, victim_info
 from advhash.experiments.detect.federation import roc_rows
-from advhash.experiments.experiment import Experiment, Place, Result
+from advhash.experiments.experiment import Experiment, Place
 from advhash.experiments.invert.cells import (
     CODE,
     ClassDecoder,
@@ -64,9 +64,8 @@ from advhash.reports.inversion.record import (
     SweepPoint,
     World as WorldRow,
 )
+from advhash.storage.cells import Result
 from advhash.victims.federated.hashvfl import HashVFL
-
-__all__ = ["Invert"]
 
 Floats = npt.NDArray[np.float64]
 Columns = Mapping[str, Floats]

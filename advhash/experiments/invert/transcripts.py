@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from advhash.attacks.inversion.code_inversion import sample_messages
 from advhash.attacks.inversion.decoders import decode, fit_decoder, nearest_mean, observe
-from advhash.data.dataset import Progress
+from advhash.compute.progress import Progress
 from advhash.data.parties import party_names
 from advhash.errors import UsageError
 from advhash.experiments.invert.config import InvertConfig
@@ -40,8 +40,6 @@ from advhash.reports.inversion.record import Attacker, World
 from advhash.storage.cache import cached, content_key
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.federated.wire import Transcript
-
-__all__ = ["Told", "attack_transcript", "transcript_of"]
 
 Floats = npt.NDArray[np.float64]
 ATTACKED = 300  # training rows at most, and at most a third of them

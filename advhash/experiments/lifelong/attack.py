@@ -14,14 +14,13 @@ from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import average_precision, chance_average_precision
-from advhash.data.dataset import Batch, Dataset, Progress
+from advhash.compute.progress import Progress
+from advhash.data.dataset import Batch, Dataset
 from advhash.experiments.lifelong.cell import Cell, subset
 from advhash.experiments.lifelong.figures import Robustness
 from advhash.experiments.lifelong.orders import Order, arrived_rows
 from advhash.registry import ATTACKS
 from advhash.targets import choose_targets
-
-__all__ = ["attack_stages"]
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]

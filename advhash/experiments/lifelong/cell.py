@@ -34,7 +34,8 @@ from torch import Tensor
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import average_precision, chance_average_precision
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Progress, Split
+from advhash.compute.progress import Progress
+from advhash.data.dataset import Dataset, Split
 from advhash.experiments.lifelong.orders import Order, arrived_rows, stage_of
 from advhash.victims.base import HashVictim
 from advhash.victims.cross_modal.code_table import table_codes
@@ -44,8 +45,6 @@ from advhash.victims.cross_modal.phases import learn_original, network_outputs
 from advhash.victims.networks.backbones import frozen_features
 from advhash.victims.training.descent import seeded
 from advhash.victims.training.state import Phase
-
-__all__ = ["DIRECTIONS", "METHODS", "Cell", "Stage", "run_cell", "subset"]
 
 Floats = npt.NDArray[np.float64]
 Codes = Mapping[str, HashCodes]

@@ -12,17 +12,6 @@ from advhash.measures.hierarchical import crossed_mean, crossed_ratio
 from advhash.measures.intervals import Metric, single_metric
 from advhash.reports.lifelong.record import GROUPS, VIEWS, Group, View
 
-__all__ = [
-    "WAYS",
-    "CellFigures",
-    "Robustness",
-    "Timing",
-    "headline",
-    "robustness_rows",
-    "table_rows",
-    "timing_rows",
-]
-
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, int]  # method and stage
 WAYS = {  # "mean" is of image → text and text → image

@@ -10,8 +10,6 @@ from torch import Tensor
 from advhash.data.dataset import Dataset
 from advhash.errors import DataError
 
-__all__ = ["Order", "arrived_rows", "draw_orders", "stage_of"]
-
 Order = tuple[tuple[str, ...], ...]  # the new categories of each increment
 IMPLIED = 0.9  # share of the rows of a category that carry another, from which it implies that one
 LARGEST = 2.5  # an increment brings at most so many times the share that was asked for

@@ -15,7 +15,7 @@ from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
 from advhash.experiments.config import DatasetConfig, MethodConfig
-from advhash.experiments.experiment import Experiment, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.lifelong.attack import attack_stages
 from advhash.experiments.lifelong.cell import Cell, run_cell
 from advhash.experiments.lifelong.config import LifelongConfig
@@ -46,11 +46,10 @@ from advhash.reports.lifelong.record import (
     Victim,
 )
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.storage.files import write_bytes
 from advhash.victims.cross_modal.dcmh import DCMH
 from advhash.victims.cross_modal.dlcmh import DLCMH, SOURCE
-
-__all__ = ["Lifelong"]
 
 LEAST_ROWS = 2
 ENOUGH = 10  # new queries of an increment: below, its figures say little

@@ -29,8 +29,6 @@ from advhash.registry import ATTACKS, VICTIMS
 from advhash.targets import choose_targets
 from advhash.victims.neural.neural_code import NeuralCode
 
-__all__ = ["OUTCOMES", "Attacker", "train_and_measure"]
-
 OUTCOMES = (
     *("redundancy_train", "redundancy_test", "kmeans_purity", "kmeans_one_to_one"),
     *("knn_accuracy", "logistic_accuracy", "accuracy", "tmap_clean", "tmap", "auroc"),

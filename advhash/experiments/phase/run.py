@@ -16,7 +16,7 @@ from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
 from advhash.experiments.config import DatasetConfig, MethodConfig
-from advhash.experiments.experiment import Experiment, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.phase.cell import OUTCOMES, Attacker, train_and_measure
 from advhash.experiments.phase.config import PhaseConfig
 from advhash.experiments.prepare.code_key import code_version
@@ -29,9 +29,8 @@ from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Point
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.victims.neural.neural_code import NeuralCode
-
-__all__ = ["PhaseChart"]
 
 GRID = ("width", "epochs", "weight_decay")  # settings of the victim that the grid decides
 CODE = ("experiments.attack", "experiments.phase")

@@ -15,8 +15,6 @@ from advhash.measures.sanity import Flag
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, import_function, source_file
 
-__all__ = ["SAMPLES", "bring", "fingerprint", "introduce"]
-
 SAMPLES = 8  # images that a function is tried on
 
 

@@ -16,13 +16,11 @@ from advhash.attacks.base import AttackData, frozen
 from advhash.attacks.gradient.anchors import ANCHORS, anchor_codes
 from advhash.codes.metrics import Ties, retrieval_average_precision
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
-
-__all__ = ["target_ceilings"]
 
 _SEED = 0
 _ROUNDING = 1e-9  # a perfect ranking sums to 1 and a few last bits

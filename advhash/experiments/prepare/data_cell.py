@@ -13,8 +13,6 @@ from advhash.data.load import load_dataset
 from advhash.errors import DataError
 from advhash.victims.training.acceleration import precision
 
-__all__ = ["DataCell"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataCell:

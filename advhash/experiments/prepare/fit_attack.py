@@ -10,7 +10,7 @@ from typing import Any
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
-from advhash.data.dataset import Progress, silent
+from advhash.compute.progress import Progress, silent
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
@@ -18,8 +18,6 @@ from advhash.registry import ATTACKS
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256, write_json
-
-__all__ = ["FittedAttack", "fit_attack"]
 
 
 @dataclass(frozen=True)

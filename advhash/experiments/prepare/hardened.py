@@ -13,7 +13,8 @@ import torch
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
 from advhash.compute.processes import process_count
-from advhash.data.dataset import Dataset, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset
 from advhash.defenses.base import Hardening, Wrapping
 from advhash.errors import UsageError
 from advhash.experiments.config import AttackConfig, TrainConfig
@@ -28,8 +29,6 @@ from advhash.victims.base import HashVictim
 from advhash.victims.external import is_external
 from advhash.victims.training.acceleration import precision
 from advhash.victims.training.state import TrainingState
-
-__all__ = ["DEFAULT", "Foreseen", "foresee", "prepare"]
 
 DEFAULT = Budget("linf", 8 / 255)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from advhash.data.dataset import Dataset, Progress
+from advhash.compute.progress import Progress
+from advhash.data.dataset import Dataset
 from advhash.defenses.base import Wrapping
 from advhash.experiments.config import (
     AttackConfig,
@@ -26,8 +27,6 @@ from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
-
-__all__ = ["PlannedVictim"]
 
 Given = TypeVar("Given", bound=OneVictim)
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from advhash.compute.processes import is_main_process
-from advhash.data.dataset import Dataset, Progress, silent
+from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import UsageError
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
@@ -27,15 +28,6 @@ from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, is_external
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
-
-__all__ = [
-    "data_settings",
-    "is_checkpoint",
-    "is_trained",
-    "load_data",
-    "plan_victim",
-    "train",
-]
 
 
 def data_settings(

@@ -25,8 +25,6 @@ from advhash.victims.base import HashVictim
 from advhash.victims.federated.ends import derived
 from advhash.victims.federated.hashvfl import HashVFL
 
-__all__ = ["code_figures", "joint_metrics", "victim_flags", "victim_metrics"]
-
 TWICE = 512  # rows of the database that are hashed twice, to see whether a victim is random
 Labels = npt.NDArray[np.uint8]
 

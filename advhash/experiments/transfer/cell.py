@@ -13,15 +13,14 @@ from advhash.attacks.base import Attack
 from advhash.experiments.attack.perturb import attack_queries
 from advhash.experiments.attack.record import attack_info
 from advhash.experiments.config import AttackConfig
-from advhash.experiments.experiment import Place, Result
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.transfer.members import Member
 from advhash.registry import ATTACKS
 from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
 from advhash.victims.training.acceleration import precision
-
-__all__ = ["CODE", "Move", "move_queries"]
 
 CODE = ("experiments.attack", "experiments.transfer")
 MOVING = ("targets", "query_modality", "database", "queries", "batch_size")  # of the protocol

@@ -17,8 +17,6 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 
-__all__ = ["LabelledMethod", "LabelledVictim", "MatrixConfig", "Settings", "TransferConfig"]
-
 
 class LabelledMethod(MethodConfig):
     """label: its name in the record; None: what the command says, e.g. `dhta+steps=20`."""

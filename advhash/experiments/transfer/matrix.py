@@ -23,7 +23,7 @@ from advhash.experiments.attack.record import (
     victim_info,
 )
 from advhash.experiments.config import ProtocolConfig
-from advhash.experiments.experiment import Place, Plan, Result
+from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
@@ -41,9 +41,8 @@ from advhash.measures.intervals import (
 from advhash.measures.sanity import Flag, check_indicators
 from advhash.reports.record import AttackInfo, Protocol, main_metric
 from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
+from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
-
-__all__ = ["Column", "judge_moves", "matrix_record", "members_of"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.transfer.config import LabelledMethod, LabelledVictim, TransferConfig
 from advhash.registry import DEFENSES
 
-__all__ = ["Member", "PlannedMember", "labels_of", "planned_members"]
-
 
 @dataclass(frozen=True)
 class Member:

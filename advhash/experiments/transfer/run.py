@@ -13,7 +13,7 @@ from typing import Any
 
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.config import AttackConfig, MethodConfig
-from advhash.experiments.experiment import Experiment, Place, Plan, Result
+from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.transfer.cell import CODE, Move, move_queries
 from advhash.experiments.transfer.config import (
     LabelledMethod,
@@ -24,8 +24,7 @@ from advhash.experiments.transfer.matrix import judge_moves, matrix_record
 from advhash.experiments.transfer.members import PlannedMember, labels_of, planned_members
 from advhash.registry import EXPERIMENTS
 from advhash.reports.transfer import TransferRecord
-
-__all__ = ["Matrix", "Transfer", "plan_matrix"]
+from advhash.storage.cells import Result
 
 
 class Matrix(Experiment[Settings, Move, Plan[Settings, Move], TransferRecord]):
