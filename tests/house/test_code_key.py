@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from source_tree import FILES, FOLDERS, ROOT, folder_of, modules_of, named, path_of
 
-from advhash.experiments.prepare.code_key import GROUND, PREPARED
+from advhash.experiments.prepare import code_key
+from advhash.experiments.prepare.code_key import GROUND, PREPARED, _origin, code_version
 
 SHOWING = {"reports", "cli", "api"}  # decide over nothing that is kept
 CARRIERS = {  # of settings, whose values are in the keys, of cells, costs and the version
@@ -29,21 +29,23 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 
 
-def key(copy: Path, *folders: str) -> str:
-    program = (
-        "from advhash.experiments.prepare import code_key\n"
-        "import advhash, pathlib, sys\n"
-        "assert pathlib.Path(advhash.__file__).is_relative_to(pathlib.Path.cwd())\n"
-        f"print(code_key.code_version(*{folders!r}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+@pytest.fixture
+def key(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`code_version` as it is where the sources are those of the copy."""
+
+    def origin(name: str) -> Path:
+        return copy / path_of(f"advhash.{name}").relative_to(ROOT)
+
+    monkeypatch.setattr(code_key, "_origin", origin)
+    return code_version.__wrapped__
+
+
+def test_the_sources_are_those_that_run() -> None:
+    for name in (*GROUND, *PREPARED, "experiments.lifelong"):
+        assert _origin(name) == path_of(f"advhash.{name}")
 
 
 @pytest.mark.parametrize(
@@ -62,13 +64,15 @@ def key(copy: Path, *folders: str) -> str:
         ("reports/lifelong/chapter.py", False, False),
     ],
 )
-def test_keys_change_with_what_decides(copy: Path, file: str, victims: bool, cells: bool) -> None:
-    """Of victims, fitted attacks and ceilings; of cells of `advhash lifelong`."""
-    before = key(copy), key(copy, "experiments.lifelong")
+def test_keys_change_with_what_decides(
+    copy: Path, key: Callable[..., str], file: str, victims: bool, cells: bool
+) -> None:
+    """Keys of victims, fitted attacks and ceilings; keys of the cells of `advhash lifelong`."""
+    before = key(), key("experiments.lifelong")
     source = (copy / file).read_text("utf-8")
     try:
         (copy / file).write_text(source + "\n# changed\n")
-        after = key(copy), key(copy, "experiments.lifelong")
+        after = key(), key("experiments.lifelong")
     finally:
         (copy / file).write_text(source)
     assert tuple(one != other for one, other in zip(before, after, strict=True)) == (
