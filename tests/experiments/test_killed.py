@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from killed import killed_when
+from typer.testing import CliRunner
+
+from advhash.cli.app import app
 
 DATA = ["--dataset", "digits", "--set", "dataset.size=16"]
 DPSH = ["--victim", "dpsh", "--bits", "16", "--set", "victim.epochs=1", *DATA]
@@ -63,8 +65,9 @@ FROM_TIMES = (  # of searches over attacks, whose clock is the one on the wall
 POINTS = ("curve", "improvements")  # seconds first
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "advhash", *map(str, arguments)]
+def run(*arguments: str | Path) -> None:
+    result = CliRunner().invoke(app, [*map(str, arguments), "-q"])
+    assert result.exit_code == 0, result.exception
 
 
 def timeless(value: Any) -> Any:
@@ -97,30 +100,30 @@ def _flags_a_time(value: Any) -> bool:
         "phase-chart",
     ],
 )
-def test_a_killed_run_continues_to_the_same_record(kind: str, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_record(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "suite.toml").write_text(SUITE)
-    folders = {}
-    for name in ("whole", "killed"):
-        folders[name] = tmp_path / name / "run"
-        environment = {**os.environ, "ADVHASH_CACHE": str(tmp_path / name / "cache")}
-        arguments = [kind, *KINDS[kind], "-q", "--out", folders[name]]
-        arguments = [tmp_path / one if one == "suite.toml" else one for one in arguments]
-        if name == "whole":
-            subprocess.run(command(*arguments), env=environment, check=True, capture_output=True)
-            continue
-        cache = tmp_path / name / "cache"
+    options = [tmp_path / one if one == "suite.toml" else one for one in KINDS[kind]]
+    folders = {name: tmp_path / name / "run" for name in ("whole", "killed")}
+    caches = {name: tmp_path / name / "cache" for name in folders}
 
-        def ready(cache: Path = cache) -> bool:
-            """One result, or one piece of it, is there."""
-            pieces = cache.glob(f"unfinished/{kind}/*/*.safetensors")
-            return any(pieces) or any(cache.glob(f"{kind}/[0-9a-f]*"))
+    monkeypatch.setenv("ADVHASH_CACHE", str(caches["whole"]))
+    run(kind, *options, "--out", folders["whole"])
 
-        killed_when(command(*arguments), ready, environment)
-        assert not folders[name].exists()
-        assert Path(f"{folders[name]}.partial/identity.json").is_file()
-        resumed = command(kind, "--resume", folders[name], "--executor", "inline", "-q")
-        subprocess.run(resumed, env=environment, check=True, capture_output=True)
-        assert not Path(f"{folders[name]}.partial").exists()
+    def ready() -> bool:
+        """One result, or one piece of it, is there."""
+        pieces = caches["killed"].glob(f"unfinished/{kind}/*/*.safetensors")
+        return any(pieces) or any(caches["killed"].glob(f"{kind}/[0-9a-f]*"))
+
+    monkeypatch.setenv("ADVHASH_CACHE", str(caches["killed"]))
+    arguments = [kind, *options, "-q", "--out", folders["killed"]]
+    killed_when([sys.executable, "-m", "advhash", *map(str, arguments)], ready, os.environ)
+    assert not folders["killed"].exists()
+    assert Path(f"{folders['killed']}.partial/identity.json").is_file()
+    run(kind, "--resume", folders["killed"], "--executor", "inline")
+    assert not Path(f"{folders['killed']}.partial").exists()
+
     whole, killed = (
         timeless(json.loads((folder / "metrics.json").read_text())) for folder in folders.values()
     )
