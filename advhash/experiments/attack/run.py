@@ -31,7 +31,6 @@ from advhash.experiments.config import (
     AttackConfig,
     BudgetConfig,
     DatasetConfig,
-    MethodConfig,
     ProtocolConfig,
     VictimConfig,
 )
@@ -268,7 +267,7 @@ def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
     for radius in radii:
         budget = BudgetConfig.build({**config.budget.model_dump(), "eps": radius})
         budget.resolve(Budget("none", math.inf))
-        found.append(config.model_copy(update={"budget": budget}).trusting(config.trust_code))
+        found.append(config.model_copy(update={"budget": budget}))
     return found
 
 
@@ -360,22 +359,17 @@ def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     the attack cannot take, a direction or a modality that victim or attack lack.
     """
     victim, data = known.victim, known.data
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    method: Attack = ATTACKS.create(config.attack.name, settings)
-    budget = config.budget.resolve(method.default_budget)
-    method.check_budget(budget)
+    attack = config.attack.written(ATTACKS)
+    method: Attack = ATTACKS.create(attack.name, attack.settings)
+    method.check_budget(config.budget.resolve(method.default_budget))
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
             "device": known.device,
             "victim": known.replay,
-            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
-            "budget": BudgetConfig(
-                norm=budget.norm,
-                eps="none" if math.isinf(budget.eps) else budget.eps,
-                eight_bit=config.budget.eight_bit,
-            ),
+            "attack": attack,
+            "dataset": DatasetConfig.of(data),
+            "budget": config.budget.written(method.default_budget),
             "protocol": protocol,
         }
     )

@@ -14,7 +14,7 @@ import torch
 from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
-from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.experiments.config import DatasetConfig, VictimConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.lifelong.attack import attack_stages
 from advhash.experiments.lifelong.cell import Cell, run_cell
@@ -164,10 +164,10 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
         )
     arguments = data_settings(data, DCMH.data_arguments(data), config.rival.settings)
     rival = VICTIMS.settings("dcmh", {**arguments, **shared})
-    attack = ATTACKS.settings("prosgan", config.attack.settings)
+    attack = config.attack.written(ATTACKS)
     for name, settings in (("dlcmh", victim), ("dcmh", rival)):
         VICTIMS.create(name, settings)  # a wrong value must not cost a training
-    ATTACKS.create("prosgan", attack)
+    ATTACKS.create(attack.name, attack.settings)
     device = str(resolve_device(config.device))
     cells = [
         OrderCell.of(
@@ -179,7 +179,7 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
             seed_number=seed,
             victim=victim,
             rival=rival,
-            attack=attack if seed < wanted.attacked_seeds else None,
+            attack=attack.settings if seed < wanted.attacked_seeds else None,
             queries=wanted.queries,
         )
         for number, order in enumerate(orders)
@@ -189,10 +189,9 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
     resolved = config.model_copy(
         update={
             "device": device,
-            "victim": MethodConfig.build({"name": "dlcmh", **kept}),
-            "rival": MethodConfig.build({"name": "dcmh", **config.rival.settings}),
-            "attack": MethodConfig.build({"name": "prosgan", **attack}),
-            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
+            "victim": VictimConfig.build({"name": "dlcmh", **kept}),
+            "attack": attack,
+            "dataset": DatasetConfig.of(data),
             "lifelong": wanted.model_copy(
                 update={
                     "categories": [[list(names) for names in order] for order in orders],

@@ -102,7 +102,7 @@ class PlannedVictim:
     @property
     def dataset(self) -> DatasetConfig:
         """The `[dataset]` table with every setting."""
-        return DatasetConfig.build({"name": self.data.name, **self.data.settings})
+        return DatasetConfig.of(self.data)
 
     @property
     def replay(self) -> VictimConfig:
