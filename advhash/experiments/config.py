@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from advhash.budget import Budget, Norm, parse_eps
-from advhash.codes.metrics import Empty, Ties
+from advhash.codes.metrics import Empty, Scoring, Ties
 from advhash.data.dataset import Dataset
 from advhash.errors import ConfigError, nearest
 from advhash.registry import Registry
@@ -122,6 +122,10 @@ class ProtocolConfig(Table):
     noise_control: bool = True
     false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
     poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring(self.ties, self.top_k, self.empty)
 
 
 class Run(Table):

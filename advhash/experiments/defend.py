@@ -205,9 +205,7 @@ def _rehashed(
                 codes,
                 column.wanted,
                 data.database.labels.numpy(),
-                ties=protocol.ties,
-                top_k=protocol.top_k,
-                empty=protocol.empty,
+                scoring=protocol.scoring,
             )
             name = "tmap" if column.goal == "targeted" else "map"
             metrics[f"{name}_robust_rehashed"] = mean_metric(found, boot)
@@ -289,9 +287,7 @@ def _runner(
             member.codes,
             wanted,
             database_labels,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
 
     def run(method: str, settings: dict[str, object], budget: Budget) -> Floats:

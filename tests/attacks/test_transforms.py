@@ -18,7 +18,7 @@ from advhash.attacks.gradient.targeted import P2P
 from advhash.attacks.gradient.transforms import TRANSFORMS, Transformed
 from advhash.budget import Budget
 from advhash.codes import HashCodes
-from advhash.codes.metrics import retrieval_average_precision
+from advhash.codes.metrics import Scoring, retrieval_average_precision
 from advhash.data import Batch, Dataset, Modality, Split
 from advhash.data.codec import through_codec
 from advhash.errors import UnknownName, UsageError
@@ -208,9 +208,7 @@ def test_retrieval_after_jpeg_against_a_loop(
         wanted=wanted,
         database_labels=served.labels.numpy(),
         targeted=targeted,
-        ties=ties,  # type: ignore[arg-type]
-        top_k=None,
-        empty="zero",
+        scoring=Scoring(ties),  # type: ignore[arg-type]
         batch_size=2,
     )
     stem = "tmap" if targeted else "map_adversarial"

@@ -19,7 +19,7 @@ from advhash.attacks.base import AttackData
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.budget import Budget
 from advhash.codes import HashCodes
-from advhash.codes.metrics import retrieval_average_precision
+from advhash.codes.metrics import Scoring, retrieval_average_precision
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError
@@ -370,7 +370,7 @@ class TestEveryImageHash:
         codes = HashCodes.from_relaxed(real)
         served = AttackData(digits, codes, "image", "image")
         found = target_ceilings(
-            trained["csq"], served, np.eye(10, dtype=np.uint8), ties="expected", top_k=None,
+            trained["csq"], served, np.eye(10, dtype=np.uint8), scoring=Scoring(),
             identity={"test": "perfect"},
         )  # fmt: skip
         assert found.max() == 1

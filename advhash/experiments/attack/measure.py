@@ -90,9 +90,7 @@ def measure(
             wanted=wanted,
             database_labels=data.database.labels.numpy(),
             targeted=targeted,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
         outcome.columns.update(after)
         metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
@@ -130,8 +128,7 @@ def _score(
                 trained.victim,
                 AttackData(data, database_codes, name, protocol.query_modality),
                 outcome.targets,
-                ties=protocol.ties,
-                top_k=protocol.top_k,
+                scoring=protocol.scoring,
                 identity=identity,
                 progress=progress,
             )
@@ -143,9 +140,7 @@ def _score(
             database_labels=data.database.labels.numpy(),
             targets=outcome.targets,
             ceiling=ceiling,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
         metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
             columns[name], derive_seed(config.seed, "bootstrap")

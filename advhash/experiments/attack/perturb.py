@@ -187,7 +187,5 @@ def noise_precision(
         database,
         outcome.labels if outcome.targets is None else outcome.targets,
         data.database.labels.numpy(),
-        ties=protocol.ties,
-        top_k=protocol.top_k,
-        empty=protocol.empty,
+        scoring=protocol.scoring,
     )

@@ -21,7 +21,7 @@ from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
 from advhash.experiments.attack.columns import Columns
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.config import AttackConfig, ProtocolConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
@@ -210,6 +210,30 @@ def budget_info(budget: Budget, *, eight_bit: bool) -> BudgetInfo:
     )
 
 
+def protocol_info(
+    protocol: ProtocolConfig,
+    *,
+    targeted: bool,
+    database: str,
+    queries: int,
+    empty_queries: int,
+    poison: int | None = None,
+) -> Protocol:
+    """A protocol as records tell it, with what was searched and where."""
+    return Protocol(
+        targets=protocol.targets if targeted else None,
+        query_modality=protocol.query_modality,
+        database=database,
+        queries=queries,
+        batch_size=protocol.batch_size,
+        **vars(protocol.scoring),
+        empty_queries=empty_queries,
+        poison=poison,
+        confidence=CONFIDENCE,
+        resamples=RESAMPLES,
+    )
+
+
 def make_record(
     config: AttackConfig,
     trained: Trained,
@@ -224,29 +248,22 @@ def make_record(
     seconds: dict[str, float],
 ) -> Record:
     """The record of a finished run. `config` has every default written out."""
-    data, protocol, attack = trained.data, config.protocol, fitted.attack
-    queries = next(iter(scores.columns.values()))["map"]
+    protocol = config.protocol
     return Record(
         schema_=SCHEMA,
         command="attack",
         run=run_info(folder, config.seed, config.device, seconds),
         victim=victim_info(trained),
         attack=attack_info(config.attack.name, fitted, outcome),
-        dataset=dataset_info(data),
+        dataset=dataset_info(trained.data),
         budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
-        protocol=Protocol(
-            targets=protocol.targets if attack.goal == "targeted" else None,
-            query_modality=protocol.query_modality,
+        protocol=protocol_info(
+            protocol,
+            targeted=fitted.attack.goal == "targeted",
             database=str(protocol.database),
-            queries=len(queries),
-            batch_size=protocol.batch_size,
-            top_k=protocol.top_k,
-            ties=protocol.ties,
-            empty=protocol.empty,
+            queries=len(next(iter(scores.columns.values()))["map"]),
             empty_queries=scores.empty_queries,
             poison=protocol.poison,
-            confidence=CONFIDENCE,
-            resamples=RESAMPLES,
         ),
         flags=list(flags),
         metrics=metrics,

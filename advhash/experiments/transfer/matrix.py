@@ -19,6 +19,7 @@ from advhash.experiments.attack.record import (
     Outcome,
     budget_info,
     dataset_info,
+    protocol_info,
     run_info,
     victim_info,
 )
@@ -31,15 +32,9 @@ from advhash.experiments.prepare.trained import cache_identity
 from advhash.experiments.transfer.cell import Move
 from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
-from advhash.measures.intervals import (
-    CONFIDENCE,
-    RESAMPLES,
-    Metric,
-    mean_metric,
-    paired_difference,
-)
+from advhash.measures.intervals import Metric, mean_metric, paired_difference
 from advhash.measures.sanity import Flag, check_indicators
-from advhash.reports.record import AttackInfo, Protocol, main_metric
+from advhash.reports.record import AttackInfo, main_metric
 from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
@@ -112,7 +107,6 @@ def matrix_record(
     ]
     boot = derive_seed(config.seed, "bootstrap")
     cells = [_cell(column, boot) for column in columns]
-    aimed = any(column.goal == "targeted" for column in columns)
     budgets = {cell.method: cell.attack().budget for cell in plan.cells}
     trained = members[0].trained
     return TransferRecord(
@@ -137,18 +131,12 @@ def matrix_record(
             method: budget_info(budget, eight_bit=config.budget.eight_bit)
             for method, budget in budgets.items()
         },
-        protocol=Protocol(
-            targets=config.protocol.targets if aimed else None,
-            query_modality=config.protocol.query_modality,
+        protocol=protocol_info(
+            config.protocol,
+            targeted=any(column.goal == "targeted" for column in columns),
             database=config.protocol.database or "each victim's own",
             queries=len(columns[0].rows),
-            batch_size=config.protocol.batch_size,
-            top_k=config.protocol.top_k,
-            ties=config.protocol.ties,
-            empty=config.protocol.empty,
             empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
-            confidence=CONFIDENCE,
-            resamples=RESAMPLES,
         ),
         flags=_flags(members, cells, infos),
         metrics=_headline(list(budgets), columns, boot),
@@ -172,8 +160,7 @@ def _judged(
             trained.victim,
             target.seen(modality),
             outcome.targets,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
+            scoring=protocol.scoring,
             identity=cache_identity(trained),
             progress=place.progress,
         )
@@ -191,9 +178,7 @@ def _judged(
         database_labels=trained.data.database.labels.numpy(),
         targets=outcome.targets,
         ceiling=ceiling,
-        ties=protocol.ties,
-        top_k=protocol.top_k,
-        empty=protocol.empty,
+        scoring=protocol.scoring,
     )
     return Column(
         method=cell.method,
