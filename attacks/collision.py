@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
 from advhash.attacks.gradient.anchors import voted
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, round_toward
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
@@ -27,7 +26,7 @@ from advhash.victims.base import HashVictim
 SOURCE = "Struppek et al., FAccT 2022"
 
 
-class HashAttack(Attack):
+class HashAttack(DatabaseAttack):
     """Bring the code to b inside the budget, whatever is left of the steps into margins.
 
     loss:  "tanh": −⟨tanh(α·u/s), b⟩/K, s the mean |u| of the clean picture; "hinge", as
@@ -70,20 +69,6 @@ class HashAttack(Attack):
         self.step = step
         self.alphas = alphas
         self.history = []
-        self._data: AttackData | None = None
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database, in which the picture of a target is found."""
-        self._data = data
-        return self
 
     @abstractmethod
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
@@ -140,9 +125,8 @@ class Collision(HashAttack):
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        if self._data is None or targets is None:
-            raise UsageError("Collision: call fit with the database before run")
-        return voted(self._data, targets, 1)
+        assert targets is not None
+        return voted(self.served, targets, 1)
 
 
 @ATTACKS.register("evasion", source=SOURCE)

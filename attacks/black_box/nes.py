@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import AttackData, Goal, Knowledge
+from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, Norm, round_toward
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
@@ -106,19 +105,6 @@ class QueryAttack(GoalAttack):
             raise ValueError(f"expected queries >= 2, got {queries}")
         self.queries = queries
         self.history = []
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels; count queries from 0."""
-        self.forget()
-        return super().fit(victim, data, budget, seed=seed, progress=progress)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
