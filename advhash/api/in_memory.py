@@ -68,7 +68,7 @@ def with_database(
     """
     start = time.perf_counter()
     victim, database = trained.victim, str(config.protocol.database)
-    codes = {name: victim.database_codes(trained.data, name) for name in victim.directions}
+    codes = victim.served_codes(trained.data)
     served = AttackData(trained.data, codes[database], database, config.protocol.query_modality)
     fitted, before, outcome = _attacked(config, trained, asked, served, progress)
     scored = config

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -38,7 +36,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo,
 )
-from advhash.storage.files import storage_errors
+from advhash.storage.tables import write_table
 
 Labels = npt.NDArray[np.uint8]
 Metrics = dict[str, Metric | None]
@@ -294,5 +292,4 @@ def write_queries(file: Path, outcome: Outcome, scores: Mapping[str, Columns]) -
     for direction, columns in scores.items():
         table |= {f"{name}:{direction}": column for name, column in columns.items()}
     table |= outcome.columns
-    with storage_errors(file):
-        pq.write_table(pa.table(table), file)
+    write_table(file, table)

@@ -78,10 +78,7 @@ class Served:
 
     def build(self, place: Place) -> dict[str, HashCodes]:
         trained: Trained = place.part(self.victim)
-        return {
-            name: trained.victim.database_codes(trained.data, name)
-            for name in trained.victim.directions
-        }
+        return trained.victim.served_codes(trained.data)
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ class _Protocol:
 
         victim.fit(data, seed=self.seed, progress=watch)
         spent = clock.spent
-        tables = {way: victim.database_codes(data, way) for way in victim.directions}
+        tables = victim.served_codes(data)
         self.note(name, number, victim, tables, spent, epochs, trace=trace)
         return spent[0]
 
@@ -269,7 +269,7 @@ class _Protocol:
         victim = DCMH(**self.rival).to(self.device)
         clock = _Clock()
         victim.fit(data, seed=self.seed, progress=self.progress)
-        tables = {way: victim.database_codes(data, way) for way in victim.directions}
+        tables = victim.served_codes(data)
         self.note("dcmh", stage, victim, tables, clock.spent, victim.epochs)
 
     def note(
@@ -290,7 +290,7 @@ class _Protocol:
     def served(self, victim: DLCMH, stage: int) -> Codes:
         """The codes of the rows that are there, as a lifelong victim serves them."""
         rows = self.arrived[stage].numpy()
-        return {way: victim.database_codes(self.data, way)[rows] for way in victim.directions}
+        return {way: codes[rows] for way, codes in victim.served_codes(self.data).items()}
 
     def _hashed(self, victim: HashVictim, stage: int) -> Codes:
         """The codes of the rows that are there, all from the networks."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from advhash.data.dataset import Dataset
@@ -47,7 +45,7 @@ from advhash.reports.lifelong.record import (
 )
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
-from advhash.storage.files import write_bytes
+from advhash.storage.tables import write_table
 from advhash.victims.cross_modal.dcmh import DCMH
 from advhash.victims.cross_modal.dlcmh import DLCMH, SOURCE
 
@@ -120,7 +118,7 @@ class Lifelong(Experiment[LifelongConfig, OrderCell, LifelongPlan, LifelongRecor
 
     def judge(self, plan: LifelongPlan, results: Sequence[Result], place: Place) -> LifelongRecord:
         cells = [_figures(cell, done) for cell, done in zip(plan.cells, results, strict=True)]
-        write_bytes(place.folder / "queries.parquet", _queries(cells))
+        write_table(place.folder / "queries.parquet", *_queries(cells))
         return _record(plan, cells, place)
 
 
@@ -365,27 +363,18 @@ def _flags(plan: LifelongPlan) -> list[Flag]:
     return flags
 
 
-def _queries(cells: list[CellFigures]) -> bytes:
+def _queries(cells: list[CellFigures]) -> Iterator[dict[str, Any]]:
     """One row for each order, seed, method, stage and query: enough for every mean again."""
-    parts = []
     for cell in cells:
+        count = len(cell.query_stage)
         for (method, stage), columns in cell.columns.items():
-            count = len(cell.query_stage)
-            parts.append(
-                pa.table(
-                    {
-                        "order": np.full(count, cell.order),
-                        "seed": np.full(count, cell.seed),
-                        "method": [method] * count,
-                        "stage": np.full(count, stage),
-                        "query": np.arange(count),
-                        "query_stage": cell.query_stage,
-                        "chance": cell.chance[stage],
-                        **columns,
-                    }
-                )
-            )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(parts), buffer)
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
+            yield {
+                "order": np.full(count, cell.order),
+                "seed": np.full(count, cell.seed),
+                "method": [method] * count,
+                "stage": np.full(count, stage),
+                "query": np.arange(count),
+                "query_stage": cell.query_stage,
+                "chance": cell.chance[stage],
+                **columns,
+            }

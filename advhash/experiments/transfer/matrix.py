@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from advhash.codes.packed import HashCodes
 from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
@@ -37,7 +35,7 @@ from advhash.measures.sanity import Flag, check_indicators
 from advhash.reports.record import AttackInfo, main_metric
 from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
-from advhash.storage.files import storage_errors
+from advhash.storage.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -265,6 +263,5 @@ def _write_queries(file: Path, columns: Sequence[Column]) -> None:
         absent = np.full(count, np.nan)
         table |= {name: column.columns.get(name, absent) for name in names}
         table["noise"] = absent if column.noise is None else column.noise
-        tables.append(pa.table(table))
-    with storage_errors(file):
-        pq.write_table(pa.concat_tables(tables), file)
+        tables.append(table)
+    write_table(file, *tables)
