@@ -260,8 +260,10 @@ def _kept(cell: Cell, attacked: list[Robustness]) -> Result:
     for one in attacked:
         for name, values in one.values.items():
             tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
-    timing = ("method", "stage", "seconds", "cpu_seconds", "epochs", "changed", "trace")
-    stages = [{name: getattr(stage, name) for name in timing} for stage in cell.stages]
+    stages = [
+        {name: value for name, value in vars(stage).items() if name != "columns"}
+        for stage in cell.stages
+    ]
     return Result({"rows": cell.rows, "stages": stages}, tensors)
 
 
