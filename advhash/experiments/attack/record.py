@@ -19,7 +19,8 @@ from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
 from advhash.experiments.attack.columns import Columns
-from advhash.experiments.config import AttackConfig, ProtocolConfig
+from advhash.experiments.config import AttackConfig, Hardened, ProtocolConfig
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
@@ -103,6 +104,19 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A fitted attack on a victim, and what it made of the queries.
+
+    config: with every default written out
+    """
+
+    config: AttackConfig
+    trained: Trained
+    fitted: FittedAttack
+    outcome: Outcome
+
+
 def _named(kept: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a kind, without it."""
     start = f"{kind} "
@@ -146,6 +160,27 @@ def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float])
         version=__version__,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+
+
+def file_document(
+    schema: str, command: str, config: Hardened, trained: Trained, place: Place
+) -> dict[str, Any]:
+    """What a document on a victim and its data begins with; `run` is None of a file alone."""
+    seconds, run = place.seconds["all"], None
+    if not place.alone:
+        run = run_info(place.final, config.seed, config.device, {"all": seconds}).model_dump()
+    return {
+        "schema": schema,
+        "command": command,
+        "run": run,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "seed": config.seed,
+        "seconds": round(seconds, 2),
+        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
+        "dataset": {"name": trained.data.name, "settings": dict(trained.data.settings)},
+    }
 
 
 def victim_info(trained: Trained) -> VictimInfo:
@@ -233,10 +268,7 @@ def protocol_info(
 
 
 def make_record(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
+    attacked: Attacked,
     scores: Scores,
     *,
     metrics: Metrics,
@@ -245,14 +277,15 @@ def make_record(
     folder: Path,
     seconds: dict[str, float],
 ) -> Record:
-    """The record of a finished run. `config` has every default written out."""
+    """The record of a finished run."""
+    config, trained, fitted = attacked.config, attacked.trained, attacked.fitted
     protocol = config.protocol
     return Record(
         schema_=SCHEMA,
         command="attack",
         run=run_info(folder, config.seed, config.device, seconds),
         victim=victim_info(trained),
-        attack=attack_info(config.attack.name, fitted, outcome),
+        attack=attack_info(config.attack.name, fitted, attacked.outcome),
         dataset=dataset_info(trained.data),
         budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
         protocol=protocol_info(

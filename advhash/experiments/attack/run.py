@@ -21,6 +21,7 @@ from advhash.experiments.attack.perturb import attack_queries
 from advhash.experiments.attack.planted import check_poison, poison_metrics
 from advhash.experiments.attack.radii import split_eps
 from advhash.experiments.attack.record import (
+    Attacked,
     Outcome,
     make_record,
     run_info,
@@ -174,21 +175,17 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             outcome = attack_queries(place.piece, config, trained, fitted, place.progress)
         database = codes[str(config.protocol.database)]
         with place.timed("metrics"):
-            measured = measure(
-                config, trained, fitted, codes, outcome, cache_identity(trained), place.progress
-            )
+            attacked = Attacked(config, trained, fitted, outcome)
+            measured = measure(attacked, codes, cache_identity(trained), place.progress)
         if config.protocol.poison:
             measured.metrics.update(
                 poison_metrics(place.piece, config, trained, fitted, database, place.progress)
             )
         record = make_record(
-            config,
-            trained,
-            fitted,
-            outcome,
+            attacked,
             measured.scores,
             metrics=measured.metrics,
-            flags=flags(config, trained, fitted, outcome, measured, database),
+            flags=flags(attacked, measured, database),
             examples=[],
             folder=Path(),
             seconds=place.seconds,
@@ -306,7 +303,8 @@ def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, fina
     scores = score_columns(result.tensors)
     database = place.part("codes")[str(config.protocol.database)]
     folder.mkdir(parents=True, exist_ok=True)
-    shown = examples(config, trained, outcome, scores, database, folder)
+    attacked = Attacked(config, trained, place.part(cell.fit), outcome)
+    shown = examples(attacked, scores, database, folder)
     write_queries(folder / "queries.parquet", outcome, scores)
     seconds = {**place.seconds, **record.run.seconds}
     run = run_info(final, config.seed, config.device, seconds)

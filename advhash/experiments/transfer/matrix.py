@@ -14,6 +14,7 @@ from advhash.codes.packed import HashCodes
 from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
 from advhash.experiments.attack.perturb import noise_precision
 from advhash.experiments.attack.record import (
+    Attacked,
     Outcome,
     budget_info,
     dataset_info,
@@ -77,9 +78,8 @@ def judge_moves(
         for target in members:
             asked = cell.method, target.label
             if asked not in noises:
-                noises[asked] = noise_precision(
-                    moves[asked].config, target.trained, attack, outcome, target.codes
-                )
+                moved = Attacked(moves[asked].config, target.trained, attack, outcome)
+                noises[asked] = noise_precision(moved, target.codes)
             columns.append(
                 _judged(config.protocol, cell, target, attack, outcome, noises[asked], place)
             )
