@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -26,6 +27,7 @@ from advhash.victims.base import HashVictim
 SOURCE = "Struppek et al., FAccT 2022"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HashAttack(DatabaseAttack):
     """Bring the code to b inside the budget, whatever is left of the steps into margins.
 
@@ -51,23 +53,17 @@ class HashAttack(DatabaseAttack):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
 
-    def __init__(
-        self,
-        *,
-        loss: Literal["tanh", "hinge"] = "tanh",
-        steps: int = 100,
-        step: float = 0.1,
-        alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0),
-    ) -> None:
-        if steps < 1 or not step > 0 or not alphas or min(alphas) <= 0:
+    loss: Literal["tanh", "hinge"] = "tanh"
+    steps: int = 100
+    step: float = 0.1
+    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.step > 0 or not self.alphas or min(self.alphas) <= 0:
             raise ValueError(
-                f"expected steps >= 1, step > 0 and alphas > 0, got steps={steps}, step={step}, "
-                f"alphas={alphas}"
+                f"expected steps >= 1, step > 0 and alphas > 0, got steps={self.steps}, "
+                f"step={self.step}, alphas={self.alphas}"
             )
-        self.loss = loss
-        self.steps = steps
-        self.step = step
-        self.alphas = alphas
         self.history = []
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -24,6 +25,7 @@ from advhash.victims.base import HashVictim
 @ATTACKS.register(
     "universal", source="after Moosavi-Dezfooli et al., CVPR 2017, and TUAA, ICASSP 2024"
 )
+@dataclass(kw_only=True, eq=False, repr=False)
 class Universal(DatabaseAttack):
     """One perturbation per target label set, found on training images, added to any query.
 
@@ -57,22 +59,19 @@ class Universal(DatabaseAttack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
 
-    def __init__(
-        self,
-        *,
-        steps: int = 150,
-        batch_size: int = 32,
-        step: float = 0.1,
-        momentum: float = 0.9,
-        alpha: float = 1.0,
-    ) -> None:
-        if min(steps, batch_size) < 1 or not (step > 0 and alpha > 0) or not 0 <= momentum < 1:
+    steps: int = 150
+    batch_size: int = 32
+    step: float = 0.1
+    momentum: float = 0.9
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        above = self.step > 0 and self.alpha > 0 and 0 <= self.momentum < 1
+        if min(self.steps, self.batch_size) < 1 or not above:
             raise ValueError(
                 "expected steps and batch_size >= 1, step and alpha > 0 and momentum in [0,1), got "
-                f"{steps}, {batch_size}, {step}, {alpha} and {momentum}"
+                f"{self.steps}, {self.batch_size}, {self.step}, {self.alpha} and {self.momentum}"
             )
-        self.steps, self.batch_size, self.step = steps, batch_size, step
-        self.momentum, self.alpha = momentum, alpha
         self.history = []
         self._seed = 0
         self._scale: Tensor | None = None
