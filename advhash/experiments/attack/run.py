@@ -41,7 +41,6 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, cache_identity
-from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.page.render import render
 from advhash.reports.record import SIBLINGS, Record, Siblings
@@ -272,19 +271,9 @@ def _label(known: PlannedVictim, config: AttackConfig) -> str:
 def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
     config = cells[0].config
     budgets = [str(cell.config.budget.resolve(Budget("none", math.inf))) for cell in cells]
-    ready = known.ready
-    if ready is not None:
-        place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
-        victim: dict[str, Any] = {**place, "trained": True}
-    else:
-        victim = {
-            "name": known.name,
-            "settings": known.settings,
-            "trained": is_trained(known.config),
-        }
     queries = len(known.data.query)
     return {
-        "victim": victim,
+        "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {"name": config.attack.name, "settings": config.attack.settings},
         "dataset": {"name": known.data.name, "database": len(known.data.database)},

@@ -24,7 +24,6 @@ from advhash.experiments.invert.cells import (
 )
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.prepare.planned import PlannedVictim
-from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import INVERSIONS, VICTIMS
 from advhash.victims.federated.hashvfl import HashVFL
 
@@ -169,16 +168,8 @@ def _told_losses(settings: Mapping[str, Any], score: Loss) -> list[Loss]:
 
 
 def _shown(config: InvertConfig, known: PlannedVictim) -> dict[str, Any]:
-    if known.ready is not None:
-        victim: dict[str, Any] = {"checkpoint": str(known.ready.folder), "trained": True}
-    else:
-        victim = {
-            "name": known.name,
-            "settings": known.settings,
-            "trained": is_trained(known.config),
-        }
     return {
-        "victim": victim,
+        "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {
             "kind": "inversion",

@@ -237,13 +237,7 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
         attack={"name": task.attack, **task.attack_settings},
         budget=str(plan.budget),
         dataset=dataset_info(plan.data),
-        axes={
-            "width": [float(one) for one in grid.widths],
-            "epochs": [float(one) for one in grid.epochs],
-            "sample": [float(one) for one in grid.samples],
-            "weight_decay": list(grid.weight_decays),
-            "noise": list(grid.noises),
-        },
+        axes={name: [float(one) for one in levels] for name, levels in grid.axes.items()},
         repeats=grid.repeats,
         queries=min(grid.queries, len(plan.data.query)),
         thresholds={
@@ -289,14 +283,7 @@ def _regimes(plan: PhasePlan, cells: list[Cell]) -> list[tuple[Point, Any]]:
 
 def _flags(plan: PhasePlan) -> list[Flag]:
     grid, flags = plan.config.phase, []
-    single = [
-        name
-        for name, values in (
-            *(("width", grid.widths), ("epochs", grid.epochs), ("sample", grid.samples)),
-            *(("weight_decay", grid.weight_decays), ("noise", grid.noises)),
-        )
-        if len(values) < 2
-    ]
+    single = [name for name, levels in grid.axes.items() if len(levels) < 2]
     if single:
         flags.append(
             Flag("single_level", "info", f"One level only: {', '.join(single)}; no effect size.")
