@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from few_digits import few_digits
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
@@ -20,31 +19,19 @@ from advhash.attacks.prosgan.validation import split_sets
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.codes.metrics import retrieval_average_precision
-from advhash.data import Batch, Dataset
+from advhash.data import Batch
 from advhash.errors import ConfigError, UsageError
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-from advhash.victims.image.pairwise import DPSH
 
-QUERIES = 30
 BUDGETS = [Budget("linf", 16 / 255), Budget("l2", 2.0)]
 UNBOUNDED = Budget("none", math.inf)
 SMALL: dict[str, Any] = {"width": 8, "blocks": 1, "prototype_steps": 100, "hidden": 64}
 QUICK: dict[str, Any] = {**SMALL, "epochs": 4, "batch_size": 24}
 TINY: dict[str, Any] = {**SMALL, "epochs": 1, "batch_size": 100, "prototype_steps": 5}
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return few_digits(700, 600, QUERIES)
-
-
-@pytest.fixture(scope="module")
-def victim(data: Dataset) -> HashVictim:
-    return DPSH(bits=16, image_size=16, epochs=4, batch_size=32).fit(data, seed=0)
 
 
 def tmap(codes: HashCodes, targets: Tensor, served: AttackData) -> float:

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from few_digits import few_digits
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
@@ -15,24 +14,13 @@ from advhash.attacks.universal import Universal
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.codes.metrics import retrieval_average_precision
-from advhash.data import Batch, Dataset
+from advhash.data import Batch
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
-from advhash.victims.image.pairwise import DPSH
 
 QUERIES = 30
 BUDGETS = [Budget("linf", 16 / 255), Budget("l2", 1.5)]
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return few_digits(700, 600, QUERIES)
-
-
-@pytest.fixture(scope="module")
-def victim(data: Dataset) -> HashVictim:
-    return DPSH(bits=16, image_size=16, epochs=4, batch_size=32).fit(data, seed=0)
 
 
 @pytest.fixture(scope="module")
