@@ -22,7 +22,7 @@ from advhash.api.result import AttackResult
 from advhash.attacks.base import Attack
 from advhash.budget import Norm
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Batch, Dataset, Split
+from advhash.data.dataset import Batch, Dataset
 from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.compare import Comparison, compare_records, load_run
@@ -108,7 +108,8 @@ def bring(
     if not isinstance(victim, HashVictim):
         if "image" not in data.modalities:
             raise DataError(f"{called} needs images: {data.name!r} has {data.modalities}")
-        victim = _external(victim, called, data.validation)
+        some = torch.arange(min(SAMPLES, len(data.validation)))
+        victim = _external(victim, called, data.validation.rows(some).inputs["image"])
     card = introduce(
         victim,
         data,
@@ -249,14 +250,12 @@ def _defined(victim: object) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _external(function: Callable[[Tensor], Any], name: str, split: Split) -> ExternalVictim:
-    """The function as a victim, tried on the first pictures of a split."""
+def _external(function: Callable[[Tensor], Any], name: str, sample: Tensor) -> ExternalVictim:
     if isinstance(function, type) or not callable(function):
         raise UsageError(
             "expected a trained victim, a torch module or a function from (B,3,H,W) images in "
             f"[0,1] to (B,K) codes, got {function!r}"
         )
-    sample = split.rows(torch.arange(min(SAMPLES, len(split)))).inputs["image"]
     weights = next(function.parameters(), None) if isinstance(function, nn.Module) else None
     return ExternalVictim(
         function, name=name, sample=sample if weights is None else sample.to(weights.device)
@@ -308,7 +307,8 @@ def _ready(
     if not isinstance(victim, HashVictim):
         if "image" not in alone.query.inputs:
             raise DataError(f"{name} needs images: the batch has {', '.join(alone.modalities)}")
-        victim = _external(victim, name, alone.query)
+        some = torch.arange(min(SAMPLES, len(alone.query)))
+        victim = _external(victim, name, alone.query.rows(some).inputs["image"])
     return Trained(victim, alone, name, {}, {"name": name}, None, "", False, 0.0)
 
 
