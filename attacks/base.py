@@ -322,3 +322,30 @@ class Attack(ABC):
         inputs = {**batch.inputs, modality: moved}
         distance = measure.distance(clean, moved)
         return Batch(inputs, batch.labels, batch.index), distance, overrun
+
+
+class DatabaseAttack(Attack):
+    """An attack that takes what it aims at from the database that `fit` is given."""
+
+    _data: AttackData | None = None
+
+    def fit(
+        self,
+        victim: HashVictim,
+        data: AttackData,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Keep the database codes and labels; forget what was noted."""
+        self._data = data
+        self.forget()
+        return self
+
+    @property
+    def served(self) -> AttackData:
+        """The database that was given to `fit`. Raises UsageError before it."""
+        if self._data is None:
+            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
+        return self._data

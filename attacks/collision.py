@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
 from advhash.attacks.gradient.anchors import voted
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, round_toward
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
@@ -27,7 +27,8 @@ from advhash.victims.base import HashVictim
 SOURCE = "Struppek et al., FAccT 2022"
 
 
-class HashAttack(Attack):
+@dataclass(kw_only=True, eq=False, repr=False)
+class HashAttack(DatabaseAttack):
     """Bring the code to b inside the budget, whatever is left of the steps into margins.
 
     loss:  "tanh": −⟨tanh(α·u/s), b⟩/K, s the mean |u| of the clean picture; "hinge", as
@@ -52,38 +53,18 @@ class HashAttack(Attack):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
 
-    def __init__(
-        self,
-        *,
-        loss: Literal["tanh", "hinge"] = "tanh",
-        steps: int = 100,
-        step: float = 0.1,
-        alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0),
-    ) -> None:
-        if steps < 1 or not step > 0 or not alphas or min(alphas) <= 0:
-            raise ValueError(
-                f"expected steps >= 1, step > 0 and alphas > 0, got steps={steps}, step={step}, "
-                f"alphas={alphas}"
-            )
-        self.loss = loss
-        self.steps = steps
-        self.step = step
-        self.alphas = alphas
-        self.history = []
-        self._data: AttackData | None = None
+    loss: Literal["tanh", "hinge"] = "tanh"
+    steps: int = 100
+    step: float = 0.1
+    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
 
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database, in which the picture of a target is found."""
-        self._data = data
-        return self
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.step > 0 or not self.alphas or min(self.alphas) <= 0:
+            raise ValueError(
+                f"expected steps >= 1, step > 0 and alphas > 0, got steps={self.steps}, "
+                f"step={self.step}, alphas={self.alphas}"
+            )
+        self.history = []
 
     @abstractmethod
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
@@ -140,9 +121,8 @@ class Collision(HashAttack):
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        if self._data is None or targets is None:
-            raise UsageError("Collision: call fit with the database before run")
-        return voted(self._data, targets, 1)
+        assert targets is not None
+        return voted(self.served, targets, 1)
 
 
 @ATTACKS.register("evasion", source=SOURCE)

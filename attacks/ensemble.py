@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import Attack, AttackData, DatabaseAttack, Goal, Knowledge
 from advhash.attacks.black_box.baselines import Blend, Noise
 from advhash.attacks.black_box.nes import NES, NESUntargeted
 from advhash.attacks.gradient.anchors import centre_codes, expect_reachable, relevant_codes
@@ -33,7 +33,6 @@ from advhash.codes.metrics import retrieval_average_precision
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
-from advhash.errors import UsageError
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
 
@@ -83,7 +82,7 @@ class RankingUntargeted(Ranking):
 
 
 @ATTACKS.register("autohash", source="advhash")
-class AutoHash(Attack):
+class AutoHash(DatabaseAttack):
     """The worst case per query over a fixed ensemble of attacks. Nothing to tune.
 
     Members, in this order: blend (no gradients), mainstay, sdha, and twice the descent of a relaxed
@@ -102,7 +101,6 @@ class AutoHash(Attack):
 
     def __init__(self) -> None:
         self.history = []
-        self._data: AttackData | None = None
         self._fitted: dict[str, Attack] = {}
 
     def members(self) -> Mapping[str, Attack]:
@@ -129,24 +127,20 @@ class AutoHash(Attack):
         progress: Progress = silent,
     ) -> Self:
         """Fit every member."""
-        self._data = data
-        self.forget()
         self._control = self.control().fit(victim, data, budget, seed=seed)
         self._fitted = {
             name: member.fit(victim, data, budget, seed=seed, progress=progress)
             for name, member in self.members().items()
         }
-        return self
+        return super().fit(victim, data, budget, seed=seed)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
-        if self._data is None:
-            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        labels = batch.labels if targets is None else targets
+        served, labels = self.served, batch.labels if targets is None else targets
         if targets is not None:
-            expect_reachable(self._data.labels, targets)
+            expect_reachable(served.labels, targets)
         clean = batch.inputs["image"]
         best, left = clean.clone(), self.left(victim.relax(clean, "image"), labels)
         keeper = torch.full((len(clean),), -1)
@@ -180,12 +174,9 @@ class AutoHash(Attack):
 
         Of an untargeted attack the average precision itself, of the query's labels.
         """
-        assert self._data is not None
+        codes, wanted = HashCodes.from_relaxed(relaxed), labels.cpu().numpy()
         found = retrieval_average_precision(
-            HashCodes.from_relaxed(relaxed),
-            self._data.codes,
-            labels.cpu().numpy(),
-            self._data.labels.numpy(),
+            codes, self.served.codes, wanted, self.served.labels.numpy()
         )
         left = np.round(1 - found if self.goal == "targeted" else found, 9)
         return torch.from_numpy(left).float().to(relaxed.device)

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import DatabaseAttack
 from advhash.attacks.gradient.anchors import dhta
-from advhash.budget import Budget
-from advhash.compute.progress import Progress, silent
-from advhash.errors import UsageError
-from advhash.victims.base import HashVictim
 
 
-class GoalAttack(Attack):
+class GoalAttack(DatabaseAttack):
     """Moves an image until its code is the goal, or as near to it as the budget allows.
 
     Targeted: the goal is DHTA's anchor, the majority of 9 codes of the target (Bai et al., ECCV
     2020). Untargeted: the goal is the opposite of the query's own code, so no database is needed;
     what lies far from its own code lies far from the rows of its own labels.
     """
-
-    _data: AttackData | None = None
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels, from which anchors are drawn."""
-        self._data = data
-        return self
 
     def goals(self, own: Tensor, targets: Tensor | None) -> Tensor:
         """(B,K) ±1, for (B,K) ±1 own codes and (B,C) targets (None when untargeted).
@@ -44,6 +23,4 @@ class GoalAttack(Attack):
         """
         if targets is None:
             return -own
-        if self._data is None:
-            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        return dhta(self._data, targets, own.device).to(own)
+        return dhta(self.served, targets, own.device).to(own)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
+from advhash.attacks.base import AttackData, DatabaseAttack, Goal, Knowledge, frozen
 from advhash.attacks.gradient.anchors import majority
 from advhash.attacks.gradient.objectives import similarity, soft_code, typical_size
 from advhash.attacks.gradient.steps import step_length, stepped
@@ -24,7 +25,8 @@ from advhash.victims.base import HashVictim
 @ATTACKS.register(
     "universal", source="after Moosavi-Dezfooli et al., CVPR 2017, and TUAA, ICASSP 2024"
 )
-class Universal(Attack):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Universal(DatabaseAttack):
     """One perturbation per target label set, found on training images, added to any query.
 
     steps:      descent steps for each target set
@@ -57,24 +59,20 @@ class Universal(Attack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
 
-    def __init__(
-        self,
-        *,
-        steps: int = 150,
-        batch_size: int = 32,
-        step: float = 0.1,
-        momentum: float = 0.9,
-        alpha: float = 1.0,
-    ) -> None:
-        if min(steps, batch_size) < 1 or not (step > 0 and alpha > 0) or not 0 <= momentum < 1:
+    steps: int = 150
+    batch_size: int = 32
+    step: float = 0.1
+    momentum: float = 0.9
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        above = self.step > 0 and self.alpha > 0 and 0 <= self.momentum < 1
+        if min(self.steps, self.batch_size) < 1 or not above:
             raise ValueError(
                 "expected steps and batch_size >= 1, step and alpha > 0 and momentum in [0,1), got "
-                f"{steps}, {batch_size}, {step}, {alpha} and {momentum}"
+                f"{self.steps}, {self.batch_size}, {self.step}, {self.alpha} and {self.momentum}"
             )
-        self.steps, self.batch_size, self.step = steps, batch_size, step
-        self.momentum, self.alpha = momentum, alpha
         self.history = []
-        self._data: AttackData | None = None
         self._seed = 0
         self._scale: Tensor | None = None
         self._found: dict[tuple[bytes, Budget], Tensor] = {}
@@ -89,18 +87,17 @@ class Universal(Attack):
         progress: Progress = silent,
     ) -> Self:
         """Keep training images, database codes and labels, and forget what was found."""
-        self._data, self._seed = data, seed
+        self._seed = seed
         with frozen(victim):
             self._scale = typical_size(victim, data.dataset.train)
         self._found, self.history = {}, []
-        return self
+        return super().fit(victim, data, budget, seed=seed)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W) in [0,1]. Raises UsageError before `fit` and for L0."""
-        if self._data is None or targets is None:
-            raise UsageError("Universal: call fit with the database before run")
+        assert targets is not None
         if budget.norm == "l0":
             raise UsageError("Universal: expected linf, l2 or none, got l0")
         changes = [self.perturbation(victim, target, budget) for target in targets]
@@ -114,10 +111,9 @@ class Universal(Attack):
         return self._found[key]
 
     def _search(self, victim: HashVictim, target: Tensor, budget: Budget) -> Tensor:
-        assert self._data is not None
+        train = self.served.dataset.train
         assert self._scale is not None
-        train = self._data.dataset.train
-        anchor = majority(self._data, target[None], victim.device).to(victim.device)
+        anchor = majority(self.served, target[None], victim.device).to(victim.device)
         low, high = victim.bounds["image"]
         own = self._seed ^ zlib.crc32(target.cpu().numpy().tobytes())
         chance = torch.Generator().manual_seed(own)

@@ -35,7 +35,7 @@ from advhash.attacks.ensemble import (
 from advhash.attacks.gradient.hiding import Mainstay
 from advhash.budget import Budget
 from advhash.codes import HashCodes
-from advhash.codes.metrics import chance_average_precision, retrieval_average_precision
+from advhash.codes.metrics import Scoring, chance_average_precision, retrieval_average_precision
 from advhash.data import Batch
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import AttackConfig
@@ -136,7 +136,7 @@ class Scene:
         relevant = (labels.int() @ self.data.labels.int().T > 0).sum(dim=1).numpy()
         chance = chance_average_precision(relevant, len(self.data.labels))
         ceiling = target_ceilings(
-            self.victim, self.data, targets.numpy(), ties="expected", top_k=None, identity=self.identity
+            self.victim, self.data, targets.numpy(), scoring=Scoring(), identity=self.identity
         )  # fmt: skip
         noise = ATTACKS.create("noise").perturb(
             self.victim, self.queries, None, BUDGET, seed=derive_seed(0, "noise")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.cli.console import progress_display
+from advhash.codes.metrics import Scoring
 from advhash.data import Batch, Dataset, Modality, Progress, silent
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
@@ -196,9 +197,7 @@ class Bench:
             self.seen.codes,
             self.targets.numpy(),
             self.seen.labels.numpy(),
-            ties="expected",
-            top_k=None,
-            empty="zero",
+            Scoring(),
         )
         count = len(self.batch)
         return {

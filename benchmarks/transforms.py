@@ -8,13 +8,13 @@ Digits, DPSH, seed 0, L∞ 8/255 and 16/255. Prints Markdown; about 4 minutes on
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.budget import Budget
+from advhash.codes.metrics import Scoring
 from advhash.experiments.attack.columns import codec_columns, precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import AttackConfig
@@ -45,7 +45,6 @@ def main() -> None:
     rows = choose_queries(data.query, given.queries, derive_seed(0, "queries"))
     batch, labels = data.query.rows(rows), data.database.labels.numpy()
     targets = choose_targets("disjoint", batch.labels.numpy(), labels, derive_seed(0, "targets"))
-    rules: dict[str, Any] = {"ties": "expected", "top_k": None, "empty": "zero"}
     print("| budget | transforms in the gradient | t-MAP | after JPEG 90 | after JPEG 75 |")
     print("|---|---|---|---|---|")
     for budget in (Budget("linf", 8 / 255), Budget("linf", 16 / 255)):
@@ -63,9 +62,9 @@ def main() -> None:
                 wanted=targets,
                 database_labels=labels,
                 targeted=True,
-                **rules,
+                scoring=Scoring(),
             )
-            plain = precisions(result.codes, codes, targets, labels, **rules)
+            plain = precisions(result.codes, codes, targets, labels, Scoring())
             shown = []
             for column in (plain, columns["tmap_jpeg90"], columns["tmap_jpeg75"]):
                 metric = mean_metric(column, derive_seed(0, "bootstrap"))

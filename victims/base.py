@@ -127,6 +127,10 @@ class HashVictim(nn.Module, ABC):
         """
         return self.encode_split(data.database, database)
 
+    def served_codes(self, data: Dataset) -> dict[str, HashCodes]:
+        """`database_codes` of every direction."""
+        return {name: self.database_codes(data, name) for name in self.directions}
+
     def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
         """Codes of all rows by the present networks, stored ones left aside."""
         return self.database_codes(data, database)

@@ -195,10 +195,7 @@ def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> d
             raise UsageError("expected data=, a data set whose queries are searched for")
         return {name: Metric(**one) for name, one in bring(victim, data).card["metrics"].items()}
     trained = _on(victim, data)
-    served = {
-        name: trained.victim.database_codes(trained.data, name)
-        for name in trained.victim.directions
-    }
+    served = trained.victim.served_codes(trained.data)
     return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))
 
 

@@ -16,9 +16,9 @@ from advhash.compute.progress import Progress
 from advhash.experiments.attack.columns import distance_metrics
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import attack_rows
-from advhash.experiments.attack.record import Outcome, make_record, write_queries
+from advhash.experiments.attack.record import Attacked, make_record, write_queries
 from advhash.experiments.config import AttackConfig
-from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
+from advhash.experiments.prepare.fit_attack import fit_attack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.measures.intervals import Metric, mean_metric
@@ -33,14 +33,14 @@ def _attacked(
     asked: Asked,
     served: AttackData,
     progress: Progress,
-) -> tuple[FittedAttack, Trained, Outcome]:
+) -> Attacked:
     """The attack, fitted on the data of the victim, and what it makes of the queries."""
     fitted = fit_attack(config, trained, served, progress)
     before = replace(trained, data=asked.data)
     outcome = attack_rows(
         config, before, fitted, asked.rows, asked.targets, piece=_made, progress=progress
     )
-    return fitted, before, outcome
+    return Attacked(config, before, fitted, outcome)
 
 
 def without_database(
@@ -50,9 +50,9 @@ def without_database(
     modality = config.protocol.query_modality
     codes = trained.victim.encode_split(trained.data.database, modality)
     served = AttackData(trained.data, codes, modality, modality)
-    fitted, _, outcome = _attacked(config, trained, asked, served, progress)
+    attacked = _attacked(config, trained, asked, served, progress)
     boot = derive_seed(config.seed, "bootstrap")
-    return _result(config, trained, fitted, asked, outcome, distance_metrics(outcome.columns, boot))
+    return _result(attacked, asked, distance_metrics(attacked.outcome.columns, boot))
 
 
 def with_database(
@@ -68,27 +68,23 @@ def with_database(
     """
     start = time.perf_counter()
     victim, database = trained.victim, str(config.protocol.database)
-    codes = {name: victim.database_codes(trained.data, name) for name in victim.directions}
+    codes = victim.served_codes(trained.data)
     served = AttackData(trained.data, codes[database], database, config.protocol.query_modality)
-    fitted, before, outcome = _attacked(config, trained, asked, served, progress)
-    scored = config
+    attacked = _attacked(config, trained, asked, served, progress)
     if not asked.labelled:  # no relevant rows: no MAP, rather than one of 0
         unknown = {"empty": "skip", "noise_control": asked.targets is not None}
-        scored = config.model_copy(update={"protocol": config.protocol.model_copy(update=unknown)})
-    measured = measure(scored, before, fitted, codes, outcome, cache_identity(trained), progress)
-    raised = flags(scored, before, fitted, outcome, measured, codes[database])
+        protocol = config.protocol.model_copy(update=unknown)
+        scored = config.model_copy(update={"protocol": protocol})
+        attacked = replace(attacked, config=scored)
+    measured = measure(attacked, codes, cache_identity(trained), progress)
+    raised = flags(attacked, measured, codes[database])
     if not asked.labelled:
         raised = [flag for flag in raised if flag.name != "empty_queries"]
     shown = []
     if folder is not None:
-        shown = examples(
-            scored, before, outcome, measured.scores.columns, codes[database], folder.path
-        )
+        shown = examples(attacked, measured.scores.columns, codes[database], folder.path)
     record = make_record(
-        scored,
-        before,
-        fitted,
-        outcome,
+        attacked,
         measured.scores,
         metrics=measured.metrics,
         flags=raised,
@@ -103,11 +99,11 @@ def with_database(
         if asked.replays and trained.folder is not None:
             folder.write_text("config.toml", config.to_toml())
         write_json(folder.path / "env.json", environment())
-        write_queries(folder.path / "queries.parquet", outcome, measured.scores.columns)
+        write_queries(folder.path / "queries.parquet", attacked.outcome, measured.scores.columns)
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
-    outcome.columns.update(measured.scores.columns[database])
-    found = _result(config, trained, fitted, asked, outcome, measured.metrics)
+    attacked.outcome.columns.update(measured.scores.columns[database])
+    found = _result(attacked, asked, measured.metrics)
     return replace(
         found,
         messages=tuple(flag.message for flag in raised),
@@ -120,18 +116,12 @@ def _made(name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, T
     return make()
 
 
-def _result(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    asked: Asked,
-    outcome: Outcome,
-    metrics: Mapping[str, Metric | None],
-) -> AttackResult:
+def _result(attacked: Attacked, asked: Asked, metrics: Mapping[str, Metric | None]) -> AttackResult:
+    config, outcome = attacked.config, attacked.outcome
     changed = bits_changed(outcome)
     boot = derive_seed(config.seed, "bootstrap")
     return AttackResult(
-        title=f"{config.attack.name}, {fitted.budget}, on {trained.card['name']}",
+        title=f"{config.attack.name}, {attacked.fitted.budget}, on {attacked.trained.card['name']}",
         modality=config.protocol.query_modality,
         index=asked.index,
         clean=outcome.clean,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.console import figure, print_end, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -17,10 +17,10 @@ from advhash.cli.options import (
     Norm,
     QueryCount,
     QueryModality,
+    Sets,
     Targets,
     Victim,
     complete_attacks,
-    method_table,
 )
 from advhash.errors import UsageError
 
@@ -45,20 +45,13 @@ def show(record: Record | Siblings | InversionRecord) -> None:
 
 def print_run(record: Record) -> None:
     """Headline of an attack run and where its report is."""
-    document = record.document()
     sys.stdout.write(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}, {record.protocol.queries} queries, "
         f"{record.protocol.query_modality} against {record.protocol.database}\n"
     )
-    rows = [
-        {"metric": name, FIGURE: figure(metric, 4 if "seconds" in name else 3)}
-        for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", FIGURE), rows)
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_metrics(record.metrics)
+    print_end(record)
 
 
 def print_siblings(siblings: Siblings) -> None:
@@ -72,10 +65,7 @@ def print_siblings(siblings: Siblings) -> None:
     names = ("tmap", "tmap_normalised", "map_adversarial")
     shown = [name for name in names if first.metrics.get(name) is not None]
     rows = [
-        {
-            "budget": record.budget.text,
-            **{name: figure(record.document()["metrics"][name]) for name in shown},
-        }
+        {"budget": record.budget.text, **{name: figure(record.metrics[name]) for name in shown}}
         for record in records
     ]
     print_rows(("budget", *shown), rows)
@@ -110,6 +100,7 @@ def attack(
     method: Annotated[
         str | None,
         typer.Option("--method", help="An attack, e.g. prosgan.", autocompletion=complete_attacks),
+        Sets("attack.name"),
     ] = None,
     dataset: DatasetName = None,
     bits: Bits = None,
@@ -119,6 +110,7 @@ def attack(
         typer.Option(
             "--eps", help="e.g. 8/255, 0.03 or none; 2/255,8/255: a run each. (default: method's)"
         ),
+        Sets("budget.eps"),
     ] = None,
     match: Annotated[
         Path | None,
@@ -131,23 +123,12 @@ def attack(
     poison: Annotated[
         int | None,
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),
+        Sets("protocol.poison"),
     ] = None,
     float_pixels: Annotated[
         bool, typer.Option("--float", help="Do not round pixels to 8 bits (marked in the report).")
     ] = False,
 ) -> dict[str, Any]:
     """Attack a victim and write the run folder with its report."""
-    budget = {"norm": norm, "eps": eps} if match is None else _matched(match, norm, eps)
-    return {
-        "victim": method_table(victim, bits=bits),
-        "attack": method_table(method),
-        "dataset": method_table(dataset),
-        "budget": budget | ({"eight_bit": False} if float_pixels else {}),
-        "protocol": {
-            "targets": targets,
-            "query_modality": query_modality,
-            "database": database,
-            "queries": queries,
-            "poison": poison,
-        },
-    }
+    budget = {} if match is None else _matched(match, norm, eps)
+    return {"budget": budget | ({"eight_bit": False} if float_pixels else {})}

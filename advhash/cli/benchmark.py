@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.console import FIGURE, figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
 from advhash.errors import CellsFailed, UsageError
@@ -31,16 +31,14 @@ def print_benchmark(record: BenchmarkRecord) -> None:
             "victim": one.victim,
             "attack": one.method,
             "metric": main_metric(one.goal),
-            FIGURE: figure(vars(one.metrics[main_metric(one.goal)])),
+            FIGURE: figure(one.metrics[main_metric(one.goal)]),
         }
         for one in record.victims
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):
         sys.stdout.write(f"{line}\n")
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.report}\n")
+    print_end(record)
 
 
 def refuse_failed(record: BenchmarkRecord) -> None:

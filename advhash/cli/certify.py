@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, defended, figure, print_flags, print_rows
+from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
-from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim, method_table
+from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
 
 if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
@@ -17,24 +17,16 @@ if TYPE_CHECKING:
 
 def print_certificates(record: CertificateRecord) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""
-    document = record.document()
-    smoothing = document["smoothing"]
     sys.stdout.write(
-        f"{defended(document)} under noise of sigma {smoothing['sigma']:g}, "
-        f"{document['dataset']['name']}: {document['queries']} queries; no radius above "
-        f"{document['largest_radius']:.3g} can be certified\n"
+        f"{record.defended} under noise of sigma {record.smoothing.sigma:g}, "
+        f"{record.dataset.name}: {record.queries} queries; no radius above "
+        f"{record.largest_radius:.3g} can be certified\n"
     )
-    rows = [
-        {"metric": name, FIGURE: figure(metric)} for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", FIGURE), rows)
-    for one in document["radii"]:
-        sys.stdout.write(f"L2 radius {one['radius']:g}\n")
-        rows = [{"metric": name, FIGURE: figure(metric)} for name, metric in one["metrics"].items()]
-        print_rows(("metric", FIGURE), rows)
-    print_flags(document)
-    if record.run is not None:
-        sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_metrics(record.metrics)
+    for one in record.radii:
+        sys.stdout.write(f"L2 radius {one.radius:g}\n")
+        print_metrics(one.metrics)
+    print_end(record)
 
 
 @experiment("certify", show=print_certificates, required=("victim",))
@@ -73,15 +65,4 @@ def certify(
     The certificate holds for the smoothed hash, whose retrieval stands beside it. Finished blocks
     of queries are kept: the same command goes on where it was stopped.
     """
-    return {
-        "victim": method_table(victim, bits=bits),
-        "dataset": method_table(dataset),
-        "database": database,
-        "queries": queries,
-        "sigma": sigma,
-        "votes": votes,
-        "samples": samples,
-        "alpha": alpha,
-        "radii": None if radii is None else radii.split(","),
-        "within": within,
-    }
+    return {"radii": None if radii is None else radii.split(",")}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from advhash.cli.console import figure, print_rows
+from advhash.cli.console import print_metrics
 
 if TYPE_CHECKING:
     pass
@@ -219,11 +219,7 @@ def print_evaluation(document: Mapping[str, Any]) -> None:
         f"{document['bits']} bits, {document['classes']} classes; "
         f"{document['empty_queries']} queries without a relevant row\n"
     )
-    rows = [
-        {"metric": name, "value  [95 % interval]": figure(metric)}
-        for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", "value  [95 % interval]"), rows)
+    print_metrics(document["metrics"])
     sys.stdout.write(
         f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s\n"
     )

@@ -58,7 +58,7 @@ def print_comparison(found: Comparison) -> None:
     """The paired differences of two runs."""
     sys.stdout.write(f"{found.title}\n")
     rows = [
-        {"metric": name, FIGURE: figure(vars(one)), "p": "" if one.p is None else f"{one.p:.4f}"}
+        {"metric": name, FIGURE: figure(one), "p": "" if one.p is None else f"{one.p:.4f}"}
         for name, one in found.differences.items()
     ]
     print_rows(("metric", FIGURE, "p"), rows)

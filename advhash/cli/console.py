@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from advhash.compute.progress import Progress
+    from advhash.measures.intervals import Difference, Metric
 
 _PLAIN_SECONDS = 5.0
 FIGURE = "value  [95 % interval]"
@@ -47,23 +49,38 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
-def figure(metric: Mapping[str, Any] | None, digits: int = 3) -> str:
-    if metric is None or metric["value"] is None:
+def figure(metric: Metric | Difference | Mapping[str, Any] | None, digits: int = 3) -> str:
+    """A figure, of a record or of a document, with its interval."""
+    found = metric if metric is None or isinstance(metric, Mapping) else vars(metric)
+    if found is None or found["value"] is None or not math.isfinite(found["value"]):
         return "–"
-    text = f"{metric['value']:.{digits}f}"
-    if metric["low"] is not None and metric["n"] > 1:
-        text += f"  [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    text = f"{found['value']:.{digits}f}"
+    if found["low"] is not None and found["n"] > 1:
+        text += f"  [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
     return text
 
 
-def print_flags(document: Mapping[str, Any]) -> None:
-    for flag in document["flags"]:
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Figures with their intervals, one a line; seconds to a tenth of a millisecond."""
+    rows = [
+        {"metric": name, FIGURE: figure(metric, 4 if name.startswith("seconds_") else 3)}
+        for name, metric in metrics.items()
+    ]
+    print_rows(("metric", FIGURE), rows)
+
+
+def print_flags(flags: Iterable[Mapping[str, Any]]) -> None:
+    for flag in flags:
         sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
 
 
-def defended(document: Mapping[str, Any]) -> str:
-    """The victim with its defences: "dpsh + jpeg"."""
-    return " + ".join(one["name"] for one in (document["victim"], *document["defenses"]))
+def print_end(record: Any, *places: str) -> None:
+    """Flags of a record, what else was written where, and where its report is."""
+    print_flags(vars(flag) for flag in record.flags)
+    for place in places:
+        sys.stdout.write(f"{place}\n")
+    if record.run is not None:
+        sys.stdout.write(f"report: {record.run.folder}/report.html\n")
 
 
 @contextmanager

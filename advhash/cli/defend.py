@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -16,9 +16,9 @@ from advhash.cli.options import (
     Norm,
     QueryCount,
     QueryModality,
+    Sets,
     Targets,
     Victim,
-    method_table,
 )
 
 if TYPE_CHECKING:
@@ -33,18 +33,11 @@ def print_defense(record: TransferRecord) -> None:
         f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
         f"{record.protocol.queries} queries\n"
     )
-    rows = [
-        {"metric": name, FIGURE: figure(None if metric is None else vars(metric))}
-        for name, metric in record.metrics.items()
-    ]
-    print_rows(("metric", FIGURE), rows)
+    print_metrics(record.metrics)
     for check in record.defense.checks:
         found = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
         sys.stdout.write(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {found}\n")
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"checkpoint: {record.defense.checkpoint}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
 
 def defense_document(record: TransferRecord) -> dict[str, Any]:
@@ -67,24 +60,14 @@ def defend(
     eps: Annotated[
         str | None,
         typer.Option("--eps", help="Of training and of the attacks. (default: 8/255)"),
+        Sets("budget.eps"),
     ] = None,
     targets: Targets = None,
     query_modality: QueryModality = None,
     database: Database = None,
     queries: QueryCount = None,
-) -> dict[str, Any]:
+) -> None:
     """Harden a victim, attack it with and without the defence, and write the run folder.
 
     The attacker knows the defence: autohash, targeted and not, on each of the two.
     """
-    return {
-        "victim": method_table(victim, bits=bits),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
-        "protocol": {
-            "targets": targets,
-            "query_modality": query_modality,
-            "database": database,
-            "queries": queries,
-        },
-    }

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, defended, figure, print_flags, print_rows
+from advhash.cli.console import FIGURE, figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
     DatasetName,
     OutFile,
+    Sets,
     Victim,
     complete_attacks,
     complete_datasets,
     complete_detectors,
-    method_table,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def print_detection(record: DetectionRecord) -> None:
     tables = document["detectors"] or {document["detector"]["name"]: document}
     for detector, found in tables.items():
         sys.stdout.write(
-            f"{detector} on {document['inputs']} inputs of {defended(document)}, "
+            f"{detector} on {document['inputs']} inputs of {record.defended}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {found['threshold']:g}\n"
         )
@@ -38,9 +38,7 @@ def print_detection(record: DetectionRecord) -> None:
             {"metric": name, FIGURE: figure(metric)} for name, metric in found["metrics"].items()
         ]
         print_rows(("metric", FIGURE), rows)
-    print_flags(document)
-    if record.run is not None:
-        sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_end(record)
 
 
 @experiment("detect", show=print_detection, required=("victim",))
@@ -60,6 +58,7 @@ def detect(
             help="Abnormal are inputs moved by this attack. (default: prosgan of a hash of images)",
             autocompletion=complete_attacks,
         ),
+        Sets("attack.name"),
     ] = None,
     detector: Annotated[
         str | None,
@@ -69,6 +68,7 @@ def detect(
             "(default: code-max of a federation, flips of a hash of images)",
             autocompletion=complete_detectors,
         ),
+        Sets("detector.name"),
     ] = None,
     other: Annotated[
         str | None,
@@ -81,9 +81,13 @@ def detect(
     dataset: DatasetName = None,
     bits: Bits = None,
     norm: Annotated[
-        str | None, typer.Option("--norm", help="Of --method and the adaptive attacker.")
+        str | None,
+        typer.Option("--norm", help="Of --method and the adaptive attacker."),
+        Sets("budget.norm"),
     ] = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)"), Sets("budget.eps")
+    ] = None,
     adaptive: Annotated[
         str | None,
         typer.Option(
@@ -105,14 +109,4 @@ def detect(
     """
     from advhash.experiments.config_text import parse_settings
 
-    return {
-        "victim": method_table(victim, bits=bits),
-        "detector": method_table(detector),
-        "attack": method_table(method),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
-        "adaptive": None if adaptive is None else parse_settings(adaptive),
-        "inputs": inputs,
-        "other": other,
-        "queries": queries,
-    }
+    return {"adaptive": None if adaptive is None else parse_settings(adaptive)}

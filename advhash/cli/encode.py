@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import figure, print_rows
+from advhash.cli.console import figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
     DatasetName,
     Norm,
     QueryCount,
+    Sets,
     Victim,
     complete_attacks,
-    method_table,
 )
 
 if TYPE_CHECKING:
@@ -34,17 +34,12 @@ def print_encoding(record: EncodingRecord) -> None:
         {
             "code": coder.label,
             "bits": "–" if coder.bits is None else coder.bits,
-            **{
-                name: figure(None if one is None else vars(one))
-                for name, one in ((name, coder.metrics.get(name)) for name in names)
-            },
+            **{name: figure(coder.metrics.get(name)) for name in names},
         }
         for coder in record.coders
     ]
     print_rows(("code", "bits", *names), rows)
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_end(record)
 
 
 @experiment("encode", show=print_encoding, required=("victim",), names={"attack": "dhta"})
@@ -57,18 +52,14 @@ def encode(
             help="What moves the pictures. (default: dhta)",
             autocompletion=complete_attacks,
         ),
+        Sets("attack.name"),
     ] = None,
     dataset: DatasetName = None,
     bits: Bits = None,
     norm: Norm = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: its)")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: its)"), Sets("budget.eps")
+    ] = None,
     queries: QueryCount = None,
-) -> dict[str, Any]:
+) -> None:
     """Do codes tell pictures apart, and do those of a class lie together? With controls."""
-    return {
-        "victim": method_table(victim, bits=bits),
-        "attack": method_table(method),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
-        "queries": queries,
-    }

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
-from advhash.cli.options import DatasetName, Norm, Targets, Victim, method_table
+from advhash.cli.options import DatasetName, Norm, Sets, Targets, Victim
 
 if TYPE_CHECKING:
     from advhash.reports.evolve import SearchRecord
@@ -22,18 +22,11 @@ def print_search(record: SearchRecord) -> None:
 
     repeats = len(record.of("cached"))
     sys.stdout.write(f"search over {record.domain}, {repeats} repeats\n")
-    rows = [
-        {"metric": name, FIGURE: figure(None if metric is None else vars(metric))}
-        for name, metric in [*record.metrics.items(), *record.differences.items()]
-    ]
-    print_rows(("metric", FIGURE), rows)
+    print_metrics({**record.metrics, **record.differences})
     for line in verdicts(record):
         sys.stdout.write(f"{line}\n")
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    if record.held_out:
-        sys.stdout.write(f"winner: {record.run.folder}/winner.toml\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    winner = [f"winner: {record.run.folder}/winner.toml"] if record.held_out else []
+    print_end(record, *winner)
 
 
 @experiment("evolve", show=print_search, names={"victim": "dpsh", "other": "csq"})
@@ -42,46 +35,43 @@ def evolve(
         str | None, typer.Option("--domain", help="attack or nas: what is searched.")
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option("--algorithm", help="evolution, random or hill-climbing.")
+        str | None,
+        typer.Option("--algorithm", help="evolution, random or hill-climbing."),
+        Sets("search.algorithm"),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option("--seconds", help="Of each search. (default: 120; nas: 600 simulated)"),
+        Sets("search.seconds"),
     ] = None,
     candidates: Annotated[
-        int | None, typer.Option("--candidates", help="Most candidates of each search.")
+        int | None,
+        typer.Option("--candidates", help="Most candidates of each search."),
+        Sets("search.candidates"),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Each with a cold cache. (default: 3; nas: 10)")
+        int | None,
+        typer.Option("--repeats", help="Each with a cold cache. (default: 3; nas: 10)"),
+        Sets("search.repeats"),
     ] = None,
     table: Annotated[
         Path | None, typer.Option("--table", help="nas: a file of benchmarks/nas_table.py.")
     ] = None,
     victim: Victim = None,
     other: Annotated[
-        str | None, typer.Option("--other", help="A victim that no search uses. (default: csq)")
+        str | None,
+        typer.Option("--other", help="A victim that no search uses. (default: csq)"),
+        Sets("other.name"),
     ] = None,
     dataset: DatasetName = None,
     norm: Norm = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: 8/255)")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: 8/255)"), Sets("budget.eps")
+    ] = None,
     targets: Targets = None,
 ) -> dict[str, Any]:
     """Search for the strongest attack, or the best cell, and evaluate equals once.
 
     Compared at equal cost with the same search without a cache.
     """
-    return {
-        "domain": domain,
-        "table": None if table is None else str(table),
-        "search": {
-            "algorithm": algorithm,
-            "seconds": seconds,
-            "candidates": candidates,
-            "repeats": repeats,
-        },
-        "victim": method_table(victim),
-        "other": method_table(other),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
-        "targets": targets,
-    }
+    return {"table": None if table is None else str(table)}

@@ -1,18 +1,19 @@
 """A kind of run becomes a command: its own options, and those that all kinds share.
 
     @experiment("phase-chart", show=print_phase, names={"victim": "neural-code"})
-    def phase_chart(victim: Victim = None, …) -> dict[str, Any]:
+    def phase_chart(victim: Victim = None, widths: … = None) -> dict[str, Any]:
         \"\"\"Help.\"\"\"
-        return {"victim": method_table(victim), …}    # tables of the config
+        return {"phase": {"widths": _numbers(widths)}}    # tables of the config
 
-The function gives the tables that its options stand for; what all commands share is done here.
+An option is the setting of its name, or the one that `Sets` names; the function gives what needs
+more than that, or nothing. What all commands share is done here.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from advhash.cli.options import (
     Quiet,
     Resume,
     Seed,
+    Sets,
     Settings,
     TrustCode,
     gather,
-    method_table,
     new_file,
     working,
 )
@@ -84,7 +85,7 @@ def experiment(
     alias: Callable[[Tables], str | None] = lambda values: None,
     after: Callable[[Any], None] = lambda record: None,
     limit: str = "",
-) -> Callable[[Callable[..., Tables]], Callable[..., None]]:
+) -> Callable[[Callable[..., Tables | None]], Callable[..., None]]:
     """Decorator: a function from options to the tables of a config becomes a command.
 
     show, document: what is printed of the record, plainly and with `--json`
@@ -96,7 +97,7 @@ def experiment(
     alias:    the kind that the tables mean where it is another one, which shows itself by `show`
     """
 
-    def decorate(options: Callable[..., Tables]) -> Callable[..., None]:
+    def decorate(options: Callable[..., Tables | None]) -> Callable[..., None]:
         own = inspect.signature(options, eval_str=True).parameters
 
         def command(**given: Any) -> None:
@@ -107,15 +108,11 @@ def experiment(
                 expect_no_settings({name: own[name] for name in mine} | dict(SHARED), given)
                 execute(kind, None, show=show, document=document, after=after, **how)
                 return
-            hardened = None if "defense" in own else shared["defense"]
-            if hardened is not None and not _hardens(kind):
+            fields = _fields(kind)
+            if given["defense"] is not None and "defense" not in fields:
                 raise UsageError(f"`advhash {kind}` takes no --defense: {hint}")
-            tables = options(**mine)
-            if hardened is not None:
-                tables["defense"] = method_table(hardened)
-            decided = {name: shared[name] for name in ("seed", "device")}
-            tables |= {name: value for name, value in decided.items() if value is not None}
-            values = gather(shared["config"], shared["settings"], **tables)
+            tables = _settings(parameters, given, fields)
+            values = gather(shared["config"], shared["settings"], tables, options(**mine) or {})
             for table, name in (names or {}).items():
                 if values.get(table) and not values[table].get("name"):
                     values[table] = {"name": name, **values[table]}
@@ -163,16 +160,11 @@ def command_of(kind: str) -> Any:
 
 def show_headline(record: Any) -> None:
     """Metrics, flags and where the report is."""
-    from advhash.cli.console import FIGURE, figure, print_rows
+    from advhash.cli.console import print_flags, print_metrics
 
     document = record.document()
-    rows = [
-        {"metric": name, FIGURE: figure(metric)}
-        for name, metric in document.get("metrics", {}).items()
-    ]
-    print_rows(("metric", FIGURE), rows)
-    for flag in document.get("flags", []):
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+    print_metrics(document.get("metrics", {}))
+    print_flags(document.get("flags", []))
     sys.stdout.write(f"report: {document['run']['folder']}/report.html\n")
 
 
@@ -182,10 +174,28 @@ def _how(shared: Mapping[str, Any]) -> dict[str, Any]:
     return {name: shared[name] for name in names}
 
 
-def _hardens(kind: str) -> bool:
+def _fields(kind: str) -> Container[str]:
+    """Names of the tables and settings of the config of a kind."""
     from advhash.registry import EXPERIMENTS
 
-    return "defense" in EXPERIMENTS[kind].build.config.model_fields  # type: ignore[attr-defined]
+    fields: Container[str] = EXPERIMENTS[kind].build.config.model_fields  # type: ignore[attr-defined]
+    return fields
+
+
+def _settings(
+    parameters: Iterable[inspect.Parameter], given: Mapping[str, Any], fields: Container[str]
+) -> Tables:
+    """The tables that options set by themselves, see `Sets`."""
+    tables: Tables = {}
+    for parameter in parameters:
+        marks = getattr(parameter.annotation, "__metadata__", ())
+        paths = next((one for one in marks if isinstance(one, Sets)), parameter.name).split()
+        known = [path.split(".") for path in paths if path.split(".")[0] in fields]
+        if known:
+            *above, key = known[0]
+            table = tables.setdefault(above[0], {}) if above else tables
+            table[key] = given[parameter.name]
+    return tables
 
 
 def expect_no_settings(

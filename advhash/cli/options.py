@@ -24,6 +24,15 @@ TABLES = (
 told: list[int] = []  # that an interrupt was reported
 
 
+class Sets(str):
+    """Beside an option: the setting that it is, e.g. `budget.norm`, where that has another name.
+
+    Of several with a blank between, the first whose table, or field, the config of the kind has.
+    """
+
+    __slots__ = ()
+
+
 def fail(*lines: str) -> None:
     for number, line in enumerate(lines):
         sys.stderr.write(f"advhash: {'error: ' if number == 0 else ''}{line}\n")
@@ -80,6 +89,7 @@ Victim = Annotated[
         help="A name, a checkpoint folder or module:function.",
         autocompletion=complete_victims,
     ),
+    Sets("victim.name"),
 ]
 DatasetName = Annotated[
     str | None,
@@ -88,6 +98,7 @@ DatasetName = Annotated[
         help="A name or an image folder. (default: the victim's)",
         autocompletion=complete_datasets,
     ),
+    Sets("dataset.name"),
 ]
 Defense = Annotated[
     str | None,
@@ -96,22 +107,39 @@ Defense = Annotated[
         help="Harden the victim with it first, e.g. saat.",
         autocompletion=complete_defenses,
     ),
+    Sets("defense.name"),
 ]
-Bits = Annotated[int | None, typer.Option("--bits", help="Bits of a code. (default: 32)")]
+Bits = Annotated[
+    int | None,
+    typer.Option("--bits", help="Bits of a code. (default: 32)"),
+    Sets("victim.bits"),
+]
 TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import and run the code of --victim module:function."),
 ]
-Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2, l0 or none.")]
-Targets = Annotated[str | None, typer.Option("--targets", help="disjoint, uniform or weighted.")]
+Norm = Annotated[
+    str | None, typer.Option("--norm", help="linf, l2, l0 or none."), Sets("budget.norm")
+]
+Targets = Annotated[
+    str | None,
+    typer.Option("--targets", help="disjoint, uniform or weighted."),
+    Sets("protocol.targets targets"),
+]
 QueryModality = Annotated[
-    str | None, typer.Option("--query-modality", help="image or text. (default: image)")
+    str | None,
+    typer.Option("--query-modality", help="image or text. (default: image)"),
+    Sets("protocol.query_modality"),
 ]
 Database = Annotated[
-    str | None, typer.Option("--database", help="image, text or fused. (default: victim's)")
+    str | None,
+    typer.Option("--database", help="image, text or fused. (default: victim's)"),
+    Sets("protocol.database database"),
 ]
 QueryCount = Annotated[
-    int | None, typer.Option("--queries", help="How many queries. (default: all)")
+    int | None,
+    typer.Option("--queries", help="How many queries. (default: all)"),
+    Sets("protocol.queries queries"),
 ]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
@@ -133,10 +161,6 @@ DryRun = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
-def method_table(name: str | None, *, bits: int | None = None) -> dict[str, Any]:
-    return {"name": name, "bits": bits}
-
-
 def tables(settings: list[str] | None) -> dict[str, Any]:
     """`--set` assignments as nested tables."""
     from advhash.experiments.config_text import parse_assignment
@@ -155,11 +179,16 @@ def tables(settings: list[str] | None) -> dict[str, Any]:
     return result
 
 
-def gather(config: Path | None, settings: list[str] | None, **options: Any) -> dict[str, Any]:
+def gather(
+    config: Path | None, settings: list[str] | None, *options: dict[str, Any]
+) -> dict[str, Any]:
     """Defaults < config file < options < --set; empty tables vanish."""
     from advhash.experiments.config_text import merge, read_toml
 
-    values = merge(read_toml(config) if config else {}, options)
+    given: dict[str, Any] = {}
+    for part in options:
+        given = merge(given, part)
+    values = merge(read_toml(config) if config else {}, given)
     values = merge(values, tables(settings))
     return {key: value for key, value in values.items() if value != {}}
 

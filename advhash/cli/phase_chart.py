@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advhash.cli.console import print_end
 from advhash.cli.execute import experiment
-from advhash.cli.options import DatasetName, Norm, Victim, complete_attacks, method_table
+from advhash.cli.options import DatasetName, Norm, Sets, Victim, complete_attacks
 from advhash.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ def print_phase(record: PhaseRecord) -> None:
 
     for line in verdicts(record):
         sys.stdout.write(f"{line}\n")
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_end(record)
 
 
 @experiment("phase-chart", show=print_phase, names=NAMES)
@@ -38,6 +37,7 @@ def phase_chart(
             help="A targeted attack. (default: dhta, 20 steps)",
             autocompletion=complete_attacks,
         ),
+        Sets("attack.name"),
     ] = None,
     dataset: DatasetName = None,
     widths: Annotated[
@@ -50,25 +50,24 @@ def phase_chart(
         str | None, typer.Option("--samples", help="Training rows. (default: 100,300,1000)")
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Trainings of each point. (default: 2)")
+        int | None,
+        typer.Option("--repeats", help="Trainings of each point. (default: 2)"),
+        Sets("phase.repeats"),
     ] = None,
     norm: Norm = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: its)")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: its)"), Sets("budget.eps")
+    ] = None,
 ) -> dict[str, Any]:
     """Neural codes over model size, training time and sample size, and how well they are attacked.
 
     Finished trainings are kept: the same command goes on where it was stopped.
     """
     return {
-        "victim": method_table(victim),
-        "attack": method_table(method),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
         "phase": {
             "widths": _numbers("--widths", widths),
             "epochs": _numbers("--epochs", epochs),
             "samples": _numbers("--samples", samples),
-            "repeats": repeats,
         },
     }
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_flags, print_rows
+from advhash.cli.console import print_flags, print_metrics
 from advhash.cli.options import (
     Bits,
     Config,
@@ -23,7 +23,6 @@ from advhash.cli.options import (
     TrustCode,
     Victim,
     gather,
-    method_table,
     working,
 )
 from advhash.compute.processes import is_main_process
@@ -56,11 +55,13 @@ def train(
     values = gather(
         config,
         settings,
-        seed=seed,
-        device=device,
-        victim=method_table(victim, bits=bits),
-        defense=method_table(defense),
-        dataset=method_table(dataset),
+        {
+            "seed": seed,
+            "device": device,
+            "victim": {"name": victim, "bits": bits},
+            "defense": {"name": defense},
+            "dataset": {"name": dataset},
+        },
     )
     values["command"] = "train"
     if "name" not in values.get("victim", {}):
@@ -83,11 +84,7 @@ def train(
 
 def print_training(document: Mapping[str, Any]) -> None:
     """Figures of a trained victim."""
-    rows = [
-        {"metric": name, "value  [95 % interval]": figure(metric)}
-        for name, metric in document["metrics"].items()
-    ]
-    print_rows(("metric", "value  [95 % interval]"), rows)
-    print_flags(document)
+    print_metrics(document["metrics"])
+    print_flags(document["flags"])
     if document["checkpoint"] is not None:
         sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")

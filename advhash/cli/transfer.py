@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_rows
+from advhash.cli.console import figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Database,
@@ -15,8 +15,8 @@ from advhash.cli.options import (
     Norm,
     QueryCount,
     QueryModality,
+    Sets,
     Targets,
-    method_table,
 )
 
 if TYPE_CHECKING:
@@ -35,13 +35,10 @@ def print_transfer(record: TransferRecord) -> None:
         for source in record.labels:
             row = {"": source}
             for target in record.labels:
-                metric = record.at(method, source, target).metrics[main]
-                row[target] = figure(None if metric is None else vars(metric))
+                row[target] = figure(record.at(method, source, target).metrics[main])
             rows.append(row)
         print_rows(("", *record.labels), rows)
-    for flag in record.flags:
-        sys.stdout.write(f"{flag.level}: {flag.message}\n")
-    sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+    print_end(record)
 
 
 @experiment(
@@ -64,7 +61,9 @@ def transfer(
     ] = None,
     dataset: DatasetName = None,
     norm: Norm = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)")] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)"), Sets("budget.eps")
+    ] = None,
     targets: Targets = None,
     query_modality: QueryModality = None,
     database: Database = None,
@@ -79,15 +78,4 @@ def transfer(
     def named(text: str | None) -> list[dict[str, Any]] | None:
         return None if text is None else [parse_method(part) for part in text.split(",")]
 
-    return {
-        "victims": named(victims),
-        "attacks": named(methods),
-        "dataset": method_table(dataset),
-        "budget": {"norm": norm, "eps": eps},
-        "protocol": {
-            "targets": targets,
-            "query_modality": query_modality,
-            "database": database,
-            "queries": queries,
-        },
-    }
+    return {"victims": named(victims), "attacks": named(methods)}

@@ -17,6 +17,7 @@ NaN here and leaves the mean) or is an `error`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -33,6 +34,16 @@ LevelTies = Literal["expected", "optimistic", "pessimistic"]
 Ties = Literal["expected", "optimistic", "pessimistic", "stable"]
 Empty = Literal["zero", "skip", "error"]
 Convention = Literal["prosgan", "dhta", "deephash"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a ranking is judged: what becomes of ties, where it is cut, queries that find nothing."""
+
+    ties: Ties = "expected"
+    top_k: int | None = None
+    empty: Empty = "zero"
+
 
 PUBLISHED: dict[Convention, str] = {
     "prosgan": "ProS-GAN's CalcMap: the whole ranking; queries without a hit count 0",

@@ -89,19 +89,23 @@ def run_tasks(
     lost task, for a cluster that is gone and for one whose workers are not the same. What a task
     raises is raised here.
     """
+
+    def report(done: int) -> None:
+        progress(stage, done, len(tasks))
+
     check_executor(executor)
-    progress(stage, 0, len(tasks))
+    report(0)
     if executor == "inline":
         results = []
         for task in tasks:
             results.append(function(task))
-            progress(stage, len(results), len(tasks))
+            report(len(results))
         return results
     if executor == "local":
-        return _run_local(function, tasks, stage, progress, lost or _refuse)
+        return _run_local(function, tasks, report, lost or _refuse)
     address = executor.removeprefix("dask:")
     remote = _Remote(function, same, same())
-    return _run_dask(address, remote, tasks, stage, progress, lost or _refuse)
+    return _run_dask(address, remote, tasks, report, lost or _refuse)
 
 
 def _refuse(task: object) -> NoReturn:
@@ -129,8 +133,7 @@ def _end_with_parent() -> None:
 def _run_local(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    stage: str,
-    progress: Progress,
+    report: Callable[[int], None],
     lost: Callable[[Task], Result],
 ) -> list[Result]:
     done: dict[int, Result] = {}
@@ -146,7 +149,7 @@ def _run_local(
                     finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in finished:
                         done[waiting.pop(future)] = future.result()
-                        progress(stage, len(done), len(tasks))
+                        report(len(done))
             except BrokenProcessPool:
                 return
             except BaseException:
@@ -165,7 +168,7 @@ def _run_local(
                 attempt([place])
         if place not in done:
             done[place] = lost(tasks[place])
-            progress(stage, len(done), len(tasks))
+            report(len(done))
     return [done[place] for place in range(len(tasks))]
 
 
@@ -194,8 +197,7 @@ def _run_dask(
     address: str,
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    stage: str,
-    progress: Progress,
+    report: Callable[[int], None],
     lost: Callable[[Task], Result],
 ) -> list[Result]:
     try:
@@ -236,5 +238,5 @@ def _run_dask(
                     f"expected Dask workers with the same packages as here, got one with {error}: "
                     "install advhash where the workers are"
                 ) from None
-            progress(stage, len(done), len(tasks))
+            report(len(done))
     return [done[place] for place in range(len(tasks))]

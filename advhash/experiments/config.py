@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from advhash.budget import Budget, Norm, parse_eps
-from advhash.codes.metrics import Empty, Ties
+from advhash.codes.metrics import Empty, Scoring, Ties
+from advhash.data.dataset import Dataset
 from advhash.errors import ConfigError, nearest
+from advhash.registry import Registry
 from advhash.targets import TargetRule
 
 Model = TypeVar("Model", bound="Table")
@@ -53,6 +49,11 @@ class MethodConfig(Named):
 
     name: str
 
+    def written(self, registry: Registry[Any]) -> Self:
+        """The same with every setting. Raises UnknownName, UsageError."""
+        own = self.model_dump(include=set(type(self).model_fields))
+        return self.build({**own, **registry.settings(self.name, self.settings)})
+
 
 class VictimConfig(MethodConfig):
     """seed: of its training and of its defence; None: the seed of the run."""
@@ -64,6 +65,11 @@ class DatasetConfig(Named):
     """Likewise; without a name, the victim's default data set."""
 
     name: str | None = None
+
+    @classmethod
+    def of(cls, data: Dataset) -> DatasetConfig:
+        """The table that reads this data set again, with every setting."""
+        return cls.build({"name": data.name, **data.settings})
 
 
 class BudgetConfig(Table):
@@ -116,6 +122,10 @@ class ProtocolConfig(Table):
     noise_control: bool = True
     false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
     poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring(self.ties, self.top_k, self.empty)
 
 
 class Run(Table):
@@ -171,11 +181,6 @@ class Hardened(OneVictim):
     def victim_seed(self) -> int:
         """Of the training of the victim and of its defence."""
         return self.seed if self.victim.seed is None else self.victim.seed
-
-    def training(self) -> TrainConfig:
-        """What trains the victim and hardens it."""
-        tables = self.model_dump(include=set(Hardened.model_fields))
-        return TrainConfig.build(tables).trusting(self.trust_code)
 
 
 class TrainConfig(Hardened):

@@ -63,7 +63,6 @@ class DefendConfig(MatrixConfig, Hardened):
 
     def matrix(self) -> TransferConfig:
         """The matrix of the victim with and without the defence. Raises ConfigError."""
-        shared = ("seed", "device", "dataset", "budget", "protocol")
         victim = self.victim.model_dump(exclude_unset=True)
         plain, defense = labels_of([self.victim]), labels_of([self.defense])
         hardened = {
@@ -72,15 +71,13 @@ class DefendConfig(MatrixConfig, Hardened):
             "defense": self.defense.model_dump(exclude={"label"}),
             "defense_budget": self.defense_budget.model_dump(),
         }
-        return TransferConfig.build(
-            {
-                **self.model_dump(include=set(shared)),
-                "victims": [{**victim, "label": plain[0]}, hardened],
-                "attacks": [{"name": TARGETED}, {"name": UNTARGETED}],
-            }
-        ).trusting(self.trust_code)
+        return self.turned_into(
+            TransferConfig,
+            victims=[{**victim, "label": plain[0]}, hardened],
+            attacks=[{"name": TARGETED}, {"name": UNTARGETED}],
+        )
 
-    def written(self, matrix: TransferConfig, budget: Budget) -> DefendConfig:
+    def written(self, matrix: TransferConfig) -> DefendConfig:
         """The same with every default, from the matrix that has them."""
         plain, hardened = matrix.victims
         label = labels_of([self.defense])[0]
@@ -92,7 +89,7 @@ class DefendConfig(MatrixConfig, Hardened):
                 "victim": plain,
                 "defense": LabelledMethod.build(defense),
                 "defense_budget": BudgetConfig.build(trained_at),
-                "budget": self.budget.model_copy(update={"norm": budget.norm, "eps": budget.eps}),
+                "budget": self.budget.written(DEFAULT),
             }
         )
 
@@ -112,7 +109,7 @@ class Defend(Matrix[DefendConfig]):
             raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
         plan = plan_matrix(config.matrix())
         return Plan(
-            config=config.written(plan.config, budget),
+            config=config.written(plan.config),
             cells=plan.cells,
             parts=plan.parts,
             shown=plan.shown,
@@ -208,9 +205,7 @@ def _rehashed(
                 codes,
                 column.wanted,
                 data.database.labels.numpy(),
-                ties=protocol.ties,
-                top_k=protocol.top_k,
-                empty=protocol.empty,
+                scoring=protocol.scoring,
             )
             name = "tmap" if column.goal == "targeted" else "map"
             metrics[f"{name}_robust_rehashed"] = mean_metric(found, boot)
@@ -292,9 +287,7 @@ def _runner(
             member.codes,
             wanted,
             database_labels,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
 
     def run(method: str, settings: dict[str, object], budget: Budget) -> Floats:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from advhash.codes.code_files import LabelledCodes
 from advhash.codes.hamming import DistanceHistograms, histograms
@@ -32,7 +30,7 @@ from advhash.codes.sharding import sharded_histograms
 from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UsageError
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
-from advhash.storage.files import write_bytes
+from advhash.storage.tables import write_table
 
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
@@ -191,9 +189,7 @@ def write_queries(file: Path, evaluation: Evaluation) -> None:
     """
     check_out(file)
     table = {"query": np.arange(len(evaluation.columns["map"])), **evaluation.columns}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), buffer)
-    write_bytes(file, buffer.getvalue().to_pybytes())
+    write_table(file, table)
 
 
 def check_out(file: Path) -> None:

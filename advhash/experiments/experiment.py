@@ -259,6 +259,14 @@ def _surroundings(kind: str) -> dict[str, str]:
     return {**same_code(), "code": code, "cache": cache_name()}
 
 
+def _undone(
+    kind: Experiment[Any, Any, Any, Any], plan: Plan[Any, CellType]
+) -> tuple[list[CellType], set[str]]:
+    """The cells that the cache does not have, and the parts that they need."""
+    undone = [cell for cell in plan.cells if not CellStore(kind.name, cell.key).is_done()]
+    return undone, {name for cell in undone for name in getattr(cell, "parts", plan.parts)}
+
+
 def _over(until: float | None) -> bool:
     return until is not None and time.time() >= until
 
@@ -403,8 +411,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     def _parts(self) -> dict[str, Missing]:
         """Build the stages, of what a cell still needs; the parts that are missing."""
         missing: dict[str, Missing] = {}
-        undone = [c for c in self.plan.cells if not CellStore(self.kind.name, c.key).is_done()]
-        wanted = {name for cell in undone for name in getattr(cell, "parts", self.plan.parts)}
+        _, wanted = _undone(self.kind, self.plan)
         for stage in self.plan.stages or [[name] for name in self.plan.parts]:
             names = [name for name in stage if name in wanted]
             if len(names) == 1 or self.place.executor == "inline":
@@ -480,8 +487,7 @@ def describe(
 ) -> dict[str, Any]:
     """What `--dry-run` prints: everything checked, nothing trained, no run written."""
     plan = kind.plan(config)
-    undone = [cell for cell in plan.cells if not CellStore(kind.name, cell.key).is_done()]
-    wanted = {name for cell in undone for name in getattr(cell, "parts", plan.parts)}
+    undone, wanted = _undone(kind, plan)
     parts = [plan.parts[name] for name in plan.parts if name in wanted]
     victims = [part for part in parts if isinstance(part, PlannedVictim) and not part.is_built]
     return {

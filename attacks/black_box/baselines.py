@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import Attack, AttackData, DatabaseAttack, Goal, Knowledge
 from advhash.attacks.gradient.anchors import candidate_rows
 from advhash.budget import Budget
 from advhash.codes.metrics import retrieval_average_precision
@@ -54,7 +54,7 @@ class Noise(Attack):
 
 
 @ATTACKS.register("blend", source="control")
-class Blend(Attack):
+class Blend(DatabaseAttack):
     """Toward the best database image of the target, as far as the budget allows.
 
     candidates: how many images of the target are tried for each query
@@ -76,7 +76,6 @@ class Blend(Attack):
             raise ValueError(f"expected candidates >= 1, got {candidates}")
         self.candidates = candidates
         self.history = []
-        self._data: AttackData | None = None
         self._images: HashCodes | None = None
         self._merits: dict[bytes, tuple[Tensor, Tensor]] = {}
 
@@ -90,17 +89,15 @@ class Blend(Attack):
         progress: Progress = silent,
     ) -> Self:
         """Hash the database images as if they were queries."""
-        self._data = data
         self._images = victim.encode_split(data.dataset.database, "image")
         self._merits = {}
-        return self
+        return super().fit(victim, data, budget, seed=seed)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W). Raises UsageError before `fit`."""
-        if self._data is None or targets is None:
-            raise UsageError("Blend: call fit with the database before run")
+        assert targets is not None
         moved = [
             self._best(victim, clean[None], target[None], budget)
             for clean, target in zip(batch.inputs["image"], targets, strict=True)
@@ -109,9 +106,8 @@ class Blend(Attack):
 
     def _best(self, victim: HashVictim, clean: Tensor, target: Tensor, budget: Budget) -> Tensor:
         """(1,3,H,W) the best projected candidate for one query."""
-        assert self._data is not None
         rows, merit = self.merits(target)
-        images = self._data.dataset.database.rows(rows).inputs["image"].to(clean)
+        images = self.served.dataset.database.rows(rows).inputs["image"].to(clean)
         far = (images - clean).flatten(1).norm(dim=1)
         nearest = far.argsort(stable=True)[: self.candidates // 2].cpu()
         fill = self.candidates - len(nearest)
@@ -123,18 +119,14 @@ class Blend(Attack):
 
     def merits(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """(R,) the rows of a (1,C) target, and the average precision of the code of each image."""
-        assert self._data is not None
-        assert self._images is not None
-        key = target.cpu().numpy().tobytes()
+        key, served = target.cpu().numpy().tobytes(), self.served
         if key not in self._merits:
-            rows = candidate_rows(self._data.labels, target[0].cpu())
+            assert self._images is not None
+            rows = candidate_rows(served.labels, target[0].cpu())
             merit = torch.from_numpy(self._precision(self._images[rows.numpy()], target))
             self._merits[key] = (rows, merit)
         return self._merits[key]
 
     def _precision(self, codes: HashCodes, target: Tensor) -> npt.NDArray[np.float64]:
-        assert self._data is not None
-        wanted = target.cpu().numpy().repeat(len(codes), axis=0)
-        return retrieval_average_precision(
-            codes, self._data.codes, wanted, self._data.labels.numpy()
-        )
+        served, wanted = self.served, target.cpu().numpy().repeat(len(codes), axis=0)
+        return retrieval_average_precision(codes, served.codes, wanted, served.labels.numpy())

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import AttackData, Goal, Knowledge
+from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, Norm, round_toward
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
@@ -89,6 +89,7 @@ class BlackBox:
         return self.limit - int(self.spent[rows].max())
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class QueryAttack(GoalAttack):
     """A search with queries only. An image rests once its code is the goal.
 
@@ -99,26 +100,14 @@ class QueryAttack(GoalAttack):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
-    norms: frozenset[Norm] = frozenset({"linf", "l2"})
+    norms = frozenset({"linf", "l2"})
 
-    def __init__(self, *, queries: int) -> None:
-        if queries < 2:
-            raise ValueError(f"expected queries >= 2, got {queries}")
-        self.queries = queries
+    queries: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.queries < 2:
+            raise ValueError(f"expected queries >= 2, got {self.queries}")
         self.history = []
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels; count queries from 0."""
-        self.forget()
-        return super().fit(victim, data, budget, seed=seed, progress=progress)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
@@ -141,6 +130,7 @@ class QueryAttack(GoalAttack):
 
 
 @ATTACKS.register("nes", source="Ilyas et al., ICML 2018")
+@dataclass(kw_only=True, eq=False, repr=False)
 class NES(QueryAttack):
     """Natural evolution strategies on codes: toward the target's anchor by estimated gradients.
 
@@ -163,27 +153,21 @@ class NES(QueryAttack):
     goal: ClassVar[Goal] = "targeted"
     knowledge: ClassVar[Knowledge] = CODES_OF_TARGETS
 
-    def __init__(
-        self,
-        *,
-        queries: int = 1000,
-        pairs: int = 5,
-        spread: float = 0.07,
-        cell: int = 4,
-        momentum: float = 0.95,
-        step: float = 0.5,
-    ) -> None:
-        super().__init__(queries=queries)
-        if pairs < 1 or cell < 1 or not spread > 0 or not step > 0 or not 0 <= momentum < 1:
+    pairs: int = 5
+    spread: float = 0.07
+    cell: int = 4
+    momentum: float = 0.95
+    step: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above = self.spread > 0 and self.step > 0 and 0 <= self.momentum < 1
+        if min(self.pairs, self.cell) < 1 or not above:
             raise ValueError(
                 "expected pairs >= 1, cell >= 1, spread > 0, step > 0 and 0 <= momentum < 1, got "
-                f"pairs={pairs}, cell={cell}, spread={spread}, step={step}, momentum={momentum}"
+                f"pairs={self.pairs}, cell={self.cell}, spread={self.spread}, step={self.step}, "
+                f"momentum={self.momentum}"
             )
-        self.pairs = pairs
-        self.spread = spread
-        self.cell = cell
-        self.momentum = momentum
-        self.step = step
 
     def search(self, box: BlackBox) -> None:
         clean, rule = box.clean, RULES[box.budget.norm]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -122,6 +123,7 @@ def poured(change: Tensor, side: int, eps: float) -> Tensor:
 
 
 @ATTACKS.register("square", source="Andriushchenko et al., ECCV 2020")
+@dataclass(kw_only=True, eq=False, repr=False)
 class Square(QueryAttack):
     """Square attack on codes: toward the target's anchor by random squares, kept if not worse.
 
@@ -141,11 +143,12 @@ class Square(QueryAttack):
     goal: ClassVar[Goal] = "targeted"
     knowledge: ClassVar[Knowledge] = CODES_OF_TARGETS
 
-    def __init__(self, *, queries: int = 1000, share: float = 0.8) -> None:
-        super().__init__(queries=queries)
-        if not 0 < share <= 1:
-            raise ValueError(f"expected share in (0,1], got {share}")
-        self.share = share
+    share: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise ValueError(f"expected share in (0,1], got {self.share}")
 
     def search(self, box: BlackBox) -> None:
         eps, (height, width) = box.budget.eps, box.clean.shape[2:]

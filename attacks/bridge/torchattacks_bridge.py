@@ -13,18 +13,17 @@ import io
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import AttackData, Goal, Knowledge
+from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.black_box.nes import CODES_OF_TARGETS
 from advhash.attacks.bridge.heads import AnchorHead, CodeHead, PrototypeHead, own_codes
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.anchors import vote
 from advhash.budget import Budget, Norm
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
@@ -62,26 +61,13 @@ class TorchAttack(GoalAttack):
     knowledge: ClassVar[Knowledge] = WHITE_BOX | {"database codes", "labels"}
     norms: frozenset[Norm] = frozenset({"linf", "l2"})
 
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels; forget what was noted."""
-        self.forget()
-        return super().fit(victim, data, budget, seed=seed, progress=progress)
-
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W). Raises UsageError: torchattacks is not installed, targeted before `fit`."""
-        library, clean = load_torchattacks(), batch.inputs["image"].contiguous()
+        clean = batch.inputs["image"].contiguous()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where it finds no device
-            moved = self.attacked(library, victim, clean, targets, budget)
+            moved = self.attacked(victim, clean, targets, budget)
         finite = moved.isfinite().flatten(1).all(dim=1)
         moved = torch.where(finite.view(-1, 1, 1, 1), moved, clean)
         self.note("unmoved", (moved == clean).flatten(1).all(dim=1))
@@ -89,12 +75,7 @@ class TorchAttack(GoalAttack):
 
     @abstractmethod
     def attacked(
-        self,
-        library: Any,
-        victim: HashVictim,
-        clean: Tensor,
-        targets: Tensor | None,
-        budget: Budget,
+        self, victim: HashVictim, clean: Tensor, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """Build head and attack, and call it."""
 
@@ -135,15 +116,10 @@ class StepAttack(IterativeAttack):
     step: float = 0.1
 
     def attacked(
-        self,
-        library: Any,
-        victim: HashVictim,
-        clean: Tensor,
-        targets: Tensor | None,
-        budget: Budget,
+        self, victim: HashVictim, clean: Tensor, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         goals = self.goals(own_codes(victim, clean), targets)
-        attack = getattr(library, self.kind if budget.norm == "linf" else self.kind_l2)(
+        attack = getattr(load_torchattacks(), self.kind if budget.norm == "linf" else self.kind_l2)(
             AnchorHead(victim, clean, goals, self.alpha),
             eps=budget.eps,
             alpha=self.step * budget.eps,
@@ -170,16 +146,13 @@ class AutoPGD(IterativeAttack):
     """Auto-PGD on `AnchorHead`: the step halves by itself; the iterate of highest loss is kept."""
 
     def attacked(
-        self,
-        library: Any,
-        victim: HashVictim,
-        clean: Tensor,
-        targets: Tensor | None,
-        budget: Budget,
+        self, victim: HashVictim, clean: Tensor, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         goals = self.goals(own_codes(victim, clean), targets)
         head = AnchorHead(victim, clean, goals, self.alpha)
-        attack = library.APGD(head, norm=NORMS[budget.norm], eps=budget.eps, steps=self.steps)
+        attack = load_torchattacks().APGD(
+            head, norm=NORMS[budget.norm], eps=budget.eps, steps=self.steps
+        )
         ones = torch.ones_like(goals[:, 0], dtype=torch.long)
         # Its plain call drops the images that agree with their goal in half of the bits already.
         moved: Tensor = on(clean, attack).perturb(clean, ones, best_loss=True)[1]
@@ -203,15 +176,10 @@ class RandomSquares(TorchAttack):
         self.history = []
 
     def attacked(
-        self,
-        library: Any,
-        victim: HashVictim,
-        clean: Tensor,
-        targets: Tensor | None,
-        budget: Budget,
+        self, victim: HashVictim, clean: Tensor, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         goals = self.goals(own_codes(victim, clean), targets)
-        attack = library.Square(
+        attack = load_torchattacks().Square(
             CodeHead(victim, goals),
             norm=NORMS[budget.norm],
             eps=budget.eps,
@@ -238,18 +206,13 @@ class ClassAPGD(IterativeAttack):
     classes: ClassVar[tuple[int, int]] = (4, 10)  # which the loss needs, and which are tried
 
     def attacked(
-        self,
-        library: Any,
-        victim: HashVictim,
-        clean: Tensor,
-        targets: Tensor | None,
-        budget: Budget,
+        self, victim: HashVictim, clean: Tensor, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         prototypes = self.prototypes().to(clean)
         head = PrototypeHead(victim, clean, prototypes, self.alpha)
         with torch.no_grad():
             nearest = head(clean).argmax(dim=1)
-        attack = library.APGDT(
+        attack = load_torchattacks().APGDT(
             head,
             norm=NORMS[budget.norm],
             eps=budget.eps,
@@ -262,9 +225,7 @@ class ClassAPGD(IterativeAttack):
 
     def prototypes(self) -> Tensor:
         """(C,K) ±1, of the classes that some database row carries. Raises UsageError."""
-        if self._data is None:
-            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        signs, labels = torch.from_numpy(self._data.codes.signs()), self._data.labels
+        signs, labels = torch.from_numpy(self.served.codes.signs()), self.served.labels
         found = [vote(signs[column > 0]) for column in labels.T if bool(column.any())]
         if len(found) < self.classes[0]:
             raise UsageError(

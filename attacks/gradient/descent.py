@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import (
     TINY,
@@ -27,9 +27,7 @@ from advhash.attacks.gradient.steps import (
     step_length,
 )
 from advhash.budget import Budget, round_toward
-from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
-from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -82,7 +80,7 @@ class Best:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class GradientAttack(Attack):
+class GradientAttack(DatabaseAttack):
     """Descend an objective of h = tanh(α·u/s) inside the budget; s is the mean |u| of the image.
 
     steps: iterations, each one forward and one backward pass
@@ -157,28 +155,6 @@ class GradientAttack(Attack):
         elif self.samples != 1:
             raise ValueError(f"samples={self.samples} are draws of transforms: name some")
         self.history = []
-        self._data: AttackData | None = None
-
-    def fit(
-        self,
-        victim: HashVictim,
-        data: AttackData,
-        budget: Budget,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
-        """Keep the database codes and labels, from which the anchors are drawn."""
-        self._data = data
-        self.forget()
-        return self
-
-    @property
-    def served(self) -> AttackData:
-        """The database that was given to `fit`. Raises UsageError before it."""
-        if self._data is None:
-            raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        return self._data
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget

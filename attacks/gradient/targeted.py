@@ -46,12 +46,8 @@ PAPER_THA: dict[str, Any] = {
 }
 
 
-@ATTACKS.register("dhta", source="Bai et al., ECCV 2020", presets={"paper": PAPER_DHTA})
-@dataclass(kw_only=True, eq=False, repr=False)
-class DHTA(GradientAttack):
-    """Deep hashing targeted attack: toward the majority of 9 codes of the target.
-
-    votes: how many database codes the anchor is the majority of, drawn anew for each query
+class Voted(GradientAttack):
+    """Toward the majority of database codes of the target.
 
     Deviations:
     - ε is a radius in [0,1] pixels, not in ImageNet-normalised space, where the published 0.032 is
@@ -60,6 +56,15 @@ class DHTA(GradientAttack):
     Deviations of the defaults only:
     - 100 sign steps of a tenth of the radius, α from 0.5 to 1.5, where 2,000 steps along the
       L2-normalised gradient with α from 0.1 to 1 are published
+    """
+
+
+@ATTACKS.register("dhta", source="Bai et al., ECCV 2020", presets={"paper": PAPER_DHTA})
+@dataclass(kw_only=True, eq=False, repr=False)
+class DHTA(Voted):
+    """Deep hashing targeted attack: toward the majority of 9 codes of the target.
+
+    votes: how many database codes the anchor is the majority of, drawn anew for each query
     """
 
     votes: int = 9
@@ -74,17 +79,8 @@ class DHTA(GradientAttack):
 
 
 @ATTACKS.register("p2p", source="Bai et al., ECCV 2020", presets={"paper": PAPER_DHTA})
-class P2P(GradientAttack):
-    """Point to point: toward the code of one database item of the target.
-
-    Deviations:
-    - ε is a radius in [0,1] pixels, not in ImageNet-normalised space, where the published 0.032 is
-      about 1.8/255
-    - where no database row carries exactly the target's labels, the nearest label sets serve
-    Deviations of the defaults only:
-    - 100 sign steps of a tenth of the radius, α from 0.5 to 1.5, where 2,000 steps along the
-      L2-normalised gradient with α from 0.1 to 1 are published
-    """
+class P2P(Voted):
+    """Point to point: toward the code of one database item of the target."""
 
     def anchors(self, labels: Tensor) -> Tensor:
         return voted(self.served, labels, 1)

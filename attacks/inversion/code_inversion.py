@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -34,6 +35,7 @@ VALIDATION = 10_000  # its noise is none that an attacker has learnt from; see `
 @INVERSIONS.register(
     "code-inversion", source="after Qiu et al., IEEE TIFS 2024, and He et al., ACSAC 2019"
 )
+@dataclass(kw_only=True, eq=False, repr=False)
 class CodeInversion(Inversion):
     """Every reconstruction from codes; the one with the best SSIM on validation data is chosen.
 
@@ -55,29 +57,24 @@ class CodeInversion(Inversion):
         {"weights", "gradients", "query codes", "auxiliary data"}
     )
 
-    def __init__(
-        self,
-        *,
-        attackers: tuple[str, ...] = ATTACKERS,
-        auxiliary: Literal["database", "untrained"] = "database",
-        steps: int = 150,
-        decoder_epochs: int = 60,
-        candidates: int = 20,
-        transcript: bool = True,
-        sweep_bits: tuple[int, ...] = (),
-        sweep_parties: tuple[int, ...] = (),
-        observed: Observed = "codes",
-    ) -> None:
-        unknown = [name for name in attackers if name not in ATTACKERS]
-        if unknown or not attackers or len(set(attackers)) != len(attackers) or candidates < 2:
+    attackers: tuple[str, ...] = ATTACKERS
+    auxiliary: Literal["database", "untrained"] = "database"
+    steps: int = 150
+    decoder_epochs: int = 60
+    candidates: int = 20
+    transcript: bool = True
+    sweep_bits: tuple[int, ...] = ()
+    sweep_parties: tuple[int, ...] = ()
+    observed: Observed = "codes"
+
+    def __post_init__(self) -> None:
+        known = bool(self.attackers) and set(self.attackers) <= set(ATTACKERS)
+        once = len(set(self.attackers)) == len(self.attackers)
+        if not known or not once or self.candidates < 2:
             raise ValueError(
                 f"expected attackers of {', '.join(ATTACKERS)}, each once, and candidates >= 2, "
-                f"got {list(attackers)} and {candidates}"
+                f"got {list(self.attackers)} and {self.candidates}"
             )
-        self.attackers, self.auxiliary, self.candidates = attackers, auxiliary, candidates
-        self.steps, self.decoder_epochs = steps, decoder_epochs
-        self.transcript, self.observed = transcript, observed
-        self.sweep_bits, self.sweep_parties = sweep_bits, sweep_parties
         self.members: dict[str, Inversion] = self._members()
         self.chosen = ""
         self.merits: dict[str, float] = {}

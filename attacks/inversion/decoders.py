@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, final
 
 import torch
@@ -161,6 +162,7 @@ def nearest_mean(sent: Tensor, seen: Tensor, inputs: Tensor, count: int) -> Tens
     return (weight @ inputs.flatten(1)).view(len(sent), *inputs.shape[1:])
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GradientInversion(Inversion):
     """Descend the distance between what the input would send and what was sent.
 
@@ -184,29 +186,24 @@ class GradientInversion(Inversion):
         {"weights", "gradients", "query codes", "auxiliary data"}
     )
 
-    def __init__(
-        self,
-        *,
-        surrogate: Literal["ste", "tanh", "identity"] = "tanh",
-        kappa: float = 2.0,
-        start: Literal["grey", "neighbours"] = "neighbours",
-        steps: int = 150,
-        learning_rate: float = 0.01,
-        smoothness: float = 0.1,
-        size: float = 0.0,
-        observed: Observed = "codes",
-    ) -> None:
-        if steps < 1 or not learning_rate > 0 or not kappa > 0 or min(smoothness, size) < 0:
+    surrogate: Literal["ste", "tanh", "identity"] = "tanh"
+    kappa: float = 2.0
+    start: Literal["grey", "neighbours"] = "neighbours"
+    steps: int = 150
+    learning_rate: float = 0.01
+    smoothness: float = 0.1
+    size: float = 0.0
+    observed: Observed = "codes"
+
+    def __post_init__(self) -> None:
+        above = self.learning_rate > 0 and self.kappa > 0
+        if self.steps < 1 or not above or min(self.smoothness, self.size) < 0:
             raise ValueError(
                 "expected steps >= 1, learning_rate > 0, kappa > 0, weights >= 0, got "
-                f"steps={steps}, learning_rate={learning_rate}, kappa={kappa}, "
-                f"smoothness={smoothness}, size={size}"
+                f"steps={self.steps}, learning_rate={self.learning_rate}, kappa={self.kappa}, "
+                f"smoothness={self.smoothness}, size={self.size}"
             )
-        self.surrogate, self.kappa, self.start = surrogate, kappa, start
-        self.steps, self.learning_rate = steps, learning_rate
-        self.smoothness, self.size = smoothness, size
-        self.observed = observed
-        self._neighbours = Neighbours(observed=observed)
+        self._neighbours = Neighbours(observed=self.observed)
         self._shape: tuple[int, ...] = ()
 
     def fit(
@@ -264,6 +261,7 @@ class GradientInversion(Inversion):
         return torch.tanh(self.kappa * real)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Decoder(Inversion):
     """A network from what was sent to the input, trained on auxiliary inputs.
 
@@ -275,17 +273,14 @@ class Decoder(Inversion):
 
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "query codes", "auxiliary data"})
 
-    def __init__(
-        self,
-        *,
-        hidden: int = 256,
-        epochs: int = 60,
-        loss: Literal["mse", "ssim"] = "mse",
-        observed: Observed = "codes",
-    ) -> None:
-        if hidden < 1 or epochs < 1:
-            raise ValueError(f"expected hidden, epochs >= 1, got {hidden}, {epochs}")
-        self.hidden, self.epochs, self.loss, self.observed = hidden, epochs, loss, observed
+    hidden: int = 256
+    epochs: int = 60
+    loss: Literal["mse", "ssim"] = "mse"
+    observed: Observed = "codes"
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.epochs < 1:
+            raise ValueError(f"expected hidden, epochs >= 1, got {self.hidden}, {self.epochs}")
         self._network: nn.Module | None = None
 
     def fit(

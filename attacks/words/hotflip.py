@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData, Goal, Knowledge
+from advhash.attacks.base import AttackData, DatabaseAttack, Goal, Knowledge
 from advhash.attacks.gradient.anchors import voted
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.words.edits import Edits, edits_of
@@ -35,7 +35,7 @@ def label_words(data: Dataset) -> frozenset[str]:
     return frozenset(away.union(*(words(name) for name in data.classes)))
 
 
-class WordAttack(Attack):
+class WordAttack(DatabaseAttack):
     """Changes at most ε words of a text, each to another word of the vocabulary.
 
     forbidden:   words that are neither put in nor taken out
@@ -50,7 +50,6 @@ class WordAttack(Attack):
         self.forbidden = forbidden
         self.label_words = label_words
         self.history = []
-        self._data: AttackData | None = None
         self._edits: Edits | None = None
 
     def fit(
@@ -70,9 +69,8 @@ class WordAttack(Attack):
                     f"write {', '.join(words(word)) or 'a word'}"
                 )
         kept = frozenset() if self.label_words else label_words(data.dataset)
-        self._data = data
         self._edits = edits_of(data.dataset, kept | frozenset(self.forbidden))
-        return self
+        return super().fit(victim, data, budget, seed=seed)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
@@ -185,9 +183,8 @@ class HotFlip(GradientSwap):
     goal: ClassVar[Goal] = "targeted"
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        assert self._data is not None
         assert targets is not None
-        return voted(self._data, targets, 9)
+        return voted(self.served, targets, 9)
 
 
 @ATTACKS.register("hotflip-untargeted", source=HOTFLIP)

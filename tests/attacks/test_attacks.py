@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from few_digits import few_digits
 from torch import Tensor, nn
 
 from advhash.attacks import ensemble
@@ -39,10 +40,8 @@ from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.codes.metrics import retrieval_average_precision
 from advhash.data import Batch, Dataset, Modality, Split
-from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UnknownName, UsageError
 from advhash.registry import ATTACKS
-from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
 from advhash.victims.image.pairwise import DPSH
 
@@ -97,11 +96,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    full = load_dataset("digits", {"size": 16})
-    return Dataset(
-        full.name, full.settings, full.database.take(torch.arange(700)), torch.arange(600),
-        full.validation, full.query.take(torch.arange(QUERIES)), full.classes,
-    )  # fmt: skip
+    return few_digits(700, 600, QUERIES)
 
 
 @pytest.fixture(scope="module")
@@ -109,22 +104,6 @@ def victim(data: Dataset) -> HashVictim:
     trained = DPSH(bits=16, image_size=16, epochs=8, batch_size=32).fit(data, seed=0)
     trained.zero_grad(set_to_none=True)
     return trained
-
-
-@pytest.fixture(scope="module")
-def served(victim: HashVictim, data: Dataset) -> AttackData:
-    return AttackData(data, victim.database_codes(data, "image"), "image", "image")
-
-
-@pytest.fixture(scope="module")
-def queries(data: Dataset) -> Batch:
-    return data.query.rows(torch.arange(QUERIES))
-
-
-@pytest.fixture(scope="module")
-def targets(queries: Batch, served: AttackData) -> Tensor:
-    chosen = choose_targets("disjoint", queries.labels.numpy(), served.labels.numpy(), seed=0)
-    return torch.from_numpy(chosen)
 
 
 @pytest.fixture(scope="module")

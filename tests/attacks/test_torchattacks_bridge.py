@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchattacks
 from torch import Tensor, nn
+from untrained import Untrained, drawn
 
 from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.attacks.bridge.heads import AnchorHead, CodeHead, PrototypeHead, own_codes
@@ -20,7 +21,6 @@ from advhash.codes import HashCodes
 from advhash.data import Batch, Dataset, Modality, Split
 from advhash.errors import ConfigError, UsageError
 from advhash.registry import ATTACKS
-from advhash.victims.base import HashVictim
 from advhash.victims.perceptual.hashes import DHash
 
 LINF, L2 = Budget("linf", 8 / 255), Budget("l2", 1.0)
@@ -28,22 +28,10 @@ NAMES = [entry.name for entry in ATTACKS if entry.name.startswith("ta-")]
 BITS, CLASSES = 12, 5
 
 
-class Small(HashVictim):
-    """An untrained network: its codes depend on the image, and its gradients are honest."""
-
+class Small(Untrained):
     def __init__(self) -> None:
-        super().__init__()
-        self.bits, self.bounds, self.history = BITS, {"image": (0.0, 1.0)}, []
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 5, padding=2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 256, BITS)
-        )
-
-    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        codes: Tensor = self.layers(inputs - 0.5)
-        return codes
-
-    def fit(self, data: Dataset, *, seed: int, progress: object = None) -> Small:  # type: ignore[override]
-        return self
+        layers = nn.Conv2d(3, 8, 5, padding=2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 256, BITS)
+        super().__init__(nn.Sequential(*layers), BITS)
 
 
 class Flat(Small):
@@ -55,9 +43,7 @@ class Flat(Small):
 
 @pytest.fixture(scope="module")
 def victim() -> Small:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Small()
+    return drawn(Small)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from attack_scene import Scene
 from PIL import Image
 from torch import Tensor, nn
+from untrained import Untrained, drawn
 
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient.hiding import Mainstay
@@ -18,37 +19,23 @@ from advhash.attacks.gradient.targeted import P2P
 from advhash.attacks.gradient.transforms import TRANSFORMS, Transformed
 from advhash.budget import Budget
 from advhash.codes import HashCodes
-from advhash.codes.metrics import retrieval_average_precision
+from advhash.codes.metrics import Scoring, retrieval_average_precision
 from advhash.data import Batch, Dataset, Modality, Split
 from advhash.data.codec import through_codec
 from advhash.errors import UnknownName, UsageError
 from advhash.experiments.attack.columns import codec_columns
-from advhash.victims.base import HashVictim
 
 BITS, NAMES = 8, sorted(TRANSFORMS)
 
 
-class Small(HashVictim):
-    """Untrained codes of smooth pictures."""
-
+class Small(Untrained):
     def __init__(self, modality: Modality = "image") -> None:
-        super().__init__()
-        self.bits, self.bounds, self.history = BITS, {modality: (0.0, 1.0)}, []
-        self.layer = nn.Linear(3 * 24 * 24, BITS)
-
-    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        codes: Tensor = self.layer(inputs.flatten(1) - 0.5)
-        return codes
-
-    def fit(self, data: Dataset, *, seed: int, progress: object = None) -> Small:  # type: ignore[override]
-        return self
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, BITS)), BITS, modality)
 
 
 @pytest.fixture(scope="module")
 def victim() -> Small:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Small()
+    return drawn(Small)
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +195,7 @@ def test_retrieval_after_jpeg_against_a_loop(
         wanted=wanted,
         database_labels=served.labels.numpy(),
         targeted=targeted,
-        ties=ties,  # type: ignore[arg-type]
-        top_k=None,
-        empty="zero",
+        scoring=Scoring(ties),  # type: ignore[arg-type]
         batch_size=2,
     )
     stem = "tmap" if targeted else "map_adversarial"

@@ -14,46 +14,13 @@ from advhash.attacks.universal import Universal
 from advhash.budget import Budget
 from advhash.codes import HashCodes
 from advhash.codes.metrics import retrieval_average_precision
-from advhash.data import Batch, Dataset
-from advhash.data.load import load_dataset
+from advhash.data import Batch
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.registry import ATTACKS
-from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
-from advhash.victims.image.pairwise import DPSH
 
 QUERIES = 30
 BUDGETS = [Budget("linf", 16 / 255), Budget("l2", 1.5)]
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    full = load_dataset("digits", {"size": 16})
-    return Dataset(
-        full.name, full.settings, full.database.take(torch.arange(700)), torch.arange(600),
-        full.validation, full.query.take(torch.arange(QUERIES)), full.classes,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def victim(data: Dataset) -> HashVictim:
-    return DPSH(bits=16, image_size=16, epochs=4, batch_size=32).fit(data, seed=0)
-
-
-@pytest.fixture(scope="module")
-def served(victim: HashVictim, data: Dataset) -> AttackData:
-    return AttackData(data, victim.database_codes(data, "image"), "image", "image")
-
-
-@pytest.fixture(scope="module")
-def queries(data: Dataset) -> Batch:
-    return data.query.rows(torch.arange(QUERIES))
-
-
-@pytest.fixture(scope="module")
-def targets(queries: Batch, served: AttackData) -> Tensor:
-    chosen = choose_targets("disjoint", queries.labels.numpy(), served.labels.numpy(), seed=0)
-    return torch.from_numpy(chosen)
 
 
 @pytest.fixture(scope="module")

@@ -430,8 +430,6 @@ def test_full_disk_leaves_no_run_that_looks_finished(
         return real(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    if full_at == "queries.parquet":
-        monkeypatch.setattr("advhash.experiments.attack.record.pq.write_table", full)
     out = tmp_path / "run"
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))  # no cell is done there
     code, _, err = advhash(*QUICK, "--out", out)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from few_digits import few_digits
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
@@ -55,14 +56,7 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    full = load_dataset("digits", {"size": 16})
-    return party_view(
-        Dataset(
-            full.name, full.settings, full.database.take(torch.arange(700)), torch.arange(600),
-            full.validation, full.query.take(torch.arange(60)), full.classes,
-        ),
-        2,
-    )  # fmt: skip
+    return party_view(few_digits(700, 600, 60), 2)
 
 
 @pytest.fixture

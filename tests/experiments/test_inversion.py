@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from few_digits import few_digits
 from killed import killed_when
 from torch import Tensor
 from typer.testing import CliRunner
@@ -64,14 +65,7 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    full = load_dataset("digits", {"size": 16})
-    return party_view(
-        Dataset(
-            full.name, full.settings, full.database.take(torch.arange(500)), torch.arange(400),
-            full.validation, full.query.take(torch.arange(80)), full.classes,
-        ),
-        2,
-    )  # fmt: skip
+    return party_view(few_digits(500, 400, 80), 2)
 
 
 def trained(data: Dataset, **settings: Any) -> HashVFL:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from collections.abc import Callable
@@ -26,18 +25,6 @@ def run(final: Path) -> RunFolder:
     run = RunFolder.start(final)
     run.claim("attack", "seed = 1\n", "code")
     return run
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From now on half of each file is written before the disk is full."""
-
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as stream:
-            stream.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    return lambda: monkeypatch.setattr(Path, "write_bytes", full)
 
 
 class TestStart:

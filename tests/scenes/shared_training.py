@@ -20,30 +20,20 @@ from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import leave
 
 # no batch normalisation that trains and no dropout: then several processes do what one does
+CROSS_MODAL = {
+    "freeze_backbone": True,
+    "augmentation": False,
+    "dropout": 0.0,
+    "word_dropout": 0.0,
+    "width": 32,
+    "bits": 16,
+    "epochs": 3,
+    "batch_size": 31,
+}
 SETTINGS = {
     "dpsh": {"freeze_backbone": True, "augmentation": False, "epochs": 3, "batch_size": 27},
-    "dcmh": {
-        "freeze_backbone": True,
-        "augmentation": False,
-        "dropout": 0.0,
-        "word_dropout": 0.0,
-        "width": 32,
-        "bits": 16,
-        "epochs": 3,
-        "batch_size": 31,
-    },
-    "dlcmh": {
-        "freeze_backbone": True,
-        "augmentation": False,
-        "dropout": 0.0,
-        "word_dropout": 0.0,
-        "width": 32,
-        "bits": 16,
-        "epochs": 3,
-        "increment_epochs": 3,
-        "batch_size": 31,
-        "samples": 60,
-    },
+    "dcmh": CROSS_MODAL,
+    "dlcmh": {**CROSS_MODAL, "increment_epochs": 3, "samples": 60},
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,18 +24,6 @@ class Work:
     def __call__(self) -> Mapping[str, Tensor]:
         self.calls += 1
         return {"codes": torch.full((3,), self.value)}
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From now on half of each file is written before the disk is full."""
-
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as stream:
-            stream.write(content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    return lambda: monkeypatch.setattr(Path, "write_bytes", full)
 
 
 @pytest.fixture

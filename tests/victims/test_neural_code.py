@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from few_digits import dhta_gain
 from torch import Tensor, nn
 
-from advhash.attacks.base import AttackData
-from advhash.attacks.gradient.targeted import DHTA
-from advhash.budget import Budget
 from advhash.cli import app
-from advhash.codes import HashCodes
 from advhash.codes.metrics import retrieval_average_precision
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
@@ -25,8 +22,6 @@ from advhash.errors import ConfigError, DataError, UsageError
 from advhash.measures.encoding import redundancy_ratio
 from advhash.registry import VICTIMS
 from advhash.storage.checkpoint import load_victim, save_victim
-from advhash.targets import choose_targets
-from advhash.victims.base import HashVictim
 from advhash.victims.image.pairwise import DPH
 from advhash.victims.neural.activations import layers_of, pattern, recorded
 from advhash.victims.neural.neural_code import NeuralCode, NeuralCodeOf
@@ -190,22 +185,6 @@ class TestBits:
             small().encode(torch.zeros(1, 5), "text")
 
 
-def gain(victim: HashVictim, data: Dataset) -> float:
-    """What DHTA under 32/255 adds to t-MAP."""
-    served = AttackData(data, victim.database_codes(data, "image"), "image", "image")
-    batch = data.query.rows(torch.arange(20))
-    labels = data.database.labels.numpy()
-    targets = choose_targets("disjoint", batch.labels.numpy(), labels, seed=0)
-    budget = Budget("linf", 32 / 255)
-    attack = DHTA(steps=20).fit(victim, served, budget)
-    moved = attack.perturb(victim, batch, torch.from_numpy(targets), budget)
-
-    def tmap(codes: HashCodes) -> float:
-        return float(retrieval_average_precision(codes, served.codes, targets, labels).mean())
-
-    return tmap(moved.codes) - tmap(victim.encode(batch.inputs["image"], "image"))
-
-
 class TestAsVictim:
     def test_retrieves_and_classifies(self, trained: NeuralCode, digits: Dataset) -> None:
         codes = trained.encode_split(digits.query, "image")
@@ -220,7 +199,7 @@ class TestAsVictim:
         assert float(right.float().mean()) > 0.85
 
     def test_can_be_attacked(self, trained: NeuralCode, digits: Dataset) -> None:
-        assert gain(trained, digits) > 0.2
+        assert dhta_gain(trained, digits) > 0.2
 
     def test_several_labels(self) -> None:
         whole = load_dataset("openmoji", {"size": 16})
@@ -234,7 +213,7 @@ class TestAsVictim:
         hashed = DPH(bits=12, image_size=16, epochs=2).fit(digits, seed=0)
         inside = NeuralCodeOf(hashed, image_size=16, most_bits=500).fit(digits, seed=0)
         assert inside.bits == 500
-        assert gain(inside, digits) > 0
+        assert dhta_gain(inside, digits) > 0
         before = hashed.encode_split(digits.query, "image")
         assert np.array_equal(before.words, hashed.encode_split(digits.query, "image").words)
         with pytest.raises(UsageError, match="activation modules"):

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import (
-    Empty,
-    Ties,
+    Scoring,
     average_precision,
     chance_average_precision,
     stable_average_precision,
@@ -61,18 +60,16 @@ def precisions(
     database: HashCodes,
     wanted: Labels,
     database_labels: Labels,
-    *,
-    ties: Ties,
-    top_k: int | None,
-    empty: Empty,
+    scoring: Scoring,
 ) -> Floats:
     """(N,) average precision of each code for its (N,C) wanted labels."""
-    if ties == "stable":
+    cut, empty = scoring.top_k, scoring.empty
+    if scoring.ties == "stable":
         return stable_average_precision(
-            codes, database, wanted, database_labels, top_k=top_k, empty=empty
+            codes, database, wanted, database_labels, top_k=cut, empty=empty
         )
     counts = histograms(codes, database, wanted, database_labels)
-    return average_precision(counts, ties=ties, top_k=top_k, empty=empty)
+    return average_precision(counts, ties=scoring.ties, top_k=cut, empty=empty)
 
 
 def retrieval_columns(
@@ -84,9 +81,7 @@ def retrieval_columns(
     database_labels: Labels,
     targets: Labels | None,
     ceiling: npt.NDArray[np.float64] | None,
-    ties: Ties,
-    top_k: int | None,
-    empty: Empty,
+    scoring: Scoring,
 ) -> Columns:
     """Average precision of each of N queries, clean and attacked, for its own and target labels.
 
@@ -97,12 +92,9 @@ def retrieval_columns(
         """Average precision of each query, and that of a random order."""
         counts = histograms(codes, database, wanted, database_labels)
         chance = chance_average_precision(
-            counts.relevant_rows, len(database), top_k=top_k, empty=empty
+            counts.relevant_rows, len(database), top_k=scoring.top_k, empty=scoring.empty
         )
-        precision = precisions(
-            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
-        )
-        return precision, chance
+        return precisions(codes, database, wanted, database_labels, scoring), chance
 
     clean_score, chance = score(clean, labels)
     columns = {
@@ -130,9 +122,7 @@ def codec_columns(
     wanted: Labels,
     database_labels: Labels,
     targeted: bool,
-    ties: Ties,
-    top_k: int | None,
-    empty: Empty,
+    scoring: Scoring,
     batch_size: int = 256,
 ) -> Columns:
     """Average precision of each of N adversarial images after Pillow's JPEG: `tmap_jpeg75` …
@@ -150,9 +140,7 @@ def codec_columns(
             ]
         )
         name = f"{'tmap' if targeted else 'map_adversarial'}_jpeg{quality}"
-        columns[name] = precisions(
-            codes, database, wanted, database_labels, ties=ties, top_k=top_k, empty=empty
-        )
+        columns[name] = precisions(codes, database, wanted, database_labels, scoring)
     return columns
 
 

@@ -25,12 +25,9 @@ from advhash.experiments.attack.operating import (
     operating_metrics,
 )
 from advhash.experiments.attack.perturb import noise_precision
-from advhash.experiments.attack.record import Metrics, Outcome, Scores
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.attack.record import Attacked, Metrics, Scores
 from advhash.experiments.prepare.ceiling import target_ceilings
-from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import joint_metrics
 from advhash.measures.intervals import Metric, mean_metric, single_metric
 from advhash.measures.sanity import (
@@ -54,31 +51,28 @@ class Measured:
 
 
 def measure(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
+    attacked: Attacked,
     codes: Mapping[str, HashCodes],
-    outcome: Outcome,
     identity: dict[str, object],
     progress: Progress = silent,
 ) -> Measured:
     """Retrieval, distances, codecs, operating points; their columns are added to the outcome.
 
-    config:   with every default written out
     codes:    of the database, by direction
     identity: what names victim, data and code for the cache of ceilings
     """
-    victim, data, protocol = trained.victim, trained.data, config.protocol
+    config, outcome = attacked.config, attacked.outcome
+    victim, data, protocol = attacked.trained.victim, attacked.trained.data, config.protocol
     modality, database = protocol.query_modality, str(protocol.database)
     seen = AttackData(data, codes[database], database, modality)
     wanted = outcome.labels if outcome.targets is None else outcome.targets
     targeted = outcome.targets is not None
     boot = derive_seed(config.seed, "bootstrap")
-    scores = _score(config, trained, codes, outcome, identity, progress)
+    scores = _score(attacked, codes, identity, progress)
     metrics: Metrics = {
         **scores.metrics[f"{modality}-{database}"],
         **distance_metrics(outcome.columns, boot),
-        "seconds_fit": single_metric(fitted.seconds),
+        "seconds_fit": single_metric(attacked.fitted.seconds),
         "seconds_per_image": single_metric(outcome.seconds / len(outcome.rows)),
     }
     if modality == "image":
@@ -90,13 +84,11 @@ def measure(
             wanted=wanted,
             database_labels=data.database.labels.numpy(),
             targeted=targeted,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
         outcome.columns.update(after)
         metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
-    sent = fitted.attack.summarise(outcome.notes).get("queries_per_image")
+    sent = attacked.fitted.attack.summarise(outcome.notes).get("queries_per_image")
     if sent is not None:
         metrics["queries_per_image"] = single_metric(sent)
     if isinstance(victim, HashVFL):
@@ -113,14 +105,13 @@ def measure(
 
 
 def _score(
-    config: AttackConfig,
-    trained: Trained,
+    attacked: Attacked,
     codes: Mapping[str, HashCodes],
-    outcome: Outcome,
     identity: dict[str, object],
     progress: Progress,
 ) -> Scores:
     """Average precisions against every database of the victim, and their means."""
+    config, trained, outcome = attacked.config, attacked.trained, attacked.outcome
     protocol, data = config.protocol, trained.data
     columns, metrics = {}, {}
     for name, database_codes in codes.items():
@@ -130,8 +121,7 @@ def _score(
                 trained.victim,
                 AttackData(data, database_codes, name, protocol.query_modality),
                 outcome.targets,
-                ties=protocol.ties,
-                top_k=protocol.top_k,
+                scoring=protocol.scoring,
                 identity=identity,
                 progress=progress,
             )
@@ -143,9 +133,7 @@ def _score(
             database_labels=data.database.labels.numpy(),
             targets=outcome.targets,
             ceiling=ceiling,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
-            empty=protocol.empty,
+            scoring=protocol.scoring,
         )
         metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
             columns[name], derive_seed(config.seed, "bootstrap")
@@ -154,21 +142,15 @@ def _score(
     return Scores(columns, metrics, int((np.isnan(chance) | (chance == 0)).sum()))
 
 
-def flags(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
-    measured: Measured,
-    database: HashCodes,
-) -> list[Flag]:
+def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[Flag]:
     """All sanity checks of victim, targets and attack."""
+    config, fitted, outcome = attacked.config, attacked.fitted, attacked.outcome
     targets, metrics = outcome.targets, measured.metrics
     noise = None
     if config.attack.name not in ("noise", "token-noise"):
-        found = noise_precision(config, trained, fitted, outcome, database)
+        found = noise_precision(attacked, database)
         noise = None if found is None else float(np.nanmean(found))
-    raised = [Flag(**flag) for flag in trained.card.get("flags", [])]
+    raised = [Flag(**flag) for flag in attacked.trained.card.get("flags", [])]
     raised += check_victim(
         metrics["map"] or Metric(),
         metrics["map_chance"] or Metric(),
@@ -192,19 +174,15 @@ def flags(
 
 
 def examples(
-    config: AttackConfig,
-    trained: Trained,
-    outcome: Outcome,
-    scores: Mapping[str, Columns],
-    database: HashCodes,
-    folder: Path,
+    attacked: Attacked, scores: Mapping[str, Columns], database: HashCodes, folder: Path
 ) -> list[Example]:
     """What some queries retrieve before and after the attack; pictures go into the run folder."""
+    config, outcome = attacked.config, attacked.outcome
     modality = config.protocol.query_modality
     main = scores[str(config.protocol.database)]
     return build_examples(
         folder,
-        dataset=trained.data,
+        dataset=attacked.trained.data,
         modality=modality,
         rows=outcome.rows.numpy(),
         adversarial=outcome.moved if modality == "image" else None,

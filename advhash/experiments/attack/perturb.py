@@ -16,7 +16,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Split
 from advhash.data.text.edits import WordBudget
 from advhash.experiments.attack.columns import distance_columns, precisions
-from advhash.experiments.attack.record import Outcome
+from advhash.experiments.attack.record import Attacked, Outcome
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
@@ -146,19 +146,14 @@ def attack_rows(
     )
 
 
-def noise_precision(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
-    database: HashCodes,
-) -> npt.NDArray[np.float64] | None:
+def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.float64] | None:
     """(N,) average precision, for the target or else the own labels, of queries changed at random.
 
     Under the same budget; of text, words that are not forbidden to the attack. None without a
     budget, where the control is switched off, and for what has no such control.
     """
-    victim, data, protocol = trained.victim, trained.data, config.protocol
+    config, fitted, outcome = attacked.config, attacked.fitted, attacked.outcome
+    victim, data, protocol = attacked.trained.victim, attacked.trained.data, config.protocol
     modality, budget = protocol.query_modality, fitted.budget
     words = modality == "text" and budget.norm == "l0"
     known = words or victim.is_image(modality)
@@ -187,7 +182,5 @@ def noise_precision(
         database,
         outcome.labels if outcome.targets is None else outcome.targets,
         data.database.labels.numpy(),
-        ties=protocol.ties,
-        top_k=protocol.top_k,
-        empty=protocol.empty,
+        scoring=protocol.scoring,
     )

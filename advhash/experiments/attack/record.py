@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -21,7 +19,8 @@ from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
 from advhash.experiments.attack.columns import Columns
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.config import AttackConfig, Hardened, ProtocolConfig
+from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
@@ -38,7 +37,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo,
 )
-from advhash.storage.files import storage_errors
+from advhash.storage.tables import write_table
 
 Labels = npt.NDArray[np.uint8]
 Metrics = dict[str, Metric | None]
@@ -105,6 +104,19 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A fitted attack on a victim, and what it made of the queries.
+
+    config: with every default written out
+    """
+
+    config: AttackConfig
+    trained: Trained
+    fitted: FittedAttack
+    outcome: Outcome
+
+
 def _named(kept: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a kind, without it."""
     start = f"{kind} "
@@ -148,6 +160,27 @@ def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float])
         version=__version__,
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+
+
+def file_document(
+    schema: str, command: str, config: Hardened, trained: Trained, place: Place
+) -> dict[str, Any]:
+    """What a document on a victim and its data begins with; `run` is None of a file alone."""
+    seconds, run = place.seconds["all"], None
+    if not place.alone:
+        run = run_info(place.final, config.seed, config.device, {"all": seconds}).model_dump()
+    return {
+        "schema": schema,
+        "command": command,
+        "run": run,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "seed": config.seed,
+        "seconds": round(seconds, 2),
+        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
+        "defenses": list(trained.defenses),
+        "dataset": {"name": trained.data.name, "settings": dict(trained.data.settings)},
+    }
 
 
 def victim_info(trained: Trained) -> VictimInfo:
@@ -210,11 +243,32 @@ def budget_info(budget: Budget, *, eight_bit: bool) -> BudgetInfo:
     )
 
 
+def protocol_info(
+    protocol: ProtocolConfig,
+    *,
+    targeted: bool,
+    database: str,
+    queries: int,
+    empty_queries: int,
+    poison: int | None = None,
+) -> Protocol:
+    """A protocol as records tell it, with what was searched and where."""
+    return Protocol(
+        targets=protocol.targets if targeted else None,
+        query_modality=protocol.query_modality,
+        database=database,
+        queries=queries,
+        batch_size=protocol.batch_size,
+        **vars(protocol.scoring),
+        empty_queries=empty_queries,
+        poison=poison,
+        confidence=CONFIDENCE,
+        resamples=RESAMPLES,
+    )
+
+
 def make_record(
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    outcome: Outcome,
+    attacked: Attacked,
     scores: Scores,
     *,
     metrics: Metrics,
@@ -223,30 +277,24 @@ def make_record(
     folder: Path,
     seconds: dict[str, float],
 ) -> Record:
-    """The record of a finished run. `config` has every default written out."""
-    data, protocol, attack = trained.data, config.protocol, fitted.attack
-    queries = next(iter(scores.columns.values()))["map"]
+    """The record of a finished run."""
+    config, trained, fitted = attacked.config, attacked.trained, attacked.fitted
+    protocol = config.protocol
     return Record(
         schema_=SCHEMA,
         command="attack",
         run=run_info(folder, config.seed, config.device, seconds),
         victim=victim_info(trained),
-        attack=attack_info(config.attack.name, fitted, outcome),
-        dataset=dataset_info(data),
+        attack=attack_info(config.attack.name, fitted, attacked.outcome),
+        dataset=dataset_info(trained.data),
         budget=budget_info(fitted.budget, eight_bit=config.budget.eight_bit),
-        protocol=Protocol(
-            targets=protocol.targets if attack.goal == "targeted" else None,
-            query_modality=protocol.query_modality,
+        protocol=protocol_info(
+            protocol,
+            targeted=fitted.attack.goal == "targeted",
             database=str(protocol.database),
-            queries=len(queries),
-            batch_size=protocol.batch_size,
-            top_k=protocol.top_k,
-            ties=protocol.ties,
-            empty=protocol.empty,
+            queries=len(next(iter(scores.columns.values()))["map"]),
             empty_queries=scores.empty_queries,
             poison=protocol.poison,
-            confidence=CONFIDENCE,
-            resamples=RESAMPLES,
         ),
         flags=list(flags),
         metrics=metrics,
@@ -277,5 +325,4 @@ def write_queries(file: Path, outcome: Outcome, scores: Mapping[str, Columns]) -
     for direction, columns in scores.items():
         table |= {f"{name}:{direction}": column for name, column in columns.items()}
     table |= outcome.columns
-    with storage_errors(file):
-        pq.write_table(pa.table(table), file)
+    write_table(file, table)

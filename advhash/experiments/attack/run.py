@@ -21,6 +21,7 @@ from advhash.experiments.attack.perturb import attack_queries
 from advhash.experiments.attack.planted import check_poison, poison_metrics
 from advhash.experiments.attack.radii import split_eps
 from advhash.experiments.attack.record import (
+    Attacked,
     Outcome,
     make_record,
     run_info,
@@ -31,7 +32,6 @@ from advhash.experiments.config import (
     AttackConfig,
     BudgetConfig,
     DatasetConfig,
-    MethodConfig,
     ProtocolConfig,
     VictimConfig,
 )
@@ -41,7 +41,6 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, cache_identity
-from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.page.render import render
 from advhash.reports.record import SIBLINGS, Record, Siblings
@@ -79,10 +78,7 @@ class Served:
 
     def build(self, place: Place) -> dict[str, HashCodes]:
         trained: Trained = place.part(self.victim)
-        return {
-            name: trained.victim.database_codes(trained.data, name)
-            for name in trained.victim.directions
-        }
+        return trained.victim.served_codes(trained.data)
 
 
 @dataclass(frozen=True)
@@ -178,21 +174,17 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             outcome = attack_queries(place.piece, config, trained, fitted, place.progress)
         database = codes[str(config.protocol.database)]
         with place.timed("metrics"):
-            measured = measure(
-                config, trained, fitted, codes, outcome, cache_identity(trained), place.progress
-            )
+            attacked = Attacked(config, trained, fitted, outcome)
+            measured = measure(attacked, codes, cache_identity(trained), place.progress)
         if config.protocol.poison:
             measured.metrics.update(
                 poison_metrics(place.piece, config, trained, fitted, database, place.progress)
             )
         record = make_record(
-            config,
-            trained,
-            fitted,
-            outcome,
+            attacked,
             measured.scores,
             metrics=measured.metrics,
-            flags=flags(config, trained, fitted, outcome, measured, database),
+            flags=flags(attacked, measured, database),
             examples=[],
             folder=Path(),
             seconds=place.seconds,
@@ -268,7 +260,7 @@ def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
     for radius in radii:
         budget = BudgetConfig.build({**config.budget.model_dump(), "eps": radius})
         budget.resolve(Budget("none", math.inf))
-        found.append(config.model_copy(update={"budget": budget}).trusting(config.trust_code))
+        found.append(config.model_copy(update={"budget": budget}))
     return found
 
 
@@ -279,19 +271,9 @@ def _label(known: PlannedVictim, config: AttackConfig) -> str:
 def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
     config = cells[0].config
     budgets = [str(cell.config.budget.resolve(Budget("none", math.inf))) for cell in cells]
-    ready = known.ready
-    if ready is not None:
-        place = {"checkpoint": str(ready.folder)} if ready.folder else {"name": ready.name}
-        victim: dict[str, Any] = {**place, "trained": True}
-    else:
-        victim = {
-            "name": known.name,
-            "settings": known.settings,
-            "trained": is_trained(known.config),
-        }
     queries = len(known.data.query)
     return {
-        "victim": victim,
+        "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {"name": config.attack.name, "settings": config.attack.settings},
         "dataset": {"name": known.data.name, "database": len(known.data.database)},
@@ -310,7 +292,8 @@ def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, fina
     scores = score_columns(result.tensors)
     database = place.part("codes")[str(config.protocol.database)]
     folder.mkdir(parents=True, exist_ok=True)
-    shown = examples(config, trained, outcome, scores, database, folder)
+    attacked = Attacked(config, trained, place.part(cell.fit), outcome)
+    shown = examples(attacked, scores, database, folder)
     write_queries(folder / "queries.parquet", outcome, scores)
     seconds = {**place.seconds, **record.run.seconds}
     run = run_info(final, config.seed, config.device, seconds)
@@ -360,22 +343,17 @@ def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     the attack cannot take, a direction or a modality that victim or attack lack.
     """
     victim, data = known.victim, known.data
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    method: Attack = ATTACKS.create(config.attack.name, settings)
-    budget = config.budget.resolve(method.default_budget)
-    method.check_budget(budget)
+    attack = config.attack.written(ATTACKS)
+    method: Attack = ATTACKS.create(attack.name, attack.settings)
+    method.check_budget(config.budget.resolve(method.default_budget))
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
             "device": known.device,
             "victim": known.replay,
-            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
-            "budget": BudgetConfig(
-                norm=budget.norm,
-                eps="none" if math.isinf(budget.eps) else budget.eps,
-                eight_bit=config.budget.eight_bit,
-            ),
+            "attack": attack,
+            "dataset": DatasetConfig.of(data),
+            "budget": config.budget.written(method.default_budget),
             "protocol": protocol,
         }
     )

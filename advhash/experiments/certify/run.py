@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash import __version__
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import (
     average_precision,
@@ -31,7 +29,7 @@ from advhash.defenses.wrappers.smoothing import (
 )
 from advhash.errors import UsageError
 from advhash.experiments.attack.perturb import choose_queries
-from advhash.experiments.attack.record import run_info
+from advhash.experiments.attack.record import file_document
 from advhash.experiments.certify.config import CertifyConfig
 from advhash.experiments.config import TrainConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
@@ -159,12 +157,8 @@ class Certification(
         codes, *blocks = (result.tensors for result in results)
         config, trained = plan.config, place.part("victim")
         document = _document(config, trained, {n: _again(one) for n, one in codes.items()}, blocks)
-        seconds = place.seconds["all"]
-        document["seconds"] = round(seconds, 2)
-        if not place.alone:
-            run = run_info(place.final, config.seed, str(config.device), {"all": seconds})
-            document["run"] = run.model_dump()
-        return CertificateRecord.from_document(document)
+        head = file_document(CERTIFY, self.name, config, trained, place)
+        return CertificateRecord.from_document(head | document)
 
 
 def _resolved(config: CertifyConfig, known: PlannedVictim, victim: Smoothed) -> CertifyConfig:
@@ -281,14 +275,6 @@ def _document(
     if direction in undefended:  # of the victim before it was hardened
         figures["undefended"] = undefended[direction]
     return {
-        "schema": CERTIFY,
-        "command": "certify",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "seed": config.seed,
-        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
-        "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
         "database": direction,
         "queries": len(labels),
         "smoothing": {"sigma": victim.sigma, "votes": victim.votes, "seed": victim.seed},

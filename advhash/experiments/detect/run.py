@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from advhash import __version__
 from advhash.errors import UsageError
-from advhash.experiments.attack.record import run_info
+from advhash.experiments.attack.record import file_document
 from advhash.experiments.attack.run import PlannedAttack, Served
 from advhash.experiments.config import AttackConfig, MethodConfig, TrainConfig
 from advhash.experiments.config_text import method_label
@@ -64,12 +62,10 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
     def judge(
         self, plan: Plan[DetectConfig, Cells], results: Sequence[Result], place: Place
     ) -> DetectionRecord:
-        config, trained, seconds = plan.config, place.part("victim"), place.seconds["all"]
+        config, trained = plan.config, place.part("victim")
         inputs, *found = (result.document for result in results)
-        document = _document(config, trained, inputs) | {"seconds": round(seconds, 2)}
-        if not place.alone:
-            run = run_info(place.final, config.seed, config.device, {"all": seconds})
-            document["run"] = run.model_dump()
+        document = file_document(DETECT, self.name, config, trained, place)
+        document |= _document(config, trained, inputs)
         tables = {
             cell.detector.name: one
             for cell, one in zip(plan.cells[1:], found, strict=True)
@@ -145,14 +141,6 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
     count = min(config.queries or len(data.query), len(data.query))
     assert config.detector is not None
     return {
-        "schema": DETECT,
-        "command": "detect",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "seed": config.seed,
-        "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
-        "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
         "detector": _described(config.detector),
         "inputs": config.inputs if attack is None else attack.name,
         "attack": None if attack is None else _described(attack),

@@ -14,7 +14,7 @@ from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info, victim_info
 from advhash.experiments.attack.run import resolve
-from advhash.experiments.config import AttackConfig, MethodConfig
+from advhash.experiments.config import AttackConfig, MethodConfig, TrainConfig
 from advhash.experiments.encode.coders import CoderCell, label_of, slots_of
 from advhash.experiments.encode.config import EncodeConfig
 from advhash.experiments.encode.detection import DetectionCell
@@ -66,17 +66,12 @@ class Encode(Experiment[EncodeConfig, EncodeCell, EncodePlan, EncodingRecord]):
 
 def _plan(config: EncodeConfig) -> EncodePlan:
     """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
-    known = PlannedVictim.of(config.training())
+    known = PlannedVictim.of(config.turned_into(TrainConfig))
     known.victim.check_modality("image")
     attack = _attack(config, known)
-    resolved = config.model_copy(
-        update={
-            "device": known.device,
-            "victim": known.replay,
-            "dataset": known.dataset,
-            **({} if attack is None else {"attack": attack.attack, "budget": attack.budget}),
-        }
-    )
+    resolved = known.written(config)
+    if attack is not None:
+        resolved.attack, resolved.budget = attack.attack, attack.budget
     moved = None if attack is None else MovedPictures(attack, _key("moved", resolved, known))
     learnt = any(True for _ in known.victim.parameters())
     drawn = learnt and (known.ready is None or known.ready.folder is not None)
@@ -114,15 +109,9 @@ def _attack(config: EncodeConfig, known: PlannedVictim) -> AttackConfig | None:
         raise UsageError(f"--method: expected an attack on images, got {table.name}")
     method.check_gradients(known.victim)
     method.check_budget(config.budget.resolve(method.default_budget))
-    alone = AttackConfig.build(
-        {
-            **config.training().model_dump(exclude={"command"}),
-            "attack": table.model_dump(),
-            "budget": config.budget.model_dump(),
-            "protocol": {"query_modality": "image", "queries": config.queries},
-        }
-    )
-    return resolve(alone.trusting(config.trust_code), known)
+    protocol = {"query_modality": "image", "queries": config.queries}
+    alone = config.turned_into(AttackConfig, attack=table.model_dump(), protocol=protocol)
+    return resolve(alone, known)
 
 
 def _key(cell: str, config: EncodeConfig, known: PlannedVictim) -> str:

@@ -202,23 +202,16 @@ def _range(task: SearchTask) -> Range:
     key = task.inputs, config.to_toml(), config.trust_code
     if key not in _ranges:
         _ranges.clear()
-        trained = prepare(victim_config(config, config.victim))
+        trained = prepare(config.turned_into(TrainConfig))
         _ranges[key] = validation_range(config, trained)
     return _ranges[key]
 
 
 def victim_config(
-    config: SearchConfig, victim: MethodConfig, dataset: DatasetConfig | None = None
+    config: SearchConfig, victim: MethodConfig, dataset: DatasetConfig
 ) -> TrainConfig:
-    """How a victim of the run is made. Raises UsageError."""
-    return TrainConfig.build(
-        {
-            "seed": config.seed,
-            "device": config.device,
-            "victim": victim.model_dump(),
-            "dataset": (dataset or config.dataset).model_dump(),
-        }
-    ).trusting(config.trust_code)
+    """How a victim of the run is made. Raises ConfigError."""
+    return config.turned_into(TrainConfig, victim=victim.model_dump(), dataset=dataset.model_dump())
 
 
 def validation_range(config: SearchConfig, trained: Trained) -> Range:

@@ -23,6 +23,7 @@ from advhash.attacks.evolved.genome import (
     read_genome,
 )
 from advhash.budget import Budget
+from advhash.codes.metrics import Scoring
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import SplitName
 from advhash.errors import DataError
@@ -77,9 +78,7 @@ class Range:
                     self.served.codes,
                     self.targets[rows].numpy(),
                     self.served.labels.numpy(),
-                    ties="expected",
-                    top_k=None,
-                    empty="zero",
+                    Scoring(),
                 )
             )
         return np.concatenate(found)
@@ -124,15 +123,12 @@ def make_range(
         victim,
         served,
         targets,
-        ties="expected",
-        top_k=None,
+        scoring=Scoring(),
         identity=cache_identity(trained),
         progress=progress,
     )
     codes = victim.encode(queries.rows(rows).inputs["image"].to(victim.device), "image")
-    clean = precisions(
-        codes, served.codes, targets, offered, ties="expected", top_k=None, empty="zero"
-    )
+    clean = precisions(codes, served.codes, targets, offered, Scoring())
     if not ceiling.mean() > clean.mean():
         raise DataError(
             "expected targets that clean queries do not reach, got a t-MAP of "

@@ -16,7 +16,6 @@ import numpy as np
 from advhash.attacks.evolved.genome import Evolved
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import budget_info, dataset_info, run_info
-from advhash.experiments.config import DatasetConfig
 from advhash.experiments.evolve.cell import (
     ARMS,
     CODE,
@@ -145,7 +144,7 @@ def _resolved(config: SearchConfig) -> SearchConfig:
         Strategy(population=table.population or 1, tournament=table.tournament or 1)
     except ValueError as error:
         raise UsageError(f"--set search.tournament: {error}") from None
-    return config.model_copy(update={"search": table}).trusting(config.trust_code)
+    return config.model_copy(update={"search": table})
 
 
 def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
@@ -155,13 +154,12 @@ def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
     """
     attack = Evolved()
     attack.check_budget(config.budget.resolve(attack.default_budget))
-    dataset: DatasetConfig | None = None
-    planned = []
+    dataset, planned = config.dataset, list[PlannedVictim]()
     for table in (config.victim, config.other):
         known = PlannedVictim.of(victim_config(config, table, dataset))
         attack.check_gradients(known.victim)
         known.victim.check_modality("image")
-        dataset = dataset or known.dataset
+        dataset = known.dataset
         planned.append(known)
     victim, other = planned
     if victim.data.fingerprint() != other.data.fingerprint():

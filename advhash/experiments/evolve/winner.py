@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from advhash.attacks.evolved.genome import read_genome
 from advhash.compute.progress import Progress
 from advhash.experiments.attack.record import victim_info
 from advhash.experiments.attack.run import resolve
-from advhash.experiments.config import AttackConfig, BudgetConfig, MethodConfig, ProtocolConfig
+from advhash.experiments.config import AttackConfig
 from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import AttackDomain, Range, make_range
 from advhash.experiments.prepare.seeds import derive_seed
@@ -97,15 +96,10 @@ def on_held_out(
 def exported(config: SearchConfig, place: Range, winner: Any) -> str:
     """The winner as the file that `advhash attack --config` runs."""
     steps = read_genome(winner).steps(config.search.steps)
-    found = AttackConfig(
-        seed=config.seed,
-        device=config.device,
-        victim=place.trained.replay,
-        attack=MethodConfig.build({"name": "evolved", "steps": steps, **winner}),
-        budget=BudgetConfig(
-            norm=place.budget.norm,
-            eps="none" if math.isinf(place.budget.eps) else place.budget.eps,
-        ),
-        protocol=ProtocolConfig(targets=config.targets, queries=config.search.held_out),
+    found = config.turned_into(
+        AttackConfig,
+        attack={"name": "evolved", "steps": steps, **winner},
+        budget={**config.budget.model_dump(), "eight_bit": True},  # as the search moved pictures
+        protocol={"targets": config.targets, "queries": config.search.held_out},
     )
-    return resolve(found.trusting(config.trust_code), place.trained).to_toml()
+    return resolve(found, place.trained).to_toml()

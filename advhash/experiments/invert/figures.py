@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from advhash.attacks.inversion.decoders import observe
 from advhash.data.dataset import Dataset, Split
-from advhash.measures.intervals import Metric, rate_metric
+from advhash.measures.intervals import Metric, mean_metric, paired_difference, rate_metric
 from advhash.measures.reconstruction import clustered, nearest_class
 from advhash.reports.attack.examples import picture
-from advhash.reports.inversion.record import PartyBits, Picture
+from advhash.reports.inversion.record import Attacker, PartyBits, Picture
 from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
+from advhash.storage.tables import write_table
 from advhash.victims.federated.hashvfl import HashVFL
 
 Floats = npt.NDArray[np.float64]
@@ -45,6 +44,38 @@ class Seen:
         merits = dict(result.document["merits"])
         found = {name: result.tensors[f"found/{name}"] for name in merits}
         return cls(found, merits, result.document["chosen"])
+
+
+def rated_attacker(
+    name: str,
+    chosen: bool,
+    merit: float | None,
+    columns: Mapping[str, Floats],
+    base: Mapping[str, Floats],
+    seed: int,
+    informed: Mapping[str, Floats] | None = None,
+) -> Attacker:
+    """The figures of one attacker, and its gain over the class mean and over who is told the class.
+
+    merit:    on validation data; None where it is no number
+    informed: figures of a decoder that is told the class, trained by the attacker's loss
+    """
+
+    pictures: dict[str, Any] = dict.fromkeys(("ssim", "psnr", "gain"))
+    if not np.isnan(columns["ssim"]).all():
+        pictures = {key: mean_metric(columns[key], seed) for key in ("ssim", "psnr")}
+        pictures["gain"] = paired_difference(columns["ssim"], base["ssim"], seed)
+        if informed is not None:
+            told = paired_difference(columns["ssim"], informed["ssim"], seed)
+            pictures["gain_over_told"] = told
+    return Attacker(
+        name=name,
+        chosen=chosen,
+        validation=merit,
+        mse=mean_metric(columns["mse"], seed),
+        reidentification=rate_metric(columns["hit"], seed),
+        **pictures,
+    )
 
 
 def correct(victim: HashVFL, split: Split, seed: int) -> Floats:
@@ -98,8 +129,7 @@ def write_samples(
     for name, world in worlds.items():
         for attacker, columns in world.columns.items():
             table |= {f"{column}:{name}:{attacker}": v for column, v in columns.items()}
-    with storage_errors(file):
-        pq.write_table(pa.table(table), file)
+    write_table(file, table)
 
 
 def sample_pictures(

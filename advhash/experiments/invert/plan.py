@@ -10,7 +10,7 @@ import torch
 
 from advhash.attacks.inversion.code_inversion import TABLES
 from advhash.errors import ConfigError, UsageError
-from advhash.experiments.config import MethodConfig, TrainConfig
+from advhash.experiments.config import TrainConfig
 from advhash.experiments.experiment import Plan
 from advhash.experiments.invert.cells import (
     SAMPLES,
@@ -24,7 +24,6 @@ from advhash.experiments.invert.cells import (
 )
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.prepare.planned import PlannedVictim
-from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import INVERSIONS, VICTIMS
 from advhash.victims.federated.hashvfl import HashVFL
 
@@ -38,22 +37,14 @@ WORLDS = {
 
 def plan_inversion(config: InvertConfig) -> InvertPlan:
     """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
-    settings = INVERSIONS.settings(config.attack.name, config.attack.settings)
-    INVERSIONS.create(config.attack.name, settings)
-    known = PlannedVictim.of(config.training())
-    party = _checked(config, known, settings)
+    attack = config.attack.written(INVERSIONS)
+    INVERSIONS.create(attack.name, attack.settings)
+    known = PlannedVictim.of(config.turned_into(TrainConfig))
+    party = _checked(config, known, attack.settings)
     twin = PlannedVictim.of(_variant(known, protection="none"))
-    resolved = config.model_copy(
-        update={
-            "device": known.device,
-            "victim": known.replay,
-            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-            "dataset": known.dataset,
-            "protocol": config.protocol.model_copy(
-                update={"query_modality": party, "database": party}
-            ),
-        }
-    )
+    seen = {"query_modality": party, "database": party}
+    protocol = config.protocol.model_copy(update=seen)
+    resolved = known.written(config).model_copy(update={"attack": attack, "protocol": protocol})
     return InvertPlan(
         config=resolved,
         cells=_stages(resolved, known, twin),
@@ -151,16 +142,15 @@ def _variant(known: PlannedVictim, **changed: Any) -> TrainConfig:
     seed = config.victim_seed
     if ready is not None:
         seed = int(ready.card.get("seed", config.seed))
-    bare = changed["protection"] == "none"
-    hardened = {} if bare else config.model_dump(include={"defense", "defense_budget"})
-    return TrainConfig.build(
-        {
-            "seed": seed,
-            "device": config.device,
-            "victim": {"name": known.name, **_own(known), **changed},
-            "dataset": known.dataset.model_dump(),
-            **hardened,
-        }
+    bare: dict[str, Any] = (
+        {"defense": None, "defense_budget": {}} if changed["protection"] == "none" else {}
+    )
+    return config.turned_into(
+        TrainConfig,
+        seed=seed,
+        victim={"name": known.name, **_own(known), **changed},
+        dataset=known.dataset.model_dump(),
+        **bare,
     )
 
 
@@ -178,16 +168,8 @@ def _told_losses(settings: Mapping[str, Any], score: Loss) -> list[Loss]:
 
 
 def _shown(config: InvertConfig, known: PlannedVictim) -> dict[str, Any]:
-    if known.ready is not None:
-        victim: dict[str, Any] = {"checkpoint": str(known.ready.folder), "trained": True}
-    else:
-        victim = {
-            "name": known.name,
-            "settings": known.settings,
-            "trained": is_trained(known.config),
-        }
     return {
-        "victim": victim,
+        "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {
             "kind": "inversion",

@@ -30,6 +30,7 @@ from advhash.experiments.invert.figures import (
     correct,
     leakage,
     party_bits,
+    rated_attacker,
     sample_pictures,
     write_samples,
 )
@@ -57,7 +58,6 @@ from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS, INVERSIONS
 from advhash.reports.inversion.record import (
     SCHEMA,
-    Attacker,
     InversionInfo,
     InversionProtocol,
     InversionRecord,
@@ -204,7 +204,9 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
                 pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
             )
             world.columns[attacker] = columns
-            rated.append(_rate(attacker, world, base, class_only[_loss_of(attacker)], boot))
+            informed = class_only[_loss_of(attacker)]
+            chosen, merit = attacker == world.chosen, world.merits[attacker]
+            rated.append(rated_attacker(attacker, chosen, merit, columns, base, boot, informed))
         shown.append(WorldRow(name=name, text=WORLDS[name], attackers=rated))
     told = results.told
     shown += [] if told is None else told.worlds
@@ -349,25 +351,3 @@ def _info(config: InvertConfig) -> InversionInfo:
 def _loss_of(attacker: str) -> Loss:
     """What the decoder that stands against an attacker is trained by: the same where it learns."""
     return "ssim" if attacker == "decoder-ssim" else "mse"
-
-
-def _rate(name: str, world: Seen, base: Columns, informed: Columns, seed: int) -> Attacker:
-    """The figures of one attacker, and its gain over the class mean and over who is told the class.
-
-    informed: figures of a decoder that is told the class, trained by the attacker's loss
-    """
-    columns = world.columns[name]
-    pictures = not np.isnan(columns["ssim"]).all()
-    return Attacker(
-        name=name,
-        chosen=name == world.chosen,
-        validation=world.merits[name],
-        ssim=mean_metric(columns["ssim"], seed) if pictures else None,
-        psnr=mean_metric(columns["psnr"], seed) if pictures else None,
-        mse=mean_metric(columns["mse"], seed),
-        reidentification=rate_metric(columns["hit"], seed),
-        gain=paired_difference(columns["ssim"], base["ssim"], seed) if pictures else None,
-        gain_over_told=(
-            paired_difference(columns["ssim"], informed["ssim"], seed) if pictures else None
-        ),
-    )

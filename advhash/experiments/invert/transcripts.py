@@ -19,6 +19,7 @@ from advhash.compute.progress import Progress
 from advhash.data.parties import party_names
 from advhash.errors import UsageError
 from advhash.experiments.invert.config import InvertConfig
+from advhash.experiments.invert.figures import rated_attacker
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.measures.intervals import (
@@ -36,7 +37,7 @@ from advhash.measures.reconstruction import (
     reidentified,
 )
 from advhash.registry import VICTIMS
-from advhash.reports.inversion.record import Attacker, World
+from advhash.reports.inversion.record import World
 from advhash.storage.cache import cached, content_key
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.federated.wire import Transcript
@@ -148,35 +149,20 @@ def attack_transcript(
         for attacker, merit in merits.items():
             found = drawn[attacker][secret]
             columns = reconstruction_columns(found, true)
-            hit, chance = reidentified(
-                pixel_distances(found, true),
-                truth,
-                labels[secret],
-                candidates=candidates,
-                seed=draw,
+            far = pixel_distances(found, true)
+            columns["hit"], chance = reidentified(
+                far, truth, labels[secret], candidates=candidates, seed=draw
             )
-            gain = paired_difference(columns[score], base[score], boot)
-            images = score == "ssim"
-            rated.append(
-                Attacker(
-                    name=attacker,
-                    chosen=attacker == best,
-                    validation=merit,
-                    ssim=mean_metric(columns["ssim"], boot) if images else None,
-                    psnr=mean_metric(columns["psnr"], boot) if images else None,
-                    mse=mean_metric(columns["mse"], boot),
-                    reidentification=rate_metric(hit, boot),
-                    gain=gain if images else None,
-                )
-            )
-            if attacker == best:
-                key = keys.get(name, "transcript")
+            chosen = attacker == best
+            rated.append(rated_attacker(attacker, chosen, merit, columns, base, boot))
+            if chosen:
+                key, hit = keys.get(name, "transcript"), columns["hit"]
                 metrics[f"{score}_{key}"] = mean_metric(columns[score], boot)
                 metrics[f"reidentification_{key}"] = rate_metric(hit, boot)
+                gain = paired_difference(columns[score], base[score], boot)
                 differences[f"gain_{key}"] = gain
-                differences[f"reidentification_{key}_over_chance"] = paired_difference(
-                    hit, chance, boot
-                )
+                over = paired_difference(hit, chance, boot)
+                differences[f"reidentification_{key}_over_chance"] = over
         worlds.append(World(name=name, text=TEXTS[name], attackers=rated))
     metrics[f"{score}_transcript_class_mean"] = mean_metric(base[score], boot)
     last = down[:, -1]

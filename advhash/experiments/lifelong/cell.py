@@ -36,6 +36,7 @@ from advhash.codes.metrics import average_precision, chance_average_precision
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress
 from advhash.data.dataset import Dataset, Split
+from advhash.experiments.lifelong.figures import Timing
 from advhash.experiments.lifelong.orders import Order, arrived_rows, stage_of
 from advhash.victims.base import HashVictim
 from advhash.victims.cross_modal.code_table import table_codes
@@ -56,30 +57,19 @@ DIRECTIONS = ("image_text", "text_image", "image_fused", "text_fused")  # query,
 CHECKS = 10  # how often a retraining is scored while it trains
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What one method is after one increment (stage 0: after phase 1).
+@dataclass(frozen=True, kw_only=True)
+class Stage(Timing):
+    """What one method is after one increment (stage 0: after phase 1), and what led there.
 
     columns: AP of each of the N queries in every direction, NaN for one that is still unknown;
              "untrained_…": among rows never trained on; "hashed_…": all rows hashed by the networks
              of this stage; "first_…": of the queries of phase 1 among the rows of phase 1 alone;
              "before_…": of the queries and rows that were known one stage before
-    seconds, cpu_seconds: wall and processor time of the training that led here, hashing included;
-             None where nothing was trained
-    epochs:  of this training
-    changed: share of the rows that had a code before whose code is another one now
-    trace:   of a retraining, (seconds, MAP of all queries on hashed codes, mean of image→text and
-             text→image)
     """
 
     method: str
     stage: int
     columns: dict[str, Floats]
-    seconds: float | None = None
-    cpu_seconds: float | None = None
-    epochs: int | None = None
-    changed: float = 0.0
-    trace: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -167,29 +157,28 @@ class _Clock:
         self._cpu += time.process_time() - cpu
 
 
+@dataclass
 class _Protocol:
     """What the methods of a cell share: data, order, queries; and the stages found so far.
 
     Times are taken before anything is scored.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        order: Order,
-        seed: int,
-        settings: Mapping[str, Any],
-        rival: Mapping[str, Any],
-        device: torch.device,
-        progress: Progress,
-    ) -> None:
-        self.seed, self.device, self.progress = seed, device, progress
-        self.settings = {**settings, "increments": order}
-        self.rival = rival
-        self.data = _with_features(data, self._build().image_network[0], device)
+    data: Dataset
+    order: Order
+    seed: int
+    settings: Mapping[str, Any]
+    rival: Mapping[str, Any]
+    device: torch.device
+    progress: Progress
+    stages: list[Stage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        data, order = self.data, self.order
+        self.settings = {**self.settings, "increments": order}
         self.query_stage = stage_of(data.query.labels, data.classes, order).numpy()
         self.arrived = [arrived_rows(data, order, stage) for stage in range(len(order) + 1)]
-        self.stages: list[Stage] = []
+        self.data = _with_features(data, self._build().image_network[0], self.device)
 
     def _build(self, **changes: Any) -> DLCMH:
         return DLCMH(**{**self.settings, **changes}).to(self.device)
@@ -260,7 +249,7 @@ class _Protocol:
 
         victim.fit(data, seed=self.seed, progress=watch)
         spent = clock.spent
-        tables = {way: victim.database_codes(data, way) for way in victim.directions}
+        tables = victim.served_codes(data)
         self.note(name, number, victim, tables, spent, epochs, trace=trace)
         return spent[0]
 
@@ -269,7 +258,7 @@ class _Protocol:
         victim = DCMH(**self.rival).to(self.device)
         clock = _Clock()
         victim.fit(data, seed=self.seed, progress=self.progress)
-        tables = {way: victim.database_codes(data, way) for way in victim.directions}
+        tables = victim.served_codes(data)
         self.note("dcmh", stage, victim, tables, clock.spent, victim.epochs)
 
     def note(
@@ -285,12 +274,13 @@ class _Protocol:
     ) -> None:
         """Keep the figures of a method."""
         columns = self._columns(stage, victim, tables)
-        self.stages.append(Stage(method, stage, columns, *spent, epochs, changed, trace or []))
+        training = (*spent, epochs, changed, trace or [])
+        self.stages.append(Stage(*training, method=method, stage=stage, columns=columns))
 
     def served(self, victim: DLCMH, stage: int) -> Codes:
         """The codes of the rows that are there, as a lifelong victim serves them."""
         rows = self.arrived[stage].numpy()
-        return {way: victim.database_codes(self.data, way)[rows] for way in victim.directions}
+        return {way: codes[rows] for way, codes in victim.served_codes(self.data).items()}
 
     def _hashed(self, victim: HashVictim, stage: int) -> Codes:
         """The codes of the rows that are there, all from the networks."""

@@ -26,7 +26,14 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Timing:
-    """See `lifelong_cell.Stage`."""
+    """What the training took that a method has behind it after an increment.
+
+    seconds, cpu_seconds: wall and processor time, hashing included; None where nothing was trained
+    epochs:  of this training
+    changed: share of the rows that had a code before whose code is another one now
+    trace:   of a retraining, (seconds, MAP of all queries on hashed codes, mean of image→text and
+             text→image)
+    """
 
     seconds: float | None
     cpu_seconds: float | None

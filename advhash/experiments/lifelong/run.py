@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
-from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.experiments.config import DatasetConfig, VictimConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.lifelong.attack import attack_stages
 from advhash.experiments.lifelong.cell import Cell, run_cell
@@ -47,7 +45,7 @@ from advhash.reports.lifelong.record import (
 )
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
-from advhash.storage.files import write_bytes
+from advhash.storage.tables import write_table
 from advhash.victims.cross_modal.dcmh import DCMH
 from advhash.victims.cross_modal.dlcmh import DLCMH, SOURCE
 
@@ -120,7 +118,7 @@ class Lifelong(Experiment[LifelongConfig, OrderCell, LifelongPlan, LifelongRecor
 
     def judge(self, plan: LifelongPlan, results: Sequence[Result], place: Place) -> LifelongRecord:
         cells = [_figures(cell, done) for cell, done in zip(plan.cells, results, strict=True)]
-        write_bytes(place.folder / "queries.parquet", _queries(cells))
+        write_table(place.folder / "queries.parquet", *_queries(cells))
         return _record(plan, cells, place)
 
 
@@ -164,10 +162,10 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
         )
     arguments = data_settings(data, DCMH.data_arguments(data), config.rival.settings)
     rival = VICTIMS.settings("dcmh", {**arguments, **shared})
-    attack = ATTACKS.settings("prosgan", config.attack.settings)
+    attack = config.attack.written(ATTACKS)
     for name, settings in (("dlcmh", victim), ("dcmh", rival)):
         VICTIMS.create(name, settings)  # a wrong value must not cost a training
-    ATTACKS.create("prosgan", attack)
+    ATTACKS.create(attack.name, attack.settings)
     device = str(resolve_device(config.device))
     cells = [
         OrderCell.of(
@@ -179,7 +177,7 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
             seed_number=seed,
             victim=victim,
             rival=rival,
-            attack=attack if seed < wanted.attacked_seeds else None,
+            attack=attack.settings if seed < wanted.attacked_seeds else None,
             queries=wanted.queries,
         )
         for number, order in enumerate(orders)
@@ -189,10 +187,9 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
     resolved = config.model_copy(
         update={
             "device": device,
-            "victim": MethodConfig.build({"name": "dlcmh", **kept}),
-            "rival": MethodConfig.build({"name": "dcmh", **config.rival.settings}),
-            "attack": MethodConfig.build({"name": "prosgan", **attack}),
-            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
+            "victim": VictimConfig.build({"name": "dlcmh", **kept}),
+            "attack": attack,
+            "dataset": DatasetConfig.of(data),
             "lifelong": wanted.model_copy(
                 update={
                     "categories": [[list(names) for names in order] for order in orders],
@@ -263,8 +260,10 @@ def _kept(cell: Cell, attacked: list[Robustness]) -> Result:
     for one in attacked:
         for name, values in one.values.items():
             tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
-    timing = ("method", "stage", "seconds", "cpu_seconds", "epochs", "changed", "trace")
-    stages = [{name: getattr(stage, name) for name in timing} for stage in cell.stages]
+    stages = [
+        {name: value for name, value in vars(stage).items() if name != "columns"}
+        for stage in cell.stages
+    ]
     return Result({"rows": cell.rows, "stages": stages}, tensors)
 
 
@@ -366,27 +365,18 @@ def _flags(plan: LifelongPlan) -> list[Flag]:
     return flags
 
 
-def _queries(cells: list[CellFigures]) -> bytes:
+def _queries(cells: list[CellFigures]) -> Iterator[dict[str, Any]]:
     """One row for each order, seed, method, stage and query: enough for every mean again."""
-    parts = []
     for cell in cells:
+        count = len(cell.query_stage)
         for (method, stage), columns in cell.columns.items():
-            count = len(cell.query_stage)
-            parts.append(
-                pa.table(
-                    {
-                        "order": np.full(count, cell.order),
-                        "seed": np.full(count, cell.seed),
-                        "method": [method] * count,
-                        "stage": np.full(count, stage),
-                        "query": np.arange(count),
-                        "query_stage": cell.query_stage,
-                        "chance": cell.chance[stage],
-                        **columns,
-                    }
-                )
-            )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(parts), buffer)
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
+            yield {
+                "order": np.full(count, cell.order),
+                "seed": np.full(count, cell.seed),
+                "method": [method] * count,
+                "stage": np.full(count, stage),
+                "query": np.arange(count),
+                "query_stage": cell.query_stage,
+                "chance": cell.chance[stage],
+                **columns,
+            }

@@ -39,6 +39,17 @@ class PhaseGrid(Table):
     sufficient: float = Field(default=0.01, ge=0, le=1)
     saturation: float = Field(default=0.01, ge=0, le=1)
 
+    @property
+    def axes(self) -> dict[str, list[int] | list[float]]:
+        """The levels of each factor, as pages name it."""
+        return {
+            "width": self.widths,
+            "epochs": self.epochs,
+            "sample": self.samples,
+            "weight_decay": self.weight_decays,
+            "noise": self.noises,
+        }
+
     @field_validator("widths", "epochs", "samples", "weight_decays", "noises")
     @classmethod
     def _ascending(cls, values: list[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from advhash.budget import Budget
 from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
-from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.experiments.config import DatasetConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.phase.cell import OUTCOMES, Attacker, train_and_measure
 from advhash.experiments.phase.config import PhaseConfig
@@ -118,8 +118,8 @@ def _plan(config: PhaseConfig) -> PhasePlan:
             f"expected phase.samples from 2 to {len(data.train_rows)}, the training rows of "
             f"{data.name!r}, got {grid.samples}"
         )
-    settings = ATTACKS.settings(config.attack.name, config.attack.settings)
-    attack: Attack = ATTACKS.create(config.attack.name, settings)
+    written = config.attack.written(ATTACKS)
+    attack: Attack = ATTACKS.create(written.name, written.settings)
     if attack.goal != "targeted" or "image" not in attack.modalities:
         raise UsageError(f"expected a targeted attack on images, got {config.attack.name}")
     budget = config.budget.resolve(attack.default_budget)
@@ -145,7 +145,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
                 device,
                 victim=victim,
                 attack=config.attack.name,
-                attack_settings=settings,
+                attack_settings=written.settings,
                 norm=budget.norm,
                 eps=budget.eps,
                 queries=grid.queries,
@@ -159,8 +159,8 @@ def _plan(config: PhaseConfig) -> PhasePlan:
     resolved = config.model_copy(
         update={
             "device": device,
-            "attack": MethodConfig.build({"name": config.attack.name, **settings}),
-            "dataset": DatasetConfig.build({"name": data.name, **data.settings}),
+            "attack": written,
+            "dataset": DatasetConfig.of(data),
         }
     )
     return PhasePlan(
@@ -237,13 +237,7 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
         attack={"name": task.attack, **task.attack_settings},
         budget=str(plan.budget),
         dataset=dataset_info(plan.data),
-        axes={
-            "width": [float(one) for one in grid.widths],
-            "epochs": [float(one) for one in grid.epochs],
-            "sample": [float(one) for one in grid.samples],
-            "weight_decay": list(grid.weight_decays),
-            "noise": list(grid.noises),
-        },
+        axes={name: [float(one) for one in levels] for name, levels in grid.axes.items()},
         repeats=grid.repeats,
         queries=min(grid.queries, len(plan.data.query)),
         thresholds={
@@ -289,14 +283,7 @@ def _regimes(plan: PhasePlan, cells: list[Cell]) -> list[tuple[Point, Any]]:
 
 def _flags(plan: PhasePlan) -> list[Flag]:
     grid, flags = plan.config.phase, []
-    single = [
-        name
-        for name, values in (
-            *(("width", grid.widths), ("epochs", grid.epochs), ("sample", grid.samples)),
-            *(("weight_decay", grid.weight_decays), ("noise", grid.noises)),
-        )
-        if len(values) < 2
-    ]
+    single = [name for name, levels in grid.axes.items() if len(levels) < 2]
     if single:
         flags.append(
             Flag("single_level", "info", f"One level only: {', '.join(single)}; no effect size.")

@@ -56,8 +56,7 @@ def introduce(
                 "need one refuse it, which says nothing about its robustness.",
             )
         )
-    served = {one: victim.database_codes(data, one) for one in victim.directions}
-    found = victim_metrics(victim, data, served, bootstrap_seed)
+    found = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)
     return {
         "name": name,
         "settings": {},

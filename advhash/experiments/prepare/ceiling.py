@@ -14,7 +14,7 @@ import torch
 
 from advhash.attacks.base import AttackData, frozen
 from advhash.attacks.gradient.anchors import ANCHORS, anchor_codes
-from advhash.codes.metrics import Ties, retrieval_average_precision
+from advhash.codes.metrics import Scoring, retrieval_average_precision
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.storage.cache import cached, content_key
@@ -32,8 +32,7 @@ def target_ceilings(
     data: AttackData,
     targets: npt.NDArray[np.uint8],
     *,
-    ties: Ties,
-    top_k: int | None,
+    scoring: Scoring,
     identity: dict[str, object],
     progress: Progress = silent,
 ) -> npt.NDArray[np.float64]:
@@ -57,8 +56,8 @@ def target_ceilings(
                     data.codes,
                     sets,
                     database_labels,
-                    ties=ties,
-                    top_k=top_k,
+                    ties=scoring.ties,
+                    top_k=scoring.top_k,
                 )
             )
         progress(f"ceiling of t-MAP ({data.database} database)", len(ANCHORS), len(ANCHORS))
@@ -68,8 +67,8 @@ def target_ceilings(
         **identity,
         "database": data.database,
         "anchors": sorted(ANCHORS),
-        "ties": ties,
-        "top_k": top_k,
+        "ties": scoring.ties,
+        "top_k": scoring.top_k,
         "seed": _SEED,
     }
 

@@ -102,7 +102,7 @@ class PlannedVictim:
     @property
     def dataset(self) -> DatasetConfig:
         """The `[dataset]` table with every setting."""
-        return DatasetConfig.build({"name": self.data.name, **self.data.settings})
+        return DatasetConfig.of(self.data)
 
     @property
     def replay(self) -> VictimConfig:
@@ -117,6 +117,16 @@ class PlannedVictim:
         kept = {key: value for key, value in known.settings.items() if key not in fixed}
         table = {"name": self.config.victim.name, "seed": self.config.victim.seed, **kept}
         return VictimConfig.build(table)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What `--dry-run` says of it: where it comes from, or its settings."""
+        if self.ready is None:
+            trained = is_trained(self.config)
+            return {"name": self.name, "settings": self.settings, "trained": trained}
+        folder = self.ready.folder
+        place = {"checkpoint": str(folder)} if folder else {"name": self.ready.name}
+        return {**place, "trained": True}
 
     def written(self, config: Given) -> Given:
         """The config of a run with this victim: its device, victim and data are written out."""

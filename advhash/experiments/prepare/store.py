@@ -42,7 +42,7 @@ def store_victim(
     flags = victim_flags(victim, data)
     if state.problem:
         flags = [*flags, Flag("training_state", "info", state.problem)]
-    served = {name: victim.database_codes(data, name) for name in victim.directions}
+    served = victim.served_codes(data)
     metrics = victim_metrics(victim, data, served, derive_seed(seed, "bootstrap"))
     save_victim(
         folder,

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from advhash.codes.packed import HashCodes
 from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
 from advhash.experiments.attack.perturb import noise_precision
 from advhash.experiments.attack.record import (
+    Attacked,
     Outcome,
     budget_info,
     dataset_info,
+    protocol_info,
     run_info,
     victim_info,
 )
@@ -31,18 +31,12 @@ from advhash.experiments.prepare.trained import cache_identity
 from advhash.experiments.transfer.cell import Move
 from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
-from advhash.measures.intervals import (
-    CONFIDENCE,
-    RESAMPLES,
-    Metric,
-    mean_metric,
-    paired_difference,
-)
+from advhash.measures.intervals import Metric, mean_metric, paired_difference
 from advhash.measures.sanity import Flag, check_indicators
-from advhash.reports.record import AttackInfo, Protocol, main_metric
+from advhash.reports.record import AttackInfo, main_metric
 from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
-from advhash.storage.files import storage_errors
+from advhash.storage.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,8 @@ def judge_moves(
         for target in members:
             asked = cell.method, target.label
             if asked not in noises:
-                noises[asked] = noise_precision(
-                    moves[asked].config, target.trained, attack, outcome, target.codes
-                )
+                moved = Attacked(moves[asked].config, target.trained, attack, outcome)
+                noises[asked] = noise_precision(moved, target.codes)
             columns.append(
                 _judged(config.protocol, cell, target, attack, outcome, noises[asked], place)
             )
@@ -112,7 +105,6 @@ def matrix_record(
     ]
     boot = derive_seed(config.seed, "bootstrap")
     cells = [_cell(column, boot) for column in columns]
-    aimed = any(column.goal == "targeted" for column in columns)
     budgets = {cell.method: cell.attack().budget for cell in plan.cells}
     trained = members[0].trained
     return TransferRecord(
@@ -137,18 +129,12 @@ def matrix_record(
             method: budget_info(budget, eight_bit=config.budget.eight_bit)
             for method, budget in budgets.items()
         },
-        protocol=Protocol(
-            targets=config.protocol.targets if aimed else None,
-            query_modality=config.protocol.query_modality,
+        protocol=protocol_info(
+            config.protocol,
+            targeted=any(column.goal == "targeted" for column in columns),
             database=config.protocol.database or "each victim's own",
             queries=len(columns[0].rows),
-            batch_size=config.protocol.batch_size,
-            top_k=config.protocol.top_k,
-            ties=config.protocol.ties,
-            empty=config.protocol.empty,
             empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
-            confidence=CONFIDENCE,
-            resamples=RESAMPLES,
         ),
         flags=_flags(members, cells, infos),
         metrics=_headline(list(budgets), columns, boot),
@@ -172,8 +158,7 @@ def _judged(
             trained.victim,
             target.seen(modality),
             outcome.targets,
-            ties=protocol.ties,
-            top_k=protocol.top_k,
+            scoring=protocol.scoring,
             identity=cache_identity(trained),
             progress=place.progress,
         )
@@ -191,9 +176,7 @@ def _judged(
         database_labels=trained.data.database.labels.numpy(),
         targets=outcome.targets,
         ceiling=ceiling,
-        ties=protocol.ties,
-        top_k=protocol.top_k,
-        empty=protocol.empty,
+        scoring=protocol.scoring,
     )
     return Column(
         method=cell.method,
@@ -280,6 +263,5 @@ def _write_queries(file: Path, columns: Sequence[Column]) -> None:
         absent = np.full(count, np.nan)
         table |= {name: column.columns.get(name, absent) for name in names}
         table["noise"] = absent if column.noise is None else column.noise
-        tables.append(pa.table(table))
-    with storage_errors(file):
-        pq.write_table(pa.concat_tables(tables), file)
+        tables.append(table)
+    write_table(file, *tables)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from advhash.attacks.base import AttackData
 from advhash.codes.packed import HashCodes
@@ -52,10 +51,9 @@ class PlannedMember:
         config = self.planned.config
         table = {**self.planned.replay.model_dump(), "label": self.label}
         if config.defense is not None:
-            name = config.defense.name
-            settings = DEFENSES.settings(name, config.defense.settings)
-            table["defense"] = {"name": name, **settings}
-            if DEFENSES.create(name, settings).takes_budget:
+            defense = config.defense.written(DEFENSES)
+            table["defense"] = defense.model_dump()
+            if DEFENSES.create(defense.name, defense.settings).takes_budget:
                 budget = config.defense_budget.resolve(DEFAULT)
                 table["defense_budget"] = {"norm": budget.norm, "eps": budget.eps}
         return LabelledVictim.build(table)
@@ -107,20 +105,13 @@ def _wanted(config: TransferConfig, table: LabelledVictim, dataset: DatasetConfi
     """What trains a victim of the matrix."""
     victim = table.model_dump(exclude={"label"})
     defense = victim.pop("defense", None)
-    wanted = TrainConfig.build(
-        {
-            **config.model_dump(include={"seed", "device"}),
-            "defense": _defense(defense),
-            "defense_budget": victim.pop("defense_budget", {}),
-            "victim": victim,
-            "dataset": dataset.model_dump(),
-        }
+    wanted = config.turned_into(
+        TrainConfig,
+        defense={"name": defense} if isinstance(defense, str) else defense,
+        defense_budget=victim.pop("defense_budget", {}),
+        victim=victim,
+        dataset=dataset.model_dump(),
     )
     if wanted.defense is not None and wanted.defense_budget.eps is None:
         wanted.defense_budget = config.budget
-    return wanted.trusting(config.trust_code)
-
-
-def _defense(given: Any) -> dict[str, Any] | None:
-    """A defence as a name or as a table of a name and settings."""
-    return {"name": given} if isinstance(given, str) else given
+    return wanted

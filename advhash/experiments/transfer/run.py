@@ -12,14 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from advhash.experiments.attack.run import resolve
-from advhash.experiments.config import AttackConfig, MethodConfig
+from advhash.experiments.config import AttackConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.transfer.cell import CODE, Move, move_queries
-from advhash.experiments.transfer.config import (
-    LabelledMethod,
-    Settings,
-    TransferConfig,
-)
+from advhash.experiments.transfer.config import LabelledMethod, Settings, TransferConfig
 from advhash.experiments.transfer.matrix import judge_moves, matrix_record
 from advhash.experiments.transfer.members import PlannedMember, labels_of, planned_members
 from advhash.registry import EXPERIMENTS
@@ -115,13 +111,11 @@ def _planned_move(
     label: str,
 ) -> Move:
     """The attack as `advhash attack` would run it, with its victim's own database."""
-    asked = AttackConfig(
-        seed=config.seed,
-        device=config.device,
-        victim=member.planned.config.victim,
-        attack=MethodConfig.build(table.model_dump(exclude={"label"})),
-        budget=config.budget,
-        protocol=config.protocol.model_copy(update={"database": member.database}),
+    asked = member.planned.config.turned_into(
+        AttackConfig,
+        attack=table.model_dump(exclude={"label"}),
+        budget=config.budget.model_dump(),
+        protocol={**config.protocol.model_dump(), "database": member.database},
     )
     return Move(
         method=label,
