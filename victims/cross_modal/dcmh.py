@@ -38,7 +38,7 @@ from advhash.victims.training.descent import (
     random_batches,
     seeded,
 )
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 PAPER = {  # of images of 224 px, a size that the data set decides
     "bits": 64,

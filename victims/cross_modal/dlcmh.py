@@ -38,7 +38,7 @@ from advhash.victims.networks.text_encoders import (
 )
 from advhash.victims.objectives import cosine_label_similarity, shared_label, sign
 from advhash.victims.training.descent import Decay, Optimiser, seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase, resume
 
 PAPER = {  # of images of 224 px, a size that the data set decides
     "bits": 64,
@@ -286,7 +286,7 @@ class DLCMH(HashVictim):
         Starts from new random weights. Same data, settings and seed: same weights and codes.
         """
         phases = [_ORIGINAL, *(_increment(n + 1) for n in range(len(self.increments)))]
-        first = self.training_state.resume(self, phases)
+        first = resume(self, phases)
         if first == 0:
             self.fit_original(data, seed=seed, progress=progress)
         for number, new_classes in enumerate(self.increments, start=1):

@@ -22,7 +22,7 @@ from advhash.victims.training.descent import Descent, batch_outputs, random_batc
 if TYPE_CHECKING:
     from advhash.victims.base import HashVictim
     from advhash.victims.cross_modal.dlcmh import DLCMH
-    from advhash.victims.training.state import Phase
+    from advhash.victims.training.phase import Phase
 
 Loss = Callable[[Tensor], Tensor]  # of row numbers (B,)
 

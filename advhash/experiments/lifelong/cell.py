@@ -44,7 +44,7 @@ from advhash.victims.cross_modal.dlcmh import DLCMH
 from advhash.victims.cross_modal.phases import learn_original, network_outputs
 from advhash.victims.networks.backbones import frozen_features
 from advhash.victims.training.descent import seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 Floats = npt.NDArray[np.float64]
 Codes = Mapping[str, HashCodes]
