@@ -21,7 +21,8 @@ from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
 from advhash.victims.training import state as training_state
 from advhash.victims.training.descent import Descent
-from advhash.victims.training.state import UNSAVED, Phase, TrainingState
+from advhash.victims.training.phase import Phase
+from advhash.victims.training.state import UNSAVED, TrainingState
 
 OUT = Path(__file__).with_suffix(".json")
 REPEATS = 3

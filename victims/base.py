@@ -150,6 +150,14 @@ class HashVictim(nn.Module, ABC):
                 f"expected a modality of the victim ({', '.join(self.bounds)}), got {modality!r}"
             )
 
+    @final
+    def check_direction(self, database: str) -> None:
+        if database not in self.directions:
+            raise UsageError(
+                f"expected a direction of the victim ({', '.join(self.directions)}), "
+                f"got {database!r}"
+            )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; a victim without any follows its buffers."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -37,7 +38,7 @@ from advhash.attacks.prosgan.networks import (
     risen,
     within,
 )
-from advhash.attacks.prosgan.settings import FREE, HARD, PAPER, Mode
+from advhash.attacks.prosgan.settings import FREE, HARD, PAPER
 from advhash.attacks.prosgan.validation import split_sets, validated
 from advhash.budget import Budget, round_toward
 from advhash.compute.progress import Progress, silent
@@ -54,6 +55,7 @@ TERMS = {"cvpr": (hash_term, 5.0), "tmm": (hash_term_tmm, 1.0)}  # with the publ
 
 
 @ATTACKS.register("prosgan", source="Wang et al., CVPR 2021", presets={"paper": PAPER})
+@dataclass(kw_only=True, eq=False, repr=False)
 class ProSGAN(Attack):
     """Prototype-supervised GAN: one forward pass moves any query toward any target.
 
@@ -66,7 +68,7 @@ class ProSGAN(Attack):
     discriminator: False trains without it
     prototype:     "prototype" conditions on PrototypeNet's feature and aims at its code;
                    "majority" conditions on and aims at the majority code of the label set
-    width … residual, discriminator_width, discriminator_depth: see `prosgan_networks`
+    width … residual, discriminator_width, discriminator_depth: see `networks.py`
     hidden, feature, prototype_steps, prototype_learning_rate: of PrototypeNet
     theta_scale, positive_share: of its loss, see `prototype_loss`; a share of 0 is as published
     bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
@@ -99,89 +101,63 @@ class ProSGAN(Attack):
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
     trains: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        epochs: int | None = None,
-        batch_size: int = 48,
-        learning_rate: float | None = None,
-        decay: Decay = "cosine",
-        rec_weight: float | None = None,
-        rec_warmup: float = 0.5,
-        hash_weight: float | None = None,
-        objective: Literal["cvpr", "tmm"] = "cvpr",
-        alpha: float | None = None,
-        discriminator: bool | None = None,
-        prototype: Literal["prototype", "majority"] = "prototype",
-        width: int | None = None,
-        downs: int = 1,
-        blocks: int = 4,
-        lifts: int = 2,
-        shrink: int = 2,
-        residual: bool = True,
-        modulated: bool | None = None,
-        discriminator_width: int = 8,
-        discriminator_depth: int = 4,
-        hidden: int = 1024,
-        feature: int = 256,
-        prototype_steps: int = 600,
-        prototype_learning_rate: float = 1e-3,
-        theta_scale: float = 0.125,
-        positive_share: float = 0.75,
-        bounded: bool = False,
-        held_out: float = 0.0,
-    ) -> None:
-        usual = HARD if bounded else FREE
-        mode = Mode(
-            epochs=usual.epochs if epochs is None else epochs,
-            rec_weight=usual.rec_weight if rec_weight is None else rec_weight,
-            alpha=usual.alpha if alpha is None else alpha,
-            discriminator=usual.discriminator if discriminator is None else discriminator,
-            modulated=usual.modulated if modulated is None else modulated,
-            width=usual.width if width is None else width,
-            learning_rate=usual.learning_rate if learning_rate is None else learning_rate,
-        )
-        counts = (
-            mode.epochs, batch_size, mode.width, lifts, shrink, discriminator_depth, prototype_steps
-        )  # fmt: skip
-        sizes = (hidden, feature, discriminator_width)
+    epochs: int | None = None
+    batch_size: int = 48
+    learning_rate: float | None = None
+    decay: Decay = "cosine"
+    rec_weight: float | None = None
+    rec_warmup: float = 0.5
+    hash_weight: float | None = None
+    objective: Literal["cvpr", "tmm"] = "cvpr"
+    alpha: float | None = None
+    discriminator: bool | None = None
+    prototype: Literal["prototype", "majority"] = "prototype"
+    width: int | None = None
+    downs: int = 1
+    blocks: int = 4
+    lifts: int = 2
+    shrink: int = 2
+    residual: bool = True
+    modulated: bool | None = None
+    discriminator_width: int = 8
+    discriminator_depth: int = 4
+    hidden: int = 1024
+    feature: int = 256
+    prototype_steps: int = 600
+    prototype_learning_rate: float = 1e-3
+    theta_scale: float = 0.125
+    positive_share: float = 0.75
+    bounded: bool = False
+    held_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._mode = mode = (HARD if self.bounded else FREE).changed(self)
+        counts = (mode.epochs, self.batch_size, self.lifts, self.shrink, self.prototype_steps)
+        widths = (mode.width, self.hidden, self.feature, self.discriminator_width)
         if (
-            min(*counts, *sizes) < 1
-            or min(downs, blocks) < 0
-            or min(mode.rec_weight, hash_weight or 0) < 0
+            min(*counts, *widths, self.discriminator_depth) < 1
+            or min(self.downs, self.blocks) < 0
+            or min(mode.rec_weight, self.hash_weight or 0) < 0
         ):
             raise ValueError("expected positive sizes and counts and weights >= 0")
-        expect_positive(theta_scale=theta_scale)
-        if min(mode.learning_rate, prototype_learning_rate) < 0:
+        expect_positive(theta_scale=self.theta_scale)
+        if min(mode.learning_rate, self.prototype_learning_rate) < 0:
             raise ValueError(
-                f"expected learning rates >= 0, got {learning_rate} and {prototype_learning_rate}"
+                f"expected learning rates >= 0, got {self.learning_rate} and "
+                f"{self.prototype_learning_rate}"
             )
-        if not 0 <= positive_share < 1:
-            raise ValueError(f"expected positive_share in [0,1), got {positive_share}")
-        if not 0 <= rec_warmup <= 1 or not mode.alpha > 0:
+        if not 0 <= self.positive_share < 1:
+            raise ValueError(f"expected positive_share in [0,1), got {self.positive_share}")
+        if not 0 <= self.rec_warmup <= 1 or not mode.alpha > 0:
             raise ValueError(
-                f"expected rec_warmup in [0,1] and alpha > 0, got {rec_warmup} and {alpha}"
+                f"expected rec_warmup in [0,1] and alpha > 0, got {self.rec_warmup} and "
+                f"{self.alpha}"
             )
-        if not 0 <= held_out < 1:
-            raise ValueError(f"expected held_out in [0,1), got {held_out}")
-        self.epochs, self.batch_size = epochs, batch_size
-        self.learning_rate, self.decay = learning_rate, decay
-        self.rec_weight, self.rec_warmup = rec_weight, rec_warmup
-        self.hash_weight, self.objective, self.alpha = hash_weight, objective, alpha
-        self.discriminator, self.prototype = discriminator, prototype
-        self.width, self.downs, self.blocks, self.lifts = width, downs, blocks, lifts
-        self.shrink, self.residual, self.modulated = shrink, residual, modulated
-        self.discriminator_width = discriminator_width
-        self.discriminator_depth = discriminator_depth
-        self.hidden, self.feature = hidden, feature
-        self.prototype_steps = prototype_steps
-        self.prototype_learning_rate = prototype_learning_rate
-        self.theta_scale, self.positive_share = theta_scale, positive_share
-        self.bounded, self.held_out = bounded, held_out
-        self.fit_depends_on_budget = bounded
-        if bounded:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"expected held_out in [0,1), got {self.held_out}")
+        self.fit_depends_on_budget = self.bounded
+        if self.bounded:
             self.norms = frozenset({"linf", "l2"})
-        self._mode = mode
         self.history = []
         self._data: AttackData | None = None
         self._generator: Generator | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 PAPER = {
     "epochs": 100,
@@ -42,6 +42,11 @@ class Mode:
     modulated: bool
     width: int
     learning_rate: float
+
+    def changed(self, settings: object) -> Mode:
+        """With those of the same names in `settings` that are not None."""
+        given = {one.name: getattr(settings, one.name) for one in fields(self)}
+        return replace(self, **{name: one for name, one in given.items() if one is not None})
 
 
 FREE = Mode(

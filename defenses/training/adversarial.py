@@ -30,7 +30,7 @@ from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.objectives import pairwise_gap, quantisation, shared_label, sign
 from advhash.victims.training.descent import random_batches, seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 FAST: dict[str, Any] = {"steps": 1, "step": 1.25}  # Wong et al., ICLR 2020
 

@@ -15,7 +15,7 @@ from advhash.defenses.training.continued import Continued, clean_loss, kept_code
 from advhash.registry import DEFENSES
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.training.descent import random_batches, seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 
 @DEFENSES.register("noise", source="Cohen et al., ICML 2019 (training of the base classifier)")

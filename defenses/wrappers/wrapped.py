@@ -14,8 +14,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
 from advhash.errors import UsageError
 from advhash.victims.base import HashVictim
-from advhash.victims.cross_modal.code_table import table_codes
-from advhash.victims.cross_modal.phases import network_outputs
+from advhash.victims.cross_modal.base import network_codes
 from advhash.victims.perceptual.resampling import straight_through
 
 
@@ -61,14 +60,10 @@ class Wrapped(HashVictim):
         return self.victim.stored_rows(data)
 
     def rehashed_codes(self, data: Dataset, database: str) -> HashCodes:
-        if database not in self.directions:
-            raise UsageError(
-                f"expected a direction of the victim ({', '.join(self.directions)}), "
-                f"got {database!r}"
-            )
+        self.check_direction(database)
         if database in self.bounds:
             return self.encode_split(data.database, database)
-        return HashCodes.from_relaxed(table_codes(network_outputs(self, data.database))[database])
+        return network_codes(self, data.database)[database]
 
     def database_codes(self, data: Dataset, database: str) -> HashCodes:
         stored = self.stored_rows(data).numpy()

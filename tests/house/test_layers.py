@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from source_tree import FILES, FOLDERS, ROOT, folder_of, imports, modules_of, named, path_of
+from source_tree import FILES, FOLDERS, ROOT, folder_of, imports, modules_of, named
 
 DRAWING = re.compile(r"^    (ground ←(?:.|\n    )*)", re.MULTILINE)
 LAYERS = [
@@ -77,24 +78,55 @@ def test_a_module_imports_its_own_layer_or_lower_ones(file: Path) -> None:
     assert not upward, f"{named(file)} is of {LAYERS[own]} and may not import {upward}"
 
 
-def test_no_imports_go_round() -> None:
-    """Between modules; a package that shows its face imports what lies in it."""
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The modules of one circle, the first one again at its end; empty where there is none."""
     above: list[str] = []
     done: set[str] = set()
 
-    def visit(module: str) -> None:
-        assert module not in above, " → ".join([*above[above.index(module) :], module])
+    def visit(module: str) -> list[str]:
+        if module in above:
+            return [*above[above.index(module) :], module]
         if module in done:
-            return
+            return []
         above.append(module)
-        if path_of(module).name != "__init__.py":
-            for name in sorted(modules_of(path_of(module))):
-                visit(name)
+        for other in sorted(graph[module]):
+            if found := visit(other):
+                return found
         above.pop()
         done.add(module)
+        return []
 
-    for file in FILES:
-        visit(named(file))
+    return next((found for module in graph if (found := visit(module))), [])
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": "b", "b": "c", "c": ""}, []),
+        ({"a": "bc", "b": "d", "c": "d", "d": ""}, []),
+        ({"a": "b", "b": "a"}, ["a", "b", "a"]),
+        ({"a": "b", "b": "c", "c": "db", "d": ""}, ["b", "c", "b"]),
+    ],
+)
+def test_circles_are_found(graph: dict[str, str], found: list[str]) -> None:
+    assert circle(graph) == found
+
+
+def test_imports_for_type_checkers_are_found() -> None:
+    source = "if TYPE_CHECKING:\n    from advhash.cli import app\nimport advhash.data"
+    assert imports(source, typed=True) == {"advhash.cli.app", "advhash.data"}
+
+
+def test_no_imports_go_round() -> None:
+    """Between modules, those for type checkers alone included.
+
+    A package that shows its face imports what lies in it.
+    """
+    graph: dict[str, frozenset[str]] = {
+        named(file): frozenset() if file.name == "__init__.py" else modules_of(file, typed=True)
+        for file in FILES
+    }
+    assert not (found := circle(graph)), " → ".join(found)
 
 
 def test_the_ground_is_small() -> None:

@@ -48,13 +48,16 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
         yield from _running(child)
 
 
-def imports(source: str) -> set[str]:
+def imports(source: str, *, typed: bool = False) -> set[str]:
     """What of advhash running this source imports, inside functions too.
 
     `from advhash.data import x` counts as `advhash.data.x`, which may be a module or a name.
+
+    typed: also what only type checkers import
     """
     found = set()
-    for node in _running(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if typed else _running(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -63,10 +66,10 @@ def imports(source: str) -> set[str]:
 
 
 @cache
-def modules_of(file: Path) -> frozenset[str]:
-    """The modules of advhash that a file imports."""
+def modules_of(file: Path, *, typed: bool = False) -> frozenset[str]:
+    """The modules of advhash that a file imports; `typed`: or names for type checkers."""
     found = set()
-    for name in imports(file.read_text("utf-8")):
+    for name in imports(file.read_text("utf-8"), typed=typed):
         while name not in MODULES:
             name = name.rpartition(".")[0]
         found.add(name)

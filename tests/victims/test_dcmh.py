@@ -17,9 +17,9 @@ from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.cross_modal import dcmh
+from advhash.victims.cross_modal.base import network_outputs
 from advhash.victims.cross_modal.code_table import fuse
 from advhash.victims.cross_modal.dcmh import DCMH
-from advhash.victims.cross_modal.phases import network_outputs
 from advhash.victims.objectives import cross_modal_hashing, shared_label, sign
 
 

@@ -60,7 +60,7 @@ def test_training_leaves_the_backbone_as_it_was(
         ]
         return built[-1]
 
-    module = "cross_modal.dlcmh" if name == "dlcmh" else "image.pairwise"
+    module = "cross_modal.base" if name == "dlcmh" else "image.pairwise"
     monkeypatch.setattr(f"advhash.victims.{module}.build_backbone", building)
     settings = {"increment_epochs": 2, "samples": 64} if name == "dlcmh" else {}
     victim = build(name, emoji, **settings).fit(emoji, seed=0)

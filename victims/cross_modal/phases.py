@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.errors import UsageError, nearest
+from advhash.victims.cross_modal.base import network_outputs
+from advhash.victims.cross_modal.lifelong_networks import LifelongNetworks
 from advhash.victims.objectives import (
     discrete_codes,
     lifelong_hashing,
@@ -17,12 +18,8 @@ from advhash.victims.objectives import (
     sign,
     similarity_gap,
 )
-from advhash.victims.training.descent import Descent, batch_outputs, random_batches
-
-if TYPE_CHECKING:
-    from advhash.victims.base import HashVictim
-    from advhash.victims.cross_modal.dlcmh import DLCMH
-    from advhash.victims.training.state import Phase
+from advhash.victims.training.descent import batch_outputs, random_batches
+from advhash.victims.training.phase import Phase
 
 Loss = Callable[[Tensor], Tensor]  # of row numbers (B,)
 
@@ -55,7 +52,7 @@ def arrivals(data: Dataset, seen: Tensor, frozen: Tensor) -> tuple[Tensor, Tenso
 
 
 def learn_original(
-    victim: DLCMH, items: Split, generator: torch.Generator, phase: Phase
+    victim: LifelongNetworks, items: Split, generator: torch.Generator, phase: Phase
 ) -> dict[Modality, Tensor]:
     """Phase 1: each epoch the label, the image and the text network in turn, then the codes.
 
@@ -66,7 +63,7 @@ def learn_original(
     Bx, By = sign(F + H), sign(G + H)
     own, gamma, mu = victim.own_weight, victim.text_weight, victim.quantisation_weight
     names = ("label", *victim.bounds)
-    descents = {name: _descent(victim, name, items=len(items), phase=1) for name in names}
+    descents = {name: victim.descent(name, items=len(items), phase=1) for name in names}
 
     def label_loss(rows: Tensor) -> Tensor:
         h = descents["label"].outputs(
@@ -112,7 +109,7 @@ def learn_original(
 
 
 def learn_increment(
-    victim: DLCMH,
+    victim: LifelongNetworks,
     *,
     old: Split,
     new: Split,
@@ -147,7 +144,7 @@ def learn_increment(
         @ (relaxed["image"] + relaxed["text"])[len(old) :].to(victim.device)
     )
     learnt = {modality: start.clone() for modality in known}
-    descents = {name: _descent(victim, name, items=len(sample), phase=2) for name in known}
+    descents = {name: victim.descent(name, items=len(sample), phase=2) for name in known}
 
     def modality_loss(modality: Modality) -> Loss:
         codes = torch.cat([known[modality], learnt[modality]])
@@ -202,20 +199,6 @@ def joined(first: Split, second: Split) -> Split:
     )
 
 
-def network_outputs(victim: HashVictim, items: Split) -> dict[Modality, Tensor]:
-    """(N,K) real codes of all items, of both modalities, without dropout; on the CPU."""
-    training = victim.training
-    victim.eval()
-    parts: dict[Modality, list[Tensor]] = {modality: [] for modality in victim.bounds}
-    with torch.no_grad():
-        for batch in items.batches(256):
-            for modality, part in parts.items():
-                inputs = batch.inputs[modality].to(victim.device)
-                part.append(victim.relax(inputs, modality).cpu())
-    victim.train(training)
-    return {modality: torch.cat(part) for modality, part in parts.items()}
-
-
 def draw_sample(
     old: int, new: int, size: int, new_share: float, generator: torch.Generator
 ) -> Tensor:
@@ -228,17 +211,3 @@ def draw_sample(
     rest = order[~torch.isin(order, first)][: size - len(first)]
     drawn = torch.cat([first, rest])
     return drawn[torch.randperm(len(drawn), generator=generator)]
-
-
-def _descent(victim: DLCMH, name: str, *, items: int, phase: Literal[1, 2]) -> Descent:
-    """The optimiser of one network ("image", "text", "label") in one phase."""
-    first = phase == 1
-    return Descent(
-        victim.get_submodule(f"{name}_network").parameters(),
-        epochs=victim.epochs if first else victim.increment_epochs,
-        steps=-(-items // victim.batch_size),
-        learning_rate=victim.learning_rate if first else victim.increment_learning_rate,
-        weight_decay=victim.weight_decay,
-        optimiser=victim.optimiser if first else victim.increment_optimiser,
-        decay=victim.decay if first else victim.increment_decay,
-    )

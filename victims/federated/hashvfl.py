@@ -21,7 +21,8 @@ from advhash.victims.federated.wire import Kind, Transcript
 from advhash.victims.networks.backbones import build_backbone
 from advhash.victims.objectives import sign
 from advhash.victims.training.descent import seeded
-from advhash.victims.training.state import UNSAVED, Phase
+from advhash.victims.training.phase import Phase
+from advhash.victims.training.state import UNSAVED
 
 # What seeds are derived from, beside the numbers of the parties, which count from 0.
 NOISE, SERVER, SCHEDULE = 10_000, 20_000, 30_000

@@ -33,7 +33,7 @@ from advhash.victims.objectives import (
     sign,
 )
 from advhash.victims.training.descent import Descent, batch_outputs, random_batches, seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 PROSGAN_CODE = {  # how the code of ProS-GAN trains its victims
     "backbone": "vgg11",

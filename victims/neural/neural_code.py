@@ -19,7 +19,7 @@ from advhash.victims.image.pairwise import check_images
 from advhash.victims.networks.backbones import build_backbone
 from advhash.victims.neural.activations import Layer, Moments, chosen, layers_of, pattern, recorded
 from advhash.victims.training.descent import Descent, augment, random_batches, seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 TINY = 1e-12
 

@@ -39,13 +39,13 @@ from advhash.data.dataset import Dataset, Split
 from advhash.experiments.lifelong.figures import Timing
 from advhash.experiments.lifelong.orders import Order, arrived_rows, stage_of
 from advhash.victims.base import HashVictim
-from advhash.victims.cross_modal.code_table import table_codes
+from advhash.victims.cross_modal.base import network_codes
 from advhash.victims.cross_modal.dcmh import DCMH
 from advhash.victims.cross_modal.dlcmh import DLCMH
-from advhash.victims.cross_modal.phases import learn_original, network_outputs
+from advhash.victims.cross_modal.phases import learn_original
 from advhash.victims.networks.backbones import frozen_features
 from advhash.victims.training.descent import seeded
-from advhash.victims.training.state import Phase
+from advhash.victims.training.phase import Phase
 
 Floats = npt.NDArray[np.float64]
 Codes = Mapping[str, HashCodes]
@@ -284,8 +284,7 @@ class _Protocol:
 
     def _hashed(self, victim: HashVictim, stage: int) -> Codes:
         """The codes of the rows that are there, all from the networks."""
-        outputs = network_outputs(victim, self.data.database.take(self.arrived[stage]))
-        return {way: HashCodes.from_relaxed(signs) for way, signs in table_codes(outputs).items()}
+        return network_codes(victim, self.data.database.take(self.arrived[stage]))
 
     def _changed(self, stage: int, before: Codes, after: Codes) -> float:
         old = torch.searchsorted(self.arrived[stage], self.arrived[stage - 1]).numpy()

@@ -28,6 +28,7 @@ from advhash.storage.checkpoint import load_victim
 from advhash.victims.base import HashVictim
 from advhash.victims.external import is_external
 from advhash.victims.training.acceleration import precision
+from advhash.victims.training.phase import resume
 from advhash.victims.training.state import TrainingState
 
 DEFAULT = Budget("linf", 8 / 255)
@@ -191,7 +192,7 @@ def _harden(
     modalities = [one for one in victim.bounds if victim.is_image(one)]
     victim = copy.deepcopy(victim)  # the state loads its weights into it
     victim.training_state = state
-    first = state.resume(victim, [f"harden {one}" for one in modalities])
+    first = resume(victim, [f"harden {one}" for one in modalities])
     for number, modality in enumerate(modalities):
         if number < first:
             continue
