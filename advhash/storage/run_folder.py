@@ -42,7 +42,6 @@ _PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "torchmetrics",
     "kornia",
     "safetensors",
     "pillow",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
@@ -87,6 +86,8 @@ class Combined(CodeDetector):
         truth = torch.cat([torch.full((len(batch),), float(n > 0)) for n in range(ABNORMAL + 1)])
         table = torch.cat(values)
         centre, spread = table.mean(dim=0), table.std(dim=0).clamp_min(1e-6)
+        from sklearn.linear_model import LogisticRegression  # takes a second to import
+
         model = LogisticRegression(class_weight="balanced")
         model.fit(((table - centre) / spread).numpy(), truth.numpy())
         weights = torch.from_numpy(model.coef_[0]).float()

@@ -18,6 +18,7 @@ import torch
 from few_digits import few_digits
 from killed import killed_when
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 from typer.testing import CliRunner
 
 from advhash.attacks.inversion.code_inversion import ATTACKERS, CodeInversion, sample_messages
@@ -91,6 +92,20 @@ class TestLikeness:
             found = structural_similarity(images, images)
             assert torch.allclose(found, torch.ones(3), atol=1e-5)
             assert bool((structural_similarity(images, 1 - images) < 0.9).all())
+
+    @pytest.mark.parametrize("size", [(32, 32), (64, 48), (11, 30), (32, 9), (8, 8), (6, 6)])
+    def test_ssim_equals_torchmetrics(self, size: tuple[int, int]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        true = torch.rand(5, 3, *size, generator=generator)
+        found = (true + 0.05 * torch.randn(true.shape, generator=generator)).clamp(0, 1)
+        least = min(size)
+        window: dict[str, Any] = {"gaussian_kernel": True, "sigma": 1.5}
+        if least < 11:
+            window = {"gaussian_kernel": False, "kernel_size": least - 1 + least % 2}
+        peer = structural_similarity_index_measure(
+            found, true, data_range=1.0, reduction="none", **window
+        )
+        assert torch.allclose(structural_similarity(found, true), peer, atol=1e-6)
 
     def test_columns_against_explicit_loops(self) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Self
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +108,8 @@ def build_backbone(
                 "load the data at that size, or use another backbone"
             )
         return _measured(name, cnnf(), image_size, IMAGENET_MEAN, IMAGENET_STD, frozen)
+    import timm  # takes seconds to import, and small networks need none of it
+
     if not timm.is_model(name):
         close = nearest(name, ["cnnf", *timm.list_models()])
         raise ConfigError(f"unknown backbone {name!r}: {close}Known: cnnf and all models of timm")

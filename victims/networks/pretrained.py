@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import timm
 import torch
 from torch import Tensor
 
@@ -37,6 +36,8 @@ def pretrained_network(name: str, **settings: Any) -> Any:
 
     Raises UsageError: the package holds other weights, or the network cannot be reached.
     """
+    import timm  # takes seconds to import, and small networks need none of it
+
     file = lite0_file() if name == LITE0 else None
     if file is not None:
         network = timm.create_model(name, pretrained=False, **settings)
@@ -101,6 +102,8 @@ def renamed(tensors: Mapping[str, Tensor], stages: list[int]) -> dict[str, Tenso
 
 def _source(name: str) -> str | None:
     """A file in the hub's cache, or None where timm may fetch it. Raises UsageError: offline."""
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         return None  # timm says that there are no weights
