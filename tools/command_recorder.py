@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 HEAVY = (  # imported before the first fork; nothing of advhash is among them
-    *("torch", "torchvision", "timm", "kornia", "numba", "accelerate"),
+    *("torch", "torchvision", "timm", "kornia", "numba", "accelerate", "torchmetrics"),
     *("pyarrow.parquet", "sklearn.cluster", "scipy.stats", "matplotlib.figure", "rich", "jinja2"),
     *("pydantic", "typer", "safetensors.torch"),
 )
