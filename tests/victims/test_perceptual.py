@@ -361,7 +361,10 @@ class TestVictims:
             )
             attack(config, folder)
             assert said in (folder / "metrics.json").read_text("utf-8")
-            assert said in html.unescape((folder / "report.html").read_text("utf-8"))
+            page = html.unescape((folder / "report.html").read_text("utf-8"))
+            assert said in page
+            assert "Computed: there is nothing to learn." in page
+            assert "Trained in this run." not in page
         with pytest.raises(ConfigError, match="512 or 'none'"):
             VICTIMS.create("pdq", {"shrink": 256})
 

@@ -159,6 +159,7 @@ def victim_info(trained: Trained) -> VictimInfo:
         source=str(card.get("source", "")),
         summary=(type(trained.victim).__doc__ or "").partition("\n")[0],
         cached=trained.cached,
+        origin=trained.origin,
         fingerprint=trained.fingerprint,
         history=trained.victim.history,
         deviations=trained.deviations,

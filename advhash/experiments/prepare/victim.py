@@ -24,6 +24,7 @@ from advhash.experiments.prepare.trained import Trained, fingerprint
 from advhash.registry import VICTIMS
 from advhash.storage.cache import cache_root, cached, content_key
 from advhash.storage.checkpoint import load_victim
+from advhash.storage.model_card import Origin
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, is_external
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
@@ -170,10 +171,17 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         card,
         folder,
         fingerprint(folder, victim, card),
-        not ran,
+        _origin(victim, ran=ran),
         time.perf_counter() - start,
         config.victim.seed,
     )
+
+
+def _origin(victim: HashVictim, *, ran: bool) -> Origin:
+    """Where a registered victim comes from; a perceptual hash has nothing to learn."""
+    if next(victim.parameters(), None) is None:
+        return "computed"
+    return "trained" if ran else "cache"
 
 
 def _check_trust(config: TrainConfig | AttackConfig) -> None:
@@ -198,7 +206,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
     return Trained(
-        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), False, seconds
+        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), "brought", seconds
     )
 
 
@@ -227,6 +235,6 @@ def _from_checkpoint(
         card,
         folder,
         fingerprint(folder, victim, card),
-        True,
+        "checkpoint",
         time.perf_counter() - start,
     )
