@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
 from advhash.measures.roc import ALLOWED, STRICT
-from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
 from advhash.reports.elements.verdict import percent, with_interval
@@ -197,7 +197,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         "attack": record.attack.model_dump() if record.attack else None,
         "adaptive attackers": {name: one.adaptive for name, one in record.found.items()},
     }
-    facts = [("Victim", victim), ("Data set", data)]
+    facts = [("Victim", victim), ("Data set", named_data_fact(record.dataset))]
     lead, *more = verdicts(record)
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"
     return Chapter(

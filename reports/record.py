@@ -104,6 +104,7 @@ class DatasetInfo(Part):
     train: int
     queries: int
     attribution: str
+    pictures: dict[str, Any] | None = None  # what was fed and what is stored; None: no pictures
 
 
 class BudgetInfo(Part):
@@ -186,6 +187,10 @@ class Named(Part):
     settings: dict[str, Any]
 
 
+class NamedData(Named):
+    pictures: dict[str, Any] | None = None  # as of `DatasetInfo`
+
+
 class FileDocument(Document):
     """A document on a victim and its data set, which may be a file of its own.
 
@@ -198,7 +203,7 @@ class FileDocument(Document):
     seed: int
     victim: Named
     defenses: list[dict[str, Any]] = Field(default_factory=list)
-    dataset: Named
+    dataset: NamedData
     flags: list[Flag] = Field(default_factory=list)
     seconds: float
 

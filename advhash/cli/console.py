@@ -56,6 +56,15 @@ def figure(metric: Mapping[str, Any] | None, digits: int = 3) -> str:
     return text
 
 
+def print_pictures(document: Mapping[str, Any]) -> None:
+    """What size of pictures the model was fed, where there are any."""
+    from advhash.measures.sanity import picture_text
+
+    pictures = (document.get("dataset") or {}).get("pictures")
+    if pictures:
+        sys.stdout.write(f"pictures: {picture_text(pictures)}\n")
+
+
 def print_flags(document: Mapping[str, Any]) -> None:
     for flag in document["flags"]:
         sys.stdout.write(f"{flag['level']}: {flag['message']}\n")

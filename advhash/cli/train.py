@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_flags, print_rows
+from advhash.cli.console import figure, print_flags, print_pictures, print_rows
 from advhash.cli.options import (
     Bits,
     Config,
@@ -88,6 +88,7 @@ def print_training(document: Mapping[str, Any]) -> None:
         for name, metric in document["metrics"].items()
     ]
     print_rows(("metric", "value  [95 % interval]"), rows)
+    print_pictures(document)
     print_flags(document)
     if document["checkpoint"] is not None:
         sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, picture_text
 from advhash.reports.record import (
     AttackInfo,
     DatasetInfo,
     MethodInfo,
+    NamedData,
     RunInfo,
     VictimInfo,
     record_file,
@@ -163,11 +164,21 @@ def _fact(label: str, info: MethodInfo, made: str) -> str:
     return " ".join(parts)
 
 
+def named_data_fact(info: NamedData) -> str:
+    """A data set that a file names, in a line."""
+    return f"{info.name}{_pictures(info.pictures)}"
+
+
+def _pictures(pictures: Mapping[str, Any] | None) -> str:
+    return f". Pictures {picture_text(pictures)}." if pictures else ""
+
+
 def data_fact(info: DatasetInfo) -> str:
     """A data set in a line."""
     return (
         f"{info.name}: {info.database} database items, {info.train} of them for training, "
-        f"{info.queries} held-out queries, {len(info.classes)} classes. SHA-256 {info.fingerprint}"
+        f"{info.queries} held-out queries, {len(info.classes)} classes"
+        f"{_pictures(info.pictures) or '.'} SHA-256 {info.fingerprint}"
     )
 
 

@@ -198,6 +198,7 @@ def dataset_info(data: Dataset) -> DatasetInfo:
         train=len(data.train_rows),
         queries=len(data.query),
         attribution=data.attribution,
+        pictures=data.pictures,
     )
 
 

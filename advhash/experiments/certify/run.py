@@ -288,7 +288,7 @@ def _document(
         "seed": config.seed,
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
+        "dataset": {"name": data.name, "settings": dict(data.settings), "pictures": data.pictures},
         "database": direction,
         "queries": len(labels),
         "smoothing": {"sigma": victim.sigma, "votes": victim.votes, "seed": victim.seed},

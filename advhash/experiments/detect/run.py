@@ -153,7 +153,7 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
         "seed": config.seed,
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
-        "dataset": {"name": data.name, "settings": dict(data.settings)},
+        "dataset": {"name": data.name, "settings": dict(data.settings), "pictures": data.pictures},
         "detector": _described(config.detector),
         "inputs": config.inputs if attack is None else attack.name,
         "attack": None if attack is None else _described(attack),
