@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import FileDocument, Part
@@ -99,7 +99,7 @@ def certificate_chapter(path: Path, _: Pictures) -> Chapter:
         "data set": record.dataset.settings,
         "smoothing": record.smoothing.model_dump(),
     }
-    facts = [("Victim", victim), ("Data set", data)]
+    facts = [("Victim", victim), ("Data set", named_data_fact(record.dataset))]
     lead, *more = verdicts(record)
     title = f"What is certified of {victim} on {data}"
     return Chapter(

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import matplotlib
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.measures.roc import ALLOWED, STRICT
+from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
 
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
+OLD_NAMES = {"tpr_at_5fpr": "detected", "tpr_at_1fpr": "strict_detected"}  # of version 0.1
+EXACT = "randomised rule: abnormal inputs flagged at exactly {:g} % of these clean queries"
 METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
+    "false_alarms": "clean queries flagged",
+    "detected": "abnormal inputs flagged",
+    "detected_randomised": EXACT.format(100 * ALLOWED),
     "accepted_adaptive": "who knows the detector gets past it with success",
     "success_and_accepted": "the attack succeeds and is accepted",
     "success_and_accepted_clean": "the same of unattacked queries",
@@ -30,10 +36,12 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
     "auroc": "AUROC",
     "auroc_noise": "AUROC against noise of the same L2",
     "average_precision": "average precision",
-    "tpr_at_5fpr": "flagged at 5 % false alarms",
-    "tpr_at_1fpr": "flagged at 1 % false alarms",
-    "false_alarms": "clean queries flagged",
     "flagged_noise": "noise flagged",
+    "false_alarms_held_out": "clean validation rows flagged, which the threshold was set on",
+    "strict_false_alarms": "strict rule: clean queries flagged",
+    "strict_detected": "strict rule: abnormal inputs flagged",
+    "strict_detected_randomised": EXACT.format(100 * STRICT),
+    "strict_false_alarms_held_out": "strict rule: clean validation rows flagged",
     "accuracy": "accuracy on clean queries",
     "accuracy_abnormal": "accuracy on abnormal inputs",
 }
@@ -44,12 +52,22 @@ class Curve(Part):
     tpr: list[float]
 
 
+def _by_new_names(metrics: Any) -> Any:
+    """Metrics of a document; version 0.1 called detection by a rate that its rule may not reach."""
+    if not isinstance(metrics, dict):
+        return metrics
+    return {OLD_NAMES.get(name, name): value for name, value in metrics.items()}
+
+
+Metrics = Annotated[dict[str, Metric | None], BeforeValidator(_by_new_names)]
+
+
 class Found(Part):
     """What one detector does; what the attacker who knows it took."""
 
     threshold: float
     adaptive: dict[str, Any] | None = None
-    metrics: dict[str, Metric | None]
+    metrics: Metrics
     roc: Curve
 
 
@@ -61,7 +79,11 @@ class Acceptance(Part):
 
 
 class DetectionRecord(FileDocument):
-    """What `advhash detect` found: of one detector, or under `detectors` of all."""
+    """What `advhash detect` found: of one detector, or under `detectors` of all.
+
+    allowed_false_alarms: the share of the `validation` rows that a threshold lets be flagged at
+        most; what was reached is `false_alarms` and `false_alarms_held_out` of each detector
+    """
 
     schema_: Literal["advhash/detect/1"]
     command: Literal["detect"]
@@ -73,8 +95,10 @@ class DetectionRecord(FileDocument):
     abnormal: int
     validation: int
     threshold: float | None
-    false_alarm_rate: float
-    metrics: dict[str, Metric | None] = Field(default_factory=dict)
+    allowed_false_alarms: float = Field(
+        validation_alias=AliasChoices("allowed_false_alarms", "false_alarm_rate")
+    )
+    metrics: Metrics = Field(default_factory=dict)
     roc: Curve | None = None
     detectors: dict[str, Found] = Field(default_factory=dict)
     adaptive: dict[str, Any] | None = None
@@ -120,17 +144,22 @@ def verdicts(record: DetectionRecord) -> list[str]:
 
     lines = []
     for name, one in sorted(record.found.items(), key=rank):
-        flagged, past = (one.metrics.get(key) for key in ("tpr_at_5fpr", "accepted_adaptive"))
+        figures = {key: one.metrics.get(key) or Metric() for key in METRICS}
         line = (
-            f"Who knows {name} gets past it with success in {with_interval(past)} of cases; "
-            if past
-            else ""
+            f"{name} flags {with_interval(figures['detected'])} of {record.inputs} inputs and "
+            f"{with_interval(figures['false_alarms'])} of clean queries"
         )
-        lines.append(
-            f"{line}{name} tells {record.inputs} inputs from clean ones with AUROC "
-            f"{with_interval(one.metrics.get('auroc') or Metric())} and flags "
-            f"{percent(flagged.value if flagged else None)} of them at 5 % false alarms."
-        )
+        if figures["detected_randomised"].value is not None:
+            line += (
+                f"; at exactly {percent(record.allowed_false_alarms)} of them, by a randomised "
+                f"rule, it would flag {percent(figures['detected_randomised'].value)}"
+            )
+        if figures["accepted_adaptive"].value is not None:
+            line += (
+                f". Who knows {name} gets past it with success in "
+                f"{with_interval(figures['accepted_adaptive'])} of cases"
+            )
+        lines.append(f"{line}. AUROC is {with_interval(figures['auroc'])}.")
     return lines
 
 
@@ -168,7 +197,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         "attack": record.attack.model_dump() if record.attack else None,
         "adaptive attackers": {name: one.adaptive for name, one in record.found.items()},
     }
-    facts = [("Victim", victim), ("Data set", data)]
+    facts = [("Victim", victim), ("Data set", named_data_fact(record.dataset))]
     lead, *more = verdicts(record)
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"
     return Chapter(

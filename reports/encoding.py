@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.elements.chapters import (
+    Chapter,
+    Told,
+    attack_fact,
+    data_fact,
+    source_of,
+    victim_fact,
+)
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, STYLE, data_uri
 from advhash.reports.elements.verdict import with_interval
@@ -182,9 +189,9 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
     record = EncodingRecord.read(folder)
     victim, data = record.victim, record.dataset
     label = f"encode run {record.run.id}"
-    facts = [("Victim", method_fact(victim.label, victim, "Trained"))]
+    facts = [("Victim", victim_fact(victim.label, victim))]
     if record.attack is not None:
-        facts.append(("Attack", method_fact(record.attack.name, record.attack, "Fitted")))
+        facts.append(("Attack", attack_fact(record.attack)))
     facts.append(("Data set", data_fact(data)))
     settings = {
         "victim": victim.settings,

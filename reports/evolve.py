@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of, victim_fact
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, data_uri
 from advhash.reports.elements.verdict import with_interval
@@ -234,7 +234,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
     record = SearchRecord.read(folder)
     label, data = f"search run {record.run.id}", record.dataset
     what = "attacks" if record.domain == "attack" else "trained cells"
-    facts = [("Victim", method_fact(one.victim, one.info, "Trained")) for one in record.held_out]
+    facts = [("Victim", victim_fact(one.victim, one.info)) for one in record.held_out]
     if data is not None:
         facts.append(("Data set", data_fact(data)))
     lead, *more = verdicts(record)

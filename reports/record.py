@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
+from advhash.storage.model_card import Origin
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
@@ -70,13 +71,14 @@ class MethodInfo(Part):
     settings: dict[str, Any]
     source: str
     summary: str
-    cached: bool  # taken from the cache, not trained in this run
+    cached: bool  # its weights or its fitted state were read, not made in this run
     fingerprint: str  # SHA-256 of the weights or of the fitted state; "" where there is none
     history: list[dict[str, float | str]]
     deviations: list[str]
 
 
 class VictimInfo(MethodInfo):
+    origin: Origin | None = None  # None: of version 0.1, which did not tell
     modalities: list[str]
     notes: dict[str, Any]  # from its card: metrics, seconds, seed
     defenses: list[dict[str, Any]] = []  # name, settings, source, budget, seed of each
@@ -102,6 +104,7 @@ class DatasetInfo(Part):
     train: int
     queries: int
     attribution: str
+    pictures: dict[str, Any] | None = None  # what was fed and what is stored; None: no pictures
 
 
 class BudgetInfo(Part):
@@ -184,6 +187,10 @@ class Named(Part):
     settings: dict[str, Any]
 
 
+class NamedData(Named):
+    pictures: dict[str, Any] | None = None  # as of `DatasetInfo`
+
+
 class FileDocument(Document):
     """A document on a victim and its data set, which may be a file of its own.
 
@@ -196,7 +203,7 @@ class FileDocument(Document):
     seed: int
     victim: Named
     defenses: list[dict[str, Any]] = Field(default_factory=list)
-    dataset: Named
+    dataset: NamedData
     flags: list[Flag] = Field(default_factory=list)
     seconds: float
 

@@ -15,8 +15,8 @@ from advhash.reports.elements.chapters import (
     Told,
     data_fact,
     known,
-    method_fact,
     source_of,
+    victim_fact,
 )
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import STYLE, data_uri
@@ -202,7 +202,7 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         title = f"Transfer between {len(record.labels)} victims"
         heading = "What an attack made for one victim does to others"
     facts = [
-        *(("Victim", method_fact(one.label, one.info, "Trained")) for one in record.victims),
+        *(("Victim", victim_fact(one.label, one.info)) for one in record.victims),
         ("Data set", data_fact(data)),
     ]
     settings = {

@@ -72,6 +72,28 @@ def source_file(name: str) -> Path | None:
     return Path(origin) if origin else None
 
 
+def stated_size(model: object) -> int | None:
+    """The side of the square pictures that a model says it wants, in pixels; None: it says nothing.
+
+    What says so: `image_size` or `input_size` of the function or module, or timm's configs; a
+    number, (H,W) or (3,H,W).
+
+    >>> model = nn.Flatten()
+    >>> model.image_size = (64, 64)
+    >>> stated_size(model), stated_size(nn.Flatten())
+    (64, None)
+    """
+    said = [getattr(model, name, None) for name in ("image_size", "input_size")]
+    configs = [getattr(model, name, None) for name in ("pretrained_cfg", "default_cfg")]
+    said += [config.get("input_size") for config in configs if isinstance(config, dict)]
+    for value in said:
+        sides = list(value[-2:]) if isinstance(value, tuple | list) else [value]
+        whole = [side for side in sides if isinstance(side, int) and side > 0]
+        if len(whole) == len(sides) and len(set(whole)) == 1:
+            return whole[0]
+    return None
+
+
 class ExternalVictim(HashVictim):
     """Code given by the user: any callable from images to codes.
 

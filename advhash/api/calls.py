@@ -119,7 +119,9 @@ def bring(
         bootstrap_seed=derive_seed(seed, "bootstrap"),
     )
     mark = fingerprint(victim, called, data)
-    return Trained(victim, data, called, {}, card, None, mark, False, time.perf_counter() - start)
+    return Trained(
+        victim, data, called, {}, card, None, mark, "brought", time.perf_counter() - start
+    )
 
 
 def attack(
@@ -309,7 +311,7 @@ def _ready(
             raise DataError(f"{name} needs images: the batch has {', '.join(alone.modalities)}")
         some = torch.arange(min(SAMPLES, len(alone.query)))
         victim = _external(victim, name, alone.query.rows(some).inputs["image"])
-    return Trained(victim, alone, name, {}, {"name": name}, None, "", False, 0.0)
+    return Trained(victim, alone, name, {}, {"name": name}, None, "", "brought", 0.0)
 
 
 def _expect_run(given: object) -> None:

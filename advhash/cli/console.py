@@ -69,6 +69,15 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     print_rows(("metric", FIGURE), rows)
 
 
+def print_pictures(document: Mapping[str, Any]) -> None:
+    """What size of pictures the model was fed, where there are any."""
+    from advhash.measures.sanity import picture_text
+
+    pictures = (document.get("dataset") or {}).get("pictures")
+    if pictures:
+        sys.stdout.write(f"pictures: {picture_text(pictures)}\n")
+
+
 def print_flags(flags: Iterable[Mapping[str, Any]]) -> None:
     for flag in flags:
         sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
@@ -85,10 +94,17 @@ def print_end(record: Any, *places: str) -> None:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """Bars with time left on a terminal, plain lines elsewhere, always on stderr."""
+    """Bars with time left on a terminal, plain lines elsewhere, always on stderr.
+
+    Each passage through a stage has its own clock. The whole command has a line as well: of its
+    steps where it knows them, else how many stages it went through and how long they took.
+    """
+    from advhash.compute.progress import OVERALL, Clocks
+
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain_progress()
+        with _plain_progress() as plain:
+            yield plain
         return
     columns = (
         TextColumn("{task.description}"),
@@ -98,38 +114,60 @@ def progress_display() -> Iterator[Progress]:
         TextColumn("{task.fields[figures]}"),
     )
     with Bars(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
+        clocks = Clocks()
+        tasks: dict[str, tuple[TaskID, int]] = {}
+        whole = bars.add_task(OVERALL, total=None, figures="")
 
         def show(stage: str, done: int, total: int, **figures: float) -> None:
+            if stage == OVERALL:
+                bars.update(whole, completed=done, total=total)
+                return
+            number = clocks.tell(stage, done, total, time.monotonic()).number
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, figures="")
-            bars.update(tasks[stage], completed=done, total=total, figures=_figures(figures))
+                tasks[stage] = bars.add_task(stage, total=total, figures=""), number
+            task, shown = tasks[stage]
+            if number != shown:  # again: the bar begins anew, with its clock
+                bars.reset(task, total=total, description=_named(stage, number))
+                tasks[stage] = task, number
+            bars.update(task, completed=done, total=total, figures=_figures(figures))
 
         yield show
 
 
-def _plain_progress() -> Progress:
+@contextmanager
+def _plain_progress() -> Iterator[Progress]:
     """A line when a stage begins and ends, and every five seconds in between."""
-    last: dict[str, float] = {}
-    begun: dict[str, tuple[float, int]] = {}
+    from advhash.compute.progress import OVERALL, Clocks
+
+    clocks = Clocks()
+    last: dict[tuple[str, int], float] = {}
+    begun = time.monotonic()
+    planned = False
 
     def show(stage: str, done: int, total: int, **figures: float) -> None:
+        nonlocal planned
         now = time.monotonic()
-        if stage in last and done < total and now - last[stage] < _PLAIN_SECONDS:
+        planned |= stage == OVERALL
+        span = clocks.tell(stage, done, total, now)
+        key = (stage, span.number)
+        if key in last and done < total and now - last[key] < _PLAIN_SECONDS:
             return
-        since, first = begun.setdefault(stage, (now, done))
-        last[stage] = now
-        spent = now - since
-        left = (
-            f", about {spent / (done - first) * (total - done):.0f} s left"
-            if spent > 1 and first < done < total
-            else ""
-        )
+        last[key] = now
+        left = span.left(now) if now - span.since > 1 else None
+        ends = "" if left is None else f", about {left:.0f} s left"
         shown = f" ({_figures(figures)})" if figures else ""
-        sys.stderr.write(f"{stage}: {done}/{total}{shown}{left}\n")
+        name = stage if stage == OVERALL else _named(stage, span.number)
+        sys.stderr.write(f"{name}: {done}/{total}{shown}{ends}\n")
         sys.stderr.flush()
 
-    return show
+    yield show
+    if last and not planned:
+        spent = time.monotonic() - begun
+        sys.stderr.write(f"{OVERALL}: {len(last)} stages in {spent:.0f} s\n")
+
+
+def _named(stage: str, number: int) -> str:
+    return stage if number == 1 else f"{stage} (no. {number})"
 
 
 def _figures(figures: Mapping[str, float]) -> str:

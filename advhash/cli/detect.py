@@ -32,10 +32,14 @@ def print_detection(record: DetectionRecord) -> None:
         sys.stdout.write(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
-            f"clean; flagged above {found['threshold']:g}\n"
+            f"clean; flagged above {found['threshold']:g}, the lowest threshold that at most "
+            f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
+            "rows exceed\n"
         )
         rows = [
-            {"metric": name, FIGURE: figure(metric)} for name, metric in found["metrics"].items()
+            {"metric": name, FIGURE: figure(metric)}
+            for name, metric in found["metrics"].items()
+            if metric is not None
         ]
         print_rows(("metric", FIGURE), rows)
     print_end(record)
@@ -103,9 +107,10 @@ def detect(
 ) -> dict[str, Any]:
     """Tell abnormal inputs from clean ones, and measure who gets past.
 
-    Of a federation the slices of a party, of any other victim its queries. The threshold is set on
-    clean validation data at 5 % false alarms. Beside it stands what an attacker reaches who knows
-    the detector, and the defence where one is named.
+    Of a federation the slices of a party, of any other victim its queries. The threshold is the
+    lowest that at most 5 % of clean validation rows exceed; `false_alarms` is what it reaches
+    on the clean queries. Beside it stands what an attacker reaches who knows the detector, and
+    the defence where one is named.
     """
     from advhash.experiments.config_text import parse_settings
 

@@ -227,7 +227,7 @@ def execute(
 
     values: the tables of its config; None to continue the run at `resume`
     """
-    from advhash.cli.console import print_json
+    from advhash.cli.console import print_json, print_pictures
     from advhash.compute.executor import check_executor
     from advhash.experiments import experiment as experiments
     from advhash.registry import EXPERIMENTS
@@ -262,6 +262,7 @@ def execute(
         print_json(document(record))
     else:
         show(record)
+        print_pictures(document(record))
     after(record)
 
 

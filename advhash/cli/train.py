@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_flags, print_metrics
+from advhash.cli.console import print_flags, print_metrics, print_pictures
 from advhash.cli.options import (
     Bits,
     Config,
@@ -85,6 +85,7 @@ def train(
 def print_training(document: Mapping[str, Any]) -> None:
     """Figures of a trained victim."""
     print_metrics(document["metrics"])
+    print_pictures(document)
     print_flags(document["flags"])
     if document["checkpoint"] is not None:
         sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")

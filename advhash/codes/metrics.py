@@ -109,10 +109,25 @@ class _Levels:
         offset = 0 if ties == "optimistic" else self.rows - self.relevant
         return self.before + offset, np.clip(self.seen - offset, 0, self.relevant)
 
+    def ended(self, values: Floats, ties: LevelTies, needed: npt.NDArray[np.int64]) -> Floats:
+        """(N,) values of a measure in [0,1], exactly 1 where the ranking is perfect.
+
+        That is counted: each of the first `needed` (N,) ranks surely holds a relevant row. Sums of
+        floats are off by some last bits there, on either side of 1.
+        """
+        ranks = np.minimum(needed[:, None] - self.before, self.rows)  # of them, within the level
+        if ties == "optimistic":
+            filled = self.relevant >= ranks
+        else:
+            filled = self.relevant == self.rows
+        perfect = (filled | (ranks <= 0)).all(axis=1)
+        return np.where(perfect, 1.0, np.minimum(values, 1.0))
+
     def found(self, ties: LevelTies) -> Floats:
         """(N,) relevant rows within the cut."""
         if ties == "expected":
-            return np.asarray((self.share * self.seen).sum(axis=1))
+            whole = self.seen == self.rows  # there the product would round
+            return np.asarray(np.where(whole, self.relevant, self.share * self.seen).sum(axis=1))
         _, shown = self.relevant_span(ties)
         return np.asarray(shown.sum(axis=1), dtype=np.float64)
 
@@ -147,7 +162,8 @@ def average_precision(
         inverse = _harmonic(start + shown) - _harmonic(start)
         level = shown + (levels.hits - start) * inverse
     relevant = counts.relevant_rows
-    return _close(level.sum(axis=1) / _findable(relevant, top_k), relevant, empty)
+    findable = _findable(relevant, top_k)
+    return _close(levels.ended(level.sum(axis=1) / findable, ties, findable), relevant, empty)
 
 
 def chance_average_precision(
@@ -263,8 +279,9 @@ def normalised_gain(
     else:
         gain = span(*levels.relevant_span(ties))
     relevant = counts.relevant_rows
-    best = discount[np.minimum(_findable(relevant, top_k), depth)]
-    return _close(gain.sum(axis=1) / best, relevant, empty)
+    findable = np.minimum(_findable(relevant, top_k), depth)
+    value = levels.ended(gain.sum(axis=1) / discount[findable], ties, findable)
+    return _close(value, relevant, empty)
 
 
 def _ranked_hits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +133,17 @@ class Dataset:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         return tuple(self.database.inputs)
+
+    @property
+    def pictures(self) -> dict[str, Any] | None:
+        """What size of pictures a model is fed, and what sizes are stored where that is known.
+
+        {"fed": [width, height], "stored": {count, larger, smallest, median, largest} or None}
+        """
+        if "image" not in self.query.inputs:
+            return None
+        height, width = self.query.inputs["image"].shape[-2:]
+        return {"fed": [width, height], "stored": self.card.get("stored_pictures")}
 
     @property
     def train(self) -> Split:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from advhash.compute.executor import check_executor, run_tasks
-from advhash.compute.progress import Progress, silent
+from advhash.compute.progress import Progress, Steps, silent
 from advhash.errors import AdvhashError, RunError
 from advhash.experiments.config import Run
 from advhash.experiments.config_text import read_toml
@@ -343,20 +343,23 @@ def run(
     with RunFolder.writing(final, begun, kept) as folder, _threads(plan.threads):
         folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
         write_json(folder.path / "env.json", environment())
+        steps = Steps(progress)
         place = Place(
             plan.parts,
-            progress,
+            steps,
             folder=folder.path,
             final=folder.final,
             executor=executor,
             alone=alone,
         )
-        results = _Cells(kind, plan, place, until).results()
+        results = _Cells(kind, plan, place, steps, until).results()
+        steps.begin()
         place.seconds["all"] = time.perf_counter() - began
         record = kind.judge(plan, results, place)
         folder.write_text("metrics.json", record.dumps())
         if not alone:
             render([folder.path], folder.path / "report.html")
+        steps.finish()
     if not kind.lasts:
         for store in stores:
             store.forget()
@@ -381,6 +384,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     kind: Experiment[Config, CellType, PlanType, Record]
     plan: PlanType
     place: Place
+    steps: Steps
     until: float | None
 
     def results(self) -> list[Result | Missing]:
@@ -395,12 +399,11 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
             else:
                 waiting.append(cell)
         if self.place.executor == "inline":
-            for done, cell in enumerate(waiting):
-                self.place.progress(self.kind.stage, done, len(waiting))
+            for cell in waiting:
+                self.steps.begin()
                 if hasattr(cell, "parts"):
                     self.place.forget(but=cell.parts)
                 found[cell.key] = _result(self.kind, cell, self.place, self.until)
-            self.place.progress(self.kind.stage, len(waiting), len(waiting))
         else:
             works = [self._work(cell=cell) for cell in waiting]
             for cell, one in zip(waiting, self._run(works, self.kind.stage), strict=True):
@@ -412,12 +415,13 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
         """Build the stages, of what a cell still needs; the parts that are missing."""
         missing: dict[str, Missing] = {}
         _, wanted = _undone(self.kind, self.plan)
+        self.steps.expect(len(wanted & set(self.plan.parts)) + len(self.plan.cells) + 1)  # judging
         for stage in self.plan.stages or [[name] for name in self.plan.parts]:
             names = [name for name in stage if name in wanted]
             if len(names) == 1 or self.place.executor == "inline":
-                for done, name in enumerate(names):
+                for name in names:
+                    self.steps.begin()
                     if len(names) > 1:
-                        self.place.progress("parts", done, len(names))
                         self.place.forget(but=())
                     gone = _built(self.kind, name, self.place, self.until)
                     if gone is not None:
@@ -448,7 +452,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
             _elsewhere,
             works,
             stage=stage,
-            progress=self.place.progress,
+            progress=self.steps.beside(),
             lost=lost if self.kind.keeps_going else None,
             same=partial(_surroundings, self.kind.name),
         )

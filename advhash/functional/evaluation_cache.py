@@ -1,6 +1,6 @@
 """What evaluations gave, kept by functional hash, so that equals are evaluated once.
 
-The functional equivalence cache of Liu et al., arXiv 2302.05433; the released code:
+The functional equivalence cache of Gillard et al., arXiv 2302.05433; the released code:
 unified_functional_hashing/fec.py and automl_zero/fec_cache.cc.
 """
 

@@ -1,8 +1,9 @@
 """Search over candidates of any kind: regularised evolution, random search and hill climbing.
 
 With an `EquivalenceCache`, candidates that do the same are evaluated once (Unified Functional
-Hashing, arXiv 2302.05433; the released code: unified_functional_hashing/). What a candidate is,
-a `Domain` tells. The clock is what hashes and evaluations cost, in real or simulated seconds.
+Hashing, Gillard et al., arXiv 2302.05433; the released code: unified_functional_hashing/). What a
+candidate is, a `Domain` tells. The clock is what hashes and evaluations cost, in real or simulated
+seconds.
 """
 
 from __future__ import annotations

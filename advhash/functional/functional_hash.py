@@ -2,7 +2,8 @@
 
 `FunctionalHash` turns what a candidate does on a fixed canary batch into a key, whatever it is: a
 torch module, an `fx` graph, a lambda, a small program, an attack's genome (Unified Functional
-Hashing, Liu et al., arXiv 2302.05433). `equivalence_cache` keeps what evaluations gave under it.
+Hashing, Gillard et al., arXiv 2302.05433). `equivalence_cache` keeps what evaluations gave under a
+key.
 
 Equal keys mean: no difference was seen, at this precision, on these inputs. Different keys of equal
 functions happen too, since truncation splits values that straddle an edge, however close.

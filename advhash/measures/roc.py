@@ -1,21 +1,25 @@
-"""Figures of detectors: thresholds from clean data, ROC, AUROC, AP and TPR with their intervals.
+"""Figures of detectors: the rule that is deployed, ROC, AUROC and AP with their intervals.
 
 Higher scores are more anomalous; an input is flagged iff its score is above the threshold. Scores
-may be whole numbers with many ties: all figures count them exactly.
+may be whole numbers with many ties: all figures count them exactly. A threshold that allows 5 % of
+false alarms may reach 1 %, so that every detection rate stands beside the rate that was reached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
+from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, rate_metric
 
 Floats = npt.NDArray[np.float64]
-AT_ONE_PERCENT = 2000  # clean items from which on a rate of 1 % is stated
+ALLOWED = 0.05  # of held-out clean rows above the threshold of the deployed rule
+STRICT = 0.01  # of the second, strict rule
+STRICT_ROWS = 2000  # clean rows from which on the strict rule is measured
 
 
 def threshold_at(clean: npt.ArrayLike, rate: float) -> float:
@@ -31,6 +35,87 @@ def threshold_at(clean: npt.ArrayLike, rate: float) -> float:
         raise ValueError(f"expected clean scores and a rate in [0,1), got {len(scores)}, {rate}")
     above = len(scores) - np.searchsorted(scores, scores, side="right")
     return float(scores[above <= rate * len(scores) + 1e-9][0])
+
+
+@dataclass(frozen=True)
+class DeployedRule:
+    """A detector as it is used: an input is flagged iff its score is above the threshold.
+
+    allowed: the share of the held-out clean rows that may at most lie above
+    reached: the share of them that does, with ties less than `allowed`
+    rows:    how many they were
+    """
+
+    threshold: float
+    allowed: float
+    reached: float
+    rows: int
+
+    @classmethod
+    def set_on(cls, held_out: npt.ArrayLike, allowed: float = ALLOWED) -> DeployedRule:
+        """The rule with the lowest threshold that `allowed` permits. Raises as `threshold_at`.
+
+        >>> DeployedRule.set_on([0] * 94 + [1] * 5 + [2])
+        DeployedRule(threshold=1.0, allowed=0.05, reached=0.01, rows=100)
+        """
+        scores = np.asarray(held_out, np.float64)
+        threshold = threshold_at(scores, allowed)
+        return cls(threshold, allowed, float((scores > threshold).mean()), len(scores))
+
+    def flags(self, scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """(N,) whether items with these scores are flagged."""
+        return np.asarray(scores, np.float64) > self.threshold
+
+    def accepts(self, scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """(N,) whether they pass."""
+        return np.asarray(scores, np.float64) <= self.threshold
+
+
+def rule_metrics(
+    rule: DeployedRule,
+    abnormal: npt.ArrayLike,
+    clean: npt.ArrayLike,
+    seed: int,
+    *,
+    paired: bool = False,
+) -> dict[str, Metric]:
+    """What the rule does to items that it was not set on, and what no threshold of it could.
+
+    detected, false_alarms: shares of abnormal and of clean items flagged, with exact intervals
+    false_alarms_held_out: of the rows that the threshold was set on; no estimate, so no interval
+    detected_randomised: `randomised_detection` at exactly `rule.allowed`
+    """
+    return {
+        "detected": rate_metric(rule.flags(abnormal), seed),
+        "false_alarms": rate_metric(rule.flags(clean), seed),
+        "false_alarms_held_out": Metric(rule.reached, n=rule.rows),
+        "detected_randomised": randomised_detection(
+            abnormal, clean, rule.allowed, seed, paired=paired
+        ),
+    }
+
+
+def operating_metrics(
+    held_out: npt.ArrayLike,
+    abnormal: npt.ArrayLike,
+    clean: npt.ArrayLike,
+    seed: int,
+    *,
+    paired: bool = False,
+) -> tuple[DeployedRule, dict[str, Metric | None]]:
+    """The deployed rule, and `rule_metrics` of it and (`strict_…`) of the strict one.
+
+    The strict ones are None where there are fewer than `STRICT_ROWS` of either clean rows.
+    """
+    rule = DeployedRule.set_on(held_out)
+    metrics: dict[str, Metric | None] = {**rule_metrics(rule, abnormal, clean, seed, paired=paired)}
+    enough = min(np.size(held_out), np.size(clean)) >= STRICT_ROWS
+    strict = (
+        rule_metrics(DeployedRule.set_on(held_out, STRICT), abnormal, clean, seed, paired=paired)
+        if enough
+        else dict.fromkeys(metrics)
+    )
+    return rule, metrics | {f"strict_{name}": metric for name, metric in strict.items()}
 
 
 def _levels(abnormal: Floats, clean: Floats) -> tuple[Floats, Floats]:
@@ -52,6 +137,25 @@ def _precision(found: Floats, alarms: Floats) -> Floats:
     """Of counts (…,L): Σ (recall gained at a score) · precision there."""
     hits, flagged = np.cumsum(found, -1), np.cumsum(found + alarms, -1)
     return np.asarray((found * hits / np.maximum(flagged, 1)).sum(-1) / found.sum(-1))
+
+
+def _detection_at(rate: float) -> Callable[[Floats, Floats], Floats]:
+    """Of counts (…,L): the detection of the rule that flags exactly the share `rate` of alarms."""
+
+    def detection(found: Floats, alarms: Floats) -> Floats:
+        hits, flagged = (
+            np.cumsum(np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(1, 0)]), -1)
+            / counts.sum(-1, keepdims=True)
+            for counts in (found, alarms)
+        )
+        last = (flagged <= rate + 1e-12).sum(-1, keepdims=True) - 1  # flagged in full up to here
+        after = np.minimum(last + 1, flagged.shape[-1] - 1)
+        low, high = (np.take_along_axis(flagged, place, -1) for place in (last, after))
+        drawn = np.where(high > low, (rate - low) / np.where(high > low, high - low, 1), 0)
+        low, high = (np.take_along_axis(hits, place, -1) for place in (last, after))
+        return np.asarray((low + drawn.clip(0, 1) * (high - low))[..., 0])
+
+    return detection
 
 
 def two_samples(
@@ -123,6 +227,22 @@ def average_precision(
     0.8333333333333333
     """
     return two_samples(_precision, abnormal, clean, seed, paired=paired)
+
+
+def randomised_detection(
+    abnormal: npt.ArrayLike, clean: npt.ArrayLike, rate: float, seed: int, *, paired: bool = False
+) -> Metric:
+    """Share of abnormal items flagged where exactly the share `rate` of these clean ones is.
+
+    All scores above a level are flagged and, of those at the level itself, a share drawn by chance:
+    the ROC curve read at `rate`. Nobody deploys such a rule, as the level is one of the very items
+    that it is measured on; it compares detectors whose thresholds reach different rates.
+    paired: see `two_samples`
+
+    >>> randomised_detection([2, 1, 1, 0], [1] * 10 + [0] * 90, 0.05, seed=0).value
+    0.5
+    """
+    return two_samples(_detection_at(rate), abnormal, clean, seed, paired=paired)
 
 
 def roc_curve(abnormal: npt.ArrayLike, clean: npt.ArrayLike) -> tuple[list[float], list[float]]:

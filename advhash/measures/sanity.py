@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,67 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
             )
         )
     return flags
+
+
+def picture_text(pictures: Mapping[str, Any]) -> str:
+    """What size of pictures a model was fed; pictures: as of `Dataset.pictures`.
+
+    >>> stored = {"count": 9, "larger": 9, "smallest": [60, 60], "median": [64, 64]}
+    >>> picture_text({"fed": [32, 32], "stored": {**stored, "largest": [90, 64]}})
+    'fed at 32×32 pixels, stored at 60×60 to 90×64 (median 64×64), 9 of 9 larger than fed'
+    """
+    text, stored = f"fed at {_by(pictures['fed'])} pixels", pictures["stored"]
+    if not stored:
+        return text
+    span = _by(stored["smallest"])
+    if stored["smallest"] != stored["largest"]:
+        span += f" to {_by(stored['largest'])} (median {_by(stored['median'])})"
+    larger = f", {stored['larger']} of {stored['count']} larger than fed"
+    return f"{text}, stored at {span}{larger if stored['larger'] else ''}"
+
+
+def _by(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))
+
+
+def check_pictures(
+    pictures: Mapping[str, Any] | None, *, stated: int | None = None, trained_here: bool = False
+) -> list[Flag]:
+    """Whether pictures were made smaller than they are, or of another size than the model states.
+
+    stated: the side that the model says it wants; trained_here: on these very pictures
+    """
+    if pictures is None:
+        return []
+    fed = pictures["fed"]
+    if stated is not None:
+        if fed == [stated, stated]:
+            return []  # as it wants them
+        return [
+            Flag(
+                "stated_size",
+                "warning",
+                f"The model states pictures of {stated}×{stated} pixels and was "
+                f"{picture_text(pictures)}: expected dataset.size={stated}.",
+            )
+        ]
+    stored = pictures["stored"]
+    if not stored or not stored["larger"]:
+        return []
+    side = max(stored["median"])
+    repair = (
+        "a larger dataset.size trains on more of them"
+        if trained_here
+        else f"set dataset.size (e.g. {side}) or let the model state its image_size, unless it was "
+        "made for this size"
+    )
+    return [
+        Flag(
+            "shrunk_pictures",
+            "info" if trained_here else "warning",
+            f"The model was {picture_text(pictures)}: {repair}.",
+        )
+    ]
 
 
 def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -15,6 +15,9 @@ from advhash.registry import VICTIMS
 
 PAGE = "README.md"
 UNTRAINED = "_untrained"
+# trained here, read from the cache or from a checkpoint that the user named, a model of the user's
+# own, or a hash that is computed and has nothing to learn
+Origin = Literal["trained", "cache", "checkpoint", "brought", "computed"]
 
 
 def model_card(card: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-@ATTACKS.register("evolved", source="advhash evolve; Liu et al., arXiv 2302.05433")
+@ATTACKS.register("evolved", source="advhash evolve; Gillard et al., arXiv 2302.05433")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Evolved(GradientAttack):
     """Toward an anchor by the objective that a small program computes: what `search` looks for.

@@ -18,10 +18,11 @@ from advhash.reports.elements.chapters import (
     Chapter,
     Source,
     Told,
+    attack_fact,
     covered,
     data_fact,
-    method_fact,
     source_of,
+    victim_fact,
 )
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import (
@@ -215,8 +216,8 @@ def _told(label: str, found: Verdict) -> Told:
 def _source(folder: Path, label: str, record: Record) -> Source:
     attack, budget = record.attack, record.budget
     facts = [
-        ("Victim", method_fact(record.victim.label, record.victim, "Trained")),
-        ("Attack", method_fact(attack.name, attack, "Fitted")),
+        ("Victim", victim_fact(record.victim.label, record.victim)),
+        ("Attack", attack_fact(attack)),
         ("Data set", data_fact(record.dataset)),
     ]
     settings = {

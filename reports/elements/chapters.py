@@ -8,9 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advhash.measures.sanity import Flag
-from advhash.reports.record import DatasetInfo, MethodInfo, RunInfo, record_file
+from advhash.measures.sanity import Flag, picture_text
+from advhash.reports.record import (
+    AttackInfo,
+    DatasetInfo,
+    MethodInfo,
+    NamedData,
+    RunInfo,
+    VictimInfo,
+    record_file,
+)
 from advhash.storage.files import sha256
+from advhash.storage.model_card import Origin
 
 TOPICS = {  # in the order of the page: what a template's macro is called → its heading
     "threat": "Threat model and protocol",
@@ -32,6 +41,13 @@ TOPICS = {  # in the order of the page: what a template's macro is called → it
     "flags": "Sanity flags and deviations",
     "training": "Training",
     "provenance": "Provenance",
+}
+ORIGINS: Mapping[Origin, str] = {
+    "trained": "Trained in this run.",
+    "cache": "From the cache.",
+    "checkpoint": "From a checkpoint that the user named.",
+    "brought": "Brought by the user, not trained by advhash.",
+    "computed": "Computed: there is nothing to learn.",
 }
 KNOWLEDGE = {  # what an attacker can have → the same in plain words
     "weights": "has the victim’s weights",
@@ -120,22 +136,49 @@ def source_of(
     return Source(label, info, facts, settings, digest, versions)
 
 
-def method_fact(label: str, info: MethodInfo, made: str) -> str:
-    """A victim or an attack in a line; made: how it came to be where it is not from the cache."""
+def victim_fact(label: str, info: VictimInfo) -> str:
+    """A victim in a line, with where it comes from."""
+    return _fact(label, info, _origin(info))
+
+
+def attack_fact(info: AttackInfo) -> str:
+    """A fitted attack in a line."""
+    made = "From the cache." if info.cached else "Fitted in this run."
+    return _fact(info.name, info, made if info.fingerprint else "")
+
+
+def _origin(info: VictimInfo) -> str:
+    if info.origin is not None:
+        return ORIGINS[info.origin]
+    return ORIGINS["cache"] if info.cached else "Not from the cache."  # of version 0.1
+
+
+def _fact(label: str, info: MethodInfo, made: str) -> str:
     parts = [f"{label} – {info.summary}" if info.summary else label]
     if info.source:
         parts.append(f"Source: {info.source}.")
+    if made:
+        parts.append(made)
     if info.fingerprint:
-        parts.append("From the cache." if info.cached else f"{made} in this run.")
         parts.append(f"SHA-256 {info.fingerprint}")
     return " ".join(parts)
+
+
+def named_data_fact(info: NamedData) -> str:
+    """A data set that a file names, in a line."""
+    return f"{info.name}{_pictures(info.pictures)}"
+
+
+def _pictures(pictures: Mapping[str, Any] | None) -> str:
+    return f". Pictures {picture_text(pictures)}." if pictures else ""
 
 
 def data_fact(info: DatasetInfo) -> str:
     """A data set in a line."""
     return (
         f"{info.name}: {info.database} database items, {info.train} of them for training, "
-        f"{info.queries} held-out queries, {len(info.classes)} classes. SHA-256 {info.fingerprint}"
+        f"{info.queries} held-out queries, {len(info.classes)} classes"
+        f"{_pictures(info.pictures) or '.'} SHA-256 {info.fingerprint}"
     )
 
 

@@ -16,8 +16,8 @@ from advhash.reports.elements.chapters import (
     Told,
     data_fact,
     known,
-    method_fact,
     source_of,
+    victim_fact,
 )
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
@@ -263,7 +263,7 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
         for mean, wanted in zip(party.means, party.wanted, strict=True)
     )
     facts = [
-        ("Victim", method_fact(victim.label, victim, "Trained")),
+        ("Victim", victim_fact(victim.label, victim)),
         ("Attack", f"{attack.name} – {attack.summary} Source: {attack.source}."),
         ("Data set", data_fact(data)),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
@@ -88,11 +88,15 @@ class Picture(_Part):
 
 
 class Roc(_Part):
+    """A detector on a kind of inputs; see `advhash.measures.roc.rule_metrics`."""
+
     inputs: str
     detector: str
     auroc: Metric
-    tpr_at_5fpr: Metric
+    detected: Metric = Field(validation_alias=AliasChoices("detected", "tpr_at_5fpr"))
     false_alarms: Metric
+    false_alarms_held_out: Metric | None = None  # these two: not of version 0.1
+    detected_randomised: Metric | None = None
     fpr: list[float]
     tpr: list[float]
 

@@ -23,6 +23,7 @@ from advhash.data.codec import through_codec
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.experiments.attack.operating import (
+    false_positives,
     names_pictures,
     operating_columns,
     operating_metrics,
@@ -243,7 +244,8 @@ def test_threshold_against_a_loop() -> None:
         for far in far[row]
     ]  # fmt: skip
     for rate in (0.01, 0.1, 0.3):
-        threshold, share = operating_threshold(codes, database, unrelated, rate)
+        threshold = operating_threshold(codes, database, unrelated, rate)
+        share = false_positives(codes, database, unrelated, threshold)
         shares = [sum(pair <= bits for pair in pairs) / len(pairs) for bits in range(13)]
         allowed = [bits for bits, found in enumerate(shares) if found <= rate]
         assert threshold == (allowed[-1] if allowed else None)
@@ -254,9 +256,9 @@ def test_threshold_against_a_loop() -> None:
 
 def test_no_threshold_where_different_pictures_have_one_code() -> None:
     same = HashCodes.pack(np.zeros((4, 8)))
-    threshold, share = operating_threshold(same, same, ~np.eye(4, dtype=bool), 0.01)
-    assert threshold is None
-    assert np.isnan(share).all()
+    unrelated = ~np.eye(4, dtype=bool)
+    assert operating_threshold(same, same, unrelated, 0.01) is None
+    assert np.isnan(false_positives(same, same, unrelated, None)).all()
 
 
 def test_only_sets_whose_labels_name_pictures_have_a_threshold() -> None:
@@ -313,10 +315,34 @@ def test_a_run_on_a_perceptual_hash(name: str, tmp_path: Path) -> None:
     assert all(metric is not None and metric.value is not None for metric in found.values())
     assert found[rate] == found[f"{rate}_png"]
     assert found[rate].value >= found[f"{rate}_clean"].value  # type: ignore[union-attr, operator]
-    share = record.metrics["false_positives"]
+    share = record.metrics["false_positives_held_out"]
     assert share is not None
     assert 0 <= (share.value or 0) <= 0.01
     assert "Evasion and collision at a threshold" in page([tmp_path / "run"])
+
+
+def test_false_positives_are_of_clean_queries_not_of_those_that_set_the_threshold(
+    victim: HashVictim, served: AttackData
+) -> None:
+    """Counted one pair at a time, over the whole query split."""
+    columns = {
+        f"bits_{name}": np.zeros(10) for name in ("clean", "adversarial", "png", "jpeg90", "jpeg75")
+    }
+    found = operating_metrics(columns, served, victim, 0.3, targeted=False, seed=0)
+    bits, share = found["threshold_bits"], found["false_positives"]
+    assert bits is not None
+    assert bits.value is not None
+    assert share is not None
+    query = served.dataset.query
+    far = distances(victim.encode_split(query, "image"), served.codes)
+    near = [
+        [far[q][row] <= bits.value for row in range(len(far[q]))
+         if not bool((query.labels[q] & served.labels[row]).any())]
+        for q in range(len(query))
+    ]  # fmt: skip
+    assert share.value == pytest.approx(np.mean([np.mean(one) for one in near]))
+    assert share.n == len(query)
+    assert share != found["false_positives_held_out"]
 
 
 @pytest.mark.parametrize("far", [0.0, 99.0])

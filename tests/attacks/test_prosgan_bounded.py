@@ -196,7 +196,7 @@ def test_a_fitted_generator_serves_other_queries_budgets_and_target_rules(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     trained = Trained(
         victim, served.dataset, "dpsh", {}, {}, folder=None, fingerprint="of this test",
-        cached=False, seconds=0.0,
+        origin="trained", seconds=0.0,
     )  # fmt: skip
 
     def fitted(budget: dict[str, Any], protocol: dict[str, Any], **more: Any) -> FittedAttack:

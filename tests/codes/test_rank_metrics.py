@@ -320,3 +320,53 @@ def test_a_shuffled_database_changes_not_one_bit_of_any_metric() -> None:
         ]
 
     assert values(np.arange(300)) == values(order)
+
+
+def sure_ranks(levels: list[tuple[int, int]], ties: LevelTies, needed: int) -> bool:
+    """Whether each of the first ranks holds a relevant row, laid out row by row."""
+    row: list[bool] = []
+    for rows, relevant in levels:
+        hits = [True] * relevant + [ties == "expected" and relevant == rows] * (rows - relevant)
+        if ties == "expected" and relevant < rows:
+            hits = [False] * rows  # none of them is sure
+        row += hits[::-1] if ties == "pessimistic" else hits
+    return all(row[:needed])
+
+
+@pytest.mark.parametrize("ties", KINDS)
+@given(
+    levels=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=9),
+    pure=st.integers(0, 9),
+    cut=st.one_of(st.none(), st.integers(1, 200)),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_ranking_scores_one_exactly_if_it_is_perfect(
+    ties: LevelTies, levels: list[tuple[int, int]], pure: int, cut: int | None
+) -> None:
+    """Sums of harmonic numbers said 0.9999999999999996 of one, or 1.0000000000000002."""
+    found = [(rows, rows if level < pure else 0) for level, (rows, _) in enumerate(levels)]
+    if pure < len(levels):
+        found[pure] = (levels[pure][0], min(levels[pure]))  # the first that may hold others
+    total, relevant = (np.array([column]) for column in zip(*found, strict=True))
+    count = int(relevant.sum())
+    if not count:
+        return
+    needed = min(count, cut or count)
+    perfect = sure_ranks(found, ties, needed)
+    for measure in (average_precision, normalised_gain):
+        value = measure(DistanceHistograms(total, relevant), ties=ties, top_k=cut)[0]
+        assert (value == 1.0) == perfect, f"{measure.__name__} {value!r}"
+        assert 0 <= value <= 1
+
+
+def test_the_ends_of_a_measure_are_reached() -> None:
+    """By 400 rankings of 60,000 rows, and by their mean."""
+    generator = np.random.default_rng(0)
+    total = generator.multinomial(60_000, generator.dirichlet(np.ones(65)), 400)
+    pure = np.arange(65) < generator.integers(9, 65, (400, 1))
+    counts = DistanceHistograms(total, total * pure)
+    for values in (average_precision(counts), normalised_gain(counts), recall_at(counts, 60_000)):
+        assert values.tolist() == [1.0] * 400
+        assert values.mean() == 1.0
+    mixed = DistanceHistograms(total, generator.integers(0, total + 1))
+    assert recall_at(mixed, 60_000).tolist() == [1.0] * 400

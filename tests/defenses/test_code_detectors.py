@@ -273,7 +273,7 @@ def test_detect_of_an_image_victim(tmp_path: Path) -> None:
     assert one["abnormal"] == one["clean"] == 16
     assert metrics["accepted_adaptive"]["value"] >= metrics["success_and_accepted"]["value"]
     assert metrics["success"]["value"] >= metrics["success_and_accepted"]["value"]
-    assert metrics["tpr_at_1fpr"] is None, "no rate of 1 % from 16 queries"
+    assert metrics["strict_detected"] is None, "no rate of 1 % from 16 queries"
     assert json.loads(json.dumps(one)) == one
     assert DetectionRecord.loads(json.dumps(one)).attack is not None  # a page shows it
     with pytest.raises(UsageError, match="no settings"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,20 @@ from advhash.experiments.detect.inputs import KINDS, abnormal_batch
 from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.victim import train
 from advhash.experiments.prepare.worth import joint_metrics
-from advhash.measures.roc import area_under_roc, average_precision, roc_curve, threshold_at
+from advhash.measures.intervals import Metric
+from advhash.measures.roc import (
+    DeployedRule,
+    area_under_roc,
+    average_precision,
+    operating_metrics,
+    randomised_detection,
+    roc_curve,
+    threshold_at,
+)
 from advhash.registry import ATTACKS, DETECTORS
-from advhash.reports.detection import DetectionRecord, detection_chapter
+from advhash.reports.detection import DetectionRecord, detection_chapter, verdicts
 from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.verdict import percent
 from advhash.targets import choose_targets
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.federated.slices import OneSlice, padded
@@ -146,6 +156,61 @@ class TestFigures:
         assert (clean > threshold).mean() <= rate
         lower = clean[clean < threshold]
         assert not len(lower) or (clean > lower.max()).mean() > rate
+
+    def test_integer_scores_are_not_said_to_reach_what_they_do_not(self) -> None:
+        """One clean row in a hundred is flagged: 5 % is printed nowhere, the ROC's 85 % apart."""
+        held_out = [0] * 90 + [1] * 9 + [2]
+        clean = [0] * 180 + [1] * 18 + [2] * 2
+        abnormal = [0] * 5 + [1] * 80 + [2] * 15
+        rule, metrics = operating_metrics(held_out, abnormal, clean, seed=0, paired=False)
+        assert rule == DeployedRule(threshold=1.0, allowed=0.05, reached=0.01, rows=100)
+        assert metrics["false_alarms_held_out"] == Metric(0.01, None, None, 100)
+        for name, hits, count in (("false_alarms", 2, 200), ("detected", 15, 100)):
+            exact = binomtest(hits, count).proportion_ci(method="exact")
+            assert metrics[name] == Metric(hits / count, exact.low, exact.high, count)
+        randomised = metrics["detected_randomised"]
+        assert randomised is not None
+        assert randomised.value == pytest.approx(0.15 + 0.8 * 8 / 18)  # 8 of 18 ties drawn
+        assert metrics["strict_detected"] is None  # below 2,000 clean rows
+        assert [bool(x) for x in rule.flags([0, 1, 2, math.inf])] == [False, False, True, True]
+        assert list(rule.accepts([0, 1, 2, math.inf])) == [True, True, False, False]
+        assert not rule.accepts([math.nan])[0]
+
+    @pytest.mark.parametrize("levels", [2, 6, 10_000])
+    @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.37])
+    def test_the_randomised_rule_is_the_roc_curve_read_at_the_rate(
+        self, levels: int, rate: float
+    ) -> None:
+        """Against the best of all mixtures of two thresholds with exactly that false-alarm rate."""
+        generator = np.random.default_rng(levels)
+        clean = generator.integers(0, levels, 90).astype(float)
+        abnormal = generator.integers(levels // 3, levels + levels // 3, 70).astype(float)
+        found = randomised_detection(abnormal, clean, rate, seed=0)
+        steps = [-1.0, *np.unique(np.append(clean, abnormal)), math.inf]
+        best = 0.0
+        for one, other in pairwise(steps):  # neighbouring thresholds
+            low, high = (clean > other).mean(), (clean > one).mean()
+            if low <= rate <= high:
+                share = 1.0 if high == low else (rate - low) / (high - low)
+                hits = (1 - share) * (abnormal > other).mean() + share * (abnormal > one).mean()
+                best = max(best, hits)
+        assert found.value == pytest.approx(best)
+        assert found.n == 70
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= best <= found.high
+
+    def test_the_strict_rule_reaches_what_it_says_too(self) -> None:
+        generator = np.random.default_rng(0)
+        held_out, clean = generator.integers(0, 12, (2, 2000))
+        rule, metrics = operating_metrics(held_out, clean + 3, clean, seed=0, paired=True)
+        strict = DeployedRule.set_on(held_out, 0.01)
+        assert (rule.allowed, strict.reached) == (0.05, 0.0)
+        for name, scores in (("false_alarms", clean), ("detected", clean + 3)):
+            for prefix, one in (("", rule), ("strict_", strict)):
+                metric = metrics[f"{prefix}{name}"]
+                assert metric is not None
+                assert metric.value == one.flags(scores).mean()
 
     def test_what_has_no_figure_is_refused(self) -> None:
         for abnormal, normal in (([], [1.0]), ([1.0], []), ([math.nan], [1.0])):
@@ -480,9 +545,13 @@ class TestCommand:
         assert document == json.loads(out.read_text())
         shown = detection_chapter(out, Pictures()).values["record"]
         assert len(shown.acceptance) == len(document["acceptance"])
-        for name in ("auroc", "average_precision", "tpr_at_5fpr", "accepted_adaptive"):
+        for name in ("auroc", "average_precision", "detected", "accepted_adaptive"):
             assert 0 <= document["metrics"][name]["value"] <= 1
-        assert document["metrics"]["tpr_at_1fpr"] is None  # fewer than 2,000 clean queries
+        assert document["metrics"]["strict_detected"] is None  # fewer than 2,000 clean queries
+        assert (document["allowed_false_alarms"], document["validation"]) == (0.05, 150)
+        assert document["metrics"]["false_alarms_held_out"]["value"] <= 0.05
+        assert document["metrics"]["false_alarms"]["n"] == 50
+        self.tells_what_was_reached(out, document)
         assert (document["inputs"], document["clean"], document["abnormal"]) == ("mixed", 50, 50)
         assert len(document["probe"]) == 10
         curve, figures = document["acceptance"], document["metrics"]
@@ -501,6 +570,22 @@ class TestCommand:
         assert alarms == sorted(alarms, reverse=True)
         assert passed == sorted(passed)
         assert passed[-1] <= figures["wrong_adaptive"]["value"]
+
+    @staticmethod
+    def tells_what_was_reached(file: Path, document: dict[str, Any]) -> None:
+        """On the page of the run, and of the same run as version 0.1 wrote it."""
+        (sentence,) = verdicts(DetectionRecord.read(file))
+        flagged = document["metrics"]["false_alarms"]["value"]
+        assert f"and {percent(flagged)} (95" in sentence
+        assert f"exactly {percent(0.05)} of them, by a randomised rule" in sentence
+        old = dict(document)
+        old["false_alarm_rate"] = old.pop("allowed_false_alarms")
+        kept = ("auroc", "accepted_adaptive", "false_alarms")
+        old["metrics"] = {name: document["metrics"][name] for name in kept}
+        old["metrics"]["tpr_at_5fpr"] = document["metrics"]["detected"]
+        (before,) = verdicts(DetectionRecord.from_document(old))
+        assert before.split(" of clean queries")[0] == sentence.split(" of clean queries")[0]
+        assert "randomised" not in before
 
     def test_the_adaptive_attacker_takes_settings_and_noise_its_budget(self) -> None:
         command = ["detect", "--victim", "hashvfl", "--bits", "8", "--queries", "20", "--json"]

@@ -67,3 +67,29 @@ def test_every_measured_page_follows_its_figures() -> None:
         [sys.executable, ROOT / "benchmarks/tables.py", "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+FIRST_AUTHORS = {  # of the papers that the methods of this house come from, as arXiv has them
+    "1511.03855": "Li", "1602.02255": "Jiang", "1702.00758": "Cao", "1809.01238": "Cao",
+    "1908.00347": "Yuan", "2101.05490": "He", "2212.00325": "Qiu", "2302.05433": "Gillard",
+    "2304.13357": "Xu",
+}  # fmt: skip
+CITED = re.compile(
+    r"([A-Z][a-z]+)(?: et al\.|(?:(?:,|,? and) [A-Z][a-z]+|, …)+)[:,]? "
+    r"(?:\(?\*[^*]*\*, |\"[^\"]*\", )?"
+    r"[^.*;()]{0,45}\(?arXiv (\d{4}\.\d{5})"
+)
+
+
+def test_a_paper_has_its_own_authors_wherever_it_is_cited() -> None:
+    """Four places gave Unified Functional Hashing to Liu et al."""
+    folders = ("advhash", "attacks", "victims", "defenses", "reports", "docs", "benchmarks")
+    cited: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".py", ".md", ".html"):
+                text = " ".join(file.read_text("utf-8").split())
+                for author, number in CITED.findall(text):
+                    cited.setdefault(number, set()).add(author)
+    for number, author in FIRST_AUTHORS.items():
+        assert cited.get(number) == {author}, f"arXiv {number}"

@@ -327,7 +327,7 @@ def make_inversion(folder: Path) -> Path:
             "sweep": [{"bits": bits, "parties": 2, "accuracy": vars(SHARE),
                        "accuracy_undefended": vars(SHARE)} for bits in (12, 24)],
             "detection": [{"inputs": "noise", "detector": "code-max", "auroc": vars(SHARE),
-                           "tpr_at_5fpr": vars(SHARE), "false_alarms": vars(SHARE),
+                           "detected": vars(SHARE), "false_alarms": vars(SHARE),
                            "fpr": [0.0, 1.0], "tpr": [0.0, 1.0]}],
             "pictures": [{"name": "0", "labels": HOSTILE, "files": {"original": "a.png"}}],
         }
@@ -427,7 +427,7 @@ def make_detect(file: Path) -> Path:
     """A file of `advhash detect --detector all --out`."""
     found = {
         "threshold": 2.0, "roc": {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]},
-        "metrics": {"auroc": vars(SHARE), "tpr_at_5fpr": vars(SHARE), "tpr_at_1fpr": None,
+        "metrics": {"auroc": vars(SHARE), "detected": vars(SHARE), "strict_detected": None,
                     "accepted_adaptive": vars(SHARE), "false_alarms": vars(SHARE)},
     }  # fmt: skip
     record = DetectionRecord.model_validate(
@@ -436,7 +436,7 @@ def make_detect(file: Path) -> Path:
             "version": "0", "seed": 0, "victim": {"name": "dpsh", "settings": {}},
             "dataset": {"name": "toy", "settings": {}}, "detector": {"name": "all", "settings": {}},
             "inputs": "prosgan", "attack": None, "budget": "unbounded", "clean": 6, "abnormal": 6,
-            "validation": 3, "threshold": None, "false_alarm_rate": 0.05, "seconds": 1.0,
+            "validation": 3, "threshold": None, "allowed_false_alarms": 0.05, "seconds": 1.0,
             "detectors": {"nearest": found, HOSTILE: found},
         }
     )  # fmt: skip

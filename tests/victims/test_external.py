@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
+from advhash.compute.progress import silent
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import CheckpointError, ConfigError, DataError, UsageError
 from advhash.experiments.attack.run import AttackExperiment, attack
 from advhash.experiments.config import AttackConfig, TrainConfig
 from advhash.experiments.experiment import describe
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.trained import Trained, export_checkpoint
 from advhash.experiments.prepare.victim import train
 from advhash.registry import ATTACKS
 from advhash.victims.external import ExternalVictim, import_function, is_external
@@ -252,10 +256,48 @@ def test_a_run_records_the_name_and_replays(folder: Path) -> None:
     mean = {name: metric.value for name, metric in record.metrics.items() if metric is not None}
     assert mean["map"] > mean["map_chance"] + 0.2  # type: ignore[operator]
     assert mean["tmap"] > mean["tmap_clean"]  # type: ignore[operator]
-    assert (folder / "run" / "report.html").is_file()
+    assert record.victim.origin == "brought"
+    page = (folder / "run" / "report.html").read_text("utf-8")
+    assert "Brought by the user, not trained by advhash." in page
+    assert "Trained in this run." not in page
     text = (folder / "run" / "config.toml").read_text()
     assert 'name = "mine:average"' in text
     assert "trust" not in text
+
+
+def test_where_a_victim_comes_from_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was trained here says so, and only that teaches what a training costs."""
+    monkeypatch.setenv("ADVHASH_CACHE", str(folder / "cache"))
+    costs: list[object] = []
+    monkeypatch.setattr(
+        "advhash.experiments.prepare.planned.note_cost", lambda *given: costs.append(given)
+    )
+
+    def built(victim: dict[str, object]) -> Trained:
+        config = TrainConfig.build({"victim": victim, "dataset": DATA}).trusting(True)
+        return PlannedVictim.of(config).build(SimpleNamespace(progress=silent))
+
+    own = {"name": "dpsh", "epochs": 1, "bits": 8}
+    origins = [built(own).origin, built(own).origin]
+    export_checkpoint(built(own), folder / "saved")
+    origins += [built({"name": name}).origin for name in (str(folder / "saved"), "mine:average")]
+    origins.append(built({"name": "dhash"}).origin)
+    assert origins == ["trained", "cache", "checkpoint", "brought", "computed"]
+    assert len(costs) == 1
+    record = attack(
+        AttackConfig.build(
+            {
+                "victim": {"name": str(folder / "saved")},
+                "attack": {"name": "noise"},
+                "protocol": {"queries": 3},
+            }
+        ),
+        folder / "run",
+    )
+    assert record.victim.cached
+    page = (folder / "run/report.html").read_text("utf-8")
+    assert "From a checkpoint that the user named." in page
+    assert "rom the cache" not in page
 
 
 def test_without_gradients_blend_runs_and_the_card_says_so(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +24,23 @@ from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.data.readers import openmoji
 from advhash.errors import ConfigError, DataError
-from advhash.experiments.config import TrainConfig
+from advhash.experiments.attack.run import attack
+from advhash.experiments.config import AttackConfig, TrainConfig
 from advhash.experiments.prepare.victim import train
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.storage.checkpoint import load_victim, save_victim
 from advhash.victims.base import HashVictim
 from advhash.victims.perceptual.hashes import PDQ, DHash, PHash, box_filter
-from advhash.victims.perceptual.resampling import eight_bit_pixels, grey, resize
+from advhash.victims.perceptual.resampling import (
+    Filter,
+    eight_bit_pixels,
+    fitted_size,
+    grey,
+    resize,
+)
 
 FLICKR = Path("/work/shared/data/flickr8k_128/images.zip")
+PUBLISHED = Path("/work/shared/data/pdq_reference")  # pictures, and their hashes in a README.md
 NAMES = ("phash", "dhash", "pdq")
 Bits = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]  # (H,W,3)
@@ -99,6 +109,22 @@ def flickr() -> list[Pixels]:
     return [np.asarray(picture) for picture in pictures]
 
 
+def published() -> dict[str, tuple[Pixels, Bits]]:
+    """The pictures that the reference implementation tests itself with, and their hashes."""
+    if not PUBLISHED.is_dir():
+        pytest.skip(f"no published hashes in {PUBLISHED}")
+    rows = re.findall(
+        r"\| (\S+) \| ([0-9a-f]{64}) \|", (PUBLISHED / "README.md").read_text("utf-8")
+    )
+    return {
+        name: (
+            np.asarray(Image.open(PUBLISHED / name).convert("RGB")),
+            np.array([digit == "1" for digit in f"{int(text, 16):0256b}"]),
+        )
+        for name, text in rows
+    }
+
+
 def tensor(pictures: list[Pixels]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
@@ -131,6 +157,19 @@ class TestPillow:
             got = resize(torch.from_numpy(noise)[None].float(), *new)[0].numpy()
             assert np.array_equal(got, np.asarray(expected)), f"{old} to {new}"
 
+    @pytest.mark.parametrize("name", ["bicubic", "lanczos"])
+    def test_a_thumbnail_is_pillows(self, name: Filter) -> None:
+        generator = np.random.default_rng(2)
+        for _ in range(60):
+            height, width = generator.integers(3, 200, 2).tolist()
+            noise = generator.integers(0, 256, (height, width, 3), np.uint8)
+            expected = Image.fromarray(noise)
+            expected.thumbnail((64, 64), Image.Resampling[name.upper()], reducing_gap=None)
+            new = fitted_size(height, width, 64)
+            channels = torch.from_numpy(noise).permute(2, 0, 1).float()
+            got = resize(channels, *new, name).permute(1, 2, 0).numpy()
+            assert np.array_equal(got, np.asarray(expected)), f"{height}×{width} to {new}"
+
     def test_pixels_off_the_grid_are_rounded(self) -> None:
         images = torch.tensor([-0.2, 0.4999 / 255, 0.501 / 255, 1.3], requires_grad=True)
         pixels = eight_bit_pixels(images)
@@ -153,7 +192,7 @@ class TestCodes:
             ),
             (DHash(), lambda: imagehash_bits("dhash")),
             (DHash(bits=256), lambda: imagehash_bits("dhash", hash_size=16)),
-            (PDQ(), pdq_bits),
+            (PDQ(shrink="none"), pdq_bits),
         ],
         ids=["phash", "phash-256", "phash-25", "dhash", "dhash-256", "pdq"],
     )
@@ -171,6 +210,34 @@ class TestCodes:
             expected = np.stack([bits(picture) for picture in some])
             got = victim.encode(tensor(some), "image").unpack()
             assert np.array_equal(got, expected), f"{(got != expected).sum()} bits at {shape}"
+
+    def test_pdq_is_the_published_hash(self) -> None:
+        """That of q0003, a JPEG of quality 3, is 10 bits off in `pdqhash` as well."""
+        large = []
+        for name, (picture, wanted) in published().items():
+            got = PDQ().encode(tensor([picture]), "image").unpack()[0]
+            own_size = PDQ(shrink="none").encode(tensor([picture]), "image").unpack()[0]
+            assert (got != wanted).sum() == (10 if name == "q0003.jpg" else 0), name
+            if max(picture.shape) > 512:
+                large.append(int((own_size != wanted).sum()))
+            else:
+                assert np.array_equal(got, own_size), name
+        assert sorted(large) == [6, 6, 10]
+
+    def test_pdq_shrinks_by_the_filter_that_it_names(self) -> None:
+        """And only what is larger: with a gradient to all pixels of the large picture."""
+        picture = np.asarray(Image.fromarray(photos()[0]).resize((900, 1000)))
+        small = Image.fromarray(picture)
+        small.thumbnail((512, 512), Image.Resampling.BICUBIC, reducing_gap=None)
+        images = tensor([picture]).requires_grad_()
+        found = PDQ().relax(images, "image")
+        assert torch.equal(found, PDQ(shrink="none").relax(tensor([np.asarray(small)]), "image"))
+        assert not torch.equal(found, PDQ(shrink="none").relax(images, "image"))
+        (gradient,) = torch.autograd.grad(found.square().sum(), images)
+        assert (gradient.flatten(2) != 0).float().mean() > 0.9
+        edge = tensor([np.asarray(small)])
+        assert max(edge.shape) == 512
+        assert torch.equal(PDQ().relax(edge, "image"), found)
 
     def test_pdq_values_are_the_reference_ones(self, photo: Tensor) -> None:
         """Not only their signs: the same float32 operations in the same order."""
@@ -252,6 +319,7 @@ class TestVictims:
     def test_victims_without_weights_are_told_apart(self) -> None:
         configs = [
             {"name": "phash"}, {"name": "phash", "bits": 16}, {"name": "dhash"}, {"name": "pdq"},
+            {"name": "pdq", "shrink": "none"},
         ]  # fmt: skip
         data = {"name": "near_duplicates", "pictures": 20, "size": 16}
         marks = [
@@ -279,6 +347,26 @@ class TestVictims:
         assert PDQ().bits == 256
         with pytest.raises(ConfigError, match="no setting 'bits'"):
             VICTIMS.create("pdq", {"bits": 64})
+
+    def test_a_run_says_whether_pdq_shrinks(self, tmp_path: Path) -> None:
+        for shrink, said in (({}, '"shrink": 512'), ({"shrink": "none"}, '"shrink": "none"')):
+            folder = tmp_path / str(len(shrink))
+            config = AttackConfig.build(
+                {
+                    "victim": {"name": "pdq", **shrink},
+                    "attack": {"name": "noise"},
+                    "dataset": {"name": "near_duplicates", "pictures": 20, "size": 16},
+                    "protocol": {"queries": 2},
+                }
+            )
+            attack(config, folder)
+            assert said in (folder / "metrics.json").read_text("utf-8")
+            page = html.unescape((folder / "report.html").read_text("utf-8"))
+            assert said in page
+            assert "Computed: there is nothing to learn." in page
+            assert "Trained in this run." not in page
+        with pytest.raises(ConfigError, match="512 or 'none'"):
+            VICTIMS.create("pdq", {"shrink": 256})
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_table_has_no_pictures(self, name: str) -> None:

@@ -8,7 +8,7 @@ any size: each hash brings its own resize.
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,13 @@ from advhash.data.dataset import Dataset, Modality
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
-from advhash.victims.perceptual.resampling import eight_bit_pixels, grey, resize, straight_through
+from advhash.victims.perceptual.resampling import (
+    eight_bit_pixels,
+    fitted_size,
+    grey,
+    resize,
+    straight_through,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -116,6 +122,10 @@ class PDQ(PerceptualHash):
     of which rows and columns 1 to 16 are kept, above their (lower) median or not. All in float32
     and in the order of the reference program, whose bits are numbered from the last to the first.
 
+    shrink: 512, as of the published hashes: a picture with a longer side is first made to fit
+        512×512 pixels in its own shape, by Pillow's bicubic filter; "none": it is hashed at its own
+        size, as `pdqhash` does. Smaller pictures have one and the same hash.
+
     `relax` gives (value − median)/255. See docs/victims/perceptual.md.
 
     Deviations:
@@ -125,16 +135,27 @@ class PDQ(PerceptualHash):
     grid = 64
     side = 16
 
-    def __init__(self) -> None:
+    def __init__(self, *, shrink: Literal[512, "none"] = 512) -> None:
         super().__init__(self.side**2)
+        if shrink not in (512, "none"):
+            raise ValueError(f"expected shrink 512 or none, got {shrink!r}")
+        self.shrink = shrink
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        pixels = eight_bit_pixels(inputs).double()
+        pixels = self._fitted(eight_bit_pixels(inputs)).double()
         luminance = pixels[:, 0] * 0.299 + pixels[:, 1] * 0.587 + pixels[:, 2] * 0.114
         smooth = self._smooth(luminance)
         exact = torch.from_numpy(self._exact(luminance.detach().float().cpu().numpy()))
         values = straight_through(exact.to(smooth), smooth).flatten(1).flip(1)
         return ((values - middle(values)[:, :1]) / 255).float()
+
+    def _fitted(self, pixels: Tensor) -> Tensor:
+        """(B,3,h,w) whole numbers 0 … 255 of (B,3,H,W), no side above `shrink`."""
+        old: tuple[int, int] = (pixels.shape[2], pixels.shape[3])
+        new = old if self.shrink == "none" else fitted_size(*old, self.shrink)
+        if new == old:
+            return pixels
+        return torch.stack([resize(one, *new, "bicubic") for one in pixels.unbind(1)], dim=1)
 
     def _smooth(self, luminance: Tensor) -> Tensor:
         """(B,16,16) of (B,H,W), as one linear operator."""

@@ -1,4 +1,4 @@
-"""Pillow's grey conversion and its Lanczos resize, bit for bit, as differentiable operators.
+"""Pillow's grey conversion and its resize, bit for bit, as differentiable operators.
 
 Perceptual hashes are defined on the 8-bit picture that Pillow makes. Its arithmetic is in whole
 numbers, which floats hold exactly: what is computed here equals what Pillow gives, and the gradient
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from torch import Tensor
 GREY = (19595, 38470, 7471)  # ITU-R 601: 0.299, 0.587 and 0.114 of 65536
 PRECISION = 22  # bits behind the point of a weight
 PILLOW = int(PIL.__version__.partition(".")[0])
-SUPPORT = 3.0  # of the Lanczos window, in pixels of the smaller picture
+Filter = Literal["bicubic", "lanczos"]
 
 
 def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
@@ -49,41 +51,53 @@ def grey(pixels: Tensor) -> Tensor:
     return straight_through(((parts + 2**15) / 2**16).floor(), parts / 2**16)
 
 
-@functools.lru_cache(maxsize=64)
-def lanczos_weights(size: int, new_size: int) -> npt.NDArray[np.int64]:
-    """(new_size, size) weights of Pillow's Lanczos filter in units of 2⁻²².
+def _sinc(place: float) -> float:
+    return math.sin(math.pi * place) / (math.pi * place) if place else 1.0
 
-    A new pixel is a weighted mean of the pixels within three new pixels of its centre (three old
-    ones where the picture grows), the window cut at the border and normalised.
+
+def _lanczos(place: float) -> float:
+    """sinc(x)·sinc(x/3) for −3 ≤ x < 3."""
+    return _sinc(place) * _sinc(place / 3) if -3 <= place < 3 else 0.0
+
+
+def _bicubic(place: float) -> float:
+    """Keys' cubic convolution with a = −1/2, for |x| < 2."""
+    far = abs(place)
+    if far < 1:
+        return (1.5 * far - 2.5) * far * far + 1
+    return ((-0.5 * far + 2.5) * far - 4) * far + 2 if far < 2 else 0.0
+
+
+WINDOWS: Mapping[Filter, tuple[Callable[[float], float], float]] = {  # and half of its width, in
+    "bicubic": (_bicubic, 2.0), "lanczos": (_lanczos, 3.0),  # pixels of the smaller picture
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def filter_weights(size: int, new_size: int, name: Filter) -> npt.NDArray[np.int64]:
+    """(new_size, size) weights of a filter of Pillow in units of 2⁻²².
+
+    A new pixel is a weighted mean of the pixels within the filter's width around its centre (in new
+    pixels, or in old ones where the picture grows), the window cut at the border and normalised.
     """
+    window, support = WINDOWS[name]
     scale = size / new_size
     stretch = max(scale, 1.0)
     weights = np.zeros((new_size, size), np.int64)
     for row in range(new_size):
         centre = (row + 0.5) * scale
-        first = max(int(centre - SUPPORT * stretch + 0.5), 0)
-        last = min(int(centre + SUPPORT * stretch + 0.5), size)
-        window = [_lanczos((place - centre + 0.5) / stretch) for place in range(first, last)]
-        total = sum(window)
-        for place, share in zip(range(first, last), window, strict=True):
+        first = max(int(centre - support * stretch + 0.5), 0)
+        last = min(int(centre + support * stretch + 0.5), size)
+        shares = [window((place - centre + 0.5) / stretch) for place in range(first, last)]
+        total = sum(shares)
+        for place, share in zip(range(first, last), shares, strict=True):
             whole = share / total * 2**PRECISION
             weights[row, place] = int(whole + math.copysign(0.5, whole))
     return weights
 
 
-def _lanczos(place: float) -> float:
-    """sinc(x)·sinc(x/3) for −3 ≤ x < 3."""
-    if not -SUPPORT <= place < SUPPORT:
-        return 0.0
-    return _sinc(place) * _sinc(place / SUPPORT)
-
-
-def _sinc(place: float) -> float:
-    return math.sin(math.pi * place) / (math.pi * place) if place else 1.0
-
-
-def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(B,height,width) float64 of (B,H,W) whole numbers 0 … 255: Pillow's `resize` of an "L".
+def resize(pixels: Tensor, height: int, width: int, name: Filter = "lanczos") -> Tensor:
+    """(B,height,width) float64 of (B,H,W) whole numbers 0 … 255: Pillow's `resize` of a channel.
 
     One axis after the other, rounded and cut to 0 … 255 after each pass: the width first, unless
     `columns_first`. A side that keeps its length is left alone.
@@ -91,8 +105,24 @@ def resize(pixels: Tensor, height: int, width: int) -> Tensor:
     old_height, old_width = pixels.shape[1:]
     pixels = pixels.double()  # sums below 2⁵³: exact
     if columns_first(old_height, old_width, height, width):
-        return _resampled(_resampled(pixels.mT, height).mT, width)
-    return _resampled(_resampled(pixels, width).mT, height).mT
+        return _resampled(_resampled(pixels.mT, height, name).mT, width, name)
+    return _resampled(_resampled(pixels, width, name).mT, height, name).mT
+
+
+def fitted_size(height: int, width: int, most: int) -> tuple[int, int]:
+    """The size that Pillow's `thumbnail((most, most))` gives: the same shape, no side above.
+
+    >>> fitted_size(1004, 1600, 512), fitted_size(300, 512, 512), fitted_size(2000, 3, 512)
+    ((321, 512), (300, 512), (512, 1))
+    """
+    longer, shorter = max(height, width), min(height, width)
+    if longer <= most:
+        return height, width
+    exact = most * shorter / longer
+    sides = sorted({max(math.floor(exact), 1), math.ceil(exact)})
+    if width <= height:
+        return most, min(sides, key=lambda side: abs(width / height - side / most))
+    return min(sides, key=lambda side: abs(width / height - most / side)), most
 
 
 def columns_first(height: int, width: int, new_height: int, new_width: int) -> bool:
@@ -105,10 +135,10 @@ def columns_first(height: int, width: int, new_height: int, new_width: int) -> b
     return PILLOW >= 13 and lost > 0 and lost > 2 * (width - new_width)
 
 
-def _resampled(pixels: Tensor, new_size: int) -> Tensor:
+def _resampled(pixels: Tensor, new_size: int, name: Filter) -> Tensor:
     """The last axis at its new size."""
     if pixels.shape[-1] == new_size:
         return pixels
-    weights = torch.from_numpy(lanczos_weights(pixels.shape[-1], new_size)).to(pixels)
+    weights = torch.from_numpy(filter_weights(pixels.shape[-1], new_size, name)).to(pixels)
     smooth = pixels @ weights.T / 2**PRECISION  # division by a power of two: exact
     return straight_through((smooth + 0.5).floor().clamp(0, 255), smooth)

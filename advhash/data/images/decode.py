@@ -23,6 +23,20 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * 2**30
 
 
+_SIZES: list[list[tuple[int, int]]] = []  # of the readings that go on
+
+
+@contextmanager
+def measured() -> Iterator[list[tuple[int, int]]]:
+    """The upright (width, height) of each picture that `decode` reads meanwhile, in any thread."""
+    sizes: list[tuple[int, int]] = []
+    _SIZES.append(sizes)
+    try:
+        yield sizes
+    finally:
+        _SIZES.remove(sizes)
+
+
 def printable(name: str) -> str:
     """A file name that can be printed and stored, whatever its bytes are."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -43,6 +57,8 @@ def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray
         image.verify()
     with _open(source) as image:  # `verify` leaves it unusable
         upright = ImageOps.exif_transpose(image)
+        for sizes in _SIZES:
+            sizes.append(upright.size)
         if upright.mode.startswith("I;16"):
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         elif upright.mode in ("I", "F"):

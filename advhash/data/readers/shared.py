@@ -202,6 +202,19 @@ def same(values: npt.NDArray[np.generic]) -> list[int]:
     return [first.setdefault(row.tobytes(), place) for place, row in enumerate(values)]
 
 
+def stored_pictures(data: Dataset, sizes: Sequence[tuple[int, int]]) -> dict[str, object]:
+    """How large the pictures of a data set are where they are stored; sizes: (width, height)."""
+    height, width = data.query.inputs["image"].shape[-2:]
+    in_order = sorted(sizes, key=lambda size: size[0] * size[1])
+    return {
+        "count": len(sizes),
+        "larger": sum(one[0] > width or one[1] > height for one in sizes),
+        "smallest": list(in_order[0]),
+        "median": list(in_order[len(in_order) // 2]),
+        "largest": list(in_order[-1]),
+    }
+
+
 def cached_reading(
     name: str,
     build: Callable[[Path], Dataset],
@@ -229,7 +242,11 @@ def cached_reading(
     }
 
     def complete(folder: Path) -> Dataset:
-        data = build(folder)
-        return replace(data, settings=settings, card={**data.card, "packages": versions})
+        with decode.measured() as sizes:
+            data = build(folder)
+        found = {**data.card, "packages": versions}
+        if sizes and "image" in data.modalities:
+            found["stored_pictures"] = stored_pictures(data, sizes)
+        return replace(data, settings=settings, card=found)
 
     return cached_dataset(key, complete)

@@ -2,8 +2,9 @@
 
 Deduplication and moderation take two pictures for one where their codes are at most T bits apart. T
 is set on clean data, as the largest with at most a stated share of false positives: of pairs of a
-validation picture and a database picture that show different things. PDQ's practice stands beside
-it: 31 of 256 bits, for codes of other lengths the same share.
+validation picture and a database picture that show different things. What it reaches is counted on
+clean queries, which it was not set on. PDQ's practice stands beside it: 31 of 256 bits, for codes
+of other lengths the same share.
 """
 
 from __future__ import annotations
@@ -42,25 +43,40 @@ def pdq_threshold(bits: int) -> int:
     return 31 * bits // 256
 
 
-def operating_threshold(
-    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], rate: float
-) -> tuple[int | None, Floats]:
-    """The largest T with at most `rate` of the unrelated pairs within it, and their share.
+def unrelated_within(
+    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(N,K+1) unrelated rows within 0 … K bits of each of N clean pictures, and (N,) all of them.
 
     codes, database: of N clean pictures and of M rows; unrelated: (N,M) whether they differ
-    The share is given for each of the N by itself, NaN where nothing is unrelated to it. T is None
-    where more pairs than that have equal codes.
     """
     counts = np.zeros((len(codes), codes.bits + 1), np.int64)
     for row, far in enumerate(distances(codes, database)):
         counts[row] = np.bincount(far[unrelated[row]], minlength=codes.bits + 1)
-    within, total = counts.cumsum(axis=1), counts.sum(axis=1)
+    return counts.cumsum(axis=1), counts.sum(axis=1)
+
+
+def operating_threshold(
+    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], rate: float
+) -> int | None:
+    """The largest T with at most `rate` of the unrelated pairs within it.
+
+    None where more pairs than that have equal codes, or none is unrelated.
+    """
+    within, total = unrelated_within(codes, database, unrelated)
     allowed = np.flatnonzero(within.sum(axis=0) <= rate * total.sum())
-    if len(allowed) == 0 or total.sum() == 0:
-        return None, np.full(len(codes), np.nan)
-    threshold = int(allowed[-1])
-    share = np.divide(within[:, threshold], total, out=np.full(len(codes), np.nan), where=total > 0)
-    return threshold, share
+    return int(allowed[-1]) if len(allowed) and total.sum() else None
+
+
+def false_positives(
+    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], threshold: int | None
+) -> Floats:
+    """(N,) share of its unrelated rows within T of each; NaN where there are none, or no T is."""
+    within, total = unrelated_within(codes, database, unrelated)
+    share = np.full(len(codes), np.nan)
+    if threshold is not None:
+        np.divide(within[:, threshold], total, out=share, where=total > 0)
+    return share
 
 
 def operating_columns(
@@ -101,15 +117,20 @@ def operating_metrics(
 ) -> dict[str, Metric | None]:
     """Shares of queries that evade (untargeted) or collide (targeted), with exact intervals.
 
-    threshold_bits, false_positives: T and its share of false positives on clean data
+    threshold_bits, false_positives: T, and its share of false positives among pairs of a clean
+        query and a database row; `_held_out` of the validation pictures that T was set on
     evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
         `_clean` before the attack, `_png` and `_jpeg…` of the file, `_pdq` at PDQ's threshold
     bits_clean, bits_adversarial: the mean distances themselves
     """
-    held_out = data.dataset.validation
-    codes = victim.encode_split(held_out, "image")
-    unrelated = ~relevance(held_out.labels.numpy(), data.labels.numpy())
-    threshold, share = operating_threshold(codes, data.codes, unrelated, rate)
+    held_out, other = data.dataset.validation, data.dataset.query
+    clean = [
+        (victim.encode_split(split, "image"), data.codes, ~relevance(labels, data.labels.numpy()))
+        for split in (held_out, other)
+        for labels in (split.labels.numpy(),)
+    ]
+    threshold = operating_threshold(*clean[0], rate)
+    held_share, share = (false_positives(*pairs, threshold) for pairs in clean)
     name = "collision_rate" if targeted else "evasion_rate"
 
     def rate_of(seen: str, bits: int | None) -> Metric | None:
@@ -123,6 +144,7 @@ def operating_metrics(
     return {
         "threshold_bits": single_metric(threshold),
         "false_positives": mean_metric(share, seed),
+        "false_positives_held_out": mean_metric(held_share, seed),
         f"{name}_clean": rate_of("clean", threshold),
         name: rate_of("adversarial", threshold),
         **{f"{name}_{codec}": rate_of(codec, threshold) for codec in CODECS},

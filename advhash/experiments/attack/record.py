@@ -179,7 +179,11 @@ def file_document(
         "seconds": round(seconds, 2),
         "victim": {"name": trained.card["name"], "settings": trained.card["settings"]},
         "defenses": list(trained.defenses),
-        "dataset": {"name": trained.data.name, "settings": dict(trained.data.settings)},
+        "dataset": {
+            "name": trained.data.name,
+            "settings": dict(trained.data.settings),
+            "pictures": trained.data.pictures,
+        },
     }
 
 
@@ -192,6 +196,7 @@ def victim_info(trained: Trained) -> VictimInfo:
         source=str(card.get("source", "")),
         summary=(type(trained.victim).__doc__ or "").partition("\n")[0],
         cached=trained.cached,
+        origin=trained.origin,
         fingerprint=trained.fingerprint,
         history=trained.victim.history,
         deviations=trained.deviations,
@@ -230,6 +235,7 @@ def dataset_info(data: Dataset) -> DatasetInfo:
         train=len(data.train_rows),
         queries=len(data.query),
         attribution=data.attribution,
+        pictures=data.pictures,
     )
 
 

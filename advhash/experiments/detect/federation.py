@@ -32,7 +32,6 @@ from advhash.experiments.detect.inputs import (
     other_data,
 )
 from advhash.experiments.detect.protocol import (
-    RATE,
     UNBOUNDED,
     Planned,
     clean_queries,
@@ -48,11 +47,12 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import Metric, rate_metric, single_metric
 from advhash.measures.roc import (
-    AT_ONE_PERCENT,
+    DeployedRule,
     area_under_roc,
     average_precision,
+    operating_metrics,
     roc_curve,
-    threshold_at,
+    rule_metrics,
 )
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.reports.inversion.record import Roc
@@ -96,15 +96,14 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
                 judged(detector, victim, rows, derive_seed(seed, f"noise {name}"))[0]
                 for name, rows in (("validation", data.validation), ("clean", clean), (kind, odd))
             )
-            threshold = threshold_at(validation, RATE)
+            rule, paired = DeployedRule.set_on(validation), kind in PAIRED
             fpr, tpr = roc_curve(strange, normal)
             found.append(
                 Roc(
                     inputs=kind,
                     detector=entry.name,
-                    auroc=area_under_roc(strange, normal, boot, paired=kind in PAIRED),
-                    tpr_at_5fpr=rate_metric(strange > threshold, boot),
-                    false_alarms=rate_metric(normal > threshold, boot),
+                    auroc=area_under_roc(strange, normal, boot, paired=paired),
+                    **rule_metrics(rule, strange, normal, boot, paired=paired),
                     fpr=fpr,
                     tpr=tpr,
                 )
@@ -193,7 +192,7 @@ def _targets(config: DetectConfig, place: Place, clean: Batch) -> Tensor | None:
 
 
 def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, Any]:
-    """Threshold, metrics with intervals, ROC and probe of the detector, and who gets past it."""
+    """Rule, metrics with intervals, ROC and probe of the detector, and who gets past it."""
     trained: Trained = place.part("victim")
     victim, data, seed = trained.victim, trained.data, config.seed
     inputs: SliceInputs = place.part("inputs")
@@ -204,43 +203,38 @@ def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     clean = inputs.clean
     labels = clean.labels.argmax(dim=1)
     validation, _ = judged(detector, own, data.validation, derive_seed(seed, "noise validation"))
-    threshold = threshold_at(validation, RATE)
     normal, before = judged(detector, own, clean, derive_seed(seed, "noise clean"))
     strange, after = judged(detector, own, inputs.odd, derive_seed(seed, "noise abnormal"))
     paired = config.attack is not None or config.inputs in PAIRED
-    metrics: dict[str, Metric | None] = {
+    rule, metrics = operating_metrics(validation, strange, normal, boot, paired=paired)
+    metrics |= {
         "auroc": area_under_roc(strange, normal, boot, paired=paired),
         "average_precision": average_precision(strange, normal, boot, paired=paired),
-        "tpr_at_5fpr": rate_metric(strange > threshold, boot),
-        "false_alarms": rate_metric(normal > threshold, boot),
-        "tpr_at_1fpr": None,
         "accuracy": rate_metric((before == labels).double().numpy(), boot),
         "accuracy_abnormal": rate_metric((after == labels).double().numpy(), boot),
     }
-    if len(normal) >= AT_ONE_PERCENT and len(validation) >= AT_ONE_PERCENT:
-        metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
     if inputs.wanted is not None:
         reached = after == inputs.wanted
         metrics["success"] = rate_metric(reached.double().numpy(), boot)
-        accepted = reached.numpy() & (strange <= threshold)
+        accepted = reached.numpy() & rule.accepts(strange)
         metrics["success_and_accepted"] = rate_metric(accepted, boot)
-    attack = adaptive_attack(config, detector, threshold)
+    attack = adaptive_attack(config, detector, rule.threshold)
     evading, wrong = _evading(config, own, attack, clean, place.progress)
     errors = (before != labels).numpy()
     metrics |= {
-        "accepted_adaptive": rate_metric(wrong & (evading <= threshold), boot),
+        "accepted_adaptive": rate_metric(wrong & rule.accepts(evading), boot),
         "wrong_adaptive": rate_metric(wrong, boot),
-        "accepted_clean_errors": rate_metric(errors & (normal <= threshold), boot),
-        "accepted_any_code": _any_code(own, detector, clean, threshold, boot),
+        "accepted_clean_errors": rate_metric(errors & rule.accepts(normal), boot),
+        "accepted_any_code": _any_code(own, detector, clean, rule.threshold, boot),
     }
     swapped = _replayed(own, detector, data, clean)
     if swapped is not None:
-        metrics["accepted_replay"] = rate_metric(swapped <= threshold, boot)
+        metrics["accepted_replay"] = rate_metric(rule.accepts(swapped), boot)
     metrics |= {name: single_metric(value) for name, value in own.privacy().items()}
     fpr, tpr = roc_curve(strange, normal)
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
     return {
-        "threshold": threshold,
+        "threshold": rule.threshold,
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()
         },

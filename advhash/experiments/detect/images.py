@@ -30,7 +30,6 @@ from advhash.experiments.config import MethodConfig
 from advhash.experiments.detect.config import AdaptiveConfig, DetectConfig
 from advhash.experiments.detect.inputs import PAIRED, abnormal_images, other_data
 from advhash.experiments.detect.protocol import (
-    RATE,
     UNBOUNDED,
     Planned,
     clean_queries,
@@ -46,11 +45,11 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import Metric, rate_metric
 from advhash.measures.roc import (
-    AT_ONE_PERCENT,
+    DeployedRule,
     area_under_roc,
     average_precision,
+    operating_metrics,
     roc_curve,
-    threshold_at,
 )
 from advhash.registry import ATTACKS, DETECTORS
 from advhash.storage.cells import Result
@@ -230,7 +229,7 @@ def noise_like(victim: HashVictim, clean: Batch, moved: Batch, seed: int) -> Bat
 
 
 def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, Any]:
-    """Threshold, metrics with intervals and ROC of one detector, and who gets past it."""
+    """Rule, metrics with intervals and ROC of one detector, and who gets past it."""
     trained: Trained = place.part("victim")
     inputs: ImageInputs = place.part("inputs")
     victim, boot = trained.victim, derive_seed(config.seed, "bootstrap")
@@ -241,10 +240,11 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     validation, normal, strange = (
         detector.score(victim, one, MOVED).double().numpy() for one in batches
     )
-    threshold = threshold_at(validation, RATE)
     paired = inputs.attack is not None or config.inputs in PAIRED
-    before = inputs.success.of(inputs.clean_codes).numpy() & (normal <= threshold)
+    rule, operating = operating_metrics(validation, strange, normal, boot, paired=paired)
+    before = inputs.success.of(inputs.clean_codes).numpy() & rule.accepts(normal)
     metrics: dict[str, Metric | None] = {
+        **operating,
         "accepted_adaptive": None,
         "success_and_accepted": None,
         "success": None,
@@ -252,32 +252,27 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
         "auroc": area_under_roc(strange, normal, boot, paired=paired),
         "auroc_noise": None,
         "average_precision": average_precision(strange, normal, boot, paired=paired),
-        "tpr_at_5fpr": rate_metric(strange > threshold, boot),
-        "tpr_at_1fpr": None,
-        "false_alarms": rate_metric(normal > threshold, boot),
         "flagged_noise": None,
         "success_and_accepted_clean": rate_metric(before, boot),
     }
     if inputs.codes is not None:
         reached = inputs.success.of(inputs.codes).numpy()
         metrics["success"] = rate_metric(reached, boot)
-        metrics["success_and_accepted"] = rate_metric(reached & (strange <= threshold), boot)
+        metrics["success_and_accepted"] = rate_metric(reached & rule.accepts(strange), boot)
     if inputs.noisy is not None:
         noisy = detector.score(victim, inputs.noisy, MOVED).double().numpy()
         metrics["auroc_noise"] = area_under_roc(strange, noisy, boot, paired=paired)
-        metrics["flagged_noise"] = rate_metric(noisy > threshold, boot)
-    if min(len(normal), len(validation)) >= AT_ONE_PERCENT:
-        metrics["tpr_at_1fpr"] = rate_metric(strange > threshold_at(validation, 0.01), boot)
+        metrics["flagged_noise"] = rate_metric(rule.flags(noisy), boot)
     adaptive = None
     if victim.differentiable:
-        attack = adaptive_attack(detector, inputs, threshold, validation, config)
+        attack = adaptive_attack(detector, inputs, rule, validation, config)
         adaptive = {"steps": attack.steps, "step": attack.step, "weights": list(attack.weights)}
-        won, both = _adaptive(attack, trained, inputs, config)
+        won, both = _adaptive(attack, trained, inputs, rule, config)
         metrics["success_adaptive"] = rate_metric(won, boot)
         metrics["accepted_adaptive"] = rate_metric(both, boot)
     fpr, tpr = roc_curve(strange, normal)
     return {
-        "threshold": threshold,
+        "threshold": rule.threshold,
         "adaptive": adaptive,
         "metrics": {name: None if one is None else vars(one) for name, one in metrics.items()},
         "roc": {"fpr": fpr, "tpr": tpr},
@@ -287,7 +282,7 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
 def adaptive_attack(
     detector: CodeDetector,
     inputs: ImageInputs,
-    threshold: float,
+    rule: DeployedRule,
     validation: Floats,
     config: DetectConfig,
 ) -> AdaptiveTargeted:
@@ -296,7 +291,7 @@ def adaptive_attack(
     return (AdaptiveTargeted if targeted else AdaptiveHiding)(
         attack=plain,
         detector=detector,
-        threshold=threshold,
+        threshold=rule.threshold,
         first=inputs.attack,
         spread=max(float(validation.std()), 1e-6),
         **config.adaptive.model_dump(exclude_none=True),
@@ -304,7 +299,11 @@ def adaptive_attack(
 
 
 def _adaptive(
-    attack: AdaptiveTargeted, trained: Trained, inputs: ImageInputs, config: DetectConfig
+    attack: AdaptiveTargeted,
+    trained: Trained,
+    inputs: ImageInputs,
+    rule: DeployedRule,
+    config: DetectConfig,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Of each query, whether the adaptive attacker succeeds, and is accepted as well."""
     attack.fit(trained.victim, inputs.data, inputs.budget)
@@ -312,6 +311,6 @@ def _adaptive(
         trained.victim, inputs.clean, inputs.targets, inputs.budget, MOVED,
         seed=derive_seed(config.seed, "batch 0"),
     )  # fmt: skip
-    score = attack.detector.score(trained.victim, moved.batch, MOVED).numpy()
+    score = attack.detector.score(trained.victim, moved.batch, MOVED).double().numpy()
     reached = inputs.success.of(moved.codes).numpy()
-    return reached, reached & (score <= attack.threshold)
+    return reached, reached & rule.accepts(score)

@@ -1,4 +1,4 @@
-"""What detection has in common wherever it is measured: queries, targets, rates, what is kept."""
+"""What detection has in common wherever it is measured: queries, targets, what is kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.registry import Registry
 from advhash.targets import choose_targets
 
-RATE = 0.05  # of false alarms, at the threshold
 UNBOUNDED = Budget("none", math.inf)
 
 

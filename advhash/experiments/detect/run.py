@@ -16,11 +16,12 @@ from advhash.experiments.detect.cell import DetectorCell, Inputs, InputsCell
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.federation import distances, plan_slices
 from advhash.experiments.detect.images import EVERY, judges_codes, plan_images
-from advhash.experiments.detect.protocol import RATE, Planned
+from advhash.experiments.detect.protocol import Planned
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
+from advhash.measures.roc import ALLOWED
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
@@ -149,7 +150,7 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
         "abnormal": count,
         "validation": len(data.validation),
         "threshold": None,
-        "false_alarm_rate": RATE,
+        "allowed_false_alarms": ALLOWED,
         "flags": trained.card.get("flags", []),
     }
 

@@ -11,9 +11,9 @@ import torch
 from advhash.data.dataset import Dataset
 from advhash.errors import DataError
 from advhash.experiments.prepare.worth import victim_flags, victim_metrics
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_pictures
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, import_function, source_file
+from advhash.victims.external import ExternalVictim, import_function, source_file, stated_size
 
 SAMPLES = 8  # images that a function is tried on
 
@@ -45,7 +45,8 @@ def introduce(
     victim: HashVictim, data: Dataset, *, name: str, source: str, seed: int, bootstrap_seed: int
 ) -> dict[str, Any]:
     """The card of a victim without a checkpoint: its figures and flags on this data."""
-    flags = victim_flags(victim, data)
+    inside = victim.function if isinstance(victim, ExternalVictim) else victim
+    flags = victim_flags(victim, data) + check_pictures(data.pictures, stated=stated_size(inside))
     if not victim.differentiable:
         flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
         flags.append(
@@ -66,6 +67,7 @@ def introduce(
             "name": data.name,
             "settings": dict(data.settings),
             "fingerprint": data.fingerprint(),
+            "pictures": data.pictures,
         },
         "metrics": {key: vars(metric) for key, metric in found.items()},
         "flags": [vars(flag) for flag in flags],

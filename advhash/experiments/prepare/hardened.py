@@ -169,7 +169,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         card,
         folder,
         fingerprint(folder, victim, card),
-        not ran,
+        trained.origin if isinstance(defense, Wrapping) else "trained" if ran else "cache",
         time.perf_counter() - start,
         trained.seed,
     )

@@ -189,6 +189,6 @@ class PlannedVictim:
         """The trained victim."""
         began = time.perf_counter()
         trained = prepare(self.config, place.progress, self.foreseen)
-        if not trained.cached and self.ready is None:
+        if trained.origin == "trained" and self.ready is None:
             note_cost("training", self.names, 1, time.perf_counter() - began)
         return trained

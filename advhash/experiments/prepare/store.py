@@ -12,7 +12,7 @@ from advhash.data.dataset import Dataset, SplitName
 from advhash.errors import RefusedError, UsageError
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import code_figures, victim_flags, victim_metrics
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_pictures
 from advhash.registry import VICTIMS
 from advhash.storage.checkpoint import read_card, save_victim
 from advhash.storage.files import write_text
@@ -39,7 +39,7 @@ def store_victim(
     **more: Any,
 ) -> None:
     """Weights, card and page of a finished training. Further keywords go into the card."""
-    flags = victim_flags(victim, data)
+    flags = victim_flags(victim, data) + check_pictures(data.pictures, trained_here=True)
     if state.problem:
         flags = [*flags, Flag("training_state", "info", state.problem)]
     served = victim.served_codes(data)
@@ -55,6 +55,7 @@ def store_victim(
             "name": data.name,
             "settings": dict(data.settings),
             "fingerprint": data.fingerprint(),
+            "pictures": data.pictures,
             "rows": {name: len(data.split(name)) for name in _SPLITS},
             **{key: data.card[key] for key in _NOTES if key in data.card},
         },
@@ -89,7 +90,9 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
         f"The victim was trained on {known.get('name', 'unknown data')}, not on {data.name}: "
         "the database is hashed anew, and whether training rows are among the queries is unknown.",
     )
-    card["flags"] = [vars(flag)]
+    # what was trained at one size takes no other, see `fit_data`
+    sizes = [] if "image_size" in card["settings"] else check_pictures(data.pictures)
+    card["flags"] = [vars(one) for one in (flag, *sizes)]
 
 
 def fit_data(folder: Path, victim: HashVictim, card: dict[str, Any], data: Dataset) -> Dataset:

@@ -16,13 +16,16 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.storage.checkpoint import CARD, WEIGHTS
 from advhash.storage.files import sha256, storage_errors
-from advhash.storage.model_card import PAGE
+from advhash.storage.model_card import PAGE, Origin
 from advhash.victims.base import HashVictim
 
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """A victim, its data, and where its checkpoint lies: None for a function of the user."""
+    """A victim, its data, and where its checkpoint lies: None for a function of the user.
+
+    origin: where the victim comes from; only one that is "trained" cost a training in this run
+    """
 
     victim: HashVictim
     data: Dataset
@@ -31,13 +34,18 @@ class Trained:
     card: dict[str, Any]
     folder: Path | None
     fingerprint: str
-    cached: bool
+    origin: Origin
     seconds: float
     seed: int | None = None  # where the victim has one of its own
 
     def __repr__(self) -> str:
         defenses = "".join(f" + {one['name']}" for one in self.defenses)
         return f"<{self.card['name']}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
+
+    @property
+    def cached(self) -> bool:
+        """Whether its weights were read, from the cache or a checkpoint."""
+        return self.origin in ("cache", "checkpoint")
 
     @property
     def device(self) -> str:
@@ -95,6 +103,7 @@ def train_document(trained: Trained) -> dict[str, Any]:
         "defenses": trained.defenses,
         "dataset": card.get("data"),
         "cached": trained.cached,
+        "origin": trained.origin,
         "seconds": card.get("seconds"),
         "flags": card.get("flags", []),
         "metrics": card.get("metrics", {}),

@@ -21,11 +21,12 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, fingerprint
-from advhash.registry import VICTIMS
+from advhash.registry import DATASETS, VICTIMS
 from advhash.storage.cache import cache_root, cached, content_key
 from advhash.storage.checkpoint import load_victim
+from advhash.storage.model_card import Origin
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, is_external
+from advhash.victims.external import ExternalVictim, import_function, is_external, stated_size
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
@@ -52,6 +53,19 @@ def data_settings(
 def load_data(config: DatasetConfig, default: str) -> Dataset:
     """The configured data set; without a name, the victim's default one."""
     return load_dataset(config.name or default, config.settings)
+
+
+def sized(config: DatasetConfig, default: str, side: object) -> DatasetConfig:
+    """The data set at the size that a victim states, where the config asks for none."""
+    name = config.name or default
+    registered = name in {entry.name for entry in DATASETS}
+    if (
+        not isinstance(side, int)
+        or "size" in config.settings
+        or (registered and "size" not in DATASETS[name].model.model_fields)
+    ):
+        return config
+    return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
 
 
 def is_checkpoint(name: str) -> bool:
@@ -170,10 +184,17 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         card,
         folder,
         fingerprint(folder, victim, card),
-        not ran,
+        _origin(victim, ran=ran),
         time.perf_counter() - start,
         config.victim.seed,
     )
+
+
+def _origin(victim: HashVictim, *, ran: bool) -> Origin:
+    """Where a registered victim comes from; a perceptual hash has nothing to learn."""
+    if next(victim.parameters(), None) is None:
+        return "computed"
+    return "trained" if ran else "cache"
 
 
 def _check_trust(config: TrainConfig | AttackConfig) -> None:
@@ -193,12 +214,13 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
 
 def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
     name = config.victim.name
-    data = load_data(config.dataset, ExternalVictim.default_dataset)
+    default = ExternalVictim.default_dataset
+    data = load_data(sized(config.dataset, default, stated_size(import_function(name))), default)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
     return Trained(
-        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), False, seconds
+        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), "brought", seconds
     )
 
 
@@ -214,7 +236,10 @@ def _from_checkpoint(
         )
     stored = card.get("data")
     if config.dataset.name is not None or not isinstance(stored, dict):
-        data = load_data(config.dataset, victim.default_dataset)
+        known = stored.get("settings") if isinstance(stored, dict) else None
+        side = (known or {}).get("size")
+        default = victim.default_dataset
+        data = load_data(sized(config.dataset, default, side), default)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
@@ -227,6 +252,6 @@ def _from_checkpoint(
         card,
         folder,
         fingerprint(folder, victim, card),
-        True,
+        "checkpoint",
         time.perf_counter() - start,
     )
