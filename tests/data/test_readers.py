@@ -259,13 +259,15 @@ def link_out(root: Path) -> None:
     [
         (lambda root: (root / "test_img.txt").unlink(), r"got no test_img.txt \(and no test.txt\)"),
         (edit("database_img.txt", lambda lines: lines[:-1]), "got 59 and 60: line N of one"),
-        (edit("train_label.txt", lambda lines: lines[:4] + ["0 2 1"] + lines[5:]), "line 5: .*'2'"),
+        (edit("train_label.txt", lambda rows: rows[:4] + ["0 2 1"] + rows[5:]), "line 5: .*got 2$"),
         (edit("train_label.txt", lambda lines: lines[:4] + ["0 1"] + lines[5:]), "line 5: .*got 2"),
         (edit("test_label.txt", lambda lines: [f"{x} 1" for x in lines]), r"got \[3, 3, 4\]"),
         (edit("test_label.txt", lambda _: ["0 0 0"] * 12), "got 0, 20 and 10"),
         (edit("database_img.txt", lambda lines: ["../../etc/passwd", *lines[1:]]), "line 1: .*o"),
         (edit("database_img.txt", lambda lines: ["/etc/passwd", *lines[1:]]), "line 1: .*out"),
-        (edit("database_img.txt", lambda lines: [lines[0], "", *lines[2:]]), "line 2: .*leads out"),
+        (edit("database_img.txt", lambda rows: [rows[0], "", *rows[2:]]), "line 2: .*blank line: "),
+        (edit("test_label.txt", lambda lines: [lines[0], "", *lines[2:]]), "line 2: .*got none"),
+        (edit("test_label.txt", lambda rows: [rows[0], "0 -1 1", *rows[2:]]), "line 2: .*one .*-1"),
         (link_out, "leads out of it; .*copy the files"),
         (edit("train_img.txt", lambda lines: ["photos/im 60.png", *lines[1:]]), "1 of 20 that are"),
         (edit("train_label.txt", lambda lines: ["0 0 1", *lines[1:]]), "1 training images with"),
@@ -314,6 +316,89 @@ def test_where_nothing_is_said_the_error_says_what_to_put_where(
             load_dataset(name, {"root": str(tmp_path)})
         assert "\n" not in str(refused.value)
         monkeypatch.delenv("ADVHASH_DATA")
+
+
+# ---- labels of lists are class numbers or multi-hot, and paths may be what they are
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_lists_of_class_numbers_are_those_of_their_columns(lists: Path, classes: int) -> None:
+    """A column of 0 and 1 was read as one class that some rows have."""
+    numbers = np.arange(72) % classes
+    for part, rows in (("database", DATABASE), ("train", TRAIN), ("test", TEST)):
+        hot = np.eye(classes, dtype=np.uint8)[numbers[list(rows)]]
+        write_list(lists, part, [f"photos/im {row}.png" for row in rows], hot)
+    expected = read_lists(lists)
+    assert expected.card["label_form"] == "multi-hot"
+    forms = (
+        str,
+        lambda number: f"{number}.0",
+        lambda number: f"{number:.18e}",
+    )
+    for form in forms:
+        for part, rows in (("database", DATABASE), ("train", TRAIN), ("test", TEST)):
+            names = [f"photos/im {row}.png" for row in rows]
+            write_list(lists, part, names, [form(numbers[row]) for row in rows])
+        found = read_lists(lists)
+        assert found.fingerprint() == expected.fingerprint()
+        assert found.card["label_form"] == "class numbers"
+    (lists / "classes.txt").write_text("sea\nsky\nland\nair\n")
+    assert len(read_lists(lists).classes) == 4, "a class without a row has a name"
+    if classes == 2:
+        (lists / "classes.txt").unlink()
+        one = read_lists(lists, label_form="multi-hot")
+        assert (one.classes, one.card["label_form"]) == (("label 0",), "multi-hot")
+
+
+def test_lists_of_two_forms_are_told(lists: Path) -> None:
+    edit("test_label.txt", lambda rows: [row.split()[0] for row in rows])(lists)
+    with pytest.raises(DataError, match=r"got multi-hot in database, .*class numbers in test"):
+        read_lists(lists)
+
+
+def test_labels_are_numbers_in_any_form(lists: Path) -> None:
+    expected = read_lists(lists).fingerprint()
+    for part in ("database", "train", "test"):
+        values = np.loadtxt(lists / f"{part}_label.txt")
+        np.savetxt(lists / f"{part}_label.txt", values)
+    assert read_lists(lists).fingerprint() == expected
+
+
+def test_blanks_in_file_names_and_absolute_paths_are_read(lists: Path) -> None:
+    expected = read_lists(lists).fingerprint()
+    for part in ("database", "train", "test"):
+        names = (lists / f"{part}_img.txt").read_text().splitlines()
+        labels = (lists / f"{part}_label.txt").read_text().splitlines()
+        lines = [f"{name} {row}" for name, row in zip(names, labels, strict=True)]
+        (lists / f"{part}.txt").write_text("\n".join(lines))
+        (lists / f"{part}_img.txt").rename(lists / f"{part}_img.old")
+    assert read_lists(lists).fingerprint() == expected
+    for part in ("database", "train", "test"):
+        names = (lists / f"{part}_img.old").read_text().splitlines()
+        (lists / f"{part}_img.txt").write_text("\n".join(f"{lists}/{name}" for name in names))
+    assert read_lists(lists).fingerprint() == expected
+    edit("test_img.txt", lambda rows: ["photos/../photos/im 60.png", *rows[1:]])(lists)
+    assert read_lists(lists).fingerprint() == expected
+    edit("test_img.txt", lambda rows: ["/elsewhere/im 60.png", *rows[1:]])(lists)
+    with pytest.raises(DataError, match=r"line 1: .*'/elsewhere/im 60.png', .*write it as it is"):
+        read_lists(lists)
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("im1.jpg 0 1", ("im1.jpg", "0 1")),
+        ("my photos/im 1.JPEG\t0\t1", ("my photos/im 1.JPEG", "0\t1")),
+        ("im 1 0.png 1 0", ("im 1 0.png", "1 0")),
+        ("a.jpg b.jpg,1,0", ("a.jpg b.jpg", "1,0")),
+        ('"my photo.tif" 1', ("my photo.tif", "1")),
+        ("n015/2810_10 1 0", ("n015/2810_10", "1 0")),
+        ("im1.jpg", ("im1.jpg", "")),
+        ("", ("", "")),
+    ],
+)
+def test_a_line_is_a_path_and_labels(line: str, parts: tuple[str, str]) -> None:
+    assert hashnet_lists._name_and_labels(line) == parts
 
 
 # ---- bounded memory
@@ -579,6 +664,20 @@ def test_matlab_pictures_are_resized(tmp_path: Path) -> None:
     data = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL, "size": 32})
     assert data.query.inputs["image"].shape == (10, 3, 32, 32)
     assert data.increments == ()
+
+
+def test_class_numbers_in_a_matlab_file_are_those_of_their_columns(tmp_path: Path) -> None:
+    numbers = np.arange(ITEMS) % 2
+    matlab5(tmp_path, LAll=np.eye(2)[numbers])
+    expected = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL})
+    for column in (numbers[:, None], numbers[None, :]):
+        matlab5(tmp_path, LAll=column.astype(float))
+        found = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL})
+        assert found.fingerprint() == expected.fingerprint()
+        assert found.card["label_form"] == "class numbers"
+    few = {**SMALL, "queries": 5, "trained": 10, "label_form": "multi-hot"}
+    one = load_dataset("nuswide_mat", {"root": str(tmp_path), **few})
+    assert (one.classes, one.card["label_form"]) == (("label 0",), "multi-hot")
 
 
 def test_rows_without_tags_are_searched_only(tmp_path: Path) -> None:
