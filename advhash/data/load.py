@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from advhash.data.dataset import Dataset
+from advhash.data.splits import refuse_empty_splits
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
@@ -37,6 +38,7 @@ def load_dataset(name: str, settings: Mapping[str, object] | None = None) -> Dat
         settings["root"] = str(Path(name).expanduser().resolve())
         name = "folder"
     data: Dataset = DATASETS.create(name, settings)
+    refuse_empty_splits(data)  # of packages' readers too
     return data
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advhash.codes.metrics import chance_average_precision
 from advhash.data.dataset import Dataset, Modality, Split
+from advhash.errors import DataError
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
@@ -91,6 +92,21 @@ def per_class(
     return {name: np.sort(np.concatenate(places)) for name, places in parts.items()}
 
 
+def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items") -> None:
+    """Raise DataError where a split has no rows: no figure can be taken on it."""
+    empty = [name for name, size in sizes.items() if not size]
+    if empty:
+        raise DataError(
+            f"expected rows in every split of {where}, got none in {', '.join(empty)}: {advice}"
+        )
+
+
+def refuse_empty_splits(data: Dataset) -> None:
+    """The same of a whole data set, whoever made it."""
+    sizes = {name: len(data.split(name)) for name in ("query", "validation", "database")}  # type: ignore[arg-type]
+    refuse_empty({**sizes, "train": len(data.train_rows)}, repr(data.name))
+
+
 def assemble(
     name: str,
     rows: Mapping[str, Rows],
@@ -144,6 +160,8 @@ def finish(
     """A data set, still without settings, of "database", "validation" and "query".
 
     card: what the card says besides the counts
+
+    Raises DataError: a split without rows.
     """
     data = Dataset(
         name=name,
@@ -157,6 +175,7 @@ def finish(
         attribution=attribution,
         vocabulary=vocabulary,
     )
+    refuse_empty_splits(data)
     return replace(data, card={**describe(data), **card, "attribution": attribution})
 
 

@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from advhash.data.images import decode
 from advhash.data.load import image_grid, load_dataset
 from advhash.data.readers import openmoji
 from advhash.errors import ConfigError, DataError, StorageError, UnknownName
+from advhash.registry import DATASETS, Entry
 from advhash.storage.cache import cached_folder, content_key
 
 NAMES = ["openmoji", "digits", "breast_cancer"]
@@ -368,6 +370,55 @@ def test_too_little_is_refused(tmp_path: Path, made: list[str], message: str) ->
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=message):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("each", "empty"), [(3, "query, validation"), (5, "validation")])
+def test_classes_too_small_to_share_out_are_told_in_one_line(
+    tmp_path: Path, advhash: Callable[..., tuple[int, str, str]], each: int, empty: str
+) -> None:
+    """They ended in "Out of range float values are not JSON compliant"."""
+    generator = np.random.default_rng(0)
+    for name in range(8):
+        (tmp_path / "small" / f"{name}").mkdir(parents=True)
+        for number in range(each):
+            picture = generator.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "small" / f"{name}" / f"{number}.png")
+    code, _, err = advhash("data", "show", f"{tmp_path}/small")
+    assert code == 3
+    assert err.count("\n") == 1
+    assert f"got none in {empty}: of each class 15% are queries" in err
+    assert f"one of 6 different pictures or more is needed, got at most {each}" in err
+
+
+@pytest.mark.parametrize("empty", ["query", "validation", "database", "train"])
+def test_no_reader_gives_an_empty_split(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the house end in `finish`; those of packages pass `load_dataset`."""
+    full = load_dataset("digits")
+    none = torch.arange(0)
+    parts = {name: full.split(name) for name in SPLITS}
+    rows = none.numpy() if empty in ("train", "database") else full.train_rows.numpy()
+    if empty != "train":
+        parts[empty] = full.database.take(none)  # type: ignore[index]
+    with pytest.raises(DataError, match=rf"every split of 'mine', got none in .*{empty}"):
+        splits.finish("mine", parts, rows, full.classes, card={})  # type: ignore[arg-type]
+
+    def read_mine(*, seed: int = 0) -> Dataset:
+        return replace(full, train_rows=torch.from_numpy(rows), **parts)
+
+    monkeypatch.setitem(DATASETS._entries, "mine", Entry("mine", read_mine, "a package"))
+    with pytest.raises(DataError, match=rf"every split of 'digits', got none in .*{empty}"):
+        load_dataset("mine")
+
+
+def test_files_of_a_known_form_with_few_rows_are_told(tmp_path: Path) -> None:
+    """Counts that papers state leave nothing to train on."""
+    names = ["labels", "bow_indptr", "bow_indices", "vocab", "tags", "images"]
+    labels = np.eye(21, dtype=np.uint8)[np.arange(300) % 21]
+    words = np.array([f"{row % 2}" for row in range(300)])
+    columns = [labels, np.arange(301), np.arange(300) % 2, np.array(["0", "1"]), words, words]
+    np.savez(tmp_path / "nuswide10k.npz", **dict(zip(names, columns, strict=True)))
+    with pytest.raises(DataError, match="got none in validation, database, train"):
+        load_dataset("nuswide_tags", {"root": str(tmp_path)})
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

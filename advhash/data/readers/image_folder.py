@@ -19,6 +19,7 @@ from advhash.registry import DATASETS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_IMAGES = 20
+LEAST_OF_CLASS = 6  # pictures of a class that give a query and a validation row
 QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10
 
 
@@ -117,9 +118,17 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
     targets = np.array([classes.index(listing.images[row][0]) for row in order])
     first: dict[bytes, int] = {}
     groups = [first.setdefault(image.tobytes(), row) for row, image in enumerate(images)]
+    rows = _stratified(targets, groups)
+    splits.refuse_empty(
+        {name: len(rows[name]) for name in ("query", "validation", "train")},
+        str(listing.root),
+        f"of each class {QUERY_SHARE:.0%} are queries and {VALIDATION_SHARE:.0%} validation, so "
+        f"one of {LEAST_OF_CLASS} different pictures or more is needed, got at most "
+        f"{_largest_class(targets, groups)}",
+    )
     return splits.assemble(
         "folder",
-        _stratified(targets, groups),
+        rows,
         {"image": torch.from_numpy(images)},
         np.eye(len(classes), dtype=np.uint8)[targets],
         names,
@@ -130,6 +139,11 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
         links_left_out=listing.links,
         warnings=["Near-duplicates are not looked for: only identical pictures share a split."],
     )
+
+
+def _largest_class(targets: npt.NDArray[np.int64], groups: list[int]) -> int:
+    """How many different pictures the largest class has."""
+    return int(np.bincount(targets[np.unique(groups)]).max())
 
 
 def _stratified(
