@@ -28,7 +28,16 @@ def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset
 
 
 SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")
-FIELDS = ("name", "settings", "classes", "increments", "card", "attribution", "vocabulary")
+FIELDS = (
+    "name",
+    "settings",
+    "classes",
+    "increments",
+    "card",
+    "attribution",
+    "vocabulary",
+    "parties",
+)
 
 
 def _write(folder: Path, data: Dataset) -> None:
@@ -91,6 +100,7 @@ def _read(folder: Path) -> Dataset:
         card=stored["card"],
         attribution=stored["attribution"],
         vocabulary=tuple(stored["vocabulary"]),
+        parties=tuple(stored["parties"]),
         database=splits["database"],
         validation=splits["validation"],
         query=splits["query"],

@@ -115,6 +115,8 @@ class Dataset:
     text_kind:  what "text" holds: counts of words, tokens, or embeddings
     vocabulary: what the V columns of "text" count, or what the V tokens are, e.g. "word:dog"; ()
                 where that is not known
+    parties:    how many columns of the table each party of a federation holds, in their order; ()
+                where the data do not say
     """
 
     name: str
@@ -129,6 +131,7 @@ class Dataset:
     attribution: str = ""
     vocabulary: tuple[str, ...] = ()
     text_kind: TextKind = "words"
+    parties: tuple[int, ...] = ()
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -150,6 +153,8 @@ class Dataset:
             digest.update(self.text_kind.encode())
         if self.vocabulary:
             digest.update(repr(self.vocabulary).encode())
+        if self.parties:
+            digest.update(f"parties{self.parties}".encode())
         for split in (self.database, self.validation, self.query):
             for modality in sorted(split.inputs):
                 values = split.inputs[modality]

@@ -103,7 +103,7 @@ def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items"
 
 def refuse_empty_splits(data: Dataset) -> None:
     """The same of a whole data set, whoever made it."""
-    sizes = {name: len(data.split(name)) for name in ("query", "validation", "database")}  # type: ignore[arg-type]
+    sizes = {name: len(data.split(name)) for name in ("query", "validation", "database")}
     refuse_empty({**sizes, "train": len(data.train_rows)}, repr(data.name))
 
 
@@ -119,12 +119,14 @@ def assemble(
     increments: tuple[tuple[str, ...], ...] = (),
     attribution: str = "",
     vocabulary: tuple[str, ...] = (),
+    parties: tuple[int, ...] = (),
     **card: object,
 ) -> Dataset:
     """A data set, still without settings, from rows "query", "validation", "held_out", "train".
 
     inputs, labels, names, texts: all N rows; the database is "train" and "held_out" in their order
     vocabulary: what the columns of "text" count
+    parties: how many columns of "table" each party holds
     card: what the card says besides the counts
     """
     everything = Split(inputs, torch.from_numpy(labels), tuple(names), tuple(texts))
@@ -142,6 +144,7 @@ def assemble(
         increments=increments,
         attribution=attribution,
         vocabulary=vocabulary,
+        parties=parties,
         card=card,
     )
 
@@ -155,6 +158,7 @@ def finish(
     increments: tuple[tuple[str, ...], ...] = (),
     attribution: str = "",
     vocabulary: tuple[str, ...] = (),
+    parties: tuple[int, ...] = (),
     card: Mapping[str, object],
 ) -> Dataset:
     """A data set, still without settings, of "database", "validation" and "query".
@@ -174,6 +178,7 @@ def finish(
         increments=increments,
         attribution=attribution,
         vocabulary=vocabulary,
+        parties=parties,
     )
     refuse_empty_splits(data)
     return replace(data, card={**describe(data), **card, "attribution": attribution})

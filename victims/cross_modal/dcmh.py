@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split, TextKind
+from advhash.data.paths import Reads
 from advhash.errors import UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -84,6 +85,7 @@ class DCMH(HashVictim):
     """
 
     default_dataset = "openmoji"
+    reads = Reads((frozenset({"image", "text"}),))
     default_database = "fused"
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split, TextKind
+from advhash.data.paths import Reads
 from advhash.errors import UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -94,6 +95,7 @@ class DLCMH(HashVictim):
     """
 
     default_dataset = "openmoji"
+    reads = Reads((frozenset({"image", "text"}),))
     default_database = "fused"
 
     seen: Tensor  # (C,) bool: the categories learnt so far

@@ -13,11 +13,11 @@ import torch
 from advhash.data import splits
 from advhash.data.dataset import Dataset
 from advhash.data.images.decode import MAX_BYTES, decode, printable, quietly, reason, refuse_broken
+from advhash.data.paths import PICTURES
 from advhash.data.readers.shared import cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_IMAGES = 20
 LEAST_OF_CLASS = 6  # pictures of a class that give a query and a validation row
 QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10
@@ -59,7 +59,7 @@ def walk(root: Path) -> Listing:
             if not folder.is_dir():
                 continue
             for file in _entries(folder):
-                if not file.name.lower().endswith(SUFFIXES):
+                if not file.name.lower().endswith(PICTURES):
                     continue
                 if file.is_symlink():
                     links += 1

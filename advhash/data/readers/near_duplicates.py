@@ -26,6 +26,7 @@ from advhash.data import splits
 from advhash.data.cached import cached_dataset
 from advhash.data.dataset import Dataset, Split
 from advhash.data.images import decode
+from advhash.data.paths import PICTURES
 from advhash.data.readers import image_folder, openmoji
 from advhash.data.readers.shared import check_size
 from advhash.errors import ConfigError, DataError
@@ -150,7 +151,7 @@ def _walk(folder: Path) -> list[Path]:
         files += [
             Path(place, name)
             for name in sorted(names)
-            if name.lower().endswith(image_folder.SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(PICTURES) and not name.startswith(".")
         ]
     files = [file for file in files if file.is_file() and not file.is_symlink()]
     if len(files) < LEAST_PICTURES:

@@ -130,7 +130,7 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
         name = getattr(config, table).name
         if name != expected:
             raise UsageError(f"the lifelong protocol takes {table} {expected}, got {name!r}")
-    data = load_data(config.dataset, DLCMH.default_dataset)
+    data = load_data(config.dataset, DLCMH)
     wanted = config.lifelong
     if wanted.attacked_seeds > wanted.seeds:
         raise UsageError(

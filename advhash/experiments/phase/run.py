@@ -111,7 +111,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
         raise UsageError(
             f"expected phase.sufficient <= phase.under, got {grid.sufficient} and {grid.under}"
         )
-    data = load_data(config.dataset, NeuralCode.default_dataset)
+    data = load_data(config.dataset, NeuralCode)
     arguments = NeuralCode.data_arguments(data)
     if max(grid.samples) > len(data.train_rows) or min(grid.samples) < 2:
         raise UsageError(

@@ -29,6 +29,8 @@ from advhash.victims.external import ExternalVictim, is_external
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
+SET_BY = {"text": "text", "text_size": "text", "parties": "parties"}  # of a victim → of its data
+
 
 def data_settings(
     data: Dataset, arguments: Mapping[str, object], given: Mapping[str, object]
@@ -41,7 +43,7 @@ def data_settings(
         if name == "increments" or name not in given:
             continue
         if json.dumps(given[name]) != json.dumps(value):  # a tuple is a list in a file
-            hint = "; set dataset.text" if name in ("text", "text_size") else ""
+            hint = f"; set dataset.{SET_BY[name]}" if name in SET_BY else ""
             raise UsageError(
                 f"victim.{name} follows from the data {data.name!r}: expected {value!r}, got "
                 f"{given[name]!r}{hint}"
@@ -49,9 +51,9 @@ def data_settings(
     return {**arguments, **given}
 
 
-def load_data(config: DatasetConfig, default: str) -> Dataset:
-    """The configured data set; without a name, the victim's default one."""
-    return load_dataset(config.name or default, config.settings)
+def load_data(config: DatasetConfig, victim: type[HashVictim] | HashVictim) -> Dataset:
+    """The configured data set, at a path what the victim reads; without a name, its default one."""
+    return load_dataset(config.name or victim.default_dataset, config.settings, reads=victim.reads)
 
 
 def is_checkpoint(name: str) -> bool:
@@ -73,7 +75,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
         return None
     build = VICTIMS[name].build
     VICTIMS[name].check_names("victim", config.victim.settings)
-    data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
+    data = load_data(config.dataset, build)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
     data = build.view(data, settings)  # type: ignore[attr-defined]
@@ -193,7 +195,7 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
 
 def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
     name = config.victim.name
-    data = load_data(config.dataset, ExternalVictim.default_dataset)
+    data = load_data(config.dataset, ExternalVictim)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
@@ -214,7 +216,7 @@ def _from_checkpoint(
         )
     stored = card.get("data")
     if config.dataset.name is not None or not isinstance(stored, dict):
-        data = load_data(config.dataset, victim.default_dataset)
+        data = load_data(config.dataset, victim)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
