@@ -91,9 +91,7 @@ def party_view(data: Dataset, parties: int) -> Dataset:
         inputs = {f"party{number}": part.contiguous() for number, part in enumerate(parts)}
         return replace(split, inputs=inputs, digests={})
 
-    return replace(
-        data, database=cut(data.database), validation=cut(data.validation), query=cut(data.query)
-    )
+    return replace(data, **{split: cut(part) for split, part in data.stored.items()})  # type: ignore[arg-type]
 
 
 def joined(inputs: Mapping[Modality, Tensor]) -> Tensor:

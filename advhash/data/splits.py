@@ -103,8 +103,8 @@ def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items"
 
 def refuse_empty_splits(data: Dataset) -> None:
     """The same of a whole data set, whoever made it."""
-    sizes = {name: len(data.split(name)) for name in ("query", "validation", "database")}
-    refuse_empty({**sizes, "train": len(data.train_rows)}, repr(data.name))
+    sizes = {name: len(split) for name, split in data.stored.items() if name != "training"}
+    refuse_empty({**sizes, "train": len(data.train_labels)}, repr(data.name))
 
 
 def assemble(
@@ -161,7 +161,7 @@ def finish(
     parties: tuple[int, ...] = (),
     card: Mapping[str, object],
 ) -> Dataset:
-    """A data set, still without settings, of "database", "validation" and "query".
+    """A data set, still without settings, of "database", "validation", "query", maybe "training".
 
     card: what the card says besides the counts
 
@@ -174,6 +174,7 @@ def finish(
         train_rows=torch.from_numpy(train_rows),
         validation=parts["validation"],
         query=parts["query"],
+        training=parts.get("training"),
         classes=tuple(classes),
         increments=increments,
         attribution=attribution,
@@ -190,10 +191,10 @@ def describe(data: Dataset) -> dict[str, object]:
         "query": data.query.labels,
         "validation": data.validation.labels,
         "database": data.database.labels,
-        "train": data.database.labels[data.train_rows],
+        "train": data.train_labels,
     }
     counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
-    labels = torch.cat([data.query.labels, data.validation.labels, data.database.labels])
+    labels = torch.cat([split.labels for split in data.stored.values()])
     _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))

@@ -32,9 +32,11 @@ from advhash.data.images import rows as image_rows
 from advhash.data.images.decode import decode
 from advhash.data.images.rows import BLOCK, decode_blocks, image_file, map_images, write_images
 from advhash.data.load import load_dataset
+from advhash.data.parties import party_view
 from advhash.data.readers import hashnet_lists, shared as reading
 from advhash.data.text import counts as text
 from advhash.errors import ConfigError, DataError
+from advhash.victims.federated.hashvfl import HashVFL
 
 SHARED = Path("/work/shared/data")
 SIZE = 16
@@ -270,6 +272,8 @@ def link_out(root: Path) -> None:
         (edit("test_label.txt", lambda rows: [rows[0], "0 -1 1", *rows[2:]]), "line 2: .*one .*-1"),
         (link_out, "leads out of it; .*copy the files"),
         (edit("train_img.txt", lambda lines: ["photos/im 60.png", *lines[1:]]), "1 of 20 that are"),
+        (edit("train_img.txt", lambda rows: [f"photos/im {row}.png" for row in range(41, 61)]),
+         "all training images of .* or none of them, got 1 of 20 that are not .*take the others"),
         (edit("train_label.txt", lambda lines: ["0 0 1", *lines[1:]]), "1 training images with"),
         (lambda root: (root / "photos/im 3.png").unlink(), "got 1 missing: photos/im 3.png; put"),
         (damage, r"got 1 of \d+ broken: photos/im 3.png \(.*truncated"),
@@ -316,6 +320,88 @@ def test_where_nothing_is_said_the_error_says_what_to_put_where(
             load_dataset(name, {"root": str(tmp_path)})
         assert "\n" not in str(refused.value)
         monkeypatch.delenv("ADVHASH_DATA")
+
+
+# ---- training images may be in the database, or apart from it
+
+
+@pytest.fixture
+def apart(lists: Path) -> Path:
+    """As some lists of DeepHash-pytorch: 40 in the database, 20 others to train on, 12 queries."""
+    labels = multi_hot(72, 3)
+    for part, rows in (("database", range(40)), ("train", range(40, 60))):
+        write_list(lists, part, [f"photos/im {row}.png" for row in rows], labels[list(rows)])
+    return lists
+
+
+def test_lists_whose_training_images_are_apart_are_read(apart: Path) -> None:
+    data = read_lists(apart)
+    assert data.card["training"] == "apart"
+    assert data.card["items"] == {"query": 12, "validation": 10, "database": 30, "train": 20}
+    assert data.train.names == tuple(f"photos/im {row}.png" for row in range(40, 60))
+    assert data.train_rows.tolist() == []
+    assert data.training is not None
+    images, labels = noise(72), multi_hot(72, 3)
+    for place, row in enumerate(range(40, 60)):
+        assert data.train.inputs["image"][place].numpy().tobytes() == pixels(images[row])
+        assert data.train_labels[place].tolist() == labels[row].tolist()
+    assert len(set(data.train.names) & {*data.database.names, *data.validation.names}) == 0
+    again = read_lists(apart)
+    assert again.fingerprint() == data.fingerprint()
+    assert replace(data, training=None).fingerprint() != data.fingerprint()
+
+
+def test_lists_of_the_other_convention_say_so(lists: Path) -> None:
+    data = read_lists(lists)
+    assert (data.card["training"], data.training) == ("in the database", None)
+
+
+def test_queries_among_training_images_apart_are_refused_or_dropped(apart: Path) -> None:
+    """The model would know them; repeated paths train once, those without a label not at all."""
+    labels = multi_hot(72, 3)
+    rows = [*range(42, 62), 43, 44]
+    lines = [" ".join(map(str, labels[row])) for row in rows]
+    lines[0] = "0 0 0"
+    write_list(apart, "train", [f"photos/im {row}.png" for row in rows], lines)
+    with pytest.raises(DataError, match=r"not in the training list, got 2 of 12 .*overlap=drop"):
+        read_lists(apart)
+    data = read_lists(apart, overlap="drop")
+    assert data.card["training_rows_dropped_as_queries"] == 2
+    assert data.card["training_paths_repeated"] == 2
+    assert data.train.names == tuple(f"photos/im {row}.png" for row in range(43, 60))
+
+
+def test_victims_learn_from_training_images_apart(
+    apart: Path, tmp_path: Path, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Trained, hardened, attacked by a prototype network; what stores the database says no."""
+    common = [str(apart), "--set", f"dataset.size={SIZE}", "--set", "dataset.validation=10"]
+    words = ["--victim", "dpsh", "--set", "victim.epochs=1", "--bits", "8", "--dataset", *common]
+    code, _, err = advhash(
+        "attack", *words, "--method", "p2p", "--set", "attack.steps=2", "--queries", "4",
+        "--eps", "8/255", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"{apart}: lists of images, read by 'image_lists'" in err
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["dataset"]["train"] == 20
+    assert metrics["dataset"]["database"] == 30
+    code, _, err = advhash("train", *words, "--defense", "saat", "--set", "defense.epochs=1")
+    assert code == 0, err
+    phase = ["phase-chart", "--dataset", *common, "--samples", "10", "--out", str(tmp_path / "x")]
+    code, _, err = advhash(*phase)
+    assert code == 3, err
+    assert "advhash phase-chart needs training rows that are in the database" in err
+
+
+def test_a_federation_learns_from_training_images_apart(apart: Path) -> None:
+    data = read_lists(apart)
+    victim = HashVFL(bits=4, epochs=1, batch_size=10, **HashVFL.data_arguments(data))  # type: ignore[arg-type]
+    victim.fit(data, seed=0)
+    view = party_view(data, 2)
+    assert view.training is not None
+    assert set(view.training.inputs) == {"party0", "party1"}
+    assert len(victim.history) == 1
 
 
 # ---- labels of lists are class numbers or multi-hot, and paths may be what they are
@@ -488,6 +574,7 @@ def test_a_file_of_another_size_is_not_mapped(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 from advhash.data.load import load_dataset
+from advhash.data.parties import party_view
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 data = load_dataset("image_lists", {"root": sys.argv[1], "size": 256, "validation": 10})

@@ -377,16 +377,17 @@ class HashVFL(HashVictim):
 
     def rounds(self, data: Dataset, seed: int) -> list[Tensor]:
         """The public schedule: training rows (of `data.train`) of every round."""
-        return schedule(len(data.train_rows), self.batch_size, self.epochs, derived(seed, SCHEDULE))
+        rows = len(data.train_labels)
+        return schedule(rows, self.batch_size, self.epochs, derived(seed, SCHEDULE))
 
     def party_ends(self, data: Dataset, rounds: list[Tensor], seed: int) -> list[Party]:
         """The parties, each with its own columns of the training rows only."""
-        inputs, rows = data.database.inputs, data.train_rows
+        inputs = data.train.inputs
         return [
             Party(
                 number,
                 bottom,
-                inputs[name][rows],
+                inputs[name],
                 rounds,
                 self.recipe(),
                 derived(seed, NOISE + number),
@@ -398,7 +399,7 @@ class HashVFL(HashVictim):
 
     def server_end(self, data: Dataset, rounds: list[Tensor]) -> Server:
         """The server, with the labels of the training rows only."""
-        labels = data.database.labels[data.train_rows].long().argmax(dim=1)
+        labels = data.train_labels.long().argmax(dim=1)
         weights = None
         if self.balanced_loss:
             counts = torch.bincount(labels, minlength=self.classes).float().clamp_min(1)

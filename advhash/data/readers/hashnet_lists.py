@@ -269,9 +269,11 @@ def _build(
     card: Mapping[str, str],
     target: Path,
 ) -> Dataset:
-    rows, counts = _rows(lists, folder, choices)
-    names = [*lists["database"].names, *lists["test"].names]
-    labels = np.concatenate([lists["database"].labels, lists["test"].labels])
+    apart = _is_apart(lists, folder)
+    rows, counts = _rows(lists, folder, choices, apart)
+    named = [lists[part] for part in (("database", "test", "train") if apart else PARTS[::2])]
+    names = [path for each in named for path in each.names]
+    labels = np.concatenate([each.labels for each in named])
     paths = reading.inside(photos, names, f"the lists in {folder}")
 
     def load(row: int) -> Pixels:
@@ -295,6 +297,7 @@ def _build(
         card={
             **card,
             "label_form": lists["database"].form,
+            "training": "apart" if apart else "in the database",
             **counts,
             **entries,
             "warnings": warnings,
@@ -302,22 +305,42 @@ def _build(
     )
 
 
+def _is_apart(lists: Mapping[str, Listed], folder: Path) -> bool:
+    """Whether the database holds none of the training images. Raises DataError: it holds some."""
+    known = set(lists["database"].names)
+    absent = [path for path in lists["train"].names if path not in known]
+    if not absent or len(absent) == len(lists["train"].names):
+        return bool(absent)
+    raise DataError(
+        f"expected all training images of {folder} in the database list, or none of them, got "
+        f"{len(absent)} of {len(lists['train'].names)} that are not ({printable(absent[0])}, …): "
+        "add them to it with their labels, or take the others out"
+    )
+
+
 def _rows(
-    lists: Mapping[str, Listed], folder: Path, choices: Choices
+    lists: Mapping[str, Listed], folder: Path, choices: Choices, apart: bool
 ) -> tuple[dict[str, Rows], dict[str, int]]:
-    """Rows in database + test for each split, with "train" among "database", and what is odd."""
+    """Rows in database + test (+ train) for each split, and what is odd.
+
+    "train" are among "database"; where training images are apart, they are "training".
+    """
     database, train, test = (lists[part] for part in PARTS)
     first: dict[str, int] = {}
     for row, path in enumerate(database.names):
         first.setdefault(path, row)
-    _check_train(database, train, first, folder)
     asked, trained = set(test.names), set(train.names)
+    if not apart:
+        _check_labels(database, train, first, folder)
     shared: npt.NDArray[np.bool_] = np.array([path in asked for path in database.names])
-    if shared.any() and choices.overlap == "refuse":
+    leaked: npt.NDArray[np.bool_] = np.array([apart and path in asked for path in train.names])
+    if choices.overlap == "refuse" and (shared.any() or leaked.any()):
+        where, why = ("database", "find itself") if shared.any() else ("training", "be known")
+        both = asked & (first.keys() if shared.any() else trained)
         raise DataError(
-            f"expected queries that are not in the database, got {len(asked & first.keys())} of "
-            f"{len(asked)} in both lists of {folder} (a query would find itself): set "
-            "dataset.overlap=drop to take them out of the database"
+            f"expected queries that are not in the {where} list, got {len(both)} of {len(asked)} "
+            f"in both lists of {folder} (a query would {why}): set dataset.overlap=drop to take "
+            "them out of it"
         )
     labelled = database.labels.sum(1) > 0
     usable = [path for row, path in enumerate(database.names) if labelled[row] and not shared[row]]
@@ -332,30 +355,30 @@ def _rows(
         "validation": np.sort(np.array([first[path] for path in held], np.int64)),
         "query": len(database.names) + np.flatnonzero(test.labels.any(1)),
     }
-    if len(held) < choices.validation or not len(train_rows) or not len(rows["query"]):
+    if apart:
+        once = sorted({path: row for row, path in reversed([*enumerate(train.names)])}.values())
+        taken = np.array(once, np.int64)
+        taken = taken[train.labels[taken].any(1) & ~leaked[taken]]
+        rows["training"] = len(database.names) + len(test.names) + taken
+    learnt = len(rows["training" if apart else "train"])
+    if len(held) < choices.validation or not learnt or not len(rows["query"]):
         raise DataError(
             f"expected queries, training rows and {choices.validation} further database rows with "
-            f"labels in the lists of {folder}, got {len(rows['query'])}, {len(train_rows)} and "
+            f"labels in the lists of {folder}, got {len(rows['query'])}, {learnt} and "
             f"{len(held)}: set dataset.validation lower, or complete the lists"
         )
     return rows, {
         "dropped": len(test.names) - len(rows["query"]),
         "database_rows_dropped_as_queries": int(shared.sum()),
+        "training_rows_dropped_as_queries": int(leaked.sum()),
         "database_paths_repeated": len(database.names) - len(first),
         "training_paths_repeated": len(train.names) - len(trained),
         "database_without_label": int((~labelled).sum()),
     }
 
 
-def _check_train(database: Listed, train: Listed, first: Mapping[str, int], folder: Path) -> None:
-    """Raise DataError where the training list does not fit into the database list."""
-    absent = [path for path in train.names if path not in first]
-    if absent:
-        raise DataError(
-            f"expected every training image of {folder} in the database list too, got "
-            f"{len(absent)} of {len(train.names)} that are not ({printable(absent[0])}, …): add "
-            "them to it with their labels"
-        )
+def _check_labels(database: Listed, train: Listed, first: Mapping[str, int], folder: Path) -> None:
+    """Raise DataError where training images have other labels in the database list."""
     in_database = database.labels[[first[path] for path in train.names]]
     differ = np.flatnonzero((in_database != train.labels).any(1))
     if len(differ):

@@ -243,7 +243,8 @@ def _check_rows(data: Dataset, orders: list[Order]) -> None:
     if len(set(orders)) < len(orders):
         raise UsageError("lifelong.categories: expected orders that differ")
     for number, order in enumerate(orders):
-        stages = stage_of(data.database.labels[data.train_rows], data.classes, order)
+        rows_of = data.rows_trained_on("advhash lifelong")
+        stages = stage_of(data.database.labels[rows_of], data.classes, order)
         rows = torch.bincount(stages, minlength=len(order) + 1).tolist()
         if min(rows) < LEAST_ROWS:
             raise UsageError(

@@ -113,9 +113,10 @@ def _plan(config: PhaseConfig) -> PhasePlan:
         )
     data = load_data(config.dataset, NeuralCode)
     arguments = NeuralCode.data_arguments(data)
-    if max(grid.samples) > len(data.train_rows) or min(grid.samples) < 2:
+    most = len(data.rows_trained_on("advhash phase-chart"))
+    if max(grid.samples) > most or min(grid.samples) < 2:
         raise UsageError(
-            f"expected phase.samples from 2 to {len(data.train_rows)}, the training rows of "
+            f"expected phase.samples from 2 to {most}, the training rows of "
             f"{data.name!r}, got {grid.samples}"
         )
     settings = ATTACKS.settings(config.attack.name, config.attack.settings)
