@@ -1169,7 +1169,105 @@ def test_flickr8k_is_read_in_full(photographs: Dataset) -> None:
     assert any("derived" in warning for warning in data.card["warnings"])
 
 
+def say(caption: Callable[[int], str]) -> Callable[[list[dict[str, str]]], None]:
+    def change(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["caption"] = caption(int(row["image"].removesuffix(".png")))
+
+    return change
+
+
+LANGUAGES = {
+    "Russian": ("Собака бежит по траве", "Кошка спит в доме", "word:собака"),
+    "Hindi": ("एक कुत्ता दौड़ता है", "एक बिल्ली सोती है", "word:कुत्ता"),
+    "Arabic": ("كلب يركض على العشب", "قطة تنام في البيت", "word:كلب"),
+    "Korean": ("개가 잔디에서 달린다", "고양이가 집에서 잔다", "word:개가"),
+    "Greek": ("Ένας σκύλος τρέχει", "Μια γάτα κοιμάται", "word:σκύλος"),
+    "Chinese": ("一只黑狗在草地上奔跑", "一只猫在家里睡觉", "word:黑狗"),
+    "Japanese": ("黒い犬が走っている", "猫が家で寝ている", "word:犬が"),
+    "Thai": ("หมาวิ่งบนหญ้า", "แมวนอนในบ้าน", "word:หม"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_captions_of_every_script_are_text(language: str, tmp_path: Path) -> None:
+    """They counted as no text: "expected items with labels and text in every split"."""
+    dog, cat, word = LANGUAGES[language]
+    write_captions(tmp_path / "mine", say(lambda row: dog if row % 2 else cat))
+    data = read_captions(tmp_path / "mine")
+    column = data.vocabulary.index(word)
+    for split in (data.query, data.validation, data.database):
+        assert bool((split.inputs["text"].sum(1) > 0).all())
+        for caption, counts in zip(split.texts, split.inputs["text"], strict=True):
+            assert bool(counts[column] > 0) == (caption == dog)
+    tokens = read_captions(tmp_path / "mine", text="tokens")
+    assert word in tokens.vocabulary
+    assert tokens.card["tokens_unknown_share"] == 0
+
+
+def test_a_vocabulary_that_drops_everything_says_so(tmp_path: Path) -> None:
+    write_captions(tmp_path / "mine", say(lambda row: f"the {'x' * (row + 1)}"))
+    with pytest.raises(DataError, match=r"got none: of 3. different words in 3. captions each is"):
+        read_captions(tmp_path / "mine")
+
+
+def test_a_split_without_known_words_says_why(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, str]]) -> None:
+        say(lambda row: "a dog runs" if row > 5 else f"unheard{row}")(rows)
+        for row in rows:
+            number = int(row["image"].removesuffix(".png"))
+            row["split"] = "test" if number < 6 else "val" if number < 12 else "train"
+
+    write_captions(tmp_path / "mine", change)
+    with pytest.raises(DataError, match=r"got none in query: 0 of 40 .* and 6 none of the 2 words"):
+        read_captions(tmp_path / "mine")
+
+
 # ---- words
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Straße, Łódź", ["straße", "łodz"]),
+        ("naïve café—bar", ["naive", "cafe", "bar"]),
+        ("Ёлка Йога", ["ёлка", "йога"]),
+        ("東京タワー", ["東", "東京", "京", "京タ", "タ", "タワ", "ワ", "ワー", "ー"]),
+        ("Tシャツ2枚", ["t", "シ", "シャ", "ャ", "ャツ", "ツ", "2", "枚"]),
+        ("ﾃﾞｽｸ Ａｂｃ", ["デ", "デス", "ス", "スク", "ク", "abc"]),
+        ("が", ["が"]),
+        ("วิ่ง", ["วิ่", "วิ่ง", "ง"]),
+        ("दौड़ता", ["दौड़ता"]),
+        ("می‌خواهم", ["میخواهم"]),
+        ("1️⃣ 👩‍🚀 x²", ["1", "x2"]),
+        ("Hawaiʻi, d’Ivoire", ["hawaii", "divoire"]),
+        ("…!?", []),
+    ],
+)
+def test_words_are_those_of_unicode(said: str, found: list[str]) -> None:
+    import unicodedata
+
+    assert text.words(said) == [unicodedata.normalize("NFC", word) for word in found]
+    assert text.words(unicodedata.normalize("NFD", said)) == text.words(said)
+
+
+def test_texts_of_latin_letters_have_the_words_they_had() -> None:
+    """Vocabularies, and with them fingerprints, of such data sets do not change."""
+    import re
+    import unicodedata
+
+    plain = [
+        char
+        for char in map(chr, range(32, 0x250))
+        if unicodedata.normalize("NFKD", char)[0].isascii()
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(500):
+        said = "".join(generator.choice(plain, 30))
+        base = "".join(
+            char for char in unicodedata.normalize("NFKD", said) if not unicodedata.combining(char)
+        )
+        assert text.words(said) == re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", base.lower()))
 
 
 def test_words_are_those_of_most_texts_with_ties_by_alphabet() -> None:
