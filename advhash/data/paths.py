@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from advhash.data.dataset import Modality
+from advhash.data.images.decode import unread, unread_warning
 from advhash.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -111,7 +112,18 @@ def _nothing(path: Path) -> DataError:
         f"expected {path}/<class>/<image>, lists, captions.csv, .mat files or a table, got 0 "
         f"sub-folders with images in {path} and nothing else that a reader takes: make one "
         "sub-folder a class"
+        + "".join(f" ({line})" for line in unread_warning(unread(_names(path))))
     )
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of the files in a folder and one level below."""
+    return [
+        name
+        for pattern in ("*", "*/*")
+        for name in (file.name for file in folder.glob(pattern) if file.is_file())
+        if not name.startswith(".")
+    ]
 
 
 def _unsuited(path: Path, wanted: Reads, found: list[Found]) -> DataError:

@@ -6,13 +6,16 @@ import errno
 import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -455,6 +458,74 @@ def test_images_of_all_kinds_become_rgb_on_white(tmp_path: Path) -> None:
 
 
 # ---- pictures of the data
+
+
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095), (16, 65535)])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_pictures_are_those_of_the_bits_they_hold(
+    tmp_path: Path, bits: int, top: int, suffix: str
+) -> None:
+    """Scanners and cameras put 8 or 12 bits into 16: their pictures were black."""
+    grey = np.linspace(0, top, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
+    found = decode.decode(tmp_path / f"a.{suffix}", 16)
+    assert np.array_equal(found[0], grey >> (bits - 8))
+    assert found.max() == 255
+
+
+def deep_png(colours: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits a colour, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width, _ = colours.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_colours_of_16_bits_that_hold_fewer_are_refused() -> None:
+    colours = np.random.default_rng(0).integers(0, 1 << 16, (16, 16, 3)).astype(np.uint16)
+    assert np.array_equal(decode.decode(deep_png(colours), 16), (colours >> 8).transpose(2, 0, 1))
+    for bits in (8, 12):
+        with pytest.raises(ValueError, match="hold 12 or fewer, which would be black: save it"):
+            decode.decode(deep_png(colours >> (16 - bits)), 16)
+
+
+def test_files_that_are_not_read_are_counted_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    for name in ("cats/a.jfif", "cats/b.HEIC", "dogs/c.heic", "dogs/notes.txt", "readme.md"):
+        (photos / name).touch()
+    (photos / "cats" / "more").mkdir()
+    told = {
+        ".heic": "2: no reader for it; save as PNG or JPEG",
+        ".jfif": "1: rename to .jpg",
+        ".md": "1: no picture",
+        ".txt": "1: no picture",
+    }
+    line = (
+        "Files that are not read: 2 .heic (no reader for it; save as PNG or JPEG), 1 .jfif "
+        "(rename to .jpg)."
+    )
+    data = load_dataset("folder", {"root": str(photos), "size": 16})
+    assert data.card["files_not_read"] == {
+        **told, "folders in class folders": "1: one level of folders is read",
+    }  # fmt: skip
+    assert line in data.card["warnings"]  # type: ignore[operator]
+    data = load_dataset("near_duplicates", {"root": str(photos), "size": 16})
+    assert data.card["files_not_read"] == told
+    assert line in data.card["warnings"]  # type: ignore[operator]
+    (tmp_path / "few" / "one").mkdir(parents=True)
+    for number in range(30):
+        (tmp_path / "few" / "one" / f"{number}.heic").touch()
+    with pytest.raises(DataError, match=r"got 0 sub-folders with images.* 30 .heic \(no reader"):
+        load_dataset("folder", {"root": str(tmp_path / "few")})
+    with pytest.raises(DataError, match=r"got 0: add images \(Files .* 30 .heic"):
+        load_dataset("near_duplicates", {"root": str(tmp_path / "few")})
+    with pytest.raises(DataError, match=r"0 sub-folders with images.* 30 .heic \(no reader"):
+        load_dataset(str(tmp_path / "few"))
 
 
 def test_image_grid_enlarges_without_blur(pictograms: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import torch
 
 from advhash.data import splits
 from advhash.data.dataset import Dataset
-from advhash.data.images.decode import MAX_BYTES, decode, printable, quietly, reason, refuse_broken
+from advhash.data.images.decode import (
+    MAX_BYTES,
+    decode,
+    printable,
+    quietly,
+    reason,
+    refuse_broken,
+    unread as unread_files,
+    unread_warning,
+)
 from advhash.data.paths import PICTURES
 from advhash.data.readers.shared import cached_reading, check_size
 from advhash.errors import DataError
@@ -30,12 +40,14 @@ class Listing:
     images: class name and path of each image
     stamps: relative path, size and time of change of each image
     links:  how many links were left out: they may lead out of the folder
+    unread: how many other files there are, by their suffix, and why each is not read
     """
 
     root: Path
     images: tuple[tuple[str, Path], ...]
     stamps: tuple[tuple[str, int, int], ...]
     links: int
+    unread: Mapping[str, str]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -51,15 +63,20 @@ def walk(root: Path) -> Listing:
     if not os.path.isdir(root):
         raise DataError(f"{layout}, got no folder {root}: check the path")
     images, stamps, links = [], [], 0
+    others: list[str] = []
+    deeper = 0
     try:
         for folder in _entries(root):
             if folder.is_symlink():
                 links += 1
                 continue
             if not folder.is_dir():
+                others.append(folder.name)
                 continue
             for file in _entries(folder):
                 if not file.name.lower().endswith(PICTURES):
+                    others += [file.name] * file.is_file()
+                    deeper += file.is_dir()
                     continue
                 if file.is_symlink():
                     links += 1
@@ -70,8 +87,12 @@ def walk(root: Path) -> Listing:
                     stamps.append((relative, status.st_size, status.st_mtime_ns))
     except OSError as error:
         raise DataError(f"{layout}, got {error.filename}: {error.strerror}") from None
-    listing = Listing(root, tuple(images), tuple(stamps), links)
+    unread = unread_files(others)
+    if deeper:
+        unread["folders in class folders"] = f"{deeper}: one level of folders is read"
+    listing = Listing(root, tuple(images), tuple(stamps), links, unread)
     left_out = f" ({links} links were left out: copy the files instead)" if links else ""
+    left_out += "".join(f" ({line})" for line in unread_warning(unread))
     if len(listing.classes) < 2:
         raise DataError(
             f"{layout} with at least 2 classes, got {len(listing.classes)} sub-folders with "
@@ -137,7 +158,11 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
         licence="unknown",
         repeated_pictures=len(images) - len(first),
         links_left_out=listing.links,
-        warnings=["Near-duplicates are not looked for: only identical pictures share a split."],
+        files_not_read=dict(listing.unread),
+        warnings=[
+            "Near-duplicates are not looked for: only identical pictures share a split.",
+            *unread_warning(listing.unread),
+        ],
     )
 
 
@@ -179,5 +204,5 @@ def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
         {"root": root, "size": size, "seed": seed},
         ("pillow",),
         (__file__,),
-        files=(str(listing.root.resolve()), listing.stamps),
+        files=(str(listing.root.resolve()), listing.stamps, listing.unread),
     )
