@@ -103,8 +103,9 @@ def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items"
 
 def refuse_empty_splits(data: Dataset) -> None:
     """The same of a whole data set, whoever made it."""
-    sizes = {name: len(split) for name, split in data.stored.items() if name != "training"}
-    refuse_empty({**sizes, "train": len(data.train_labels)}, repr(data.name))
+    searched = {"query": data.query, "validation": data.validation, "database": data.database}
+    trained = {"train": len(data.train_labels)}
+    refuse_empty({name: len(split) for name, split in searched.items()} | trained, repr(data.name))
 
 
 def assemble(
