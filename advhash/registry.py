@@ -287,6 +287,7 @@ DATASETS: Registry[Any] = Registry(
         "advhash.data.readers.image_folder",
         "advhash.data.readers.near_duplicates",
         "advhash.data.readers.openmoji_set",
+        "advhash.data.readers.own_table",
         "advhash.data.readers.scikit_learn",
         "advhash.data.readers.tables",
     ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split
+from advhash.data.paths import Reads
 from advhash.errors import UsageError
 from advhash.victims.training.state import UNSAVED, TrainingState
 
@@ -37,6 +38,7 @@ class HashVictim(nn.Module, ABC):
     history: what training recorded, one row an epoch
     training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
+    reads:   what data must carry, by which `--dataset PATH` finds its reader
 
     Normalisation lives inside: `relax` sees [0,1] pixels and raw counts, tokens or embeddings.
     """
@@ -47,6 +49,7 @@ class HashVictim(nn.Module, ABC):
     training_state: TrainingState = UNSAVED
     differentiable: bool = True
     default_dataset: ClassVar[str] = "digits"
+    reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
 
     @classmethod

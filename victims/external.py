@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
+from advhash.data.paths import Reads
 from advhash.errors import UsageError, nearest
 from advhash.victims.base import HashVictim
 
@@ -110,6 +111,7 @@ class ExternalVictim(HashVictim):
     """
 
     default_dataset = "digits"
+    reads = Reads(classes=False)
 
     def __init__(self, function: Callable[[Tensor], Any], *, name: str, sample: Tensor) -> None:
         super().__init__()

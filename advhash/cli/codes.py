@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from advhash.cli.console import print_metrics
 
 if TYPE_CHECKING:
-    pass
+    from advhash.codes.code_files import LabelledCodes
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,7 +25,18 @@ codes_app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Labels (N,C) of 0/1, where the codes have none.")
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Labels, where the codes have none: (N,) class numbers, or (N,C) of 0 and 1.",
+    ),
+]
+Form = Annotated[
+    Literal["auto", "classes", "multi-hot"],
+    typer.Option(
+        "--label-form",
+        help="What labels are. auto: one column is class numbers, several are multi-hot.",
+    ),
 ]
 
 
@@ -39,8 +50,9 @@ def evaluate_codes(
     ] = None,
     targets: Annotated[
         Path | None,
-        typer.Option("--targets", help="Labels (N,C) the queries are meant to retrieve: t-MAP."),
+        typer.Option("--targets", help="Labels the queries are meant to retrieve: t-MAP."),
     ] = None,
+    label_form: Form = "auto",
     top_k: Annotated[
         int | None, typer.Option("--top-k", help="Cut the ranking. (default: all of it)")
     ] = None,
@@ -67,7 +79,8 @@ def evaluate_codes(
 ) -> None:
     """MAP of codes from anyone's model, exact under ties, with bounds, chance and intervals.
 
-    Files: .codes (ours), .npz with arrays `codes` (N,K) and `labels` (N,C), .npy, or text.
+    Files: .codes (ours), .npz with arrays `codes` (N,K) and `labels`, .npy, or text. Labels are
+    class numbers (N,), or 0 and 1 (N,C).
     """
     from advhash.cli.console import print_json, progress_display
     from advhash.codes.code_files import read_codes, read_labels
@@ -82,13 +95,17 @@ def evaluate_codes(
         raise UsageError(f"expected --seed 0 or above, got {seed}")
     if out is not None:
         check_out(out)
-    query = read_codes(codes, labels)
-    gallery = read_codes(database, database_labels)
+    read = read_codes(codes, labels, label_form=label_form)
+    gallery = read_codes(database, database_labels, label_form=label_form)
+    query = read.fitted(gallery)
+    aims = None
+    if targets is not None:
+        aims = read_labels(targets, label_form).fitted(gallery.labelled, "targets").hot
     with nullcontext(silent) if quiet else progress_display() as progress:
         found = evaluate(
             query,
             gallery,
-            targets=None if targets is None else read_labels(targets),
+            targets=aims,
             top_k=top_k,
             empty=empty,
             convention=convention,
@@ -103,7 +120,8 @@ def evaluate_codes(
         "queries": len(query),
         "database": len(gallery),
         "bits": query.codes.bits,
-        "classes": query.labels.bits,
+        "classes": max(read.labels.bits, gallery.labels.bits),
+        "label_form": {"queries": read.form, "database": gallery.form},
         "ties": "expected",
         "empty": empty,
         "top_k": top_k,
@@ -126,6 +144,7 @@ def import_codes(
     source: Annotated[Path, typer.Argument(help="An .npz, .npy or text file.")],
     out: Annotated[Path, typer.Argument(help="The .codes file to write.")],
     labels: Labels = None,
+    label_form: Form = "auto",
     as_json: Json = False,
 ) -> None:
     """Convert a file of codes and labels to the format that can be mapped and sharded."""
@@ -133,9 +152,9 @@ def import_codes(
 
     if out.suffix != SUFFIX:
         raise UsageError(f"expected a file name that ends in {SUFFIX}, got {out.name!r}")
-    data = read_codes(source, labels)
+    data = read_codes(source, labels, label_form=label_form)
     write_codes(out, data)
-    _tell(out, len(data), data.codes.bits, data.labels.bits, as_json)
+    _tell(out, data, as_json)
 
 
 @codes_app.command("export")
@@ -192,10 +211,10 @@ def export_codes(
         hot = split.labels.numpy()
         data = LabelledCodes(codes, HashCodes.pack(hot))
     write_codes(out, data)
-    _tell(out, len(data), data.codes.bits, data.labels.bits, as_json)
+    _tell(out, data, as_json)
 
 
-def _tell(out: Path, rows: int, bits: int, classes: int, as_json: bool) -> None:
+def _tell(out: Path, data: LabelledCodes, as_json: bool) -> None:
     from advhash.cli.console import print_json
 
     if as_json:
@@ -203,20 +222,31 @@ def _tell(out: Path, rows: int, bits: int, classes: int, as_json: bool) -> None:
             {
                 "schema": "advhash/codes/1",
                 "file": str(out),
-                "rows": rows,
-                "bits": bits,
-                "classes": classes,
+                "rows": len(data),
+                "bits": data.codes.bits,
+                "classes": data.labels.bits,
+                "label_form": data.form,
             }
         )
     else:
-        sys.stdout.write(f"{out}: {rows} codes of {bits} bits, {classes} classes\n")
+        sys.stdout.write(
+            f"{out}: {len(data)} codes of {data.codes.bits} bits, {data.labels.bits} classes "
+            f"(labels: {data.form})\n"
+        )
+
+
+def _forms(document: Mapping[str, Any]) -> str:
+    """In which form the labels were written, of both sides where they differ."""
+    of = document["label_form"]
+    same = of["queries"] == of["database"]
+    return of["queries"] if same else f"queries {of['queries']}, database {of['database']}"
 
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
     """Figures of codes from outside."""
     sys.stdout.write(
         f"{document['queries']} queries against {document['database']} codes of "
-        f"{document['bits']} bits, {document['classes']} classes; "
+        f"{document['bits']} bits, {document['classes']} classes (labels: {_forms(document)}); "
         f"{document['empty_queries']} queries without a relevant row\n"
     )
     print_metrics(document["metrics"])

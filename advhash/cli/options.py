@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ DatasetName = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="A name or an image folder. (default: the victim's)",
+        help="A name, or a folder or file of what the victim reads. (default: the victim's)",
         autocompletion=complete_datasets,
     ),
     Sets("dataset.name"),
@@ -205,13 +206,35 @@ def new_file(out: Path | None) -> None:
 
 
 @contextmanager
+def _telling(quiet: bool) -> Iterator[None]:
+    """What the package logs, as which reader takes a path, in lines on stderr, each once."""
+    logger, known = logging.getLogger("advhash"), set[str]()
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            if not quiet and line not in known:
+                known.add(line)
+                sys.stderr.write(f"{line}\n")
+
+    lines, level = Lines(logging.INFO), logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+        logger.setLevel(level)
+
+
+@contextmanager
 def working(quiet: bool) -> Iterator[Progress]:
     """Progress on stderr; an interrupt is told in one line and exits with 130."""
     from advhash.cli.console import progress_display
     from advhash.compute.progress import silent
 
     try:
-        with nullcontext(silent) if quiet else progress_display() as progress:
+        with _telling(quiet), nullcontext(silent) if quiet else progress_display() as progress:
             yield progress
     except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
         fail("interrupted", *getattr(error, "__notes__", ()))

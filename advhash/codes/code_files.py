@@ -9,7 +9,7 @@ little-endian:
     12      4     K, bits of a code
     16      8     M, rows
     24      4     C, classes (columns of labels)
-    28      4     0
+    28      4     0: labels are multi-hot; 1: they were class numbers
     32      32    SHA-256 of everything from offset 64 on
     64      8·M·⌈K/64⌉  code words: bit k of a row is bit k mod 64 of its word ⌊k/64⌋; unused bits 0
     …       8·M·⌈C/64⌉  label words, likewise
@@ -32,7 +32,16 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from advhash.codes.labels import (
+    Form,
+    LabelForm,
+    Labels,
+    digits_of,
+    read_labels as as_labels,
+    text_labels,
+)
 from advhash.codes.packed import HashCodes
+from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
 from advhash.storage.files import storage_errors
 
@@ -47,16 +56,27 @@ _UNREADABLE = (
     *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
     *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+_TEXT = (".txt", ".csv", ".tsv")
+_FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
+_STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
 _FORMATS = f"{SUFFIX}, .npz (arrays `codes` and `labels`), .npy, or text (.txt, .csv, .tsv)"
 
 
 @dataclass(frozen=True)
 class LabelledCodes:
-    """Codes and multi-hot labels of N rows, both packed; `path` where both are mapped from it."""
+    """Codes and labels of N rows, both packed; `path` where both are mapped from it.
+
+    form: how the labels were written; one bit a class they are here
+    """
 
     codes: HashCodes
     labels: HashCodes
     path: Path | None = None
+    form: Form = "multi-hot"
+
+    @property
+    def labelled(self) -> Labels:
+        return Labels(self.labels, self.form)
 
     def __post_init__(self) -> None:
         if len(self.codes) != len(self.labels):
@@ -68,7 +88,12 @@ class LabelledCodes:
         return len(self.codes)
 
     def __getitem__(self, rows: slice) -> LabelledCodes:
-        return LabelledCodes(self.codes[rows], self.labels[rows])
+        return LabelledCodes(self.codes[rows], self.labels[rows], form=self.form)
+
+    def fitted(self, database: LabelledCodes) -> LabelledCodes:
+        """These rows, as queries, with the classes of the database; see `Labels.fitted`."""
+        labels = self.labelled.fitted(database.labelled, "queries").hot
+        return self if labels is self.labels else LabelledCodes(self.codes, labels, form=self.form)
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,7 @@ class _Header:
     bits: int
     rows: int
     classes: int
+    form: Form
     digest: bytes
 
     @property
@@ -86,8 +112,9 @@ class _Header:
 def write_codes(path: Path, data: LabelledCodes) -> None:
     """Write codes and labels to `path`, whole or not at all, in the format of its suffix.
 
-    `.codes` (ours), `.npz` (uint8 arrays `codes` and `labels`), `.npy` and `.txt` (codes alone, 0
-    and 1, one row a line). Raises UsageError for another suffix, StorageError.
+    `.codes` (ours), `.npz` (uint8 arrays `codes` and `labels`, and `label_form`, which says that
+    labels of one column are multi-hot too), `.npy` and `.txt` (codes alone, 0 and 1, one row a
+    line). Raises UsageError for another suffix, StorageError.
     """
     writers = {SUFFIX: _write_own, ".npz": _write_npz, ".npy": _write_npy, ".txt": _write_text}
     if path.suffix not in writers:
@@ -114,13 +141,13 @@ def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:
             digest.update(octets)
             stream.write(octets)
     stream.seek(0)
-    sizes = (data.codes.bits, len(data), data.labels.bits, 0)
+    sizes = (data.codes.bits, len(data), data.labels.bits, _FORMS.index(data.form))
     stream.write(_HEADER.pack(_MAGIC, _VERSION, *sizes, digest.digest()))
 
 
 def _write_npz(stream: BinaryIO, data: LabelledCodes) -> None:
     codes, labels = (part.unpack().astype(np.uint8) for part in (data.codes, data.labels))
-    np.savez_compressed(stream, codes=codes, labels=labels)
+    np.savez_compressed(stream, codes=codes, labels=labels, label_form=np.array("multi-hot"))
 
 
 def _write_npy(stream: BinaryIO, data: LabelledCodes) -> None:
@@ -160,7 +187,9 @@ def map_codes(path: Path, *, verify: bool = True) -> LabelledCodes:
                     raise DataError(f"{path}: damaged, as unused bits of a word are not 0")
         if digest.digest() != header.digest:
             raise DataError(f"{path}: damaged, as its checksum differs; write it again")
-    return LabelledCodes(HashCodes(codes, header.bits), HashCodes(labels, header.classes), path)
+    return LabelledCodes(
+        HashCodes(codes, header.bits), HashCodes(labels, header.classes), path, header.form
+    )
 
 
 def _mapped(path: Path, offset: int, rows: int, width: int) -> npt.NDArray[np.uint64]:
@@ -183,12 +212,15 @@ def _read_header(path: Path) -> _Header:
         raise DataError(f"{path}: expected a {SUFFIX} file (`advhash codes import` makes one)")
     if len(octets) < _HEADER.size:
         raise DataError(f"{path}: damaged, as its header is cut off")
-    _, version, bits, rows, classes, _, digest = _HEADER.unpack(octets)
+    _, version, bits, rows, classes, form, digest = _HEADER.unpack(octets)
     if version != _VERSION:
         raise DataError(f"{path}: expected format version {_VERSION}, got {version}")
-    if not 1 <= bits <= _MOST_BITS or classes < 1:
-        raise DataError(f"{path}: damaged, as it states {bits} bits and {classes} classes")
-    return _Header(bits, rows, classes, digest)
+    if not 1 <= bits <= _MOST_BITS or classes < 1 or form >= len(_FORMS):
+        raise DataError(
+            f"{path}: damaged, as it states {bits} bits, {classes} classes and labels of form "
+            f"{form}"
+        )
+    return _Header(bits, rows, classes, _FORMS[form], digest)
 
 
 @contextmanager
@@ -208,7 +240,9 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: does not fit in memory; use a {SUFFIX} file") from None
 
 
-def read_codes(path: Path, labels: Path | None = None, *, verify: bool = True) -> LabelledCodes:
+def read_codes(
+    path: Path, labels: Path | None = None, *, label_form: LabelForm = "auto", verify: bool = True
+) -> LabelledCodes:
     """Codes and labels from a file of any known format.
 
     labels: a file with the labels, needed where `path` has none; see `read_labels`
@@ -217,25 +251,55 @@ def read_codes(path: Path, labels: Path | None = None, *, verify: bool = True) -
     """
     if path.suffix.lower() == SUFFIX:
         mapped = map_codes(path, verify=verify)
-        return mapped if labels is None else LabelledCodes(mapped.codes, read_labels(labels))
-    codes = _pack(path, _read_array(path, "codes"), "codes")
-    if codes.bits > _MOST_BITS:
-        raise DataError(f"{path}: expected at most {_MOST_BITS} bits, got {codes.bits}")
-    if labels is not None:
-        return LabelledCodes(codes, read_labels(labels))
-    if path.suffix.lower() != ".npz":
-        raise DataError(f"{path}: has codes alone; expected a second file with their labels")
-    return LabelledCodes(codes, read_labels(path))
+        if labels is None:
+            _expect_form(path, mapped.form, label_form)
+            return mapped
+        codes = mapped.codes
+    else:
+        codes = _pack(path, _read_array(path, "codes"))
+        if codes.bits > _MOST_BITS:
+            raise DataError(f"{path}: expected at most {_MOST_BITS} bits, got {codes.bits}")
+        if labels is None and path.suffix.lower() != ".npz":
+            raise DataError(f"{path}: has codes alone; expected a second file with their labels")
+    found = read_labels(labels or path, label_form)
+    return LabelledCodes(codes, found.hot, form=found.form)
 
 
-def read_labels(path: Path) -> HashCodes:
-    """Multi-hot labels (N,C), packed: array `labels` of an .npz, .npy, text, or a `.codes` file.
+def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
+    """The labels of a file: array `labels` of an .npz, .npy, text, or a `.codes` file.
+
+    form: what they are; "auto": one column is class numbers, several are multi-hot, and what our
+          own files state holds
 
     Raises DataError.
     """
-    if path.suffix.lower() == SUFFIX:
-        return map_codes(path).labels
-    return _pack(path, _read_array(path, "labels"), "labels")
+    suffix = path.suffix.lower()
+    if suffix == SUFFIX:
+        mapped = map_codes(path)
+        _expect_form(path, mapped.form, form)
+        return mapped.labelled
+    if suffix in _TEXT:
+        with _reading(path), path.open(encoding="utf-8-sig", errors="replace") as stream:
+            return text_labels(read_table(stream, path, digits=digits_of(form)), form, path)
+    array = _read_array(path, "labels")
+    if suffix == ".npz" and form == "auto":
+        form = _stated_form(path)
+    return as_labels(array, form, path)
+
+
+def _expect_form(path: Path, form: Form, asked: LabelForm) -> None:
+    """Raise DataError where a file of ours holds labels that are not of the form asked for."""
+    if asked not in ("auto", _STATED[form]):
+        raise DataError(f"{path}: its labels were {form}, expected {asked}: import it again")
+
+
+def _stated_form(path: Path) -> LabelForm:
+    """What an .npz that we wrote says of its labels."""
+    try:
+        stated = _member(path, "label_form")
+    except DataError:
+        return "auto"
+    return _STATED.get(str(stated), "auto")
 
 
 def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
@@ -244,8 +308,8 @@ def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
             return _loaded(path, "r")
         if path.suffix.lower() == ".npz":
             return _member(path, name)
-        if path.suffix.lower() in (".txt", ".csv", ".tsv"):
-            return np.array(list(_text_rows(path)), dtype=np.int8)
+        if path.suffix.lower() in _TEXT:
+            return _text_codes(path)
     raise DataError(f"{path}: expected {_FORMATS}")
 
 
@@ -275,49 +339,38 @@ def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _text_rows(path: Path) -> Iterator[list[int]]:
-    """Rows of −1, 0 and 1 between blanks or commas, or of 0 and 1 with nothing between."""
-    values = {"0": 0, "1": 1, "-1": -1, "+1": 1}
-    width = None
+def _text_codes(path: Path) -> npt.NDArray[np.generic]:
+    """Rows of −1, 0 and 1 as numbers in any form, or of 0 and 1 with nothing between."""
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            words = [word.strip() for word in line.split(",")] if "," in line else line.split()
-            if len(words) == 1 and set(words[0]) <= {"0", "1"}:
-                words = list(words[0])
-            wrong = next((word for word in words if word not in values), None)
-            if wrong is not None:
-                raise DataError(f"{path}, line {number}: expected 0, 1 or -1, got {wrong[:20]!r}")
-            if width is not None and len(words) != width:
-                raise DataError(
-                    f"{path}, line {number}: expected {width} values as before, got {len(words)}"
-                )
-            width = len(words)
-            yield [values[word] for word in words]
+        table = read_table(stream, path, expected="0, 1 or -1")
+    wrong = ~np.isin(table.values, (-1, 0, 1))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise DataError(
+            f"{path}, line {table.lines[row]}: expected 0, 1 or -1, got "
+            f"'{table.values[row, column]:g}'"
+        )
+    return table.values.astype(np.int8)
 
 
-def _pack(path: Path, array: npt.NDArray[np.generic], name: str) -> HashCodes:
-    """(N,K) of 0 and 1 or −1 and 1 as packed bits."""
-    if array.size == 0 and array.ndim < 2:
+def _pack(path: Path, array: npt.NDArray[np.generic]) -> HashCodes:
+    """Codes (N,K) of 0 and 1 or −1 and 1 as packed bits."""
+    if array.size == 0 and (array.ndim < 2 or not len(array)):
         array = array.reshape(0, 1)  # an empty file: refused where rows are needed
     if array.ndim != 2 or array.shape[1] == 0:
-        advice = "; one-hot class numbers first" if name == "labels" and array.ndim == 1 else ""
-        raise DataError(f"{path}: expected {name} (N, columns), got shape {array.shape}{advice}")
+        raise DataError(f"{path}: expected codes (N, columns), got shape {array.shape}")
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{path}: expected numbers as {name}, got {array.dtype}")
-    low = _lowest(path, array, name)
+        raise DataError(f"{path}: expected numbers as codes, got {array.dtype}")
+    _check_two_values(path, array)
     parts = [
         HashCodes.pack(np.asarray(array[start : start + _ROWS]) > 0)
         for start in range(0, len(array), _ROWS)
     ]
-    if low < 0 and name == "labels":
-        raise DataError(f"{path}: expected labels of 0 and 1, got -1")
     return HashCodes.concatenate(parts) if parts else HashCodes.pack(array)
 
 
-def _lowest(path: Path, array: npt.NDArray[np.generic], name: str) -> int:
-    """0 or −1: what stands for an unset bit. Raises DataError where there is a third value."""
+def _check_two_values(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Raise DataError where codes have a third value."""
     seen: set[float] = set()
     for start in range(0, len(array), _ROWS):
         part = np.asarray(array[start : start + _ROWS])
@@ -325,7 +378,7 @@ def _lowest(path: Path, array: npt.NDArray[np.generic], name: str) -> int:
         if wrong.any():
             row, column = np.argwhere(wrong)[0].tolist()
             raise DataError(
-                f"{path}: expected {name} of 0 and 1 or of -1 and 1, got {part[row, column]} "
+                f"{path}: expected codes of 0 and 1 or of -1 and 1, got {part[row, column]} "
                 f"in row {start + row}, column {column}"
             )
         seen |= set(np.unique(part).tolist())
@@ -333,4 +386,3 @@ def _lowest(path: Path, array: npt.NDArray[np.generic], name: str) -> int:
         raise DataError(
             f"{path}: expected two values, got -1, 0 and 1: sign(0) is no bit; decide it first"
         )
-    return -1 if -1 in seen else 0

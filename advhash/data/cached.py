@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from advhash.data.dataset import Dataset, Split, SplitName
+from advhash.data.dataset import Dataset, Split
 from advhash.data.images.rows import image_file, map_images
 from advhash.storage.cache import cached, content_key
 
@@ -27,24 +27,32 @@ def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset
     return cached("data", content_key(content), lambda folder: _write(folder, build(folder)), _read)
 
 
-SPLITS: tuple[SplitName, ...] = ("database", "validation", "query")
-FIELDS = ("name", "settings", "classes", "increments", "card", "attribution", "vocabulary")
+FIELDS = (
+    "name",
+    "settings",
+    "classes",
+    "increments",
+    "card",
+    "attribution",
+    "vocabulary",
+    "parties",
+)
 
 
 def _write(folder: Path, data: Dataset) -> None:
     tensors = {"train_rows": data.train_rows.contiguous()}
     description: dict[str, object] = {field: getattr(data, field) for field in FIELDS}
-    for name in SPLITS:
-        split = data.split(name)
+    splits = data.stored
+    for name, split in splits.items():
         tensors[f"{name}/labels"] = split.labels.contiguous()
         for modality, values in split.inputs.items():
             if modality not in split.digests:
                 tensors[f"{name}/input/{modality}"] = values.contiguous()
     for field in ("names", "texts"):
-        description[field] = {name: getattr(data.split(name), field) for name in SPLITS}
+        description[field] = {name: getattr(split, field) for name, split in splits.items()}
     description["mapped"] = {
         name: {"shape": tuple(split.inputs["image"].shape), "sha256": split.digests["image"]}
-        for name, split in ((name, data.split(name)) for name in SPLITS)
+        for name, split in splits.items()
         if split.digests
     }
     description["fingerprint"] = data.fingerprint()
@@ -63,7 +71,7 @@ def _read(folder: Path) -> Dataset:
     tensors = load_file(folder / "tensors.safetensors")
     stored = json.loads((folder / "dataset.json").read_text())
     splits = {}
-    for name in SPLITS:
+    for name in stored["names"]:
         prefix = f"{name}/input/"
         inputs = {
             full.removeprefix(prefix): values
@@ -91,9 +99,11 @@ def _read(folder: Path) -> Dataset:
         card=stored["card"],
         attribution=stored["attribution"],
         vocabulary=tuple(stored["vocabulary"]),
+        parties=tuple(stored["parties"]),
         database=splits["database"],
         validation=splits["validation"],
         query=splits["query"],
+        training=splits.get("training"),
     )
     if data.fingerprint() != stored["fingerprint"]:
         raise ValueError("the stored values are not those that were written")

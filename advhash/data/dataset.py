@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.errors import DataError
+
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
 TextKind = Literal["words", "tokens", "sentence"]  # see advhash/data/text/kinds.py
@@ -115,6 +117,10 @@ class Dataset:
     text_kind:  what "text" holds: counts of words, tokens, or embeddings
     vocabulary: what the V columns of "text" count, or what the V tokens are, e.g. "word:dog"; ()
                 where that is not known
+    training:   the rows that victims are trained on where the database holds none of them, as some
+                published lists have it; None: they are its rows `train_rows`, none otherwise
+    parties:    how many columns of the table each party of a federation holds, in their order; ()
+                where the data do not say
     """
 
     name: str
@@ -129,6 +135,8 @@ class Dataset:
     attribution: str = ""
     vocabulary: tuple[str, ...] = ()
     text_kind: TextKind = "words"
+    parties: tuple[int, ...] = ()
+    training: Split | None = None
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -147,7 +155,30 @@ class Dataset:
 
     @property
     def train(self) -> Split:
-        return self.database.take(self.train_rows)
+        """The rows that victims are trained on: a copy of those in the database."""
+        return self.database.take(self.train_rows) if self.training is None else self.training
+
+    @property
+    def train_labels(self) -> Tensor:
+        """(N,C) labels of `train`, without a copy of the rest."""
+        if self.training is None:
+            return self.database.labels[self.train_rows]
+        return self.training.labels
+
+    def rows_trained_on(self, user: str) -> Tensor:
+        """`train_rows`, for what needs them in the database. Raises DataError: they are not."""
+        if self.training is not None:
+            raise DataError(
+                f"{user} needs training rows that are in the database: those of {self.name!r} are "
+                "lists apart (training: apart on the card); list them for the database too"
+            )
+        return self.train_rows
+
+    @property
+    def stored(self) -> dict[str, Split]:
+        """The splits that are kept, by name, "training" where there is one."""
+        found = {"database": self.database, "validation": self.validation, "query": self.query}
+        return found if self.training is None else {**found, "training": self.training}
 
     def split(self, name: SplitName) -> Split:
         if name == "train":  # a copy, made only where it is asked for
@@ -161,7 +192,9 @@ class Dataset:
             digest.update(self.text_kind.encode())
         if self.vocabulary:
             digest.update(repr(self.vocabulary).encode())
-        for split in (self.database, self.validation, self.query):
+        if self.parties:
+            digest.update(f"parties{self.parties}".encode())
+        for split in self.stored.values():
             for modality in sorted(split.inputs):
                 values = split.inputs[modality]
                 digest.update(f"{modality}{tuple(values.shape)}{values.dtype}".encode())

@@ -7,37 +7,56 @@ of the packages that it comes from and the source of its reader, a module of `re
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from advhash.data.dataset import Dataset
+from advhash.data.paths import Reads, reader_of
+from advhash.data.splits import refuse_empty_splits
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
 
+logger = logging.getLogger(__name__)
 TILE = 64  # least pixels of an image in a grid
 
 
-def load_dataset(name: str, settings: Mapping[str, object] | None = None) -> Dataset:
-    """A registered data set, or, where `name` is a path, the images in that folder.
+def load_dataset(
+    name: str, settings: Mapping[str, object] | None = None, *, reads: Reads | None = None
+) -> Dataset:
+    """A registered data set, or, where `name` is a path, what lies there.
 
-    Raises UnknownName, ConfigError, DataError, StorageError.
+    reads: what the victim reads, which decides where several readers take the path
+
+    Which reader takes a path stands on the card and is logged. Raises UnknownName, ConfigError,
+    DataError, StorageError.
     """
     settings = dict(settings or {})
-    registered = {entry.name for entry in DATASETS}
+    if not is_path(name):
+        data: Dataset = DATASETS.create(name, settings)
+        refuse_empty_splits(data)  # of packages' readers too
+        return data
+    place = Path(name).expanduser().resolve()
+    if "root" in settings:
+        raise ConfigError(f"expected one place, got {name!r} and the setting 'root'")
+    found = reader_of(place, reads)
+    logger.info("%s: %s, read by %r", place, found.what, found.reader)
+    data = load_dataset(found.reader, {**found.settings, **settings})
+    return replace(data, card={"reader": f"{found.reader} ({found.what})", **data.card})
+
+
+def is_path(name: str) -> bool:
+    """Whether a name stands for a folder or a file rather than for a registered data set."""
+    if name in {entry.name for entry in DATASETS}:
+        return False
     separators = {os.sep, os.altsep or os.sep}
-    is_path = bool(separators & set(name)) or os.path.isdir(os.path.expanduser(name))
-    if name not in registered and is_path:
-        if "root" in settings:
-            raise ConfigError(f"expected one image folder, got {name!r} and the setting 'root'")
-        settings["root"] = str(Path(name).expanduser().resolve())
-        name = "folder"
-    data: Dataset = DATASETS.create(name, settings)
-    return data
+    return bool(separators & set(name)) or os.path.exists(os.path.expanduser(name))
 
 
 def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -> Image.Image:

@@ -1,6 +1,7 @@
 """One data set seen by P parties: each holds other columns of the same rows, in the same order.
 
-Images are cut into vertical strips of neighbouring columns, tables into neighbouring features. The
+Images are cut into vertical strips of neighbouring columns, tables into neighbouring features, or
+where the data set says (`Dataset.parties`), so that a column stays with one party. The
 modalities of the view are "party0" … "party(P−1)"; rows, splits and labels stay as they were, so
 the data were split into training and query rows before they were cut.
 """
@@ -57,8 +58,8 @@ def _whole(data: Dataset) -> Modality:
 def party_view(data: Dataset, parties: int) -> Dataset:
     """The same rows with modalities "party0" …: strips of images, groups of features.
 
-    The first parties get one column more where P does not divide their number. A view of P parties
-    is returned as it is.
+    Where the data do not say who holds what, the first parties get one column more if P does not
+    divide their number. A view of P parties is returned as it is.
 
     Raises ConfigError: fewer columns than parties, or a view of another number of parties.
     DataError: nothing to cut.
@@ -75,15 +76,22 @@ def party_view(data: Dataset, parties: int) -> Dataset:
             f"victim.parties: expected 1 to {columns}, the columns of {data.name!r}, got {parties}"
         )
 
+    if data.parties and len(data.parties) != parties:
+        raise ConfigError(
+            f"victim.parties: expected {len(data.parties)}, as {data.name!r} shares its columns "
+            f"out (dataset.parties), got {parties}"
+        )
+
     def cut(split: Split) -> Split:
-        whole = split.inputs[name]
-        parts = torch.tensor_split(whole if name == "image" else whole.float(), parties, dim=-1)
+        whole = split.inputs[name] if name == "image" else split.inputs[name].float()
+        if data.parties:
+            parts = torch.split(whole, list(data.parties), dim=-1)
+        else:
+            parts = torch.tensor_split(whole, parties, dim=-1)
         inputs = {f"party{number}": part.contiguous() for number, part in enumerate(parts)}
         return replace(split, inputs=inputs, digests={})
 
-    return replace(
-        data, database=cut(data.database), validation=cut(data.validation), query=cut(data.query)
-    )
+    return replace(data, **{split: cut(part) for split, part in data.stored.items()})  # type: ignore[arg-type]
 
 
 def joined(inputs: Mapping[Modality, Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advhash.codes.metrics import chance_average_precision
 from advhash.data.dataset import Dataset, Modality, Split
+from advhash.errors import DataError
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
@@ -91,6 +92,22 @@ def per_class(
     return {name: np.sort(np.concatenate(places)) for name, places in parts.items()}
 
 
+def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items") -> None:
+    """Raise DataError where a split has no rows: no figure can be taken on it."""
+    empty = [name for name, size in sizes.items() if not size]
+    if empty:
+        raise DataError(
+            f"expected rows in every split of {where}, got none in {', '.join(empty)}: {advice}"
+        )
+
+
+def refuse_empty_splits(data: Dataset) -> None:
+    """The same of a whole data set, whoever made it."""
+    searched = {"query": data.query, "validation": data.validation, "database": data.database}
+    trained = {"train": len(data.train_labels)}
+    refuse_empty({name: len(split) for name, split in searched.items()} | trained, repr(data.name))
+
+
 def assemble(
     name: str,
     rows: Mapping[str, Rows],
@@ -103,12 +120,14 @@ def assemble(
     increments: tuple[tuple[str, ...], ...] = (),
     attribution: str = "",
     vocabulary: tuple[str, ...] = (),
+    parties: tuple[int, ...] = (),
     **card: object,
 ) -> Dataset:
     """A data set, still without settings, from rows "query", "validation", "held_out", "train".
 
     inputs, labels, names, texts: all N rows; the database is "train" and "held_out" in their order
     vocabulary: what the columns of "text" count
+    parties: how many columns of "table" each party holds
     card: what the card says besides the counts
     """
     everything = Split(inputs, torch.from_numpy(labels), tuple(names), tuple(texts))
@@ -126,6 +145,7 @@ def assemble(
         increments=increments,
         attribution=attribution,
         vocabulary=vocabulary,
+        parties=parties,
         card=card,
     )
 
@@ -139,11 +159,14 @@ def finish(
     increments: tuple[tuple[str, ...], ...] = (),
     attribution: str = "",
     vocabulary: tuple[str, ...] = (),
+    parties: tuple[int, ...] = (),
     card: Mapping[str, object],
 ) -> Dataset:
-    """A data set, still without settings, of "database", "validation" and "query".
+    """A data set, still without settings, of "database", "validation", "query", maybe "training".
 
     card: what the card says besides the counts
+
+    Raises DataError: a split without rows.
     """
     data = Dataset(
         name=name,
@@ -152,11 +175,14 @@ def finish(
         train_rows=torch.from_numpy(train_rows),
         validation=parts["validation"],
         query=parts["query"],
+        training=parts.get("training"),
         classes=tuple(classes),
         increments=increments,
         attribution=attribution,
         vocabulary=vocabulary,
+        parties=parties,
     )
+    refuse_empty_splits(data)
     return replace(data, card={**describe(data), **card, "attribution": attribution})
 
 
@@ -166,10 +192,10 @@ def describe(data: Dataset) -> dict[str, object]:
         "query": data.query.labels,
         "validation": data.validation.labels,
         "database": data.database.labels,
-        "train": data.database.labels[data.train_rows],
+        "train": data.train_labels,
     }
     counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
-    labels = torch.cat([data.query.labels, data.validation.labels, data.database.labels])
+    labels = torch.cat([split.labels for split in data.stored.values()])
     _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))

@@ -175,6 +175,8 @@ def fit_prototype(
 ) -> PrototypeNet:
     """Train a PrototypeNet on the label sets of the database against the codes of its train rows.
 
+    Where it holds none of them, all its rows take their place.
+
     sets: (S,C) the label sets to train on, instead of all of the database
     Adam (.5,.999); the rate falls tenfold after 1/2 and 3/4 of the steps, as published. Published
     are scale 1/2 and no positive_share: where few rows share a label with a target, the many
@@ -182,6 +184,8 @@ def fit_prototype(
     has neither. Draws from the global generator, which the caller seeds.
     """
     rows = data.dataset.train_rows
+    if data.dataset.training is not None:
+        rows = torch.arange(len(data.dataset.database))
     codes, labels = _signs(data)[rows].to(device), data.labels[rows].float().to(device)
     sets = (label_sets(data.labels) if sets is None else sets).float().to(device)
     network = PrototypeNet(sets.shape[1], codes.shape[1], hidden=hidden, feature=feature).to(device)

@@ -63,7 +63,7 @@ class WordAttack(DatabaseAttack):
     ) -> Self:
         """Read the vocabulary. Raises ConfigError: embeddings, a forbidden word in capitals."""
         for word in self.forbidden:
-            if words(word) != [word]:
+            if word not in words(word):
                 raise ConfigError(
                     f"forbidden: expected single words in lower case, got {word!r}; "
                     f"write {', '.join(words(word)) or 'a word'}"

@@ -90,10 +90,13 @@ def kept_codes(victim: HashVictim, data: AttackData) -> Tensor | None:
     """(N,K) ±1 codes that the training rows keep; None where the victim has its own objective."""
     if isinstance(victim, ImageHashing):
         return None
-    rows = data.dataset.train_rows
+    known = data.dataset
     if isinstance(victim, HashVFL):
-        return victim.class_codes[data.labels[rows].long().argmax(dim=1).to(victim.device)]
-    return torch.from_numpy(data.codes.signs())[rows].to(victim.device)
+        return victim.class_codes[known.train_labels.long().argmax(dim=1).to(victim.device)]
+    if known.training is not None:
+        apart = victim.encode_split(known.training, data.modality)
+        return torch.from_numpy(apart.signs()).to(victim.device)
+    return torch.from_numpy(data.codes.signs())[known.train_rows].to(victim.device)
 
 
 def clean_loss(victim: HashVictim, relaxed: Tensor, labels: Tensor, kept: Tensor | None) -> Tensor:

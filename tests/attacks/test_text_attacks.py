@@ -486,6 +486,7 @@ def test_settings_that_are_refused(victim: HashVictim, served: AttackData) -> No
         ATTACKS.create("hotflip", {"candidates": 0})
     with pytest.raises(ConfigError, match="single words in lower case, got 'Red'"):
         HotFlip(forbidden=("Red",)).fit(victim, served, TWO)
+    HotFlip(forbidden=("黑狗", "собака")).fit(victim, served, TWO)
 
 
 def test_embeddings_have_no_words(victim: HashVictim, served: AttackData) -> None:

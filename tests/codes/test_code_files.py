@@ -19,6 +19,7 @@ from advhash.codes.code_files import (
     read_labels,
     write_codes,
 )
+from advhash.codes.labels import LabelForm, read_labels as as_labels
 from advhash.errors import DataError, StorageError, UsageError
 
 
@@ -181,6 +182,53 @@ def test_text_in_every_form(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "0.0 1.0 1.0\n1 0. 0\n",
+        "0.000000000000000000e+00 1.000000000000000000e+00 1e0\n1 0 0\n",  # np.savetxt
+        "# made by hand\n0 1 1\n1 0 0\n",  # np.savetxt with a header
+        "0,1,2\n0,1,1\n1,0,0\n",  # pandas, index=False
+        ",0,1,2\n0,0,1,1\n1,1,0,0\n",  # pandas
+        ",b0,b1,b2\nim1.jpg,0,1,1\nim2.jpg,1,0,0\n",  # pandas, an index of its own
+        "\t0\t1\t2\n0\t0\t1\t1\n1\t1\t0\t0\n",
+        '"V1","V2","V3"\n"1",0,1,1\n"2",1,0,0\n',  # R
+        "id;b0;b1;b2\n7;0;1;1\n8;1;0;0\n",
+        "-1.0;1.0;+1\n1.0;-1.0;-1.0\n",
+    ],
+)
+def test_numbers_are_read_in_the_form_of_every_program(tmp_path: Path, text: str) -> None:
+    """`.npy` takes what these programs hold, so text does."""
+    (tmp_path / "a.csv").write_text(text)
+    np.save(tmp_path / "labels.npy", np.eye(2))
+    data = read_codes(tmp_path / "a.csv", tmp_path / "labels.npy")
+    assert data.codes.unpack().astype(int).tolist() == [[0, 1, 1], [1, 0, 0]]
+
+
+def test_labels_have_headers_and_indices_as_well(tmp_path: Path) -> None:
+    for text in ("label\n3\n0\n", ",label\n0,3\n1,0\n", ",0\na.jpg,3.0\nb.jpg,0.0\n"):
+        (tmp_path / "a.csv").write_text(text)
+        found = read_labels(tmp_path / "a.csv")
+        assert found.hot.unpack().astype(int).tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 x 1\n1 0 1\n", "line 1: expected 0, 1 or -1, got 'x'"),
+        ("b0,b1\nc0,c1\n", "line 1: expected 0, 1 or -1, got 'b0'"),
+        ("b0,b1\n0,1\n1,x\n", "line 3: expected 0, 1 or -1, got 'x'"),
+        ("b0,b1\n0,1,1,1\n", "line 1: expected 0, 1 or -1, got 'b0'"),
+        ("b0,b1\n0,0.5\n", "line 2: expected 0, 1 or -1, got '0.5'"),
+        ("011\n01\n", "line 2: expected 3 values as before, got 2"),
+    ],
+)
+def test_a_header_excuses_no_line_of_values(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_codes(tmp_path / "a.csv", tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("0 1\n0 2\n", "line 2: expected 0, 1 or -1, got '2'"),
@@ -220,9 +268,17 @@ def test_what_is_no_code_is_refused(tmp_path: Path, codes: npt.ArrayLike, messag
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 2], "one-hot class numbers first"),
-        ([[1, 0], [0, -1]], "got -1, 0 and 1"),
-        ([[1, -1], [1, -1]], "expected labels of 0 and 1, got -1"),
+        ([1, -2], r"expected class numbers from 0 to 1048575 .*, got -2 in row 1$"),
+        ([[1], [0.5]], r"expected class numbers from 0 to 1048575 .*, got 0.5 in row 1$"),
+        ([0, 1 << 20], r"or a column of 0 and 1 for each class\), got 1048576 in row 1$"),
+        (
+            [[1, 0], [0, -1]],
+            "expected labels 0 and 1, one column a class, got -1 in row 1, column 1",
+        ),
+        ([[1, -1], [1, -1]], "expected labels 0 and 1, one column a class, got -1 in row 0"),
+        ([[1, 0], [0, 2]], "expected labels 0 and 1, one column a class, got 2 in row 1"),
+        (np.zeros((2, 1, 1)), r"labels \(N,\) of class numbers or \(N,C\), .*got the shape"),
+        (np.array(["dog", "cat"]), "expected numbers as labels"),
         ([[1, 0]], "expected as many labels as codes, got 1 and 2"),
     ],
 )
@@ -287,4 +343,106 @@ def test_labels_come_from_every_format(tmp_path: Path) -> None:
     write_codes(tmp_path / "a.npz", data)
     np.save(tmp_path / "a.npy", data.labels.unpack())
     for name in (f"a{SUFFIX}", "a.npz", "a.npy"):
-        assert np.array_equal(read_labels(tmp_path / name).words, data.labels.words)
+        assert np.array_equal(read_labels(tmp_path / name).hot.words, data.labels.words)
+
+
+# ---- labels are class numbers or multi-hot, and never guessed
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 1, 0], [3, 0, 2, 3], [0, 700, 3, 4]])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
+def test_one_column_of_whole_numbers_is_class_numbers(
+    tmp_path: Path, numbers: list[int], dtype: npt.DTypeLike
+) -> None:
+    """0 and 1 too: as one class of multi-hot labels, all rows of class 0 would have no label."""
+    column = np.array(numbers).astype(np.uint16 if max(numbers) > 255 else dtype)
+    hot = np.eye(max(numbers) + 1, dtype=bool)[numbers]
+    for name, labels in (("flat", column), ("column", column[:, None])):
+        np.save(tmp_path / f"{name}.npy", labels)
+        np.savetxt(tmp_path / f"{name}.txt", labels)
+        np.savetxt(tmp_path / f"{name}.csv", labels, fmt="%d")
+        np.savez(tmp_path / f"{name}.npz", codes=np.ones((4, 3)), labels=labels)
+        for suffix in ("npy", "txt", "csv", "npz"):
+            found = read_labels(tmp_path / f"{name}.{suffix}")
+            assert found.form == "class numbers"
+            assert np.array_equal(found.hot.unpack(), hot)
+        assert read_codes(tmp_path / f"{name}.npz").form == "class numbers"
+
+
+def test_one_class_as_one_column_is_asked_for(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", codes=np.ones((3, 2)), labels=[0, 1, 1])
+    found = read_codes(tmp_path / "a.npz", label_form="multi-hot")
+    assert (found.form, found.labels.unpack().tolist()) == ("multi-hot", [[False], [True], [True]])
+    for name in (f"b{SUFFIX}", "b.npz"):  # what we write says so itself
+        write_codes(tmp_path / name, found)
+        assert same(read_codes(tmp_path / name), found)
+        assert read_labels(tmp_path / name).form == "multi-hot"
+
+
+def test_a_form_that_labels_cannot_have_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "two.npy", np.eye(2))
+    with pytest.raises(DataError, match="expected class numbers in one column, got 2 columns"):
+        read_labels(tmp_path / "two.npy", "classes")
+    np.save(tmp_path / "one.npy", [0, 3])
+    with pytest.raises(DataError, match=r"expected labels 0 and 1, .*got 3 in row 1"):
+        read_labels(tmp_path / "one.npy", "multi-hot")
+    write_codes(tmp_path / f"a{SUFFIX}", sample())
+    with pytest.raises(DataError, match="its labels were multi-hot, expected classes: import it"):
+        read_codes(tmp_path / f"a{SUFFIX}", label_form="classes")
+
+
+def test_class_numbers_stay_class_numbers_in_our_format(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", codes=np.ones((3, 2)), labels=[0, 4, 1])
+    write_codes(tmp_path / f"a{SUFFIX}", read_codes(tmp_path / "a.npz"))
+    found = map_codes(tmp_path / f"a{SUFFIX}")
+    assert (found.form, found.labels.bits, found[1:].form) == ("class numbers", 5, "class numbers")
+    content = bytearray((tmp_path / f"a{SUFFIX}").read_bytes())
+    content[28] = 2
+    (tmp_path / f"a{SUFFIX}").write_bytes(content)
+    with pytest.raises(DataError, match="labels of form 2"):
+        map_codes(tmp_path / f"a{SUFFIX}")
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "hot"),
+    [
+        ("011\n100\n", "auto", [[0, 1, 1], [1, 0, 0]]),
+        ("10\n11\n", "multi-hot", [[1, 0], [1, 1]]),
+        ("1\n0\n", "auto", [[0, 1], [1, 0]]),
+        ("0 1\n1 1\n", "auto", [[0, 1], [1, 1]]),
+    ],
+)
+def test_words_of_digits_as_labels(
+    tmp_path: Path, text: str, form: LabelForm, hot: list[list[int]]
+) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    assert read_labels(tmp_path / "a.txt", form).hot.unpack().astype(int).tolist() == hot
+
+
+def test_class_numbers_of_the_digits_0_and_1_are_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("10\n11\n11\n")
+    with pytest.raises(DataError, match="got 10 and the like, which may be either: say so"):
+        read_labels(tmp_path / "a.txt")
+    assert read_labels(tmp_path / "a.txt", "classes").hot.bits == 12
+
+
+def test_queries_get_the_classes_of_the_database() -> None:
+    """Class numbers reach as far as the largest that a file happens to have."""
+    codes = HashCodes.pack(np.ones((2, 3)))
+
+    def rows(numbers: list[int]) -> LabelledCodes:
+        labels = as_labels(np.array(numbers), "auto", "memory")
+        return LabelledCodes(codes, labels.hot, form=labels.form)
+
+    few, many = rows([0, 1]), rows([4, 1])
+    assert few.fitted(many).labels.unpack().astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+    ]
+    assert many.fitted(few).labels.unpack().astype(int).tolist() == [[0, 0], [0, 1]]
+    columns = LabelledCodes(codes, HashCodes.pack(np.ones((2, 3))))
+    assert few.fitted(columns).labels.bits == 3
+    assert columns.fitted(few).labels.unpack().tolist() == [[True, True]] * 2
+    for query, database in ((many, columns), (columns, many)):
+        with pytest.raises(DataError, match="label columns of the queries as in the database"):
+            query.fitted(database)

@@ -6,12 +6,16 @@ import errno
 import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +27,7 @@ from advhash.data.images import decode
 from advhash.data.load import image_grid, load_dataset
 from advhash.data.readers import openmoji
 from advhash.errors import ConfigError, DataError, StorageError, UnknownName
+from advhash.registry import DATASETS, Entry
 from advhash.storage.cache import cached_folder, content_key
 
 NAMES = ["openmoji", "digits", "breast_cancer"]
@@ -359,7 +364,7 @@ def test_a_picture_of_too_many_pixels_is_broken(
         ([], "got 0 sub-folders with images"),
         (["one/a.png"], "got 1 sub-folders with images"),
         (["one/a.png", "two/b.png"], "at least 20 images, got 2"),
-        (["a.png", "one/text.txt"], "got 0 sub-folders with images"),
+        (["a.png", "one/text.txt"], "at least 20 images in .*, got 1"),
     ],
 )
 def test_too_little_is_refused(tmp_path: Path, made: list[str], message: str) -> None:
@@ -368,6 +373,55 @@ def test_too_little_is_refused(tmp_path: Path, made: list[str], message: str) ->
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=message):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(("each", "empty"), [(3, "query, validation"), (5, "validation")])
+def test_classes_too_small_to_share_out_are_told_in_one_line(
+    tmp_path: Path, advhash: Callable[..., tuple[int, str, str]], each: int, empty: str
+) -> None:
+    """They ended in "Out of range float values are not JSON compliant"."""
+    generator = np.random.default_rng(0)
+    for name in range(8):
+        (tmp_path / "small" / f"{name}").mkdir(parents=True)
+        for number in range(each):
+            picture = generator.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "small" / f"{name}" / f"{number}.png")
+    code, _, err = advhash("data", "show", f"{tmp_path}/small")
+    assert code == 3
+    assert err.count("\n") == 1
+    assert f"got none in {empty}: of each class 15% are queries" in err
+    assert f"one of 6 different pictures or more is needed, got at most {each}" in err
+
+
+@pytest.mark.parametrize("empty", ["query", "validation", "database", "train"])
+def test_no_reader_gives_an_empty_split(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the house end in `finish`; those of packages pass `load_dataset`."""
+    full = load_dataset("digits")
+    none = torch.arange(0)
+    parts = {name: full.split(name) for name in SPLITS}
+    rows = none.numpy() if empty in ("train", "database") else full.train_rows.numpy()
+    if empty != "train":
+        parts[empty] = full.database.take(none)  # type: ignore[index]
+    with pytest.raises(DataError, match=rf"every split of 'mine', got none in .*{empty}"):
+        splits.finish("mine", parts, rows, full.classes, card={})  # type: ignore[arg-type]
+
+    def read_mine(*, seed: int = 0) -> Dataset:
+        return replace(full, train_rows=torch.from_numpy(rows), **parts)
+
+    monkeypatch.setitem(DATASETS._entries, "mine", Entry("mine", read_mine, "a package"))
+    with pytest.raises(DataError, match=rf"every split of 'digits', got none in .*{empty}"):
+        load_dataset("mine")
+
+
+def test_files_of_a_known_form_with_few_rows_are_told(tmp_path: Path) -> None:
+    """Counts that papers state leave nothing to train on."""
+    names = ["labels", "bow_indptr", "bow_indices", "vocab", "tags", "images"]
+    labels = np.eye(21, dtype=np.uint8)[np.arange(300) % 21]
+    words = np.array([f"{row % 2}" for row in range(300)])
+    columns = [labels, np.arange(301), np.arange(300) % 2, np.array(["0", "1"]), words, words]
+    np.savez(tmp_path / "nuswide10k.npz", **dict(zip(names, columns, strict=True)))
+    with pytest.raises(DataError, match="got none in validation, database, train"):
+        load_dataset("nuswide_tags", {"root": str(tmp_path)})
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -404,6 +458,74 @@ def test_images_of_all_kinds_become_rgb_on_white(tmp_path: Path) -> None:
 
 
 # ---- pictures of the data
+
+
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095), (16, 65535)])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_pictures_are_those_of_the_bits_they_hold(
+    tmp_path: Path, bits: int, top: int, suffix: str
+) -> None:
+    """Scanners and cameras put 8 or 12 bits into 16: their pictures were black."""
+    grey = np.linspace(0, top, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
+    found = decode.decode(tmp_path / f"a.{suffix}", 16)
+    assert np.array_equal(found[0], grey >> (bits - 8))
+    assert found.max() == 255
+
+
+def deep_png(colours: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits a colour, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width, _ = colours.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_colours_of_16_bits_that_hold_fewer_are_refused() -> None:
+    colours = np.random.default_rng(0).integers(0, 1 << 16, (16, 16, 3)).astype(np.uint16)
+    assert np.array_equal(decode.decode(deep_png(colours), 16), (colours >> 8).transpose(2, 0, 1))
+    for bits in (8, 12):
+        with pytest.raises(ValueError, match="hold 12 or fewer, which would be black: save it"):
+            decode.decode(deep_png(colours >> (16 - bits)), 16)
+
+
+def test_files_that_are_not_read_are_counted_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    for name in ("cats/a.jfif", "cats/b.HEIC", "dogs/c.heic", "dogs/notes.txt", "readme.md"):
+        (photos / name).touch()
+    (photos / "cats" / "more").mkdir()
+    told = {
+        ".heic": "2: no reader for it; save as PNG or JPEG",
+        ".jfif": "1: rename to .jpg",
+        ".md": "1: no picture",
+        ".txt": "1: no picture",
+    }
+    line = (
+        "Files that are not read: 2 .heic (no reader for it; save as PNG or JPEG), 1 .jfif "
+        "(rename to .jpg)."
+    )
+    data = load_dataset("folder", {"root": str(photos), "size": 16})
+    assert data.card["files_not_read"] == {
+        **told, "folders in class folders": "1: one level of folders is read",
+    }  # fmt: skip
+    assert line in data.card["warnings"]  # type: ignore[operator]
+    data = load_dataset("near_duplicates", {"root": str(photos), "size": 16})
+    assert data.card["files_not_read"] == told
+    assert line in data.card["warnings"]  # type: ignore[operator]
+    (tmp_path / "few" / "one").mkdir(parents=True)
+    for number in range(30):
+        (tmp_path / "few" / "one" / f"{number}.heic").touch()
+    with pytest.raises(DataError, match=r"got 0 sub-folders with images.* 30 .heic \(no reader"):
+        load_dataset("folder", {"root": str(tmp_path / "few")})
+    with pytest.raises(DataError, match=r"got 0: add images \(Files .* 30 .heic"):
+        load_dataset("near_duplicates", {"root": str(tmp_path / "few")})
+    with pytest.raises(DataError, match=r"0 sub-folders with images.* 30 .heic \(no reader"):
+        load_dataset(str(tmp_path / "few"))
 
 
 def test_image_grid_enlarges_without_blur(pictograms: Dataset) -> None:

@@ -32,9 +32,11 @@ from advhash.data.images import rows as image_rows
 from advhash.data.images.decode import decode
 from advhash.data.images.rows import BLOCK, decode_blocks, image_file, map_images, write_images
 from advhash.data.load import load_dataset
+from advhash.data.parties import party_view
 from advhash.data.readers import hashnet_lists, shared as reading
 from advhash.data.text import counts as text
 from advhash.errors import ConfigError, DataError
+from advhash.victims.federated.hashvfl import HashVFL
 
 SHARED = Path("/work/shared/data")
 SIZE = 16
@@ -259,15 +261,19 @@ def link_out(root: Path) -> None:
     [
         (lambda root: (root / "test_img.txt").unlink(), r"got no test_img.txt \(and no test.txt\)"),
         (edit("database_img.txt", lambda lines: lines[:-1]), "got 59 and 60: line N of one"),
-        (edit("train_label.txt", lambda lines: lines[:4] + ["0 2 1"] + lines[5:]), "line 5: .*'2'"),
+        (edit("train_label.txt", lambda rows: rows[:4] + ["0 2 1"] + rows[5:]), "line 5: .*got 2$"),
         (edit("train_label.txt", lambda lines: lines[:4] + ["0 1"] + lines[5:]), "line 5: .*got 2"),
         (edit("test_label.txt", lambda lines: [f"{x} 1" for x in lines]), r"got \[3, 3, 4\]"),
         (edit("test_label.txt", lambda _: ["0 0 0"] * 12), "got 0, 20 and 10"),
         (edit("database_img.txt", lambda lines: ["../../etc/passwd", *lines[1:]]), "line 1: .*o"),
         (edit("database_img.txt", lambda lines: ["/etc/passwd", *lines[1:]]), "line 1: .*out"),
-        (edit("database_img.txt", lambda lines: [lines[0], "", *lines[2:]]), "line 2: .*leads out"),
+        (edit("database_img.txt", lambda rows: [rows[0], "", *rows[2:]]), "line 2: .*blank line: "),
+        (edit("test_label.txt", lambda lines: [lines[0], "", *lines[2:]]), "line 2: .*got none"),
+        (edit("test_label.txt", lambda rows: [rows[0], "0 -1 1", *rows[2:]]), "line 2: .*one .*-1"),
         (link_out, "leads out of it; .*copy the files"),
         (edit("train_img.txt", lambda lines: ["photos/im 60.png", *lines[1:]]), "1 of 20 that are"),
+        (edit("train_img.txt", lambda rows: [f"photos/im {row}.png" for row in range(41, 61)]),
+         "all training images of .* or none of them, got 1 of 20 that are not .*take the others"),
         (edit("train_label.txt", lambda lines: ["0 0 1", *lines[1:]]), "1 training images with"),
         (lambda root: (root / "photos/im 3.png").unlink(), "got 1 missing: photos/im 3.png; put"),
         (damage, r"got 1 of \d+ broken: photos/im 3.png \(.*truncated"),
@@ -314,6 +320,171 @@ def test_where_nothing_is_said_the_error_says_what_to_put_where(
             load_dataset(name, {"root": str(tmp_path)})
         assert "\n" not in str(refused.value)
         monkeypatch.delenv("ADVHASH_DATA")
+
+
+# ---- training images may be in the database, or apart from it
+
+
+@pytest.fixture
+def apart(lists: Path) -> Path:
+    """As some lists of DeepHash-pytorch: 40 in the database, 20 others to train on, 12 queries."""
+    labels = multi_hot(72, 3)
+    for part, rows in (("database", range(40)), ("train", range(40, 60))):
+        write_list(lists, part, [f"photos/im {row}.png" for row in rows], labels[list(rows)])
+    return lists
+
+
+def test_lists_whose_training_images_are_apart_are_read(apart: Path) -> None:
+    data = read_lists(apart)
+    assert data.card["training"] == "apart"
+    assert data.card["items"] == {"query": 12, "validation": 10, "database": 30, "train": 20}
+    assert data.train.names == tuple(f"photos/im {row}.png" for row in range(40, 60))
+    assert data.train_rows.tolist() == []
+    assert data.training is not None
+    images, labels = noise(72), multi_hot(72, 3)
+    for place, row in enumerate(range(40, 60)):
+        assert data.train.inputs["image"][place].numpy().tobytes() == pixels(images[row])
+        assert data.train_labels[place].tolist() == labels[row].tolist()
+    assert len(set(data.train.names) & {*data.database.names, *data.validation.names}) == 0
+    again = read_lists(apart)
+    assert again.fingerprint() == data.fingerprint()
+    assert replace(data, training=None).fingerprint() != data.fingerprint()
+
+
+def test_lists_of_the_other_convention_say_so(lists: Path) -> None:
+    data = read_lists(lists)
+    assert (data.card["training"], data.training) == ("in the database", None)
+
+
+def test_queries_among_training_images_apart_are_refused_or_dropped(apart: Path) -> None:
+    """The model would know them; repeated paths train once, those without a label not at all."""
+    labels = multi_hot(72, 3)
+    rows = [*range(42, 62), 43, 44]
+    lines = [" ".join(map(str, labels[row])) for row in rows]
+    lines[0] = "0 0 0"
+    write_list(apart, "train", [f"photos/im {row}.png" for row in rows], lines)
+    with pytest.raises(DataError, match=r"not in the training list, got 2 of 12 .*overlap=drop"):
+        read_lists(apart)
+    data = read_lists(apart, overlap="drop")
+    assert data.card["training_rows_dropped_as_queries"] == 2
+    assert data.card["training_paths_repeated"] == 2
+    assert data.train.names == tuple(f"photos/im {row}.png" for row in range(43, 60))
+
+
+def test_victims_learn_from_training_images_apart(
+    apart: Path, tmp_path: Path, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Trained, hardened, attacked by a prototype network; what stores the database says no."""
+    common = [str(apart), "--set", f"dataset.size={SIZE}", "--set", "dataset.validation=10"]
+    words = ["--victim", "dpsh", "--set", "victim.epochs=1", "--bits", "8", "--dataset", *common]
+    code, _, err = advhash(
+        "attack", *words, "--method", "p2p", "--set", "attack.steps=2", "--queries", "4",
+        "--eps", "8/255", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"{apart}: lists of images, read by 'image_lists'" in err
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["dataset"]["train"] == 20
+    assert metrics["dataset"]["database"] == 30
+    code, _, err = advhash("train", *words, "--defense", "saat", "--set", "defense.epochs=1")
+    assert code == 0, err
+    phase = ["phase-chart", "--dataset", *common, "--samples", "10", "--out", str(tmp_path / "x")]
+    code, _, err = advhash(*phase)
+    assert code == 3, err
+    assert "advhash phase-chart needs training rows that are in the database" in err
+
+
+def test_a_federation_learns_from_training_images_apart(apart: Path) -> None:
+    data = read_lists(apart)
+    victim = HashVFL(bits=4, epochs=1, batch_size=10, **HashVFL.data_arguments(data))  # type: ignore[arg-type]
+    victim.fit(data, seed=0)
+    view = party_view(data, 2)
+    assert view.training is not None
+    assert set(view.training.inputs) == {"party0", "party1"}
+    assert len(victim.history) == 1
+
+
+# ---- labels of lists are class numbers or multi-hot, and paths may be what they are
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_lists_of_class_numbers_are_those_of_their_columns(lists: Path, classes: int) -> None:
+    """A column of 0 and 1 was read as one class that some rows have."""
+    numbers = np.arange(72) % classes
+    for part, rows in (("database", DATABASE), ("train", TRAIN), ("test", TEST)):
+        hot = np.eye(classes, dtype=np.uint8)[numbers[list(rows)]]
+        write_list(lists, part, [f"photos/im {row}.png" for row in rows], hot)
+    expected = read_lists(lists)
+    assert expected.card["label_form"] == "multi-hot"
+    forms = (
+        str,
+        lambda number: f"{number}.0",
+        lambda number: f"{number:.18e}",
+    )
+    for form in forms:
+        for part, rows in (("database", DATABASE), ("train", TRAIN), ("test", TEST)):
+            names = [f"photos/im {row}.png" for row in rows]
+            write_list(lists, part, names, [form(numbers[row]) for row in rows])
+        found = read_lists(lists)
+        assert found.fingerprint() == expected.fingerprint()
+        assert found.card["label_form"] == "class numbers"
+    (lists / "classes.txt").write_text("sea\nsky\nland\nair\n")
+    assert len(read_lists(lists).classes) == 4, "a class without a row has a name"
+    if classes == 2:
+        (lists / "classes.txt").unlink()
+        one = read_lists(lists, label_form="multi-hot")
+        assert (one.classes, one.card["label_form"]) == (("label 0",), "multi-hot")
+
+
+def test_lists_of_two_forms_are_told(lists: Path) -> None:
+    edit("test_label.txt", lambda rows: [row.split()[0] for row in rows])(lists)
+    with pytest.raises(DataError, match=r"got multi-hot in database, .*class numbers in test"):
+        read_lists(lists)
+
+
+def test_labels_are_numbers_in_any_form(lists: Path) -> None:
+    expected = read_lists(lists).fingerprint()
+    for part in ("database", "train", "test"):
+        values = np.loadtxt(lists / f"{part}_label.txt")
+        np.savetxt(lists / f"{part}_label.txt", values)
+    assert read_lists(lists).fingerprint() == expected
+
+
+def test_blanks_in_file_names_and_absolute_paths_are_read(lists: Path) -> None:
+    expected = read_lists(lists).fingerprint()
+    for part in ("database", "train", "test"):
+        names = (lists / f"{part}_img.txt").read_text().splitlines()
+        labels = (lists / f"{part}_label.txt").read_text().splitlines()
+        lines = [f"{name} {row}" for name, row in zip(names, labels, strict=True)]
+        (lists / f"{part}.txt").write_text("\n".join(lines))
+        (lists / f"{part}_img.txt").rename(lists / f"{part}_img.old")
+    assert read_lists(lists).fingerprint() == expected
+    for part in ("database", "train", "test"):
+        names = (lists / f"{part}_img.old").read_text().splitlines()
+        (lists / f"{part}_img.txt").write_text("\n".join(f"{lists}/{name}" for name in names))
+    assert read_lists(lists).fingerprint() == expected
+    edit("test_img.txt", lambda rows: ["photos/../photos/im 60.png", *rows[1:]])(lists)
+    assert read_lists(lists).fingerprint() == expected
+    edit("test_img.txt", lambda rows: ["/elsewhere/im 60.png", *rows[1:]])(lists)
+    with pytest.raises(DataError, match=r"line 1: .*'/elsewhere/im 60.png', .*write it as it is"):
+        read_lists(lists)
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("im1.jpg 0 1", ("im1.jpg", "0 1")),
+        ("my photos/im 1.JPEG\t0\t1", ("my photos/im 1.JPEG", "0\t1")),
+        ("im 1 0.png 1 0", ("im 1 0.png", "1 0")),
+        ("a.jpg b.jpg,1,0", ("a.jpg b.jpg", "1,0")),
+        ('"my photo.tif" 1', ("my photo.tif", "1")),
+        ("n015/2810_10 1 0", ("n015/2810_10", "1 0")),
+        ("im1.jpg", ("im1.jpg", "")),
+        ("", ("", "")),
+    ],
+)
+def test_a_line_is_a_path_and_labels(line: str, parts: tuple[str, str]) -> None:
+    assert hashnet_lists._name_and_labels(line) == parts
 
 
 # ---- bounded memory
@@ -403,6 +574,7 @@ def test_a_file_of_another_size_is_not_mapped(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 from advhash.data.load import load_dataset
+from advhash.data.parties import party_view
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 data = load_dataset("image_lists", {"root": sys.argv[1], "size": 256, "validation": 10})
@@ -579,6 +751,20 @@ def test_matlab_pictures_are_resized(tmp_path: Path) -> None:
     data = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL, "size": 32})
     assert data.query.inputs["image"].shape == (10, 3, 32, 32)
     assert data.increments == ()
+
+
+def test_class_numbers_in_a_matlab_file_are_those_of_their_columns(tmp_path: Path) -> None:
+    numbers = np.arange(ITEMS) % 2
+    matlab5(tmp_path, LAll=np.eye(2)[numbers])
+    expected = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL})
+    for column in (numbers[:, None], numbers[None, :]):
+        matlab5(tmp_path, LAll=column.astype(float))
+        found = load_dataset("nuswide_mat", {"root": str(tmp_path), **SMALL})
+        assert found.fingerprint() == expected.fingerprint()
+        assert found.card["label_form"] == "class numbers"
+    few = {**SMALL, "queries": 5, "trained": 10, "label_form": "multi-hot"}
+    one = load_dataset("nuswide_mat", {"root": str(tmp_path), **few})
+    assert (one.classes, one.card["label_form"]) == (("label 0",), "multi-hot")
 
 
 def test_rows_without_tags_are_searched_only(tmp_path: Path) -> None:
@@ -983,7 +1169,105 @@ def test_flickr8k_is_read_in_full(photographs: Dataset) -> None:
     assert any("derived" in warning for warning in data.card["warnings"])
 
 
+def say(caption: Callable[[int], str]) -> Callable[[list[dict[str, str]]], None]:
+    def change(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row["caption"] = caption(int(row["image"].removesuffix(".png")))
+
+    return change
+
+
+LANGUAGES = {
+    "Russian": ("Собака бежит по траве", "Кошка спит в доме", "word:собака"),
+    "Hindi": ("एक कुत्ता दौड़ता है", "एक बिल्ली सोती है", "word:कुत्ता"),
+    "Arabic": ("كلب يركض على العشب", "قطة تنام في البيت", "word:كلب"),
+    "Korean": ("개가 잔디에서 달린다", "고양이가 집에서 잔다", "word:개가"),
+    "Greek": ("Ένας σκύλος τρέχει", "Μια γάτα κοιμάται", "word:σκύλος"),
+    "Chinese": ("一只黑狗在草地上奔跑", "一只猫在家里睡觉", "word:黑狗"),
+    "Japanese": ("黒い犬が走っている", "猫が家で寝ている", "word:犬が"),
+    "Thai": ("หมาวิ่งบนหญ้า", "แมวนอนในบ้าน", "word:หม"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_captions_of_every_script_are_text(language: str, tmp_path: Path) -> None:
+    """They counted as no text: "expected items with labels and text in every split"."""
+    dog, cat, word = LANGUAGES[language]
+    write_captions(tmp_path / "mine", say(lambda row: dog if row % 2 else cat))
+    data = read_captions(tmp_path / "mine")
+    column = data.vocabulary.index(word)
+    for split in (data.query, data.validation, data.database):
+        assert bool((split.inputs["text"].sum(1) > 0).all())
+        for caption, counts in zip(split.texts, split.inputs["text"], strict=True):
+            assert bool(counts[column] > 0) == (caption == dog)
+    tokens = read_captions(tmp_path / "mine", text="tokens")
+    assert word in tokens.vocabulary
+    assert tokens.card["tokens_unknown_share"] == 0
+
+
+def test_a_vocabulary_that_drops_everything_says_so(tmp_path: Path) -> None:
+    write_captions(tmp_path / "mine", say(lambda row: f"the {'x' * (row + 1)}"))
+    with pytest.raises(DataError, match=r"got none: of 3. different words in 3. captions each is"):
+        read_captions(tmp_path / "mine")
+
+
+def test_a_split_without_known_words_says_why(tmp_path: Path) -> None:
+    def change(rows: list[dict[str, str]]) -> None:
+        say(lambda row: "a dog runs" if row > 5 else f"unheard{row}")(rows)
+        for row in rows:
+            number = int(row["image"].removesuffix(".png"))
+            row["split"] = "test" if number < 6 else "val" if number < 12 else "train"
+
+    write_captions(tmp_path / "mine", change)
+    with pytest.raises(DataError, match=r"got none in query: 0 of 40 .* and 6 none of the 2 words"):
+        read_captions(tmp_path / "mine")
+
+
 # ---- words
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Straße, Łódź", ["straße", "łodz"]),
+        ("naïve café—bar", ["naive", "cafe", "bar"]),
+        ("Ёлка Йога", ["ёлка", "йога"]),
+        ("東京タワー", ["東", "東京", "京", "京タ", "タ", "タワ", "ワ", "ワー", "ー"]),
+        ("Tシャツ2枚", ["t", "シ", "シャ", "ャ", "ャツ", "ツ", "2", "枚"]),
+        ("ﾃﾞｽｸ Ａｂｃ", ["デ", "デス", "ス", "スク", "ク", "abc"]),
+        ("が", ["が"]),
+        ("วิ่ง", ["วิ่", "วิ่ง", "ง"]),
+        ("दौड़ता", ["दौड़ता"]),
+        ("می‌خواهم", ["میخواهم"]),
+        ("1️⃣ 👩‍🚀 x²", ["1", "x2"]),
+        ("Hawaiʻi, d’Ivoire", ["hawaii", "divoire"]),
+        ("…!?", []),
+    ],
+)
+def test_words_are_those_of_unicode(said: str, found: list[str]) -> None:
+    import unicodedata
+
+    assert text.words(said) == [unicodedata.normalize("NFC", word) for word in found]
+    assert text.words(unicodedata.normalize("NFD", said)) == text.words(said)
+
+
+def test_texts_of_latin_letters_have_the_words_they_had() -> None:
+    """Vocabularies, and with them fingerprints, of such data sets do not change."""
+    import re
+    import unicodedata
+
+    plain = [
+        char
+        for char in map(chr, range(32, 0x250))
+        if unicodedata.normalize("NFKD", char)[0].isascii()
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(500):
+        said = "".join(generator.choice(plain, 30))
+        base = "".join(
+            char for char in unicodedata.normalize("NFKD", said) if not unicodedata.combining(char)
+        )
+        assert text.words(said) == re.findall(r"[a-z0-9]+", re.sub(r"['’]", "", base.lower()))
 
 
 def test_words_are_those_of_most_texts_with_ties_by_alphabet() -> None:

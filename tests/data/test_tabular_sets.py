@@ -58,6 +58,7 @@ def test_equal_rows_stay_on_one_side(tmp_path: Path) -> None:
         ("a,b,Salary\n1,2,>50K\n1,2\n", "expected 3 cells in every row"),
         ("a,b,Salary\n", "got no rows"),
         ("", "expected a gzipped CSV"),
+        ("a,b,Salary\n1,2,>50K\n2,1,<=50K\n3,1,<=50K", "every split .*got none in query, valid"),
     ],
 )
 def test_damaged_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:

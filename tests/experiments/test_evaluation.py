@@ -73,6 +73,59 @@ def test_eval_prints_what_it_promises(files: Path, capsys: pytest.CaptureFixture
     assert found["precision_recall"]["recall"][-1] == pytest.approx(1 - found["empty_queries"] / 40)
 
 
+@pytest.mark.parametrize("classes", [2, 7])
+def test_class_numbers_give_the_figures_of_their_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int
+) -> None:
+    """One column of 0 and 1 was read as one class that half of the rows have."""
+    generator = np.random.default_rng(0)
+    numbers = {"query": 30, "database": 300}
+    for name, rows in numbers.items():
+        labels = generator.integers(0, classes, rows)
+        codes = generator.random((rows, 16)) < 0.3 + 0.4 * (labels[:, None] % 2)
+        hot = np.eye(classes, dtype=np.uint8)[labels]
+        np.savez(tmp_path / f"{name}.npz", codes=codes, labels=hot)
+        np.save(tmp_path / f"{name}.npy", labels)
+        np.savetxt(tmp_path / f"{name}.txt", labels)
+        np.savez(tmp_path / f"{name}-flat.npz", codes=codes, labels=labels)
+        words = ("codes", "import", tmp_path / f"{name}-flat.npz", tmp_path / f"{name}.codes")
+        code, out, err = command(capsys, *words)
+        assert code == 0, err
+        assert out.endswith(f"{classes} classes (labels: class numbers)\n")
+    expected = document(
+        capsys, "eval", "--codes", tmp_path / "query.npz", "--database", tmp_path / "database.npz"
+    )
+    assert expected["label_form"] == {"queries": "multi-hot", "database": "multi-hot"}
+    for query, database, more in (
+        ("query-flat.npz", "database-flat.npz", ()),
+        ("query.codes", "database.codes", ()),
+        ("query.npz", "database.codes", ()),
+        *(
+            ("query.npz", "database.npz", ("--labels", f"query{suffix}", "--database-labels",
+            f"database{suffix}"))
+            for suffix in (".npy", ".txt")
+        ),
+    ):  # fmt: skip
+        paths = [word if word[0] == "-" else tmp_path / word for word in more]
+        found = document(
+            capsys, "eval", "--codes", tmp_path / query, "--database", tmp_path / database, *paths
+        )
+        assert found["map"] == expected["map"]
+        assert found["classes"] == classes
+        assert found["label_form"]["database"] == "class numbers"
+    words = ("eval", "--codes", tmp_path / "query-flat.npz", "--database")
+    _, shown, _ = command(capsys, *words, tmp_path / "database-flat.npz", "--quiet")
+    assert f"{classes} classes (labels: class numbers)" in shown
+    _, shown, _ = command(capsys, *words, tmp_path / "database.npz", "--quiet")
+    assert "(labels: queries class numbers, database multi-hot)" in shown
+    if classes == 2:
+        one = document(
+            capsys, *words, tmp_path / "database-flat.npz", "--label-form", "multi-hot"
+        )  # fmt: skip
+        assert one["classes"] == 1
+        assert one["map"] != expected["map"]
+
+
 def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(
         capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz"

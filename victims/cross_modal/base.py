@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Modality, Split, TextKind
+from advhash.data.paths import Reads
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.cross_modal.code_table import table_codes
 from advhash.victims.networks.backbones import SMALL, build_backbone, check_frozen
@@ -59,6 +60,7 @@ class CrossModalHashing(HashVictim):
     """
 
     default_dataset = "openmoji"
+    reads = Reads((frozenset({"image", "text"}),))
     default_database = "fused"
 
     text_size: int

@@ -42,7 +42,8 @@ def arrivals(data: Dataset, seen: Tensor, frozen: Tensor) -> tuple[Tensor, Tenso
     """
     foreign = (data.database.labels.bool() & ~seen.cpu()).any(dim=1)
     waiting = ~foreign & ~frozen.cpu()
-    train = data.train_rows[waiting[data.train_rows]]
+    trained = data.rows_trained_on("a victim that stores codes of the database")
+    train = trained[waiting[trained]]
     if len(train) < 2:
         raise UsageError(
             "expected at least 2 training items that have no code yet and no other new category, "

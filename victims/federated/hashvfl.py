@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.data.parties import party_names, party_view, whole_shape
+from advhash.data.paths import Reads
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.federated.class_codes import class_codes
@@ -97,6 +98,7 @@ class HashVFL(HashVictim):
 
     bits, parties: K and P
     shape, classes: (3,H,W) or (F,) before the cut, and C; from the data
+    widths:        columns of each party, from data that say so; (): all alike, the first ones more
     protection:    "hash"; "laplace", codes with Laplace(0, 2/ε) noise on every bit; "none", the
                    undefended baseline: real v_p, no batch normalisation, cross-entropy only
     epsilon:       ε a bit and message, for "laplace"; see `privacy`
@@ -122,6 +124,7 @@ class HashVFL(HashVictim):
     parties: int = 2
     shape: tuple[int, ...]
     classes: int
+    widths: tuple[int, ...] = ()
     protection: Literal["hash", "laplace", "none"] = "hash"
     epsilon: float = 1.0
     batch_norm: bool = True
@@ -139,6 +142,7 @@ class HashVFL(HashVictim):
     weight_decay: float = 5e-4
 
     default_dataset: ClassVar[str] = "digits"
+    reads: ClassVar[Reads] = Reads(tuple(frozenset({name}) for name in ("table", "image", "text")))
     default_database = "party0"
 
     def __post_init__(self) -> None:
@@ -167,6 +171,12 @@ class HashVFL(HashVictim):
             raise ValueError("expected batch_size >= 2 for statistics over a batch, got 1")
         if len(self.shape) == 3 and self.backbone == "small" and self.width < 2:
             raise ValueError("expected width >= 2 of the small bottom of images, got 1")
+        self.widths = tuple(self.widths)
+        if self.widths and (len(self.widths), sum(self.widths)) != (self.parties, self.shape[-1]):
+            raise ValueError(
+                f"expected widths of {self.parties} parties that add up to {self.shape[-1]} "
+                f"columns, got {self.widths}"
+            )
         if self.parties > self.shape[-1]:
             raise ValueError(f"expected parties <= {self.shape[-1]} columns, got {self.parties}")
         if self.classes > 2**self.bits:
@@ -213,7 +223,10 @@ class HashVFL(HashVictim):
         """The arguments of a party's `Bottom`: the first parties get the columns that are left."""
         wide, more = divmod(self.shape[-1], self.parties)
         return {
-            "shape": (*self.shape[:-1], wide + (number < more)),
+            "shape": (
+                *self.shape[:-1],
+                self.widths[number] if self.widths else wide + (number < more),
+            ),
             "bits": self.bits,
             "backbone": self.backbone,
             "width": self.width,
@@ -222,7 +235,13 @@ class HashVFL(HashVictim):
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
-        return {"shape": whole_shape(data), "classes": len(data.classes)}
+        arguments: dict[str, object] = {
+            "shape": whole_shape(data),
+            "classes": len(data.classes),
+        }
+        if data.parties:
+            arguments |= {"parties": len(data.parties), "widths": data.parties}
+        return arguments
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
@@ -359,16 +378,17 @@ class HashVFL(HashVictim):
 
     def rounds(self, data: Dataset, seed: int) -> list[Tensor]:
         """The public schedule: training rows (of `data.train`) of every round."""
-        return schedule(len(data.train_rows), self.batch_size, self.epochs, derived(seed, SCHEDULE))
+        rows = len(data.train_labels)
+        return schedule(rows, self.batch_size, self.epochs, derived(seed, SCHEDULE))
 
     def party_ends(self, data: Dataset, rounds: list[Tensor], seed: int) -> list[Party]:
         """The parties, each with its own columns of the training rows only."""
-        inputs, rows = data.database.inputs, data.train_rows
+        inputs = data.train.inputs
         return [
             Party(
                 number,
                 bottom,
-                inputs[name][rows],
+                inputs[name],
                 rounds,
                 self.recipe(),
                 derived(seed, NOISE + number),
@@ -380,7 +400,7 @@ class HashVFL(HashVictim):
 
     def server_end(self, data: Dataset, rounds: list[Tensor]) -> Server:
         """The server, with the labels of the training rows only."""
-        labels = data.database.labels[data.train_rows].long().argmax(dim=1)
+        labels = data.train_labels.long().argmax(dim=1)
         weights = None
         if self.balanced_loss:
             counts = torch.bincount(labels, minlength=self.classes).float().clamp_min(1)

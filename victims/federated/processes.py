@@ -111,13 +111,14 @@ def fit_in_processes(
     victim.begin(seed)
     rounds = victim.rounds(data, seed)
     server = victim.server_end(data, rounds)
+    train = data.train
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as root:
         lines, processes = [], []
         for number, name in enumerate(party_names(victim.parties)):
             folder = Path(root) / name
             folder.mkdir()
-            columns = data.database.inputs[name][data.train_rows].contiguous()
+            columns = train.inputs[name].contiguous()
             save_file({"columns": columns}, folder / COLUMNS)
             own = {
                 "number": number,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
+from advhash.data.paths import Reads
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
@@ -39,6 +40,7 @@ class PerceptualHash(HashVictim):
     """
 
     default_dataset = "near_duplicates"
+    reads = Reads(classes=False)
 
     def __init__(self, bits: int) -> None:
         super().__init__()

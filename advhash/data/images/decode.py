@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,13 @@ CENTRE = 224 / 256  # share of the shorter side that "centre" keeps
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * 2**30
+_CONVERT = "no reader for it; save as PNG or JPEG"
+UNREAD = {  # suffixes of pictures that are not read → why, and what to do
+    **dict.fromkeys((".jfif", ".jpe", ".jif"), "rename to .jpg"),
+    **dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga"), _CONVERT),
+    **dict.fromkeys((".ppm", ".pgm", ".raw", ".cr2", ".nef", ".arw", ".dng", ".ico"), _CONVERT),
+}
+DEPTHS = (8, 12, 16)  # bits that grey pictures of 16 bits a pixel may hold
 
 
 _SIZES: list[list[tuple[int, int]]] = []  # of the readings that go on
@@ -49,18 +57,25 @@ def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray
     """(3,size,size) of an image file or its bytes: turned upright, on white, made square by `fit`.
 
     "stretch" keeps all of the picture. "centre" keeps the middle, as hashing papers do: of the
-    shorter side 224/256. Remarks of Pillow about metadata are warnings; see `quietly`.
+    shorter side 224/256. Grey pixels of 16 bits are those of the fewest of 8, 12 and 16 bits that
+    hold them all. Remarks of Pillow about metadata are warnings; see `quietly`.
     """
     with _open(source) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
         image.verify()
     with _open(source) as image:  # `verify` leaves it unusable
+        tiles = getattr(image, "tile", ())  # as they lie in the file, until the pixels are read
+        deep = any(";16" in str(tile[3]) for tile in tiles)
         upright = ImageOps.exif_transpose(image)
         for sizes in _SIZES:
             sizes.append(upright.size)
         if upright.mode.startswith("I;16"):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+        elif deep and np.asarray(upright.convert("RGB")).max() < 1 << 4:
+            raise ValueError(  # Pillow keeps the upper 8 of 16 bits
+                "16 bits a colour that hold 12 or fewer, which would be black: save it with 8"
+            )
         elif upright.mode in ("I", "F"):
             raise ValueError("pixels of 32 bits, whose range is not known")
         if upright.has_transparency_data:
@@ -71,6 +86,16 @@ def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray
             (size, size), Image.Resampling.BICUBIC, _box(upright.size, fit)
         )
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def _eight_bits(grey: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
+    """(H,W) pixels of 16 bits, perhaps of fewer in a wider file, with 8 bits.
+
+    >>> _eight_bits(np.array([[0, 255]], np.uint16)), _eight_bits(np.array([[4095]], np.uint16))
+    (array([[  0, 255]], dtype=uint8), array([[255]], dtype=uint8))
+    """
+    depth = next(bits for bits in DEPTHS if not grey.size or int(grey.max()) < 1 << bits)
+    return (grey >> (depth - 8)).astype(np.uint8)
 
 
 def _open(source: Path | bytes) -> Image.Image:
@@ -84,6 +109,29 @@ def _box(size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float] |
     side = min(size) * CENTRE
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
+
+
+def unread(names: Iterable[str]) -> dict[str, str]:
+    """How many files of a folder are not read, by their suffix, and why: for the card.
+
+    >>> unread(["a.jfif", "b.jfif", "notes.txt"])
+    {'.jfif': '2: rename to .jpg', '.txt': '1: no picture'}
+    """
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    return {
+        printable(suffix) or "no suffix": f"{count}: {UNREAD.get(suffix, 'no picture')}"
+        for suffix, count in sorted(counts.items())
+    }
+
+
+def unread_warning(left_out: Mapping[str, str]) -> list[str]:
+    """What a card says of pictures among the files that are not read."""
+    pictures = [
+        f"{why.partition(':')[0]} {suffix} ({why.partition(': ')[2]})"
+        for suffix, why in left_out.items()
+        if suffix in UNREAD
+    ]
+    return [f"Files that are not read: {', '.join(pictures)}."] if pictures else []
 
 
 @contextmanager

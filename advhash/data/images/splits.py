@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from advhash.data.cached import SPLITS
 from advhash.data.dataset import Split
 from advhash.data.images.rows import Pixels, decode_blocks, image_file, write_images
 from advhash.data.splits import Rows
 
+SPLITS = ("database", "validation", "query", "training")
 Load = Callable[[int], Pixels]
 
 
@@ -45,14 +45,16 @@ class Items:
 def picture_splits(
     folder: Path, items: Items, rows: Mapping[str, Rows], size: int, where: str
 ) -> tuple[dict[str, Split], int]:
-    """The splits "database", "validation" and "query", and how many queries the database repeats.
+    """The splits "database", "validation", "query" and, where it has rows of its own, "training".
+
+    And how many queries the database repeats.
 
     A query is repeated where the database has a picture with the same pixels. Pictures go into
     `folder`, a few at a time. Raises DataError: images that cannot be read.
     """
     parts: dict[str, Split] = {}
     digests = {}
-    for name in SPLITS:
+    for name in [each for each in SPLITS if each in rows]:
         taken = rows[name].tolist()
 
         def load(place: int, taken: list[int] = taken) -> Pixels:

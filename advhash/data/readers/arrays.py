@@ -236,7 +236,7 @@ def _tags(
         arrays = ("labels", "bow_indptr", "bow_indices", "vocab", "tags", "images")
         labels, starts, columns, vocabulary, tags, names = read_npz(file, arrays)
         count = len(labels)
-        labels = shared.check_labels(labels, str(file))
+        labels = shared.check_labels(labels, str(file))[0]
         if (
             starts.shape != (count + 1,)
             or (np.diff(starts) < 0).any()

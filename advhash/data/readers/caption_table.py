@@ -58,7 +58,7 @@ def read_captioned(
     file = shared.inside(folder, [table], "the setting table")[0]
     if not file.is_file():
         raise CAPTIONED.missing(folder, f"got no {table}")
-    listed = _read_table(file)
+    listed = _read_table(folder, file)
     data = cached_reading(
         "captioned",
         functools.partial(_captioned, folder, table, listed, size, fit, vocabulary, seed),
@@ -87,7 +87,7 @@ class _Table:
     further: int = 0
 
 
-def _read_table(file: Path) -> _Table:
+def _read_table(root: Path, file: Path) -> _Table:
     """Raises DataError, naming the line."""
     listed = _Table()
     rows = csv.DictReader(io.StringIO("\n".join(shared.read_lines(file)), newline=""))
@@ -102,9 +102,7 @@ def _read_table(file: Path) -> _Table:
             where = f"{file}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise DataError(f"{where}: expected {len(columns)} fields: quote those with commas")
-            name = row["image"].strip()
-            if not shared.is_inside(name):
-                shared.inside(file.parent, [name], where)
+            name = shared.below(root, row["image"].strip(), where)
             part = row.get("split", "").strip().lower()
             if part and part not in SPLIT_NAMES:
                 raise DataError(

@@ -6,7 +6,7 @@ The text of an item is its first caption, as counts of words; the caption itself
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,8 @@ def assemble(
     labelled: npt.NDArray[np.bool_] = found.labels.sum(1) > 0
     database = np.flatnonzero(((parts == "train") | (parts == "held_out")) & labelled)
     known = frequent_words((texts[row] for row in database.tolist()), vocabulary)
+    if not known and len(database):
+        raise _no_words([texts[row] for row in database.tolist()], where)
     counts = count_words(texts, known)
     items = Items(found.names, found.labels, found.load, found.captions, counts)
     usable = ~items.searched_only
@@ -63,7 +65,13 @@ def assemble(
         "query": np.flatnonzero((parts == "query") & usable),
     }
     train = np.flatnonzero((parts == "train") & usable)
-    _refuse_empty({**rows, "train": train}, where)
+    splits.refuse_empty(
+        {**{part: len(taken) for part, taken in rows.items()}, "train": len(train)},
+        where,
+        f"{int((~labelled).sum())} of {len(parts)} items have no label, and "
+        f"{int((counts.sum(1) == 0).sum())} none of the {len(known)} words that two captions of "
+        "the database share; add items, or move some between splits",
+    )
     stored, repeated = picture_splits(target, items, rows, size, where)
     dropped = int((~usable & (parts == "query")).sum())
     entries, more = card_of_rows(dropped, repeated)
@@ -88,13 +96,14 @@ def assemble(
     )
 
 
-def _refuse_empty(rows: Mapping[str, Rows], where: str) -> None:
-    empty = [name for name, part in rows.items() if not len(part)]
-    if empty:
-        raise DataError(
-            f"expected items with labels and text in every split of {where}, got none in "
-            f"{', '.join(empty)}"
-        )
+def _no_words(texts: Sequence[Sequence[str]], where: str) -> DataError:
+    """What to say where the vocabulary is empty."""
+    different = len({word for text in texts for word in text})
+    return DataError(
+        f"expected words that two captions of the database share in {where}, got none: of "
+        f"{different} different words in {len(texts)} captions each is in one alone or a stop word "
+        "of English"
+    )
 
 
 def check_settings(size: int, vocabulary: int) -> None:

@@ -5,7 +5,7 @@ Variables, in one file or several, in ROOT or one folder below (the names of the
     IAll or images   pictures, uint8, 224 × 224, or
     FAll             names of image files, one an item
     YAll or tags     tags, counts of V words
-    LAll or labels   labels, 0 or 1
+    LAll or labels   labels, a column of 0 and 1 for each class, or class numbers
 
 Both layouts are read: MATLAB 5 through SciPy, MATLAB 7.3 (HDF5) through h5py, an extra.
 """
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from advhash.codes.labels import Form, LabelForm
 from advhash.data import splits
 from advhash.data.dataset import Dataset
 from advhash.data.images import splits as picture_sets
@@ -64,6 +65,7 @@ class Choices:
     trained: int
     validation: int
     seed: int
+    label_form: LabelForm
 
 
 @DATASETS.register("mirflickr_mat", source="Huiskes and Lew, MIR 2008; as of DCMH, CVPR 2017")
@@ -77,12 +79,13 @@ def read_mirflickr_mat(
     trained: int = 10_000,
     validation: int = 500,
     seed: int = 0,
+    label_form: LabelForm = "auto",
 ) -> Dataset:
     """MIRFlickr-25K from DCMH's .mat files: images and tags, 24 labels, 20,015 items."""
     return _read(
         "mirflickr_mat",
         ("mirflickr_mat", "FLICKR-25K", "mirflickr25k", "mirflickr"),
-        Choices(root, images, size, fit, queries, trained, validation, seed),
+        Choices(root, images, size, fit, queries, trained, validation, seed, label_form),
         held_back=2,  # as DLCMH does
         source="https://github.com/jiangqy/DCMH-CVPR2017",
         licence="photos: Creative Commons licences of their owners; research use",
@@ -100,12 +103,13 @@ def read_nuswide_mat(
     trained: int = 10_500,
     validation: int = 500,
     seed: int = 0,
+    label_form: LabelForm = "auto",
 ) -> Dataset:
     """NUS-WIDE from DCMH's .mat files: images and tags, 21 or 10 labels, 195,834 items."""
     return _read(
         "nuswide_mat",
         ("nuswide_mat", "NUS-WIDE-TC21", "nus-wide-tc21", "NUS-WIDE-TC10"),
-        Choices(root, images, size, fit, queries, trained, validation, seed),
+        Choices(root, images, size, fit, queries, trained, validation, seed, label_form),
         held_back=0,
         source="https://github.com/jiangqy/DCMH-CVPR2017",
         licence="photos belong to their Flickr owners; research use",
@@ -168,12 +172,13 @@ def _build(
         if not {"tags", "labels"} <= found.keys() or not {"pictures", "files"} & found.keys():
             got = ", ".join(printable(known) for known in sorted(there)) or "none"
             raise layout.missing(folder, f"got the variables {got}")
-        labels, tags = _tables(found["labels"], found["tags"])
+        labels, tags, form = _tables(found["labels"], found["tags"], choices.label_form)
         if "pictures" in found:
             names = [f"item {row}" for row in range(len(labels))]
             load = _picture_loader(found["pictures"], len(labels), choices)
         else:
-            names = found["files"].strings()
+            where = found["files"].where
+            names = [shared.below(photos, name.strip(), where) for name in found["files"].strings()]
             load = _file_loader(found["files"].where, names, photos, choices)
         if len(names) != len(labels):
             raise DataError(
@@ -181,7 +186,9 @@ def _build(
                 f"got {len(names)}"
             )
         items = Items([printable(known) for known in names], labels, load, (), tags)
-        return _assemble(name, folder, items, choices, held_back, card, target)
+        return _assemble(
+            name, folder, items, choices, held_back, {**card, "label_form": form}, target
+        )
 
 
 def _assemble(
@@ -238,9 +245,12 @@ def _assemble(
 
 
 def _tables(
-    labels: Variable, tags: Variable
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Labels (N,C) and tags (N,V), whichever way they are stored. Raises DataError."""
+    labels: Variable, tags: Variable, asked: LabelForm
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Form]:
+    """Labels (N,C) and tags (N,V), whichever way they are stored, and the form of the labels.
+
+    Raises DataError.
+    """
     common = set(labels.shape) & set(tags.shape)
     if len(labels.shape) != 2 or len(tags.shape) != 2 or not common:
         raise DataError(
@@ -256,7 +266,8 @@ def _tables(
         whole = np.equal(np.clip(counts, 0, 255).astype(np.uint8), counts)
     if not whole.all():
         raise DataError(f"{tags.where}: expected whole counts from 0 to 255, got other values")
-    return shared.check_labels(rows_first[0], labels.where), counts.astype(np.uint8)
+    hot, form = shared.check_labels(rows_first[0], labels.where, asked)
+    return hot, counts.astype(np.uint8), form
 
 
 def _picture_loader(pictures: Variable, count: int, choices: Choices) -> picture_sets.Load:

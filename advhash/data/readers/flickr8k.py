@@ -75,7 +75,7 @@ def _flickr8k(folder: Path, size: int, vocabulary: int, seed: int, target: Path)
             f"expected {FLICKR8K.contents} in {folder}, got one of another form: "
             f"{type(error).__name__} {error}"
         ) from None
-    labels = shared.check_labels(raw, str(folder / "labels.npy"))
+    labels, _ = shared.check_labels(raw, str(folder / "labels.npy"))
     if labels.shape != (len(names), len(classes)):
         raise DataError(
             f"expected {len(names)} rows of {len(classes)} labels, as captions.json and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,23 @@ import torch
 
 from advhash.data import splits
 from advhash.data.dataset import Dataset
-from advhash.data.images.decode import MAX_BYTES, decode, printable, quietly, reason, refuse_broken
+from advhash.data.images.decode import (
+    MAX_BYTES,
+    decode,
+    printable,
+    quietly,
+    reason,
+    refuse_broken,
+    unread as unread_files,
+    unread_warning,
+)
+from advhash.data.paths import PICTURES
 from advhash.data.readers.shared import cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_IMAGES = 20
+LEAST_OF_CLASS = 6  # pictures of a class that give a query and a validation row
 QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10
 
 
@@ -29,12 +40,14 @@ class Listing:
     images: class name and path of each image
     stamps: relative path, size and time of change of each image
     links:  how many links were left out: they may lead out of the folder
+    unread: how many other files there are, by their suffix, and why each is not read
     """
 
     root: Path
     images: tuple[tuple[str, Path], ...]
     stamps: tuple[tuple[str, int, int], ...]
     links: int
+    unread: Mapping[str, str]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -50,15 +63,20 @@ def walk(root: Path) -> Listing:
     if not os.path.isdir(root):
         raise DataError(f"{layout}, got no folder {root}: check the path")
     images, stamps, links = [], [], 0
+    others: list[str] = []
+    deeper = 0
     try:
         for folder in _entries(root):
             if folder.is_symlink():
                 links += 1
                 continue
             if not folder.is_dir():
+                others.append(folder.name)
                 continue
             for file in _entries(folder):
-                if not file.name.lower().endswith(SUFFIXES):
+                if not file.name.lower().endswith(PICTURES):
+                    others += [file.name] * file.is_file()
+                    deeper += file.is_dir()
                     continue
                 if file.is_symlink():
                     links += 1
@@ -69,8 +87,12 @@ def walk(root: Path) -> Listing:
                     stamps.append((relative, status.st_size, status.st_mtime_ns))
     except OSError as error:
         raise DataError(f"{layout}, got {error.filename}: {error.strerror}") from None
-    listing = Listing(root, tuple(images), tuple(stamps), links)
+    unread = unread_files(others)
+    if deeper:
+        unread["folders in class folders"] = f"{deeper}: one level of folders is read"
+    listing = Listing(root, tuple(images), tuple(stamps), links, unread)
     left_out = f" ({links} links were left out: copy the files instead)" if links else ""
+    left_out += "".join(f" ({line})" for line in unread_warning(unread))
     if len(listing.classes) < 2:
         raise DataError(
             f"{layout} with at least 2 classes, got {len(listing.classes)} sub-folders with "
@@ -117,9 +139,17 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
     targets = np.array([classes.index(listing.images[row][0]) for row in order])
     first: dict[bytes, int] = {}
     groups = [first.setdefault(image.tobytes(), row) for row, image in enumerate(images)]
+    rows = _stratified(targets, groups)
+    splits.refuse_empty(
+        {name: len(rows[name]) for name in ("query", "validation", "train")},
+        str(listing.root),
+        f"of each class {QUERY_SHARE:.0%} are queries and {VALIDATION_SHARE:.0%} validation, so "
+        f"one of {LEAST_OF_CLASS} different pictures or more is needed, got at most "
+        f"{_largest_class(targets, groups)}",
+    )
     return splits.assemble(
         "folder",
-        _stratified(targets, groups),
+        rows,
         {"image": torch.from_numpy(images)},
         np.eye(len(classes), dtype=np.uint8)[targets],
         names,
@@ -128,8 +158,17 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
         licence="unknown",
         repeated_pictures=len(images) - len(first),
         links_left_out=listing.links,
-        warnings=["Near-duplicates are not looked for: only identical pictures share a split."],
+        files_not_read=dict(listing.unread),
+        warnings=[
+            "Near-duplicates are not looked for: only identical pictures share a split.",
+            *unread_warning(listing.unread),
+        ],
     )
+
+
+def _largest_class(targets: npt.NDArray[np.int64], groups: list[int]) -> int:
+    """How many different pictures the largest class has."""
+    return int(np.bincount(targets[np.unique(groups)]).max())
 
 
 def _stratified(
@@ -165,5 +204,5 @@ def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
         {"root": root, "size": size, "seed": seed},
         ("pillow",),
         (__file__,),
-        files=(str(listing.root.resolve()), listing.stamps),
+        files=(str(listing.root.resolve()), listing.stamps, listing.unread),
     )

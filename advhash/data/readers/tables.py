@@ -61,8 +61,8 @@ def _numbers(cells: Sequence[str]) -> Floats | None:
         return None
 
 
-def _standard(column: Floats, train: npt.NDArray[np.int64]) -> Floats:
-    """Centred and scaled by the training rows; the median for missing cells; clipped."""
+def standard(column: Floats, train: npt.NDArray[np.int64]) -> Floats:
+    """(N,) centred and scaled by the training rows; the median for missing cells; clipped."""
     known = column[train][np.isfinite(column[train])]
     median = np.median(known) if len(known) else 0.0
     filled = np.where(np.isfinite(column), column, median)
@@ -80,7 +80,7 @@ def _features(
     for name, cells in zip(names, columns, strict=True):
         numbers = _numbers(cells)
         if numbers is not None:
-            parts.append(_standard(numbers, train))
+            parts.append(standard(numbers, train))
             kept.append(name)
             continue
         values = np.asarray(cells)

@@ -65,7 +65,7 @@ def with_text(
     card: dict[str, object] = {**data.card, "text_kind": text}
     if text == "words":
         return replace(data, settings=settings, card=card)
-    parts = {"database": data.database, "validation": data.validation, "query": data.query}
+    parts = data.stored
     for name, part in parts.items():
         if len(part.texts) != len(part):
             raise DataError(

@@ -232,7 +232,7 @@ def dataset_info(data: Dataset) -> DatasetInfo:
         fingerprint=data.fingerprint(),
         classes=list(data.classes),
         database=len(data.database),
-        train=len(data.train_rows),
+        train=len(data.train_labels),
         queries=len(data.query),
         attribution=data.attribution,
         pictures=data.pictures,

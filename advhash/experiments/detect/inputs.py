@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advhash.data.dataset import Batch, Dataset, Modality
-from advhash.data.load import load_dataset
+from advhash.data.load import is_path, load_dataset
 from advhash.data.parties import party_names, party_view
+from advhash.data.paths import Reads
 from advhash.errors import UsageError
 from advhash.registry import DATASETS
 from advhash.victims.federated.hashvfl import HashVFL
@@ -105,9 +106,9 @@ def other_data(data: Dataset, shape: tuple[int, ...], name: str | None) -> Datas
     name = name or ("digits" if data.name == "openmoji" else "openmoji")
     if name == data.name:
         raise UsageError(f"--other: expected another data set than the victim's, got {name!r}")
-    if "size" not in DATASETS[name].model.model_fields:
+    if not is_path(name) and "size" not in DATASETS[name].model.model_fields:
         raise UsageError(f"--other: expected a data set with images, got {name!r}")
-    other = load_dataset(name, {"size": shape[1]})
+    other = load_dataset(name, {"size": shape[1]}, reads=Reads(classes=False))
     if "image" not in other.modalities:
         raise UsageError(f"--other: expected a data set with images, got {name!r}")
     images = other.query.inputs["image"]

@@ -128,7 +128,7 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
         name = getattr(config, table).name
         if name != expected:
             raise UsageError(f"the lifelong protocol takes {table} {expected}, got {name!r}")
-    data = load_data(config.dataset, DLCMH.default_dataset)
+    data = load_data(config.dataset, DLCMH)
     wanted = config.lifelong
     if wanted.attacked_seeds > wanted.seeds:
         raise UsageError(
@@ -240,7 +240,8 @@ def _check_rows(data: Dataset, orders: list[Order]) -> None:
     if len(set(orders)) < len(orders):
         raise UsageError("lifelong.categories: expected orders that differ")
     for number, order in enumerate(orders):
-        stages = stage_of(data.database.labels[data.train_rows], data.classes, order)
+        rows_of = data.rows_trained_on("advhash lifelong")
+        stages = stage_of(data.database.labels[rows_of], data.classes, order)
         rows = torch.bincount(stages, minlength=len(order) + 1).tolist()
         if min(rows) < LEAST_ROWS:
             raise UsageError(

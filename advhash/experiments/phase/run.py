@@ -111,11 +111,12 @@ def _plan(config: PhaseConfig) -> PhasePlan:
         raise UsageError(
             f"expected phase.sufficient <= phase.under, got {grid.sufficient} and {grid.under}"
         )
-    data = load_data(config.dataset, NeuralCode.default_dataset)
+    data = load_data(config.dataset, NeuralCode)
     arguments = NeuralCode.data_arguments(data)
-    if max(grid.samples) > len(data.train_rows) or min(grid.samples) < 2:
+    most = len(data.rows_trained_on("advhash phase-chart"))
+    if max(grid.samples) > most or min(grid.samples) < 2:
         raise UsageError(
-            f"expected phase.samples from 2 to {len(data.train_rows)}, the training rows of "
+            f"expected phase.samples from 2 to {most}, the training rows of "
             f"{data.name!r}, got {grid.samples}"
         )
     written = config.attack.written(ATTACKS)

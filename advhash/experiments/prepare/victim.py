@@ -13,7 +13,8 @@ import torch
 from advhash.compute.processes import is_main_process
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset
-from advhash.data.load import load_dataset
+from advhash.data.load import is_path, load_dataset
+from advhash.data.paths import reader_of
 from advhash.errors import UsageError
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
@@ -30,6 +31,8 @@ from advhash.victims.external import ExternalVictim, import_function, is_externa
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
+SET_BY = {"text": "text", "text_size": "text", "parties": "parties"}  # of a victim → of its data
+
 
 def data_settings(
     data: Dataset, arguments: Mapping[str, object], given: Mapping[str, object]
@@ -42,7 +45,7 @@ def data_settings(
         if name == "increments" or name not in given:
             continue
         if json.dumps(given[name]) != json.dumps(value):  # a tuple is a list in a file
-            hint = "; set dataset.text" if name in ("text", "text_size") else ""
+            hint = f"; set dataset.{SET_BY[name]}" if name in SET_BY else ""
             raise UsageError(
                 f"victim.{name} follows from the data {data.name!r}: expected {value!r}, got "
                 f"{given[name]!r}{hint}"
@@ -50,22 +53,23 @@ def data_settings(
     return {**arguments, **given}
 
 
-def load_data(config: DatasetConfig, default: str) -> Dataset:
-    """The configured data set; without a name, the victim's default one."""
-    return load_dataset(config.name or default, config.settings)
+def load_data(config: DatasetConfig, victim: type[HashVictim] | HashVictim) -> Dataset:
+    """The configured data set, at a path what the victim reads; without a name, its default one."""
+    return load_dataset(config.name or victim.default_dataset, config.settings, reads=victim.reads)
 
 
-def sized(config: DatasetConfig, default: str, side: object) -> DatasetConfig:
+def sized(
+    config: DatasetConfig, victim: type[HashVictim] | HashVictim, side: object
+) -> DatasetConfig:
     """The data set at the size that a victim states, where the config asks for none."""
-    name = config.name or default
-    registered = name in {entry.name for entry in DATASETS}
-    if (
-        not isinstance(side, int)
-        or "size" in config.settings
-        or (registered and "size" not in DATASETS[name].model.model_fields)
-    ):
+    name = config.name or victim.default_dataset
+    if not isinstance(side, int) or "size" in config.settings:
         return config
-    return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
+    if is_path(name):
+        name = reader_of(Path(name).expanduser().resolve(), victim.reads).reader
+    if name in {entry.name for entry in DATASETS} and "size" in DATASETS[name].model.model_fields:
+        return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
+    return config
 
 
 def is_checkpoint(name: str) -> bool:
@@ -87,7 +91,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
         return None
     build = VICTIMS[name].build
     VICTIMS[name].check_names("victim", config.victim.settings)
-    data = load_data(config.dataset, build.default_dataset)  # type: ignore[attr-defined]
+    data = load_data(config.dataset, build)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
     data = build.view(data, settings)  # type: ignore[attr-defined]
@@ -214,8 +218,8 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
 
 def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
     name = config.victim.name
-    default = ExternalVictim.default_dataset
-    data = load_data(sized(config.dataset, default, stated_size(import_function(name))), default)
+    side = stated_size(import_function(name))
+    data = load_data(sized(config.dataset, ExternalVictim, side), ExternalVictim)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
@@ -238,8 +242,7 @@ def _from_checkpoint(
     if config.dataset.name is not None or not isinstance(stored, dict):
         known = stored.get("settings") if isinstance(stored, dict) else None
         side = (known or {}).get("size")
-        default = victim.default_dataset
-        data = load_data(sized(config.dataset, default, side), default)
+        data = load_data(sized(config.dataset, victim, side), victim)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
