@@ -202,10 +202,11 @@ class Attack(ABC):
     def check_gradients(self, victim: HashVictim) -> None:
         """Raise UsageError where the attack needs gradients and the victim has none."""
         if "gradients" in self.knowledge and not victim.differentiable:
+            why = f" ({victim.no_gradient})" if victim.no_gradient else ""
             raise UsageError(
                 f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
-                "without; choose one on codes alone (nes, square, blend), or give real codes made "
-                "in torch"
+                f"without{why}; choose one on codes alone (nes, square, blend), or give real codes "
+                "made in torch"
             )
 
     @abstractmethod

@@ -81,7 +81,7 @@ class TorchAttack(GoalAttack):
         """(B,3,H,W). Raises UsageError: torchattacks is not installed, targeted before `fit`."""
         library, clean = load_torchattacks(), batch.inputs["image"].contiguous()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where it finds no device
-            moved = self.attacked(library, victim, clean, targets, budget)
+            moved = self.attacked(library, victim, clean.clone(), targets, budget)
         finite = moved.isfinite().flatten(1).all(dim=1)
         moved = torch.where(finite.view(-1, 1, 1, 1), moved, clean)
         self.note("unmoved", (moved == clean).flatten(1).all(dim=1))

@@ -151,7 +151,7 @@ class _Listening(HashVictim):
         super().__init__()
         self.victim = victim
         self.bits, self.bounds = victim.bits, victim.bounds
-        self.differentiable = victim.differentiable
+        self.differentiable, self.no_gradient = victim.differentiable, victim.no_gradient
         self.history = []
         self.heard: list[Tensor] = []
 

@@ -221,6 +221,17 @@ def test_nothing_is_printed_and_nothing_changes(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_victim_stays_evaluated_for_what_comes_after_in_the_same_attack(
+    name: str, victim: Small, served: AttackData, queries: Batch
+) -> None:
+    """torchattacks calls `train` on a model that was not in eval mode when it came."""
+    attack = built(name).fit(victim, served, LINF)
+    with frozen(victim):
+        attack.run(victim, queries, aims(attack), LINF)
+        assert not any(module.training for module in victim.modules())
+
+
 def test_a_query_equal_to_its_target(victim: Small, served: AttackData, queries: Batch) -> None:
     """Its own code is the anchor already: the attack has nothing to reach and still works."""
     own = own_codes(victim, queries.inputs["image"])[:1]

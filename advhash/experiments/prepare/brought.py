@@ -52,8 +52,8 @@ def introduce(
             Flag(
                 "no_gradient",
                 "warning",
-                "The victim gives no gradient (it ends in a sign or leaves torch): attacks that "
-                "need one refuse it, which says nothing about its robustness.",
+                f"The victim gives no gradient ({victim.no_gradient or 'it says so itself'}): "
+                "attacks that need one refuse it, which says nothing about its robustness.",
             )
         )
     served = {one: victim.database_codes(data, one) for one in victim.directions}
