@@ -101,7 +101,8 @@ class HashAttack(Attack):
         with torch.no_grad():
             relaxed = victim.relax(clean, "image")
         scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        anchors = self.anchors(relaxed, targets).to(relaxed)
+        with self.drawing(batch):
+            anchors = self.anchors(relaxed, targets).to(relaxed)
         best, moved = clean.clone(), clean.clone()
         lowest = torch.full((len(clean),), math.inf, device=clean.device)
         for step in range(self.steps + 1):
@@ -142,7 +143,7 @@ class Collision(HashAttack):
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
         if self._data is None or targets is None:
             raise UsageError("Collision: call fit with the database before run")
-        return voted(self._data, targets, 1)
+        return voted(self._data, targets, 1, self.chance(len(targets)))
 
 
 @ATTACKS.register("evasion", source=SOURCE)

@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
-from advhash.attacks.gradient.anchors import dhta
+from advhash.attacks.gradient.anchors import voted
 from advhash.budget import Budget
 from advhash.compute.progress import Progress, silent
 from advhash.errors import UsageError
@@ -46,4 +46,4 @@ class GoalAttack(Attack):
             return -own
         if self._data is None:
             raise UsageError(f"{type(self).__name__}: call fit with the database before run")
-        return dhta(self._data, targets, own.device).to(own)
+        return voted(self._data, targets, 9, self.chance(len(targets))).to(own)

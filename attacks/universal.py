@@ -57,6 +57,8 @@ class Universal(Attack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
 
+    couples_queries: ClassVar[bool] = True  # one change serves all queries of a target
+
     def __init__(
         self,
         *,

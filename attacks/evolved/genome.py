@@ -73,7 +73,7 @@ class Evolved(GradientAttack):
         if self.anchor == "centre":
             expect_reachable(self.served.labels, labels)
             return centre_codes(self.served, labels, graded=True)
-        return voted(self.served, labels, VOTES[self.anchor])
+        return voted(self.served, labels, VOTES[self.anchor], self.chance(len(labels)))
 
     def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
         anchors = self.anchors(labels).to(own.device)
