@@ -15,19 +15,30 @@ import numpy as np
 from PIL import Image
 
 from advhash.data.dataset import Dataset
-from advhash.errors import ConfigError, DataError
+from advhash.errors import ConfigError, DataError, UsageError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
 
 TILE = 64  # least pixels of an image in a grid
 
 
-def load_dataset(name: str, settings: Mapping[str, object] | None = None) -> Dataset:
+def load_dataset(
+    name: str | Path, settings: Mapping[str, object] | None = None, **misplaced: object
+) -> Dataset:
     """A registered data set, or, where `name` is a path, the images in that folder.
 
-    Raises UnknownName, ConfigError, DataError, StorageError.
+    misplaced: none; they are told where settings stand
+
+    Raises UnknownName, ConfigError, DataError, StorageError, UsageError.
     """
-    settings = dict(settings or {})
+    if misplaced or not isinstance(settings, Mapping | None) or not isinstance(name, str | Path):
+        table = misplaced or {"size": 64}
+        got = ", ".join(f"{key}={value!r}" for key, value in table.items() if misplaced)
+        raise UsageError(
+            f"expected load_dataset(name, {table!r}): a name or path, then a table of settings, "
+            f"got {got or f'{type(name).__name__} and {type(settings).__name__}'}"
+        )
+    name, settings = str(name), dict(settings or {})
     registered = {entry.name for entry in DATASETS}
     separators = {os.sep, os.altsep or os.sep}
     is_path = bool(separators & set(name)) or os.path.isdir(os.path.expanduser(name))
