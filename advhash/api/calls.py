@@ -273,6 +273,10 @@ def _table(given: Table | None) -> dict[str, Any]:
             "expected the name of a data set, a folder or a table, got a Dataset: victims are "
             "trained on data that can be read again"
         )
+    if not isinstance(given, str | Mapping | None):
+        raise UsageError(
+            f'expected a name or a table such as {{"name": …}}, got {type(given).__name__}'
+        )
     return {} if given is None else {"name": given} if isinstance(given, str) else dict(given)
 
 

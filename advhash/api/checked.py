@@ -15,12 +15,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FOLDER = (str, Path), "a path"
-_TABLE = (str, Mapping, type(None)), 'a name or a table such as {"name": …}'
 _WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     "seed": ((Integral,), "a whole number"),
     "device": ((str,), '"auto", "cpu" or "cuda"'),
-    "dataset": _TABLE,
-    "defense": _TABLE,
     "method": ((str,), 'the name of an attack, e.g. "dhta"'),
     "checkpoint": _FOLDER,
     "name": ((str, type(None)), "a name"),
