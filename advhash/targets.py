@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from advhash.chance import Chance
 from advhash.errors import ConfigError, DataError
 
 TargetRule = Literal["disjoint", "uniform", "weighted"]
@@ -20,8 +21,17 @@ def label_sets(labels: Labels) -> tuple[Labels, npt.NDArray[np.int64]]:
     return sets[kept], counts[kept].astype(np.int64)
 
 
-def choose_targets(rule: TargetRule, query: Labels, database: Labels, seed: int) -> Labels:
-    """(N,C) target label sets drawn from those of the database.
+def choose_targets(
+    rule: TargetRule,
+    query: Labels,
+    database: Labels,
+    seed: int,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> Labels:
+    """(N,C) target label sets drawn from those of the database, of each query by (seed, query).
+
+    rows: (N,) the numbers of the queries, e.g. in their split; by default their places
 
     disjoint  uniform over the sets that share no label with the query (default)
     uniform   uniform over all sets: ProS-GAN's rule, for comparison with published numbers
@@ -34,10 +44,11 @@ def choose_targets(rule: TargetRule, query: Labels, database: Labels, seed: int)
     sets, counts = label_sets(database)
     if len(sets) == 0:
         raise DataError("expected database rows with labels to draw targets from, got none")
-    generator = np.random.default_rng(seed)
+    drawn = Chance(seed, np.arange(len(query)) if rows is None else rows).shares()
     if rule != "disjoint":
-        chance = counts / counts.sum() if rule == "weighted" else None
-        return sets[generator.choice(len(sets), size=len(query), p=chance)]
+        weight = counts if rule == "weighted" else np.ones_like(counts)
+        place = np.searchsorted(weight.cumsum(), drawn * weight.sum(), side="right")
+        return np.asarray(sets[place])
     free = ~((query.astype(np.int64) @ sets.astype(np.int64).T) > 0)  # (N,S)
     stuck = np.flatnonzero(~free.any(axis=1))
     if len(stuck):
@@ -45,5 +56,5 @@ def choose_targets(rule: TargetRule, query: Labels, database: Labels, seed: int)
             f"{len(stuck)} queries (first: row {stuck[0]}) share a label with every label set of "
             "the database: expected a disjoint one; use targets=uniform"
         )
-    drawn = [generator.choice(np.flatnonzero(row)) for row in free]
-    return sets[np.array(drawn, dtype=np.int64)]
+    place = (drawn * free.sum(axis=1)).astype(np.int64)
+    return np.asarray(sets[(free.cumsum(axis=1) > place[:, None]).argmax(axis=1)])

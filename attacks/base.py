@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from advhash.budget import Budget, Norm, round_toward
+from advhash.chance import Chance
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Dataset, Modality
@@ -96,6 +97,8 @@ class Attack(ABC):
     norms:      the budgets that it can work under; settings may decide
     trains:     whether `fit` is costly, so that its result is cached
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
+    couples_queries: whether the result of a query may depend on the others of its block, so that
+        figures depend on the size of blocks; of all others they do not
     history:    what fitting recorded, one row a report step
     """
 
@@ -106,6 +109,7 @@ class Attack(ABC):
     norms: frozenset[Norm] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
     fit_depends_on_budget: bool = True
+    couples_queries: ClassVar[bool] = False
     history: History
 
     def fit(
@@ -202,11 +206,34 @@ class Attack(ABC):
     def check_gradients(self, victim: HashVictim) -> None:
         """Raise UsageError where the attack needs gradients and the victim has none."""
         if "gradients" in self.knowledge and not victim.differentiable:
+            why = f" ({victim.no_gradient})" if victim.no_gradient else ""
             raise UsageError(
                 f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
-                "without; choose one on codes alone (nes, square, blend), or give real codes made "
-                "in torch"
+                f"without{why}; choose one on codes alone (nes, square, blend), or give real codes "
+                "made in torch"
             )
+
+    @final
+    @contextmanager
+    def drawing(self, batch: Batch, salt: int = 0) -> Iterator[Chance]:
+        """The random numbers of the queries of a batch, as `chance` too: for `run`.
+
+        The seed is that of torch's generator, which `perturb` sets, and `Batch.index` names the
+        queries. salt: tells apart attacks that are part of one
+        """
+        before = self.__dict__.get("_chance")
+        drawn = Chance(torch.initial_seed() + salt, batch.index, batch.index.device)
+        self.__dict__["_chance"] = drawn
+        try:
+            yield drawn
+        finally:
+            self.__dict__["_chance"] = before
+
+    @final
+    def chance(self, count: int) -> Chance:
+        """What `run` draws from for `count` queries; outside of it, queries count from 0."""
+        known: Chance | None = self.__dict__.get("_chance")
+        return Chance(torch.initial_seed(), torch.arange(count)) if known is None else known
 
     @abstractmethod
     def run(
@@ -214,7 +241,8 @@ class Attack(ABC):
     ) -> Tensor:
         """Moved inputs, (B, …) like `batch.inputs` of the attacked modality.
 
-        `targets` are (B,C) labels, None when untargeted.
+        `targets` are (B,C) labels, None when untargeted. What it draws of a query comes from
+        `drawing`, so that it is the same whatever stands beside the query.
         """
 
     @final
@@ -233,7 +261,8 @@ class Attack(ABC):
         """Run, and trust nothing: project onto budget and bounds, round, hash again, measure.
 
         `eight_bit=False` leaves the pixels as floats. `vocabulary` is that of the data set: an l0
-        budget on text counts words. Only `seed` decides over chance.
+        budget on text counts words. Only `seed` decides over chance, for each query with its
+        `Batch.index`.
 
         An attack whose `knowledge` does not name the query labels sees none: all are 0.
 

@@ -82,7 +82,8 @@ class HashAttack(DatabaseAttack):
         with torch.no_grad():
             relaxed = victim.relax(clean, "image")
         scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        anchors = self.anchors(relaxed, targets).to(relaxed)
+        with self.drawing(batch):
+            anchors = self.anchors(relaxed, targets).to(relaxed)
         best, moved = clean.clone(), clean.clone()
         lowest = torch.full((len(clean),), math.inf, device=clean.device)
         for step in range(self.steps + 1):
@@ -122,7 +123,7 @@ class Collision(HashAttack):
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
-        return voted(self.served, targets, 1)
+        return voted(self.served, targets, 1, self.chance(len(targets)))
 
 
 @ATTACKS.register("evasion", source=SOURCE)

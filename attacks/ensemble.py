@@ -37,7 +37,7 @@ from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
 
 STEPS = 100  # of every member that descends
-SAMPLED, SENT = 8, 200  # unsolved queries of a batch that nes tries too, and what it may send
+SENT = 200  # images that nes may send for each query
 SHARP = (0.7, 1.0, 1.5, 2.5)  # α of the members that descend average precision itself
 
 
@@ -88,8 +88,8 @@ class AutoHash(DatabaseAttack):
     Members, in this order: blend (no gradients), mainstay, sdha, and twice the descent of a relaxed
     average precision from a random start, with K and with 8 levels; 100 steps each. Every iterate
     of every member is judged by the expected average precision of its code for the target's labels,
-    and the best is kept. A query that reaches 1 is not attacked further. At the end `nes` tries few
-    of the others with queries alone: that it does better is a sign of masked gradients.
+    and the best is kept. A query that reaches 1 is not attacked further. At the end `nes` tries the
+    others with queries alone: that it does better is a sign of masked gradients.
 
     Deviations:
     - its own method: AutoAttack's idea with members and a criterion for retrieval
@@ -149,7 +149,7 @@ class AutoHash(DatabaseAttack):
             rows = (left > 0).nonzero().flatten()
             if not len(rows):
                 break
-            moved = self._attack(member, victim, batch, labels, rows, budget)
+            moved = self._attack(member, victim, batch, labels, rows, budget, number)
             reached = self.left(victim.relax(moved, "image"), labels[rows])
             descends = isinstance(member, GradientAttack)
             lowest[descends][rows] = torch.minimum(lowest[descends][rows], reached)
@@ -157,7 +157,7 @@ class AutoHash(DatabaseAttack):
             kept = rows[better]
             best[kept], left[kept], keeper[kept.cpu()] = moved[better], reached[better], number
         self.note("black_box_lead", (lowest[True] - lowest[False])[left > 0])
-        some = (left > 0).nonzero().flatten()[:SAMPLED]
+        some = (left > 0).nonzero().flatten()
         if len(some) and budget.norm in self.control().norms:
             moved = self._attack(self._control, victim, batch, labels, some, budget)
             reached = self.left(victim.relax(moved, "image"), labels[some])
@@ -189,14 +189,20 @@ class AutoHash(DatabaseAttack):
         labels: Tensor,
         rows: Tensor,
         budget: Budget,
+        salt: int = 0,
     ) -> Tensor:
         """What a member makes of some rows, inside the budget and on the 8-bit grid."""
         clean, wanted = batch.inputs["image"][rows], labels[rows]
-        if isinstance(member, GradientAttack):
-            return member.descend(
-                victim, clean, wanted, budget, lambda codes, some: self.left(codes, wanted[some])
-            )
         part = Batch({"image": clean}, batch.labels[rows], batch.index[rows])
+        if isinstance(member, GradientAttack):
+            with member.drawing(part, salt):
+                return member.descend(
+                    victim,
+                    clean,
+                    wanted,
+                    budget,
+                    lambda codes, some: self.left(codes, wanted[some]),
+                )
         moved = member.run(victim, part, wanted if self.goal == "targeted" else None, budget)
         return round_toward(clean, budget.project(clean, moved, victim.bounds["image"]))
 
@@ -217,7 +223,7 @@ class AutoHash(DatabaseAttack):
 
         black_box_lead: mean average precision by which the members without gradients beat those
                         with, over the queries that are not solved; above 0: gradients are masked
-        query_lead:     the same of `nes` with 200 queries, on the first 8 of these in each batch
+        query_lead:     the same of `nes` with 200 queries
         kept_NAME:      share of the queries whose result is that of a member
         """
         found: dict[str, float] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from advhash.attacks.base import DatabaseAttack
-from advhash.attacks.gradient.anchors import dhta
+from advhash.attacks.gradient.anchors import voted
 
 
 class GoalAttack(DatabaseAttack):
@@ -23,4 +23,4 @@ class GoalAttack(DatabaseAttack):
         """
         if targets is None:
             return -own
-        return dhta(self.served, targets, own.device).to(own)
+        return voted(self.served, targets, 9, self.chance(len(targets))).to(own)

@@ -59,6 +59,8 @@ class Universal(DatabaseAttack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
 
+    couples_queries: ClassVar[bool] = True  # one change serves all queries of a target
+
     steps: int = 150
     batch_size: int = 32
     step: float = 0.1

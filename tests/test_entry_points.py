@@ -114,6 +114,38 @@ def test_a_package_brings_victims_attacks_and_data_sets(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "start = inputs[0].numel() // 2",
+            "inputs.mul_(0.5); start = inputs[0].numel() // 2",
+            "Corner.relax writes into its inputs: expected them left as they are",
+        ),
+        (
+            '"""Noise by another name."""',
+            "def fit(self, victim, data, budget, **more):\n"
+            "        data.dataset.database.labels.fill_(1)\n"
+            "        return self",
+            "Shake.fit writes into the data or the codes that it is given",
+        ),
+    ],
+    ids=["victim", "attack"],
+)
+def test_a_package_that_writes_into_what_is_not_its_own_is_refused(
+    site: Path, before: str, after: str, told: str
+) -> None:
+    assert before in MODULE
+    (site / "plugin_module.py").write_text(MODULE.replace(before, after))
+    run = advhash(
+        site, "attack", "--victim", "corner", "--method", "shake", "--queries", "10", "-q",
+        "--out", "run",
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert told in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("module", "reason"),
     [
         ("raise RuntimeError('broken')", "RuntimeError: broken"),

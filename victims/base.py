@@ -39,6 +39,7 @@ class HashVictim(nn.Module, ABC):
     training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
     reads:   what data must carry, by which `--dataset PATH` finds its reader
+    no_gradient: why it does not, where more is known
 
     Normalisation lives inside: `relax` sees [0,1] pixels and raw counts, tokens or embeddings.
     """
@@ -48,6 +49,7 @@ class HashVictim(nn.Module, ABC):
     history: History
     training_state: TrainingState = UNSAVED
     differentiable: bool = True
+    no_gradient: str = ""
     default_dataset: ClassVar[str] = "digits"
     reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
@@ -80,17 +82,26 @@ class HashVictim(nn.Module, ABC):
     def encode(self, inputs: Tensor, modality: Modality) -> HashCodes:
         """Binary codes of B inputs. Leaves the training flag as it was, keeps no gradient.
 
-        Raises UsageError where the victim lacks the modality.
+        The victim gets a copy. Raises UsageError where it lacks the modality, and where it writes
+        into what it gets: in an attack that would move the clean images.
         """
         self.check_modality(modality)
+        own = inputs.to(self.device)
+        given = own.clone()
         training = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
-                return self.binarise(inputs.to(self.device), modality)
+                codes = self.binarise(given, modality)
         finally:
             for module, flag in training:
                 module.training = flag
+        if not torch.equal(given.nan_to_num(), own.nan_to_num()):
+            raise UsageError(
+                f"{type(self).__name__}.relax writes into its inputs: expected them left as they "
+                "are; begin with inputs = inputs.clone()"
+            )
+        return codes
 
     def binarise(self, inputs: Tensor, modality: Modality) -> HashCodes:
         """The signs of `relax`; one with very many bits packs them without their real values."""

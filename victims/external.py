@@ -5,13 +5,15 @@ Importing a module runs its code, so this happens only where the user says so (`
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -95,17 +97,84 @@ def stated_size(model: object) -> int | None:
     return None
 
 
+MOST_PARTS = 2000  # that are looked through for modules
+_ARRAYS = (Tensor, np.ndarray)
+OTHERS = ("torch", "torchvision", "numpy", "builtins", "logging", "advhash")
+
+
+def modules_of(function: object) -> list[nn.Module]:
+    """The torch modules that a callable works with, as far as its code names them.
+
+    Itself, the object of a method, what a partial or a decorator wraps, what a function closes
+    over, the globals that it or a function called by it names, and what these objects hold.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: dict[int, object] = {}  # kept, so that no number is given twice
+    waiting = [function]
+    while waiting and len(seen) < MOST_PARTS:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen[id(one)] = one
+        if isinstance(one, nn.Module):
+            found[id(one)] = one
+        else:
+            waiting += _parts(one)
+    return list(found.values())
+
+
+def _parts(one: object) -> list[Any]:
+    """What a callable or an object is made of, where modules of torch may be found."""
+    if isinstance(one, functools.partial):
+        return [one.func, *one.args, *one.keywords.values()]
+    if isinstance(one, MethodType):
+        return [one.__self__, one.__func__]
+    if isinstance(one, dict):
+        return list(one.values())
+    if isinstance(one, list | tuple):
+        return list(one)
+    if isinstance(one, FunctionType):
+        if one.__module__ and one.__module__.partition(".")[0] in OTHERS:
+            return []
+        names = set(_names(one.__code__))
+        scope = [one.__globals__[name] for name in names if name in one.__globals__]
+        modules = [vars(part) for part in scope if isinstance(part, ModuleType)]
+        inside = [module[name] for module in modules for name in names if name in module]
+        cells = [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
+        return [*scope, *inside, *cells, *vars(one).values()]
+    if isinstance(one, type | ModuleType | Tensor) or not hasattr(one, "__dict__"):
+        return []
+    return [] if type(one).__module__.partition(".")[0] in OTHERS else list(vars(one).values())
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is bound later
+        return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The globals and attributes that a function names, those of its inner functions too."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
 class ExternalVictim(HashVictim):
     """Code given by the user: any callable from images to codes.
 
-    function: gets (B,3,H,W) float32 images in [0,1] and returns (B,K) numbers, a torch tensor or
-              what numpy makes an array of. Real: a bit is 1 iff > 0. All 0 and 1, or bool: the bits
+    function: gets (B,3,H,W) float32 images in [0,1], a copy that it may write into, and returns
+              (B,K) numbers, a torch tensor or what numpy makes an array of. Real: a bit is 1 iff
+              > 0. All 0 and 1, or bool: the bits
     name:     `module:function`, for messages
     sample:   (B,3,H,W) images to try it on, which decide over K, 0/1 codes and gradients
 
-    It is differentiable where a gradient other than 0 comes back for the sample; a function that
-    ends in a sign or leaves torch has none. Then `relax` lets a gradient of 0 through, and attacks
-    that need one refuse. A `torch.nn.Module` is moved to the device of the sample.
+    It is differentiable where a gradient other than 0 comes back for the sample; else `no_gradient`
+    says what happened. Then `relax` lets a gradient of 0 through, and attacks that need one refuse.
+    A `torch.nn.Module` is moved to the device of the sample; it, and every module that a function
+    names or closes over, is in eval mode wherever codes are taken.
 
     Raises UsageError: the function fails on the sample or returns something else.
     """
@@ -116,6 +185,7 @@ class ExternalVictim(HashVictim):
     def __init__(self, function: Callable[[Tensor], Any], *, name: str, sample: Tensor) -> None:
         super().__init__()
         self.function = function.to(sample.device) if isinstance(function, nn.Module) else function
+        self.held = nn.ModuleList(one for one in modules_of(function) if one is not function)
         self.name = name
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
@@ -123,11 +193,19 @@ class ExternalVictim(HashVictim):
         self.bits = 0
         self.zero_one = False
         self.eval()
-        self.differentiable = self._has_gradient(sample)
+        self.no_gradient = self._tried(sample)
+        self.differentiable = not self.no_gradient
         with torch.no_grad():
             codes = self._call(sample)
         self.bits = codes.shape[1]
         self.zero_one = bool(((codes == 0) | (codes == 1)).all())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its images go: modules that a function holds are its own to place."""
+        place = self.place
+        assert isinstance(place, Tensor)
+        return place.device
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
@@ -146,30 +224,34 @@ class ExternalVictim(HashVictim):
             codes = codes + 0 * inputs.flatten(1).sum(dim=1, keepdim=True)
         return 2 * codes - 1 if self.zero_one else codes
 
-    def _has_gradient(self, sample: Tensor) -> bool:
+    def _tried(self, sample: Tensor) -> str:
+        """Why no gradient other than 0 comes back for the sample; empty where one does."""
         inputs = sample.clone().requires_grad_()
         try:
             with torch.enable_grad():
-                value = self.function(inputs)
-            if not isinstance(value, Tensor) or not value.requires_grad:
-                return False
+                value = self.function(inputs.clone())  # a leaf could not be written into
+            if not isinstance(value, Tensor):
+                return f"it returns {_described(value)}, not a tensor of torch"
+            if not value.requires_grad:
+                return "its codes carry no gradient: it ends in a comparison, or leaves torch"
             weights = torch.linspace(1, 2, value.numel(), device=value.device).view_as(value)
-            (gradient,) = torch.autograd.grad((value * weights).sum(), inputs, allow_unused=True)
-        except Exception:  # as numpy does on a tensor with a gradient; the call without one judges
-            return False
-        return gradient is not None and bool((gradient != 0).any())
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(
+                (value * weights).sum(), inputs, allow_unused=True
+            )
+        except Exception as error:  # the call without a gradient judges whether it works at all
+            return f"asked for one, it raised {_reason(error)}"
+        if found[0] is None:
+            return "its codes do not follow from the images through torch"
+        return "" if bool((found[0] != 0).any()) else "it is 0 everywhere, as that of a sign is"
 
     def _call(self, inputs: Tensor) -> Tensor:
         """(B,K) float32 of the function, checked. Raises UsageError."""
+        called = f"victim {self.name}: called with images {tuple(inputs.shape)} on {inputs.device}"
         try:
-            value = self.function(inputs)
-            codes = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-            codes = codes.to(inputs.device, torch.float32)
+            value = self.function(inputs.clone())
         except Exception as error:  # the user's own code can raise anything
-            raise UsageError(
-                f"victim {self.name}: called with images {tuple(inputs.shape)} on "
-                f"{inputs.device}, it raised {_reason(error)}"
-            ) from error
+            raise UsageError(f"{called}, it raised {_reason(error)}") from error
+        codes = self._numbers(value, len(inputs)).to(inputs.device, torch.float32)
         shape = tuple(codes.shape)
         wanted = (len(inputs), self.bits or "K")
         bits = shape[1] if len(shape) == 2 else 0
@@ -181,6 +263,57 @@ class ExternalVictim(HashVictim):
         if not bool(codes.isfinite().all()):
             raise UsageError(f"victim {self.name}: expected finite codes, got NaN or infinity")
         return codes
+
+    def _numbers(self, value: Any, count: int) -> Tensor:
+        """What came back as one tensor of real numbers. Raises UsageError."""
+        if isinstance(value, Tensor) and not value.is_complex() and not value.is_sparse:
+            return value
+        hint = "return one tensor or array of real numbers"
+        if isinstance(value, Mapping):
+            some = next(iter(value), "codes")
+            hint = f"return one of its entries, e.g. found[{some!r}]"
+        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            shapes = [one.ndim for one in value if isinstance(one, _ARRAYS)]
+            if shapes and (len(value) != count or set(shapes) != {1}):
+                hint = "return one of its entries, e.g. found[0]"
+            else:
+                try:
+                    return torch.as_tensor(np.asarray([_plain(one) for one in value], float))
+                except Exception as error:
+                    hint = f"numpy makes no array of it ({_reason(error)}); {hint}"
+        elif not isinstance(value, Tensor):
+            try:
+                found = np.asarray(value)
+                if found.dtype.kind in "biuf":
+                    return torch.as_tensor(found)
+            except Exception as error:  # objects of the user can raise anything
+                hint = f"numpy makes no array of it ({_reason(error)}); {hint}"
+        raise UsageError(
+            f"victim {self.name}: expected ({count}, {self.bits or 'K'}) codes, got "
+            f"{_described(value)}; {hint}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _described(value: object) -> str:
+    """What a function returned, in a few words.
+
+    >>> _described((torch.zeros(8, 64), None)), _described({"codes": 1, "loss": 2})
+    ('a tuple of float32 (8, 64), None', "a dict with 'codes', 'loss'")
+    """
+    if value is None:
+        return "None"
+    if isinstance(value, _ARRAYS):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    kind = f"a {type(value).__name__}"
+    if isinstance(value, Mapping):
+        return f"{kind} with {', '.join(map(repr, list(value)[:4]))}"
+    if isinstance(value, list | tuple) and any(isinstance(one, _ARRAYS) for one in value):
+        return f"{kind} of {', '.join(map(_described, value[:4]))}"
+    return kind
 
 
 def _reason(error: Exception) -> str:

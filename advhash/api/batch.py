@@ -89,7 +89,7 @@ def ask(
         aims = _given(targets, len(rows), database)
         return Asked(seen, rows, index, aims, labelled, True, False)
     seed = derive_seed(config.seed, "targets")
-    aims = choose_targets(config.protocol.targets, labels, database, seed)
+    aims = choose_targets(config.protocol.targets, labels, database, seed, rows=rows.numpy())
     return Asked(seen, rows, index, aims, labelled, False, replays)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from advhash.api.batch import ask
+from advhash.api.checked import OTHER_NAMES, checked
 from advhash.api.in_memory import with_database, without_database
 from advhash.api.result import AttackResult
 from advhash.attacks.base import Attack
@@ -26,7 +27,7 @@ from advhash.data.dataset import Batch, Dataset
 from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.compare import Comparison, compare_records, load_run
-from advhash.experiments.config import AttackConfig, TrainConfig
+from advhash.experiments.config import AttackConfig, ProtocolConfig, TrainConfig
 from advhash.experiments.prepare.brought import SAMPLES, fingerprint, introduce
 from advhash.experiments.prepare.hardened import prepare
 from advhash.experiments.prepare.seeds import derive_seed
@@ -47,6 +48,7 @@ Table = str | Mapping[str, Any]
 _OF_THE_DATABASE = {"database codes", "labels", "auxiliary data"}
 
 
+@checked
 def train(
     victim: str = "dpsh",
     dataset: Table | None = None,
@@ -65,6 +67,11 @@ def train(
 
     Raises AdvhashError.
     """
+    if not isinstance(victim, str):
+        raise UsageError(
+            f'advhash.train: expected the name of a victim, e.g. "dpsh", got {victim!r}; give a '
+            "model of yours to advhash.bring"
+        )
     if is_external(victim):
         raise UsageError(
             f"expected a registered victim, got {victim!r}: import the function and give it to "
@@ -77,6 +84,7 @@ def train(
     return prepare(TrainConfig.build({"seed": seed, "device": device, **tables}), progress)
 
 
+@checked
 def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = "auto") -> Trained:
     """The victim of a checkpoint folder with the data that it was trained on, or other data.
 
@@ -86,6 +94,7 @@ def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = 
     return prepare(TrainConfig.build({"device": device, **tables}))
 
 
+@checked
 def bring(
     victim: HashVictim | Callable[[Tensor], Any],
     data: Dataset,
@@ -124,6 +133,7 @@ def bring(
     )
 
 
+@checked
 def attack(
     victim: Victim,
     batch: Batch | Tensor | None = None,
@@ -158,6 +168,7 @@ def attack(
     """
     if not isinstance(protocol, Mapping | None):
         raise UsageError(f"expected protocol={{setting: …}}, got {protocol!r}")
+    _expect_settings(method, settings)
     rule = {"targets": targets} if isinstance(targets, str) else {}
     config = AttackConfig.build(
         {
@@ -187,6 +198,7 @@ def attack(
         return with_database(config, trained, asked, folder, progress)
 
 
+@checked
 def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> dict[str, Metric]:
     """MAP of a victim in every direction on the queries of its data, chance beside it, 95 %.
 
@@ -201,6 +213,7 @@ def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> d
     return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))
 
 
+@checked
 def compare(first: AttackResult | str | Path, second: AttackResult | str | Path) -> Comparison:
     """Paired differences, second − first, of two results or run folders on the same queries.
 
@@ -210,6 +223,7 @@ def compare(first: AttackResult | str | Path, second: AttackResult | str | Path)
     return compare_records(*one, *other)
 
 
+@checked
 def report(
     runs: AttackResult | str | Path | Sequence[AttackResult | str | Path],
     out: str | Path = "report.html",
@@ -231,6 +245,21 @@ def report(
     return Path(out)
 
 
+def _expect_settings(method: str, settings: Mapping[str, Any]) -> None:
+    """Raise UsageError for what is no setting of the method but stands elsewhere in `attack`."""
+    known = ATTACKS.settings(method, {})
+    for name, value in settings.items():
+        if name in known:
+            continue
+        if name in ProtocolConfig.model_fields:
+            raise UsageError(
+                f"{name} is of the protocol: expected protocol={{{name!r}: {value!r}}}, got "
+                f"{name}={value!r}"
+            )
+        if name in OTHER_NAMES:
+            raise UsageError(f"advhash.attack: no {name!r}: did you mean {OTHER_NAMES[name]!r}?")
+
+
 def _named(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if "name" in settings:
         raise UsageError(f"no setting 'name' of {name!r}")
@@ -242,6 +271,10 @@ def _table(given: Table | None) -> dict[str, Any]:
         raise UsageError(
             "expected the name of a data set, a folder or a table, got a Dataset: victims are "
             "trained on data that can be read again"
+        )
+    if not isinstance(given, str | Mapping | None):
+        raise UsageError(
+            f'expected a name or a table such as {{"name": …}}, got {type(given).__name__}'
         )
     return {} if given is None else {"name": given} if isinstance(given, str) else dict(given)
 

@@ -20,9 +20,8 @@ def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset
     """The data set that `content` (JSON-able) names, built and stored where it is not yet.
 
     `build(folder)` may write images into `image_file(folder, split)`: they stay there and are
-    mapped, not read. A damaged copy in the cache is built again; of mapped images only the size is
-    checked. What comes back was always read from the cache, so that a first and a second call
-    agree.
+    mapped, not read. A damaged copy in the cache is built again (see `cached`). What comes back was
+    always read from the cache, so that a first and a second call agree.
     """
     return cached("data", content_key(content), lambda folder: _write(folder, build(folder)), _read)
 

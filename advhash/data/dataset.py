@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.errors import DataError
+from advhash.errors import DataError, UsageError
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
@@ -37,6 +37,20 @@ class Batch:
     inputs: Mapping[Modality, Tensor]
     labels: Tensor
     index: Tensor
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what is no tensor, e.g. an array of numpy."""
+        if not isinstance(self.inputs, Mapping):
+            raise UsageError(
+                f'Batch: expected inputs={{"image": tensor}}, got {type(self.inputs).__name__}'
+            )
+        parts = {**self.inputs, "labels": self.labels, "index": self.index}
+        for name, value in parts.items():
+            if not isinstance(value, Tensor):
+                raise UsageError(
+                    f"Batch: expected {name} to be a tensor of torch, got "
+                    f"{type(value).__name__}; use torch.as_tensor(…)"
+                )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -279,7 +279,7 @@ def _runner(
     batch = data.query.rows(choose_queries(data.query, count, seed))
     labels, database_labels = batch.labels.numpy(), data.database.labels.numpy()
     seen = AttackData(data, member.codes, member.database, modality)
-    targets = choose_targets("disjoint", labels, database_labels, seed)
+    targets = choose_targets("disjoint", labels, database_labels, seed, rows=batch.index.numpy())
 
     def scored(codes: HashCodes, wanted: npt.NDArray[np.uint8]) -> Floats:
         return precisions(

@@ -38,7 +38,8 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
                 "random_codes",
                 "error",
                 f"{changed} of {len(again)} codes differ between two encodings of the same input: "
-                "the victim is random, and attacks need averaging over its randomness.",
+                "the victim is random, and attacks need averaging over its randomness; or a code "
+                "depends on the rest of the batch, as that of a network in training mode does.",
             )
         )
     distinct = len(np.unique(codes.words, axis=0))

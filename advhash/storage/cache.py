@@ -1,9 +1,11 @@
 """The cache: folders named by the content that they were made from, written whole or not at all.
 
-    <cache root>/<kind>/<key>/
+    <cache root>/<kind>/<key>/digests.json
 
-The root is $ADVHASH_CACHE, or the user's cache folder. Everything in it can be deleted at any
-time: it is built again when it is next needed.
+Beside what a folder holds lies the SHA-256 of each of its files, by which it is checked whenever it
+is read: what is damaged is discarded and built again, once. The root is $ADVHASH_CACHE, or the
+user's cache folder. Everything in it can be deleted at any time: it is built again when it is next
+needed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import platformdirs
 from safetensors import SafetensorError
 
 from advhash.errors import CheckpointError, StorageError
-from advhash.storage.files import storage_errors, write_text
+from advhash.storage.files import sha256, storage_errors, write_json, write_text
 
 try:
     import fcntl
@@ -44,6 +46,8 @@ DAMAGE = (
     ValueError,
     AttributeError,
 )
+DIGESTS = "digests.json"
+LARGE = 2**28  # bytes; larger files are read again only where their time of change is another
 STALE_SECONDS = 24 * 3600  # nobody sweeps a temporary folder before
 
 
@@ -98,6 +102,7 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         try:
             with _held(temporary):
                 build(temporary)
+                _sign(temporary)
                 temporary.rename(folder)
         except OSError as error:
             faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.is_dir()
@@ -113,6 +118,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
     for last in (False, True):
         folder = cached_folder(kind, key, build)
         try:
+            check(folder)
             return read(folder)
         except PermissionError as error:
             raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
@@ -124,6 +130,36 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
                 ) from error
             _discard(folder)
     raise AssertionError("unreachable")
+
+
+def _sign(folder: Path) -> None:
+    """Write the digests of all files of a folder beside them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {
+        path.relative_to(folder).as_posix(): [
+            sha256(path),
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+        ]
+        for path in files
+    }
+    write_json(folder / DIGESTS, digests)
+
+
+def check(folder: Path) -> None:
+    """Raise one of DAMAGE where a cached folder does not hold what was written into it.
+
+    Of a file above 256 MiB whose size and time of change are those of the day it was written, the
+    bytes are not read: pictures of large sets are mapped so that nobody has to.
+    """
+    for name, (digest, size, changed) in json.loads((folder / DIGESTS).read_text("utf-8")).items():
+        found = (folder / name).stat()
+        if found.st_size != size:
+            raise ValueError(f"expected {size} bytes in {folder / name}, got {found.st_size}")
+        if size > LARGE and found.st_mtime_ns == changed:
+            continue
+        if sha256(folder / name) != digest:
+            raise ValueError(f"the stored bytes of {folder / name} are not those that were written")
 
 
 def _sweep(parent: Path) -> None:

@@ -7,6 +7,7 @@ what that victim has, and only then reads them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,27 +28,47 @@ if TYPE_CHECKING:
 
 SCHEMA = "advhash/victim/1"
 CARD, WEIGHTS = "card.json", "model.safetensors"
+DIGEST = "sha256 of the tensors"
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 _MAX_CARD = 16 * 2**20
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Save tensors as safetensors. Raises StorageError."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool = False) -> None:
+    """Save tensors as safetensors; `signed`: their digest in its metadata. Raises StorageError."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {DIGEST: tensors_digest(plain)} if signed else None
     with storage_errors(path):
         try:
-            path.write_bytes(safetensors.torch.save(plain))
+            path.write_bytes(safetensors.torch.save(plain, metadata))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Load safetensors. Raises CheckpointError where the file is missing or damaged."""
+def read_tensors(path: Path, *, signed: bool = False) -> dict[str, Tensor]:
+    """Load safetensors. Raises CheckpointError where the file is missing or damaged.
+
+    signed: also where the values are not those that `write_tensors` wrote
+    """
     try:
-        return dict(safetensors.torch.load_file(path))
+        with safetensors.safe_open(path, framework="pt") as stored:
+            digest = (stored.metadata() or {}).get(DIGEST)
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected safetensors in {path}, got {_line(error)}") from None
+    if signed and digest != tensors_digest(tensors):
+        raise CheckpointError(f"the stored values of {path} are not those that were written")
+    return tensors
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_victim(

@@ -41,15 +41,16 @@ class Noise(Attack):
         """(B,3,H,W) noisy images, inside the bounds. Raises UsageError for L0."""
         clean = batch.inputs["image"]
         low, high = victim.bounds["image"]
-        if budget.norm == "none":
-            return torch.empty_like(clean).uniform_(low, high)
-        if budget.norm == "linf":
-            noise = torch.empty_like(clean).uniform_(-budget.eps, budget.eps)
-        elif budget.norm == "l2":
-            noise = torch.randn_like(clean)
-            noise *= budget.eps / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        else:
-            raise UsageError(f"Noise: expected linf, l2 or none, got {budget.norm}")
+        with self.drawing(batch) as chance:
+            if budget.norm == "none":
+                return chance.uniform(*clean.shape[1:], low=low, high=high)
+            if budget.norm == "linf":
+                noise = chance.uniform(*clean.shape[1:], low=-budget.eps, high=budget.eps)
+            elif budget.norm == "l2":
+                noise = chance.normal(*clean.shape[1:])
+                noise *= budget.eps / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            else:
+                raise UsageError(f"Noise: expected linf, l2 or none, got {budget.norm}")
         return (clean + noise).clamp(low, high)
 
 

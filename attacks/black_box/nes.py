@@ -18,6 +18,7 @@ from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.goals import GoalAttack
 from advhash.attacks.gradient.steps import step_length, stepped
 from advhash.budget import Budget, Norm, round_toward
+from advhash.chance import Chance
 from advhash.data.dataset import Batch, Modality
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim
@@ -34,6 +35,7 @@ class BlackBox:
 
     clean: (B,3,H,W) images in [0,1]
     limit: queries that each image may cost
+    chance: what the search draws from; by default images count from 0
     spent: (B,) queries that each image has cost
     best:  (B,3,H,W) of the images sent inside the budget, that with the fewest wrong bits
     wrong: (B,) its wrong bits
@@ -46,7 +48,9 @@ class BlackBox:
         budget: Budget,
         limit: int,
         aim: Callable[[Tensor], Tensor],
+        chance: Chance | None = None,
     ) -> None:
+        self.chance = chance or Chance(torch.initial_seed(), torch.arange(len(clean)))
         self.clean, self.budget, self.limit = clean, budget, limit
         self.bounds = victim.bounds["image"]
         self._victim = victim
@@ -113,14 +117,16 @@ class QueryAttack(GoalAttack):
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
     ) -> Tensor:
         """(B,3,H,W) 8-bit images. Raises UsageError: targeted before `fit`."""
-        box = BlackBox(
-            victim,
-            batch.inputs["image"],
-            budget,
-            self.queries,
-            lambda own: self.goals(own, targets),
-        )
-        self.search(box)
+        with self.drawing(batch) as chance:
+            box = BlackBox(
+                victim,
+                batch.inputs["image"],
+                budget,
+                self.queries,
+                lambda own: self.goals(own, targets),
+                chance,
+            )
+            self.search(box)
         self.note("queries_per_image", box.spent)
         return box.best
 
@@ -187,8 +193,7 @@ class NES(QueryAttack):
         slope = torch.zeros_like(images)
         height, width = images.shape[2:]
         cells = (-(-height // self.cell), -(-width // self.cell))
-        for _ in range(pairs):
-            noise = torch.randn(*images.shape[:2], *cells, device=images.device)
+        for noise in box.chance[rows].normal(pairs, images.shape[1], *cells).unbind(dim=1):
             wide = noise.repeat_interleave(self.cell, 2).repeat_interleave(self.cell, 3)
             direction = self.spread * wide[:, :, :height, :width]
             change = box.probe(rows, images + direction) - box.probe(rows, images - direction)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advhash.attacks.base import Goal, Knowledge
 from advhash.attacks.black_box.nes import CODES_OF_TARGETS, CODES_ONLY, BlackBox, QueryAttack
+from advhash.chance import Chance
 from advhash.registry import ATTACKS
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -51,18 +52,14 @@ def pyramids(side: int) -> Tensor:
     return eta / length
 
 
-def window(images: Tensor, side: int) -> Window:
+def window(images: Tensor, side: int, chance: Chance) -> Window:
     """The index of one random square of each of (R,H,W,C) images: it selects (R,s,s,C)."""
     count, height, width, _ = images.shape
     steps = torch.arange(side, device=images.device)
-    top = torch.randint(height - side + 1, (count, 1), device=images.device)
-    left = torch.randint(width - side + 1, (count, 1), device=images.device)
+    top = chance.integers(height - side + 1, 1)
+    left = chance.integers(width - side + 1, 1)
     rows = torch.arange(count, device=images.device)
     return rows[:, None, None], (top + steps)[:, :, None], (left + steps)[:, None, :]
-
-
-def random_signs(*shape: int, like: Tensor) -> Tensor:
-    return torch.randint(2, shape, device=like.device).to(like) * 2 - 1
 
 
 def unit(values: Tensor) -> Tensor:
@@ -71,26 +68,25 @@ def unit(values: Tensor) -> Tensor:
     return values / norm.clamp_min(1e-12)[:, None, None]
 
 
-def stripes(shape: Tensor, eps: float) -> Tensor:
+def stripes(shape: Tensor, eps: float, chance: Chance) -> Tensor:
     """The first L∞ perturbation of (R,H,W,C): ±ε, one sign a column and channel."""
-    count, _, width, channels = shape.shape
-    return eps * random_signs(count, 1, width, channels, like=shape).expand_as(shape)
+    _, _, width, channels = shape.shape
+    return eps * chance.signs(1, width, channels).expand_as(shape)
 
 
-def painted(change: Tensor, side: int, eps: float) -> Tensor:
+def painted(change: Tensor, side: int, eps: float, chance: Chance) -> Tensor:
     """The L∞ step on (R,H,W,C): one square of each image at ±ε, one sign a channel."""
-    count, _, _, channels = change.shape
     moved = change.clone()
-    moved[window(change, side)] = eps * random_signs(count, 1, 1, channels, like=change)
+    moved[window(change, side, chance)] = eps * chance.signs(1, 1, change.shape[3])
     return moved
 
 
-def tiles(shape: Tensor, eps: float) -> Tensor:
+def tiles(shape: Tensor, eps: float, chance: Chance) -> Tensor:
     """The first L2 perturbation of (R,H,W,C): a grid of pyramids with random signs, of length ε."""
     count, height, width, channels = shape.shape
     side = max(min(height, width) // TILES, 1)
     down, across = height // side, width // side
-    signs = random_signs(count, down, 1, across, 1, channels, like=shape)
+    signs = chance.signs(down, 1, across, 1, channels)
     grid = signs * pyramids(side).to(shape)[None, None, :, None, :, None]
     top, left = (height - down * side) // 2, (width - across * side) // 2
     change = torch.zeros_like(shape)
@@ -101,22 +97,22 @@ def tiles(shape: Tensor, eps: float) -> Tensor:
     return eps * change / length.view(-1, 1, 1, 1)
 
 
-def poured(change: Tensor, side: int, eps: float) -> Tensor:
+def poured(change: Tensor, side: int, eps: float, chance: Chance) -> Tensor:
     """The L2 step on (R,H,W,C): the mass of one square moves into another, as pyramids.
 
     To it comes what the ball still leaves, in equal shares of the channels.
     """
-    count, _, _, channels = change.shape
+    channels = change.shape[3]
     moved = change.clone()
-    into, out = window(change, side), window(change, side)
+    into, out = window(change, side, chance), window(change, side, chance)
     both = torch.zeros_like(change)
     both[into] = both[out] = 1
     unused = (eps**2 - change.flatten(1).square().sum(dim=1)).clamp_min(0) / channels
     mass = (change * both).square().sum(dim=(1, 2)) + unused[:, None]
     eta = pyramids(side).to(change)
-    turned = torch.rand(count, device=change.device) < 0.5
+    turned = chance.uniform() < 0.5
     eta = torch.where(turned[:, None, None], eta.T, eta)[..., None]
-    shape = eta * random_signs(count, 1, 1, channels, like=change) + unit(change[into])
+    shape = eta * chance.signs(1, 1, channels) + unit(change[into])
     moved[out] = 0
     moved[into] = unit(shape) * mass.sqrt()[:, None, None]
     return moved
@@ -162,13 +158,14 @@ class Square(QueryAttack):
         moved, wrong = clean.clone(), box.wrong.clone()
         rows = box.open()
         if len(rows):
-            first = (stripes if linf else tiles)(clean[rows], eps)
+            first = (stripes if linf else tiles)(clean[rows], eps, box.chance[rows])
             moved[rows], wrong[rows] = send(rows, first)
         while len(rows := box.open()) and box.left(rows):
             spent = self.queries - box.left(rows)
             least = 1 if linf else 3
             side = square_side(self.share, spent, self.queries, height, width, least)
-            change = (painted if linf else poured)(moved[rows] - clean[rows], side, eps)
+            step = painted if linf else poured
+            change = step(moved[rows] - clean[rows], side, eps, box.chance[rows])
             sent, found = send(rows, change)
             kept = found <= wrong[rows]
             moved[rows[kept]], wrong[rows[kept]] = sent[kept], found[kept]

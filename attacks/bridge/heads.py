@@ -23,6 +23,7 @@ class AnchorHead(nn.Module):
         super().__init__()
         self.victim, self.goals, self.alpha = victim, goals, alpha
         self.scale = code_scale(victim, clean)
+        self.eval()  # torchattacks gives a model back in the mode that it had
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,2) of (B,3,H,W)."""
@@ -41,6 +42,7 @@ class CodeHead(nn.Module):
     def __init__(self, victim: HashVictim, goals: Tensor) -> None:
         super().__init__()
         self.victim, self.goals = victim, goals
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,2) of (B,3,H,W)."""
@@ -58,6 +60,7 @@ class PrototypeHead(nn.Module):
         super().__init__()
         self.victim, self.prototypes, self.alpha = victim, prototypes, alpha
         self.scale = code_scale(victim, clean).mean()
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C) of (B,3,H,W)."""

@@ -54,7 +54,10 @@ class TorchAttack(GoalAttack):
     - a step is a fraction of the budget's radius; what is not a setting is torchattacks' default,
       but `ta-pgd` starts at the image itself
     - an image on which torchattacks divides by a gradient of zero stays clean
+    - torchattacks draws for the whole batch at once, so figures depend on `protocol.batch_size`
     """
+
+    couples_queries: ClassVar[bool] = True
 
     goal: ClassVar[Goal] = "targeted"
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
@@ -66,8 +69,9 @@ class TorchAttack(GoalAttack):
     ) -> Tensor:
         """(B,3,H,W). Raises UsageError: torchattacks is not installed, targeted before `fit`."""
         clean = batch.inputs["image"].contiguous()
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where it finds no device
-            moved = self.attacked(victim, clean, targets, budget)
+        # It prints where it finds no device.
+        with self.drawing(batch), contextlib.redirect_stdout(io.StringIO()):
+            moved = self.attacked(victim, clean.clone(), targets, budget)
         finite = moved.isfinite().flatten(1).all(dim=1)
         moved = torch.where(finite.view(-1, 1, 1, 1), moved, clean)
         self.note("unmoved", (moved == clean).flatten(1).all(dim=1))

@@ -73,7 +73,7 @@ class Evolved(GradientAttack):
         if self.anchor == "centre":
             expect_reachable(self.served.labels, labels)
             return centre_codes(self.served, labels, graded=True)
-        return voted(self.served, labels, VOTES[self.anchor])
+        return voted(self.served, labels, VOTES[self.anchor], self.chance(len(labels)))
 
     def aim(self, clean: Tensor, own: Tensor, labels: Tensor) -> Aim:
         anchors = self.anchors(labels).to(own.device)
@@ -151,7 +151,7 @@ class _Listening(HashVictim):
         super().__init__()
         self.victim = victim
         self.bits, self.bounds = victim.bits, victim.bounds
-        self.differentiable = victim.differentiable
+        self.differentiable, self.no_gradient = victim.differentiable, victim.no_gradient
         self.history = []
         self.heard: list[Tensor] = []
 

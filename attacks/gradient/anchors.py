@@ -16,6 +16,7 @@ from torch import Tensor
 from advhash.attacks.base import AttackData
 from advhash.attacks.gradient.objectives import circle_loss, prototype_loss
 from advhash.attacks.gradient.prototype import PrototypeNet
+from advhash.chance import Chance
 from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UnknownName
 from advhash.victims.base import HashVictim
@@ -53,22 +54,25 @@ def vote(codes: Tensor) -> Tensor:
     return torch.where(codes.sum(dim=0) > 0, 1.0, -1.0)
 
 
-def draw(rows: Tensor, count: int) -> Tensor:
-    """At most `count` of the rows, without replacement."""
-    return rows[torch.randperm(len(rows))[:count]]
-
-
 def _signs(data: AttackData) -> Tensor:
     return torch.from_numpy(data.codes.signs())
 
 
-def voted(data: AttackData, targets: Tensor, count: int | None) -> Tensor:
-    """(T,K) majority of `count` random candidates of each target (all where None)."""
+def voted(
+    data: AttackData, targets: Tensor, count: int | None, chance: Chance | None = None
+) -> Tensor:
+    """(T,K) majority of `count` random candidates of each target (all where None).
+
+    chance: of each target, which may be that of a query; by default targets count from 0
+    """
     signs, labels = _signs(data), data.labels
+    chance = chance or Chance(torch.initial_seed(), torch.arange(len(targets)))
     anchors = []
-    for target in targets.cpu():
+    for place, target in enumerate(targets.cpu()):
         rows = candidate_rows(labels, target)
-        anchors.append(vote(signs[rows if count is None else draw(rows, count)]))
+        if count is not None:
+            rows = rows[chance[place : place + 1].sample(len(rows), count)[0].cpu()]
+        anchors.append(vote(signs[rows]))
     return torch.stack(anchors)
 
 

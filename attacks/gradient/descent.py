@@ -162,9 +162,10 @@ class GradientAttack(DatabaseAttack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
-        if self.single:
-            return self._single_step(victim, batch.inputs["image"], labels, budget)
-        return self.descend(victim, batch.inputs["image"], labels, budget)
+        with self.drawing(batch):
+            if self.single:
+                return self._single_step(victim, batch.inputs["image"], labels, budget)
+            return self.descend(victim, batch.inputs["image"], labels, budget)
 
     def anchors(self, labels: Tensor) -> Tensor:
         """(B,K) ±1, the code to reach for each row of (B,C) labels."""
@@ -212,7 +213,7 @@ class GradientAttack(DatabaseAttack):
         for restart in range(self.restarts):
             moved = clean.clone()
             if self.random_start or restart:
-                moved = random_point(clean, budget, victim.bounds["image"])
+                moved = random_point(clean, budget, victim.bounds["image"], self.chance(len(clean)))
             self._descend_once(
                 victim, seen, clean, moved, scale, aim, budget, best, first=restart == 0
             )
@@ -230,7 +231,9 @@ class GradientAttack(DatabaseAttack):
         s is the mean |u| of the start. FGSM (Goodfellow et al., ICLR 2015).
         """
         bounds, rows = victim.bounds["image"], torch.arange(len(clean), device=clean.device)
-        moved = random_point(clean, budget, bounds) if self.random_start else clean
+        moved = clean
+        if self.random_start:
+            moved = random_point(clean, budget, bounds, self.chance(len(clean)))
         image = round_toward(clean, moved).requires_grad_()
         relaxed = victim.relax(image, "image")
         scale = relaxed.detach().abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
@@ -263,7 +266,7 @@ class GradientAttack(DatabaseAttack):
         rule = resolve_rule(self.rule, budget)
         length = step_length(self.step, rule, budget, clean[0].numel())
         stepper = Stepper(rule, length, self.momentum, clean)
-        active = (best.left > 0).nonzero().flatten()
+        active, chance = (best.left > 0).nonzero().flatten(), self.chance(len(clean))
         for iteration in range(self.steps + 1):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             origin, goal = clean[active], aim.anchors[active]
@@ -278,7 +281,7 @@ class GradientAttack(DatabaseAttack):
             if iteration == self.steps or bool((left == 0).all()):
                 break
             if self.diversity:
-                relaxed = seen.relax(diversified(image, self.diversity), "image")
+                relaxed = seen.relax(diversified(image, self.diversity, chance[active]), "image")
             codes = soft_code(relaxed, alpha, scale[active])
             (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
             if first and iteration == 0:

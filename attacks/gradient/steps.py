@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advhash.budget import Budget
+from advhash.chance import Chance
 
 Rule = Literal["auto", "sign", "l2", "plain", "adam"]
 Resolved = Literal["sign", "l2", "plain", "adam"]
@@ -102,26 +103,29 @@ class Stepper:
         return moved - self.length * mean / (square.sqrt() + 1e-8)
 
 
-def random_point(clean: Tensor, budget: Budget, bounds: tuple[float, float]) -> Tensor:
+def random_point(
+    clean: Tensor, budget: Budget, bounds: tuple[float, float], chance: Chance
+) -> Tensor:
     """A point of the ball around each image: uniform for L∞, within 32/255 without a bound.
 
     For L2 in a random direction, its length drawn so that the point is uniform in the ball.
     """
     if budget.norm == "l2":
-        noise = torch.randn_like(clean)
-        share = torch.rand(len(clean), device=clean.device) ** (1 / clean[0].numel())
+        noise = chance.normal(*clean.shape[1:])
+        share = chance.uniform() ** (1 / clean[0].numel())
         noise *= _each(budget.eps * share / noise.flatten(1).norm(dim=1), clean)
     else:
         radius = UNBOUNDED_RADIUS if math.isinf(budget.eps) else budget.eps
-        noise = torch.empty_like(clean).uniform_(-radius, radius)
+        noise = chance.uniform(*clean.shape[1:], low=-radius, high=radius)
     return budget.project(clean, clean + noise, bounds)
 
 
-def diversified(images: Tensor, probability: float) -> Tensor:
+def diversified(images: Tensor, probability: float, chance: Chance) -> Tensor:
     """Some of (B,3,H,W) images shrunk and padded with zeros at random (DI, Xie et al., CVPR 2019).
 
-    Size and place are drawn once a call, and whether it is done for each image by itself. The
-    gradient goes through.
+    Size and place are drawn once a call, from torch's generator: of the n-th call of a descent they
+    are the same for all images. Whether it is done is drawn for each image by itself. The gradient
+    goes through.
     """
     height, width = images.shape[2:]
     share = SMALLEST_SIDE + (1 - SMALLEST_SIDE) * float(torch.rand(()))
@@ -130,5 +134,5 @@ def diversified(images: Tensor, probability: float) -> Tensor:
     left = int(torch.randint(width - small[1] + 1, ()))
     shrunk = F.interpolate(images, size=small, mode="bilinear", align_corners=False)
     padded = F.pad(shrunk, (left, width - small[1] - left, top, height - small[0] - top))
-    chosen = torch.rand(len(images), device=images.device) < probability
+    chosen = chance.uniform() < probability
     return torch.where(_each(chosen, images), padded, images)

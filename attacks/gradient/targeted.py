@@ -75,7 +75,7 @@ class DHTA(Voted):
             raise ValueError(f"expected votes >= 1, got votes={self.votes}")
 
     def anchors(self, labels: Tensor) -> Tensor:
-        return voted(self.served, labels, self.votes)
+        return voted(self.served, labels, self.votes, self.chance(len(labels)))
 
 
 @ATTACKS.register("p2p", source="Bai et al., ECCV 2020", presets={"paper": PAPER_DHTA})
@@ -83,7 +83,7 @@ class P2P(Voted):
     """Point to point: toward the code of one database item of the target."""
 
     def anchors(self, labels: Tensor) -> Tensor:
-        return voted(self.served, labels, 1)
+        return voted(self.served, labels, 1, self.chance(len(labels)))
 
 
 @ATTACKS.register("tha", source="Wang et al., SIGIR 2021", presets={"paper": PAPER_THA})

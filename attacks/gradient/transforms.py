@@ -134,7 +134,7 @@ class Transformed(HashVictim):
         self.bits = victim.bits
         self.bounds = {"image": victim.bounds["image"]}
         self.history = []
-        self.differentiable = victim.differentiable
+        self.differentiable, self.no_gradient = victim.differentiable, victim.no_gradient
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         """(B,K) mean of the real codes of `samples` transformed copies of (B,3,H,W) images."""

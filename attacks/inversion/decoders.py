@@ -102,7 +102,7 @@ class Inversion(ABC):
         if codes.dim() != 2 or codes.shape[1] != victim.bits:
             raise UsageError(f"expected codes (N,{victim.bits}), got {tuple(codes.shape)}")
         with frozen(victim), seeded(seed):
-            found = self.run(victim, codes.to(victim.device), modality).detach().cpu()
+            found = self.run(victim, codes.to(victim.device).clone(), modality).detach().cpu()
         if len(found) != len(codes) or not bool(found.isfinite().all()):
             raise RuntimeError(f"{type(self).__name__}.run returned {tuple(found.shape)}, or NaN")
         return found.clamp(*victim.bounds[modality])

@@ -82,7 +82,8 @@ class WordAttack(DatabaseAttack):
         if self._edits is None:
             raise UsageError(f"{type(self).__name__}: call fit with the database before run")
         self.check_budget(budget)
-        return self.edit(victim, self._edits, batch.inputs["text"], targets, int(budget.eps))
+        with self.drawing(batch):
+            return self.edit(victim, self._edits, batch.inputs["text"], targets, int(budget.eps))
 
     @abstractmethod
     def edit(
@@ -184,7 +185,7 @@ class HotFlip(GradientSwap):
 
     def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
-        return voted(self.served, targets, 9)
+        return voted(self.served, targets, 9, self.chance(len(targets)))
 
 
 @ATTACKS.register("hotflip-untargeted", source=HOTFLIP)
@@ -211,9 +212,8 @@ class TokenNoise(WordAttack):
     def edit(
         self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
     ) -> Tensor:
-        moved = clean
-        shape = victim.differentiable_inputs(clean, "text").shape
+        moved, chance = clean, self.chance(len(clean))
+        shape = victim.differentiable_inputs(clean, "text").shape[1:]
         for _ in range(most):  # of a random gradient every edit is the best equally often
-            chance = torch.randn(shape, device=clean.device)
-            moved = edits.best(moved, clean, chance, 1)[:, 0]
+            moved = edits.best(moved, clean, chance.normal(*shape), 1)[:, 0]
         return moved

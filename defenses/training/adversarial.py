@@ -185,7 +185,13 @@ class AdversarialTraining(Continued):
         seed = int(torch.randint(2**31, (), generator=generator))
         targets = None
         if attack.goal == "targeted":
-            drawn = choose_targets("disjoint", batch.labels.numpy(), served.labels.numpy(), seed)
+            drawn = choose_targets(
+                "disjoint",
+                batch.labels.numpy(),
+                served.labels.numpy(),
+                seed,
+                rows=batch.index.cpu().numpy(),
+            )
             targets = torch.from_numpy(drawn)
         result = attack.move(victim, batch, targets, budget, served.modality, seed=seed)
         return result.inputs[served.modality]

@@ -36,7 +36,7 @@ class Wrapped(HashVictim):
             )
         self.victim = victim
         self.bits, self.bounds, self.history = victim.bits, victim.bounds, victim.history
-        self.differentiable = victim.differentiable
+        self.differentiable, self.no_gradient = victim.differentiable, victim.no_gradient
         self.default_database = victim.default_database
 
     @abstractmethod

@@ -109,10 +109,11 @@ def test_a_black_box_that_is_stronger_than_the_white_box_is_flagged(scene: Scene
     assert {"black_box_lead", "query_lead", "zero_gradient", "stalled"} == flags
 
 
-def test_nes_tries_few_queries_and_none_without_a_bound(scene: Scene) -> None:
+def test_nes_tries_what_is_not_solved_and_nothing_without_a_bound(scene: Scene) -> None:
     attack = AutoHash()
     scores(attack, scene, Budget("linf", 2 / 255))
-    assert len(attack.notes()["query_lead"]) == 8
+    unsolved = len(attack.notes()["black_box_lead"])
+    assert len(attack.notes()["query_lead"]) == unsolved > 8
     free = Budget("none", math.inf)
     attack.fit(scene.victim, scene.data, free)
     attack.perturb(scene.victim, scene.queries, scene.targets, free)

@@ -25,6 +25,7 @@ from advhash.attacks.gradient.objectives import (
 from advhash.attacks.gradient.steps import Stepper, diversified, random_point, step_length
 from advhash.attacks.gradient.targeted import DHTA, THA
 from advhash.budget import Budget
+from advhash.chance import Chance
 from advhash.codes.metrics import chance_average_precision, retrieval_average_precision
 from advhash.data import Batch, Modality
 from advhash.errors import ConfigError, DataError, UsageError
@@ -232,9 +233,9 @@ def test_momentum_adds_normalised_gradients_of_each_image() -> None:
 
 def test_diversity_keeps_the_size_and_passes_the_gradient() -> None:
     torch.manual_seed(0)
-    images = torch.rand(6, 3, 20, 20, requires_grad=True)
-    assert torch.equal(diversified(images, 0.0), images)
-    changed = diversified(images, 1.0)
+    images, chance = torch.rand(6, 3, 20, 20, requires_grad=True), Chance(0, torch.arange(6))
+    assert torch.equal(diversified(images, 0.0, chance), images)
+    changed = diversified(images, 1.0, chance)
     (gradient,) = torch.autograd.grad(changed.sum(), images)
     assert changed.shape == images.shape
     assert bool((changed != images).flatten(1).any(dim=1).all())
@@ -244,9 +245,8 @@ def test_diversity_keeps_the_size_and_passes_the_gradient() -> None:
 
 @pytest.mark.parametrize("budget", [BALL, Budget("l2", 0.7), Budget("none", math.inf)], ids=str)
 def test_random_points_lie_in_the_ball(budget: Budget) -> None:
-    torch.manual_seed(0)
-    clean = torch.full((50, 3, 4, 4), 0.5)
-    distance = budget.distance(clean, random_point(clean, budget, (0.0, 1.0)))
+    clean, chance = torch.full((50, 3, 4, 4), 0.5), Chance(0, torch.arange(50))
+    distance = budget.distance(clean, random_point(clean, budget, (0.0, 1.0), chance))
     limit = 32 / 255 if math.isinf(budget.eps) else budget.eps
     assert float(distance.max()) <= limit + 1e-6
     assert float(distance.mean()) > 0.8 * limit

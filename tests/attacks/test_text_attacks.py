@@ -370,12 +370,16 @@ def test_hotflip_beats_random_words(
 ) -> None:
     budget = Budget("l0", words)
     given = (victim, served, queries, targets, budget)
-    noise = moved_by("token-noise", *given)[1]
+    noise = [moved_by("token-noise", *given, seed=seed)[1] for seed in range(8)]
+
+    def by_chance(labels: Tensor) -> float:
+        return float(np.mean([precision(one, labels, served) for one in noise]))
+
     aimed = moved_by("hotflip", *given)[1]
-    assert precision(aimed, targets, served) > precision(noise, targets, served) + 0.1
+    assert precision(aimed, targets, served) > by_chance(targets) + 0.1
     away = moved_by("hotflip-untargeted", *given)[1]
     own = queries.labels
-    assert precision(away, own, served) < precision(noise, own, served) - 0.05
+    assert precision(away, own, served) < by_chance(own) - 0.05
 
 
 def test_random_words_use_the_whole_budget(

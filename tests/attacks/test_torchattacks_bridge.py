@@ -174,12 +174,16 @@ def test_every_image_comes_nearer_to_its_own_goal(
             assert int(left.sum()) >= 4
             continue
         goals = attack.goals(before, aims(attack))
-        gained = ((moved != before) & (moved == goals)).sum(dim=1)
-        lost = ((moved != before) & (moved != goals)).sum(dim=1)
         weak = ("square", "tifgsm", "difgsm")  # random, and made for transfer of natural images
-        least = 3 if any(kind in name for kind in weak) else 15
-        assert int((gained - lost).sum()) >= least, (gained, lost)
-        assert bool((gained >= lost).all())
+        drawn = any(kind in name for kind in weak)
+        codes = [moved]
+        for seed in range(1, 4) if drawn else ():  # of one seed, square gains from 0 to 6 bits
+            found = attack.perturb(victim, queries, aims(attack), budget, seed=seed)
+            codes.append(own_codes(victim, found.batch.inputs["image"]))
+        gained = sum(((one != before) & (one == goals)).sum(dim=1) for one in codes)
+        lost = sum(((one != before) & (one != goals)).sum(dim=1) for one in codes)
+        assert int((gained - lost).sum()) >= (6 if drawn else 15), (gained, lost)
+        assert bool((gained + drawn >= lost).all())  # rounding may take a bit in four runs
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -205,6 +209,17 @@ def test_nothing_is_printed_and_nothing_changes(
         victim.eval()
     assert all(value.grad is None and value.requires_grad for value in victim.parameters())
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_victim_stays_evaluated_for_what_comes_after_in_the_same_attack(
+    name: str, victim: Small, served: AttackData, queries: Batch
+) -> None:
+    """torchattacks calls `train` on a model that was not in eval mode when it came."""
+    attack = built(name).fit(victim, served, LINF)
+    with frozen(victim):
+        attack.run(victim, queries, aims(attack), LINF)
+        assert not any(module.training for module in victim.modules())
 
 
 def test_a_query_equal_to_its_target(victim: Small, served: AttackData, queries: Batch) -> None:

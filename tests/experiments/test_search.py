@@ -25,7 +25,13 @@ from advhash.experiments.evolve.winner import STEPS
 from advhash.experiments.experiment import describe, resume, run as run_experiment
 from advhash.experiments.prepare.hardened import prepare
 from advhash.functional.evolution import Limits, Search, Strategy
-from advhash.functional.nas import SCHEMA, CellDomain, distinct_cells, normal_form
+from advhash.functional.nas import (
+    SCHEMA,
+    CellDomain,
+    distinct_cells,
+    normal_form,
+    read_table,
+)
 from advhash.reports.evolve import SearchRecord
 from advhash.reports.page.render import page
 from advhash.storage.cache import cache_root
@@ -297,6 +303,27 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(StorageError, match="expected the state of a search"):
             cell._restore(file, fresh, None)
+
+
+def test_a_search_begins_again_where_its_state_is_damaged(tmp_path: Path) -> None:
+    """One digit of it could be another candidate's fitness."""
+
+    def made() -> Search[Any]:
+        table = read_table()
+        return Search(
+            CellDomain(table), Strategy(population=4, tournament=2), Limits(candidates=12), seed=3
+        )
+
+    whole, file = made(), tmp_path / "state.json"
+    cell._run_kept(file, whole, None)
+    text = file.read_text()
+    assert cell._read_state(file)[0] == json.loads(json.dumps(whole.state()))
+    place = text.rindex("0.9")
+    file.write_text(f"{text[:place]}0.1{text[place + 3 :]}")
+    again = made()
+    cell._run_kept(file, again, None)
+    assert again.state() == whole.state()
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize("executor", ["local", "dask"])

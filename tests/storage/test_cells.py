@@ -54,6 +54,21 @@ class TestPieces:
         assert again.calls == 1
         assert store.piece("0000", Work(3.0))["codes"].tolist() == [2.0] * 3
 
+    def test_every_byte_of_a_piece_is_checked(self, store: CellStore) -> None:
+        """One flipped bit of a number would be a wrong figure that nobody notices."""
+        store.piece("0000", Work(1.0))
+        file = store.pieces / "0000.safetensors"
+        content = file.read_bytes()
+        for place in range(len(content)):
+            changed = bytearray(content)
+            changed[place] ^= 1
+            file.write_bytes(changed)
+            assert store.piece("0000", Work(1.0))["codes"].tolist() == [1.0] * 3
+            file.write_bytes(content)
+        plain = {"codes": torch.full((3,), 9.0)}
+        safetensors.torch.save_file(plain, file)  # without a digest
+        assert store.piece("0000", Work(1.0))["codes"].tolist() == [1.0] * 3
+
     def test_a_piece_gets_its_name_only_when_it_is_whole(
         self, store: CellStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advhash.attacks.base import AttackData
+from advhash.attacks.base import AttackData, frozen
 from advhash.budget import Budget
 from advhash.compute.progress import silent
 from advhash.data import Dataset
@@ -26,6 +26,7 @@ from advhash.errors import CheckpointError, ConfigError, DataError, UsageError
 from advhash.experiments.attack.run import AttackExperiment, attack
 from advhash.experiments.config import AttackConfig, TrainConfig
 from advhash.experiments.experiment import describe
+from advhash.experiments.prepare.brought import introduce
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, export_checkpoint
 from advhash.experiments.prepare.victim import train
@@ -136,7 +137,7 @@ def test_a_module_is_put_into_eval_mode_and_frozen_like_any_victim(digits: Datas
         (lambda images: images, r"got \(8, 3, 16, 16\)"),
         (lambda images: average(images)[1:], r"got \(7, 64\)"),
         (lambda images: average(images) / 0, "finite codes, got NaN or infinity"),
-        (lambda images: "code", "raised TypeError"),
+        (lambda images: "code", "got a str; return one tensor"),
         (lambda images: images.colour, "raised AttributeError: .*colour"),
     ],
     ids=["flat", "no-bits", "images", "too-few", "nan", "text", "bug"],
@@ -166,6 +167,187 @@ def test_gradient_attacks_refuse_a_victim_without(
         attack_.perturb(
             victim, digits.query.rows(torch.arange(2)), digits.query.labels[:2], Budget("linf", 0.1)
         )
+
+
+# --- what a function does to what it is given, and what it leaves
+
+
+def in_place(images: Tensor) -> Tensor:
+    images.sub_(0.5).div_(0.5)
+    return average(images * 0.5 + 0.5)
+
+
+def through_numpy(images: Tensor) -> Tensor:
+    """Numpy shares the memory of the tensor, and torch sees nothing of it."""
+    values = images.detach().numpy()
+    values -= 0.25
+    return average(images + 0.25)
+
+
+@pytest.mark.parametrize("function", [in_place, through_numpy])
+def test_a_function_may_write_into_its_images(
+    function: Callable[[Tensor], Any], digits: Dataset
+) -> None:
+    """Else noise of 8/255 was of 1.017, and the clean images of the run lay in [-2, 2]."""
+    batch, ball = digits.query.rows(torch.arange(8)), Budget("linf", 8 / 255)
+    clean = batch.inputs["image"].clone()
+    found = []
+    for one in (function, average):
+        victim = ExternalVictim(one, name="x:y", sample=batch.inputs["image"])
+        noise = ATTACKS.create("noise")
+        found.append(noise.perturb(victim, batch, None, ball))
+        victim.relax(batch.inputs["image"], "image")
+        assert torch.equal(batch.inputs["image"], clean)
+    assert float(found[0].distance.max()) <= 8 / 255 + 1e-6
+    assert torch.equal(found[0].batch.inputs["image"], found[1].batch.inputs["image"])
+    assert (found[0].codes.unpack() != found[1].codes.unpack()).mean() < 0.02  # of rounding
+
+
+def test_a_module_whose_first_step_is_in_place_has_its_gradient(images: Tensor) -> None:
+    class Normalised(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return average(images.sub_(0.5).div_(0.5))
+
+    assert ExternalVictim(Normalised(), name="x:y", sample=images).differentiable
+
+
+class OnlyWithoutGradients(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            raise MemoryError("expected 3 GB")
+        return average(images)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (OnlyWithoutGradients(), "asked for one, it raised MemoryError: expected 3 GB"),
+        (lambda images: average(images).numpy(), "raised RuntimeError: Can't call numpy"),
+        (lambda images: average(images).exp_().mul_(2).detach(), "carry no gradient"),
+        (lambda images: average(images).sign(), "it is 0 everywhere"),
+        (lambda images: (average(images) > 0).tolist(), "it returns a list, not a tensor"),
+        (
+            lambda images: average(images.detach()) * nn.Parameter(torch.ones(64)),
+            "do not follow from the images",
+        ),
+    ],
+)
+def test_why_there_is_no_gradient_is_said(
+    function: Callable[[Tensor], Any], reason: str, digits: Dataset, images: Tensor
+) -> None:
+    victim = ExternalVictim(function, name="x:y", sample=images)
+    assert reason in victim.no_gradient
+    with pytest.raises(UsageError, match=re.escape(victim.no_gradient[:60])):
+        ATTACKS.create("hag").perturb(
+            victim, digits.query.rows(torch.arange(2)), None, Budget("linf", 0.1)
+        )
+    card = introduce(victim, digits, name="x:y", source="", seed=0, bootstrap_seed=0)
+    (flag,) = [flag for flag in card["flags"] if flag["name"] == "no_gradient"]
+    assert victim.no_gradient in flag["message"]
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.Flatten(), nn.Linear(768, 12), nn.BatchNorm1d(12), nn.Dropout(0.5))
+    return made.train()
+
+
+class Holder:
+    def __init__(self, model: nn.Module) -> None:
+        self.parts = {"model": model}
+
+    def encode(self, images: Tensor) -> Tensor:
+        found: Tensor = self.parts["model"](images)
+        return found
+
+
+GLOBAL = network()
+
+
+def uses_a_global(images: Tensor) -> Tensor:
+    return helper(images)
+
+
+def helper(images: Tensor) -> Tensor:
+    found: Tensor = GLOBAL(images)
+    return found
+
+
+def closing_over(model: nn.Module) -> Callable[[Tensor], Any]:
+    return lambda images: model(images)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda model: model,
+        closing_over,
+        lambda model: model.forward,
+        lambda model: Holder(model).encode,
+        lambda model: partial(lambda model, images: model(images), model),
+        lambda model: uses_a_global,
+    ],
+    ids=["module", "closure", "method", "object", "partial", "global"],
+)
+def test_a_network_left_in_training_mode_is_evaluated(
+    made: Callable[[nn.Module], Callable[[Tensor], Any]], images: Tensor
+) -> None:
+    """In training mode its codes are random and depend on the rest of the batch."""
+    model = GLOBAL.train() if made(GLOBAL) is uses_a_global else network()
+    victim = ExternalVictim(made(model), name="x:y", sample=images)
+    model.train()  # by whoever it belongs to
+    whole = victim.encode(images, "image").unpack()
+    alone = [victim.encode(image[None], "image").unpack() for image in images]
+    assert np.array_equal(np.concatenate(alone), whole)
+    assert model.training
+    model.train()
+    with frozen(victim):
+        assert not model.training
+
+
+def test_a_victim_that_writes_into_its_inputs_is_refused(digits: Dataset) -> None:
+    class Careless(ExternalVictim):
+        def relax(self, inputs: Tensor, modality: str) -> Tensor:
+            return super().relax(inputs.sub_(0.5), modality)
+
+    batch = digits.query.rows(torch.arange(4))
+    victim = Careless(average, name="x:y", sample=batch.inputs["image"])
+    clean = batch.inputs["image"].clone()
+    with pytest.raises(UsageError, match=r"Careless\.relax writes into its inputs"):
+        victim.encode(batch.inputs["image"], "image")
+    assert torch.equal(batch.inputs["image"], clean)
+
+
+# --- what is no code
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (average(x), x), r"a tuple of float32 \(8, 64\), float32 .*found\[0\]"),
+        (lambda x: [average(x), average(x)], r"a list of .*return one of its entries"),
+        (lambda x: {"logits": average(x)}, r"a dict with 'logits'; .*found\['logits'\]"),
+        (lambda x: None, r"got None; return one tensor or array"),
+        (lambda x: average(x).to(torch.complex64), r"got complex64 \(8, 64\); .*real numbers"),
+        (lambda x: average(x).numpy().astype(str), r"got <U\d+ \(8, 64\); return one"),
+        (lambda x: object(), "got a object; return one tensor or array"),
+        (lambda x: [[1, 2], [3]], "got a list; numpy makes no array of it"),
+        (lambda x: (row for row in average(x)), "got a generator"),
+    ],
+)
+def test_what_came_and_what_to_return_are_said(
+    function: Callable[[Tensor], Any], message: str, images: Tensor
+) -> None:
+    with pytest.raises(UsageError, match=message) as got:
+        ExternalVictim(function, name="x:y", sample=images)
+    assert str(got.value).startswith("victim x:y: expected (8, K) codes, got ")
+    assert "\n" not in str(got.value)
+
+
+def test_rows_in_a_list_are_codes(images: Tensor) -> None:
+    victim = ExternalVictim(lambda x: list(average(x) > 0), name="x:y", sample=images)
+    assert np.array_equal(victim.encode(images, "image").unpack(), (average(images) > 0).numpy())
 
 
 # --- its name

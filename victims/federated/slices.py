@@ -32,7 +32,7 @@ class OneSlice(HashVictim):
         self.bits = victim.bits
         self.bounds = {"image": victim.bounds[modality]}
         self.history = []
-        self.differentiable = victim.differentiable
+        self.differentiable, self.no_gradient = victim.differentiable, victim.no_gradient
 
     def cut(self, images: Tensor) -> Tensor:
         """(B,3,H,w) the strips of padded images."""

@@ -60,6 +60,7 @@ def attack_queries(
             split.labels[rows].numpy(),
             trained.data.database.labels.numpy(),
             derive_seed(config.seed, "targets"),
+            rows=rows.numpy(),
         )
     return attack_rows(
         config,
@@ -87,6 +88,8 @@ def attack_rows(
     modality = protocol.query_modality
     labels = split.labels[rows].numpy()
 
+    seed = derive_seed(config.seed, "attack queries")  # with their numbers it names their draws
+
     def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
         aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
         fitted.attack.forget()
@@ -97,7 +100,7 @@ def attack_rows(
             aim,
             fitted.budget,
             modality,
-            seed=derive_seed(config.seed, f"batch {start}"),
+            seed=seed,
             eight_bit=config.budget.eight_bit,
             vocabulary=trained.data.vocabulary,
         )
@@ -173,7 +176,7 @@ def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.f
             None,
             budget,
             modality,
-            seed=derive_seed(config.seed, f"noise {start}" if start else "noise"),
+            seed=derive_seed(config.seed, "noise"),
             vocabulary=data.vocabulary,
         )
         codes.append(moved.codes)

@@ -55,7 +55,13 @@ def disjoint_targets(config: DetectConfig, clean: Batch, data: Dataset) -> Tenso
     """(B,C) target labels, without a label of the query."""
     labels, known = clean.labels.numpy(), data.database.labels.numpy()
     return torch.from_numpy(
-        choose_targets("disjoint", labels, known, derive_seed(config.seed, "targets"))
+        choose_targets(
+            "disjoint",
+            labels,
+            known,
+            derive_seed(config.seed, "targets"),
+            rows=clean.index.numpy(),
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import shutil
 import time
@@ -146,7 +147,12 @@ def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -
     search has not seen yet.
     """
     if file.is_file():
-        _restore(file, search, cache)
+        try:
+            _read_state(file)
+        except StorageError:  # damaged: the search begins again, and replaces it
+            file.unlink(missing_ok=True)
+        else:
+            _restore(file, search, cache)
     saved = time.monotonic()
     for _ in search.run():
         if time.monotonic() - saved >= SAVED_EVERY:
@@ -156,18 +162,28 @@ def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -
 
 
 def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
-    write_json(file, {"search": search.state(), "cache": None if cache is None else cache.state()})
+    state = {"search": search.state(), "cache": None if cache is None else cache.state()}
+    text = json.dumps(state, allow_nan=False)
+    write_json(file, {"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text})
+
+
+def _read_state(file: Path) -> tuple[Any, Any]:
+    """Of search and cache. Raises StorageError for a file that holds no state, or a damaged one."""
+    try:
+        kept = json.loads(file.read_text("utf-8"))
+        if hashlib.sha256(kept["state"].encode()).hexdigest() != kept["sha256"]:
+            raise ValueError
+        document = json.loads(kept["state"])
+        return document["search"], document["cache"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise StorageError(
+            f"expected the state of a search, got {file}: delete it and start again"
+        ) from None
 
 
 def _restore(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
     """Raises StorageError for a file that holds no state."""
-    try:
-        document = json.loads(file.read_text("utf-8"))
-        states = document["search"], document["cache"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StorageError(
-            f"expected the state of a search, got {file}: delete it and start again"
-        ) from None
+    states = _read_state(file)
     search.restore(states[0])
     if cache is not None:
         cache.restore(states[1])

@@ -70,7 +70,7 @@ class Range:
                 split.rows(self.rows[rows]),
                 self.targets[rows],
                 self.budget,
-                seed=derive_seed(self.seed, f"batch {start}"),
+                seed=derive_seed(self.seed, "attack queries"),
             )
             found.append(
                 precisions(
@@ -118,7 +118,8 @@ def make_range(
         )
     rows = choose_queries(queries, count, derive_seed(seed, "queries"))
     labels, offered = queries.labels[rows].numpy(), data.database.labels.numpy()
-    targets = choose_targets(rule, labels, offered, derive_seed(seed, "targets"))
+    drawn = derive_seed(seed, "targets")
+    targets = choose_targets(rule, labels, offered, drawn, rows=rows.numpy())
     ceiling = target_ceilings(
         victim,
         served,

@@ -49,7 +49,7 @@ def attack_stages(
     rows = np.sort(known[drawn])
     batch = data.query.rows(rows)
     first = data.database.labels[arrived_rows(data, order, 0)].numpy()
-    targets = choose_targets("disjoint", batch.labels.numpy(), first, seed)
+    targets = choose_targets("disjoint", batch.labels.numpy(), first, seed, rows=rows)
     found = []
     stale = None
     for stage, (victim, tables) in enumerate(zip(cell.victims, cell.tables, strict=True)):

@@ -53,8 +53,8 @@ def introduce(
             Flag(
                 "no_gradient",
                 "warning",
-                "The victim gives no gradient (it ends in a sign or leaves torch): attacks that "
-                "need one refuse it, which says nothing about its robustness.",
+                f"The victim gives no gradient ({victim.no_gradient or 'it says so itself'}): "
+                "attacks that need one refuse it, which says nothing about its robustness.",
             )
         )
     found = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.budget import Budget
 from advhash.compute.progress import Progress, silent
+from advhash.errors import UsageError
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
@@ -18,6 +20,7 @@ from advhash.registry import ATTACKS
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256, write_json
+from advhash.victims.base import HashVictim
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,7 @@ def fit_attack(
     seed = derive_seed(config.seed, "attack")
     victim, seen = attack.outlook(trained.victim, data)
     if not attack.trains:
-        start = time.perf_counter()
-        attack.fit(victim, seen, budget, seed=seed, progress=progress)
-        seconds = time.perf_counter() - start
+        seconds = _fit(name, attack, victim, seen, budget, seed, progress)
         return FittedAttack(attack, settings, budget, seconds=seconds)
     identity = {
         **cache_identity(trained),
@@ -63,9 +64,7 @@ def fit_attack(
     def build(folder: Path) -> None:
         nonlocal ran
         ran = True
-        start = time.perf_counter()
-        attack.fit(victim, seen, budget, seed=seed, progress=progress)
-        seconds = time.perf_counter() - start
+        seconds = _fit(name, attack, victim, seen, budget, seed, progress)
         write_tensors(folder / "state.safetensors", attack.state())
         write_json(folder / "fit.json", {"seconds": seconds, "history": attack.history})
 
@@ -79,3 +78,35 @@ def fit_attack(
         )
 
     return cached("attacks", content_key(identity), build, read)
+
+
+def _fit(
+    name: str,
+    attack: Attack,
+    victim: HashVictim,
+    data: AttackData,
+    budget: Budget,
+    seed: int,
+    progress: Progress,
+) -> float:
+    """The seconds that it took. The victim is left in the mode that it had.
+
+    Raises UsageError where an attack of a package writes into the data or the codes.
+    """
+    foreign = bool(ATTACKS[name].digest)
+    before = _contents(data) if foreign else ""
+    start = time.perf_counter()
+    with frozen(victim):
+        attack.fit(victim, data, budget, seed=seed, progress=progress)
+    seconds = time.perf_counter() - start
+    if foreign and _contents(data) != before:
+        raise UsageError(
+            f"{type(attack).__name__}.fit writes into the data or the codes that it is given: "
+            "expected them left as they are; copy what it changes"
+        )
+    return seconds
+
+
+def _contents(data: AttackData) -> str:
+    codes = hashlib.sha256(data.codes.words.tobytes())
+    return f"{data.dataset.fingerprint()} {codes.hexdigest()}"

@@ -23,7 +23,7 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, fingerprint
 from advhash.registry import DATASETS, VICTIMS
-from advhash.storage.cache import cache_root, cached, content_key
+from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
 from advhash.victims.base import HashVictim
@@ -176,6 +176,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     else:
         while led(device):
             fitted()
+        check(cache_root() / "victims" / key)
         folder, victim, card = read(cache_root() / "victims" / key)
     given = config.victim.settings
     fixed = {"name", *victim.data_arguments(data)} - set(given)

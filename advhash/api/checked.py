@@ -1,0 +1,71 @@
+"""Every misuse of the Python API is one AdvhashError that names the right spelling."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from advhash.errors import UsageError, nearest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FOLDER = (str, Path), "a path"
+_WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "seed": ((Integral,), "a whole number"),
+    "device": ((str,), '"auto", "cpu" or "cuda"'),
+    "method": ((str,), 'the name of an attack, e.g. "dhta"'),
+    "checkpoint": _FOLDER,
+    "name": ((str, type(None)), "a name"),
+    "norm": ((str, type(None)), '"linf", "l2", "l0" or "none"'),
+    "eps": ((Real, str, type(None)), 'a number or a fraction such as "8/255"'),
+    "eight_bit": ((bool,), "True or False"),
+    "out": ((str, Path, type(None)), "a path"),
+}
+OTHER_NAMES = {"epsilon": "eps", "radius": "eps", "attack": "method", "model": "victim"}
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, whose wrong arguments raise UsageError before anything is done."""
+    signature = inspect.signature(function)
+    called = f"advhash.{function.__name__}"
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            unknown = [name for name in kwargs if name not in signature.parameters]
+            told = misspelt(unknown[0], signature) if unknown else ""
+            raise UsageError(f"{called}: {error}; {told}it takes {_written(signature)}") from None
+        for name, value in given.items():
+            types, wanted = _WANTED.get(name, ((object,), ""))
+            truth = isinstance(value, bool) and bool not in types and object not in types
+            if not isinstance(value, types) or truth:
+                raise UsageError(f"{called}: expected {name}= to be {wanted}, got {_short(value)}")
+        progress = given.get("progress")
+        if progress is not None and not callable(progress):
+            raise UsageError(f"{called}: expected progress= to be a function, got {progress!r}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def misspelt(name: str, signature: inspect.Signature) -> str:
+    """What may have been meant by a parameter of this name; empty where nothing is near."""
+    other = OTHER_NAMES.get(name)
+    if other in signature.parameters:
+        return f"did you mean {other!r}? "
+    return nearest(name, signature.parameters)
+
+
+def _written(signature: inspect.Signature) -> str:
+    return ", ".join(signature.parameters)
+
+
+def _short(value: object) -> str:
+    return f"{type(value).__name__} {repr(value).splitlines()[0][:60]}"

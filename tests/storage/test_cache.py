@@ -1,0 +1,167 @@
+"""The cache: what was written is what is read, else it is made again, once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from advhash.attacks.base import AttackData
+from advhash.budget import Budget
+from advhash.errors import StorageError
+from advhash.experiments.config import AttackConfig
+from advhash.experiments.prepare.ceiling import target_ceilings
+from advhash.experiments.prepare.fit_attack import fit_attack
+from advhash.experiments.prepare.victim import train
+from advhash.storage import cache
+from advhash.storage.cache import DIGESTS, cached
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    return tmp_path
+
+
+class Built:
+    """A folder of two files, one below a folder of its own."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        (folder / "a").write_bytes(bytes(range(100)))
+        (folder / "below").mkdir()
+        (folder / "below" / "b").write_text("12345")
+
+    def read(self, folder: Path) -> bytes:
+        return (folder / "a").read_bytes() + (folder / "below" / "b").read_bytes()
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped": flip,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
+    "empty": lambda file: file.write_bytes(b""),
+    "gone": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["a", "below/b", DIGESTS])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_made_again_once(name: str, damage: str, root: Path) -> None:
+    built = Built()
+    whole = cached("kind", "key", built, built.read)
+    assert cached("kind", "key", built, built.read) == whole
+    assert built.calls == 1
+    DAMAGES[damage](root / "kind" / "key" / name)
+    assert cached("kind", "key", built, built.read) == whole
+    assert cached("kind", "key", built, built.read) == whole
+    assert built.calls == 2
+    assert [path.name for path in (root / "kind").iterdir()] == ["key"]
+
+
+def test_large_files_are_read_again_only_where_they_were_touched(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "LARGE", 50)
+    seen: list[str] = []
+    digest = cache.sha256
+    monkeypatch.setattr(cache, "sha256", lambda path: (seen.append(path.name), digest(path))[1])
+    built = Built()
+    whole = cached("kind", "key", built, built.read)
+    seen.clear()
+    assert cached("kind", "key", built, built.read) == whole
+    assert seen == ["b"]
+    file = root / "kind" / "key" / "a"
+    os.utime(file)  # as a copy to another disk does
+    assert cached("kind", "key", built, built.read) == whole
+    assert "a" in seen
+    assert built.calls == 1
+    flip(file)
+    assert cached("kind", "key", built, built.read) == whole
+    assert built.calls == 2
+
+
+def test_a_disk_that_damages_at_once_is_told(root: Path) -> None:
+    built = Built()
+
+    def read(folder: Path) -> bytes:
+        raise ValueError("no")
+
+    with pytest.raises(StorageError, match="came back damaged right after it was written"):
+        cached("kind", "key", built, read)
+    assert built.calls == 2
+
+
+# --- what runs keep
+
+
+@pytest.fixture(scope="module")
+def victim() -> Any:
+    return train(AttackConfig.build(CONFIG))
+
+
+CONFIG = {
+    "victim": {"name": "dhash"},
+    "attack": {"name": "tha", "steps": 2, "prototype_steps": 20},
+    "dataset": {"name": "digits", "size": 16},
+}
+
+
+def only(root: Path, pattern: str) -> Path:
+    (file,) = root.glob(pattern)
+    return file
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_attack_is_fitted_again(damage: str, victim: Any, root: Path) -> None:
+    """It ended in a traceback for ever, or attacked with other weights."""
+    config = AttackConfig.build(CONFIG)
+    codes = victim.victim.database_codes(victim.data, "image")
+    data = AttackData(victim.data, codes, "image", "image")
+    first = fit_attack(config, victim, data)
+    assert not first.cached
+    assert fit_attack(config, victim, data).cached
+    DAMAGES[damage](only(root, "attacks/*/state.safetensors"))
+    again = fit_attack(config, victim, data)
+    assert not again.cached
+    assert again.fingerprint == first.fingerprint
+    assert fit_attack(config, victim, data).cached
+    assert again.budget == Budget("linf", 8 / 255)
+
+
+def test_ceilings_that_were_halved_are_taken_again(victim: Any, root: Path) -> None:
+    """Every number of the damaged file is one that could be."""
+    data = victim.data
+    codes = victim.victim.database_codes(data, "image")
+    served = AttackData(data, codes, "image", "image")
+    targets = data.database.labels[:3].numpy()
+
+    def taken() -> Any:
+        return target_ceilings(
+            victim.victim, served, targets, ties="average", top_k=None, identity={"test": "here"}
+        )
+
+    whole = taken()
+    file = only(root, "ceilings/*/ceilings.safetensors")
+    stored = torch.frombuffer(bytearray(file.read_bytes()[-8:]), dtype=torch.float64)
+    content = file.read_bytes()
+    file.write_bytes(content[:-8] + (stored / 2).numpy().tobytes())
+    assert file.read_bytes() != content
+    assert np.array_equal(taken(), whole)
+    assert json.loads((file.parent / DIGESTS).read_text())
+    assert file.read_bytes() == content
