@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,22 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, known, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import Growth, budget_figure
+from advhash.reports.elements.plots import Drawing, Growth, budget_figure
+from advhash.reports.elements.tables import Cell, Table, columns, named, number, points, row
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import Document, Part, RunInfo, main_metric
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
+BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
+AIMED = {
+    "tmap": "t-MAP",
+    "tmap_clean": "t-MAP clean",
+    "tmap_ceiling": "t-MAP ceiling",
+    "tmap_normalised": "Normalised",
+}
+OWN = {"map_adversarial": "MAP attacked", "map_chance": "MAP by chance"}
 
 
 class CellInfo(Part):
@@ -143,19 +151,108 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class Grown:
-    caption: str
-    figure: str
+def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    own = AIMED if goal == "targeted" else OWN
+    return _table(
+        f"Victims under their strongest {goal} attack",
+        ("Data", "Budget", "Rank", "Victim", "Strongest attack", "MAP clean", *own.values()),
+        [
+            row(
+                named(one.dataset),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.victim),
+                named(one.method),
+                (points(one.metrics[name]) for name in ("map", *own)),
+            )
+            for one in record.victims
+            if one.goal == goal
+        ],
+    )
 
 
-def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
+def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    main = (AIMED if goal == "targeted" else OWN)[main_metric(goal)]
+    return _table(
+        f"{goal.capitalize()} attacks over victims",
+        ("Data", "Budget", "Rank", "Attack", main, "Victims"),
+        [
+            row(
+                named(one.dataset),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.method),
+                points(one.main),
+                named(", ".join(one.victims)),
+            )
+            for one in record.methods
+            if one.goal == goal
+        ],
+    )
+
+
+def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    own = dict(OWN)
+    if goal == "targeted":
+        own = {name: AIMED[name] for name in ("tmap", "tmap_normalised")}
+    heads = ("Data", "Victim", "Budget", "Rank", "Attack", "Runs", "MAP clean")
+    return _table(
+        f"Every victim and {goal} attack",
+        (*heads, *own.values(), "Flags"),
+        [
+            row(
+                named(one.dataset),
+                named(one.victim),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.method),
+                number(one.cells),
+                (points(one.metrics[name]) for name in ("map", *own)),
+                Cell(" ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"),
+            )
+            for one in record.rows
+            if one.goal == goal
+        ],
+    )
+
+
+def _counted(flag: str, count: int) -> str:
+    return f"{flag} ×{count}" if count > 1 else flag
+
+
+def _failed_table(record: BenchmarkRecord) -> Table | None:
+    def seeds(one: CellInfo) -> str:
+        return f"{'–' if one.victim_seed is None else one.victim_seed}, {one.attack_seed}"
+
+    return _table(
+        "Cells that failed",
+        ("Data", "Victim", "Attack", "Budget", "Seeds", "Why"),
+        [
+            row(
+                named(one.dataset),
+                named(one.victim),
+                named(one.method),
+                Cell(one.budget),
+                number(seeds(one)),
+                Cell(one.message, detail=(BUG, one.trace) if one.trace else None),
+            )
+            for one in record.cells
+            if one.status == "failed"
+        ],
+    )
+
+
+def _table(label: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table | None:
+    return Table(label, label, columns(*heads), rows) if rows else None
+
+
+def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     """Figures against ε of the rows that have several, and how many more there would be."""
     groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
-    for row in rows:
-        if row.eps is not None:
-            lines = groups.setdefault((row.dataset, row.victim, row.goal, row.norm), {})
-            lines.setdefault(row.method, []).append((row.eps, row.metrics[main_metric(row.goal)]))
+    for one in rows:
+        if one.eps is not None:
+            lines = groups.setdefault((one.dataset, one.victim, one.goal, one.norm), {})
+            lines.setdefault(one.method, []).append((one.eps, one.metrics[main_metric(one.goal)]))
     drawn = []
     for (dataset, victim, goal, norm), lines in groups.items():
         grown = [Growth(name, sorted(points, key=lambda one: one[0]))
@@ -165,7 +262,9 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
             drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
                           norm, axis))  # fmt: skip
     figures = [
-        Grown(caption, budget_figure(grown, norm, axis))
+        Drawing(
+            budget_figure(grown, norm, axis), f"{caption}; the values stand in the tables.", caption
+        )
         for caption, grown, norm, axis in drawn[:FIGURES]
     ]
     return figures, max(0, len(drawn) - FIGURES)
@@ -215,7 +314,13 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
             "protocols": protocols(record),
             "grown": grown,
             "undrawn": undrawn,
-            "failed": [cell for cell in record.cells if cell.status == "failed"],
+            "tables": {
+                goal: [
+                    make(record, goal) for make in (_standing_table, _methods_table, _rows_table)
+                ]
+                for goal in ("targeted", "untargeted")
+            },
+            "failed": _failed_table(record),
         },
         told=[Told(f"suite {record.name}", lead, more)],
         sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],

@@ -11,8 +11,10 @@ from pydantic import Field, model_validator
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
+from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import Cell, Column, Table, columns, number, points, row
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
 
@@ -36,6 +38,10 @@ METRICS = {  # in the order of the table; "succeeds": the code is where the atta
     "flagged_noise": "noise flagged",
     "accuracy": "accuracy on clean queries",
     "accuracy_abnormal": "accuracy on abnormal inputs",
+}
+EPSILONS = {
+    "epsilon_message": "ε of a message, composed",
+    "epsilon_training": "ε of the training, composed",
 }
 
 
@@ -134,7 +140,7 @@ def verdicts(record: DetectionRecord) -> list[str]:
     return lines
 
 
-def roc_figure(record: DetectionRecord) -> str:
+def roc_figure(record: DetectionRecord) -> Drawing:
     """The ROC curve of every detector."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.2 + 0.2 * len(record.found)), layout="constrained")
@@ -152,7 +158,58 @@ def roc_figure(record: DetectionRecord) -> str:
         axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
         axes.set_aspect("equal")
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-        return data_uri(figure)
+        alt = f"ROC curves of {', '.join(record.found)}. The areas below them stand in the table."
+        return Drawing(svg_of(figure), alt, "ROC curves; the thin line is chance.")
+
+
+def figures_table(record: DetectionRecord) -> Table:
+    """The figures that at least one detector has, a column a detector."""
+    found = record.found.values()
+    rows = [
+        row(Cell(text), (points(one.metrics.get(name)) for one in found))
+        for name, text in record.shown.items()
+    ]
+    rows += [
+        row(
+            Cell(f"{text} (no percentage)"),
+            (number(as_number(one.metrics.get(name), 2)) for one in found),
+        )
+        for name, text in EPSILONS.items()
+        if any(name in one.metrics for one in found)
+    ]
+    thresholds = (number(as_number(one.threshold, 3)) for one in found)
+    return Table(
+        "Figures of detectors",
+        "In percent, 95 % intervals in small print; – where a figure does not exist.",
+        [Column("Figure"), *(Column(name, foreign=True) for name in record.found)],
+        [*rows, row(Cell("threshold (score)"), thresholds)],
+    )
+
+
+def acceptance_table(record: DetectionRecord) -> Table | None:
+    """Who gets past at other thresholds; None where that was not measured."""
+    if not record.acceptance:
+        return None
+    return Table(
+        "Acceptance at other thresholds",
+        "In percent, 95 % intervals in small print. The attacker was made for the chosen "
+        "threshold.",
+        columns(
+            "Threshold",
+            "clean queries flagged",
+            "adaptive attacker accepted",
+            "swapped rows accepted",
+        ),
+        [
+            row(
+                Cell(as_number(one.threshold, 2)),
+                points(one.false_alarms),
+                points(one.accepted_adaptive),
+                points(one.accepted_replay),
+            )
+            for one in record.acceptance
+        ],
+    )
 
 
 def detection_chapter(path: Path, _: Pictures) -> Chapter:
@@ -176,7 +233,13 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         title=title,
         heading=f"Who is told from clean queries of {victim}, on {data}",
         template="detection.html",
-        values={"record": record, "victim": victim, "roc": roc_figure(record)},
+        values={
+            "record": record,
+            "victim": victim,
+            "roc": roc_figure(record),
+            "figures": figures_table(record),
+            "acceptance": acceptance_table(record),
+        },
         told=[Told(label, lead, more)],
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],

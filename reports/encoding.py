@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, STYLE, data_uri
-from advhash.reports.elements.verdict import with_interval
+from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import Cell, Table, columns, named, number, points, row
+from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
@@ -33,6 +35,24 @@ METRICS = (
     *("logistic_accuracy", "logistic_accuracy_adversarial"),
 )
 FIGURES = ("rows", "distinct", "balance", "entropy", "correlation", "within", "between")
+SPREAD = {"balance": "bit balance", "entropy": "bit entropy", "correlation": "mean |r| of bits"}
+CATEGORIES = {
+    "knn_accuracy": "K-NN",
+    "logistic_accuracy": "logistic regression",
+    "kmeans_purity": "K-Means, purity",
+    "kmeans_one_to_one": "K-Means, one to one",
+    "kmeans_purity_train": "purity, training",
+    "kmeans_one_to_one_train": "one to one, training",
+    "knn_accuracy_adversarial": "K-NN, moved",
+    "logistic_accuracy_adversarial": "logistic regression, moved",
+}
+DISTANCES = {"within": "distance in a class", "between": "between classes"}
+INPUTS = {
+    "adversarial": "moved by the attack",
+    "mixed": "mixed",
+    "noise": "noise",
+    "ood": "out of distribution",
+}
 KINDS = {
     "code": "the code of the victim",
     "network": "which units of the victim’s network fire",
@@ -101,9 +121,9 @@ class EncodingRecord(Document):
 
     def auroc(self, detector: str, inputs: str) -> Metric | None:
         """One cell of the table of detectors."""
-        for row in self.detection:
-            if (row.detector, row.inputs) == (detector, inputs):
-                return row.auroc
+        for one in self.detection:
+            if (one.detector, one.inputs) == (detector, inputs):
+                return one.auroc
         return None
 
 
@@ -138,7 +158,7 @@ def verdicts(record: EncodingRecord) -> list[str]:
     return lines
 
 
-def bars(record: EncodingRecord) -> str:
+def bars(record: EncodingRecord) -> Drawing:
     """Accuracy by each way to categorise, a group of bars a coder, intervals as lines."""
     names = {
         "kmeans_one_to_one": "K-Means, one to one",
@@ -174,7 +194,98 @@ def bars(record: EncodingRecord) -> str:
         axes.set_xlabel("right (%)")
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-        return data_uri(figure)
+        alt = (
+            "Bars: accuracy of K-Means, logistic regression and nearest neighbours for each code. "
+            "The numbers stand in the table below."
+        )
+        caption = f"Dotted: the most frequent class, {percent(record.chance)}."
+        return Drawing(svg_of(figure), alt, caption)
+
+
+def redundancy_table(record: EncodingRecord) -> Table:
+    """Whether codes tell pictures apart."""
+    return Table(
+        "Redundancy",
+        f"Redundancy in percent. Training: {record.train} pictures; all other columns "
+        f"{record.test}. Noise: uniform pixels. Moved: by the attack, made for "
+        f"{record.victim.label}.",
+        columns("Code", "bits", *_redundancy(record).values(), *SPREAD.values()),
+        [
+            row(
+                named(one.label),
+                number(one.bits),
+                (points(one.metrics[name]) for name in _redundancy(record)),
+                (number(as_number(one.figures[name], 3)) for name in SPREAD),
+            )
+            for one in record.coders
+            if one.kind != "pixels"
+        ],
+    )
+
+
+def _redundancy(record: EncodingRecord) -> dict[str, str]:
+    return {
+        "redundancy_train": "training, all",
+        "redundancy_train_equal": f"training, {record.test}",
+        "redundancy_test": "test",
+        "redundancy_random": "noise",
+        "redundancy_adversarial": "moved",
+    }
+
+
+def categories_table(record: EncodingRecord) -> Table:
+    """Whether codes of a class lie together."""
+    return Table(
+        "Categorisation",
+        f"In percent of test pictures, 95 % intervals in small print. K-NN: {record.neighbours} "
+        "neighbours among the training codes by Hamming distance; K-Means is fitted to the codes "
+        "that it is scored on. Moved: the true class of moved pictures.",
+        columns("Code", *CATEGORIES.values(), *DISTANCES.values()),
+        [
+            row(
+                named(one.label, KINDS[one.kind]),
+                (points(one.metrics[name]) for name in CATEGORIES),
+                (number(as_number(one.figures[name], 3)) for name in DISTANCES),
+            )
+            for one in record.coders
+        ],
+    )
+
+
+def detection_table(record: EncodingRecord) -> Table | None:
+    """AUROC of each detector; None where none was asked."""
+    if not record.detection:
+        return None
+    return Table(
+        "Detection",
+        "AUROC in percent against clean test pictures, 95 % intervals in small print; 50 is "
+        "chance.",
+        columns("Detector", *INPUTS.values()),
+        [
+            row(named(name), (points(record.auroc(name, inputs)) for inputs in INPUTS))
+            for name in record.detectors
+        ],
+    )
+
+
+def layers_table(record: EncodingRecord) -> Table | None:
+    """The layers whose units are read; None of a victim that has a code of its own."""
+    if not record.sites:
+        return None
+
+    def told(site: Site) -> str:
+        smooth = "the sign, as the activation is smooth"
+        return smooth if site.smooth else "whether the unit fires"
+
+    return Table(
+        "Layers",
+        "The layers whose units are read.",
+        columns("Layer", "units", "bits", "A bit tells"),
+        [
+            row(Cell(one.name, style="code"), number(one.size), number(one.kept), Cell(told(one)))
+            for one in record.sites
+        ],
+    )
 
 
 def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -197,7 +308,14 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
         title=f"What codes of {victim.label} encode on {data.name}",
         heading=f"What the codes of {victim.label} encode, on {data.name}",
         template="encoding.html",
-        values={"record": record, "bars": bars(record), "kinds": KINDS},
+        values={
+            "record": record,
+            "bars": bars(record),
+            "detection_table": detection_table(record),
+            "redundancy": redundancy_table(record),
+            "categories": categories_table(record),
+            "layers": layers_table(record),
+        },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],

@@ -18,8 +18,11 @@ from advhash.measures.intervals import Metric
 from advhash.measures.regimes import REGIMES, Regime
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import INK, STYLE, data_uri
+from advhash.reports.elements.plots import INK, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import Cell as TableCell, Table, columns, number, row
+from advhash.reports.elements.verdict import percent
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
 
 PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
@@ -143,14 +146,58 @@ def verdicts(record: PhaseRecord) -> list[str]:
     return lines
 
 
-def maps(record: PhaseRecord) -> list[tuple[str, str]]:
-    """(title, picture) of the regimes and of each outcome in MAPS.
+def maps(record: PhaseRecord) -> list[Drawing]:
+    """The regimes and each outcome in MAPS.
 
     At the first weight decay and label noise, means over repeats.
     """
     drawn = [("Regimes", _regime_map(record))]
     drawn += [(title, _map(record, name, levels)) for name, (title, levels) in MAPS.items()]
-    return drawn
+    return [
+        Drawing(
+            svg,
+            f"{title} over width and epochs, a panel for each sample size. The numbers stand in "
+            "the table of all cells.",
+            title,
+        )
+        for title, svg in drawn
+    ]
+
+
+def effects_table(record: PhaseRecord) -> Table:
+    """What decides over each outcome."""
+    return Table(
+        "Effect sizes",
+        "η² in percent.",
+        columns("Outcome", *FACTORS.values(), "between repeats"),
+        [
+            row(
+                TableCell(OUTCOMES[one.outcome]),
+                (number(percent(one.eta_squared[name])) for name in FACTORS),
+                number(percent(one.repeats)),
+            )
+            for one in record.effects
+        ],
+    )
+
+
+def cells_table(record: PhaseRecord) -> Table:
+    """Every training at every time."""
+    return Table(
+        "All cells",
+        "Every training at every time.",
+        columns(*FACTORS.values(), "repeat", "bits", *OUTCOMES.values()),
+        [
+            row(
+                (number(f"{getattr(one.point, name):g}") for name in FACTORS),
+                number(one.repeat),
+                number(int(one.figures["bits"])),
+                (number(as_number(one.figures.get(name), 3)) for name in OUTCOMES),
+            )
+            for one in record.cells
+        ],
+        headed=False,
+    )
 
 
 def _grid(record: PhaseRecord, sample: float, outcome: str) -> npt.NDArray[np.float64]:
@@ -189,7 +236,7 @@ def _panels(record: PhaseRecord) -> tuple[Figure, list[Axes]]:
     return figure, list(panels)
 
 
-def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> str:
+def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(record)
         grids = [_grid(record, sample, outcome) for sample in record.axes["sample"]]
@@ -203,10 +250,10 @@ def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> str:
                 lines = axes.contour(values, levels=crossed, colors="white", linewidths=1.2)
                 axes.clabel(lines, fmt="%g", fontsize=8)
         figure.colorbar(image, ax=panels, shrink=0.9)
-        return data_uri(figure)
+        return svg_of(figure)
 
 
-def _regime_map(record: PhaseRecord) -> str:
+def _regime_map(record: PhaseRecord) -> bytes:
     axes_of = record.axes
     named = dict(record.regimes)
     with matplotlib.rc_context(STYLE):
@@ -229,7 +276,7 @@ def _regime_map(record: PhaseRecord) -> str:
                 values, cmap=ListedColormap(INKS), vmin=0, vmax=2, origin="lower", aspect="auto",
                 alpha=0.75,
             )  # fmt: skip
-        return data_uri(figure)
+        return svg_of(figure)
 
 
 def phase_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -252,8 +299,8 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "maps": maps(record),
-            "factors": FACTORS,
-            "outcomes": OUTCOMES,
+            "effects": effects_table(record),
+            "cells": cells_table(record),
         },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],

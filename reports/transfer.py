@@ -18,8 +18,19 @@ from advhash.reports.elements.chapters import (
     method_fact,
     source_of,
 )
+from advhash.reports.elements.numbers import as_number, as_points
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import STYLE, data_uri
+from advhash.reports.elements.plots import STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell as TableCell,
+    Table,
+    chance,
+    columns,
+    named,
+    number,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
@@ -34,6 +45,23 @@ from advhash.reports.record import (
 )
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
+AIMED = {
+    "tmap": "t-MAP",
+    "tmap_clean": "clean",
+    "tmap_ceiling": "ceiling",
+    "tmap_normalised": "covered",
+}
+OWN = {"map_adversarial": "MAP attacked", "map": "MAP clean", "map_chance": "chance"}
+WORTH = {
+    "map_clean": "MAP clean",
+    "map_robust": "MAP robust",
+    "tmap_clean": "t-MAP clean",
+    "tmap_robust": "t-MAP robust",
+}
+NOT_ADAPTIVE = {
+    "map_nonadaptive": "MAP, not adaptive",
+    "tmap_nonadaptive": "t-MAP, not adaptive",
+}
 
 
 class Victim(Part):
@@ -162,7 +190,7 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
     ]
 
 
-def heat_map(record: TransferRecord, method: str) -> str:
+def heat_map(record: TransferRecord, method: str) -> Drawing:
     """The source × target matrix of a method in percent, intervals below each figure."""
     labels, main = record.labels, main_metric(record.goal(method))
     found = [
@@ -189,7 +217,122 @@ def heat_map(record: TransferRecord, method: str) -> str:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         figure.colorbar(image, ax=axes, shrink=0.85)
-        return data_uri(figure)
+        alt = (
+            f"Heat map of {method}: rows are the victims that it was made for, columns the victims "
+            "that it is judged on. The numbers stand in the table below."
+        )
+        what = (
+            "t-MAP in percent: lighter is a stronger attack"
+            if main == "tmap"
+            else "MAP after the attack in percent: darker is a stronger attack"
+        )
+        caption = f"{what}; 95 % intervals over queries below each figure."
+        return Drawing(svg_of(figure), alt, caption)
+
+
+def matrix_table(record: TransferRecord, method: str) -> Table:
+    """Every cell of a method."""
+    targeted = record.goal(method) == "targeted"
+    figures = AIMED if targeted else OWN
+    gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
+    return Table(
+        f"{method} from victim to victim",
+        f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points.",
+        columns("Made for", "Judged on", *figures.values(), "Gain", "p", "over noise"),
+        [
+            row(
+                named(one.source),
+                named(one.target, "itself" if one.source == one.target else ""),
+                (points(one.metrics[name]) for name in figures),
+                points(one.gain),
+                chance(one.gain.p),
+                points(one.over_noise),
+            )
+            for one in record.cells
+            if one.method == method
+        ],
+    )
+
+
+def defence_table(record: TransferRecord, defense: Defense) -> Table:
+    """Figures with and without the defence."""
+    found = record.metrics
+
+    def ratio(name: str) -> str:
+        return as_points(found[name])
+
+    drop = (
+        f"the drop of MAP is {ratio('map_drop_ratio')} %, the gain of t-MAP "
+        f"{ratio('tmap_gain_ratio')} % of the undefended one's"
+    )
+    return Table(
+        "With and without the defence",
+        "In percent, 95 % intervals in small print. Robust: under autohash made for this very "
+        "victim, untargeted for MAP, targeted for t-MAP, against the database as the victim "
+        "serves it. Not adaptive: the same pictures made for the undefended victim, shown only to "
+        "be compared.",
+        columns("Victim", *WORTH.values(), *NOT_ADAPTIVE.values()),
+        [
+            row(
+                named(defense.undefended),
+                (points(found[f"{name}_undefended"]) for name in WORTH),
+                (TableCell() for _ in NOT_ADAPTIVE),
+            ),
+            row(
+                named(defense.defended),
+                (points(found[name]) for name in (*WORTH, *NOT_ADAPTIVE)),
+            ),
+            row(
+                TableCell("defended / undefended"),
+                points(found["map_kept"]),
+                TableCell(drop, span=5, numeric=True),
+            ),
+        ],
+    )
+
+
+def codes_table(defense: Defense) -> Table:
+    """Codes of the database, and what training took."""
+    return Table(
+        "Codes with and without the defence",
+        "Codes of the database, and what training took.",
+        columns(
+            *("Victim", "database rows", "distinct codes", "bit balance", "bit entropy"),
+            "seconds of training",
+        ),
+        [
+            row(
+                named(label),
+                number(codes["rows"]),
+                number(codes["distinct"]),
+                number(as_number(codes["balance"], 3)),
+                number(as_number(codes["entropy"], 3)),
+                number(as_number(defense.training[label] or 0, 0)),
+            )
+            for label, codes in defense.codes.items()
+        ],
+    )
+
+
+def checks_table(defense: Defense) -> Table:
+    """Signs of a masked gradient."""
+
+    def found(check: Check) -> str:
+        return "; ".join(f"{name}: {as_points(metric)}" for name, metric in check.points.items())
+
+    return Table(
+        "Checks for a masked gradient",
+        "MAP, or t-MAP, in percent of attacked queries.",
+        columns("Check", "Found, in percent", "Sound"),
+        [
+            row(
+                TableCell(one.question),
+                TableCell(found(one)),
+                TableCell("✔ yes" if one.passed else "✖ no"),
+            )
+            for one in defense.checks
+        ],
+    )
 
 
 def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -219,6 +362,10 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "maps": {method: heat_map(record, method) for method in record.budgets},
+            "tables": {method: matrix_table(record, method) for method in record.budgets},
+            "defence": record.defense and defence_table(record, record.defense),
+            "codes": record.defense and codes_table(record.defense),
+            "checks": record.defense and checks_table(record.defense),
             "knowledge": {one.label: known(one.info.knowledge) for one in record.methods},
         },
         told=[Told(label, lead, more)],
