@@ -13,21 +13,27 @@ from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, known, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import Drawing, Growth, budget_figure
-from advhash.reports.elements.tables import Cell, Table, columns, named, number, points, row
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import Document, Part, RunInfo, main_metric
+from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
 BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
-AIMED = {
-    "tmap": "t-MAP",
-    "tmap_clean": "t-MAP clean",
-    "tmap_ceiling": "t-MAP ceiling",
-    "tmap_normalised": "Normalised",
-}
-OWN = {"map_adversarial": "MAP attacked", "map_chance": "MAP by chance"}
+AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+OWN = ("map_adversarial", "map_chance")
 
 
 class CellInfo(Part):
@@ -118,7 +124,7 @@ class BenchmarkRecord(Document):
 def verdicts(record: BenchmarkRecord) -> list[str]:
     """What the suite found, in plain words."""
     lines = []
-    for goal, name in (("targeted", "t-MAP"), ("untargeted", "MAP")):
+    for goal, name in (("targeted", label_of("tmap")), ("untargeted", "MAP")):
         standing = [one for one in record.victims if one.goal == goal]
         for place in dict.fromkeys((one.dataset, one.budget) for one in standing):
             there = [one for one in standing if (one.dataset, one.budget) == place]
@@ -155,7 +161,10 @@ def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
     own = AIMED if goal == "targeted" else OWN
     return _table(
         f"Victims under their strongest {goal} attack",
-        ("Data", "Budget", "Rank", "Victim", "Strongest attack", "MAP clean", *own.values()),
+        [
+            *columns("Data", "Budget", "Rank", "Victim", "Strongest attack"),
+            *of_figures("map", *own),
+        ],
         [
             row(
                 named(one.dataset),
@@ -172,10 +181,13 @@ def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
 
 
 def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    main = (AIMED if goal == "targeted" else OWN)[main_metric(goal)]
     return _table(
         f"{goal.capitalize()} attacks over victims",
-        ("Data", "Budget", "Rank", "Attack", main, "Victims"),
+        [
+            *columns("Data", "Budget", "Rank", "Attack"),
+            *of_figures(main_metric(goal)),
+            Column("Victims"),
+        ],
         [
             row(
                 named(one.dataset),
@@ -192,13 +204,14 @@ def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
 
 
 def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    own = dict(OWN)
-    if goal == "targeted":
-        own = {name: AIMED[name] for name in ("tmap", "tmap_normalised")}
-    heads = ("Data", "Victim", "Budget", "Rank", "Attack", "Runs", "MAP clean")
+    own = ("tmap", "tmap_normalised") if goal == "targeted" else OWN
     return _table(
         f"Every victim and {goal} attack",
-        (*heads, *own.values(), "Flags"),
+        [
+            *columns("Data", "Victim", "Budget", "Rank", "Attack", "Runs"),
+            *of_figures("map", *own),
+            Column("Flags"),
+        ],
         [
             row(
                 named(one.dataset),
@@ -226,7 +239,7 @@ def _failed_table(record: BenchmarkRecord) -> Table | None:
 
     return _table(
         "Cells that failed",
-        ("Data", "Victim", "Attack", "Budget", "Seeds", "Why"),
+        columns("Data", "Victim", "Attack", "Budget", "Seeds", "Why"),
         [
             row(
                 named(one.dataset),
@@ -242,8 +255,8 @@ def _failed_table(record: BenchmarkRecord) -> Table | None:
     )
 
 
-def _table(label: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table | None:
-    return Table(label, label, columns(*heads), rows) if rows else None
+def _table(label: str, heads: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Table | None:
+    return Table(label, label, heads, rows) if rows else None
 
 
 def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
@@ -257,7 +270,7 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     for (dataset, victim, goal, norm), lines in groups.items():
         grown = [Growth(name, sorted(points, key=lambda one: one[0]))
                  for name, points in lines.items() if len(points) > 1]  # fmt: skip
-        axis = "t-MAP (%)" if goal == "targeted" else "MAP after the attack (%)"
+        axis = f"{label_of(main_metric(goal))} (%)"
         for start in range(0, len(grown), LINES):
             drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
                           norm, axis))  # fmt: skip

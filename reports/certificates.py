@@ -11,29 +11,17 @@ from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Told, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.tables import Cell, Table, columns, points, row, value
+from advhash.reports.elements.tables import Table, columns, points, row, titled, value
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import FileDocument, Part
 
 CERTIFY: Literal["advhash/certify/1"] = "advhash/certify/1"
-WORTH = {  # of the smoothed hash, without an attack
-    "map_clean": "MAP",
-    "map_clean_unsmoothed": "MAP of the same victim unsmoothed",
-    "map_chance": "MAP by chance",
-    "precision_clean": "precision within the radius",
-    "recall_clean": "relevant rows within the radius",
-    "irrelevant_clean": "other rows within the radius",
-}
-SHARES = {  # at an L2 radius
-    "recall_certified": "relevant rows that stay within the Hamming radius",
-    "irrelevant_certified": "other rows that stay there too",
-    "recall_served": "relevant rows that stay, served",
-}
-BITS = {
-    "bits_certified": "bits that hold",
-    "flips_bound": "bits that may flip, at most",
-    "bits_served": "bits that hold, served",
-}
+WORTH = (  # of the smoothed hash, without an attack
+    *("map_clean", "map_clean_unsmoothed", "map_chance"),
+    *("precision_clean", "recall_clean", "irrelevant_clean"),
+)
+SHARES = ("recall_certified", "irrelevant_certified", "recall_served")  # at an L2 radius
+BITS = ("bits_certified", "flips_bound", "bits_served")
 
 
 class Noise(Part):
@@ -98,19 +86,17 @@ def worth_table(record: CertificateRecord) -> Table:
         f"print. The Hamming radius is {record.within} bits. A certificate says nothing where "
         "other rows are as near as relevant ones.",
         columns("Figure", "value"),
-        [row(Cell(text), points(record.metrics[name])) for name, text in WORTH.items()],
+        [row(titled(name), points(record.metrics[name])) for name in WORTH],
     )
 
 
 def radii_table(record: CertificateRecord) -> Table:
     """What holds whatever an attack within each radius does."""
     bits = [
-        row(Cell(text), (value(one.metrics[name], 1) for one in record.radii))
-        for name, text in BITS.items()
+        row(titled(name), (value(one.metrics[name], 1) for one in record.radii)) for name in BITS
     ]
     shares = [
-        row(Cell(text), (points(one.metrics[name]) for one in record.radii))
-        for name, text in SHARES.items()
+        row(titled(name), (points(one.metrics[name]) for one in record.radii)) for name in SHARES
     ]
     return Table(
         "What is certified at each radius",

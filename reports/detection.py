@@ -14,35 +14,29 @@ from advhash.reports.elements.chapters import Chapter, Told, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell, Column, Table, columns, number, points, row
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    number,
+    of_figures,
+    points,
+    row,
+    titled,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
+from advhash.reports.vocabulary import label_of
 
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
-METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
-    "accepted_adaptive": "who knows the detector gets past it with success",
-    "success_and_accepted": "the attack succeeds and is accepted",
-    "success_and_accepted_clean": "the same of unattacked queries",
-    "accepted_replay": "who swaps rows of the database in gets past it with success",
-    "accepted_clean_errors": "clean queries that are wrong and accepted",
-    "accepted_any_code": "some code is wrong and accepted",
-    "success": "the attack succeeds",
-    "success_adaptive": "an attacker who knows the detector succeeds",
-    "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
-    "auroc": "AUROC",
-    "auroc_noise": "AUROC against noise of the same L2",
-    "average_precision": "average precision",
-    "tpr_at_5fpr": "flagged at 5 % false alarms",
-    "tpr_at_1fpr": "flagged at 1 % false alarms",
-    "false_alarms": "clean queries flagged",
-    "flagged_noise": "noise flagged",
-    "accuracy": "accuracy on clean queries",
-    "accuracy_abnormal": "accuracy on abnormal inputs",
-}
-EPSILONS = {
-    "epsilon_message": "ε of a message, composed",
-    "epsilon_training": "ε of the training, composed",
-}
+METRICS = (  # in the order of the table
+    *("accepted_adaptive", "success_and_accepted", "success_and_accepted_clean"),
+    *("accepted_replay", "accepted_clean_errors", "accepted_any_code", "success"),
+    *("success_adaptive", "wrong_adaptive", "auroc", "auroc_noise", "average_precision"),
+    *("tpr_at_5fpr", "tpr_at_1fpr", "false_alarms", "flagged_noise", "accuracy"),
+    "accuracy_abnormal",
+)
+EPSILONS = ("epsilon_message", "epsilon_training")
 
 
 class Curve(Part):
@@ -106,13 +100,13 @@ class DetectionRecord(FileDocument):
         return {str(self.detector.name): one}
 
     @property
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> list[str]:
         """The figures that at least one detector has."""
-        return {
-            name: text
-            for name, text in METRICS.items()
+        return [
+            name
+            for name in METRICS
             if any(one.metrics.get(name) is not None for one in self.found.values())
-        }
+        ]
 
 
 def verdicts(record: DetectionRecord) -> list[str]:
@@ -154,7 +148,7 @@ def roc_figure(record: DetectionRecord) -> Drawing:
                 label=name,
             )
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
-        axes.set_xlabel("clean queries flagged (%)")
+        axes.set_xlabel(f"{label_of('false_alarms')} (%)")
         axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
         axes.set_aspect("equal")
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
@@ -166,15 +160,14 @@ def figures_table(record: DetectionRecord) -> Table:
     """The figures that at least one detector has, a column a detector."""
     found = record.found.values()
     rows = [
-        row(Cell(text), (points(one.metrics.get(name)) for one in found))
-        for name, text in record.shown.items()
+        row(titled(name), (points(one.metrics.get(name)) for one in found)) for name in record.shown
     ]
     rows += [
         row(
-            Cell(f"{text} (no percentage)"),
+            Cell(f"{label_of(name)} (no percentage)"),
             (number(as_number(one.metrics.get(name), 2)) for one in found),
         )
-        for name, text in EPSILONS.items()
+        for name in EPSILONS
         if any(name in one.metrics for one in found)
     ]
     thresholds = (number(as_number(one.threshold, 3)) for one in found)
@@ -182,7 +175,7 @@ def figures_table(record: DetectionRecord) -> Table:
         "Figures of detectors",
         "In percent, 95 % intervals in small print; – where a figure does not exist.",
         [Column("Figure"), *(Column(name, foreign=True) for name in record.found)],
-        [*rows, row(Cell("threshold (score)"), thresholds)],
+        [*rows, row(titled("threshold"), thresholds)],
     )
 
 
@@ -194,12 +187,7 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
         "Acceptance at other thresholds",
         "In percent, 95 % intervals in small print. The attacker was made for the chosen "
         "threshold.",
-        columns(
-            "Threshold",
-            "clean queries flagged",
-            "adaptive attacker accepted",
-            "swapped rows accepted",
-        ),
+        of_figures("threshold", "false_alarms", "accepted_adaptive", "accepted_replay"),
         [
             row(
                 Cell(as_number(one.threshold, 2)),

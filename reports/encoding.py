@@ -14,7 +14,17 @@ from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_f
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell, Table, columns, named, number, points, row
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
@@ -25,6 +35,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo as Victim,
 )
+from advhash.reports.vocabulary import label_of
 
 ENCODING: Literal["advhash/encoding/1"] = "advhash/encoding/1"
 METRICS = (
@@ -35,18 +46,17 @@ METRICS = (
     *("logistic_accuracy", "logistic_accuracy_adversarial"),
 )
 FIGURES = ("rows", "distinct", "balance", "entropy", "correlation", "within", "between")
-SPREAD = {"balance": "bit balance", "entropy": "bit entropy", "correlation": "mean |r| of bits"}
-CATEGORIES = {
-    "knn_accuracy": "K-NN",
-    "logistic_accuracy": "logistic regression",
-    "kmeans_purity": "K-Means, purity",
-    "kmeans_one_to_one": "K-Means, one to one",
-    "kmeans_purity_train": "purity, training",
-    "kmeans_one_to_one_train": "one to one, training",
-    "knn_accuracy_adversarial": "K-NN, moved",
-    "logistic_accuracy_adversarial": "logistic regression, moved",
-}
-DISTANCES = {"within": "distance in a class", "between": "between classes"}
+SPREAD = ("balance", "entropy", "correlation")
+REDUNDANCY = (
+    *("redundancy_train", "redundancy_train_equal", "redundancy_test"),
+    *("redundancy_random", "redundancy_adversarial"),
+)
+CATEGORIES = (
+    *("knn_accuracy", "logistic_accuracy", "kmeans_purity", "kmeans_one_to_one"),
+    *("kmeans_purity_train", "kmeans_one_to_one_train"),
+    *("knn_accuracy_adversarial", "logistic_accuracy_adversarial"),
+)
+DISTANCES = ("within", "between")
 INPUTS = {
     "adversarial": "moved by the attack",
     "mixed": "mixed",
@@ -160,17 +170,12 @@ def verdicts(record: EncodingRecord) -> list[str]:
 
 def bars(record: EncodingRecord) -> Drawing:
     """Accuracy by each way to categorise, a group of bars a coder, intervals as lines."""
-    names = {
-        "kmeans_one_to_one": "K-Means, one to one",
-        "kmeans_purity": "K-Means, purity",
-        "logistic_accuracy": "logistic regression",
-        "knn_accuracy": "K-NN",
-    }
+    names = ("kmeans_one_to_one", "kmeans_purity", "logistic_accuracy", "knn_accuracy")
     with matplotlib.rc_context(STYLE):
         height = 1.4 + 0.75 * len(record.coders)
         figure = Figure(figsize=(6.4, height), layout="constrained")
         axes = figure.add_subplot()
-        for place, (name, label) in enumerate(names.items()):
+        for place, name in enumerate(names):
             shown = [
                 (row + 0.2 * (1.5 - place), coder.metrics[name])
                 for row, coder in enumerate(record.coders)
@@ -182,7 +187,7 @@ def bars(record: EncodingRecord) -> Drawing:
                 [100 * (one.value or 0) for _, one in known],
                 height=0.17,
                 color=COLOURS[place],
-                label=label,
+                label=label_of(name),
             )
             for y, one in known:
                 if one.low is not None and one.high is not None:
@@ -209,28 +214,18 @@ def redundancy_table(record: EncodingRecord) -> Table:
         f"Redundancy in percent. Training: {record.train} pictures; all other columns "
         f"{record.test}. Noise: uniform pixels. Moved: by the attack, made for "
         f"{record.victim.label}.",
-        columns("Code", "bits", *_redundancy(record).values(), *SPREAD.values()),
+        [*columns("Code", "bits"), *of_figures(*REDUNDANCY, *SPREAD)],
         [
             row(
                 named(one.label),
                 number(one.bits),
-                (points(one.metrics[name]) for name in _redundancy(record)),
+                (points(one.metrics[name]) for name in REDUNDANCY),
                 (number(as_number(one.figures[name], 3)) for name in SPREAD),
             )
             for one in record.coders
             if one.kind != "pixels"
         ],
     )
-
-
-def _redundancy(record: EncodingRecord) -> dict[str, str]:
-    return {
-        "redundancy_train": "training, all",
-        "redundancy_train_equal": f"training, {record.test}",
-        "redundancy_test": "test",
-        "redundancy_random": "noise",
-        "redundancy_adversarial": "moved",
-    }
 
 
 def categories_table(record: EncodingRecord) -> Table:
@@ -240,7 +235,7 @@ def categories_table(record: EncodingRecord) -> Table:
         f"In percent of test pictures, 95 % intervals in small print. K-NN: {record.neighbours} "
         "neighbours among the training codes by Hamming distance; K-Means is fitted to the codes "
         "that it is scored on. Moved: the true class of moved pictures.",
-        columns("Code", *CATEGORIES.values(), *DISTANCES.values()),
+        [Column("Code"), *of_figures(*CATEGORIES, *DISTANCES)],
         [
             row(
                 named(one.label, KINDS[one.kind]),

@@ -15,9 +15,20 @@ from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, method_fact, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell, Table, chance, columns, named, number, points, row
+from advhash.reports.elements.tables import (
+    Cell,
+    Table,
+    chance,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
+from advhash.reports.vocabulary import label_of
 
 SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
 ALGORITHMS = {
@@ -249,8 +260,8 @@ def searches_table(record: SearchRecord) -> Table:
         "All searches",
         "All searches.",
         columns(
-            *("Arm", "Repeat", "Candidates", "Full hits", "Evaluated", "Best fitness, %"),
-            *("Checked hits", "Of them false"),
+            *("Arm", "Repeat", label_of("candidates"), "Full hits", "Evaluated"),
+            *(f"{label_of('best_fitness')}, %", "Checked hits", "Of them false"),
         ),
         [cells(one) for one in record.results],
     )
@@ -284,10 +295,10 @@ def noise_table(record: SearchRecord) -> Table | None:
     return Table(
         "Noise and forgetting",
         "In percent, 95 % intervals over repeats in small print.",
-        columns(
-            *("Noise", "Evaluations a key", "Forgetting", "Quality, %", "Claimed, %"),
-            "Candidates",
-        ),
+        [
+            *columns("Noise", "Evaluations a key", "Forgotten a step"),
+            *of_figures("quality", "claimed", "candidates"),
+        ],
         [
             row(
                 Cell(str(one.noise)),
@@ -310,8 +321,10 @@ def held_out_table(record: SearchRecord) -> Table | None:
         "Held-out queries",
         "The attack that was found against dhta at equal steps, in percent.",
         columns(
-            *("Victim", "Searched on", "t-MAP found", "t-MAP dhta", "dhta, step tuned", "clean"),
-            *("ceiling", "Found over dhta", "p", "over tuned", "p"),
+            *("Victim", "Searched on"),
+            *(f"{label_of('tmap')} {who}" for who in ("found", "dhta", "dhta, step tuned")),
+            *map(label_of, ("tmap_clean", "tmap_ceiling")),
+            *("Found over dhta", "p", "over tuned", "p"),
         ),
         [
             row(
@@ -348,12 +361,12 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "best": Drawing(
-                _over_time(record, 1, "best fitness"),
+                _over_time(record, 1, label_of("best_fitness")),
                 "Best fitness over time for each arm; the final values stand in the table.",
                 "Best fitness so far, mean over repeats.",
             ),
             "hits": Drawing(
-                _over_time(record, 2, "hit rate"),
+                _over_time(record, 2, label_of("hit_rate")),
                 "Hit rate over time for each arm with a cache.",
                 "Share of candidates so far that were not evaluated.",
             ),

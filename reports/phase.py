@@ -21,9 +21,10 @@ from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_o
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import INK, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell as TableCell, Table, columns, number, row
+from advhash.reports.elements.tables import Table, columns, number, of_figures, row, titled
 from advhash.reports.elements.verdict import percent
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
+from advhash.reports.vocabulary import label_of
 
 PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
 FACTORS = {
@@ -33,24 +34,16 @@ FACTORS = {
     "weight_decay": "regularisation",
     "noise": "label noise",
 }
-MAPS = {  # outcome → what it shows, levels of its contour lines
-    "redundancy_train": ("Redundancy ratio, training pictures", (0.01, 0.05, 0.2, 0.5)),
-    "knn_accuracy": ("K-NN accuracy, test pictures", (0.5, 0.7, 0.8, 0.9, 0.95)),
-    "tmap": ("t-MAP of the attack", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
-    "auroc": ("AUROC of novelty, attacked pictures", (0.6, 0.7, 0.8, 0.9)),
+MAPS = {  # outcome → levels of its contour lines
+    "redundancy_train": (0.01, 0.05, 0.2, 0.5),
+    "knn_accuracy": (0.5, 0.7, 0.8, 0.9, 0.95),
+    "tmap": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "auroc": (0.6, 0.7, 0.8, 0.9),
 }
-OUTCOMES = {
-    "redundancy_train": "redundancy, training",
-    "redundancy_test": "redundancy, test",
-    "kmeans_purity": "K-Means, purity",
-    "kmeans_one_to_one": "K-Means, one to one",
-    "knn_accuracy": "K-NN",
-    "logistic_accuracy": "logistic regression",
-    "accuracy": "the network’s own accuracy",
-    "tmap_clean": "t-MAP, clean",
-    "tmap": "t-MAP, attacked",
-    "auroc": "AUROC of novelty",
-}
+OUTCOMES = (
+    *("redundancy_train", "redundancy_test", "kmeans_purity", "kmeans_one_to_one"),
+    *("knn_accuracy", "logistic_accuracy", "accuracy", "tmap_clean", "tmap", "auroc"),
+)
 INKS = ("#d55e00", "#f0e442", "#009e73")  # of the regimes
 
 
@@ -131,12 +124,12 @@ def verdicts(record: PhaseRecord) -> list[str]:
         for name in REGIMES
     )
     lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
-    for outcome in ("redundancy_train", "knn_accuracy", "tmap", "auroc"):
+    for outcome in MAPS:
         effect = next(one for one in record.effects if one.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
         if known:
             told = [f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]]
-            lines.append(f"{OUTCOMES[outcome]}: of its variance, {', '.join(told)}.")
+            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(told)}.")
     parts = []
     for name in REGIMES:
         tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
@@ -152,7 +145,7 @@ def maps(record: PhaseRecord) -> list[Drawing]:
     At the first weight decay and label noise, means over repeats.
     """
     drawn = [("Regimes", _regime_map(record))]
-    drawn += [(title, _map(record, name, levels)) for name, (title, levels) in MAPS.items()]
+    drawn += [(label_of(name), _map(record, name, levels)) for name, levels in MAPS.items()]
     return [
         Drawing(
             svg,
@@ -172,7 +165,7 @@ def effects_table(record: PhaseRecord) -> Table:
         columns("Outcome", *FACTORS.values(), "between repeats"),
         [
             row(
-                TableCell(OUTCOMES[one.outcome]),
+                titled(one.outcome),
                 (number(percent(one.eta_squared[name])) for name in FACTORS),
                 number(percent(one.repeats)),
             )
@@ -186,7 +179,7 @@ def cells_table(record: PhaseRecord) -> Table:
     return Table(
         "All cells",
         "Every training at every time.",
-        columns(*FACTORS.values(), "repeat", "bits", *OUTCOMES.values()),
+        [*columns(*FACTORS.values(), "repeat", "bits"), *of_figures(*OUTCOMES)],
         [
             row(
                 (number(f"{getattr(one.point, name):g}") for name in FACTORS),

@@ -23,11 +23,13 @@ from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
     Cell as TableCell,
+    Column,
     Table,
     chance,
     columns,
     named,
     number,
+    of_figures,
     points,
     row,
 )
@@ -43,25 +45,14 @@ from advhash.reports.record import (
     VictimInfo,
     main_metric,
 )
+from advhash.reports.vocabulary import label_of
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
-AIMED = {
-    "tmap": "t-MAP",
-    "tmap_clean": "clean",
-    "tmap_ceiling": "ceiling",
-    "tmap_normalised": "covered",
-}
-OWN = {"map_adversarial": "MAP attacked", "map": "MAP clean", "map_chance": "chance"}
-WORTH = {
-    "map_clean": "MAP clean",
-    "map_robust": "MAP robust",
-    "tmap_clean": "t-MAP clean",
-    "tmap_robust": "t-MAP robust",
-}
-NOT_ADAPTIVE = {
-    "map_nonadaptive": "MAP, not adaptive",
-    "tmap_nonadaptive": "t-MAP, not adaptive",
-}
+AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+OWN = ("map_adversarial", "map", "map_chance")
+WORTH = ("map_clean", "map_robust", "tmap_clean", "tmap_robust")
+NOT_ADAPTIVE = ("map_nonadaptive", "tmap_nonadaptive")
+CODES = ("rows", "distinct", "balance", "entropy", "seconds_training")
 
 
 class Victim(Part):
@@ -158,7 +149,7 @@ def verdicts(record: TransferRecord) -> list[str]:
     lines = []
     for method in record.budgets:
         main = main_metric(record.goal(method))
-        name = "t-MAP" if main == "tmap" else "MAP after the attack"
+        name = label_of(main)
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
         line += f"{with_interval(own or Metric())} on the victim that it was made for, "
@@ -221,12 +212,11 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
             f"Heat map of {method}: rows are the victims that it was made for, columns the victims "
             "that it is judged on. The numbers stand in the table below."
         )
-        what = (
-            "t-MAP in percent: lighter is a stronger attack"
-            if main == "tmap"
-            else "MAP after the attack in percent: darker is a stronger attack"
+        shade = "lighter" if main == "tmap" else "darker"
+        caption = (
+            f"{label_of(main)} in percent: {shade} is a stronger attack; 95 % intervals over "
+            "queries below each figure."
         )
-        caption = f"{what}; 95 % intervals over queries below each figure."
         return Drawing(svg_of(figure), alt, caption)
 
 
@@ -238,7 +228,12 @@ def matrix_table(record: TransferRecord, method: str) -> Table:
     return Table(
         f"{method} from victim to victim",
         f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points.",
-        columns("Made for", "Judged on", *figures.values(), "Gain", "p", "over noise"),
+        [
+            *columns("Made for", "Judged on"),
+            *of_figures(*figures, "gain"),
+            Column("p"),
+            *of_figures("over_noise"),
+        ],
         [
             row(
                 named(one.source),
@@ -271,7 +266,7 @@ def defence_table(record: TransferRecord, defense: Defense) -> Table:
         "victim, untargeted for MAP, targeted for t-MAP, against the database as the victim "
         "serves it. Not adaptive: the same pictures made for the undefended victim, shown only to "
         "be compared.",
-        columns("Victim", *WORTH.values(), *NOT_ADAPTIVE.values()),
+        [Column("Victim"), *of_figures(*WORTH, *NOT_ADAPTIVE)],
         [
             row(
                 named(defense.undefended),
@@ -296,10 +291,7 @@ def codes_table(defense: Defense) -> Table:
     return Table(
         "Codes with and without the defence",
         "Codes of the database, and what training took.",
-        columns(
-            *("Victim", "database rows", "distinct codes", "bit balance", "bit entropy"),
-            "seconds of training",
-        ),
+        [Column("Victim"), *of_figures(*CODES)],
         [
             row(
                 named(label),

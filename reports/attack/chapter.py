@@ -34,6 +34,7 @@ from advhash.reports.elements.plots import (
 )
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
 from advhash.reports.record import Example, Record, Retrieved, load_record
+from advhash.reports.vocabulary import figure, label_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _drawings(runs: Sequence[Run]) -> list[Drawing]:
     targeted = {"chance": "tmap_chance", "clean": "tmap_clean", "ceiling": "tmap_ceiling"}
     untargeted = {"chance": "map_chance", "clean": "map"}
     drawings = []
-    drawn = interval_figure(_effects(runs, "targeted", "tmap", targeted), "t-MAP (%)")
+    drawn = interval_figure(_effects(runs, "targeted", "tmap", targeted), f"{label_of('tmap')} (%)")
     if drawn is not None:
         alt = (
             "t-MAP of each targeted run with its 95 % interval, and its chance, clean and ceiling "
@@ -131,7 +132,10 @@ def _drawings(runs: Sequence[Run]) -> list[Drawing]:
             "95 % interval; further right is a stronger attack."
         )
         drawings.append(Drawing(drawn, alt, caption))
-    drawn = interval_figure(_effects(runs, "untargeted", "map_adversarial", untargeted), "MAP (%)")
+    drawn = interval_figure(
+        _effects(runs, "untargeted", "map_adversarial", untargeted),
+        f"{label_of('map_adversarial')} (%)",
+    )
     if drawn is not None:
         alt = (
             "MAP after the attack of each untargeted run with its 95 % interval, and its chance "
@@ -155,18 +159,18 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
             continue
         protocol = record.protocol
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
-        label = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
+        name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = found.setdefault((main, record.budget.norm), {})
-        lines.setdefault(label, {})[record.budget.eps] = metric
+        lines.setdefault(name, {})[record.budget.eps] = metric
     drawings = []
     for (main, norm), lines in found.items():
         grown = [
-            Growth(label, sorted(points.items()))
-            for label, points in lines.items()
+            Growth(name, sorted(points.items()))
+            for name, points in lines.items()
             if len(points) > 1
         ]
         if grown:
-            axis = "t-MAP (%)" if main == "tmap" else "MAP after the attack (%)"
+            axis = f"{label_of(main)} (%)"
             alt = f"{axis} against ε of each attack, with 95 % intervals. {SAME}"
             caption = f"{axis} against ε: how much a larger budget buys."
             drawings.append(Drawing(budget_figure(grown, norm, axis), alt, caption))
@@ -272,6 +276,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 "drawings": _drawings(runs),
                 "aimed": tables.aimed(runs),
                 "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
+                "glossary": [figure(name) for name in tables.shown(runs)],
+                "covered": label_of("tmap_normalised"),
                 "strengths": STRENGTHS,
                 "rule": EXAMPLE_RULE,
                 "gain": GAIN,

@@ -18,35 +18,29 @@ from advhash.reports.elements.tables import (
     columns,
     named,
     number,
+    of_figures,
     points,
     row,
+    titled,
 )
 from advhash.reports.elements.verdict import metric_of
-from advhash.reports.record import Record
+from advhash.reports.record import TARGETED_METRICS, Record
 
-FIGURES = {"tmap": "t-MAP", "map_adversarial": "MAP attacked"}
-OWN = {"map_chance": "MAP chance", "map": "MAP clean", "map_adversarial": "MAP attacked"}
-TARGET = {
-    "tmap": "t-MAP",
-    "tmap_chance": "t-MAP chance",
-    "tmap_clean": "t-MAP clean",
-    "tmap_ceiling": "t-MAP ceiling",
-    "tmap_normalised": "covered",
-}
-CODECS = {
-    "_clean": "clean",
-    "": "attacked",
-    "_png": "PNG",
-    "_jpeg90": "JPEG 90",
-    "_jpeg75": "JPEG 75",
-    "_clean_pdq": "clean, 31 of 256 bits",
-    "_pdq": "attacked, 31 of 256 bits",
-}
-PLANTED = {
-    "poison_hit10": "hit",
-    "poison_hit10_clean": "same pictures unmoved",
-    "poison_hit10_gain": "gain",
-    "poison_hit10_chance": "chance",
+OWN = ("map_chance", "map", "map_adversarial")
+CODECS = ("_clean", "", "_png", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
+PLANTED = ("poison_hit10", "poison_hit10_clean", "poison_hit10_gain", "poison_hit10_chance")
+DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
+RATES = {  # goal → label of the table, its figure, what that is
+    "targeted": (
+        "Collision at the threshold",
+        "collision_rate",
+        "the share of queries that collide with the target picture",
+    ),
+    "untargeted": (
+        "Evasion at the threshold",
+        "evasion_rate",
+        "the share of queries that evade, with more bits than that to their own picture",
+    ),
 }
 YES, NO = Cell("✓ yes", style="strong"), Cell("no", style="soft")
 
@@ -90,6 +84,11 @@ def threat(runs: Sequence[Run]) -> Table:
     )
 
 
+def shown(runs: Sequence[Run]) -> list[str]:
+    """The figures of the table of results."""
+    return [*_shares(runs), *DISTANCES]
+
+
 def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | None:
     """The strongest attack first; None where no two runs were paired."""
     if not standings:
@@ -111,13 +110,13 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
         f"The strongest attack first, among runs of one task ({len(standings)} of them). A range "
         "of ranks, such as 1–2: the differences, query by query, do not settle the order (p "
         "adjusted is 0.05 or more). In percent, 95 % intervals in small print.",
-        columns("Run", "Rank", FIGURES[standings[0].metric], "L∞", "L2"),
+        [*columns("Run", "Rank"), *of_figures(standings[0].metric, "linf", "l2")],
         rows,
     )
 
 
-def _shares(runs: Sequence[Run]) -> dict[str, str]:
-    return OWN | (TARGET if aimed(runs) else {})
+def _shares(runs: Sequence[Run]) -> tuple[str, ...]:
+    return (*OWN, *(TARGETED_METRICS if aimed(runs) else ()))
 
 
 def _plain(record: Record, name: str, digits: int = 2) -> Cell:
@@ -149,13 +148,12 @@ def results(runs: Sequence[Run]) -> Table:
         )
 
     shares = _shares(runs)
-    distances = ("L∞", "L2", "PSNR (dB)", "SSIM", "overrun", "fit (s)", "per query (s)")
     return Table(
         "Results",
         f"{'All runs' if len(runs) > 1 else 'The run'}; means over queries. "
-        f"{'MAP, t-MAP and “covered”' if aimed(runs) else 'MAP'} in percent, 95 % intervals in "
-        "small print; – where a figure does not exist.",
-        columns("Run", *shares.values(), *distances),
+        f"{'MAP and t-MAP' if aimed(runs) else 'MAP'} in percent, 95 % intervals in small print; "
+        "– where a figure does not exist.",
+        [Column("Run"), *of_figures(*shown(runs))],
         [cells(run) for run in runs],
     )
 
@@ -184,7 +182,7 @@ def directions(runs: Sequence[Run]) -> Table | None:
         "Results by direction",
         "The same attacked queries against each kind of database code: query modality – what the "
         "database holds. In percent.",
-        columns("Direction", "Run", *shares.values()),
+        [*columns("Direction", "Run"), *of_figures(*shares)],
         rows,
     )
 
@@ -207,37 +205,34 @@ def planted(runs: Sequence[Run]) -> Table | None:
         "Planted items",
         "Share of clean queries that find, among their first 10 results, a planted picture that "
         "was moved toward one of their labels and truly has none of them. In percent.",
-        columns("Run", "Planted", "Queries aimed at", *PLANTED.values()),
+        [*columns("Run", "Planted", "Queries aimed at"), *of_figures(*PLANTED)],
         rows,
     )
 
 
-def thresholds(runs: Sequence[Run]) -> Table | None:
-    """Evasion and collision; None where no run has a threshold."""
+def thresholds(runs: Sequence[Run]) -> list[Table]:
+    """Collision of targeted runs, evasion of untargeted ones, of those that have a threshold."""
+    found = [run for run in runs if "threshold_bits" in run.record.metrics]
+    aims = {goal: [run for run in found if run.record.attack.goal == goal] for goal in RATES}
+    return [_threshold(aims[goal], *RATES[goal]) for goal in RATES if aims[goal]]
 
-    def cells(run: Run) -> list[Cell]:
-        record = run.record
-        targeted = record.attack.goal == "targeted"
-        rate = "collision_rate" if targeted else "evasion_rate"
-        return row(
-            named(run.label),
-            Cell("collide" if targeted else "evade"),
-            _plain(record, "threshold_bits", 0),
-            _plain(record, "false_positives", 5),
-            (points(record.metrics.get(rate + part)) for part in CODECS),
-        )
 
-    rows = [cells(run) for run in runs if "threshold_bits" in run.record.metrics]
-    if not rows:
-        return None
+def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
+    rates = [rate + part for part in CODECS]
     return Table(
-        "Collision and evasion at the threshold",
-        "Two pictures count as one where their codes are at most the threshold apart. Untargeted "
-        "runs: the share of queries that evade, with more bits than that to their own picture; "
-        "targeted runs: the share that collide with the target picture. Saved and read again as "
-        "PNG and JPEG by Pillow. In percent.",
-        columns("Run", "Share that", "Threshold (bits)", "False positives", *CODECS.values()),
-        rows,
+        label,
+        "Two pictures count as one where their codes are at most the threshold apart. In percent: "
+        f"{what}. Saved and read again as PNG and JPEG by Pillow.",
+        [Column("Run"), *of_figures("threshold_bits", "false_positives", *rates)],
+        [
+            row(
+                named(run.label),
+                _plain(run.record, "threshold_bits", 0),
+                _plain(run.record, "false_positives", 5),
+                (points(run.record.metrics.get(name)) for name in rates),
+            )
+            for run in runs
+        ],
     )
 
 
@@ -248,7 +243,7 @@ def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
         return row(
             named(runs[pair.first].label),
             Cell(runs[pair.second].label, foreign=True, style="strong"),
-            Cell(FIGURES[pair.metric]),
+            titled(pair.metric),
             points(pair.difference),
             number(pair.difference.n),
             chance(pair.difference.p),

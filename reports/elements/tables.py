@@ -12,6 +12,7 @@ from typing import Literal
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.numbers import as_bounds, as_chance, as_number, as_points
+from advhash.reports.vocabulary import figure
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,16 @@ class Table:
 def columns(*labels: str) -> list[Column]:
     """Columns of which none is wide."""
     return [Column(label) for label in labels]
+
+
+def of_figures(*names: str) -> list[Column]:
+    """A column a figure, headed as the vocabulary has it."""
+    return [Column(figure(name).heading) for name in names]
+
+
+def titled(name: str) -> Cell:
+    """What heads the row of a figure."""
+    return Cell(figure(name).heading)
 
 
 def named(text: str, note: str = "") -> Cell:

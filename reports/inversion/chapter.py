@@ -21,9 +21,19 @@ from advhash.reports.elements.chapters import (
 )
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell, Table, columns, points, row, value
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    of_figures,
+    points,
+    row,
+    value,
+)
 from advhash.reports.elements.verdict import percent
 from advhash.reports.inversion.record import InversionRecord
+from advhash.reports.vocabulary import label_of
 
 SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
 BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
@@ -96,7 +106,7 @@ def sweep_figure(record: InversionRecord) -> Drawing | None:
             axes.set_xticks(x, [str(value) for value in x])
             axes.minorticks_off()
             axes.set_xlabel(label)
-            axes.set_ylabel("accuracy (%)")
+            axes.set_ylabel(f"{label_of('accuracy')} (%)")
             axes.legend(frameon=False)
 
     alt = "Accuracy against the number of bits and of parties"
@@ -160,7 +170,7 @@ def roc_figure(record: InversionRecord) -> Drawing | None:
                 )  # fmt: skip
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
             axes.set_title(kind, fontsize=10)
-            axes.set_xlabel("false alarms")
+            axes.set_xlabel(label_of("false_alarms"))
             axes.set_aspect("equal")
             if not place:
                 axes.set_ylabel("detected")
@@ -180,11 +190,12 @@ def attackers_table(record: InversionRecord) -> Table:
         "Attackers",
         "Similarity of reconstructions to what was sent: a gain above 0 is more than the class "
         "alone gives away; 95 % intervals in small print.",
-        columns(
-            *("what is seen", "attacker", "SSIM", "gain over class mean"),
-            *("over a decoder told the class", "PSNR (dB)", "MSE"),
-            f"picked among {record.protocol.candidates} (%)",
-        ),
+        [
+            *columns("what is seen", "attacker"),
+            *of_figures("ssim", "gain_over_class_mean", "gain_codes_over_class_decoder"),
+            *of_figures("psnr", "mse"),
+            Column(f"{label_of('reidentification')} among {record.protocol.candidates} (%)"),
+        ],
         [
             row(
                 Cell(world.name, note=world.text if first else ""),
@@ -207,7 +218,7 @@ def detectors_table(record: InversionRecord) -> Table:
     return Table(
         "Detectors",
         "Detectors on abnormal inputs, in percent, 95 % intervals in small print.",
-        columns("inputs", "detector", "AUROC", "detected at 5 %", "false alarms"),
+        [*columns("inputs", "detector"), *of_figures("auroc", "tpr_at_5fpr", "false_alarms")],
         [
             row(
                 Cell(one.inputs),
@@ -224,7 +235,7 @@ def labels_table(record: InversionRecord) -> Table:
     return Table(
         "Labels",
         "Labels that are read correctly, in percent.",
-        columns("read from", "right"),
+        [Column("read from"), *of_figures("label_read")],
         [
             row(Cell(name.replace("_", " ")), points(metric))
             for name, metric in record.leakage.items()
@@ -238,7 +249,7 @@ def accuracy_table(record: InversionRecord) -> Table:
     return Table(
         "Accuracy",
         "Accuracy of the federation in percent.",
-        columns("codes", "undefended", "lost, paired"),
+        of_figures("accuracy", "accuracy_undefended", "accuracy_loss"),
         [
             row(
                 points(found.get("accuracy")),

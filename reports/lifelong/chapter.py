@@ -15,7 +15,16 @@ from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_o
 from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Cell, Column, Table, columns, number, points, row
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import NO_VALUE
 from advhash.reports.lifelong.record import (
     GROUPS,
@@ -27,6 +36,7 @@ from advhash.reports.lifelong.record import (
     TimeRow,
     View,
 )
+from advhash.reports.vocabulary import label_of
 
 MARKS = dict(zip(NAMES, "sdDo^vP*x", strict=True))
 TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", "#1f2328", MUTED), strict=True))
@@ -203,7 +213,7 @@ def _start(
 
 
 def _time_figure(record: LifelongRecord) -> bytes:
-    figure, axes = _panel(record, "seconds")
+    figure, axes = _panel(record, label_of("seconds"))
     for method in NAMES:
         points = [(row.stage, row.seconds) for row in record.times if row.method == method]
         known = [(stage, metric.value) for stage, metric in points if metric.value is not None]
@@ -223,7 +233,7 @@ def _time_figure(record: LifelongRecord) -> bytes:
 
 
 def _attack_figure(record: LifelongRecord) -> bytes:
-    figure, axes = _panel(record, "t-MAP (%)")
+    figure, axes = _panel(record, f"{label_of('tmap')} (%)")
     axes.set_ylim(-2, 102)
     labels = {"stale": "fitted to the victim of phase 1", "fresh": "fitted to the present victim"}
     for place, (attack, label) in enumerate(labels.items(), start=1):
@@ -330,9 +340,10 @@ def costs_table(record: LifelongRecord) -> Table:
         "Costs",
         f"Costs of training and hashing, {threads} thread{'' if threads == 1 else 's'}; means with "
         "intervals over orders and seeds. Old codes changed: the largest share over all cells.",
-        columns(
-            "Method", "Increment", "Seconds", "Processor seconds", "Epochs", "Old codes changed"
-        ),
+        [
+            *columns("Method", "Increment"),
+            *of_figures("seconds", "cpu_seconds", "epochs", "old_codes_changed"),
+        ],
         [
             row(
                 Cell(NAMES[one.method]),
@@ -354,7 +365,10 @@ def robustness_table(record: LifelongRecord) -> Table | None:
     return Table(
         "Lifelong robustness",
         "t-MAP in percent, 95 % intervals in small print; mean L2 of the change.",
-        columns("Attack", "Increment", "t-MAP", "t-MAP clean", "t-MAP chance", "L2"),
+        [
+            *columns("Attack", "Increment"),
+            *of_figures("tmap", "tmap_clean", "tmap_chance", "l2"),
+        ],
         [
             row(
                 Cell("fitted in phase 1" if one.attack == "stale" else "fitted anew"),
