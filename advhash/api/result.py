@@ -15,11 +15,11 @@ from torch import Tensor
 
 from advhash.codes.packed import HashCodes
 from advhash.errors import UsageError
+from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.examples import GAIN, picture
 from advhash.reports.attack.pairs import Queries
-from advhash.reports.record import Record
+from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
 
 THUMBNAILS = 4

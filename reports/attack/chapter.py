@@ -10,7 +10,6 @@ from pathlib import Path
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.reports.attack import tables
-from advhash.reports.attack.examples import EXAMPLE_RULE, GAIN
 from advhash.reports.attack.pairs import Queries, compare, headline, load_queries, map_lost
 from advhash.reports.attack.ranks import standings
 from advhash.reports.attack.several_runs import findings
@@ -33,7 +32,7 @@ from advhash.reports.elements.plots import (
     interval_figure,
 )
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
-from advhash.reports.record import Example, Record, Retrieved, load_record
+from advhash.reports.record import EXAMPLE_RULE, GAIN, Example, Record, Retrieved, load_record
 from advhash.reports.vocabulary import figure, label_of
 
 

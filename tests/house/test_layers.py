@@ -77,6 +77,15 @@ def test_a_module_imports_its_own_layer_or_lower_ones(file: Path) -> None:
     assert not upward, f"{named(file)} is of {LAYERS[own]} and may not import {upward}"
 
 
+DRAWS = {"reports", "measures", "codes", "storage", "compute", "ground"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "reports").rglob("*.py")), ids=lambda f: f.name)
+def test_reports_draw_what_records_hold(file: Path) -> None:
+    """They know no data set, victim, attack, defence or experiment, which would be computing."""
+    assert {folder_of(name) for name in modules_of(file)} <= DRAWS
+
+
 def test_no_imports_go_round() -> None:
     """Between modules; a package that shows its face imports what lies in it."""
     above: list[str] = []

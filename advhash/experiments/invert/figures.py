@@ -15,9 +15,9 @@ from torch import Tensor
 
 from advhash.attacks.inversion.decoders import observe
 from advhash.data.dataset import Dataset, Split
+from advhash.experiments.attack.examples import picture
 from advhash.measures.intervals import Metric, rate_metric
 from advhash.measures.reconstruction import clustered, nearest_class
-from advhash.reports.attack.examples import picture
 from advhash.reports.inversion.record import PartyBits, Picture
 from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
