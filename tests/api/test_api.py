@@ -302,7 +302,7 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     shown = repr(read).splitlines()
     assert shown[0] == "run-8 − run-1, 12 queries, paired"
     assert shown[1].startswith(f"t-MAP: {mean:.3f} [")
-    assert [line.partition(":")[0] for line in shown[1:]] == ["tmap", "map_adversarial"]
+    assert [line.partition(":")[0] for line in shown[1:]] == ["t-MAP", "MAP attacked"]
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
     assert "dhta" in page
     replayed = AttackConfig.build(read_toml(tmp_path / "run-8/config.toml"))
