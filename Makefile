@@ -65,6 +65,7 @@ bench: $(STAMP)
 # Every measured page of docs/ again, from the committed figures: a minute, no model.
 tables: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python tools/figures_page.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,28 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, known, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import Growth, budget_figure
+from advhash.reports.elements.plots import Drawing, Growth, budget_figure
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import Document, Part, RunInfo, main_metric
+from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
+BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
+AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+OWN = ("map_adversarial", "map_chance")
 
 
 class CellInfo(Part):
@@ -110,7 +124,7 @@ class BenchmarkRecord(Document):
 def verdicts(record: BenchmarkRecord) -> list[str]:
     """What the suite found, in plain words."""
     lines = []
-    for goal, name in (("targeted", "t-MAP"), ("untargeted", "MAP")):
+    for goal, name in (("targeted", label_of("tmap")), ("untargeted", "MAP")):
         standing = [one for one in record.victims if one.goal == goal]
         for place in dict.fromkeys((one.dataset, one.budget) for one in standing):
             there = [one for one in standing if (one.dataset, one.budget) == place]
@@ -143,29 +157,127 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class Grown:
-    caption: str
-    figure: str
+def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    own = AIMED if goal == "targeted" else OWN
+    return _table(
+        f"Victims under their strongest {goal} attack",
+        [
+            *columns("Data", "Budget", "Rank", "Victim", "Strongest attack"),
+            *of_figures("map", *own),
+        ],
+        [
+            row(
+                named(one.dataset),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.victim),
+                named(one.method),
+                (points(one.metrics[name]) for name in ("map", *own)),
+            )
+            for one in record.victims
+            if one.goal == goal
+        ],
+    )
 
 
-def _grown(rows: Sequence[Row]) -> tuple[list[Grown], int]:
+def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    return _table(
+        f"{goal.capitalize()} attacks over victims",
+        [
+            *columns("Data", "Budget", "Rank", "Attack"),
+            *of_figures(main_metric(goal)),
+            Column("Victims"),
+        ],
+        [
+            row(
+                named(one.dataset),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.method),
+                points(one.main),
+                named(", ".join(one.victims)),
+            )
+            for one in record.methods
+            if one.goal == goal
+        ],
+    )
+
+
+def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
+    own = ("tmap", "tmap_normalised") if goal == "targeted" else OWN
+    return _table(
+        f"Every victim and {goal} attack",
+        [
+            *columns("Data", "Victim", "Budget", "Rank", "Attack", "Runs"),
+            *of_figures("map", *own),
+            Column("Flags"),
+        ],
+        [
+            row(
+                named(one.dataset),
+                named(one.victim),
+                Cell(one.budget),
+                number(one.rank),
+                named(one.method),
+                number(one.cells),
+                (points(one.metrics[name]) for name in ("map", *own)),
+                Cell(" ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"),
+            )
+            for one in record.rows
+            if one.goal == goal
+        ],
+    )
+
+
+def _counted(flag: str, count: int) -> str:
+    return f"{flag} ×{count}" if count > 1 else flag
+
+
+def _failed_table(record: BenchmarkRecord) -> Table | None:
+    def seeds(one: CellInfo) -> str:
+        return f"{'–' if one.victim_seed is None else one.victim_seed}, {one.attack_seed}"
+
+    return _table(
+        "Cells that failed",
+        columns("Data", "Victim", "Attack", "Budget", "Seeds", "Why"),
+        [
+            row(
+                named(one.dataset),
+                named(one.victim),
+                named(one.method),
+                Cell(one.budget),
+                number(seeds(one)),
+                Cell(one.message, detail=(BUG, one.trace) if one.trace else None),
+            )
+            for one in record.cells
+            if one.status == "failed"
+        ],
+    )
+
+
+def _table(label: str, heads: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Table | None:
+    return Table(label, label, heads, rows) if rows else None
+
+
+def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     """Figures against ε of the rows that have several, and how many more there would be."""
     groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
-    for row in rows:
-        if row.eps is not None:
-            lines = groups.setdefault((row.dataset, row.victim, row.goal, row.norm), {})
-            lines.setdefault(row.method, []).append((row.eps, row.metrics[main_metric(row.goal)]))
+    for one in rows:
+        if one.eps is not None:
+            lines = groups.setdefault((one.dataset, one.victim, one.goal, one.norm), {})
+            lines.setdefault(one.method, []).append((one.eps, one.metrics[main_metric(one.goal)]))
     drawn = []
     for (dataset, victim, goal, norm), lines in groups.items():
         grown = [Growth(name, sorted(points, key=lambda one: one[0]))
                  for name, points in lines.items() if len(points) > 1]  # fmt: skip
-        axis = "t-MAP (%)" if goal == "targeted" else "MAP after the attack (%)"
+        axis = f"{label_of(main_metric(goal))} (%)"
         for start in range(0, len(grown), LINES):
             drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
                           norm, axis))  # fmt: skip
     figures = [
-        Grown(caption, budget_figure(grown, norm, axis))
+        Drawing(
+            budget_figure(grown, norm, axis), f"{caption}; the values stand in the tables.", caption
+        )
         for caption, grown, norm, axis in drawn[:FIGURES]
     ]
     return figures, max(0, len(drawn) - FIGURES)
@@ -215,7 +327,13 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
             "protocols": protocols(record),
             "grown": grown,
             "undrawn": undrawn,
-            "failed": [cell for cell in record.cells if cell.status == "failed"],
+            "tables": {
+                goal: [
+                    make(record, goal) for make in (_standing_table, _methods_table, _rows_table)
+                ]
+                for goal in ("targeted", "untargeted")
+            },
+            "failed": _failed_table(record),
         },
         told=[Told(f"suite {record.name}", lead, more)],
         sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],

@@ -10,41 +10,36 @@ from matplotlib.figure import Figure
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
-from advhash.measures.roc import ALLOWED, STRICT
 from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, data_uri
+from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    number,
+    of_figures,
+    points,
+    row,
+    titled,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import FileDocument, Named, Part
+from advhash.reports.vocabulary import label_of
 
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
 OLD_NAMES = {"tpr_at_5fpr": "detected", "tpr_at_1fpr": "strict_detected"}  # of version 0.1
-EXACT = "randomised rule: abnormal inputs flagged at exactly {:g} % of these clean queries"
-METRICS = {  # in the order of the table; "succeeds": the code is where the attacker wants it
-    "false_alarms": "clean queries flagged",
-    "detected": "abnormal inputs flagged",
-    "detected_randomised": EXACT.format(100 * ALLOWED),
-    "accepted_adaptive": "who knows the detector gets past it with success",
-    "success_and_accepted": "the attack succeeds and is accepted",
-    "success_and_accepted_clean": "the same of unattacked queries",
-    "accepted_replay": "who swaps rows of the database in gets past it with success",
-    "accepted_clean_errors": "clean queries that are wrong and accepted",
-    "accepted_any_code": "some code is wrong and accepted",
-    "success": "the attack succeeds",
-    "success_adaptive": "an attacker who knows the detector succeeds",
-    "wrong_adaptive": "an attacker who knows the detector makes the class wrong",
-    "auroc": "AUROC",
-    "auroc_noise": "AUROC against noise of the same L2",
-    "average_precision": "average precision",
-    "flagged_noise": "noise flagged",
-    "false_alarms_held_out": "clean validation rows flagged, which the threshold was set on",
-    "strict_false_alarms": "strict rule: clean queries flagged",
-    "strict_detected": "strict rule: abnormal inputs flagged",
-    "strict_detected_randomised": EXACT.format(100 * STRICT),
-    "strict_false_alarms_held_out": "strict rule: clean validation rows flagged",
-    "accuracy": "accuracy on clean queries",
-    "accuracy_abnormal": "accuracy on abnormal inputs",
-}
+METRICS = (  # in the order of the table
+    *("false_alarms", "detected", "detected_randomised"),
+    *("accepted_adaptive", "success_and_accepted", "success_and_accepted_clean"),
+    *("accepted_replay", "accepted_clean_errors", "accepted_any_code", "success"),
+    *("success_adaptive", "wrong_adaptive", "auroc", "auroc_noise", "average_precision"),
+    *("flagged_noise", "false_alarms_held_out", "strict_false_alarms", "strict_detected"),
+    *("strict_detected_randomised", "strict_false_alarms_held_out"),
+    *("accuracy", "accuracy_abnormal"),
+)
+EPSILONS = ("epsilon_message", "epsilon_training")
 
 
 class Curve(Part):
@@ -124,13 +119,13 @@ class DetectionRecord(FileDocument):
         return {str(self.detector.name): one}
 
     @property
-    def shown(self) -> dict[str, str]:
+    def shown(self) -> list[str]:
         """The figures that at least one detector has."""
-        return {
-            name: text
-            for name, text in METRICS.items()
+        return [
+            name
+            for name in METRICS
             if any(one.metrics.get(name) is not None for one in self.found.values())
-        }
+        ]
 
 
 def verdicts(record: DetectionRecord) -> list[str]:
@@ -163,7 +158,7 @@ def verdicts(record: DetectionRecord) -> list[str]:
     return lines
 
 
-def roc_figure(record: DetectionRecord) -> str:
+def roc_figure(record: DetectionRecord) -> Drawing:
     """The ROC curve of every detector."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.2 + 0.2 * len(record.found)), layout="constrained")
@@ -177,11 +172,56 @@ def roc_figure(record: DetectionRecord) -> str:
                 label=name,
             )
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
-        axes.set_xlabel("clean queries flagged (%)")
+        axes.set_xlabel(f"{label_of('false_alarms')} (%)")
         axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
         axes.set_aspect("equal")
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-        return data_uri(figure)
+        alt = f"ROC curves of {', '.join(record.found)}. The areas below them stand in the table."
+        return Drawing(svg_of(figure), alt, "ROC curves; the thin line is chance.")
+
+
+def figures_table(record: DetectionRecord) -> Table:
+    """The figures that at least one detector has, a column a detector."""
+    found = record.found.values()
+    rows = [
+        row(titled(name), (points(one.metrics.get(name)) for one in found)) for name in record.shown
+    ]
+    rows += [
+        row(
+            Cell(f"{label_of(name)} (no percentage)"),
+            (number(as_number(one.metrics.get(name), 2)) for one in found),
+        )
+        for name in EPSILONS
+        if any(name in one.metrics for one in found)
+    ]
+    thresholds = (number(as_number(one.threshold, 3)) for one in found)
+    return Table(
+        "Figures of detectors",
+        "In percent, 95 % intervals in small print; – where a figure does not exist.",
+        [Column("Figure"), *(Column(name, foreign=True) for name in record.found)],
+        [*rows, row(titled("threshold"), thresholds)],
+    )
+
+
+def acceptance_table(record: DetectionRecord) -> Table | None:
+    """Who gets past at other thresholds; None where that was not measured."""
+    if not record.acceptance:
+        return None
+    return Table(
+        "Acceptance at other thresholds",
+        "In percent, 95 % intervals in small print. The attacker was made for the chosen "
+        "threshold.",
+        of_figures("threshold", "false_alarms", "accepted_adaptive", "accepted_replay"),
+        [
+            row(
+                Cell(as_number(one.threshold, 2)),
+                points(one.false_alarms),
+                points(one.accepted_adaptive),
+                points(one.accepted_replay),
+            )
+            for one in record.acceptance
+        ],
+    )
 
 
 def detection_chapter(path: Path, _: Pictures) -> Chapter:
@@ -205,7 +245,13 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         title=title,
         heading=f"Who is told from clean queries of {victim}, on {data}",
         template="detection.html",
-        values={"record": record, "victim": victim, "roc": roc_figure(record)},
+        values={
+            "record": record,
+            "victim": victim,
+            "roc": roc_figure(record),
+            "figures": figures_table(record),
+            "acceptance": acceptance_table(record),
+        },
         told=[Told(label, lead, more)],
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],

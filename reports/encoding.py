@@ -18,9 +18,21 @@ from advhash.reports.elements.chapters import (
     source_of,
     victim_fact,
 )
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, STYLE, data_uri
-from advhash.reports.elements.verdict import with_interval
+from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
+from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
@@ -30,6 +42,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo as Victim,
 )
+from advhash.reports.vocabulary import label_of
 
 ENCODING: Literal["advhash/encoding/1"] = "advhash/encoding/1"
 METRICS = (
@@ -40,6 +53,23 @@ METRICS = (
     *("logistic_accuracy", "logistic_accuracy_adversarial"),
 )
 FIGURES = ("rows", "distinct", "balance", "entropy", "correlation", "within", "between")
+SPREAD = ("balance", "entropy", "correlation")
+REDUNDANCY = (
+    *("redundancy_train", "redundancy_train_equal", "redundancy_test"),
+    *("redundancy_random", "redundancy_adversarial"),
+)
+CATEGORIES = (
+    *("knn_accuracy", "logistic_accuracy", "kmeans_purity", "kmeans_one_to_one"),
+    *("kmeans_purity_train", "kmeans_one_to_one_train"),
+    *("knn_accuracy_adversarial", "logistic_accuracy_adversarial"),
+)
+DISTANCES = ("within", "between")
+INPUTS = {
+    "adversarial": "moved by the attack",
+    "mixed": "mixed",
+    "noise": "noise",
+    "ood": "out of distribution",
+}
 KINDS = {
     "code": "the code of the victim",
     "network": "which units of the victim’s network fire",
@@ -108,9 +138,9 @@ class EncodingRecord(Document):
 
     def auroc(self, detector: str, inputs: str) -> Metric | None:
         """One cell of the table of detectors."""
-        for row in self.detection:
-            if (row.detector, row.inputs) == (detector, inputs):
-                return row.auroc
+        for one in self.detection:
+            if (one.detector, one.inputs) == (detector, inputs):
+                return one.auroc
         return None
 
 
@@ -145,19 +175,14 @@ def verdicts(record: EncodingRecord) -> list[str]:
     return lines
 
 
-def bars(record: EncodingRecord) -> str:
+def bars(record: EncodingRecord) -> Drawing:
     """Accuracy by each way to categorise, a group of bars a coder, intervals as lines."""
-    names = {
-        "kmeans_one_to_one": "K-Means, one to one",
-        "kmeans_purity": "K-Means, purity",
-        "logistic_accuracy": "logistic regression",
-        "knn_accuracy": "K-NN",
-    }
+    names = ("kmeans_one_to_one", "kmeans_purity", "logistic_accuracy", "knn_accuracy")
     with matplotlib.rc_context(STYLE):
         height = 1.4 + 0.75 * len(record.coders)
         figure = Figure(figsize=(6.4, height), layout="constrained")
         axes = figure.add_subplot()
-        for place, (name, label) in enumerate(names.items()):
+        for place, name in enumerate(names):
             shown = [
                 (row + 0.2 * (1.5 - place), coder.metrics[name])
                 for row, coder in enumerate(record.coders)
@@ -169,7 +194,7 @@ def bars(record: EncodingRecord) -> str:
                 [100 * (one.value or 0) for _, one in known],
                 height=0.17,
                 color=COLOURS[place],
-                label=label,
+                label=label_of(name),
             )
             for y, one in known:
                 if one.low is not None and one.high is not None:
@@ -181,7 +206,88 @@ def bars(record: EncodingRecord) -> str:
         axes.set_xlabel("right (%)")
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-        return data_uri(figure)
+        alt = (
+            "Bars: accuracy of K-Means, logistic regression and nearest neighbours for each code. "
+            "The numbers stand in the table below."
+        )
+        caption = f"Dotted: the most frequent class, {percent(record.chance)}."
+        return Drawing(svg_of(figure), alt, caption)
+
+
+def redundancy_table(record: EncodingRecord) -> Table:
+    """Whether codes tell pictures apart."""
+    return Table(
+        "Redundancy",
+        f"Redundancy in percent. Training: {record.train} pictures; all other columns "
+        f"{record.test}. Noise: uniform pixels. Moved: by the attack, made for "
+        f"{record.victim.label}.",
+        [*columns("Code", "bits"), *of_figures(*REDUNDANCY, *SPREAD)],
+        [
+            row(
+                named(one.label),
+                number(one.bits),
+                (points(one.metrics[name]) for name in REDUNDANCY),
+                (number(as_number(one.figures[name], 3)) for name in SPREAD),
+            )
+            for one in record.coders
+            if one.kind != "pixels"
+        ],
+    )
+
+
+def categories_table(record: EncodingRecord) -> Table:
+    """Whether codes of a class lie together."""
+    return Table(
+        "Categorisation",
+        f"In percent of test pictures, 95 % intervals in small print. K-NN: {record.neighbours} "
+        "neighbours among the training codes by Hamming distance; K-Means is fitted to the codes "
+        "that it is scored on. Moved: the true class of moved pictures.",
+        [Column("Code"), *of_figures(*CATEGORIES, *DISTANCES)],
+        [
+            row(
+                named(one.label, KINDS[one.kind]),
+                (points(one.metrics[name]) for name in CATEGORIES),
+                (number(as_number(one.figures[name], 3)) for name in DISTANCES),
+            )
+            for one in record.coders
+        ],
+    )
+
+
+def detection_table(record: EncodingRecord) -> Table | None:
+    """AUROC of each detector; None where none was asked."""
+    if not record.detection:
+        return None
+    return Table(
+        "Detection",
+        "AUROC in percent against clean test pictures, 95 % intervals in small print; 50 is "
+        "chance.",
+        columns("Detector", *INPUTS.values()),
+        [
+            row(named(name), (points(record.auroc(name, inputs)) for inputs in INPUTS))
+            for name in record.detectors
+        ],
+    )
+
+
+def layers_table(record: EncodingRecord) -> Table | None:
+    """The layers whose units are read; None of a victim that has a code of its own."""
+    if not record.sites:
+        return None
+
+    def told(site: Site) -> str:
+        smooth = "the sign, as the activation is smooth"
+        return smooth if site.smooth else "whether the unit fires"
+
+    return Table(
+        "Layers",
+        "The layers whose units are read.",
+        columns("Layer", "units", "bits", "A bit tells"),
+        [
+            row(Cell(one.name, style="code"), number(one.size), number(one.kept), Cell(told(one)))
+            for one in record.sites
+        ],
+    )
 
 
 def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -204,7 +310,14 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
         title=f"What codes of {victim.label} encode on {data.name}",
         heading=f"What the codes of {victim.label} encode, on {data.name}",
         template="encoding.html",
-        values={"record": record, "bars": bars(record), "kinds": KINDS},
+        values={
+            "record": record,
+            "bars": bars(record),
+            "detection_table": detection_table(record),
+            "redundancy": redundancy_table(record),
+            "categories": categories_table(record),
+            "layers": layers_table(record),
+        },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],

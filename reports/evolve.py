@@ -14,9 +14,21 @@ from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of, victim_fact
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, data_uri
+from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell,
+    Table,
+    chance,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import BudgetInfo, DatasetInfo, Document, Part, RunInfo, VictimInfo
+from advhash.reports.vocabulary import label_of
 
 SEARCH: Literal["advhash/search/1"] = "advhash/search/1"
 ALGORITHMS = {
@@ -197,7 +209,7 @@ def verdicts(record: SearchRecord) -> list[str]:
     return lines
 
 
-def _over_time(record: SearchRecord, column: int, label: str) -> str:
+def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
     """Mean over repeats of a column of the curves, over the seconds of the clock."""
     end = max((one.seconds for one in record.results), default=0.0)
     grid = np.linspace(0, end, 200)
@@ -219,7 +231,7 @@ def _over_time(record: SearchRecord, column: int, label: str) -> str:
         axes.set_xlabel("seconds" if record.domain == "attack" else "simulated seconds")
         axes.set_ylabel(label)
         axes.legend(frameon=False, fontsize=8)
-        return data_uri(figure)
+        return svg_of(figure)
 
 
 def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) -> Any:
@@ -227,6 +239,109 @@ def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) 
     rows = np.asarray(curve, dtype=np.float64)
     place = np.searchsorted(rows[:, 0], grid, side="right") - 1
     return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
+
+
+def searches_table(record: SearchRecord) -> Table:
+    """One row a search."""
+
+    def cells(one: SearchResult) -> list[Cell]:
+        hits = one.lookups.get("full", 0)
+        counts = (one.repeat, one.candidates, hits, one.candidates - hits)
+        fitness = 100 * one.figures.get("fitness", 0)
+        return row(
+            Cell(record.names[one.arm]),
+            map(number, counts),
+            number(f"{fitness:.2f}"),
+            number(one.checked),
+            number(one.false),
+        )
+
+    return Table(
+        "All searches",
+        "All searches.",
+        columns(
+            *("Arm", "Repeat", label_of("candidates"), "Full hits", "Evaluated"),
+            *(f"{label_of('best_fitness')}, %", "Checked hits", "Of them false"),
+        ),
+        [cells(one) for one in record.results],
+    )
+
+
+def coarseness_table(record: SearchRecord) -> Table | None:
+    """Keys of so many bits; None where equivalence is not known."""
+    if not record.coarseness:
+        return None
+    return Table(
+        "Coarseness of keys",
+        "Keys against true equivalence.",
+        columns("Bits", "Keys", "Cells a key", "Collided, %", "Split, %"),
+        [
+            row(
+                Cell(f"{one.bits:.0f}"),
+                number(f"{one.keys:.0f}"),
+                number(f"{one.cells_per_key:.2f}"),
+                number(f"{100 * one.collided:.1f}"),
+                number(f"{100 * one.split:.1f}"),
+            )
+            for one in record.coarseness
+        ],
+    )
+
+
+def noise_table(record: SearchRecord) -> Table | None:
+    """Searches under noise; None where there are none."""
+    if not record.noise:
+        return None
+    return Table(
+        "Noise and forgetting",
+        "In percent, 95 % intervals over repeats in small print.",
+        [
+            *columns("Noise", "Evaluations a key", "Forgotten a step"),
+            *of_figures("quality", "claimed", "candidates"),
+        ],
+        [
+            row(
+                Cell(str(one.noise)),
+                number(one.max_num_evals),
+                number(one.remove_probability),
+                points(one.quality),
+                points(one.claimed),
+                number(f"{one.candidates.value or 0:.0f}"),
+            )
+            for one in record.noise
+        ],
+    )
+
+
+def held_out_table(record: SearchRecord) -> Table | None:
+    """The attack that was found on held-out queries; None where no attack was searched."""
+    if not record.held_out:
+        return None
+    return Table(
+        "Held-out queries",
+        "The attack that was found against dhta at equal steps, in percent.",
+        columns(
+            *("Victim", "Searched on"),
+            *(f"{label_of('tmap')} {who}" for who in ("found", "dhta", "dhta, step tuned")),
+            *map(label_of, ("tmap_clean", "tmap_ceiling")),
+            *("Found over dhta", "p", "over tuned", "p"),
+        ),
+        [
+            row(
+                named(one.victim),
+                Cell("yes" if one.searched else "no"),
+                (
+                    points(one.tmap[name])
+                    for name in ("winner", "dhta", "dhta_tuned", "clean", "ceiling")
+                ),
+                points(one.difference),
+                chance(one.difference.p),
+                points(one.tuned_difference),
+                chance(one.tuned_difference.p),
+            )
+            for one in record.held_out
+        ],
+    )
 
 
 def search_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -245,8 +360,20 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
         template="evolve.html",
         values={
             "record": record,
-            "best": _over_time(record, 1, "best fitness"),
-            "hits": _over_time(record, 2, "hit rate"),
+            "best": Drawing(
+                _over_time(record, 1, label_of("best_fitness")),
+                "Best fitness over time for each arm; the final values stand in the table.",
+                "Best fitness so far, mean over repeats.",
+            ),
+            "hits": Drawing(
+                _over_time(record, 2, label_of("hit_rate")),
+                "Hit rate over time for each arm with a cache.",
+                "Share of candidates so far that were not evaluated.",
+            ),
+            "searches": searches_table(record),
+            "coarseness": coarseness_table(record),
+            "noise": noise_table(record),
+            "held_out": held_out_table(record),
         },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],

@@ -18,9 +18,13 @@ from advhash.measures.intervals import Metric
 from advhash.measures.regimes import REGIMES, Regime
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import INK, STYLE, data_uri
+from advhash.reports.elements.plots import INK, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import Table, columns, number, of_figures, row, titled
+from advhash.reports.elements.verdict import percent
 from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
+from advhash.reports.vocabulary import label_of
 
 PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
 FACTORS = {
@@ -30,24 +34,16 @@ FACTORS = {
     "weight_decay": "regularisation",
     "noise": "label noise",
 }
-MAPS = {  # outcome → what it shows, levels of its contour lines
-    "redundancy_train": ("Redundancy ratio, training pictures", (0.01, 0.05, 0.2, 0.5)),
-    "knn_accuracy": ("K-NN accuracy, test pictures", (0.5, 0.7, 0.8, 0.9, 0.95)),
-    "tmap": ("t-MAP of the attack", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
-    "auroc": ("AUROC of novelty, attacked pictures", (0.6, 0.7, 0.8, 0.9)),
+MAPS = {  # outcome → levels of its contour lines
+    "redundancy_train": (0.01, 0.05, 0.2, 0.5),
+    "knn_accuracy": (0.5, 0.7, 0.8, 0.9, 0.95),
+    "tmap": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "auroc": (0.6, 0.7, 0.8, 0.9),
 }
-OUTCOMES = {
-    "redundancy_train": "redundancy, training",
-    "redundancy_test": "redundancy, test",
-    "kmeans_purity": "K-Means, purity",
-    "kmeans_one_to_one": "K-Means, one to one",
-    "knn_accuracy": "K-NN",
-    "logistic_accuracy": "logistic regression",
-    "accuracy": "the network’s own accuracy",
-    "tmap_clean": "t-MAP, clean",
-    "tmap": "t-MAP, attacked",
-    "auroc": "AUROC of novelty",
-}
+OUTCOMES = (
+    *("redundancy_train", "redundancy_test", "kmeans_purity", "kmeans_one_to_one"),
+    *("knn_accuracy", "logistic_accuracy", "accuracy", "tmap_clean", "tmap", "auroc"),
+)
 INKS = ("#d55e00", "#f0e442", "#009e73")  # of the regimes
 
 
@@ -128,12 +124,12 @@ def verdicts(record: PhaseRecord) -> list[str]:
         for name in REGIMES
     )
     lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
-    for outcome in ("redundancy_train", "knn_accuracy", "tmap", "auroc"):
+    for outcome in MAPS:
         effect = next(one for one in record.effects if one.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
         if known:
             told = [f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]]
-            lines.append(f"{OUTCOMES[outcome]}: of its variance, {', '.join(told)}.")
+            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(told)}.")
     parts = []
     for name in REGIMES:
         tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
@@ -143,14 +139,58 @@ def verdicts(record: PhaseRecord) -> list[str]:
     return lines
 
 
-def maps(record: PhaseRecord) -> list[tuple[str, str]]:
-    """(title, picture) of the regimes and of each outcome in MAPS.
+def maps(record: PhaseRecord) -> list[Drawing]:
+    """The regimes and each outcome in MAPS.
 
     At the first weight decay and label noise, means over repeats.
     """
     drawn = [("Regimes", _regime_map(record))]
-    drawn += [(title, _map(record, name, levels)) for name, (title, levels) in MAPS.items()]
-    return drawn
+    drawn += [(label_of(name), _map(record, name, levels)) for name, levels in MAPS.items()]
+    return [
+        Drawing(
+            svg,
+            f"{title} over width and epochs, a panel for each sample size. The numbers stand in "
+            "the table of all cells.",
+            title,
+        )
+        for title, svg in drawn
+    ]
+
+
+def effects_table(record: PhaseRecord) -> Table:
+    """What decides over each outcome."""
+    return Table(
+        "Effect sizes",
+        "η² in percent.",
+        columns("Outcome", *FACTORS.values(), "between repeats"),
+        [
+            row(
+                titled(one.outcome),
+                (number(percent(one.eta_squared[name])) for name in FACTORS),
+                number(percent(one.repeats)),
+            )
+            for one in record.effects
+        ],
+    )
+
+
+def cells_table(record: PhaseRecord) -> Table:
+    """Every training at every time."""
+    return Table(
+        "All cells",
+        "Every training at every time.",
+        [*columns(*FACTORS.values(), "repeat", "bits"), *of_figures(*OUTCOMES)],
+        [
+            row(
+                (number(f"{getattr(one.point, name):g}") for name in FACTORS),
+                number(one.repeat),
+                number(int(one.figures["bits"])),
+                (number(as_number(one.figures.get(name), 3)) for name in OUTCOMES),
+            )
+            for one in record.cells
+        ],
+        headed=False,
+    )
 
 
 def _grid(record: PhaseRecord, sample: float, outcome: str) -> npt.NDArray[np.float64]:
@@ -189,7 +229,7 @@ def _panels(record: PhaseRecord) -> tuple[Figure, list[Axes]]:
     return figure, list(panels)
 
 
-def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> str:
+def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(record)
         grids = [_grid(record, sample, outcome) for sample in record.axes["sample"]]
@@ -203,10 +243,10 @@ def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> str:
                 lines = axes.contour(values, levels=crossed, colors="white", linewidths=1.2)
                 axes.clabel(lines, fmt="%g", fontsize=8)
         figure.colorbar(image, ax=panels, shrink=0.9)
-        return data_uri(figure)
+        return svg_of(figure)
 
 
-def _regime_map(record: PhaseRecord) -> str:
+def _regime_map(record: PhaseRecord) -> bytes:
     axes_of = record.axes
     named = dict(record.regimes)
     with matplotlib.rc_context(STYLE):
@@ -229,7 +269,7 @@ def _regime_map(record: PhaseRecord) -> str:
                 values, cmap=ListedColormap(INKS), vmin=0, vmax=2, origin="lower", aspect="auto",
                 alpha=0.75,
             )  # fmt: skip
-        return data_uri(figure)
+        return svg_of(figure)
 
 
 def phase_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -252,8 +292,8 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "maps": maps(record),
-            "factors": FACTORS,
-            "outcomes": OUTCOMES,
+            "effects": effects_table(record),
+            "cells": cells_table(record),
         },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],

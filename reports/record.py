@@ -19,6 +19,12 @@ from advhash.storage.model_card import Origin
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
+GAIN = 10  # the factor by which a perturbation is enlarged in its picture
+EXAMPLE_RULE = (
+    "All queries of the run are sorted by how well the attack works on them, and the ranks at "
+    "equal steps from the best to the worst are taken: the first is the best for the attacker, "
+    "the last the worst. Nobody picked them by hand."
+)
 TARGETED_METRICS = ("tmap", "tmap_chance", "tmap_clean", "tmap_ceiling", "tmap_normalised")
 
 
@@ -46,7 +52,7 @@ class Example(Part):
     target: list[str] | None
     clean_picture: str | None
     adversarial_picture: str | None
-    perturbation_picture: str | None  # 10 × the change around mid-grey
+    perturbation_picture: str | None  # GAIN × the change around mid-grey
     linf: float | None  # None for tokens, which have no such distance
     words_before: list[str] | None = None  # of a text that changes word by word
     words_after: list[str] | None = None

@@ -18,8 +18,21 @@ from advhash.reports.elements.chapters import (
     source_of,
     victim_fact,
 )
+from advhash.reports.elements.numbers import as_number, as_points
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import STYLE, data_uri
+from advhash.reports.elements.plots import STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell as TableCell,
+    Column,
+    Table,
+    chance,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.record import (
     AttackInfo,
@@ -32,8 +45,14 @@ from advhash.reports.record import (
     VictimInfo,
     main_metric,
 )
+from advhash.reports.vocabulary import label_of
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
+AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
+OWN = ("map_adversarial", "map", "map_chance")
+WORTH = ("map_clean", "map_robust", "tmap_clean", "tmap_robust")
+NOT_ADAPTIVE = ("map_nonadaptive", "tmap_nonadaptive")
+CODES = ("rows", "distinct", "balance", "entropy", "seconds_training")
 
 
 class Victim(Part):
@@ -130,7 +149,7 @@ def verdicts(record: TransferRecord) -> list[str]:
     lines = []
     for method in record.budgets:
         main = main_metric(record.goal(method))
-        name = "t-MAP" if main == "tmap" else "MAP after the attack"
+        name = label_of(main)
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
         line += f"{with_interval(own or Metric())} on the victim that it was made for, "
@@ -162,7 +181,7 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
     ]
 
 
-def heat_map(record: TransferRecord, method: str) -> str:
+def heat_map(record: TransferRecord, method: str) -> Drawing:
     """The source × target matrix of a method in percent, intervals below each figure."""
     labels, main = record.labels, main_metric(record.goal(method))
     found = [
@@ -189,7 +208,123 @@ def heat_map(record: TransferRecord, method: str) -> str:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         figure.colorbar(image, ax=axes, shrink=0.85)
-        return data_uri(figure)
+        alt = (
+            f"Heat map of {method}: rows are the victims that it was made for, columns the victims "
+            "that it is judged on. The numbers stand in the table below."
+        )
+        shade = "lighter" if main == "tmap" else "darker"
+        caption = (
+            f"{label_of(main)} in percent: {shade} is a stronger attack; 95 % intervals over "
+            "queries below each figure."
+        )
+        return Drawing(svg_of(figure), alt, caption)
+
+
+def matrix_table(record: TransferRecord, method: str) -> Table:
+    """Every cell of a method."""
+    targeted = record.goal(method) == "targeted"
+    figures = AIMED if targeted else OWN
+    gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
+    return Table(
+        f"{method} from victim to victim",
+        f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points.",
+        [
+            *columns("Made for", "Judged on"),
+            *of_figures(*figures, "gain"),
+            Column("p"),
+            *of_figures("over_noise"),
+        ],
+        [
+            row(
+                named(one.source),
+                named(one.target, "itself" if one.source == one.target else ""),
+                (points(one.metrics[name]) for name in figures),
+                points(one.gain),
+                chance(one.gain.p),
+                points(one.over_noise),
+            )
+            for one in record.cells
+            if one.method == method
+        ],
+    )
+
+
+def defence_table(record: TransferRecord, defense: Defense) -> Table:
+    """Figures with and without the defence."""
+    found = record.metrics
+
+    def ratio(name: str) -> str:
+        return as_points(found[name])
+
+    drop = (
+        f"the drop of MAP is {ratio('map_drop_ratio')} %, the gain of t-MAP "
+        f"{ratio('tmap_gain_ratio')} % of the undefended one's"
+    )
+    return Table(
+        "With and without the defence",
+        "In percent, 95 % intervals in small print. Robust: under autohash made for this very "
+        "victim, untargeted for MAP, targeted for t-MAP, against the database as the victim "
+        "serves it. Not adaptive: the same pictures made for the undefended victim, shown only to "
+        "be compared.",
+        [Column("Victim"), *of_figures(*WORTH, *NOT_ADAPTIVE)],
+        [
+            row(
+                named(defense.undefended),
+                (points(found[f"{name}_undefended"]) for name in WORTH),
+                (TableCell() for _ in NOT_ADAPTIVE),
+            ),
+            row(
+                named(defense.defended),
+                (points(found[name]) for name in (*WORTH, *NOT_ADAPTIVE)),
+            ),
+            row(
+                TableCell("defended / undefended"),
+                points(found["map_kept"]),
+                TableCell(drop, span=5, numeric=True),
+            ),
+        ],
+    )
+
+
+def codes_table(defense: Defense) -> Table:
+    """Codes of the database, and what training took."""
+    return Table(
+        "Codes with and without the defence",
+        "Codes of the database, and what training took.",
+        [Column("Victim"), *of_figures(*CODES)],
+        [
+            row(
+                named(label),
+                number(codes["rows"]),
+                number(codes["distinct"]),
+                number(as_number(codes["balance"], 3)),
+                number(as_number(codes["entropy"], 3)),
+                number(as_number(defense.training[label] or 0, 0)),
+            )
+            for label, codes in defense.codes.items()
+        ],
+    )
+
+
+def checks_table(defense: Defense) -> Table:
+    """Signs of a masked gradient."""
+
+    def found(check: Check) -> str:
+        return "; ".join(f"{name}: {as_points(metric)}" for name, metric in check.points.items())
+
+    return Table(
+        "Checks for a masked gradient",
+        "MAP, or t-MAP, in percent of attacked queries.",
+        columns("Check", "Found, in percent", "Sound"),
+        [
+            row(
+                TableCell(one.question),
+                TableCell(found(one)),
+                TableCell("✔ yes" if one.passed else "✖ no"),
+            )
+            for one in defense.checks
+        ],
+    )
 
 
 def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -219,6 +354,10 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "maps": {method: heat_map(record, method) for method in record.budgets},
+            "tables": {method: matrix_table(record, method) for method in record.budgets},
+            "defence": record.defense and defence_table(record, record.defense),
+            "codes": record.defense and codes_table(record.defense),
+            "checks": record.defense and checks_table(record.defense),
             "knowledge": {one.label: known(one.info.knowledge) for one in record.methods},
         },
         told=[Told(label, lead, more)],

@@ -15,27 +15,18 @@ from torch import Tensor
 
 from advhash.codes.packed import HashCodes
 from advhash.errors import UsageError
+from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.examples import GAIN, picture
 from advhash.reports.attack.pairs import Queries
-from advhash.reports.record import Record
+from advhash.reports.record import GAIN, Record
+from advhash.reports.vocabulary import figure as figure_of
 
 THUMBNAILS = 4
-TITLES = {  # the figures of the view, in this order, where there are any
-    "map": "MAP, clean",
-    "map_adversarial": "MAP, attacked",
-    "tmap_clean": "t-MAP, clean",
-    "tmap": "t-MAP, attacked",
-    "tmap_ceiling": "t-MAP, ceiling",
-    "tmap_normalised": "t-MAP, normalised",
-    "bits_changed": "bits changed",
-    "linf": "mean L∞",
-    "l2": "mean L2",
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "words_changed": "words changed",
-}
+FIRST = (  # the figures of the view, in this order, where there are any
+    *("map", "map_adversarial", "tmap_clean", "tmap", "tmap_ceiling", "tmap_normalised"),
+    *("bits_changed", "linf", "l2", "psnr", "ssim", "words_changed"),
+)
 # Names, flags and class names come from data sets and from the user: Jinja escapes them all.
 _VIEW = Environment(autoescape=True, undefined=StrictUndefined).from_string(
     """<div class="advhash-result">
@@ -136,10 +127,10 @@ class AttackResult:
         )
 
     def figures(self) -> list[tuple[str, str]]:
-        """Name and value of the figures that a reader wants first."""
+        """Label and value of the figures that a reader wants first."""
         return [
-            (title, figure(self.metrics[name]))
-            for name, title in TITLES.items()
+            (figure_of(name).heading, figure(self.metrics[name]))
+            for name in FIRST
             if getattr(self.metrics.get(name), "value", None) is not None
         ]
 

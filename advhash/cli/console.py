@@ -39,13 +39,22 @@ def print_json(document: Mapping[str, Any]) -> None:
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """A table; cells are plain text, whatever they contain, and none is cut.
 
+    Figures are called as pages call them, those of a column "metric" by their names at the end too.
     In a pipe or a file, a row is a line.
     """
+    from advhash.reports.vocabulary import figure as figure_of
+
     table = Table(box=None, pad_edge=False, header_style="bold")
+    named = ["metric"] if "metric" in columns else []
     for column in columns:
-        table.add_column(column, overflow="fold")
+        heading = "figure" if column in named else figure_of(column).heading
+        table.add_column(heading, overflow="fold")
+    for _ in named:
+        table.add_column("name", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(row[column])) for column in columns))
+        cells = {**row, **{one: figure_of(row[one]).heading for one in named}}
+        told = [*(cells[column] for column in columns), *(row[one] for one in named)]
+        table.add_row(*(Text(str(cell)) for cell in told))
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 

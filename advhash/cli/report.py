@@ -49,13 +49,13 @@ def report(
         raise UsageError("expected different places for --out, --tables and --figures")
     if len({run.absolute() for run in runs}) < len(runs):
         raise UsageError("expected every run once, got one twice")
-    html = render(runs, out)
+    page = render(runs, out)
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]
     if tables_to is not None:
-        document["tables"] = [str(file) for file in write_tables(html, tables_to)]
+        document["tables"] = [str(file) for file in write_tables(page, tables_to)]
     if figures_to is not None:
-        document["figures"] = [str(file) for file in write_figures(html, figures_to)]
+        document["figures"] = [str(file) for file in write_figures(page, figures_to)]
     if as_json:
         print_json(document)
     else:

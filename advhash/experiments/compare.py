@@ -14,6 +14,7 @@ from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
 from advhash.measures.intervals import Difference, paired_difference
 from advhash.reports.attack.pairs import SEED, Queries, load_queries
 from advhash.reports.record import Record, load_record
+from advhash.reports.vocabulary import label_of
 
 CLEAN = "map"  # no difference of one victim
 OWN = (CLEAN, "map_adversarial")  # for the labels of the query, whatever the goal
@@ -46,7 +47,7 @@ class Comparison:
         return "\n".join(
             [
                 self.title,
-                *(f"{name}: {_shown(one)}" for name, one in self.differences.items()),
+                *(f"{label_of(name)}: {_shown(one)}" for name, one in self.differences.items()),
                 *(f"note: {note}" for note in self.notes),
             ]
         )

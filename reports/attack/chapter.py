@@ -9,12 +9,11 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.examples import EXAMPLE_RULE, GAIN
-from advhash.reports.attack.pairs import Pair, Queries, compare, headline, load_queries, map_lost
+from advhash.reports.attack import tables
+from advhash.reports.attack.pairs import Queries, compare, headline, load_queries, map_lost
 from advhash.reports.attack.ranks import standings
 from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import (
-    KNOWLEDGE,
     Chapter,
     Source,
     Told,
@@ -26,6 +25,7 @@ from advhash.reports.elements.chapters import (
 )
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import (
+    Drawing,
     Effect,
     Growth,
     budget_figure,
@@ -33,9 +33,8 @@ from advhash.reports.elements.plots import (
     interval_figure,
 )
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
-from advhash.reports.record import Example, Record, Retrieved, load_record
-
-FIGURES = {"tmap": "t-MAP", "map_adversarial": "MAP attacked"}
+from advhash.reports.record import EXAMPLE_RULE, GAIN, Example, Record, Retrieved, load_record
+from advhash.reports.vocabulary import figure, label_of
 
 
 @dataclass(frozen=True)
@@ -60,26 +59,6 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A paired difference as the template sees it."""
-
-    first: str
-    second: str
-    figure: str
-    pair: Pair
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """A run on the leaderboard, by a metric and what it is called."""
-
-    run: Run
-    rank: str
-    metric: str
-    figure: str
-
-
-@dataclass(frozen=True)
 class Run:
     """A run as the template sees it."""
 
@@ -87,8 +66,8 @@ class Run:
     record: Record
     verdict: Verdict
     examples: list[Shown]
-    victim_curves: list[tuple[str, str]]
-    attack_curves: list[tuple[str, str]]
+    victim_curves: list[Drawing]
+    attack_curves: list[Drawing]
     queries: Queries | None
     damage: str  # why there are no queries
 
@@ -135,26 +114,42 @@ def _effects(runs: Sequence[Run], goal: str, main: str, names: Mapping[str, str]
     return effects
 
 
-def _figures(runs: Sequence[Run]) -> dict[str, str | None]:
+SAME = "The same numbers stand in the table below."
+
+
+def _drawings(runs: Sequence[Run]) -> list[Drawing]:
     targeted = {"chance": "tmap_chance", "clean": "tmap_clean", "ceiling": "tmap_ceiling"}
     untargeted = {"chance": "map_chance", "clean": "map"}
-    return {
-        "tmap": interval_figure(_effects(runs, "targeted", "tmap", targeted), "t-MAP (%)"),
-        "map": interval_figure(
-            _effects(runs, "untargeted", "map_adversarial", untargeted), "MAP (%)"
-        ),
-    }
+    drawings = []
+    drawn = interval_figure(_effects(runs, "targeted", "tmap", targeted), f"{label_of('tmap')} (%)")
+    if drawn is not None:
+        alt = (
+            "t-MAP of each targeted run with its 95 % interval, and its chance, clean and ceiling "
+            f"references. {SAME}"
+        )
+        caption = (
+            "How well attacked queries retrieve the target. The dot is the attack, the bar its "
+            "95 % interval; further right is a stronger attack."
+        )
+        drawings.append(Drawing(drawn, alt, caption))
+    drawn = interval_figure(
+        _effects(runs, "untargeted", "map_adversarial", untargeted),
+        f"{label_of('map_adversarial')} (%)",
+    )
+    if drawn is not None:
+        alt = (
+            "MAP after the attack of each untargeted run with its 95 % interval, and its chance "
+            f"and clean references. {SAME}"
+        )
+        caption = (
+            "How well attacked queries still retrieve what they should. The dot is the attacked "
+            "query, the bar its 95 % interval; further left is a stronger attack."
+        )
+        drawings.append(Drawing(drawn, alt, caption))
+    return drawings + _grown(runs)
 
 
-@dataclass(frozen=True)
-class Grown:
-    """A figure against ε: its caption, its picture."""
-
-    caption: str
-    figure: str
-
-
-def _grown(runs: Sequence[Run]) -> list[Grown]:
+def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
     found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
     for run in runs:
@@ -164,41 +159,39 @@ def _grown(runs: Sequence[Run]) -> list[Grown]:
             continue
         protocol = record.protocol
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
-        label = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
+        name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = found.setdefault((main, record.budget.norm), {})
-        lines.setdefault(label, {})[record.budget.eps] = metric
-    figures = []
+        lines.setdefault(name, {})[record.budget.eps] = metric
+    drawings = []
     for (main, norm), lines in found.items():
         grown = [
-            Growth(label, sorted(points.items()))
-            for label, points in lines.items()
+            Growth(name, sorted(points.items()))
+            for name, points in lines.items()
             if len(points) > 1
         ]
         if grown:
-            axis = "t-MAP (%)" if main == "tmap" else "MAP after the attack (%)"
-            figures.append(Grown(f"{axis} against ε", budget_figure(grown, norm, axis)))
-    return figures
+            axis = f"{label_of(main)} (%)"
+            alt = f"{axis} against ε of each attack, with 95 % intervals. {SAME}"
+            caption = f"{axis} against ε: how much a larger budget buys."
+            drawings.append(Drawing(budget_figure(grown, norm, axis), alt, caption))
+    return drawings
 
 
 class _CurvesOnce:
-    """(phase, figure) pairs of a history; none where they were drawn for an earlier run."""
+    """The curves of a history; none where they were drawn for an earlier run."""
 
     def __init__(self) -> None:
         self._drawn: set[str] = set()
 
-    def __call__(self, history: Sequence[Mapping[str, float | str]]) -> list[tuple[str, str]]:
+    def __call__(self, whose: str, history: Sequence[Mapping[str, float | str]]) -> list[Drawing]:
         text = json.dumps(history)
         if text in self._drawn:
             return []
         self._drawn.add(text)
-        return history_figures(history)
-
-
-def _compared(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Compared]:
-    return [
-        Compared(runs[pair.first].label, runs[pair.second].label, FIGURES[pair.metric], pair)
-        for pair in pairs
-    ]
+        return [
+            Drawing(drawn, f"Training curves of the {whose}, phase {phase}")
+            for phase, drawn in history_figures(history)
+        ]
 
 
 def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
@@ -245,8 +238,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 record,
                 verdict(record, map_lost(queries)),
                 _shown(folder, record, pictures),
-                curves(record.victim.history),
-                curves(record.attack.history),
+                curves(f"victim {record.victim.label}", record.victim.history),
+                curves(f"attack {label}", record.attack.history),
                 queries,
                 damage,
             )
@@ -271,17 +264,21 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
             values={
                 "runs": runs,
                 "first": runs[0],
-                "figures": _figures(runs),
-                "grown": _grown(runs),
-                "aimed": any(record.attack.goal == "targeted" for record in records),
-                "standings": [
-                    Ranked(runs[one.run], one.rank, one.metric, FIGURES[one.metric])
-                    for one in standings(records, pairs)
-                ],
+                "tables": {
+                    "threat": tables.threat(runs),
+                    "leaderboard": tables.leaderboard(runs, standings(records, pairs)),
+                    "results": tables.results(runs),
+                    "directions": tables.directions(runs),
+                    "planted": tables.planted(runs),
+                    "thresholds": tables.thresholds(runs),
+                    "pairs": tables.pairs(runs, pairs),
+                },
+                "drawings": _drawings(runs),
+                "aimed": tables.aimed(runs),
                 "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
-                "compared": _compared(runs, pairs),
+                "glossary": [figure(name) for name in tables.shown(runs)],
+                "covered": label_of("tmap_normalised"),
                 "strengths": STRENGTHS,
-                "knowledge": KNOWLEDGE,
                 "rule": EXAMPLE_RULE,
                 "gain": GAIN,
             },

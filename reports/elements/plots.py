@@ -1,4 +1,4 @@
-"""Figures as SVG data URIs: a dark-mode page shows them on their own light card.
+"""Figures as SVG: a dark-mode page shows them on their own light card.
 
 Figures are made without pyplot, hence without global state, and are the same bytes for the same
 numbers. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; every
@@ -81,16 +81,30 @@ class Curve:
     y: tuple[float, ...]
 
 
-def data_uri(figure: Figure) -> str:
-    """The figure as SVG, for an `img`: no script in it can run, no id in it can clash."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a page: its SVG, what it shows to who cannot see it, and its caption."""
+
+    svg: bytes
+    alt: str
+    caption: str = ""
+
+    @property
+    def uri(self) -> str:
+        """For an `img`: no script in it can run, no id in it can clash."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+
+
+def svg_of(figure: Figure) -> bytes:
+    """The figure as SVG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name with characters that the font lacks
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
-def interval_figure(effects: Sequence[Effect], axis: str) -> str | None:
+def interval_figure(effects: Sequence[Effect], axis: str) -> bytes | None:
     """A dot with its interval bar for each run, its references marked; None where there is none."""
     shown = [effect for effect in effects if effect.metric.value is not None]
     if not shown:
@@ -117,7 +131,7 @@ def interval_figure(effects: Sequence[Effect], axis: str) -> str | None:
             handletextpad=0.3,
             columnspacing=1.2,
         )
-        return data_uri(figure)
+        return svg_of(figure)
 
 
 def _draw_effect(axes: Axes, height: int, effect: Effect) -> None:
@@ -155,7 +169,7 @@ def _draw_effect(axes: Axes, height: int, effect: Effect) -> None:
         )
 
 
-def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
+def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> bytes:
     """The figure of each attack against ε, with 95 % intervals; ε of linf in steps of 1/255."""
     scale = 255 if norm == "linf" else 1
     with matplotlib.rc_context(STYLE):
@@ -189,7 +203,7 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> str:
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         figure.legend(loc="outside lower center", fontsize=9, frameon=False)
-        return data_uri(figure)
+        return svg_of(figure)
 
 
 def curves(history: History) -> list[Curve]:
@@ -221,7 +235,7 @@ def curves(history: History) -> list[Curve]:
     return found
 
 
-def history_figures(history: History) -> list[tuple[str, str]]:
+def history_figures(history: History) -> list[tuple[str, bytes]]:
     """(phase, figure) for each phase that has a curve: one line a column; MAX_PHASES at most."""
     found = curves(history)
     phases = list(dict.fromkeys(curve.phase for curve in found))
@@ -232,7 +246,7 @@ def history_figures(history: History) -> list[tuple[str, str]]:
         ]
 
 
-def _phase_figure(found: Sequence[Curve]) -> str:
+def _phase_figure(found: Sequence[Curve]) -> bytes:
     figure = Figure(figsize=(3.7, 2.6 + 0.2 * (len(found) // 2)), layout="constrained")
     axes = figure.add_subplot()
     for place, curve in enumerate(found):
@@ -256,7 +270,7 @@ def _phase_figure(found: Sequence[Curve]) -> str:
     axes.set_title(_short(found[0].phase, 38), fontsize=10)
     axes.grid(color="#e5e7eb", linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    return data_uri(figure)
+    return svg_of(figure)
 
 
 def _short(text: str, length: int) -> str:

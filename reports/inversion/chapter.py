@@ -20,23 +20,34 @@ from advhash.reports.elements.chapters import (
     victim_fact,
 )
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, data_uri
+from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    of_figures,
+    points,
+    row,
+    value,
+)
 from advhash.reports.elements.verdict import percent
 from advhash.reports.inversion.record import InversionRecord
+from advhash.reports.vocabulary import label_of
 
 SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
 BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
 MARKERS = ("o", "s", "^")
 
 
-def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
-        return data_uri(figure)
+        return svg_of(figure)
 
 
-def gains_figure(record: InversionRecord) -> str | None:
+def gains_figure(record: InversionRecord) -> Drawing | None:
     """SSIM gained over the class mean by every attacker, with its interval."""
     rows = [
         (f"{world.name}: {attacker.name}{' *' if attacker.chosen else ''}", attacker.gain)
@@ -66,10 +77,14 @@ def gains_figure(record: InversionRecord) -> str | None:
         axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
 
-    return _figure(7.0, 1.0 + 0.32 * len(rows), draw)
+    return Drawing(
+        _figure(7.0, 1.0 + 0.32 * len(rows), draw),
+        "SSIM gained over the class mean by each attacker",
+        "* chosen on validation data. Orange: the whole interval lies above 0.02.",
+    )
 
 
-def sweep_figure(record: InversionRecord) -> str | None:
+def sweep_figure(record: InversionRecord) -> Drawing | None:
     """Accuracy against K at the run's P, and against P at its K."""
     own = record.victim.settings
     panels = [
@@ -81,20 +96,21 @@ def sweep_figure(record: InversionRecord) -> str | None:
         return None
 
     def draw(figure: Figure) -> None:
-        for place, (label, points, column) in enumerate(panels):
+        for place, (label, found, column) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
-            points = sorted(points, key=lambda point: int(getattr(point, column)))
-            x = [int(getattr(point, column)) for point in points]
-            _lines(axes, x, [("codes", [p.accuracy for p in points]),
-                             ("undefended", [p.accuracy_undefended for p in points])])  # fmt: skip
+            found = sorted(found, key=lambda point: int(getattr(point, column)))
+            x = [int(getattr(point, column)) for point in found]
+            _lines(axes, x, [("codes", [p.accuracy for p in found]),
+                             ("undefended", [p.accuracy_undefended for p in found])])  # fmt: skip
             axes.set_xscale("log", base=2)
             axes.set_xticks(x, [str(value) for value in x])
             axes.minorticks_off()
             axes.set_xlabel(label)
-            axes.set_ylabel("accuracy (%)")
+            axes.set_ylabel(f"{label_of('accuracy')} (%)")
             axes.legend(frameon=False)
 
-    return _figure(4.2 * len(panels), 3.0, draw)
+    alt = "Accuracy against the number of bits and of parties"
+    return Drawing(_figure(4.2 * len(panels), 3.0, draw), alt)
 
 
 def _lines(axes: Axes, x: Sequence[int], series: Sequence[tuple[str, list[Metric]]]) -> None:
@@ -109,7 +125,7 @@ def _lines(axes: Axes, x: Sequence[int], series: Sequence[tuple[str, list[Metric
         )  # fmt: skip
 
 
-def bits_figure(record: InversionRecord) -> str:
+def bits_figure(record: InversionRecord) -> Drawing:
     """The mean of each bit of each party, and that of the class codes."""
 
     def draw(figure: Figure) -> None:
@@ -128,10 +144,16 @@ def bits_figure(record: InversionRecord) -> str:
         axes.set_ylabel("mean over the database (−1 to 1)")
         figure.legend(loc="outside lower center", ncols=5, frameon=False)
 
-    return _figure(7.0, 3.2, draw)
+    worst = max(
+        abs(mean - wanted)
+        for party in record.bits
+        for mean, wanted in zip(party.means, party.wanted, strict=True)
+    )
+    caption = f"Grey: ±0.2. Farthest from the class codes: {worst:.3f}."
+    return Drawing(_figure(7.0, 3.2, draw), "Mean of each bit of each party", caption)
 
 
-def roc_figure(record: InversionRecord) -> str | None:
+def roc_figure(record: InversionRecord) -> Drawing | None:
     """ROC curves, a panel a kind of abnormal inputs, a line a detector."""
     kinds = list(dict.fromkeys(row.inputs for row in record.detection))
     if not kinds:
@@ -140,21 +162,106 @@ def roc_figure(record: InversionRecord) -> str | None:
     def draw(figure: Figure) -> None:
         for place, kind in enumerate(kinds):
             axes = figure.add_subplot(1, len(kinds), place + 1)
-            rows = [row for row in record.detection if row.inputs == kind]
-            for number, row in enumerate(rows):
+            rows = [one for one in record.detection if one.inputs == kind]
+            for number, one in enumerate(rows):
                 axes.plot(
-                    row.fpr, row.tpr, color=COLOURS[number], linestyle=DASHES[number],
-                    label=row.detector if not place else None,
+                    one.fpr, one.tpr, color=COLOURS[number], linestyle=DASHES[number],
+                    label=one.detector if not place else None,
                 )  # fmt: skip
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
             axes.set_title(kind, fontsize=10)
-            axes.set_xlabel("false alarms")
+            axes.set_xlabel(label_of("false_alarms"))
             axes.set_aspect("equal")
             if not place:
                 axes.set_ylabel("detected")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
-    return _figure(3.0 * len(kinds), 4.0, draw)
+    return Drawing(_figure(3.0 * len(kinds), 4.0, draw), "ROC curves of the detectors")
+
+
+def attackers_table(record: InversionRecord) -> Table:
+    """What every attacker makes of what is seen; the chosen ones stand out."""
+    shown = [
+        (world, attacker, attacker is world.attackers[0])
+        for world in record.worlds
+        for attacker in world.attackers
+    ]
+    return Table(
+        "Attackers",
+        "Similarity of reconstructions to what was sent: a gain above 0 is more than the class "
+        "alone gives away; 95 % intervals in small print.",
+        [
+            *columns("what is seen", "attacker"),
+            *of_figures("ssim", "gain_over_class_mean", "gain_codes_over_class_decoder"),
+            *of_figures("psnr", "mse"),
+            Column(f"{label_of('reidentification')} among {record.protocol.candidates} (%)"),
+        ],
+        [
+            row(
+                Cell(world.name, note=world.text if first else ""),
+                Cell(attacker.name),
+                value(attacker.ssim),
+                value(attacker.gain),
+                value(attacker.gain_over_told),
+                value(attacker.psnr, 1),
+                value(attacker.mse, 4),
+                points(attacker.reidentification),
+            )
+            for world, attacker, first in shown
+        ],
+        chosen=[place for place, (_, attacker, _) in enumerate(shown) if attacker.chosen],
+    )
+
+
+def detectors_table(record: InversionRecord) -> Table:
+    """Detectors on each kind of abnormal inputs."""
+    return Table(
+        "Detectors",
+        "Detectors on abnormal inputs, in percent, 95 % intervals in small print.",
+        [
+            *columns("inputs", "detector"),
+            *of_figures("false_alarms", "detected", "detected_randomised", "auroc"),
+        ],
+        [
+            row(
+                Cell(one.inputs),
+                Cell(one.detector),
+                map(points, (one.false_alarms, one.detected, one.detected_randomised, one.auroc)),
+            )
+            for one in record.detection
+        ],
+    )
+
+
+def labels_table(record: InversionRecord) -> Table:
+    """Labels that are read."""
+    return Table(
+        "Labels",
+        "Labels that are read correctly, in percent.",
+        [Column("read from"), *of_figures("label_read")],
+        [
+            row(Cell(name.replace("_", " ")), points(metric))
+            for name, metric in record.leakage.items()
+        ],
+    )
+
+
+def accuracy_table(record: InversionRecord) -> Table:
+    """What sending codes costs."""
+    found = record.metrics
+    return Table(
+        "Accuracy",
+        "Accuracy of the federation in percent.",
+        of_figures("accuracy", "accuracy_undefended", "accuracy_loss"),
+        [
+            row(
+                points(found.get("accuracy")),
+                points(found.get("accuracy_undefended")),
+                points(record.differences.get("accuracy_loss")),
+            )
+        ],
+        headed=False,
+    )
 
 
 def verdicts(record: InversionRecord) -> list[str]:
@@ -257,11 +364,6 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
     record = InversionRecord.read(folder)
     victim, attack, data = record.victim, record.attack, record.dataset
     label = f"reconstruction run {record.run.id}"
-    worst = max(
-        abs(mean - wanted)
-        for party in record.bits
-        for mean, wanted in zip(party.means, party.wanted, strict=True)
-    )
     facts = [
         ("Victim", victim_fact(victim.label, victim)),
         ("Attack", f"{attack.name} – {attack.summary} Source: {attack.source}."),
@@ -285,7 +387,10 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
             "sweep": sweep_figure(record),
             "bits": bits_figure(record),
             "roc": roc_figure(record),
-            "worst": f"{worst:.3f}",
+            "attackers": attackers_table(record),
+            "detectors": detectors_table(record),
+            "labels": labels_table(record),
+            "accuracy": accuracy_table(record),
             "knowledge": known(attack.knowledge),
         },
         told=[Told(label, lead, more)],

@@ -12,12 +12,35 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, data_uri
-from advhash.reports.lifelong.record import GROUPS, NAMES, TOLD, VIEWS, Group, LifelongRecord, View
+from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    columns,
+    number,
+    of_figures,
+    points,
+    row,
+)
+from advhash.reports.elements.verdict import NO_VALUE
+from advhash.reports.lifelong.record import (
+    GROUPS,
+    NAMES,
+    TOLD,
+    VIEWS,
+    Group,
+    LifelongRecord,
+    TimeRow,
+    View,
+)
+from advhash.reports.vocabulary import label_of
 
 MARKS = dict(zip(NAMES, "sdDo^vP*x", strict=True))
 TINTS = dict(zip(NAMES, (*COLOURS, "#5c4033", "#1f2328", MUTED), strict=True))
+HASHES_ALL = {"retrain", "retrain_same_time", "dcmh"}  # there is no old code that could change
 DASHED = {"codes_only", "dlcmh_binary", "retrain_same_time", "chance"}
 
 
@@ -87,13 +110,13 @@ def _lost(metric: Metric) -> str:
     return f"{verb} {abs(100 * metric.value):.1f} points of MAP{_interval(metric, 1, sign)}"
 
 
-def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
-    """(picture, what it shows, caption): MAP by group, seconds, robustness; over the increments."""
+def figures(record: LifelongRecord) -> list[Drawing]:
+    """MAP by group, seconds, robustness; over the increments."""
     drawn = []
     with matplotlib.rc_context(STYLE):
         for group, meaning in GROUPS.items():
             drawn.append(
-                (
+                Drawing(
                     _map_figure(record, group),
                     f"MAP of each method after each increment, {meaning}. The same numbers stand "
                     "in the table below.",
@@ -101,7 +124,7 @@ def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
                 )
             )
         drawn.append(
-            (
+            Drawing(
                 _map_figure(record, "new", "untrained"),
                 "MAP of new queries among rows that were never trained on. The same numbers stand "
                 "in the table below.",
@@ -109,7 +132,7 @@ def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
             )
         )
         drawn.append(
-            (
+            Drawing(
                 _time_figure(record),
                 "Seconds of training of each method and increment, on a logarithmic axis. The same "
                 "numbers stand in the table of costs.",
@@ -118,7 +141,7 @@ def figures(record: LifelongRecord) -> list[tuple[str, str, str]]:
         )
         if record.robustness:
             drawn.append(
-                (
+                Drawing(
                     _attack_figure(record),
                     "t-MAP of the stale and the fresh attack and of clean queries after each "
                     "increment. The same numbers stand in the table of robustness.",
@@ -163,12 +186,12 @@ def _line(
             axes.plot([x, x], [100 * metric.low, 100 * metric.high], color=colour, alpha=0.45)
 
 
-def _finish(figure: Figure) -> str:
+def _finish(figure: Figure) -> bytes:
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return data_uri(figure)
+    return svg_of(figure)
 
 
-def _map_figure(record: LifelongRecord, group: Group, view: View = "served") -> str:
+def _map_figure(record: LifelongRecord, group: Group, view: View = "served") -> bytes:
     figure, axes = _panel(record, "MAP (%)")
     for place, method in enumerate(NAMES):
         points = [
@@ -189,8 +212,8 @@ def _start(
     return record.at(method, stage, group, view=view)
 
 
-def _time_figure(record: LifelongRecord) -> str:
-    figure, axes = _panel(record, "seconds")
+def _time_figure(record: LifelongRecord) -> bytes:
+    figure, axes = _panel(record, label_of("seconds"))
     for method in NAMES:
         points = [(row.stage, row.seconds) for row in record.times if row.method == method]
         known = [(stage, metric.value) for stage, metric in points if metric.value is not None]
@@ -209,8 +232,8 @@ def _time_figure(record: LifelongRecord) -> str:
     return _finish(figure)
 
 
-def _attack_figure(record: LifelongRecord) -> str:
-    figure, axes = _panel(record, "t-MAP (%)")
+def _attack_figure(record: LifelongRecord) -> bytes:
+    figure, axes = _panel(record, f"{label_of('tmap')} (%)")
     axes.set_ylim(-2, 102)
     labels = {"stale": "fitted to the victim of phase 1", "fresh": "fitted to the present victim"}
     for place, (attack, label) in enumerate(labels.items(), start=1):
@@ -219,6 +242,143 @@ def _attack_figure(record: LifelongRecord) -> str:
     clean = [(row.stage, row.tmap_clean) for row in record.robustness if row.attack == "fresh"]
     _line(axes, 0, "chance", "clean queries", clean)
     return _finish(figure)
+
+
+def orders_table(record: LifelongRecord) -> Table:
+    """What each increment brings."""
+    protocol = record.protocol
+    rows = []
+    for place, order in enumerate(protocol.orders):
+        brought = ["all others", *(", ".join(names) for names in order)]
+        for stage, names in enumerate(brought):
+            counts = (protocol.rows[place][stage], protocol.queries[place][stage])
+            rows.append(row(Cell(str(place)), number(stage), Cell(names), map(number, counts)))
+    return Table(
+        "Orders of categories",
+        "What each increment brings.",
+        [
+            *columns("Order", "Stage"),
+            Column("New categories", wide=True),
+            *columns("Rows there", "New queries"),
+        ],
+        rows,
+    )
+
+
+def maps_table(record: LifelongRecord) -> Table:
+    """MAP of all methods after each increment, by group of queries."""
+    return Table(
+        "MAP of all methods",
+        "MAP in percent, mean of image → text and text → image, 95 % intervals in small print. "
+        "“First”: queries of phase 1 among the rows of phase 1 alone; a fall there is forgetting.",
+        columns("Method", "Increment", *map(str.capitalize, GROUPS)),
+        [
+            row(
+                Cell(NAMES[method]),
+                number(stage),
+                (points(record.at(method, stage, group)) for group in GROUPS),
+            )
+            for method in record.methods
+            for stage in range(record.last + 1)
+            if record.at(method, stage, "all") is not None
+        ],
+    )
+
+
+def kinds_table(record: LifelongRecord) -> Table:
+    """MAP of new queries by what the database holds."""
+    return Table(
+        "MAP by kind of code",
+        "MAP of new queries in percent by what the database holds. A method may serve codes that "
+        "were learnt with the labels of the rows it trained on: “never trained on” leaves these "
+        "rows out, “networks” hashes all rows by the networks of that stage.",
+        [
+            *columns("Method", "Increment"),
+            *(Column(meaning.capitalize(), wide=True) for meaning in VIEWS.values()),
+        ],
+        [
+            row(
+                Cell(NAMES[method]),
+                number(stage),
+                (points(record.at(method, stage, "new", "mean", view)) for view in VIEWS),
+            )
+            for method in record.methods
+            if method != "chance"
+            for stage in range(1, record.last + 1)
+            if record.at(method, stage, "new") is not None
+        ],
+    )
+
+
+def directions_table(record: LifelongRecord) -> Table:
+    """MAP after the last increment by direction."""
+    return Table(
+        "MAP by direction",
+        "MAP in percent after the last increment: query – what the database holds.",
+        columns("Method", "Direction", *map(str.capitalize, GROUPS)),
+        [
+            row(
+                Cell(NAMES[method]),
+                Cell(way.replace("_", " – ")),
+                (points(record.at(method, record.last, group, way)) for group in GROUPS),
+            )
+            for method in record.methods
+            if method != "chance"
+            for way in ("image_text", "text_image", "image_fused", "text_fused")
+        ],
+    )
+
+
+def costs_table(record: LifelongRecord) -> Table:
+    """What training took."""
+    threads = record.protocol.threads
+
+    def changed(one: TimeRow) -> str:
+        return NO_VALUE if one.stage == 0 or one.method in HASHES_ALL else as_percent(one.changed)
+
+    return Table(
+        "Costs",
+        f"Costs of training and hashing, {threads} thread{'' if threads == 1 else 's'}; means with "
+        "intervals over orders and seeds. Old codes changed: the largest share over all cells.",
+        [
+            *columns("Method", "Increment"),
+            *of_figures("seconds", "cpu_seconds", "epochs", "old_codes_changed"),
+        ],
+        [
+            row(
+                Cell(NAMES[one.method]),
+                number(one.stage),
+                number(as_number(one.seconds, 1)),
+                number(as_number(one.cpu_seconds, 1)),
+                number(as_number(one.epochs, 1)),
+                number(changed(one)),
+            )
+            for one in record.times
+        ],
+    )
+
+
+def robustness_table(record: LifelongRecord) -> Table | None:
+    """What ProS-GAN reaches; None where it was not asked."""
+    if not record.robustness:
+        return None
+    return Table(
+        "Lifelong robustness",
+        "t-MAP in percent, 95 % intervals in small print; mean L2 of the change.",
+        [
+            *columns("Attack", "Increment"),
+            *of_figures("tmap", "tmap_clean", "tmap_chance", "l2"),
+        ],
+        [
+            row(
+                Cell("fitted in phase 1" if one.attack == "stale" else "fitted anew"),
+                number(one.stage),
+                map(points, (one.tmap, one.tmap_clean, one.tmap_chance)),
+                number(as_number(one.l2)),
+            )
+            for one in record.robustness
+        ],
+    )
 
 
 def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
@@ -245,9 +405,12 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "figures": figures(record),
-            "groups": list(GROUPS),
-            "views": VIEWS,
-            "names": NAMES,
+            "orders": orders_table(record),
+            "maps": maps_table(record),
+            "kinds": kinds_table(record),
+            "directions": directions_table(record),
+            "costs": costs_table(record),
+            "robustness": robustness_table(record),
         },
         told=[Told(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],

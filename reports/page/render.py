@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
@@ -21,10 +22,21 @@ from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import TOPICS, Chapter, covered
 from advhash.reports.elements.numbers import FILTERS
 from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import Drawing
+from advhash.reports.elements.tables import Table
 from advhash.reports.page.kinds import chapters
 from advhash.storage.files import write_bytes
 
 ALWAYS = ("flags", "provenance")  # topics that the page itself writes, for all runs at once
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, and its tables and figures in their order, each with the topic that it stands on."""
+
+    html: str
+    tables: list[tuple[str, Table]]
+    drawings: list[tuple[str, Drawing]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class Section:
     topic: str
     heading: str
     parts: list[Part]
+    shown: list[Table | Drawing]
 
 
 @cache
@@ -63,13 +76,28 @@ def _templates() -> Environment:
     return environment
 
 
+class _Show:
+    """What macros call to put a table or a figure where they stand; it keeps what they showed."""
+
+    def __init__(self) -> None:
+        self.shown: list[Table | Drawing] = []
+
+    def __call__(self, one: Table | Drawing) -> Markup:
+        self.shown.append(one)
+        parts: Any = _templates().get_template("parts.html").module
+        return Markup(parts.table(one) if isinstance(one, Table) else parts.drawing(one))
+
+
 def _sections(found: Sequence[Chapter]) -> list[Section]:
     """The topics on which a chapter has something to say, in their order."""
-    said: dict[str, list[Part]] = {topic: [] for topic in TOPICS}
+    said = {topic: Section(topic, heading, [], []) for topic, heading in TOPICS.items()}
     for chapter in found:
-        macros = _templates().get_template(chapter.template).make_module(dict(chapter.values))
-        for topic, parts in said.items():
+        show = _Show()
+        values = {**chapter.values, "show": show}
+        macros = _templates().get_template(chapter.template).make_module(values)
+        for topic, section in said.items():
             macro = getattr(macros, topic, None)
+            show.shown = section.shown
             try:
                 text = macro() if callable(macro) else ""
             except UndefinedError as error:  # valid by its schema, but cut by someone
@@ -78,12 +106,8 @@ def _sections(found: Sequence[Chapter]) -> list[Section]:
                     f"{error}): run it again"
                 ) from None
             if text.strip():
-                parts.append(Part(chapter.name, Markup(text)))  # escaped by the macro itself
-    return [
-        Section(topic, TOPICS[topic], parts)
-        for topic, parts in said.items()
-        if parts or topic in ALWAYS
-    ]
+                section.parts.append(Part(chapter.name, Markup(text)))  # the macro escaped it
+    return [one for topic, one in said.items() if one.parts or topic in ALWAYS]
 
 
 def _flags(found: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
@@ -97,7 +121,7 @@ def _flags(found: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     return sorted(distinct.values(), key=lambda item: levels.index(item[0].level))
 
 
-def page(paths: Sequence[Path]) -> str:
+def draw(paths: Sequence[Path]) -> Page:
     """The page of these finished runs; the first of attack runs is their subject.
 
     paths: run folders, or files that `advhash detect --out` or `certify --out` wrote
@@ -110,14 +134,15 @@ def page(paths: Sequence[Path]) -> str:
     told = [one for chapter in found for one in chapter.told]
     datasets = covered([name for chapter in found for name in chapter.datasets], "data sets")
     alone = len(found) == 1
-    return (
+    sections = _sections(found)
+    html = (
         _templates()
         .get_template("page.html")
         .render(
             title=found[0].title if alone else f"{len(told)} runs on {datasets}",
             heading=found[0].heading if alone else f"What {len(told)} runs found on {datasets}",
             told=told,
-            sections=_sections(found),
+            sections=sections,
             sources=[one for chapter in found for one in chapter.sources],
             flags=_flags(found),
             deviations=list(dict.fromkeys(one for chapter in found for one in chapter.deviations)),
@@ -128,9 +153,20 @@ def page(paths: Sequence[Path]) -> str:
             version=__version__,
         )
     )
+    shown = [(one.topic, item) for one in sections for item in one.shown]
+    return Page(
+        html,
+        [(topic, item) for topic, item in shown if isinstance(item, Table)],
+        [(topic, item) for topic, item in shown if isinstance(item, Drawing)],
+    )
 
 
-def render(paths: Sequence[Path], out: Path) -> str:
+def page(paths: Sequence[Path]) -> str:
+    """The HTML of `draw`. Raises RunError."""
+    return draw(paths).html
+
+
+def render(paths: Sequence[Path], out: Path) -> Page:
     """Write the page of these runs to `out`, whole or not at all, and return it.
 
     Raises RunError: no finished run, a damaged one, a picture outside its folder; StorageError.
@@ -139,6 +175,6 @@ def render(paths: Sequence[Path], out: Path) -> str:
         raise StorageError(
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
-    html = page(paths)
-    write_bytes(out, html.encode("utf-8", "replace"))
-    return html
+    drawn = draw(paths)
+    write_bytes(out, drawn.html.encode("utf-8", "replace"))
+    return drawn

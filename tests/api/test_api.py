@@ -301,8 +301,8 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     assert held.differences["tmap"].value == pytest.approx(mean)
     shown = repr(read).splitlines()
     assert shown[0] == "run-8 − run-1, 12 queries, paired"
-    assert shown[1].startswith(f"tmap: {mean:.3f} [")
-    assert [line.partition(":")[0] for line in shown[1:]] == ["tmap", "map_adversarial"]
+    assert shown[1].startswith(f"t-MAP: {mean:.3f} [")
+    assert [line.partition(":")[0] for line in shown[1:]] == ["t-MAP", "MAP attacked"]
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
     assert "dhta" in page
     replayed = AttackConfig.build(read_toml(tmp_path / "run-8/config.toml"))
@@ -339,7 +339,7 @@ def test_the_view_is_escaped_and_can_be_read_aloud(trained: Trained) -> None:
     assert all(' alt="query ' in image and 'src="data:image/png;' in image for image in images)
     assert found.metrics["tmap"] is not None
     assert f"{found.metrics['tmap'].value:.3f}" in html
-    assert "t-MAP, attacked" in repr(found)
+    assert "t-MAP: " in repr(found)
     assert "http" not in html
 
 

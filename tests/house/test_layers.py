@@ -81,6 +81,15 @@ def test_a_module_imports_its_own_layer_or_lower_ones(file: Path) -> None:
     assert not upward, f"{named(file)} is of {LAYERS[own]} and may not import {upward}"
 
 
+DRAWS = {"reports", "measures", "codes", "storage", "compute", "ground"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "reports").rglob("*.py")), ids=lambda f: f.name)
+def test_reports_draw_what_records_hold(file: Path) -> None:
+    """They know no data set, victim, attack, defence or experiment, which would be computing."""
+    assert {folder_of(name) for name in modules_of(file)} <= DRAWS
+
+
 def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
     """The modules of one circle, the first one again at its end; empty where there is none."""
     above: list[str] = []

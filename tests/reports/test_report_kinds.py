@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from report_scene import (
     make_run,
     make_search,
 )
+from source_tree import ROOT
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
@@ -32,18 +34,10 @@ from advhash.measures.intervals import Difference
 from advhash.reports.attack.pairs import Pair
 from advhash.reports.attack.ranks import standings
 from advhash.reports.elements.chapters import TOPICS
-from advhash.reports.page.exports import (
-    Cell,
-    Table,
-    figures_of,
-    tables_of,
-    to_csv,
-    to_latex,
-    write_figures,
-    write_tables,
-)
+from advhash.reports.elements.tables import Cell, Column, Table
+from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_tables
 from advhash.reports.page.kinds import KINDS
-from advhash.reports.page.render import page
+from advhash.reports.page.render import Page, draw, page
 from advhash.reports.record import Record, schema_of
 from advhash.storage.files import sha256
 
@@ -68,9 +62,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def mixed(kinds: dict[str, Path]) -> str:
+def drawn(kinds: dict[str, Path]) -> Page:
     """All kinds on one page, given in another order than that of the page."""
-    return page(list(kinds.values())[::-1])
+    return draw(list(kinds.values())[::-1])
+
+
+@pytest.fixture(scope="module")
+def mixed(drawn: Page) -> str:
+    return drawn.html
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -239,26 +238,75 @@ def test_only_paired_runs_are_ranked(tmp_path: Path) -> None:
 
 
 def table(*rows: list[Cell], head: tuple[str, ...] = ("Run", "t-MAP", "p")) -> Table:
-    return Table("results", "All", "What & why", [Cell(name) for name in head], list(rows))
+    return Table("All", "What & why", [Column(name) for name in head], list(rows))
 
 
-def test_tables_are_those_of_the_page(kinds: dict[str, Path], mixed: str) -> None:
-    found = tables_of(mixed)
-    grids = mixed.count('<table class="grid">')
-    assert grids == 1
-    assert len(found) == mixed.count("<table") - grids
-    assert all(one.caption and one.head and one.rows and one.topic in TOPICS for one in found)
-    results = next(one for one in found if one.label == "Results")
-    place = [cell.text for cell in results.head].index("t-MAP")
+class Grids(HTMLParser):
+    """What a reader sees: the texts of all tables, row by row, and where each stands."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: list[tuple[str, str, list[list[str]]]] = []  # topic, label, rows
+        self._topic = self._label = ""
+        self._inside = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self._topic = str(given["id"]) if tag == "h2" else self._topic
+        self._label = str(given.get("aria-label")) if tag == "div" else self._label
+        if tag == "table":
+            self.tables.append((self._topic, self._label, []))
+        elif tag == "tr":
+            self.tables[-1][2].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][2][-1].append("")
+            self._inside = True
+        elif tag in ("small", "details"):
+            self._inside = False  # small print and what is unfolded
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.tables[-1][2][-1][-1] += data
+
+
+def test_tables_are_those_of_the_page(kinds: dict[str, Path], drawn: Page) -> None:
+    seen = [one for one in Grids(drawn.html).tables if one[1] != "Reconstructions"]
+    made = [
+        (
+            topic,
+            one.label,
+            [[column.label for column in one.columns]]
+            + [[cell.text for cell in row] for row in one.rows],
+        )
+        for topic, one in drawn.tables
+    ]
+    assert seen == made
+    assert drawn.html.count("<table") == len(seen) + drawn.html.count('<table class="grid">')
+    assert all(one.caption and one.rows and topic in TOPICS for topic, one in drawn.tables)
+    results = next(one for _, one in drawn.tables if one.label == "Results")
+    place = [column.label for column in results.columns].index("t-MAP")
     cell = results.rows[1][place]  # after the untargeted run
     assert (cell.text, cell.bounds) == ("76.5", ("71.0", "82.0"))
+
+
+def test_no_table_is_written_as_html_by_hand() -> None:
+    """What a template writes itself, no export sees; a grid of pictures is no table of figures."""
+    templates = [file for file in (ROOT / "reports").rglob("*.html") if file.name != "parts.html"]
+    assert len(templates) > 9
+    for file in templates:
+        found = re.findall(r"<table[^>]*>|<figure><img", file.read_text("utf-8"))
+        assert found in ([], ['<table class="grid">']), file
 
 
 def test_csv_has_intervals_in_columns() -> None:
     text = to_csv(
         table(
-            [Cell("a, b"), Cell("1.5", "-1.0 to 2.0"), Cell("0.1")],
-            [Cell("c", "itself"), Cell("–"), Cell("0.2")],
+            [Cell("a, b"), Cell("1.5", ("-1.0", "2.0")), Cell("0.1")],
+            [Cell("c", note="itself"), Cell("–"), Cell("0.2")],
             [Cell("all", span=2), Cell("0.3")],
         )
     )
@@ -278,7 +326,7 @@ def test_csv_starts_no_formula(text: str) -> None:
 
 def test_latex_runs_no_command_of_a_name() -> None:
     text = to_latex(
-        table([Cell(r"\input{/etc/passwd} $x_1$ 5%"), Cell("1.5", "-1.0 to 2.0"), Cell("0.1")])
+        table([Cell(r"\input{/etc/passwd} $x_1$ 5%"), Cell("1.5", ("-1.0", "2.0")), Cell("0.1")])
     )
     assert r"\textbackslash{}input\{/etc/passwd\} \$x\_1\$ 5\%" in text
     assert r"\input" not in text.replace(r"\textbackslash{}input", "")
@@ -288,22 +336,22 @@ def test_latex_runs_no_command_of_a_name() -> None:
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
-def test_a_row_of_latex_has_as_many_cells_as_its_head(mixed: str) -> None:
-    for one in tables_of(mixed):
+def test_a_row_of_latex_has_as_many_cells_as_its_head(drawn: Page) -> None:
+    for _, one in drawn.tables:
         for row in one.rows:
-            assert sum(cell.span for cell in row) == len(one.head), one.label
+            assert sum(cell.span for cell in row) == len(one.columns), one.label
 
 
 def test_figures_are_written_as_svg_and_png(kinds: dict[str, Path], tmp_path: Path) -> None:
-    html = page([kinds["transfer"]])
-    files = write_figures(html, tmp_path / "figures")
+    drawn = draw([kinds["transfer"]])
+    files = write_figures(drawn, tmp_path / "figures")
     assert [file.name for file in files] == [
         "01-transfer.svg", "01-transfer.png", "02-transfer.svg", "02-transfer.png",
     ]  # fmt: skip
-    assert files[0].read_bytes() == figures_of(html)[0].svg
-    with Image.open(files[1]) as drawn:
-        assert min(drawn.size) > 400
-        colours = drawn.convert("RGB").getcolors(maxcolors=1 << 24)
+    assert files[0].read_bytes() == drawn.drawings[0][1].svg
+    with Image.open(files[1]) as picture:
+        assert min(picture.size) > 400
+        colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
         assert colours is not None
         assert len(colours) > 50  # text and a colour bar, not an empty sheet
 
@@ -315,11 +363,11 @@ def test_files_come_all_or_none(
     monkeypatch: pytest.MonkeyPatch,
     write: object,
 ) -> None:
-    html = page([kinds["defend"]])
+    drawn = draw([kinds["defend"]])
     assert callable(write)
     (tmp_path / "there").mkdir()
     with pytest.raises(StorageError, match="which exists"):
-        write(html, tmp_path / "there")
+        write(drawn, tmp_path / "there")
 
     def full(path: Path, content: bytes) -> None:
         if path.name.startswith("02"):
@@ -328,7 +376,7 @@ def test_files_come_all_or_none(
 
     monkeypatch.setattr("advhash.reports.page.exports.write_bytes", full)
     with pytest.raises(StorageError, match="full"):
-        write(html, tmp_path / "new")
+        write(drawn, tmp_path / "new")
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from advhash.codes import HashCodes
 from advhash.data import Dataset, Split
+from advhash.experiments.attack.examples import build_examples
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
 from advhash.reports import certificates
-from advhash.reports.attack.examples import build_examples
 from advhash.reports.benchmark import BenchmarkRecord
 from advhash.reports.certificates import CertificateRecord
 from advhash.reports.detection import DetectionRecord

@@ -19,6 +19,7 @@ from advhash.experiments.attack.columns import (
     retrieval_columns,
     retrieval_metrics,
 )
+from advhash.experiments.attack.examples import build_examples
 from advhash.experiments.attack.operating import (
     names_pictures,
     operating_columns,
@@ -37,7 +38,6 @@ from advhash.measures.sanity import (
     check_targets,
     check_victim,
 )
-from advhash.reports.attack.examples import build_examples
 from advhash.reports.record import Example
 from advhash.victims.federated.hashvfl import HashVFL
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from advhash.attacks.inversion.decoders import observe
 from advhash.data.dataset import Dataset, Split
+from advhash.experiments.attack.examples import picture
 from advhash.measures.intervals import Metric, mean_metric, paired_difference, rate_metric
 from advhash.measures.reconstruction import clustered, nearest_class
-from advhash.reports.attack.examples import picture
 from advhash.reports.inversion.record import Attacker, PartyBits, Picture
 from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors

@@ -15,25 +15,19 @@ from advhash.codes.hamming import distances, nearest, relevance
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split, to_unit
 from advhash.data.text.edits import spelled
-from advhash.reports.record import Example, Retrieved
+from advhash.reports.record import GAIN, Example, Retrieved
 from advhash.storage.files import storage_errors
 
-GAIN = 10  # the factor by which a perturbation is enlarged in its picture
 MIN_SIDE = 96  # pixels: smaller pictures are enlarged, by whole factors, without smoothing
 THUMBNAIL_SIDE = 128  # pixels: larger database pictures are reduced
 SAMPLES = "samples"
-EXAMPLE_RULE = (
-    "All queries of the run are sorted by how well the attack works on them, and the ranks at "
-    "equal steps from the best to the worst are taken: the first is the best for the attacker, "
-    "the last the worst. Nobody picked them by hand."
-)
 
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.uint8]
 
 
 def choose_examples(score: npt.ArrayLike, count: int = 6) -> Rows:
-    """Positions at equal steps through the queries sorted by score, best first: EXAMPLE_RULE.
+    """Positions at equal steps through the queries sorted by score, best first.
 
     score: (N,) per query, higher where the attack works better (t-AP where targeted); NaN: left out
 
@@ -149,7 +143,9 @@ def build_examples(
     texts: tuple[Tensor, Tensor] | None = None,
     count: int = 6,
 ) -> list[Example]:
-    """The examples of a run, chosen by EXAMPLE_RULE, their pictures written to `folder/samples`.
+    """The examples of a run, their pictures written to `folder/samples`.
+
+    They are chosen by `choose_examples`, as EXAMPLE_RULE tells readers.
 
     modality:    of the queries; other than "image", they have no pictures
     rows:        (N,) rows of the query split; all arguments below follow their order

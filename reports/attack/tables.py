@@ -1,0 +1,272 @@
+"""The tables of attack runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from advhash.measures.intervals import Metric
+from advhash.reports.attack.pairs import Pair
+from advhash.reports.attack.ranks import Standing
+from advhash.reports.elements.chapters import KNOWLEDGE
+from advhash.reports.elements.numbers import as_distance, as_number
+from advhash.reports.elements.tables import (
+    Cell,
+    Column,
+    Table,
+    chance,
+    columns,
+    named,
+    number,
+    of_figures,
+    points,
+    row,
+    titled,
+)
+from advhash.reports.elements.verdict import metric_of
+from advhash.reports.record import TARGETED_METRICS, Record
+
+OWN = ("map_chance", "map", "map_adversarial")
+CODECS = ("_clean", "", "_png", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
+PLANTED = ("poison_hit10", "poison_hit10_clean", "poison_hit10_gain", "poison_hit10_chance")
+DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
+RATES = {  # goal → label of the table, its figure, what that is
+    "targeted": (
+        "Collision at the threshold",
+        "collision_rate",
+        "the share of queries that collide with the target picture",
+    ),
+    "untargeted": (
+        "Evasion at the threshold",
+        "evasion_rate",
+        "the share of queries that evade, with more bits than that to their own picture",
+    ),
+}
+YES, NO = Cell("✓ yes", style="strong"), Cell("no", style="soft")
+
+
+class Run(Protocol):
+    """What tables need of a run."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def record(self) -> Record: ...
+
+
+def aimed(runs: Sequence[Run]) -> bool:
+    """Whether any of the runs has targets."""
+    return any(run.record.attack.goal == "targeted" for run in runs)
+
+
+def threat(runs: Sequence[Run]) -> Table:
+    """What each attacker wants, may change and has."""
+
+    def cells(run: Run) -> list[Cell]:
+        attack, budget = run.record.attack, run.record.budget
+        modality = run.record.protocol.query_modality
+        rounded = "yes" if budget.eight_bit else "no"
+        return row(
+            named(run.label),
+            Cell(attack.goal),
+            Cell(modality),
+            number(budget.text if budget.norm != "none" else "no bound"),
+            Cell(rounded if modality == "image" else "–"),
+            (YES if name in attack.knowledge else NO for name in KNOWLEDGE),
+        )
+
+    heads = columns("Run", "Goal", "Query", "Budget", "8 bits")
+    return Table(
+        "Threat model",
+        "What the attacker wants, may change and has.",
+        [*heads, *(Column(text, wide=True) for text in KNOWLEDGE.values())],
+        [cells(run) for run in runs],
+    )
+
+
+def shown(runs: Sequence[Run]) -> list[str]:
+    """The figures of the table of results."""
+    return [*_shares(runs), *DISTANCES]
+
+
+def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | None:
+    """The strongest attack first; None where no two runs were paired."""
+    if not standings:
+        return None
+    rows = []
+    for one in standings:
+        record = runs[one.run].record
+        rows.append(
+            row(
+                named(runs[one.run].label),
+                number(one.rank),
+                points(record.metrics.get(one.metric)),
+                _distance(record, "linf"),
+                _plain(record, "l2"),
+            )
+        )
+    return Table(
+        "Leaderboard",
+        f"The strongest attack first, among runs of one task ({len(standings)} of them). A range "
+        "of ranks, such as 1–2: the differences, query by query, do not settle the order (p "
+        "adjusted is 0.05 or more). In percent, 95 % intervals in small print.",
+        [*columns("Run", "Rank"), *of_figures(standings[0].metric, "linf", "l2")],
+        rows,
+    )
+
+
+def _shares(runs: Sequence[Run]) -> tuple[str, ...]:
+    return (*OWN, *(TARGETED_METRICS if aimed(runs) else ()))
+
+
+def _plain(record: Record, name: str, digits: int = 2) -> Cell:
+    return number(as_number(record.metrics.get(name), digits))
+
+
+def _distance(record: Record, name: str, modality: str | None = None) -> Cell:
+    of = record.protocol.query_modality if modality is None else modality
+    return number(as_distance(record.metrics.get(name), of))
+
+
+def results(runs: Sequence[Run]) -> Table:
+    """One row a run."""
+
+    def cells(run: Run) -> list[Cell]:
+        record = run.record
+        norm, modality = record.budget.norm, record.protocol.query_modality
+        overrun = _distance(record, "overrun", modality if norm == "linf" else "")
+        return row(
+            named(run.label),
+            (points(record.metrics.get(name)) for name in shares),
+            _distance(record, "linf"),
+            _plain(record, "l2"),
+            _plain(record, "psnr", 1),
+            _plain(record, "ssim", 3),
+            number("–") if norm == "none" else overrun,
+            _plain(record, "seconds_fit", 1),
+            _plain(record, "seconds_per_image", 3),
+        )
+
+    shares = _shares(runs)
+    return Table(
+        "Results",
+        f"{'All runs' if len(runs) > 1 else 'The run'}; means over queries. "
+        f"{'MAP and t-MAP' if aimed(runs) else 'MAP'} in percent, 95 % intervals in small print; "
+        "– where a figure does not exist.",
+        [Column("Run"), *of_figures(*shown(runs))],
+        [cells(run) for run in runs],
+    )
+
+
+def directions(runs: Sequence[Run]) -> Table | None:
+    """The same queries against each kind of database code; None where there is one alone."""
+
+    def cells(run: Run, way: str, found: Mapping[str, Metric | None]) -> list[Cell]:
+        protocol = run.record.protocol
+        headline = way == f"{protocol.query_modality}-{protocol.database}"
+        return row(
+            Cell(way, note="(headline)" if headline else ""),
+            named(run.label),
+            (points(found.get(name)) for name in shares),
+        )
+
+    shares = _shares(runs)
+    rows = [
+        cells(run, way, found)
+        for run in runs
+        for way, found in run.record.metrics_by_direction.items()
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Results by direction",
+        "The same attacked queries against each kind of database code: query modality – what the "
+        "database holds. In percent.",
+        [*columns("Direction", "Run"), *of_figures(*shares)],
+        rows,
+    )
+
+
+def planted(runs: Sequence[Run]) -> Table | None:
+    """What planted items do; None where no run planted any."""
+    rows = [
+        row(
+            named(run.label),
+            number(run.record.protocol.poison),
+            number(metric_of(run.record, "poison_hit10").n),
+            (points(run.record.metrics.get(name)) for name in PLANTED),
+        )
+        for run in runs
+        if run.record.protocol.poison
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Planted items",
+        "Share of clean queries that find, among their first 10 results, a planted picture that "
+        "was moved toward one of their labels and truly has none of them. In percent.",
+        [*columns("Run", "Planted", "Queries aimed at"), *of_figures(*PLANTED)],
+        rows,
+    )
+
+
+def thresholds(runs: Sequence[Run]) -> list[Table]:
+    """Collision of targeted runs, evasion of untargeted ones, of those that have a threshold."""
+    found = [run for run in runs if "threshold_bits" in run.record.metrics]
+    aims = {goal: [run for run in found if run.record.attack.goal == goal] for goal in RATES}
+    return [_threshold(aims[goal], *RATES[goal]) for goal in RATES if aims[goal]]
+
+
+def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
+    rates = [rate + part for part in CODECS]
+    return Table(
+        label,
+        "Two pictures count as one where their codes are at most the threshold apart. In percent: "
+        f"{what}. Saved and read again as PNG and JPEG by Pillow.",
+        [Column("Run"), *of_figures("threshold_bits", "false_positives", *rates)],
+        [
+            row(
+                named(run.label),
+                _plain(run.record, "threshold_bits", 0),
+                _plain(run.record, "false_positives", 5),
+                (points(run.record.metrics.get(name)) for name in rates),
+            )
+            for run in runs
+        ],
+    )
+
+
+def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
+    """The paired differences; None where there is none."""
+
+    def cells(pair: Pair) -> list[Cell]:
+        return row(
+            named(runs[pair.first].label),
+            Cell(runs[pair.second].label, foreign=True, style="strong"),
+            titled(pair.metric),
+            points(pair.difference),
+            number(pair.difference.n),
+            chance(pair.difference.p),
+            chance(pair.adjusted),
+        )
+
+    stronger = "".join(
+        "In t-MAP, above 0 means that the first is the stronger attack. "
+        if name == "tmap"
+        else "In MAP, above 0 means that the second is the stronger attack. "
+        for name in dict.fromkeys(pair.metric for pair in found)
+    )
+    if not found:
+        return None
+    return Table(
+        "Compared pairwise",
+        "First run minus second run, in percentage points, 95 % intervals in small print. "
+        f"{stronger}Only runs with the same victim, data, protocol, queries and targets are "
+        "compared.",
+        [
+            Column("First run"),
+            Column("Second run", wide=True),
+            *columns("Figure", "Difference", "Queries", "p", "p adjusted"),
+        ],
+        [cells(pair) for pair in found],
+    )

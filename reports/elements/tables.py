@@ -1,0 +1,121 @@
+"""Tables as objects: a page, CSV and LaTeX print the same ones.
+
+A chapter makes them, its template says where on the page they stand (`{{ show(table) }}`), and
+whatever was shown is what `advhash report --tables` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from advhash.measures.intervals import Metric
+from advhash.reports.elements.numbers import as_bounds, as_chance, as_number, as_points
+from advhash.reports.vocabulary import figure
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    bounds:  of a 95 % interval, as they are written: small print on a page, columns of a CSV file
+    note:    small print that is no interval
+    span:    columns that it covers
+    numeric: a figure, whose digits stand below each other
+    foreign: a name from data or from the user, which may be written from right to left
+    detail:  what a page unfolds below the text, its heading first; files leave it out
+    """
+
+    text: str = ""
+    bounds: tuple[str, str] | None = None
+    note: str = ""
+    span: int = 1
+    numeric: bool = False
+    foreign: bool = False
+    style: Literal["", "strong", "soft", "code"] = ""
+    detail: tuple[str, str] | None = None
+
+    @property
+    def small(self) -> str:
+        """Its small print on a page."""
+        if self.bounds is None:
+            return self.note
+        return (" to " if self.bounds[0].startswith("-") else "–").join(self.bounds)
+
+    @property
+    def words(self) -> str:
+        """The text with its note."""
+        return " ".join(part.strip() for part in (self.text, self.note) if part.strip())
+
+
+@dataclass(frozen=True)
+class Column:
+    """The heading of a column; wide: it holds words, which want room."""
+
+    label: str
+    wide: bool = False
+    foreign: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page.
+
+    label:  what it is called, to who cannot see it and in the name of its file
+    rows:   cells of each; together they span all columns
+    headed: whether the first cell of a row is its heading
+    chosen: places of rows that stand out
+    """
+
+    label: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    headed: bool = True
+    chosen: Collection[int] = field(default_factory=tuple)
+
+
+def columns(*labels: str) -> list[Column]:
+    """Columns of which none is wide."""
+    return [Column(label) for label in labels]
+
+
+def of_figures(*names: str) -> list[Column]:
+    """A column a figure, headed as the vocabulary has it."""
+    return [Column(figure(name).heading) for name in names]
+
+
+def titled(name: str) -> Cell:
+    """What heads the row of a figure."""
+    return Cell(figure(name).heading)
+
+
+def named(text: str, note: str = "") -> Cell:
+    """A name from data or from the user."""
+    return Cell(text, note=note, foreign=True)
+
+
+def number(text: object) -> Cell:
+    """A figure that is written already."""
+    return Cell(str(text), numeric=True)
+
+
+def points(metric: Metric | None) -> Cell:
+    """A share in percent with its interval."""
+    return Cell(as_points(metric), as_bounds(metric, 1, 100), numeric=True)
+
+
+def value(metric: Metric | None, digits: int = 3) -> Cell:
+    """A figure that is no share, with its interval."""
+    return Cell(as_number(metric, digits), as_bounds(metric, digits), numeric=True)
+
+
+def chance(p: float | None) -> Cell:
+    """A p-value."""
+    return number(as_chance(p))
+
+
+def row(*cells: Cell | Iterable[Cell]) -> list[Cell]:
+    """A row of cells and of runs of cells."""
+    return [one for part in cells for one in ([part] if isinstance(part, Cell) else part)]
