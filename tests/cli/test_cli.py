@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import safetensors.torch
 import torch
 from PIL import Image
 
 from advhash.cli.console import print_rows
 from advhash.reports.record import TARGETED_METRICS
+from advhash.storage.checkpoint import read_tensors, write_tensors
 
 SMALL = ["--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"]
 QUICK = ["attack", *SMALL, "--method", "dhta", "--set", "attack.steps=4", "--queries", "24", "-q"]
@@ -476,9 +476,9 @@ def test_interrupted_run_resumes_to_the_same_figures(
     assert Path(f"{out}.partial/config.toml").is_file()
     done = sorted(pieces.glob("*/*.safetensors"))
     assert 1 <= len(done) < 6
-    first = safetensors.torch.load_file(done[0])
+    first = read_tensors(done[0], signed=True)
     marked = {**first, "seconds": torch.tensor(24_000.0, dtype=torch.float64)}
-    safetensors.torch.save_file(marked, done[0])  # used, not made again: it shows below
+    write_tensors(done[0], marked, signed=True)  # used, not made again: it shows below
     resumed = subprocess.run(
         [sys.executable, "-m", "advhash", "attack", "--resume", str(out), "--json", "-q"],
         capture_output=True,
