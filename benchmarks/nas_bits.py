@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from advhash.functional.nas import CellDomain, read_table
-from advhash.functional.nas_training import Protocol
+from advhash.functional.nas_training import TrainingProtocol
 
 BITS = (1, 3, 5, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24)
 
 
 def trained_rows(file: Path) -> dict[str, Any]:
     """The cells of a file of rows under today's protocol; a line that is being written is left."""
-    protocol, cells = json.loads(json.dumps(asdict(Protocol()))), {}
+    protocol, cells = json.loads(json.dumps(asdict(TrainingProtocol()))), {}
     for line in file.read_text("utf-8").splitlines():
         try:
             row = json.loads(line)

@@ -23,20 +23,20 @@ import torch
 
 from advhash.compute.executor import run_tasks
 from advhash.functional.nas import SCHEMA, TABLE, distinct_cells
-from advhash.functional.nas_training import Protocol, trained_cell
+from advhash.functional.nas_training import TrainingProtocol, trained_cell
 from advhash.storage.cache import cache_root
 
 CHUNK = 100  # cells between two writes
 PLACE = Path("advhash") / TABLE.name
 
 
-def row(name: str, protocol: Protocol) -> dict[str, Any]:
+def row(name: str, protocol: TrainingProtocol) -> dict[str, Any]:
     """One cell, on one thread."""
     torch.set_num_threads(1)
     return {"name": name, **trained_cell(name, protocol)}
 
 
-def finished(file: Path, protocol: Protocol) -> dict[str, Any]:
+def finished(file: Path, protocol: TrainingProtocol) -> dict[str, Any]:
     """The rows of an earlier start under the same protocol; a line cut off by a kill is dropped."""
     rows: dict[str, Any] = {}
     if file.is_file():
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PLACE)
     parser.add_argument("--executor", default="local")
     given = parser.parse_args()
-    protocol, cells = Protocol(), list(distinct_cells(given.vertices))
+    protocol, cells = TrainingProtocol(), list(distinct_cells(given.vertices))
     rows = finished(given.rows, protocol)
     missing = [name for name in cells if name not in rows]
     given.rows.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from advhash.reports.elements.chapters import Chapter, Told, known, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import Drawing, Growth, budget_figure
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     columns,
     named,
     number,
@@ -168,7 +168,7 @@ def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
         [
             row(
                 named(one.dataset),
-                Cell(one.budget),
+                TableCell(one.budget),
                 number(one.rank),
                 named(one.victim),
                 named(one.method),
@@ -191,7 +191,7 @@ def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
         [
             row(
                 named(one.dataset),
-                Cell(one.budget),
+                TableCell(one.budget),
                 number(one.rank),
                 named(one.method),
                 points(one.main),
@@ -216,12 +216,14 @@ def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
             row(
                 named(one.dataset),
                 named(one.victim),
-                Cell(one.budget),
+                TableCell(one.budget),
                 number(one.rank),
                 named(one.method),
                 number(one.cells),
                 (points(one.metrics[name]) for name in ("map", *own)),
-                Cell(" ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"),
+                TableCell(
+                    " ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"
+                ),
             )
             for one in record.rows
             if one.goal == goal
@@ -245,9 +247,9 @@ def _failed_table(record: BenchmarkRecord) -> Table | None:
                 named(one.dataset),
                 named(one.victim),
                 named(one.method),
-                Cell(one.budget),
+                TableCell(one.budget),
                 number(seeds(one)),
-                Cell(one.message, detail=(BUG, one.trace) if one.trace else None),
+                TableCell(one.message, detail=(BUG, one.trace) if one.trace else None),
             )
             for one in record.cells
             if one.status == "failed"
@@ -255,7 +257,9 @@ def _failed_table(record: BenchmarkRecord) -> Table | None:
     )
 
 
-def _table(label: str, heads: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Table | None:
+def _table(
+    label: str, heads: Sequence[Column], rows: Sequence[Sequence[TableCell]]
+) -> Table | None:
     return Table(label, label, heads, rows) if rows else None
 
 

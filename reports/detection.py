@@ -15,9 +15,9 @@ from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     number,
     of_figures,
     points,
@@ -188,7 +188,7 @@ def figures_table(record: DetectionRecord) -> Table:
     ]
     rows += [
         row(
-            Cell(f"{label_of(name)} (no percentage)"),
+            TableCell(f"{label_of(name)} (no percentage)"),
             (number(as_number(one.metrics.get(name), 2)) for one in found),
         )
         for name in EPSILONS
@@ -214,7 +214,7 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
         of_figures("threshold", "false_alarms", "accepted_adaptive", "accepted_replay"),
         [
             row(
-                Cell(as_number(one.threshold, 2)),
+                TableCell(as_number(one.threshold, 2)),
                 points(one.false_alarms),
                 points(one.accepted_adaptive),
                 points(one.accepted_replay),

@@ -22,9 +22,9 @@ from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     columns,
     named,
     number,
@@ -284,7 +284,12 @@ def layers_table(record: EncodingRecord) -> Table | None:
         "The layers whose units are read.",
         columns("Layer", "units", "bits", "A bit tells"),
         [
-            row(Cell(one.name, style="code"), number(one.size), number(one.kept), Cell(told(one)))
+            row(
+                TableCell(one.name, style="code"),
+                number(one.size),
+                number(one.kept),
+                TableCell(told(one)),
+            )
             for one in record.sites
         ],
     )

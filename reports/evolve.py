@@ -16,8 +16,8 @@ from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_o
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell,
     Table,
+    TableCell,
     chance,
     columns,
     named,
@@ -244,12 +244,12 @@ def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) 
 def searches_table(record: SearchRecord) -> Table:
     """One row a search."""
 
-    def cells(one: SearchResult) -> list[Cell]:
+    def cells(one: SearchResult) -> list[TableCell]:
         hits = one.lookups.get("full", 0)
         counts = (one.repeat, one.candidates, hits, one.candidates - hits)
         fitness = 100 * one.figures.get("fitness", 0)
         return row(
-            Cell(record.names[one.arm]),
+            TableCell(record.names[one.arm]),
             map(number, counts),
             number(f"{fitness:.2f}"),
             number(one.checked),
@@ -277,7 +277,7 @@ def coarseness_table(record: SearchRecord) -> Table | None:
         columns("Bits", "Keys", "Cells a key", "Collided, %", "Split, %"),
         [
             row(
-                Cell(f"{one.bits:.0f}"),
+                TableCell(f"{one.bits:.0f}"),
                 number(f"{one.keys:.0f}"),
                 number(f"{one.cells_per_key:.2f}"),
                 number(f"{100 * one.collided:.1f}"),
@@ -301,7 +301,7 @@ def noise_table(record: SearchRecord) -> Table | None:
         ],
         [
             row(
-                Cell(str(one.noise)),
+                TableCell(str(one.noise)),
                 number(one.max_num_evals),
                 number(one.remove_probability),
                 points(one.quality),
@@ -329,7 +329,7 @@ def held_out_table(record: SearchRecord) -> Table | None:
         [
             row(
                 named(one.victim),
-                Cell("yes" if one.searched else "no"),
+                TableCell("yes" if one.searched else "no"),
                 (
                     points(one.tmap[name])
                     for name in ("winner", "dhta", "dhta_tuned", "clean", "ceiling")

@@ -59,7 +59,7 @@ class Point(Part):
     noise: float
 
 
-class Cell(Part):
+class Snapshot(Part):
     """One training at one time: outcome → figure, see `phase_cell.OUTCOMES`; and its bits."""
 
     point: Point
@@ -96,7 +96,7 @@ class PhaseRecord(Document):
     metrics: dict[str, Metric | None]
     effects: list[Effect]
     regimes: list[tuple[Point, Regime]]
-    cells: list[Cell]
+    cells: list[Snapshot]
 
     def mean(self, outcome: str, **where: float) -> float:
         """Mean of an outcome over the cells whose point has these values. Raises KeyError."""

@@ -22,9 +22,9 @@ from advhash.reports.elements.numbers import as_number, as_points
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell as TableCell,
     Column,
     Table,
+    TableCell,
     chance,
     columns,
     named,
@@ -71,7 +71,7 @@ class Method(Part):
     info: AttackInfo
 
 
-class Cell(Part):
+class MatrixEntry(Part):
     """The queries that a method moved on `source`, judged on `target`: its database, its codes.
 
     gain:      paired over queries: t-MAP − t-MAP of clean queries; untargeted: MAP lost
@@ -119,10 +119,10 @@ class TransferRecord(Document):
     protocol: Protocol
     flags: list[Flag]
     metrics: dict[str, Metric | None]  # `<main>_own:<method>` and `<main>_transferred:<method>`
-    cells: list[Cell]
+    cells: list[MatrixEntry]
     defense: Defense | None = None  # of `advhash defend`
 
-    def at(self, method: str, source: str, target: str) -> Cell:
+    def at(self, method: str, source: str, target: str) -> MatrixEntry:
         """One cell. Raises KeyError."""
         for cell in self.cells:
             if (cell.method, cell.source, cell.target) == (method, source, target):

@@ -40,7 +40,7 @@ SCHEMA = "advhash/nas-table/1"
 
 
 @dataclass(frozen=True)
-class Cell:
+class NetworkCell:
     """A cell as written, with what is on no path from input to output.
 
     edges:      one bit for each pair of vertices i < j, in the order of `itertools.combinations`
@@ -51,13 +51,13 @@ class Cell:
     operations: tuple[int, ...]
 
 
-def canonical(cell: Cell) -> str | None:
+def canonical(cell: NetworkCell) -> str | None:
     """The name that all cells of one graph share, e.g. "01|00-" ; None where no path leads through.
 
     Vertices on no path from input to output are dropped; of all orders of the others the least is
     taken, so two cells share it iff a renaming of vertices makes them equal.
 
-    >>> canonical(Cell((True, *[False] * 9), (0, 1, 2))) is None  # input → vertex 1, no way on
+    >>> canonical(NetworkCell((True, *[False] * 9), (0, 1, 2))) is None  # input → vertex 1, no way on
     True
     """
     edges = {pair for pair, there in zip(EDGES, cell.edges, strict=True) if there}
@@ -92,12 +92,12 @@ def _reached(start: int, edges: set[tuple[int, int]]) -> set[int]:
 
 
 @functools.cache
-def distinct_cells(vertices: int = VERTICES) -> dict[str, Cell]:
+def distinct_cells(vertices: int = VERTICES) -> dict[str, NetworkCell]:
     """One writing of every distinct cell of at most so many vertices, by its canonical name."""
-    found: dict[str, Cell] = {}
+    found: dict[str, NetworkCell] = {}
     for edges in itertools.product((False, True), repeat=len(EDGES)):
         for operations in itertools.product(range(len(OPERATIONS)), repeat=VERTICES - 2):
-            cell = Cell(edges, operations)
+            cell = NetworkCell(edges, operations)
             name = canonical(cell)
             if name is not None and len(name.partition("|")[0]) <= vertices - 2:
                 found.setdefault(name, cell)
@@ -259,30 +259,30 @@ class CellDomain:
         self.keyed, self.rate, self.noise = keyed, rate, noise
         self.cells: Mapping[str, Any] = table["cells"]
         self._hash = FunctionalHash((), {"data": "digits"}, bits)
-        self._names: dict[Cell, str | None] = {}
+        self._names: dict[NetworkCell, str | None] = {}
         self._keys: dict[str, str] = {}
         forms = {name: normal_form(name).text for name in self.cells}
         numbers = {form: number for number, form in enumerate(sorted(set(forms.values())))}
         self._number = {name: numbers[form] for name, form in forms.items()}
 
-    def name(self, cell: Cell) -> str | None:
+    def name(self, cell: NetworkCell) -> str | None:
         """The canonical name; None where no path leads through, or the table lacks it."""
         if cell not in self._names:
             name = canonical(cell)
             self._names[cell] = name if name in self.cells else None
         return self._names[cell]
 
-    def random(self, chance: Random) -> Cell:
+    def random(self, chance: Random) -> NetworkCell:
         """Uniform over writings of cells of the table."""
         while True:
-            cell = Cell(
+            cell = NetworkCell(
                 tuple(chance.random() < 0.5 for _ in EDGES),
                 tuple(chance.randrange(len(OPERATIONS)) for _ in range(VERTICES - 2)),
             )
             if self.name(cell) is not None:
                 return cell
 
-    def mutate(self, candidate: Cell, chance: Random) -> Cell:
+    def mutate(self, candidate: NetworkCell, chance: Random) -> NetworkCell:
         """Each edge flips with probability rate/5, each operation becomes another with rate/3.
 
         Again and again until something changed and the result is in the table.
@@ -297,11 +297,11 @@ class CellDomain:
                 else one
                 for one in candidate.operations
             )
-            cell = Cell(edges, operations)
+            cell = NetworkCell(edges, operations)
             if cell != candidate and self.name(cell) is not None:
                 return cell
 
-    def key(self, candidate: Cell) -> tuple[str, float]:
+    def key(self, candidate: NetworkCell) -> tuple[str, float]:
         """The hash, and the simulated seconds of the short training behind it."""
         name = self._known(candidate)
         if self.keyed == "structure":
@@ -316,7 +316,7 @@ class CellDomain:
             self._keys[name] = self._hash(lambda: values)
         return self._keys[name]
 
-    def evaluate(self, candidate: Cell, seed: int) -> Evaluation:
+    def evaluate(self, candidate: NetworkCell, seed: int) -> Evaluation:
         """One of three trainings."""
         name = self._known(candidate)
         full = self.cells[name]["full"]
@@ -336,14 +336,14 @@ class CellDomain:
         """Whether they are one function, which the normal form tells."""
         return first["function"] == second["function"]
 
-    def write(self, candidate: Cell) -> Any:
+    def write(self, candidate: NetworkCell) -> Any:
         return [[int(one) for one in candidate.edges], list(candidate.operations)]
 
-    def read(self, document: Any) -> Cell:
+    def read(self, document: Any) -> NetworkCell:
         edges, operations = document
-        return Cell(tuple(bool(one) for one in edges), tuple(int(one) for one in operations))
+        return NetworkCell(tuple(bool(one) for one in edges), tuple(int(one) for one in operations))
 
-    def _known(self, cell: Cell) -> str:
+    def _known(self, cell: NetworkCell) -> str:
         name = self.name(cell)
         if name is None:
             raise ValueError(f"expected a cell of the table, got {cell}")

@@ -23,7 +23,7 @@ Rows = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class TrainingProtocol:
     """How cells are trained; part of the table.
 
     rows:        of training, validation and test, drawn by `split_seed`
@@ -47,7 +47,7 @@ class Protocol:
 
 
 @functools.cache
-def digits(protocol: Protocol) -> tuple[Rows, Rows, Rows]:
+def digits(protocol: TrainingProtocol) -> tuple[Rows, Rows, Rows]:
     """(N,1,8,8) scans in [0,1] and (N,) classes for training, validation and test."""
     from sklearn.datasets import load_digits
 
@@ -104,7 +104,7 @@ class CellNetwork(nn.Module):
     name: the canonical name of the cell
     """
 
-    def __init__(self, name: str, protocol: Protocol) -> None:
+    def __init__(self, name: str, protocol: TrainingProtocol) -> None:
         super().__init__()
         width = protocol.channels
         layers: list[nn.Module] = [_Convolution(1, width, 3)]
@@ -120,7 +120,7 @@ class CellNetwork(nn.Module):
         return logits
 
 
-def trained_cell(name: str, protocol: Protocol) -> dict[str, Any]:
+def trained_cell(name: str, protocol: TrainingProtocol) -> dict[str, Any]:
     """The row of a canonical cell: the short training of seed 0, and one full one a seed.
 
     Seconds are processor time.
@@ -133,12 +133,12 @@ def trained_cell(name: str, protocol: Protocol) -> dict[str, Any]:
 
 
 @functools.cache
-def _warm(protocol: Protocol) -> None:
+def _warm(protocol: TrainingProtocol) -> None:
     """Load data and kernels, so that the first cell of a process does not pay for them."""
     _short("0|101", protocol)
 
 
-def _short(name: str, protocol: Protocol) -> Mapping[str, Any]:
+def _short(name: str, protocol: TrainingProtocol) -> Mapping[str, Any]:
     """Losses and accuracies of training and validation probes, half-way and at the end."""
     began = time.process_time()
     figures: dict[str, list[float]] = {"losses": [], "accuracies": []}
@@ -156,7 +156,7 @@ def _short(name: str, protocol: Protocol) -> Mapping[str, Any]:
     return {**figures, "seconds": round(time.process_time() - began, 4)}
 
 
-def _full(name: str, protocol: Protocol, seed: int) -> Mapping[str, float]:
+def _full(name: str, protocol: TrainingProtocol, seed: int) -> Mapping[str, float]:
     began = time.process_time()
     steps = protocol.epochs * (protocol.rows[0] // protocol.batch_size)
     training = _Training(name, protocol, seed, steps)
@@ -174,7 +174,7 @@ def _full(name: str, protocol: Protocol, seed: int) -> Mapping[str, float]:
 class _Training:
     """A network, its optimiser and its batches."""
 
-    def __init__(self, name: str, protocol: Protocol, seed: int, steps: int) -> None:
+    def __init__(self, name: str, protocol: TrainingProtocol, seed: int, steps: int) -> None:
         self._protocol, self._chance = protocol, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -11,9 +11,9 @@ from advhash.reports.attack.ranks import Standing
 from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.numbers import as_distance, as_number
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     chance,
     columns,
     named,
@@ -42,7 +42,7 @@ RATES = {  # goal → label of the table, its figure, what that is
         "the share of queries that evade, with more bits than that to their own picture",
     ),
 }
-YES, NO = Cell("✓ yes", style="strong"), Cell("no", style="soft")
+YES, NO = TableCell("✓ yes", style="strong"), TableCell("no", style="soft")
 
 
 class Run(Protocol):
@@ -62,16 +62,16 @@ def aimed(runs: Sequence[Run]) -> bool:
 def threat(runs: Sequence[Run]) -> Table:
     """What each attacker wants, may change and has."""
 
-    def cells(run: Run) -> list[Cell]:
+    def cells(run: Run) -> list[TableCell]:
         attack, budget = run.record.attack, run.record.budget
         modality = run.record.protocol.query_modality
         rounded = "yes" if budget.eight_bit else "no"
         return row(
             named(run.label),
-            Cell(attack.goal),
-            Cell(modality),
+            TableCell(attack.goal),
+            TableCell(modality),
             number(budget.text if budget.norm != "none" else "no bound"),
-            Cell(rounded if modality == "image" else "–"),
+            TableCell(rounded if modality == "image" else "–"),
             (YES if name in attack.knowledge else NO for name in KNOWLEDGE),
         )
 
@@ -119,11 +119,11 @@ def _shares(runs: Sequence[Run]) -> tuple[str, ...]:
     return (*OWN, *(TARGETED_METRICS if aimed(runs) else ()))
 
 
-def _plain(record: Record, name: str, digits: int = 2) -> Cell:
+def _plain(record: Record, name: str, digits: int = 2) -> TableCell:
     return number(as_number(record.metrics.get(name), digits))
 
 
-def _distance(record: Record, name: str, modality: str | None = None) -> Cell:
+def _distance(record: Record, name: str, modality: str | None = None) -> TableCell:
     of = record.protocol.query_modality if modality is None else modality
     return number(as_distance(record.metrics.get(name), of))
 
@@ -131,7 +131,7 @@ def _distance(record: Record, name: str, modality: str | None = None) -> Cell:
 def results(runs: Sequence[Run]) -> Table:
     """One row a run."""
 
-    def cells(run: Run) -> list[Cell]:
+    def cells(run: Run) -> list[TableCell]:
         record = run.record
         norm, modality = record.budget.norm, record.protocol.query_modality
         overrun = _distance(record, "overrun", modality if norm == "linf" else "")
@@ -161,11 +161,11 @@ def results(runs: Sequence[Run]) -> Table:
 def directions(runs: Sequence[Run]) -> Table | None:
     """The same queries against each kind of database code; None where there is one alone."""
 
-    def cells(run: Run, way: str, found: Mapping[str, Metric | None]) -> list[Cell]:
+    def cells(run: Run, way: str, found: Mapping[str, Metric | None]) -> list[TableCell]:
         protocol = run.record.protocol
         headline = way == f"{protocol.query_modality}-{protocol.database}"
         return row(
-            Cell(way, note="(headline)" if headline else ""),
+            TableCell(way, note="(headline)" if headline else ""),
             named(run.label),
             (points(found.get(name)) for name in shares),
         )
@@ -239,10 +239,10 @@ def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
 def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
     """The paired differences; None where there is none."""
 
-    def cells(pair: Pair) -> list[Cell]:
+    def cells(pair: Pair) -> list[TableCell]:
         return row(
             named(runs[pair.first].label),
-            Cell(runs[pair.second].label, foreign=True, style="strong"),
+            TableCell(runs[pair.second].label, foreign=True, style="strong"),
             titled(pair.metric),
             points(pair.difference),
             number(pair.difference.n),

@@ -16,7 +16,7 @@ from advhash.reports.vocabulary import figure
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     bounds:  of a 95 % interval, as they are written: small print on a page, columns of a CSV file
@@ -71,7 +71,7 @@ class Table:
     label: str
     caption: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     headed: bool = True
     chosen: Collection[int] = field(default_factory=tuple)
 
@@ -86,36 +86,36 @@ def of_figures(*names: str) -> list[Column]:
     return [Column(figure(name).heading) for name in names]
 
 
-def titled(name: str) -> Cell:
+def titled(name: str) -> TableCell:
     """What heads the row of a figure."""
-    return Cell(figure(name).heading)
+    return TableCell(figure(name).heading)
 
 
-def named(text: str, note: str = "") -> Cell:
+def named(text: str, note: str = "") -> TableCell:
     """A name from data or from the user."""
-    return Cell(text, note=note, foreign=True)
+    return TableCell(text, note=note, foreign=True)
 
 
-def number(text: object) -> Cell:
+def number(text: object) -> TableCell:
     """A figure that is written already."""
-    return Cell(str(text), numeric=True)
+    return TableCell(str(text), numeric=True)
 
 
-def points(metric: Metric | None) -> Cell:
+def points(metric: Metric | None) -> TableCell:
     """A share in percent with its interval."""
-    return Cell(as_points(metric), as_bounds(metric, 1, 100), numeric=True)
+    return TableCell(as_points(metric), as_bounds(metric, 1, 100), numeric=True)
 
 
-def value(metric: Metric | None, digits: int = 3) -> Cell:
+def value(metric: Metric | None, digits: int = 3) -> TableCell:
     """A figure that is no share, with its interval."""
-    return Cell(as_number(metric, digits), as_bounds(metric, digits), numeric=True)
+    return TableCell(as_number(metric, digits), as_bounds(metric, digits), numeric=True)
 
 
-def chance(p: float | None) -> Cell:
+def chance(p: float | None) -> TableCell:
     """A p-value."""
     return number(as_chance(p))
 
 
-def row(*cells: Cell | Iterable[Cell]) -> list[Cell]:
+def row(*cells: TableCell | Iterable[TableCell]) -> list[TableCell]:
     """A row of cells and of runs of cells."""
-    return [one for part in cells for one in ([part] if isinstance(part, Cell) else part)]
+    return [one for part in cells for one in ([part] if isinstance(part, TableCell) else part)]

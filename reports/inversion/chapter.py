@@ -22,9 +22,9 @@ from advhash.reports.elements.chapters import (
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     columns,
     of_figures,
     points,
@@ -198,8 +198,8 @@ def attackers_table(record: InversionRecord) -> Table:
         ],
         [
             row(
-                Cell(world.name, note=world.text if first else ""),
-                Cell(attacker.name),
+                TableCell(world.name, note=world.text if first else ""),
+                TableCell(attacker.name),
                 value(attacker.ssim),
                 value(attacker.gain),
                 value(attacker.gain_over_told),
@@ -224,8 +224,8 @@ def detectors_table(record: InversionRecord) -> Table:
         ],
         [
             row(
-                Cell(one.inputs),
-                Cell(one.detector),
+                TableCell(one.inputs),
+                TableCell(one.detector),
                 map(points, (one.false_alarms, one.detected, one.detected_randomised, one.auroc)),
             )
             for one in record.detection
@@ -240,7 +240,7 @@ def labels_table(record: InversionRecord) -> Table:
         "Labels that are read correctly, in percent.",
         [Column("read from"), *of_figures("label_read")],
         [
-            row(Cell(name.replace("_", " ")), points(metric))
+            row(TableCell(name.replace("_", " ")), points(metric))
             for name, metric in record.leakage.items()
         ],
     )

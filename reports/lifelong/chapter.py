@@ -16,9 +16,9 @@ from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
-    Cell,
     Column,
     Table,
+    TableCell,
     columns,
     number,
     of_figures,
@@ -252,7 +252,9 @@ def orders_table(record: LifelongRecord) -> Table:
         brought = ["all others", *(", ".join(names) for names in order)]
         for stage, names in enumerate(brought):
             counts = (protocol.rows[place][stage], protocol.queries[place][stage])
-            rows.append(row(Cell(str(place)), number(stage), Cell(names), map(number, counts)))
+            rows.append(
+                row(TableCell(str(place)), number(stage), TableCell(names), map(number, counts))
+            )
     return Table(
         "Orders of categories",
         "What each increment brings.",
@@ -274,7 +276,7 @@ def maps_table(record: LifelongRecord) -> Table:
         columns("Method", "Increment", *map(str.capitalize, GROUPS)),
         [
             row(
-                Cell(NAMES[method]),
+                TableCell(NAMES[method]),
                 number(stage),
                 (points(record.at(method, stage, group)) for group in GROUPS),
             )
@@ -298,7 +300,7 @@ def kinds_table(record: LifelongRecord) -> Table:
         ],
         [
             row(
-                Cell(NAMES[method]),
+                TableCell(NAMES[method]),
                 number(stage),
                 (points(record.at(method, stage, "new", "mean", view)) for view in VIEWS),
             )
@@ -318,8 +320,8 @@ def directions_table(record: LifelongRecord) -> Table:
         columns("Method", "Direction", *map(str.capitalize, GROUPS)),
         [
             row(
-                Cell(NAMES[method]),
-                Cell(way.replace("_", " – ")),
+                TableCell(NAMES[method]),
+                TableCell(way.replace("_", " – ")),
                 (points(record.at(method, record.last, group, way)) for group in GROUPS),
             )
             for method in record.methods
@@ -346,7 +348,7 @@ def costs_table(record: LifelongRecord) -> Table:
         ],
         [
             row(
-                Cell(NAMES[one.method]),
+                TableCell(NAMES[one.method]),
                 number(one.stage),
                 number(as_number(one.seconds, 1)),
                 number(as_number(one.cpu_seconds, 1)),
@@ -371,7 +373,7 @@ def robustness_table(record: LifelongRecord) -> Table | None:
         ],
         [
             row(
-                Cell("fitted in phase 1" if one.attack == "stale" else "fitted anew"),
+                TableCell("fitted in phase 1" if one.attack == "stale" else "fitted anew"),
                 number(one.stage),
                 map(points, (one.tmap, one.tmap_clean, one.tmap_chance)),
                 number(as_number(one.l2)),

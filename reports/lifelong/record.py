@@ -34,7 +34,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Protocol(_Part):
+class LifelongProtocol(_Part):
     """orders: of each, the new categories of each increment; rows: of each, those there then."""
 
     orders: list[list[list[str]]]
@@ -97,7 +97,7 @@ class LifelongRecord(Document):
     rival: Victim
     attack: dict[str, Any] | None
     dataset: DatasetInfo
-    protocol: Protocol
+    protocol: LifelongProtocol
     flags: list[Flag]
     metrics: dict[str, Metric | None]
     table: list[MapRow]

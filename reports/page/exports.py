@@ -16,7 +16,7 @@ import matplotlib
 import resvg_py
 
 from advhash.errors import StorageError
-from advhash.reports.elements.tables import Cell, Table
+from advhash.reports.elements.tables import Table, TableCell
 from advhash.reports.page.render import Page
 from advhash.storage.files import storage_errors, write_bytes
 
@@ -64,7 +64,7 @@ def to_csv(table: Table) -> str:
         ]
     ]
     for row in table.rows:
-        spread = [one for cell in row for one in (cell, *[Cell()] * (cell.span - 1))]
+        spread = [one for cell in row for one in (cell, *[TableCell()] * (cell.span - 1))]
         line = []
         for (_, interval), cell in zip(columns, spread, strict=False):
             line.append(_safe(cell.words))
@@ -94,7 +94,7 @@ def escape_latex(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A table for the package booktabs; an interval stands in small print behind its figure."""
 
-    def shown(cell: Cell) -> str:
+    def shown(cell: TableCell) -> str:
         text = escape_latex(cell.words)
         if cell.bounds is not None:
             low, high = (escape_latex(bound.replace("-", "−")) for bound in cell.bounds)

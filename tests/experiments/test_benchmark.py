@@ -31,7 +31,7 @@ from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
-from advhash.experiments.benchmark.suite import Cell, load_suite, plan_suite, shipped_suites
+from advhash.experiments.benchmark.suite import SuiteCell, load_suite, plan_suite, shipped_suites
 from advhash.experiments.costs import Costs, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
@@ -687,7 +687,7 @@ def test_a_seed_that_failed_is_not_stood_for_by_another() -> None:
     assert ranks({"a": whole, "b": fixed}, "targeted", strongest=True) == {"a": 2, "b": 1}
 
 
-def planned(*grids: dict[str, Any]) -> list[Cell]:
+def planned(*grids: dict[str, Any]) -> list[SuiteCell]:
     """Cells of grids like that of ONE but for what they say."""
     like = {**ONE["grids"][0], "attacks": ["noise"]}
     return plan_suite(

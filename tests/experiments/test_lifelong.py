@@ -21,7 +21,7 @@ from advhash.errors import ConfigError, DataError, RunError, UsageError
 from advhash.experiments import experiment
 from advhash.experiments.lifelong import run as lifelong_run
 from advhash.experiments.lifelong.attack import attack_stages
-from advhash.experiments.lifelong.cell import DIRECTIONS, METHODS, Cell, Stage, run_cell, subset
+from advhash.experiments.lifelong.cell import DIRECTIONS, METHODS, Lifetime, Stage, run_cell, subset
 from advhash.experiments.lifelong.config import LifelongConfig
 from advhash.experiments.lifelong.orders import Order, arrived_rows
 from advhash.experiments.lifelong.run import Lifelong
@@ -53,7 +53,7 @@ def emoji(whole: Dataset) -> Dataset:
     )
 
 
-def run(data: Dataset, seed: int = 0, **more: Any) -> Cell:
+def run(data: Dataset, seed: int = 0, **more: Any) -> Lifetime:
     settings = VICTIMS.settings("dlcmh", {**DLCMH.data_arguments(data), **TINY, **more})
     shared = {name: more[name] for name in ("freeze_backbone", "augmentation") if name in more}
     rival = VICTIMS.settings(
@@ -71,24 +71,24 @@ def run(data: Dataset, seed: int = 0, **more: Any) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def cell(emoji: Dataset) -> Cell:
+def cell(emoji: Dataset) -> Lifetime:
     return run(emoji)
 
 
-def at(cell: Cell, method: str, stage: int) -> Stage:
+def at(cell: Lifetime, method: str, stage: int) -> Stage:
     (found,) = (one for one in cell.stages if (one.method, one.stage) == (method, stage))
     return found
 
 
 class TestCell:
-    def test_every_method_has_every_stage(self, cell: Cell) -> None:
+    def test_every_method_has_every_stage(self, cell: Lifetime) -> None:
         trained = {(stage.method, stage.stage) for stage in cell.stages}
         late = {"retrain", "retrain_same_time", "dcmh"}
         assert trained == {
             (name, stage) for name in METHODS for stage in range(3) if stage or name not in late
         }
 
-    def test_only_known_queries_are_scored(self, cell: Cell) -> None:
+    def test_only_known_queries_are_scored(self, cell: Lifetime) -> None:
         for stage in cell.stages:
             for way in DIRECTIONS:
                 for view, last in (
@@ -99,7 +99,7 @@ class TestCell:
                     assert known.tolist() == (cell.query_stage <= last).tolist()
         assert 0 < (cell.query_stage == 1).sum() < (cell.query_stage == 0).sum()
 
-    def test_figures_are_those_of_codes_and_labels(self, cell: Cell, emoji: Dataset) -> None:
+    def test_figures_are_those_of_codes_and_labels(self, cell: Lifetime, emoji: Dataset) -> None:
         for stage in range(3):
             rows = arrived_rows(emoji, ORDER, stage)
             labels = emoji.database.labels[rows].numpy()
@@ -111,7 +111,9 @@ class TestCell:
             found = at(cell, "dlcmh", stage).columns["image_text"]
             assert found[known] == pytest.approx(expected[known])
 
-    def test_old_codes_stay_and_fine_tuning_changes_them(self, cell: Cell, emoji: Dataset) -> None:
+    def test_old_codes_stay_and_fine_tuning_changes_them(
+        self, cell: Lifetime, emoji: Dataset
+    ) -> None:
         for before, after in ((0, 1), (1, 2), (0, 2)):
             old = torch.searchsorted(
                 arrived_rows(emoji, ORDER, after), arrived_rows(emoji, ORDER, before)
@@ -122,7 +124,7 @@ class TestCell:
         assert [at(cell, "dlcmh", stage).changed for stage in (1, 2)] == [0.0, 0.0]
         assert at(cell, "finetune", 1).changed > 0.5
 
-    def test_frozen_networks_are_those_of_phase_one(self, cell: Cell) -> None:
+    def test_frozen_networks_are_those_of_phase_one(self, cell: Lifetime) -> None:
         known = cell.query_stage == 0
         for way in DIRECTIONS:
             first = at(cell, "frozen", 0).columns[way][known]
@@ -133,7 +135,9 @@ class TestCell:
         moved = at(cell, "dlcmh", 2).columns["first_image_text"][known]
         assert moved != pytest.approx(at(cell, "frozen", 0).columns["image_text"][known])
 
-    def test_the_fair_rival_has_the_epochs_that_fit_into_the_increment(self, cell: Cell) -> None:
+    def test_the_fair_rival_has_the_epochs_that_fit_into_the_increment(
+        self, cell: Lifetime
+    ) -> None:
         for stage in (1, 2):
             full, short = at(cell, "retrain", stage), at(cell, "retrain_same_time", stage)
             spent = at(cell, "dlcmh", stage).seconds
@@ -154,7 +158,7 @@ class TestCell:
         kept = set(rows[here.train_rows].tolist())
         assert kept == set(rows.tolist()) & set(emoji.train_rows.tolist())
 
-    def test_views_differ_where_codes_are_learnt_and_only_there(self, cell: Cell) -> None:
+    def test_views_differ_where_codes_are_learnt_and_only_there(self, cell: Lifetime) -> None:
         """Trained rows of DLCMH have learnt codes; networks alone make the others."""
         for stage in (1, 2):
             known = cell.query_stage <= stage
@@ -165,7 +169,7 @@ class TestCell:
         columns = at(cell, "finetune", 0).columns
         assert np.array_equal(columns["image_text"], columns["hashed_image_text"], equal_nan=True)
 
-    def test_codes_alone_leave_the_networks_of_phase_one(self, cell: Cell) -> None:
+    def test_codes_alone_leave_the_networks_of_phase_one(self, cell: Lifetime) -> None:
         for stage in (1, 2):
             alone, frozen = at(cell, "codes_only", stage), at(cell, "frozen", stage)
             known = cell.query_stage <= stage
@@ -174,13 +178,13 @@ class TestCell:
                 assert np.allclose(first, second) == same
             assert alone.changed == 0
 
-    def test_binary_similarity_is_another_method(self, cell: Cell) -> None:
+    def test_binary_similarity_is_another_method(self, cell: Lifetime) -> None:
         cosine = at(cell, "dlcmh", 0).columns["image_text"]
         binary = at(cell, "dlcmh_binary", 0).columns["image_text"]
         known = cell.query_stage == 0
         assert not np.allclose(cosine[known], binary[known])
 
-    def test_the_seed_decides(self, cell: Cell, emoji: Dataset) -> None:
+    def test_the_seed_decides(self, cell: Lifetime, emoji: Dataset) -> None:
         again = run(emoji)
         for first, second in zip(cell.stages, again.stages, strict=True):
             if first.method != "retrain_same_time":  # its epochs follow the clock
@@ -194,7 +198,7 @@ class TestCell:
         assert cell.victims[2].encode(pictures, "image").bits == 32
 
     def test_an_attack_fitted_in_phase_one_keeps_its_pictures(
-        self, cell: Cell, emoji: Dataset
+        self, cell: Lifetime, emoji: Dataset
     ) -> None:
         settings = {"epochs": 1, "prototype_steps": 5, "batch_size": 16}
         found = attack_stages(
@@ -220,14 +224,16 @@ class TestCell:
 
 
 @pytest.fixture
-def fake(cell: Cell, whole: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+def fake(
+    cell: Lifetime, whole: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[int]:
     """Cells that cost nothing; returns the seeds of those that were run."""
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(lifelong_run, "load_data", lambda *_: whole)
     monkeypatch.setattr(data_cell, "load_dataset", lambda *_: whole)
     seeds: list[int] = []
 
-    def quick(data: Dataset, order: Order, seed: int, **_: object) -> Cell:
+    def quick(data: Dataset, order: Order, seed: int, **_: object) -> Lifetime:
         seeds.append(seed)
         count = len(data.query)
         stages = [
@@ -303,7 +309,7 @@ class TestRun:
     ) -> None:
         quick = lifelong_run.run_cell
 
-        def interrupted(*given: Any, **more: Any) -> Cell:
+        def interrupted(*given: Any, **more: Any) -> Lifetime:
             if len(fake) == 3:
                 raise KeyboardInterrupt
             return quick(*given, **more)

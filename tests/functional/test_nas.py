@@ -26,26 +26,26 @@ from advhash.functional.nas import (
     OPERATIONS,
     SCHEMA,
     TABLE,
-    Cell,
     CellDomain,
+    NetworkCell,
     canonical,
     distinct_cells,
     normal_form,
     parents,
     read_table,
 )
-from advhash.functional.nas_training import CellNetwork, Protocol, digits, trained_cell
+from advhash.functional.nas_training import CellNetwork, TrainingProtocol, digits, trained_cell
 
-TINY = Protocol(channels=4, epochs=1, rows=(100, 60, 60), seeds=2)
+TINY = TrainingProtocol(channels=4, epochs=1, rows=(100, 60, 60), seeds=2)
 
 
 @pytest.fixture(scope="module")
-def cells() -> dict[str, Cell]:
+def cells() -> dict[str, NetworkCell]:
     return distinct_cells()
 
 
 @pytest.fixture(scope="module")
-def table(cells: dict[str, Cell]) -> Mapping[str, Any]:
+def table(cells: dict[str, NetworkCell]) -> Mapping[str, Any]:
     """Figures made up from the normal form, so that equal functions have equal ones.
 
     A short training tells them apart at 24 bits, two by two at 4.
@@ -65,7 +65,7 @@ def table(cells: dict[str, Cell]) -> Mapping[str, Any]:
     return {"schema": SCHEMA, "cells": rows}
 
 
-def graph(cell: Cell) -> networkx.DiGraph:
+def graph(cell: NetworkCell) -> networkx.DiGraph:
     """What is on a path from input to output."""
     whole = networkx.DiGraph([pair for pair, there in zip(EDGES, cell.edges, strict=True) if there])
     whole.add_nodes_from(range(5))
@@ -82,7 +82,7 @@ def graph(cell: Cell) -> networkx.DiGraph:
 def test_canonical_names_are_those_of_isomorphic_graphs() -> None:
     chance = Random(0)
     domain = [
-        Cell(tuple(chance.random() < 0.6 for _ in EDGES), tuple(chance.choices((0, 1), k=3)))
+        NetworkCell(tuple(chance.random() < 0.6 for _ in EDGES), tuple(chance.choices((0, 1), k=3)))
         for _ in range(120)
     ]
     known = [cell for cell in domain if canonical(cell) is not None]
@@ -97,7 +97,7 @@ def test_canonical_names_are_those_of_isomorphic_graphs() -> None:
     assert equal > 10
 
 
-def test_there_are_so_many_cells_and_functions(cells: dict[str, Cell]) -> None:
+def test_there_are_so_many_cells_and_functions(cells: dict[str, NetworkCell]) -> None:
     assert len(cells) == 2559
     assert len(distinct_cells(3)) == 7
     assert len(distinct_cells(4)) == 91
@@ -105,7 +105,9 @@ def test_there_are_so_many_cells_and_functions(cells: dict[str, Cell]) -> None:
     assert len({normal_form(name).text for name in cells}) == 1154
 
 
-def test_normal_forms_are_equal_exactly_where_random_networks_are(cells: dict[str, Cell]) -> None:
+def test_normal_forms_are_equal_exactly_where_random_networks_are(
+    cells: dict[str, NetworkCell],
+) -> None:
     """Of all cells of 4 vertices: forms against outputs for the same weights."""
     images = digits(TINY)[0][0][:4]
     hashed = FunctionalHash((images,), {}, bits=18)
@@ -156,7 +158,7 @@ def test_a_row_has_what_a_search_needs() -> None:
 
 
 def test_training_learns() -> None:
-    quick = Protocol(channels=8, epochs=10, rows=(400, 100, 100), seeds=1)
+    quick = TrainingProtocol(channels=8, epochs=10, rows=(400, 100, 100), seeds=1)
     assert trained_cell("0|101", quick)["full"][0]["valid"] > 0.6
 
 
@@ -169,7 +171,7 @@ def test_equal_functions_train_alike_up_to_rounding() -> None:
 
 
 def test_splits_do_not_overlap() -> None:
-    train, validation, test = digits(Protocol())
+    train, validation, test = digits(TrainingProtocol())
     assert [len(part[1]) for part in (train, validation, test)] == [500, 600, 697]
     rows = torch.cat([part[0].flatten(1) for part in (train, validation, test)])
     assert len(torch.unique(rows, dim=0)) >= len(rows) - 1  # scikit-learn's own doubles
@@ -206,7 +208,7 @@ def test_keys_by_function_structure_and_coarseness(table: Mapping[str, Any]) -> 
     (same,) = CellDomain(small, keyed="accuracies").study([24])
     assert same["keys"] == 1
     structure = CellDomain(table, keyed="structure")
-    one = Cell((True,) * 10, (0, 1, 2))
+    one = NetworkCell((True,) * 10, (0, 1, 2))
     assert structure.key(one) == (canonical(one), 0.0)
     assert fine.key(one)[1] == 0.04
 
@@ -228,7 +230,7 @@ def test_figures_agree_exactly_for_equal_functions(table: Mapping[str, Any]) -> 
 
 
 def test_an_evaluation_is_one_of_the_trainings(table: Mapping[str, Any]) -> None:
-    domain, cell = CellDomain(table), Cell((True,) * 10, (0, 1, 2))
+    domain, cell = CellDomain(table), NetworkCell((True,) * 10, (0, 1, 2))
     runs = [run["valid"] for run in table["cells"][canonical(cell)]["full"]]
     found = [domain.evaluate(cell, seed) for seed in range(40)]
     assert {one.figures["fitness"] for one in found} == set(runs)
@@ -331,5 +333,5 @@ def test_bad_settings_are_refused(
 
 def test_a_cell_outside_the_table_is_refused(table: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected a cell of the table"):
-        CellDomain(table).evaluate(Cell((False,) * 10, (0, 0, 0)), 0)
+        CellDomain(table).evaluate(NetworkCell((False,) * 10, (0, 0, 0)), 0)
     assert OPERATIONS[2] == "maxpool3x3"

@@ -34,7 +34,7 @@ from advhash.measures.intervals import Difference
 from advhash.reports.attack.pairs import Pair
 from advhash.reports.attack.ranks import standings
 from advhash.reports.elements.chapters import TOPICS
-from advhash.reports.elements.tables import Cell, Column, Table
+from advhash.reports.elements.tables import Column, Table, TableCell
 from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_tables
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import Page, draw, page
@@ -237,7 +237,7 @@ def test_only_paired_runs_are_ranked(tmp_path: Path) -> None:
 # --- files --------------------------------------------------------------------------------------
 
 
-def table(*rows: list[Cell], head: tuple[str, ...] = ("Run", "t-MAP", "p")) -> Table:
+def table(*rows: list[TableCell], head: tuple[str, ...] = ("Run", "t-MAP", "p")) -> Table:
     return Table("All", "What & why", [Column(name) for name in head], list(rows))
 
 
@@ -305,9 +305,9 @@ def test_no_table_is_written_as_html_by_hand() -> None:
 def test_csv_has_intervals_in_columns() -> None:
     text = to_csv(
         table(
-            [Cell("a, b"), Cell("1.5", ("-1.0", "2.0")), Cell("0.1")],
-            [Cell("c", note="itself"), Cell("–"), Cell("0.2")],
-            [Cell("all", span=2), Cell("0.3")],
+            [TableCell("a, b"), TableCell("1.5", ("-1.0", "2.0")), TableCell("0.1")],
+            [TableCell("c", note="itself"), TableCell("–"), TableCell("0.2")],
+            [TableCell("all", span=2), TableCell("0.3")],
         )
     )
     assert list(csv.reader(io.StringIO(text))) == [
@@ -320,13 +320,19 @@ def test_csv_has_intervals_in_columns() -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+a", "-a", "-1.5", "–"])
 def test_csv_starts_no_formula(text: str) -> None:
-    (row,) = list(csv.reader(io.StringIO(to_csv(table([Cell(text)], head=("Run",))))))[1:]
+    (row,) = list(csv.reader(io.StringIO(to_csv(table([TableCell(text)], head=("Run",))))))[1:]
     assert row[0] == (text if text in ("-1.5", "–") else f"'{text}")
 
 
 def test_latex_runs_no_command_of_a_name() -> None:
     text = to_latex(
-        table([Cell(r"\input{/etc/passwd} $x_1$ 5%"), Cell("1.5", ("-1.0", "2.0")), Cell("0.1")])
+        table(
+            [
+                TableCell(r"\input{/etc/passwd} $x_1$ 5%"),
+                TableCell("1.5", ("-1.0", "2.0")),
+                TableCell("0.1"),
+            ]
+        )
     )
     assert r"\textbackslash{}input\{/etc/passwd\} \$x\_1\$ 5\%" in text
     assert r"\input" not in text.replace(r"\textbackslash{}input", "")

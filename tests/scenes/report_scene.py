@@ -36,7 +36,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo,
 )
-from advhash.reports.transfer import Cell, Check, Defense, Method, TransferRecord, Victim
+from advhash.reports.transfer import Check, Defense, MatrixEntry, Method, TransferRecord, Victim
 
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ("cat", HOSTILE, "dog")
@@ -246,7 +246,7 @@ def make_transfer(folder: Path, *, defended: bool = False) -> Path:
         names += ["map_nonadaptive", "tmap_nonadaptive", "map_kept", "map_drop_ratio"]
         metrics |= dict.fromkeys([*names, "tmap_gain_ratio"], SHARE)
     cells = [
-        Cell(method=method, source=source, target=target, metrics=dict(TARGETED), gain=GAIN,
+        MatrixEntry(method=method, source=source, target=target, metrics=dict(TARGETED), gain=GAIN,
              over_noise=GAIN)
         for method in goals for source in victims for target in victims
     ]  # fmt: skip

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from advhash.data import splits
 from advhash.data.dataset import Dataset, TextKind
-from advhash.data.images import splits as picture_sets
+from advhash.data.images import picture_sets
 from advhash.data.images.decode import Fit, decode, printable
 from advhash.data.images.rows import Pixels
 from advhash.data.readers import captioned, shared

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from advhash.data import splits
 from advhash.data.dataset import Dataset
-from advhash.data.images import splits as picture_sets
-from advhash.data.images.splits import Items, card_of_rows, picture_splits
+from advhash.data.images import picture_sets
+from advhash.data.images.picture_sets import Items, card_of_rows, picture_splits
 from advhash.data.readers.shared import check_size
 from advhash.data.splits import Rows
 from advhash.data.text.counts import count_words, frequent_words, words

@@ -26,10 +26,10 @@ from PIL import Image
 from advhash.codes.labels import Form, LabelForm
 from advhash.data import splits
 from advhash.data.dataset import Dataset
-from advhash.data.images import splits as picture_sets
+from advhash.data.images import picture_sets
 from advhash.data.images.decode import Fit, decode, printable
+from advhash.data.images.picture_sets import Items, card_of_rows, picture_splits
 from advhash.data.images.rows import Pixels
-from advhash.data.images.splits import Items, card_of_rows, picture_splits
 from advhash.data.readers import mat_files, shared
 from advhash.data.readers.mat_files import Variable, variables
 from advhash.data.readers.shared import Layout, cached_reading, check_size

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from advhash.data.dataset import Dataset, TextKind
-from advhash.data.images import splits
+from advhash.data.images import picture_sets
 from advhash.data.images.decode import decode
 from advhash.data.images.rows import Pixels
 from advhash.data.readers import captioned, shared
@@ -55,7 +55,7 @@ def read_flickr8k(
         functools.partial(_flickr8k, folder, size, vocabulary, seed),
         {"root": root, "size": size, "vocabulary": vocabulary, "seed": seed},
         ("pillow", "scikit-learn"),
-        (__file__, captioned, splits),
+        (__file__, captioned, picture_sets),
         [*shared.content(*files), shared.stamps(folder, ["images.zip"], "Flickr8k")],
     )
     return with_text(data, text, text_length, vocabulary)

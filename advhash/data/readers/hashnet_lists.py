@@ -27,11 +27,11 @@ import numpy.typing as npt
 from advhash.codes.labels import Form, LabelForm, digits_of, text_labels, widened
 from advhash.codes.text_rows import read_table
 from advhash.data.dataset import Dataset
-from advhash.data.images import splits
+from advhash.data.images import picture_sets
 from advhash.data.images.decode import Fit, decode, printable
+from advhash.data.images.picture_sets import Items, card_of_rows, picture_splits
 from advhash.data.images.rows import Pixels
-from advhash.data.images.splits import Items, card_of_rows, picture_splits
-from advhash.data.readers import shared as reading
+from advhash.data.readers import shared
 from advhash.data.readers.shared import Layout, cached_reading, check_size
 from advhash.data.splits import Rows, finish, seeded_order
 from advhash.errors import ConfigError, DataError
@@ -180,11 +180,11 @@ def _read(name: str, folders: tuple[str, ...], choices: Choices, **card: str) ->
         functools.partial(_build, name, folder, photos, lists, choices, card),
         asdict(choices),
         ("pillow",),
-        (__file__, splits),
+        (__file__, picture_sets),
         [
             os.path.realpath(photos),
-            *reading.content(*files),
-            reading.stamps(photos, named, f"the lists in {folder}"),
+            *shared.content(*files),
+            shared.stamps(photos, named, f"the lists in {folder}"),
         ],
     )
 
@@ -196,7 +196,7 @@ def read_list(
     pair, single = [folder / f"{part}_{kind}.txt" for kind in ("img", "label")], f"{part}.txt"
     if all(file.is_file() for file in pair):
         image_file, label_file, files = pair[0], pair[1], tuple(pair)
-        names, labels = reading.read_lines(image_file), reading.read_lines(label_file)
+        names, labels = shared.read_lines(image_file), shared.read_lines(label_file)
         if len(names) != len(labels):
             raise DataError(
                 f"expected as many lines in {pair[0]} as in {pair[1].name}, got {len(names)} and "
@@ -205,13 +205,13 @@ def read_list(
     elif (folder / single).is_file():
         image_file = label_file = folder / single
         files = (image_file,)
-        both = [_name_and_labels(line) for line in reading.read_lines(image_file)]
+        both = [_name_and_labels(line) for line in shared.read_lines(image_file)]
         names, labels = [name for name, _ in both], [text for _, text in both]
     else:
         absent = ", ".join(file.name for file in pair if not file.is_file())
         raise layout.missing(folder, f"got no {absent} (and no {single})")
     names = [
-        reading.below(photos, path, f"{image_file}, line {number}")
+        shared.below(photos, path, f"{image_file}, line {number}")
         for number, path in enumerate(names, 1)
     ]
     blank = next((number for number, text in enumerate(labels, 1) if not text), None)
@@ -254,7 +254,7 @@ def _aligned(lists: Mapping[str, Listed], folder: Path) -> dict[str, Listed]:
         raise DataError(f"expected as many labels in all lists of {folder}, got {widths}")
     classes = max(widths)
     if "class numbers" in forms.values() and (folder / "classes.txt").is_file():
-        classes = max(classes, len(reading.read_lines(folder / "classes.txt")))
+        classes = max(classes, len(shared.read_lines(folder / "classes.txt")))
     return {
         part: replace(each, labels=widened(each.labels, classes)) for part, each in lists.items()
     }
@@ -274,7 +274,7 @@ def _build(
     named = [lists[part] for part in (("database", "test", "train") if apart else PARTS[::2])]
     names = [path for each in named for path in each.names]
     labels = np.concatenate([each.labels for each in named])
-    paths = reading.inside(photos, names, f"the lists in {folder}")
+    paths = shared.inside(photos, names, f"the lists in {folder}")
 
     def load(row: int) -> Pixels:
         return decode(paths[row], choices.size, choices.fit)
@@ -293,7 +293,7 @@ def _build(
         name,
         parts,
         np.searchsorted(rows["database"], rows["train"]),
-        reading.class_names(folder, labels.shape[1]),
+        shared.class_names(folder, labels.shape[1]),
         card={
             **card,
             "label_form": lists["database"].form,

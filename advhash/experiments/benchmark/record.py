@@ -9,7 +9,7 @@ from typing import Any
 
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.benchmark.leaderboard import Sample, mean_over, overall, ranks, summary
-from advhash.experiments.benchmark.suite import Cell, Suite
+from advhash.experiments.benchmark.suite import Suite, SuiteCell
 from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
 from advhash.measures.sanity import Flag
@@ -21,7 +21,7 @@ from advhash.reports.record import Record, main_metric
 class Found:
     """A finished cell with what its run says."""
 
-    cell: Cell
+    cell: SuiteCell
     record: Record
     sample: Sample
 
@@ -117,7 +117,7 @@ def seed_flags(suite: Suite) -> list[Flag]:
 
 def _raised(found: Sequence[Found]) -> list[Flag]:
     """One flag for each kind that runs raised, in the words of the first run."""
-    first: dict[tuple[str, str], tuple[Cell, Flag]] = {}
+    first: dict[tuple[str, str], tuple[SuiteCell, Flag]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for one in found:
         kinds = {(flag.name, flag.level): flag for flag in one.record.flags}

@@ -13,7 +13,7 @@ from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
 from advhash.experiments.benchmark.record import Found, suite_record
-from advhash.experiments.benchmark.suite import THREADS, Cell, Suite, plan_suite
+from advhash.experiments.benchmark.suite import THREADS, Suite, SuiteCell, plan_suite
 from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.registry import ATTACKS, EXPERIMENTS
@@ -26,14 +26,14 @@ PICTURES = ("moved",)  # of a cell: not kept, as figures alone are compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkPlan(Plan[SuiteConfig, Cell]):
+class BenchmarkPlan(Plan[SuiteConfig, SuiteCell]):
     """The suite whose cells these are."""
 
     suite: Suite
 
 
 @EXPERIMENTS.register("benchmark", source="the suites of advhash")
-class Benchmark(Experiment[SuiteConfig, Cell, BenchmarkPlan, BenchmarkRecord]):
+class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecord]):
     """Victims × defences × attacks × budgets × data sets × seeds, ranked.
 
     A cell is one attack run; one that fails costs no other: the record names it.
@@ -59,7 +59,7 @@ class Benchmark(Experiment[SuiteConfig, Cell, BenchmarkPlan, BenchmarkRecord]):
             suite=suite,
         )
 
-    def compute(self, cell: Cell, place: Place) -> Result:
+    def compute(self, cell: SuiteCell, place: Place) -> Result:
         found = AttackExperiment().compute(cell.attack, place)
         tensors = {name: one for name, one in found.tensors.items() if name not in PICTURES}
         return Result(found.document, tensors)
@@ -79,7 +79,7 @@ class Benchmark(Experiment[SuiteConfig, Cell, BenchmarkPlan, BenchmarkRecord]):
         return suite_record(plan.suite, missing, found, place)
 
 
-def _trains(cell: Cell) -> bool:
+def _trains(cell: SuiteCell) -> bool:
     return bool(ATTACKS[cell.config.attack.name].build.trains)  # type: ignore[attr-defined]
 
 

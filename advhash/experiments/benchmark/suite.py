@@ -38,7 +38,7 @@ SHIPPED = Path(__file__).with_name("suites")
 
 
 @dataclass(frozen=True)
-class Cell:
+class SuiteCell:
     """One attack run, and how tables name what it is made of.
 
     attack:      what is computed; its figures do not depend on the suite
@@ -80,7 +80,7 @@ class Suite:
     """A suite with its cells, checked."""
 
     config: SuiteConfig
-    cells: list[Cell]
+    cells: list[SuiteCell]
     parts: dict[str, Part]
 
 
@@ -110,7 +110,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
     """
     device = str(resolve_device(config.device))
     config = config.model_copy(update={"device": device})
-    cells: dict[str, Cell] = {}
+    cells: dict[str, SuiteCell] = {}
     parts: dict[str, Part] = {}
     for grid in config.grids:
         for cell in _cells(config, grid, parts):
@@ -127,7 +127,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
     return Suite(config, named, parts)
 
 
-def _by_protocol(cells: list[Cell]) -> list[Cell]:
+def _by_protocol(cells: list[SuiteCell]) -> list[SuiteCell]:
     """Figures of different protocols are not compared: their data sets are called differently."""
     settings = [cell.config.protocol.model_dump(mode="json") for cell in cells]
     apart = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
@@ -142,7 +142,7 @@ def _by_protocol(cells: list[Cell]) -> list[Cell]:
     ]
 
 
-def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iterator[Cell]:
+def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iterator[SuiteCell]:
     hardens = any(one.name != UNDEFENDED for one in grid.defenses)
     if grid.defense_budget != BudgetConfig() and not hardens:
         raise UsageError(
@@ -204,7 +204,7 @@ def _cell(
     victim_seed: int | None,
     seed: int,
     parts: dict[str, Part],
-) -> Cell:
+) -> SuiteCell:
     """The cell of these seeds; its parts are added to those of the suite.
 
     names: what tables call the victim, and the data set with its settings
@@ -229,7 +229,7 @@ def _cell(
         parts[codes] = Served(trained)
     parts.setdefault(fit, PlannedAttack(resolved, trained, codes))
     budget = config.budget.resolve(attack.default_budget)
-    return Cell(
+    return SuiteCell(
         key=key,
         attack=AttackCell(resolved, key, trained, codes, fit),
         config=seeded,

@@ -16,7 +16,7 @@ from advhash.codes.hamming import histograms
 from advhash.codes.metrics import average_precision, chance_average_precision
 from advhash.compute.progress import Progress
 from advhash.data.dataset import Batch, Dataset
-from advhash.experiments.lifelong.cell import Cell, subset
+from advhash.experiments.lifelong.cell import Lifetime, subset
 from advhash.experiments.lifelong.figures import Robustness
 from advhash.experiments.lifelong.orders import Order, arrived_rows
 from advhash.registry import ATTACKS
@@ -30,7 +30,7 @@ BATCH = 100
 
 def attack_stages(
     data: Dataset,
-    cell: Cell,
+    cell: Lifetime,
     order: Order,
     seed: int,
     *,

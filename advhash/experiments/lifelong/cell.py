@@ -73,7 +73,7 @@ class Stage(Timing):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Lifetime:
     """All stages of all methods for one order and one seed.
 
     query_stage: (N,) with which increment a query becomes answerable
@@ -100,13 +100,13 @@ def run_cell(
     rival: Mapping[str, Any],
     device: torch.device,
     progress: Progress,
-) -> Cell:
+) -> Lifetime:
     """Train and score every method along one order of categories.
 
     settings: of dlcmh, all but `increments`; rival: of dcmh. A frozen backbone runs once over all
     pictures before anything is timed: every method gets the features.
     """
-    protocol = _Protocol(data, order, seed, settings, rival, device, progress)
+    protocol = _Course(data, order, seed, settings, rival, device, progress)
     first, binary = protocol.phase_one(), protocol.phase_one(similarity="binary")
     victim, tuned = copy.deepcopy(first), copy.deepcopy(first)
     victims, tables = [first], [protocol.served(first, 0)]
@@ -123,7 +123,7 @@ def run_cell(
         protocol.dcmh(stage)
         victims.append(copy.deepcopy(victim))
         tables.append(protocol.served(victim, stage))
-    return Cell(
+    return Lifetime(
         protocol.stages,
         protocol.query_stage,
         np.stack([protocol.chance(stage) for stage in range(len(order) + 1)]),
@@ -158,7 +158,7 @@ class _Clock:
 
 
 @dataclass
-class _Protocol:
+class _Course:
     """What the methods of a cell share: data, order, queries; and the stages found so far.
 
     Times are taken before anything is scored.

@@ -15,7 +15,7 @@ from advhash.experiments.attack.record import dataset_info, run_info
 from advhash.experiments.config import DatasetConfig, VictimConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.lifelong.attack import attack_stages
-from advhash.experiments.lifelong.cell import Cell, run_cell
+from advhash.experiments.lifelong.cell import Lifetime, run_cell
 from advhash.experiments.lifelong.config import LifelongConfig
 from advhash.experiments.lifelong.figures import (
     CellFigures,
@@ -37,9 +37,9 @@ from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.lifelong.record import (
     LIFELONG,
     AttackRow,
+    LifelongProtocol,
     LifelongRecord,
     MapRow,
-    Protocol,
     TimeRow,
     Victim,
 )
@@ -250,7 +250,7 @@ def _check_rows(data: Dataset, orders: list[Order]) -> None:
             )
 
 
-def _kept(cell: Cell, attacked: list[Robustness]) -> Result:
+def _kept(cell: Lifetime, attacked: list[Robustness]) -> Result:
     tensors = {
         "query_stage": torch.from_numpy(cell.query_stage),
         "chance": torch.from_numpy(cell.chance),
@@ -312,7 +312,7 @@ def _record(plan: LifelongPlan, cells: list[CellFigures], place: Place) -> Lifel
         rival=_described("dcmh", first.rival),
         attack=plan.config.attack.settings if any(cell.robustness for cell in cells) else None,
         dataset=dataset_info(data),
-        protocol=Protocol(
+        protocol=LifelongProtocol(
             orders=[[list(names) for names in order] for order in plan.orders],
             seeds=sorted({cell.seed_number for cell in plan.cells}),
             rows=[next(c.rows for c in cells if c.order == n) for n in range(len(plan.orders))],

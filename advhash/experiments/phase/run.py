@@ -27,7 +27,7 @@ from advhash.measures.intervals import Metric, single_metric
 from advhash.measures.regimes import REGIMES, eta_squared, regimes, unexplained
 from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
-from advhash.reports.phase import FACTORS, PHASE, Cell, Effect, PhaseRecord, Point
+from advhash.reports.phase import FACTORS, PHASE, Effect, PhaseRecord, Point, Snapshot
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.victims.neural.neural_code import NeuralCode
@@ -179,7 +179,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
 def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRecord:
     config, grid = plan.config, plan.config.phase
     cells = [
-        Cell(
+        Snapshot(
             point=Point(
                 width=task.victim["width"],
                 epochs=epoch,
@@ -253,10 +253,10 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
     )  # fmt: skip
 
 
-def _regimes(plan: PhasePlan, cells: list[Cell]) -> list[tuple[Point, Any]]:
+def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
     """Of each point, by the mean over repeats of redundancy (training) and K-NN accuracy."""
     grid = plan.config.phase
-    groups: dict[Point, list[Cell]] = {}
+    groups: dict[Point, list[Snapshot]] = {}
     for cell in cells:
         groups.setdefault(cell.point, []).append(cell)
 

@@ -34,7 +34,7 @@ from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Metric, mean_metric, paired_difference
 from advhash.measures.sanity import Flag, check_indicators
 from advhash.reports.record import AttackInfo, main_metric
-from advhash.reports.transfer import TRANSFER, Cell, Method, TransferRecord, Victim
+from advhash.reports.transfer import TRANSFER, MatrixEntry, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
 
@@ -191,7 +191,7 @@ def _judged(
     )
 
 
-def _cell(column: Column, seed: int) -> Cell:
+def _cell(column: Column, seed: int) -> MatrixEntry:
     found, main = column.columns, main_metric(column.goal)
     targeted = column.goal == "targeted"
 
@@ -199,7 +199,7 @@ def _cell(column: Column, seed: int) -> Cell:
         ahead, behind = (found[main], base) if targeted else (base, found[main])
         return paired_difference(ahead, behind, seed)
 
-    return Cell(
+    return MatrixEntry(
         method=column.method,
         source=column.source,
         target=column.target,
@@ -226,7 +226,7 @@ def _headline(
 
 
 def _flags(
-    members: Sequence[Member], cells: Sequence[Cell], methods: Sequence[Method]
+    members: Sequence[Member], cells: Sequence[MatrixEntry], methods: Sequence[Method]
 ) -> list[Flag]:
     flags = [
         Flag(flag["name"], flag["level"], f"{member.label}: {flag['message']}")
