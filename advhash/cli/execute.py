@@ -261,8 +261,8 @@ def execute(
     if as_json:
         print_json(document(record))
     else:
-        show(record)
         print_pictures(document(record))
+        show(record)
     after(record)
 
 

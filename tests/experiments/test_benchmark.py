@@ -917,5 +917,5 @@ def test_ten_thousand_cells_make_a_page_that_opens(tmp_path: Path) -> None:
     render([tmp_path], tmp_path / "report.html")
     assert len(record.cells) > 10_000
     assert (tmp_path / "report.html").stat().st_size < 20e6
-    flagged = (tmp_path / "report.html").read_text().count("<code>constant_bits</code> ×3")
+    flagged = (tmp_path / "report.html").read_text().count("<code>constant_bits ×3</code>")
     assert flagged == len(rows)
