@@ -71,12 +71,12 @@ def run(*arguments: str | Path) -> None:
 
 
 def timeless(value: Any) -> Any:
-    """A document without what the clock decides, the paths, and how often a cache was read."""
+    """A document without what the clock decides, the paths, and what was read from a cache."""
     if isinstance(value, dict):
         return {
             name: [point[1:] for point in one] if name in POINTS else timeless(one)
             for name, one in value.items()
-            if name not in (*TIMES, *FROM_TIMES, "cached")
+            if name not in (*TIMES, *FROM_TIMES, "cached", "origin")
             and not name.startswith(("seconds", "increment_seconds", "increment_cpu"))
         }
     if isinstance(value, list):
