@@ -128,13 +128,13 @@ def test_the_attacker_descends_the_score_itself(
 def test_an_attacker_who_knows_the_score_gets_past(
     name: str, victim: NeuralCode, digits: Dataset
 ) -> None:
-    """At a strict threshold, that half of the clean rows exceed: the plain attack is refused."""
+    """At a strict threshold, which four in five clean rows exceed, so that the plain attack fails."""
     detector: CodeDetector = DETECTORS.create(name)
     detector.fit(victim, detector.fitted_on(digits), "image")
     rows = digits.validation.rows(torch.arange(len(digits.validation)))
-    threshold = float(detector.score(victim, rows, "image").median())
+    threshold = float(detector.score(victim, rows, "image").quantile(0.2))
     seen = AttackData(digits, victim.database_codes(digits, "image"), "image", "image")
-    few = digits.query.rows(torch.arange(20))
+    few = digits.query.rows(torch.arange(80))
     targets = few.labels.roll(3, dims=1)
     success = Success(seen, targets, victim.encode(few.inputs["image"], "image"), goal="targeted")
     attack = AdaptiveTargeted(attack=DHTA(), detector=detector, threshold=threshold, steps=60)
@@ -145,8 +145,8 @@ def test_an_attacker_who_knows_the_score_gets_past(
         moved = one.perturb(victim, few, targets, budget, seed=0)
         accepted = detector.score(victim, moved.batch, "image") <= threshold
         both.append(float((success.of(moved.codes) & accepted).float().mean()))
-    assert both[1] >= both[0] + 0.15
-    assert both[1] > 0.6
+    assert both[1] >= both[0] + 0.1
+    assert both[1] > 0.4
 
 
 def test_a_table_of_a_neural_code_has_them(victim: NeuralCode, hashed: DPH) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
+from advhash.codes.metrics import Scoring
 from advhash.errors import StorageError
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.ceiling import target_ceilings
@@ -153,7 +154,7 @@ def test_ceilings_that_were_halved_are_taken_again(victim: Any, root: Path) -> N
 
     def taken() -> Any:
         return target_ceilings(
-            victim.victim, served, targets, ties="average", top_k=None, identity={"test": "here"}
+            victim.victim, served, targets, scoring=Scoring(), identity={"test": "here"}
         )
 
     whole = taken()
