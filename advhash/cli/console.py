@@ -172,7 +172,8 @@ def _plain_progress() -> Iterator[Progress]:
     yield show
     if last and not planned:
         spent = time.monotonic() - begun
-        sys.stderr.write(f"{OVERALL}: {len(last)} stages in {spent:.0f} s\n")
+        stages = "1 stage" if len(last) == 1 else f"{len(last)} stages"
+        sys.stderr.write(f"{OVERALL}: {stages} in {spent:.0f} s\n")
 
 
 def _named(stage: str, number: int) -> str:

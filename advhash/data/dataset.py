@@ -85,12 +85,34 @@ class Split:
 
     def rows(self, index: Tensor | npt.NDArray[np.int64]) -> Batch:
         """The given rows as a batch of raw units ([0,1] pixels)."""
-        index = torch.as_tensor(index, dtype=torch.int64)
+        index = self._numbers(index)
         return Batch(
             {name: self.unit(name, values[index]) for name, values in self.inputs.items()},
             self.labels[index],
             index,
         )
+
+    def _numbers(self, index: Tensor | npt.NDArray[np.int64]) -> Tensor:
+        """(N,) row numbers; a mask of all rows stands for those that it marks."""
+        try:
+            given = torch.as_tensor(index)
+        except (TypeError, ValueError, RuntimeError):
+            given = torch.empty(0, 0)
+        if given.dtype == torch.bool and given.shape == (len(self),):
+            return given.nonzero()[:, 0]
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if given.dim() != 1 or not (whole or given.numel() == 0):
+            raise UsageError(
+                f"expected the numbers of rows, one whole number each, or a mask of {len(self)} "
+                f"rows, got {type(index).__name__} {tuple(given.shape)} of {given.dtype}"
+            )
+        given = given.to(torch.int64)
+        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < len(self):
+            raise UsageError(
+                f"expected rows in 0 … {len(self) - 1}, got {int(given.min())} to "
+                f"{int(given.max())}"
+            )
+        return given
 
     @staticmethod
     def unit(modality: Modality, stored: Tensor) -> Tensor:

@@ -341,7 +341,12 @@ def run(
     alone = kind.alone and final.suffix == ".json"
     kept = "metrics.json" if alone else None
     with RunFolder.writing(final, begun, kept) as folder, _threads(plan.threads):
-        folder.claim(kind.name, plan.config.to_toml(), kind.code_version())
+        folder.claim(
+            kind.name,
+            plan.config.to_toml(),
+            kind.code_version(),
+            trusted=plan.config.trust_code,
+        )
         write_json(folder.path / "env.json", environment())
         steps = Steps(progress)
         place = Place(

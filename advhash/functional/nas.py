@@ -57,7 +57,7 @@ def canonical(cell: NetworkCell) -> str | None:
     Vertices on no path from input to output are dropped; of all orders of the others the least is
     taken, so two cells share it iff a renaming of vertices makes them equal.
 
-    >>> canonical(NetworkCell((True, *[False] * 9), (0, 1, 2))) is None  # input → vertex 1, no way on
+    >>> canonical(NetworkCell((True, *[False] * 9), (0, 1, 2))) is None  # no way on from vertex 1
     True
     """
     edges = {pair for pair, there in zip(EDGES, cell.edges, strict=True) if there}

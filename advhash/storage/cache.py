@@ -152,7 +152,10 @@ def check(folder: Path) -> None:
     Of a file above 256 MiB whose size and time of change are those of the day it was written, the
     bytes are not read: pictures of large sets are mapped so that nobody has to.
     """
-    for name, (digest, size, changed) in json.loads((folder / DIGESTS).read_text("utf-8")).items():
+    written = json.loads((folder / DIGESTS).read_text("utf-8"))
+    if not written:
+        raise ValueError(f"expected the digests of what was written, got none in {folder}")
+    for name, (digest, size, changed) in written.items():
         found = (folder / name).stat()
         if found.st_size != size:
             raise ValueError(f"expected {size} bytes in {folder / name}, got {found.st_size}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,7 +83,7 @@ def refuse_partial(folder: Path) -> None:
     if folder.name.endswith(_SUFFIX):
         kind = _identity(folder).get("kind")
         if kind:
-            advice = f"continue it with `advhash {kind} --resume {folder}`"
+            advice = f"continue it with `{continued(folder, folder)}`"
         elif (folder / CONFIG).is_file():
             advice = f"{OLD}: delete it and run again"
         else:
@@ -89,7 +91,14 @@ def refuse_partial(folder: Path) -> None:
         raise RunError(f"expected a finished run, got {folder}: {advice}")
 
 
-def _identity(folder: Path) -> dict[str, str]:
+def continued(folder: Path, name: Path) -> str:
+    """The command that continues the run in a folder, by `name`, as a shell takes it."""
+    known = _identity(folder)
+    trust = ["--trust-code"] if known.get("trusted") else []
+    return shlex.join(["advhash", str(known.get("kind")), "--resume", str(name), *trust])
+
+
+def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
         found = json.loads((folder / IDENTITY).read_text("utf-8"))
@@ -98,7 +107,7 @@ def _identity(folder: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _difference(before: dict[str, str], kind: str, other: list[str]) -> str:
+def _difference(before: dict[str, Any], kind: str, other: list[str]) -> str:
     advice = "choose another --out, or delete the folder and start again"
     if "kind" in other:
         return f"`advhash {before.get('kind')}`, not by `advhash {kind}`: {advice}"
@@ -139,11 +148,9 @@ class RunFolder:
             else:
                 run.finish_as(alone)
         except BaseException as error:
-            kind = _identity(run.path).get("kind")
+            command = continued(run.path, run.final)
             if run.abandon(keep=begun is not None and begun()) and not isinstance(error, RunError):
-                error.add_note(
-                    f"what is finished is kept: continue with `advhash {kind} --resume {run.final}`"
-                )
+                error.add_note(f"what is finished is kept: continue with `{command}`")
             raise
 
     @classmethod
@@ -222,10 +229,12 @@ class RunFolder:
             raise RunError(f"expected a run to continue, got {run.path}: {OLD}; delete it")
         return run.final, kind
 
-    def claim(self, kind: str, config: str, code: str) -> None:
+    def claim(self, kind: str, config: str, code: str, *, trusted: bool = False) -> None:
         """Note what is run here, in `identity.json` and `config.toml`.
 
-        config: TOML; code: digest of the sources that decide
+        config:  TOML
+        code:    digest of the sources that decide
+        trusted: whether code that the config names runs, which who continues must allow again
 
         Raises RunError, naming the difference, where another run was begun here.
         """
@@ -238,7 +247,7 @@ class RunFolder:
         if other or stored != config:
             raise RunError(f"{self.path} was begun by {_difference(before, kind, other)}")
         self._mine = True
-        write_json(self.path / IDENTITY, {**mine, "version": __version__})
+        write_json(self.path / IDENTITY, {**mine, "version": __version__, "trusted": trusted})
         write_text(file, config)
 
     def write_text(self, name: str, text: str) -> None:

@@ -26,7 +26,7 @@ from advhash.data import Dataset, SplitName, cached, splits
 from advhash.data.images import decode
 from advhash.data.load import image_grid, load_dataset
 from advhash.data.readers import openmoji
-from advhash.errors import ConfigError, DataError, StorageError, UnknownName
+from advhash.errors import ConfigError, DataError, StorageError, UnknownName, UsageError
 from advhash.registry import DATASETS, Entry
 from advhash.storage.cache import cached_folder, content_key
 
@@ -666,3 +666,14 @@ def test_what_takes_days_to_build_is_not_swept(
         assert folder.is_dir()
 
     assert cached_folder("data", "key", build).is_dir()
+
+
+def test_rows_are_taken_by_number_or_by_a_mask_of_all() -> None:
+    split = load_dataset("digits", {"size": 16}).query
+    mask = torch.zeros(len(split), dtype=torch.bool)
+    mask[[1, 4]] = True
+    assert torch.equal(split.rows(mask).index, torch.tensor([1, 4]))
+    assert len(split.rows(torch.tensor([]))) == 0
+    for wrong in ([0.5], [[0, 1]], [-1], [len(split)], "a", slice(0, 3), mask[:3]):
+        with pytest.raises(UsageError, match="expected"):
+            split.rows(wrong)  # type: ignore[arg-type]

@@ -128,7 +128,7 @@ def test_the_attacker_descends_the_score_itself(
 def test_an_attacker_who_knows_the_score_gets_past(
     name: str, victim: NeuralCode, digits: Dataset
 ) -> None:
-    """At a strict threshold, which four in five clean rows exceed, so that the plain attack fails."""
+    """At a strict threshold, which four in five clean rows exceed: the plain attack fails."""
     detector: CodeDetector = DETECTORS.create(name)
     detector.fit(victim, detector.fitted_on(digits), "image")
     rows = digits.validation.rows(torch.arange(len(digits.validation)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,3 +212,19 @@ def test_advice_for_what_was_interrupted_fits_the_command(tmp_path: Path) -> Non
     (folder / "identity.json").write_text('{"kind": "benchmark"}')
     with pytest.raises(RunError, match=r"continue it with `advhash benchmark --resume \S+partial`"):
         refuse_partial(folder)
+
+
+def test_the_printed_command_continues_a_run_of_own_code_at_a_path_with_blanks(
+    tmp_path: Path,
+) -> None:
+    final = tmp_path / "my run"
+
+    def interrupt() -> None:
+        with RunFolder.writing(final, lambda: True) as run:
+            run.claim("attack", "seed = 0\n", "1", trusted=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        interrupt()
+    printed = re.findall("`(.*)`", stopped.value.__notes__[0])[0]
+    assert shlex.split(printed) == ["advhash", "attack", "--resume", str(final), "--trust-code"]

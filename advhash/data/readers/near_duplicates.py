@@ -28,7 +28,7 @@ from advhash.data.dataset import Dataset, Split
 from advhash.data.images import decode
 from advhash.data.paths import PICTURES
 from advhash.data.readers import image_folder, openmoji
-from advhash.data.readers.shared import check_size
+from advhash.data.readers.shared import check_size, stored_pictures
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 
@@ -124,12 +124,14 @@ def read_near_duplicates(
             found = _emoji(size, seed)
         else:
             found = _photos(folder, files, size, seed)
-        keys, images = _distinct(found, pictures)
+        with decode.measured() as sizes:
+            keys, images = _distinct(found, pictures)
         data = _assemble(keys, images, seed, embedded=folder is None)
         card = {**data.card, "packages": packages}
         if folder is not None:
             said = [*card["warnings"], *decode.unread_warning(unread)]  # type: ignore[misc]
             card |= {"files_not_read": unread, "warnings": said}
+            card["stored_pictures"] = stored_pictures(data, sizes)
         return replace(data, settings=settings, card=card)
 
     return cached_dataset(content, build)
