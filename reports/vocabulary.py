@@ -162,7 +162,11 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "The largest Hamming distance at which the stated share of unrelated pairs is "
                "mistaken for one picture at most."),
         Figure("false_positives", "false positives", "share", "neither",
-               "Share of unrelated pairs that lie within the threshold."),
+               "Share of unrelated pairs with a clean query that lie within the threshold."),
+        Figure("false_positives_held_out", "false positives on held-out pictures", "share",
+               "neither",
+               "Share of unrelated pairs of the pictures on which the threshold was set that lie "
+               "within it."),
         *(
             Figure(f"{name}{end}", f"{label}{what}", "share", serves, f"{sentence}{of}.")
             for name, label, sentence in (
