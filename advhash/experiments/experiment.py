@@ -60,7 +60,7 @@ class Cell(Protocol):
 class Part(Protocol):
     """What cells share, e.g. a trained victim: built once, read from the cache elsewhere.
 
-    It may say which other `parts` it needs.
+    It may say which other `parts` it needs, and which `planned` victim it wraps.
     """
 
     def build(self, place: Place) -> Any: ...
@@ -498,7 +498,8 @@ def describe(
     plan = kind.plan(config)
     undone, wanted = _undone(kind, plan)
     parts = [plan.parts[name] for name in plan.parts if name in wanted]
-    victims = [part for part in parts if isinstance(part, PlannedVictim) and not part.is_built]
+    planned = [getattr(part, "planned", part) for part in parts]
+    victims = [one for one in planned if isinstance(one, PlannedVictim) and not one.is_built]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,

@@ -327,3 +327,15 @@ def test_an_outcome_is_kept_in_tensors_and_comes_back() -> None:
         assert torch.equal(again.clean, one.clean)
         assert np.array_equal(again.labels, one.labels)
         assert (again.seconds, again.codes.bits) == (one.seconds, one.codes.bits)
+
+
+def test_a_dry_run_counts_the_victims_that_are_not_trained_yet(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    victims = "dpsh+epochs=2+bits=16,csq+epochs=2+bits=16"
+    code, out, _ = command(
+        capsys, "transfer", "--victims", victims, "--methods", "dhta", *FAST, *EPS, "--dry-run"
+    )
+    assert code == 0
+    assert json.loads(out)["trainings"] == 2
