@@ -261,8 +261,8 @@ def read_codes(
             raise DataError(f"{path}: expected at most {_MOST_BITS} bits, got {codes.bits}")
         if labels is None and path.suffix.lower() != ".npz":
             raise DataError(
-                f"{path}: has codes alone; expected a second file with their labels: --labels FILE, "
-                "of a database --database-labels FILE"
+                f"{path}: has codes alone; expected a second file with their labels: --labels "
+                "FILE, of a database --database-labels FILE"
             )
     found = read_labels(labels or path, label_form)
     return LabelledCodes(codes, found.hot, form=found.form)
