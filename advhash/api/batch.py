@@ -162,12 +162,16 @@ def _alone(stored: Split) -> Dataset:
 
 def _given(targets: Any, count: int, database: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Given targets, which must be label sets that rows of the database carry."""
-    values = targets.cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
     wanted = (count, database.shape[1])
+    try:
+        values = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
+        found = str(values.shape)
+    except ValueError:  # rows of different lengths
+        values, found = np.empty(0), "rows of different lengths"
     if values.shape != wanted:
         raise UsageError(
             f"targets: expected {wanted} multi-hot labels, one row a query, or the name of a rule, "
-            f"got {values.shape}"
+            f"got {found}"
         )
     if not np.isin(values, (0, 1)).all():
         raise UsageError("targets: expected 0 and 1 only, one column a class")
