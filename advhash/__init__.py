@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING
 from advhash._version import __version__
 
 if TYPE_CHECKING:
-    from advhash.api import attack, bring, compare, evaluate, load, report, train
+    from advhash.api import attack, bring, compare, evaluate, load, load_dataset, report, train
     from advhash.data import Batch
-    from advhash.data.load import load_dataset
     from advhash.errors import AdvhashError
 
 __all__ = [
@@ -118,7 +117,7 @@ class _Moved(MetaPathFinder, Loader):
 
 sys.meta_path.append(_Moved())
 
-_PLACES = {"AdvhashError": "errors", "Batch": "data", "load_dataset": "data.load"}
+_PLACES = {"AdvhashError": "errors", "Batch": "data"}
 
 # With a wheel installed, `python -m pytest` in a checkout finds this folder first: its siblings
 # must then be found beside it.

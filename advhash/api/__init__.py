@@ -6,8 +6,9 @@ from advhash.api.calls import (
     compare,
     evaluate,
     load,
+    load_dataset,
     report,
     train,
 )
 
-__all__ = ["attack", "bring", "compare", "evaluate", "load", "report", "train"]
+__all__ = ["attack", "bring", "compare", "evaluate", "load", "load_dataset", "report", "train"]

@@ -24,6 +24,7 @@ from advhash.attacks.base import Attack
 from advhash.budget import Norm
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Dataset
+from advhash.data.load import load_dataset as read_dataset
 from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.compare import Comparison, compare_records, load_run
@@ -224,6 +225,28 @@ def compare(first: AttackResult | str | Path, second: AttackResult | str | Path)
 
 
 @checked
+def load_dataset(
+    name: str | Path, settings: Mapping[str, object] | None = None, **misplaced: object
+) -> Dataset:
+    """A registered data set, or, where `name` is a path, what lies there.
+
+    misplaced: none; they are told where settings stand
+
+    Raises UnknownName, ConfigError, DataError, StorageError, UsageError.
+    """
+    table = isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)
+    named = isinstance(name, str | Path) and (settings is None or table)
+    if misplaced or not named:
+        got = ", ".join(f"{key}={value!r}" for key, value in misplaced.items())
+        raise UsageError(
+            f"expected load_dataset(name, {misplaced or {'size': 64}!r}): a name or path, then a "
+            "table of settings by their names, got "
+            f"{got or f'{type(name).__name__} and {type(settings).__name__}'}"
+        )
+    return read_dataset(str(name), settings)
+
+
+@checked
 def report(
     runs: AttackResult | str | Path | Sequence[AttackResult | str | Path],
     out: str | Path = "report.html",
@@ -239,6 +262,8 @@ def report(
         folders.append(folder)
     if not folders:
         raise UsageError("expected at least one run, got none")
+    if out is None:
+        raise UsageError('report: expected out= to be a path, e.g. "report.html", got None')
     for folder in folders:
         refuse_partial(folder)
     render(folders, Path(out))

@@ -51,6 +51,16 @@ class Batch:
                     f"Batch: expected {name} to be a tensor of torch, got "
                     f"{type(value).__name__}; use torch.as_tensor(…)"
                 )
+            if value.dim() == 0 or len(value) != len(self.labels):
+                raise UsageError(
+                    f"Batch: expected as many labels as rows of {name}, got {len(self.labels)} "
+                    f"labels and {name} of shape {tuple(value.shape)}"
+                )
+        if self.index.dim() != 1 or self.index.is_floating_point():
+            raise UsageError(
+                "Batch: expected whole numbers as index, one a row, got "
+                f"{self.index.dtype} of shape {tuple(self.index.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -19,7 +19,7 @@ from PIL import Image
 from advhash.data.dataset import Dataset
 from advhash.data.paths import Reads, reader_of
 from advhash.data.splits import refuse_empty_splits
-from advhash.errors import ConfigError, DataError, UsageError
+from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
 
@@ -32,23 +32,14 @@ def load_dataset(
     settings: Mapping[str, object] | None = None,
     *,
     reads: Reads | None = None,
-    **misplaced: object,
 ) -> Dataset:
     """A registered data set, or, where `name` is a path, what lies there.
 
-    reads:     what the victim reads, which decides where several readers take the path
-    misplaced: none; they are told where settings stand
+    reads: what the victim reads, which decides where several readers take the path
 
     Which reader takes a path stands on the card and is logged. Raises UnknownName, ConfigError,
-    DataError, StorageError, UsageError.
+    DataError, StorageError.
     """
-    if misplaced or not isinstance(settings, Mapping | None) or not isinstance(name, str | Path):
-        table = misplaced or {"size": 64}
-        got = ", ".join(f"{key}={value!r}" for key, value in table.items() if misplaced)
-        raise UsageError(
-            f"expected load_dataset(name, {table!r}): a name or path, then a table of settings, "
-            f"got {got or f'{type(name).__name__} and {type(settings).__name__}'}"
-        )
     name, settings = str(name), dict(settings or {})
     if not is_path(name):
         data: Dataset = DATASETS.create(name, settings)

@@ -231,6 +231,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protocol": {"query_modality": "text"}}, "expected a modality of the victim"),
     ({"targets": "nearest"}, "protocol.targets"),
     ({"targets": LABELS[:1]}, r"targets: expected \(2, 10\)"),
+    ({"targets": [[1], [1, 2]]}, "got rows of different lengths"),
     ({"targets": LABELS * 3}, "0 and 1 only"),
     ({"targets": LABELS[:1] | LABELS}, r"no row of the database has .* target 1 \(classes 0, 1\)"),
     ({"targets": LABELS * 0}, "target 0 .classes none"),

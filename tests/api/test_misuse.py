@@ -61,7 +61,21 @@ def test_wrong_types_end_in_one_line(name: str, wrong: Any) -> None:
     ("call", "told"),
     [
         (lambda: ah.load_dataset("digits", size=64), r"load_dataset\(name, \{'size': 64\}\)"),
-        (lambda: ah.load_dataset("digits", 64), "then a table of settings, got str and int"),
+        (lambda: ah.load_dataset("digits", 64), "then a table of settings .*, got str and int"),
+        (lambda: ah.load_dataset("digits", {3: 1}), "then a table of settings by their names"),
+        (lambda: ah.load_dataset(), "missing a required .*'name'"),
+        (lambda: ah.load_dataset("digits", {}, 3), "too many positional arguments"),
+        (lambda: ah.report("run", out=None), "expected out= to be a path"),
+        (
+            lambda: ah.Batch(
+                {"image": torch.zeros(2, 3, 2, 2)}, torch.zeros(1, 2), torch.arange(2)
+            ),
+            "expected as many labels as rows",
+        ),
+        (
+            lambda: ah.Batch({"image": torch.zeros(1, 3, 2, 2)}, torch.zeros(1, 2), torch.zeros(1)),
+            "expected whole numbers as index",
+        ),
         (lambda: ah.attack(int, method="dhta", queries=5), r"protocol=\{'queries': 5\}"),
         (lambda: ah.attack(int, method="dhta", epsilon=0.1), "did you mean 'eps'"),
         (lambda: ah.attack(int, method="dhta", eps=True), r"eps= to be a number .* got bool"),
