@@ -151,6 +151,8 @@ class RunFolder:
             command = continued(run.path, run.final)
             if run.abandon(keep=begun is not None and begun()) and not isinstance(error, RunError):
                 error.add_note(f"what is finished is kept: continue with `{command}`")
+            elif isinstance(error, KeyboardInterrupt) and not run.path.exists():
+                error.add_note("nothing was finished yet: the same command starts again")
             raise
 
     @classmethod

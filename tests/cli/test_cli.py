@@ -293,6 +293,11 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
         (["attack", *SMALL, "--method", "dhta", "--queries", "0"], 2, "queries"),
         (["attack", *SMALL, "--method", "dhta", "--database", "text"], 2, "image"),
         (["attack", *SMALL, "--method", "dhta", "--query-modality", "text"], 2, "image"),
+        (
+            ["attack", "--victim", "hashvfl", "--method", "dhta", "--dataset", "breast_cancer"],
+            2,
+            "expected a party that holds some, got 'party0' of a table; `advhash invert`",
+        ),
         (["attack", *SMALL, "--method", "dhta", "--device", "tpu9"], 2, "--device"),
         (["attack", *SMALL, "--method", "dhta", "--config", "none.toml"], 2, "none.toml"),
         (["attack", *SMALL, "--method", "dhta", "--set", "victim=5"], 2, "victim.key"),

@@ -228,3 +228,15 @@ def test_the_printed_command_continues_a_run_of_own_code_at_a_path_with_blanks(
         interrupt()
     printed = re.findall("`(.*)`", stopped.value.__notes__[0])[0]
     assert shlex.split(printed) == ["advhash", "attack", "--resume", str(final), "--trust-code"]
+
+
+def test_an_interrupt_before_anything_is_finished_says_what_to_do(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with RunFolder.writing(tmp_path / "run", lambda: False) as run:
+            run.claim("attack", "seed = 0\n", "1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        interrupt()
+    assert stopped.value.__notes__ == ["nothing was finished yet: the same command starts again"]
+    assert not any(tmp_path.iterdir())

@@ -316,6 +316,11 @@ def _check_threat(
     modality = victim.query_modality(config.protocol.query_modality)
     victim.check_modality(modality)
     if not method.can_move(victim, modality):
+        if modality.startswith("party") and "image" in method.modalities:
+            raise UsageError(
+                f"{config.attack.name} changes pictures: expected a party that holds some, got "
+                f"{modality!r} of a table; `advhash invert` and `advhash detect` take tables"
+            )
         raise UsageError(
             f"--query-modality: {config.attack.name} attacks "
             f"{', '.join(sorted(method.modalities))}, got {modality!r}"
