@@ -28,6 +28,10 @@ def print_inversion(record: InversionRecord) -> None:
         f"{record.protocol.samples} samples of {record.protocol.party}\n"
     )
     print_metrics({**record.metrics, **record.differences})
+    if not record.of_pictures:
+        sys.stdout.write(
+            "gains are differences of MSE: below 0, codes give away more than the class alone\n"
+        )
     print_end(record)
 
 

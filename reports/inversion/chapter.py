@@ -186,24 +186,33 @@ def attackers_table(record: InversionRecord) -> Table:
         for world in record.worlds
         for attacker in world.attackers
     ]
+    pictures = record.of_pictures
+    likeness = ("ssim", "gain_over_class_mean", "gain_codes_over_class_decoder", "psnr")
     return Table(
         "Attackers",
         "Similarity of reconstructions to what was sent: a gain above 0 is more than the class "
-        "alone gives away; 95 % intervals in small print.",
+        "alone gives away; 95 % intervals in small print."
+        if pictures
+        else "Errors of reconstructions of what was sent: an MSE below that of the class mean is "
+        "more than the class alone gives away; 95 % intervals in small print.",
         [
             *columns("what is seen", "attacker"),
-            *of_figures("ssim", "gain_over_class_mean", "gain_codes_over_class_decoder"),
-            *of_figures("psnr", "mse"),
+            *(of_figures(*likeness) if pictures else ()),
+            *of_figures("mse"),
             Column(f"{label_of('reidentification')} among {record.protocol.candidates} (%)"),
         ],
         [
             row(
                 TableCell(world.name, note=world.text if first else ""),
                 TableCell(attacker.name),
-                value(attacker.ssim),
-                value(attacker.gain),
-                value(attacker.gain_over_told),
-                value(attacker.psnr, 1),
+                (
+                    value(attacker.ssim),
+                    value(attacker.gain),
+                    value(attacker.gain_over_told),
+                    value(attacker.psnr, 1),
+                )
+                if pictures
+                else (),
                 value(attacker.mse, 4),
                 points(attacker.reidentification),
             )

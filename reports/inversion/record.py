@@ -121,3 +121,8 @@ class InversionRecord(Document):
     sweep: list[SweepPoint]
     detection: list[Roc]
     pictures: list[Picture]
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether pictures were reconstructed: rows of tables have neither SSIM nor PSNR."""
+        return any(one.ssim is not None for world in self.worlds for one in world.attackers)

@@ -632,7 +632,11 @@ def test_a_table_is_reconstructed_too(tmp_path: Path) -> None:
     assert (
         document["metrics"]["mse_codes"]["value"] > document["metrics"]["mse_undefended"]["value"]
     )
-    assert "the data are a table" in (tmp_path / "r" / "report.html").read_text()
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "the data are a table" in page
+    assert "an MSE below that of the class mean is more than the class alone gives away" in page
+    assert "SSIM" not in page.partition("<caption><span>Errors of")[2].partition("</table>")[0]
+    assert "a decoder told the class alone: SSIM" not in page
 
 
 def test_the_plan_of_an_attack_says_which_party_is_moved() -> None:
