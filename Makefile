@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
@@ -44,8 +45,9 @@ types: $(STAMP)
 	cd build/site && ../../$(BIN)/mypy --strict --config-file ../../pyproject.toml \
 		--python-executable ../../$(BIN)/python -p advhash
 
+# Test files are shared out to WORKERS processes of one thread each and 1.5 GB.
 test: lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 # Pages in a browser. Needs chromium (Debian's), node and npm; without them the tests say so.
 test-browser: $(STAMP)

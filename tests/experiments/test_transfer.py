@@ -281,7 +281,7 @@ def test_a_federation_is_moved_by_its_first_party(
         ("--victims dpsh,hashvfl --methods dhta", "other data"),
         (
             "--victims hashvfl,hashvfl+bits=8 --dataset breast_cancer --methods dhta",
-            "attacks image",
+            "changes pictures",
         ),
         ("--victims dpsh,csq+seed=2 --methods dhta,hotflip --eps 8/255", "l0 budget of 1 word"),
         ("--victims dpsh,csq+seed=2 --methods dhta --eps 0.1/255", "at least 1/255"),
