@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
+from advhash.measures.staircases import mean_staircase
 from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of, victim_fact
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
@@ -212,18 +211,21 @@ def verdicts(record: SearchRecord) -> list[str]:
 def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
     """Mean over repeats of a column of the curves, over the seconds of the clock."""
     end = max((one.seconds for one in record.results), default=0.0)
-    grid = np.linspace(0, end, 200)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for place, arm in enumerate(record.arms):
-            lines = [_steps(one.curve, column, grid) for one in record.of(arm) if one.curve]
+            lines = [
+                [(point[0], point[column]) for point in one.curve]
+                for one in record.of(arm)
+                if one.curve
+            ]
             if not lines or (column == 2 and arm == "uncached"):
                 continue
-            known = ~np.isnan(lines).any(axis=0)
+            mean = mean_staircase(lines, end)
             axes.plot(
-                grid[known],
-                np.mean(lines, axis=0)[known],
+                mean.times,
+                mean.values,
                 DASHES[place % len(DASHES)],
                 color=COLOURS[place % len(COLOURS)],
                 label=record.names[arm],
@@ -232,13 +234,6 @@ def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
         axes.set_ylabel(label)
         axes.legend(frameon=False, fontsize=8)
         return svg_of(figure)
-
-
-def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) -> Any:
-    """A curve as a staircase at the points of a grid; NaN before its first point."""
-    rows = np.asarray(curve, dtype=np.float64)
-    place = np.searchsorted(rows[:, 0], grid, side="right") - 1
-    return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
 
 
 def searches_table(record: SearchRecord) -> Table:

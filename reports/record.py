@@ -253,6 +253,11 @@ class Record(Document):
     metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
     examples: list[Example]
 
+    def value(self, name: str) -> float | None:
+        """A figure without its interval; None where there is none."""
+        metric = self.metrics.get(name)
+        return None if metric is None else metric.value
+
 
 def record_file(path: Path) -> Path:
     """The record of a run: `metrics.json` of its folder, or the file itself."""

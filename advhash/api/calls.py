@@ -36,8 +36,8 @@ from advhash.experiments.prepare.store import fit_data
 from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import victim_metrics
 from advhash.measures.intervals import Metric
+from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS
-from advhash.reports.attack.pairs import Queries
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.run_folder import RunFolder, refuse_partial

@@ -18,7 +18,7 @@ from advhash.errors import UsageError
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.pairs import Queries
+from advhash.measures.paired_runs import Queries
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
 from advhash.measures.intervals import Difference, paired_difference
-from advhash.reports.attack.pairs import SEED, Queries, load_queries
+from advhash.measures.paired_runs import SEED, Queries
+from advhash.reports.attack.queries import load_queries
 from advhash.reports.record import Record, load_record
 from advhash.reports.vocabulary import label_of
 

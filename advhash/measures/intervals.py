@@ -230,6 +230,35 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+def apart(one: Metric, other: Metric) -> bool | None:
+    """Whether two intervals lie apart; None where one of them does not exist.
+
+    >>> apart(Metric(0.2, 0.1, 0.3, 9), Metric(0.5, 0.4, 0.6, 9)), apart(Metric(0.2), Metric(0.5))
+    (True, None)
+    """
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return None
+    return one.high < other.low or other.high < one.low
+
+
+def share_lost(before: float, after: float, floor: float) -> float | None:
+    """The part of what lay above a floor that is gone; None where nothing lay above it.
+
+    >>> share_lost(0.75, 0.5, 0.25), share_lost(0.25, 0.1, 0.25)
+    (0.5, None)
+    """
+    return None if before <= floor else (before - after) / (before - floor)
+
+
+def largest_gap(first: Sequence[float], second: Sequence[float]) -> float:
+    """The largest absolute difference of two rows. Raises ValueError: none, different lengths.
+
+    >>> largest_gap([0.5, -0.25], [0.25, 0.5])
+    0.75
+    """
+    return max(abs(one - other) for one, other in zip(first, second, strict=True))
+
+
 def single_metric(value: float | None) -> Metric:
     """A figure measured once, without an interval."""
     return Metric(value=value, n=0 if value is None else 1)

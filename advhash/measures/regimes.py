@@ -6,13 +6,14 @@ expressive, without thresholds: those here are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Regime = Literal["under", "critical", "sufficient"]
+Level = TypeVar("Level", bound=Hashable)
 REGIMES: tuple[Regime, ...] = ("under", "critical", "sufficient")
 
 
@@ -52,6 +53,20 @@ def regimes(
         else "critical"
         for ratio, gain in zip(ratios, gains, strict=True)
     ]
+
+
+def means_by(values: Sequence[float], levels: Sequence[Level]) -> dict[Level, float]:
+    """The mean of the values of each level, in the order in which levels first appear.
+
+    Raises ValueError where lengths differ.
+
+    >>> means_by([1.0, 3.0, 5.0], ["a", "a", "b"])
+    {'a': 2.0, 'b': 5.0}
+    """
+    groups: dict[Level, list[float]] = {}
+    for value, level in zip(values, levels, strict=True):
+        groups.setdefault(level, []).append(value)
+    return {level: float(np.mean(group)) for level, group in groups.items()}
 
 
 def eta_squared(values: npt.ArrayLike, levels: Sequence[object]) -> float | None:

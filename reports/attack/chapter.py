@@ -9,9 +9,9 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
+from advhash.measures.paired_runs import Queries, compare, map_lost, standings
 from advhash.reports.attack import tables
-from advhash.reports.attack.pairs import Queries, compare, headline, load_queries, map_lost
-from advhash.reports.attack.ranks import standings
+from advhash.reports.attack.queries import load_queries, rival
 from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import (
     Chapter,
@@ -33,7 +33,15 @@ from advhash.reports.elements.plots import (
     interval_figure,
 )
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
-from advhash.reports.record import EXAMPLE_RULE, GAIN, Example, Record, Retrieved, load_record
+from advhash.reports.record import (
+    EXAMPLE_RULE,
+    GAIN,
+    Example,
+    Record,
+    Retrieved,
+    load_record,
+    main_metric,
+)
 from advhash.reports.vocabulary import figure, label_of
 
 
@@ -153,7 +161,7 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
     found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
     for run in runs:
-        record, main = run.record, headline(run.record)
+        record, main = run.record, main_metric(run.record.attack.goal)
         metric = record.metrics.get(main)
         if record.budget.eps is None or metric is None:
             continue
@@ -244,7 +252,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 damage,
             )
         )
-    pairs = compare(records, [run.queries for run in runs])
+    rivals = [rival(run.record, run.queries) for run in runs]
+    pairs = compare(rivals)
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")
@@ -266,7 +275,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 "first": runs[0],
                 "tables": {
                     "threat": tables.threat(runs),
-                    "leaderboard": tables.leaderboard(runs, standings(records, pairs)),
+                    "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
                     "results": tables.results(runs),
                     "directions": tables.directions(runs),
                     "planted": tables.planted(runs),

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.pairs import Pair
-from advhash.reports.attack.ranks import Standing
+from advhash.measures.paired_runs import Pair, Standing
 from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.numbers import as_distance, as_number
 from advhash.reports.elements.tables import (
@@ -89,6 +88,12 @@ def shown(runs: Sequence[Run]) -> list[str]:
     return [*_shares(runs), *DISTANCES]
 
 
+def rank(standing: Standing) -> str:
+    """A rank as it is written, "2" or a range such as "2–3"."""
+    best, worst = standing.best, standing.worst
+    return str(best) if best == worst else f"{best}–{worst}"
+
+
 def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | None:
     """The strongest attack first; None where no two runs were paired."""
     if not standings:
@@ -99,7 +104,7 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
         rows.append(
             row(
                 named(runs[one.run].label),
-                number(one.rank),
+                number(rank(one)),
                 points(record.metrics.get(one.metric)),
                 _distance(record, "linf"),
                 _plain(record, "l2"),

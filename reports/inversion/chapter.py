@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advhash.measures.intervals import Difference, Metric
+from advhash.measures.intervals import Difference, Metric, largest_gap
 from advhash.reports.elements.chapters import (
     Chapter,
     Told,
@@ -144,11 +144,7 @@ def bits_figure(record: InversionRecord) -> Drawing:
         axes.set_ylabel("mean over the database (−1 to 1)")
         figure.legend(loc="outside lower center", ncols=5, frameon=False)
 
-    worst = max(
-        abs(mean - wanted)
-        for party in record.bits
-        for mean, wanted in zip(party.means, party.wanted, strict=True)
-    )
+    worst = max(largest_gap(party.means, party.wanted) for party in record.bits)
     caption = f"Grey: ±0.2. Farthest from the class codes: {worst:.3f}."
     return Drawing(_figure(7.0, 3.2, draw), "Mean of each bit of each party", caption)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from advhash.measures.hierarchical import crossed_mean, crossed_ratio
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
-from advhash.reports.attack.pairs import SEED, Queries
+from advhash.measures.paired_runs import SEED, Queries
 from advhash.reports.record import main_metric
 
 Floats = npt.NDArray[np.float64]

@@ -16,8 +16,8 @@ from advhash.experiments.benchmark.record import Found, suite_record
 from advhash.experiments.benchmark.suite import THREADS, Suite, SuiteCell, plan_suite
 from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS, EXPERIMENTS
-from advhash.reports.attack.pairs import Queries
 from advhash.reports.benchmark import BenchmarkRecord
 from advhash.reports.record import TARGETED_METRICS, Record
 from advhash.storage.cells import Result

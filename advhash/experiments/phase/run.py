@@ -24,7 +24,7 @@ from advhash.experiments.prepare.data_cell import DataCell
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.victim import data_settings, load_data
 from advhash.measures.intervals import Metric, single_metric
-from advhash.measures.regimes import REGIMES, eta_squared, regimes, unexplained
+from advhash.measures.regimes import REGIMES, eta_squared, means_by, regimes, unexplained
 from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Effect, PhaseRecord, Point, Snapshot
@@ -256,13 +256,11 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
 def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
     """Of each point, by the mean over repeats of redundancy (training) and K-NN accuracy."""
     grid = plan.config.phase
-    groups: dict[Point, list[Snapshot]] = {}
-    for cell in cells:
-        groups.setdefault(cell.point, []).append(cell)
-
-    def mean(point: Point, outcome: str) -> float:
-        return float(np.mean([cell.figures[outcome] for cell in groups[point]]))
-
+    points = [cell.point for cell in cells]
+    redundancy, accuracy = (
+        means_by([cell.figures[outcome] for cell in cells], points)
+        for outcome in ("redundancy_train", "knn_accuracy")
+    )
     judged = []
     for epochs, sample, decay, noise in product(
         grid.epochs, grid.samples, grid.weight_decays, grid.noises
@@ -272,8 +270,8 @@ def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
             for width in sorted(grid.widths)
         ]
         named = regimes(
-            [mean(point, "redundancy_train") for point in line],
-            [mean(point, "knn_accuracy") for point in line],
+            [redundancy[point] for point in line],
+            [accuracy[point] for point in line],
             under=grid.under,
             sufficient=grid.sufficient,
             saturation=grid.saturation,
