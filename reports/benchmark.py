@@ -25,15 +25,15 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.record import Document, Part, RunInfo, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import Document, Part, RunInfo
 from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
 BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
-AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
-OWN = ("map_adversarial", "map_chance")
+CLEAN = "map"  # stands first, whatever the goal
 
 
 class CellInfo(Part):
@@ -125,6 +125,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
     """What the suite found, in plain words."""
     lines = []
     for goal, name in (("targeted", label_of("tmap")), ("untargeted", "MAP")):
+        main = HEADLINES[goal].main
         standing = [one for one in record.victims if one.goal == goal]
         for place in dict.fromkeys((one.dataset, one.budget) for one in standing):
             there = [one for one in standing if (one.dataset, one.budget) == place]
@@ -139,7 +140,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                         if tied
                         else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
                         f"best; {last.victim} is left with {name} "
-                        f"{with_interval(last.metrics[main_metric(goal)])} under {last.method}."
+                        f"{with_interval(last.metrics[main])} under {last.method}."
                     )
                 )
             elif there:
@@ -147,7 +148,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                 clean = only.metrics["tmap_clean" if goal == "targeted" else "map"]
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: {only.method} moves {only.victim} from {name}"
-                    f" {percent(clean.value)} to {with_interval(only.metrics[main_metric(goal)])}."
+                    f" {percent(clean.value)} to {with_interval(only.metrics[main])}."
                 )
     if record.failed or record.left:
         lines.append(
@@ -158,12 +159,12 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
 
 
 def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    own = AIMED if goal == "targeted" else OWN
+    names = dict.fromkeys((CLEAN, *HEADLINES[goal].figures))
     return _table(
         f"Victims under their strongest {goal} attack",
         [
             *columns("Data", "Budget", "Rank", "Victim", "Strongest attack"),
-            *of_figures("map", *own),
+            *of_figures(*names),
         ],
         [
             row(
@@ -172,7 +173,7 @@ def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
                 number(one.rank),
                 named(one.victim),
                 named(one.method),
-                (points(one.metrics[name]) for name in ("map", *own)),
+                (points(one.metrics[name]) for name in names),
             )
             for one in record.victims
             if one.goal == goal
@@ -185,7 +186,7 @@ def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
         f"{goal.capitalize()} attacks over victims",
         [
             *columns("Data", "Budget", "Rank", "Attack"),
-            *of_figures(main_metric(goal)),
+            *of_figures(HEADLINES[goal].main),
             Column("Victims"),
         ],
         [
@@ -204,12 +205,12 @@ def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
 
 
 def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    own = ("tmap", "tmap_normalised") if goal == "targeted" else OWN
+    names = (CLEAN, *HEADLINES[goal].brief)
     return _table(
         f"Every victim and {goal} attack",
         [
             *columns("Data", "Victim", "Budget", "Rank", "Attack", "Runs"),
-            *of_figures("map", *own),
+            *of_figures(*names),
             Column("Flags"),
         ],
         [
@@ -220,7 +221,7 @@ def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
                 number(one.rank),
                 named(one.method),
                 number(one.cells),
-                (points(one.metrics[name]) for name in ("map", *own)),
+                (points(one.metrics[name]) for name in names),
                 TableCell(
                     " ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"
                 ),
@@ -269,12 +270,13 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     for one in rows:
         if one.eps is not None:
             lines = groups.setdefault((one.dataset, one.victim, one.goal, one.norm), {})
-            lines.setdefault(one.method, []).append((one.eps, one.metrics[main_metric(one.goal)]))
+            point = (one.eps, one.metrics[HEADLINES[one.goal].main])
+            lines.setdefault(one.method, []).append(point)
     drawn = []
     for (dataset, victim, goal, norm), lines in groups.items():
         grown = [Growth(name, sorted(points, key=lambda one: one[0]))
                  for name, points in lines.items() if len(points) > 1]  # fmt: skip
-        axis = f"{label_of(main_metric(goal))} (%)"
+        axis = f"{label_of(HEADLINES[goal].main)} (%)"
         for start in range(0, len(grown), LINES):
             drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
                           norm, axis))  # fmt: skip

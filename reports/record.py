@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
+from advhash.reports.headline import HEADLINES, Headline
 from advhash.storage.model_card import Origin
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
@@ -253,6 +254,10 @@ class Record(Document):
     metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
     examples: list[Example]
 
+    def headline(self) -> Headline:
+        """The figures that a run of this goal leads with."""
+        return HEADLINES[self.attack.goal]
+
     def value(self, name: str) -> float | None:
         """A figure without its interval; None where there is none."""
         metric = self.metrics.get(name)
@@ -310,12 +315,3 @@ def load_record(folder: Path) -> Record:
             f"called {folder.name}.partial and continues with --resume"
         )
     return Record.read(folder)
-
-
-def main_metric(goal: str) -> str:
-    """What runs of a goal are compared and ranked by.
-
-    >>> main_metric("targeted"), main_metric("untargeted")
-    ('tmap', 'map_adversarial')
-    """
-    return "tmap" if goal == "targeted" else "map_adversarial"

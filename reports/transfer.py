@@ -34,6 +34,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
+from advhash.reports.headline import HEADLINES, Headline
 from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
@@ -43,13 +44,10 @@ from advhash.reports.record import (
     Protocol,
     RunInfo,
     VictimInfo,
-    main_metric,
 )
 from advhash.reports.vocabulary import label_of
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
-AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
-OWN = ("map_adversarial", "map", "map_chance")
 WORTH = ("map_clean", "map_robust", "tmap_clean", "tmap_robust")
 NOT_ADAPTIVE = ("map_nonadaptive", "tmap_nonadaptive")
 CODES = ("rows", "distinct", "balance", "entropy", "seconds_training")
@@ -136,6 +134,10 @@ class TransferRecord(Document):
                 return one.info.goal
         raise KeyError(method)
 
+    def headline(self, method: str) -> Headline:
+        """The figures that a method leads with. Raises KeyError."""
+        return HEADLINES[self.goal(method)]
+
     @property
     def labels(self) -> list[str]:
         """The victims in order."""
@@ -148,7 +150,7 @@ def verdicts(record: TransferRecord) -> list[str]:
         return _defense_verdict(record)
     lines = []
     for method in record.budgets:
-        main = main_metric(record.goal(method))
+        main = record.headline(method).main
         name = label_of(main)
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
@@ -183,9 +185,9 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
 
 def heat_map(record: TransferRecord, method: str) -> Drawing:
     """The source × target matrix of a method in percent, intervals below each figure."""
-    labels, main = record.labels, main_metric(record.goal(method))
+    labels, headline = record.labels, record.headline(method)
     found = [
-        [record.at(method, source, target).metrics.get(main) for target in labels]
+        [record.at(method, source, target).metrics.get(headline.main) for target in labels]
         for source in labels
     ]
     values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in found]
@@ -212,10 +214,10 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
             f"Heat map of {method}: rows are the victims that it was made for, columns the victims "
             "that it is judged on. The numbers stand in the table below."
         )
-        shade = "lighter" if main == "tmap" else "darker"
+        shade = "lighter" if headline.sign > 0 else "darker"
         caption = (
-            f"{label_of(main)} in percent: {shade} is a stronger attack; 95 % intervals over "
-            "queries below each figure."
+            f"{label_of(headline.main)} in percent: {shade} is a stronger attack; 95 % intervals "
+            "over queries below each figure."
         )
         return Drawing(svg_of(figure), alt, caption)
 
@@ -223,7 +225,7 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
 def matrix_table(record: TransferRecord, method: str) -> Table:
     """Every cell of a method."""
     targeted = record.goal(method) == "targeted"
-    figures = AIMED if targeted else OWN
+    figures = record.headline(method).figures
     gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
     return Table(
         f"{method} from victim to victim",

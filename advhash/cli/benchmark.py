@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def print_benchmark(record: BenchmarkRecord) -> None:
     """Both leaderboards, what failed, and where the report is."""
     from advhash.reports.benchmark import verdicts
-    from advhash.reports.record import main_metric
+    from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
     sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")
@@ -30,8 +30,8 @@ def print_benchmark(record: BenchmarkRecord) -> None:
             "rank": one.rank,
             "victim": one.victim,
             "attack": one.method,
-            "metric": main_metric(one.goal),
-            FIGURE: figure(one.metrics[main_metric(one.goal)]),
+            "metric": HEADLINES[one.goal].main,
+            FIGURE: figure(one.metrics[HEADLINES[one.goal].main]),
         }
         for one in record.victims
     ]

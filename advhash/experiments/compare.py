@@ -14,11 +14,11 @@ from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
 from advhash.measures.intervals import Difference, paired_difference
 from advhash.measures.paired_runs import SEED, Queries
 from advhash.reports.attack.queries import load_queries
+from advhash.reports.headline import OWN
 from advhash.reports.record import Record, load_record
 from advhash.reports.vocabulary import label_of
 
 CLEAN = "map"  # no difference of one victim
-OWN = (CLEAN, "map_adversarial")  # for the labels of the query, whatever the goal
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def load_run(folder: Path) -> tuple[Record, Queries]:
     """A run and what is compared of its queries. Raises RunError."""
     record = load_record(folder)
     targeted = record.attack.goal == "targeted"
-    known = [
-        name for name in OWN if (found := record.metrics.get(name)) and found.value is not None
-    ]
+    known = [name for name in OWN if record.value(name) is not None]
     return record, load_queries(folder, record, known if targeted else ())
 
 

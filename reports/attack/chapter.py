@@ -40,7 +40,6 @@ from advhash.reports.record import (
     Record,
     Retrieved,
     load_record,
-    main_metric,
 )
 from advhash.reports.vocabulary import figure, label_of
 
@@ -161,7 +160,7 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
     found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
     for run in runs:
-        record, main = run.record, main_metric(run.record.attack.goal)
+        record, main = run.record, run.record.headline().main
         metric = record.metrics.get(main)
         if record.budget.eps is None or metric is None:
             continue

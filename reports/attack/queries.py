@@ -11,7 +11,7 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.paired_runs import Queries, Rival, read_queries
-from advhash.reports.record import Record, main_metric
+from advhash.reports.record import Record
 
 QUERIES = "queries.parquet"
 
@@ -25,15 +25,14 @@ def load_queries(folder: Path, record: Record, also: Sequence[str] = ()) -> Quer
     inside = file.resolve().is_relative_to(folder.resolve())
     if not inside or not file.is_file():
         raise RunError(f"expected {QUERIES}, got a run folder without it; attack again")
-    targeted = record.attack.goal == "targeted"
-    names = (*(("tmap",) if targeted else ("map", "map_adversarial")), *also)
+    names = (*record.headline().paired, *also)
     try:
         return read_queries(
             file,
             {name: f"{name}:{record.protocol.database}" for name in names},
             {name: record.value(name) for name in names},
             count=record.protocol.queries,
-            targeted=targeted,
+            targeted=record.attack.goal == "targeted",
         )
     except (OSError, ValueError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -52,6 +51,5 @@ def task(record: Record) -> tuple[object, ...]:
 
 def rival(record: Record, queries: Queries | None) -> Rival:
     """A run as others are compared with it; queries: None where they could not be read."""
-    metric = main_metric(record.attack.goal)
-    sign = 1 if metric == "tmap" else -1  # MAP that stays high is a weak attack
-    return Rival(task(record), metric, sign, record.value(metric), queries)
+    headline = record.headline()
+    return Rival(task(record), headline.main, headline.sign, record.value(headline.main), queries)

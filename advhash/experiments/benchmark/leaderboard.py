@@ -15,7 +15,7 @@ import numpy.typing as npt
 from advhash.measures.hierarchical import crossed_mean, crossed_ratio
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.measures.paired_runs import SEED, Queries
-from advhash.reports.record import main_metric
+from advhash.reports.headline import HEADLINES
 
 Floats = npt.NDArray[np.float64]
 TARGETED = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
@@ -115,9 +115,9 @@ def ranks(
         return {}
     axes = Axes.of([one for victims in entries.values() for some in victims for one in some])
     values = {
-        label: overall(victims, main_metric(goal), axes) for label, victims in entries.items()
+        label: overall(victims, HEADLINES[goal].main, axes) for label, victims in entries.items()
     }
-    sign = 1 if (goal == "targeted") is strongest else -1
+    sign = HEADLINES[goal].sign * (1 if strongest else -1)
     ahead = dict.fromkeys(entries, 1)
     for label, own in values.items():
         for other, theirs in values.items():

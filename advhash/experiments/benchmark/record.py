@@ -14,7 +14,8 @@ from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
 from advhash.measures.sanity import Flag
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
-from advhash.reports.record import Record, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import Record
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _methods(key: Setting, table: Table) -> list[Method]:
             method=method,
             victims=victims,
             rank=order[method],
-            main=mean_over(overall(samples, main_metric(goal))),
+            main=mean_over(overall(samples, HEADLINES[goal].main)),
         )
         for method, samples in entries.items()
     ]
@@ -239,7 +240,7 @@ def _unequal(groups: Mapping[Setting, Table]) -> list[Flag]:
 def _standings(key: Setting, table: Table, rows: Sequence[Row]) -> list[Standing]:
     """Each victim under the attack whose mean moves it most."""
     dataset, budget, goal = key
-    main, sign = main_metric(goal), 1 if goal == "targeted" else -1
+    main, sign = HEADLINES[goal].main, HEADLINES[goal].sign
     worst: dict[str, Row] = {}
     for row in rows:
         value = row.metrics[main].value

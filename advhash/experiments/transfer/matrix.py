@@ -33,7 +33,8 @@ from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Metric, mean_metric, paired_difference
 from advhash.measures.sanity import Flag, check_indicators
-from advhash.reports.record import AttackInfo, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import AttackInfo
 from advhash.reports.transfer import TRANSFER, MatrixEntry, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
@@ -192,7 +193,7 @@ def _judged(
 
 
 def _cell(column: Column, seed: int) -> MatrixEntry:
-    found, main = column.columns, main_metric(column.goal)
+    found, main = column.columns, HEADLINES[column.goal].main
     targeted = column.goal == "targeted"
 
     def over(base: npt.NDArray[np.float64]) -> Any:
@@ -216,7 +217,7 @@ def _headline(
     metrics: dict[str, Metric | None] = {}
     for method in methods:
         mine = [column for column in columns if column.method == method]
-        main = main_metric(mine[0].goal)
+        main = HEADLINES[mine[0].goal].main
         for name, same in (("own", True), ("transferred", False)):
             kept = [
                 column.columns[main] for column in mine if (column.source == column.target) is same
