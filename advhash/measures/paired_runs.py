@@ -6,7 +6,8 @@ from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -77,6 +78,15 @@ class Standing:
     metric: str
 
 
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+@_plain_errors()
 def read_queries(
     file: Path,
     columns: Mapping[str, str],
@@ -93,19 +103,6 @@ def read_queries(
 
     Raises ValueError, TypeError and OSError: damaged, or of another run.
     """
-    try:
-        return _read(file, columns, means, count, targeted)
-    except pa.ArrowException as error:
-        raise ValueError(str(error) or type(error).__name__) from None
-
-
-def _read(
-    file: Path,
-    columns: Mapping[str, str],
-    means: Mapping[str, float | None],
-    count: int,
-    targeted: bool,
-) -> Queries:
     wanted = ["query", *(["target"] if targeted else []), *columns.values()]
     with pq.ParquetFile(file) as stored:
         if stored.metadata.num_rows != count:
