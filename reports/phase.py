@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from advhash.measures.intervals import Metric
 from advhash.measures.regimes import REGIMES, Regime, means_by
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import INK, STYLE, Drawing, svg_of
@@ -132,11 +132,13 @@ def verdicts(record: PhaseRecord) -> list[str]:
     )
     lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
     for outcome in MAPS:
-        effect = next(one for one in record.effects if one.outcome == outcome)
+        effect = next(candidate for candidate in record.effects if candidate.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
         if known:
-            told = [f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]]
-            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(told)}.")
+            ordered = [
+                f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]
+            ]
+            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(ordered)}.")
     parts = []
     for name in REGIMES:
         tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
@@ -172,11 +174,11 @@ def effects_table(record: PhaseRecord) -> Table:
         columns("Outcome", *FACTORS.values(), "between repeats"),
         [
             row(
-                titled(one.outcome),
-                (number(percent(one.eta_squared[name])) for name in FACTORS),
-                number(percent(one.repeats)),
+                titled(effect.outcome),
+                (number(percent(effect.eta_squared[name])) for name in FACTORS),
+                number(percent(effect.repeats)),
             )
-            for one in record.effects
+            for effect in record.effects
         ],
     )
 
@@ -189,12 +191,12 @@ def cells_table(record: PhaseRecord) -> Table:
         [*columns(*FACTORS.values(), "repeat", "bits"), *of_figures(*OUTCOMES)],
         [
             row(
-                (number(f"{getattr(one.point, name):g}") for name in FACTORS),
-                number(one.repeat),
-                number(int(one.figures["bits"])),
-                (number(as_number(one.figures.get(name), 3)) for name in OUTCOMES),
+                (number(f"{getattr(cell.point, name):g}") for name in FACTORS),
+                number(cell.repeat),
+                number(int(cell.figures["bits"])),
+                (number(as_number(cell.figures.get(name), 3)) for name in OUTCOMES),
             )
-            for one in record.cells
+            for cell in record.cells
         ],
         headed=False,
     )
@@ -282,7 +284,7 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
             "effects": effects_table(record),
             "cells": cells_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],

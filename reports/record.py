@@ -93,7 +93,7 @@ class VictimInfo(MethodInfo):
     @property
     def label(self) -> str:
         """The name with those of its defences: "dpsh + saat"."""
-        return " + ".join([self.name, *(str(one["name"]) for one in self.defenses)])
+        return " + ".join([self.name, *(str(defense["name"]) for defense in self.defenses)])
 
 
 class AttackInfo(MethodInfo):
@@ -164,8 +164,8 @@ class Document(Part):
         (schema,) = get_args(cls.model_fields["schema_"].annotation)
         body = json.loads(text)
         if not isinstance(body, dict) or body.get("schema") != schema:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise OtherSchema(f"expected a run of schema {schema!r}, got {found!r}")
+            given = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise OtherSchema(f"expected a run of schema {schema!r}, got {given!r}")
         body["schema_"] = body.pop("schema")
         return cls.model_validate(body)
 
@@ -218,7 +218,7 @@ class FileDocument(Document):
     def defended(self) -> str:
         """The victim with its defences: "dpsh + jpeg"."""
         return " + ".join(
-            str(one) for one in (self.victim.name, *(d["name"] for d in self.defenses))
+            str(name) for name in (self.victim.name, *(d["name"] for d in self.defenses))
         )
 
     def label(self, path: Path) -> str:
@@ -291,11 +291,11 @@ class Siblings(Document):
 
     @property
     def records(self) -> list[Record]:
-        return [Record.from_document(one) for one in self.runs]
+        return [Record.from_document(document) for document in self.runs]
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders of the runs, wherever the one above them lies now."""
-        return [folder / Path(one["run"]["folder"]).name for one in self.runs]
+        return [folder / Path(document["run"]["folder"]).name for document in self.runs]
 
 
 def load_record(folder: Path) -> Record:
@@ -304,7 +304,7 @@ def load_record(folder: Path) -> Record:
     if not folder.is_dir():
         raise RunError(f"expected a run folder, got {folder}: no such folder")
     if not file.is_file() or schema_of(folder) == SIBLINGS:
-        siblings = sorted(one.parent for one in folder.glob("*/metrics.json"))
+        siblings = sorted(file.parent for file in folder.glob("*/metrics.json"))
         if siblings:  # of several radii
             raise RunError(
                 f"expected one run, got {folder}, which holds {len(siblings)}: name them, e.g. "

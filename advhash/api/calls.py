@@ -208,7 +208,9 @@ def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> d
     if not isinstance(victim, Trained):
         if data is None:
             raise UsageError("expected data=, a data set whose queries are searched for")
-        return {name: Metric(**one) for name, one in bring(victim, data).card["metrics"].items()}
+        return {
+            name: Metric(**metric) for name, metric in bring(victim, data).card["metrics"].items()
+        }
     trained = _on(victim, data)
     served = trained.victim.served_codes(trained.data)
     return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))

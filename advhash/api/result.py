@@ -113,8 +113,8 @@ class AttackResult:
         return len(self.index)
 
     def __repr__(self) -> str:
-        found = (f"{name}: {value}" for name, value in self.figures())
-        return "\n".join([f"{self.title}, {len(self)} queries", *found, *self.messages])
+        lines = (f"{name}: {value}" for name, value in self.figures())
+        return "\n".join([f"{self.title}, {len(self)} queries", *lines, *self.messages])
 
     def _repr_html_(self) -> str:
         return _VIEW.render(

@@ -25,15 +25,15 @@ def print_benchmark(record: BenchmarkRecord) -> None:
     sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")
     rows = [
         {
-            "data": one.dataset,
-            "budget": one.budget,
-            "rank": one.rank,
-            "victim": one.victim,
-            "attack": one.method,
-            "metric": HEADLINES[one.goal].main,
-            FIGURE: figure(one.metrics[HEADLINES[one.goal].main]),
+            "data": standing.dataset,
+            "budget": standing.budget,
+            "rank": standing.rank,
+            "victim": standing.victim,
+            "attack": standing.method,
+            "metric": HEADLINES[standing.goal].main,
+            FIGURE: figure(standing.metrics[HEADLINES[standing.goal].main]),
         }
-        for one in record.victims
+        for standing in record.victims
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):

@@ -98,8 +98,8 @@ def rate_metric(values: npt.ArrayLike, seed: int) -> Metric:
         raise ValueError(f"expected outcomes in [0,1], got {kept.min():g} to {kept.max():g}")
     if len(kept) == 0 or not np.isin(kept, (0, 1)).all():
         return mean_metric(kept, seed)
-    found = binomtest(int(kept.sum()), len(kept))
-    interval = found.proportion_ci(CONFIDENCE, method="exact")
+    test = binomtest(int(kept.sum()), len(kept))
+    interval = test.proportion_ci(CONFIDENCE, method="exact")
     return Metric(float(kept.mean()), float(interval.low), float(interval.high), len(kept))
 
 

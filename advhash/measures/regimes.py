@@ -89,7 +89,7 @@ def eta_squared(values: npt.ArrayLike, levels: Sequence[object]) -> float | None
         return None
     between = 0.0
     for kind in kinds:
-        mine = numbers[[one == kind for one in levels]]
+        mine = numbers[[level == kind for level in levels]]
         between += len(mine) * float(mine.mean() - numbers.mean()) ** 2
     return min(1.0, between / total)
 

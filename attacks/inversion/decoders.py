@@ -127,10 +127,10 @@ class Inversion(ABC):
         if codes.dim() != 2 or codes.shape[1] != victim.bits:
             raise UsageError(f"expected codes (N,{victim.bits}), got {tuple(codes.shape)}")
         with frozen(victim), seeded(seed):
-            found = self.run(victim, codes.to(victim.device).clone(), modality).detach().cpu()
-        if len(found) != len(codes) or not bool(found.isfinite().all()):
-            raise RuntimeError(f"{type(self).__name__}.run returned {tuple(found.shape)}, or NaN")
-        return found.clamp(*victim.bounds[modality])
+            drawn = self.run(victim, codes.to(victim.device).clone(), modality).detach().cpu()
+        if len(drawn) != len(codes) or not bool(drawn.isfinite().all()):
+            raise RuntimeError(f"{type(self).__name__}.run returned {tuple(drawn.shape)}, or NaN")
+        return drawn.clamp(*victim.bounds[modality])
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -379,16 +379,16 @@ def fit_decoder(
     return network.eval()
 
 
-def _unlike(found: Tensor, true: Tensor) -> Tensor:
+def _unlike(drawn: Tensor, true: Tensor) -> Tensor:
     """1 − mean SSIM of images, which may leave [0,1] while they are learnt."""
-    return 1 - structural_similarity(found, true).mean()
+    return 1 - structural_similarity(drawn, true).mean()
 
 
 def decode(network: nn.Module, seen: Tensor) -> Tensor:
     """(N, …) inputs for (N,F) of what was seen."""
     with torch.no_grad():
-        found: Tensor = network(seen)
-    return found
+        drawn: Tensor = network(seen)
+    return drawn
 
 
 class _Standard(nn.Module):

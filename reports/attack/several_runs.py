@@ -56,7 +56,7 @@ def _differences(records: Sequence[Record]) -> list[str]:
         },
         "the seed": {record.run.seed for record in records},
     }
-    differing = [aspect for aspect, found in aspects.items() if len(found) > 1]
+    differing = [aspect for aspect, kinds in aspects.items() if len(kinds) > 1]
     if not differing:
         return []
     return [
@@ -121,8 +121,8 @@ def _blend(records: Sequence[Record], labels: Sequence[str], pairs: Sequence[Pai
         if metric_of(record, "tmap").value is not None and metric_of(record, "l2").value
     ]
     sentences = []
-    for one, other in combinations(named, 2):
-        plain, method = (one, other) if one[0].attack.name == "blend" else (other, one)
+    for first, other in combinations(named, 2):
+        plain, method = (first, other) if first[0].attack.name == "blend" else (other, first)
         if plain[0].attack.name != "blend" or method[0].attack.name == "blend":
             continue
         alike = same_size(plain[3] or 0.0, method[3] or 0.0)

@@ -205,13 +205,13 @@ def read_list(
         at = f", line {blank}" if labels else ""
         raise DataError(f"{label_file}{at}: expected labels, got none: add them, or take it out")
     table = read_table(labels, label_file, digits=digits_of(asked), expected="labels as numbers")
-    found = text_labels(table, asked, label_file)
-    if len(found) != len(names):
+    labelled = text_labels(table, asked, label_file)
+    if len(labelled) != len(names):
         raise DataError(
-            f"expected labels in each of the {len(names)} lines of {label_file}, got {len(found)}: "
-            "leave out headers and remarks"
+            f"expected labels in each of the {len(names)} lines of {label_file}, got "
+            f"{len(labelled)}: leave out headers and remarks"
         )
-    return Listed(tuple(names), found.hot.unpack().astype(np.uint8), files, found.form)
+    return Listed(tuple(names), labelled.hot.unpack().astype(np.uint8), files, labelled.form)
 
 
 def _name_and_labels(line: str) -> tuple[str, str]:

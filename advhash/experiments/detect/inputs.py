@@ -86,7 +86,7 @@ def mixed_images(images: Tensor, classes: npt.NDArray[np.int64], seed: int) -> T
     generator = np.random.default_rng(seed)
     if len(np.unique(classes)) < 2:
         raise UsageError("mixed inputs: expected test pictures of two classes, got one")
-    other = [int(generator.choice(np.flatnonzero(classes != one))) for one in classes]
+    other = [int(generator.choice(np.flatnonzero(classes != own))) for own in classes]
     return ((images + images[torch.tensor(other)]) / 2 * 255).round() / 255
 
 
