@@ -12,6 +12,7 @@ from advhash.attacks.black_box.baselines import Noise
 from advhash.attacks.gradient.anchors import label_sets
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.budget import Budget
+from advhash.chance import Chance
 from advhash.data.dataset import Batch, Dataset, Modality, Split
 from advhash.defenses.detectors.image_codes import (
     Centre,
@@ -103,8 +104,7 @@ class Combined(CodeDetector):
         codes = victim.encode_split(known, modality)
         seen = AttackData(data, codes, modality, modality)
         sets = label_sets(known.labels)
-        generator = torch.Generator().manual_seed(0)
-        order = torch.rand(len(batch), len(sets), generator=generator)
+        order = Chance(0, batch.index).uniform(len(sets))
         shared = batch.labels.cpu().float() @ sets.float().T > 0
         order[shared] = -1.0
         if bool((order.amax(dim=1) < 0).any()):

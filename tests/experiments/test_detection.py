@@ -298,6 +298,18 @@ class TestAbnormal:
             assert torch.equal(one, two)
             assert not torch.equal(one, other)
 
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_query_gets_the_same_input_in_any_company(
+        self, victim: HashVFL, data: Dataset, clean: Batch, kind: str
+    ) -> None:
+        rows = torch.tensor([7, 2, 11])
+        parts = {name: part[rows] for name, part in clean.inputs.items()}
+        few = Batch(parts, clean.labels[rows], clean.index[rows])
+        alone = abnormal_batch(kind, victim, data, few, seed=0)
+        together = abnormal_batch(kind, victim, data, clean, seed=0)
+        for party, part in alone.inputs.items():
+            assert torch.equal(part, together.inputs[party][rows])
+
     def test_shuffled_tables_keep_every_column(self) -> None:
         whole = load_dataset("breast_cancer")
         view = party_view(whole, 2)

@@ -388,6 +388,8 @@ def test_a_victim_that_cannot_be_searched_is_refused_before_any_training(
         ({"domain": "nas", "search": {"seconds": 0}}, ConfigError, "seconds"),
         ({"domain": "nas", "executor": "moon"}, ConfigError, "no setting 'executor'"),
         ({"domain": "nas", "search": {"population": 2, "tournament": 3}}, UsageError, "tournament"),
+        ({"domain": "nas", "victim": {"name": "csq"}}, UsageError, "expected no victim"),
+        ({"domain": "nas", "budget": {"eps": "8/255"}}, UsageError, "expected no budget"),
         ({"domain": "nas", "table": "/nowhere/table.json.gz"}, RunError, "nas_table.py"),
         ({"domain": "attack", "victim": {"name": "dpsh", **TINY},
           "other": {"name": "dpsh", **TINY}}, UsageError, "no search uses"),
@@ -400,9 +402,9 @@ def test_a_victim_that_cannot_be_searched_is_refused_before_any_training(
 def test_bad_input_is_refused(
     values: dict[str, Any], error: type[AdvhashError], message: str, tmp_path: Path
 ) -> None:
-    given = {"dataset": {"name": "digits", "size": 16}, **values}
+    data = {"dataset": {"name": "digits", "size": 16}} if values["domain"] == "attack" else {}
     with pytest.raises(error, match=message):
-        search(SearchConfig.build(given), tmp_path / "run")
+        search(SearchConfig.build({**data, **values}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

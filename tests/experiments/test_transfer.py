@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from command_line import command
 from killed import killed_when
+from PIL import Image
 
 from advhash.attacks.gradient.targeted import DHTA
 from advhash.cli import app
@@ -339,3 +341,16 @@ def test_a_dry_run_counts_the_victims_that_are_not_trained_yet(
     )
     assert code == 0
     assert json.loads(out)["trainings"] == 2
+
+
+@pytest.mark.parametrize("victims", ["pdq,dpsh", "dpsh,pdq"])
+def test_pictures_without_classes_train_no_victim_in_any_order(
+    victims: str, tmp_path: Path, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    for number in range(24):
+        color = (10 * number, 90, 240 - 10 * number)
+        Image.new("RGB", (64, 64), color).save(tmp_path / f"{number}.png")
+    code, _, told = advhash("transfer", "--victims", victims, "--methods", "noise",
+                            "--dataset", str(tmp_path), "--eps", "8/255", "--dry-run")  # fmt: skip
+    assert code == 3
+    assert "is trained on classes" in told

@@ -7,6 +7,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -59,6 +60,18 @@ def test_every_page_that_a_script_writes_is_in_the_list() -> None:
     assert len(found) >= 8
     for script in found:
         assert f"`benchmarks/{script.name}`" in text
+
+
+def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+    listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
+    for name, given in listed.items():
+        text = (DOCS / name).read_text("utf-8")
+        assert text == tables["headed"](text, **given)
+    for page in DOCS.rglob("*.md"):
+        text, name = page.read_text("utf-8"), str(page.relative_to(DOCS))
+        if name != "tables.md" and re.search(r"benchmarks/\w+\.(py|json)", text):
+            assert name in listed, f"{name}: expected it in benchmarks/measured_at.toml"
 
 
 @pytest.mark.slow

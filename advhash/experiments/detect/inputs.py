@@ -1,6 +1,7 @@
 """Abnormal inputs, one for each clean query: mixed, noisy, out of distribution.
 
-Of a federation party 0 sends them, of a hash of images they are the query.
+In a federation party 0 sends them; for a hash of images they are the query. Each is drawn from the
+random numbers of its query, but for the shuffled features of tables, which couple all queries.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advhash.data.dataset import Batch, Dataset, Modality
+from advhash.chance import Chance
+from advhash.data.dataset import Batch, Dataset, Modality, Split
 from advhash.data.load import is_path, load_dataset
 from advhash.data.parties import party_names, party_view
 from advhash.data.paths import Reads
@@ -37,21 +39,24 @@ def abnormal_batch(
     ood:   all parties see items of another data set (`other`); for tables without one, every
            feature is shuffled by itself, which keeps its distribution and breaks all dependence
     """
-    generator = np.random.default_rng(seed)
+    chance = Chance(seed, batch.index)
     if kind == "mixed":
-        return _with(batch, data.query.rows(_other_class(data, batch, generator)).inputs[MOVED])
+        labels = data.query.labels.argmax(dim=1).numpy()
+        partners = of_other_class(batch.labels.argmax(dim=1).numpy(), labels, chance)
+        return _with(batch, data.query.rows(partners).inputs[MOVED])
     if kind == "noise":
-        torch_generator = torch.Generator().manual_seed(seed)
-        part = batch.inputs[MOVED]
-        draw = torch.rand if victim.is_image(MOVED) else torch.randn
-        return _with(batch, draw(part.shape, generator=torch_generator))
+        shape = batch.inputs[MOVED].shape[1:]
+        draw = chance.uniform if victim.is_image(MOVED) else chance.normal
+        return _with(batch, draw(*shape))
     if victim.is_image(MOVED):
         strange = party_view(other_data(data, victim.shape, other), victim.parties).query
-        rows = generator.permutation(len(strange))[np.arange(len(batch)) % len(strange)]
-        return Batch(strange.rows(rows).inputs, batch.labels, batch.index)
+        return Batch(
+            strange.rows(_shuffled_rows(strange, batch, seed)).inputs, batch.labels, batch.index
+        )
     if other is not None:
         raise UsageError(TABLES)
-    return Batch(_shuffled(batch.inputs, generator), batch.labels, batch.index)
+    shuffled = _shuffled_features(batch.inputs, np.random.default_rng(seed))
+    return Batch(shuffled, batch.labels, batch.index)
 
 
 def abnormal_images(
@@ -67,27 +72,46 @@ def abnormal_images(
     """
     images = batch.inputs["image"]
     if kind == "mixed":
-        made = mixed_images(images, batch.labels.argmax(dim=1).numpy(), seed)
+        classes = batch.labels.argmax(dim=1).numpy()
+        made = mixed_images(images, classes, Chance(seed, batch.index))
     elif kind == "noise":
-        drawn = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
-        made = (drawn * 255).round() / 255
+        made = (Chance(seed, batch.index).uniform(*images.shape[1:]) * 255).round() / 255
     else:
         strange = other_data(data, tuple(images.shape[1:]), other).query
-        order = np.random.default_rng(seed).permutation(len(strange))
-        made = strange.rows(order[np.arange(len(batch)) % len(strange)]).inputs["image"]
+        made = strange.rows(_shuffled_rows(strange, batch, seed)).inputs["image"]
     return Batch({**batch.inputs, "image": made}, batch.labels, batch.index)
 
 
-def mixed_images(images: Tensor, classes: npt.NDArray[np.int64], seed: int) -> Tensor:
-    """Each picture averaged with one of another class, on the 8-bit grid.
+def mixed_images(images: Tensor, classes: npt.NDArray[np.int64], chance: Chance) -> Tensor:
+    """Each of (N,3,H,W) averaged with one of another class, on the 8-bit grid.
+
+    classes: (N,)
+    chance:  the random numbers of the N pictures
 
     Raises UsageError where all are of one class.
     """
-    generator = np.random.default_rng(seed)
-    if len(np.unique(classes)) < 2:
-        raise UsageError("mixed inputs: expected test pictures of two classes, got one")
-    other = [int(generator.choice(np.flatnonzero(classes != own))) for own in classes]
-    return ((images + images[torch.tensor(other)]) / 2 * 255).round() / 255
+    partners = of_other_class(classes, classes, chance)
+    return ((images + images[torch.from_numpy(partners)]) / 2 * 255).round() / 255
+
+
+def of_other_class(
+    classes: npt.NDArray[np.int64], known: npt.NDArray[np.int64], chance: Chance
+) -> npt.NDArray[np.int64]:
+    """(N,) for each of N rows a random one of the M rows of another class.
+
+    classes: (N,) of the rows
+    known:   (M,) of those to choose from
+
+    Raises UsageError where no known row is of another class.
+    """
+    partners = np.empty(len(classes), np.int64)
+    shares = chance.shares()
+    for label in np.unique(classes):
+        rows, others = np.flatnonzero(classes == label), np.flatnonzero(known != label)
+        if not len(others):
+            raise UsageError("mixed inputs: expected test rows of two classes, got one")
+        partners[rows] = others[(shares[rows] * len(others)).astype(np.int64)]
+    return partners
 
 
 def check_inputs(kind: str, victim: HashVFL, data: Dataset, other: str | None) -> None:
@@ -124,16 +148,13 @@ def _with(batch: Batch, part: Tensor) -> Batch:
     return Batch({**batch.inputs, MOVED: part}, batch.labels, batch.index)
 
 
-def _other_class(
-    data: Dataset, batch: Batch, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """(B,) a random row of the query split of another class for each row."""
-    labels = data.query.labels.argmax(dim=1).numpy()
-    own = batch.labels.argmax(dim=1).numpy()
-    return np.array([generator.choice(np.flatnonzero(labels != label)) for label in own])
+def _shuffled_rows(strange: Split, batch: Batch, seed: int) -> npt.NDArray[np.int64]:
+    """(B,) a row of another data set for each query; each twice only where there are too few."""
+    order = np.random.default_rng(seed).permutation(len(strange))
+    return np.asarray(order[batch.index.numpy() % len(strange)])
 
 
-def _shuffled(
+def _shuffled_features(
     inputs: Mapping[Modality, Tensor], generator: np.random.Generator
 ) -> dict[Modality, Tensor]:
     shuffled = {}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.chance import Chance
 from advhash.data.dataset import Batch
 from advhash.defenses.base import Detector
 from advhash.defenses.detectors.novelty import Confidence, Novelty
@@ -56,7 +57,7 @@ def detected(
     if sets.moved is not None:
         kinds["adversarial"] = sets.moved
     try:
-        drawn = derive_seed(config.seed, "mixed images")
+        drawn = Chance(derive_seed(config.seed, "mixed images"), np.arange(len(sets.test)))
         kinds["mixed"] = mixed_images(sets.test, sets.test_classes, drawn)
     except UsageError as error:
         flags.append(Flag("no_mixed_inputs", "info", f"{error}."))

@@ -32,6 +32,7 @@ from advhash.experiments.evolve.winner import best_candidate, exported, on_held_
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.victim import check_place
 from advhash.functional.evolution import Strategy
 from advhash.functional.nas import TABLE, CellDomain, read_table
 from advhash.measures.intervals import mean_metric
@@ -84,6 +85,7 @@ class Evolve(Experiment[SearchConfig, SearchTask, EvolvePlan, SearchRecord]):
         config = _resolved(config)
         parts: dict[str, Part] = {}
         if config.domain == "nas":
+            _expect_no_victims(config)
             file = TABLE if config.table is None else Path(config.table)
             read_table(file)
             inputs = sha256(file)
@@ -157,6 +159,7 @@ def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
     dataset, planned = config.dataset, list[PlannedVictim]()
     for table in (config.victim, config.other):
         known = PlannedVictim.of(victim_config(config, table, dataset))
+        check_place(config.dataset, known.victim)
         attack.check_gradients(known.victim)
         known.victim.check_modality("image")
         dataset = known.dataset
@@ -170,6 +173,17 @@ def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
     _expect_another(config.victim.model_dump() != config.other.model_dump())
     _expect_another(victim.identity != other.identity)
     return victim, other
+
+
+def _expect_no_victims(config: SearchConfig) -> None:
+    """Raise UsageError for a victim, a data set or a budget: a table judges cells."""
+    plain = SearchConfig(domain="nas")
+    for name in ("victim", "other", "dataset", "budget", "targets"):
+        if getattr(config, name) != getattr(plain, name):
+            raise UsageError(
+                f"--domain nas: expected no {name}, as a table judges cells; "
+                "leave it out, or take --domain attack"
+            )
 
 
 def _expect_another(another: bool) -> None:

@@ -58,6 +58,15 @@ def load_data(config: DatasetConfig, victim: type[HashVictim] | HashVictim) -> D
     return load_dataset(config.name or victim.default_dataset, config.settings, reads=victim.reads)
 
 
+def check_place(config: DatasetConfig, victim: HashVictim) -> None:
+    """Raise DataError where a victim does not read what lies at the path of a data set.
+
+    For a victim that sees the data of another one, whose reader may take what it cannot learn from.
+    """
+    if config.name and is_path(config.name):
+        reader_of(Path(config.name).expanduser().resolve(), victim.reads)
+
+
 def sized(
     config: DatasetConfig, victim: type[HashVictim] | HashVictim, side: object
 ) -> DatasetConfig:

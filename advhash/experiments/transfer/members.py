@@ -14,6 +14,7 @@ from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.victim import check_place
 from advhash.experiments.transfer.config import LabelledMethod, LabelledVictim, TransferConfig
 from advhash.registry import DEFENSES
 
@@ -80,6 +81,7 @@ def planned_members(config: TransferConfig) -> list[PlannedMember]:
     for table, label in zip(config.victims, labels_of(config.victims), strict=True):
         planned = PlannedVictim.of(_wanted(config, table, dataset))
         victim = planned.victim
+        check_place(config.dataset, victim)
         mine = (
             planned.data.fingerprint(),
             victim.query_modality(config.protocol.query_modality),
