@@ -21,10 +21,10 @@ def through_codec(images: Tensor, quality: int | None) -> Tensor:
     """
     octets = (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     settings = {"format": "PNG"} if quality is None else {"format": "JPEG", "quality": quality}
-    found = torch.empty_like(octets)
+    coded = torch.empty_like(octets)
     for row, pixels in enumerate(octets.permute(0, 2, 3, 1).numpy()):
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, **settings)
         with Image.open(buffer) as image:
-            found[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return found.to(images) / 255
+            coded[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return coded.to(images) / 255
