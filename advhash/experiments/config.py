@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
-from advhash.data.dataset import Dataset
 from advhash.errors import ConfigError, nearest
 from advhash.registry import Registry
 from advhash.targets import TargetRule
+
+if TYPE_CHECKING:
+    from advhash.data.dataset import Dataset
 
 Model = TypeVar("Model", bound="Table")
 Other = TypeVar("Other", bound="Run")
