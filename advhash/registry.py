@@ -486,7 +486,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
         "advhash.experiments.transfer.run",
-        "advhash.experiments.defend",
+        "advhash.experiments.defend.run",
     ),
     facts=("config", "alone"),
 )

@@ -12,8 +12,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from advhash import registry
-from advhash.errors import ConfigError
-from advhash.registry import INDEX, Entry, Listed, Registry
+from advhash.registry import INDEX, Entry, Registry
 
 REGISTRIES: list[Registry[Any]] = [
     one for one in vars(registry).values() if isinstance(one, Registry)
