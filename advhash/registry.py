@@ -25,6 +25,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ from advhash.errors import ConfigError, UnknownName, UsageError, nearest
 
 T = TypeVar("T")
 Settings = dict[str, Any]
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 INDEX = Path(__file__).with_name("methods.json")
 
 
@@ -61,7 +63,7 @@ class Method(ABC):
 
     @abstractmethod
     def fact(self, name: str) -> Any:
-        """An attribute of the class that its registry keeps; of a class, `module:name`."""
+        """An attribute of the class that its registry keeps, as JSON: a class is `module:name`."""
 
     def check_names(self, kind: str, given: Mapping[str, object]) -> None:
         """Raise ConfigError for the first key that is no setting, with the nearest one."""
@@ -176,7 +178,9 @@ class Entry(Method, Generic[T]):
 
     def fact(self, name: str) -> Any:
         found = getattr(self.build, name)
-        return f"{found.__module__}:{found.__name__}" if inspect.isclass(found) else found
+        if inspect.isclass(found):
+            return f"{found.__module__}:{found.__name__}"
+        return sorted(found) if isinstance(found, frozenset) else found
 
 
 class Listed(Method):
@@ -297,8 +301,7 @@ class Registry(Generic[T]):
 
     def is_place(self, name: str) -> bool:
         """Whether a name is that of a file or folder rather than of a method."""
-        separators = {"/", "\\", os.sep, os.altsep or os.sep}
-        return name not in self and (bool(separators & set(name)) or Path(name).exists())
+        return name not in self and ("/" in name or "\\" in name or os.path.exists(name))
 
     def describe(self, name: str) -> Method:
         """What is known of a method; one of advhash is not imported. Raises as a look-up does."""
@@ -355,6 +358,15 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:  # a constructor refuses a value
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
+
+
+def is_external(name: str) -> bool:
+    """Whether a victim's name has the form `module:function`.
+
+    >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
+    (True, False, False)
+    """
+    return _FUNCTION.fullmatch(name) is not None
 
 
 @functools.cache
@@ -437,6 +449,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.bridge.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
+    facts=("norms",),
     beside=INVERSIONS,
 )
 DEFENSES: Registry[Any] = Registry(

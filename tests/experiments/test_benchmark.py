@@ -31,7 +31,8 @@ from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
-from advhash.experiments.benchmark.suite import SuiteCell, load_suite, plan_suite, shipped_suites
+from advhash.experiments.benchmark.shipped import load_suite, shipped_suites
+from advhash.experiments.benchmark.suite import SuiteCell, plan_suite
 from advhash.experiments.costs import Costs, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
