@@ -377,7 +377,7 @@ def test_a_killed_command_goes_on_in_its_folder(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "abandon", lambda self, **_: self._unlock())  # as a kill does
-        patch.setattr("advhash.experiments.experiment.render", never)
+        patch.setattr("advhash.reports.page.render.render", never)
         with pytest.raises(AssertionError):
             benchmark(SuiteConfig.build(ONE), tmp_path / "run")
     assert (tmp_path / "run.partial").is_dir()
