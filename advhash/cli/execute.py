@@ -236,9 +236,13 @@ def execute(
     """
     from advhash.compute.executor import check_executor
     from advhash.registry import EXPERIMENTS
+    from advhash.storage.run_folder import RunFolder
 
     check_executor(executor)
-    if values is not None:
+    if values is None:
+        assert resume is not None
+        RunFolder.interrupted(resume)
+    else:
         parsed = checked(config_of(kind), values, trust_code=trust_code)
         if not dry_run:
             new_place(out, alone=EXPERIMENTS.describe(kind).fact("alone"))
@@ -246,8 +250,7 @@ def execute(
     from advhash.cli.console import print_json, print_pictures
     from advhash.experiments import experiment as experiments
 
-    if values is None:
-        assert resume is not None
+    if resume is not None:
         with working(quiet) as progress:
             record = experiments.resume(
                 resume,
