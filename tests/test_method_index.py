@@ -12,7 +12,8 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from advhash import registry
-from advhash.registry import INDEX, Entry, Registry
+from advhash.errors import ConfigError
+from advhash.registry import INDEX, Entry, Listed, Method, Registry
 
 REGISTRIES: list[Registry[Any]] = [
     one for one in vars(registry).values() if isinstance(one, Registry)
@@ -56,6 +57,29 @@ def written() -> str:
 
 def test_the_index_is_what_the_methods_say() -> None:
     assert written() == INDEX.read_text("utf-8"), f"`python {__file__}` writes {INDEX} anew"
+
+
+def refusal(known: Method, kind: str, given: dict[str, Any]) -> str | None:
+    try:
+        known.check(kind, given, partly=True)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+@by_kind
+def test_the_index_refuses_what_the_methods_refuse_in_the_same_words(
+    methods: Registry[Any],
+) -> None:
+    for entry in ours(methods):
+        listed = Listed(entry.name, json.loads(INDEX.read_text("utf-8"))[methods.kind][entry.name])
+        for name in (*entry.model.model_fields, "preset", "unheard"):
+            for value in ("?", 2.5, -1, None, True, ["?"], [2.5], {"?": 1}):
+                expected = refusal(entry, methods.kind, {name: value})
+                assert refusal(listed, methods.kind, {name: value}) == expected, (name, value)
+        for preset in entry.presets:
+            assert refusal(listed, methods.kind, {"preset": preset}) is None
+        assert refusal(listed, methods.kind, {"unheard": 1}) is not None
 
 
 if __name__ == "__main__":
