@@ -305,8 +305,9 @@ class Registry(Generic[T]):
 
     def describe(self, name: str) -> Method:
         """What is known of a method; one of advhash is not imported. Raises as a look-up does."""
-        known = self._entries.get(name) or self._listed.get(name)
-        return self[name] if known is None else known
+        if name in self._listed and name not in self._points:  # which refuse a name that is taken
+            return self._entries.get(name) or self._listed[name]
+        return self[name]
 
     def brought(self) -> Iterator[Entry[T]]:
         """The methods of installed packages, imported. Raises UsageError for a broken package."""
@@ -325,7 +326,7 @@ class Registry(Generic[T]):
         """A method, imported. Raises UnknownName, UsageError."""
         if name in self._entries:
             return self._entries[name]
-        if name in self._listed:
+        if name in self._listed and name not in self._points:
             importlib.import_module(self._listed[name].module)
         elif name in self._points:
             point = self._points[name]

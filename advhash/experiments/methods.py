@@ -50,6 +50,8 @@ def _check(table: Table, registries: Mapping[str, Registry[Any]], *, several: bo
             )
         elif not isinstance(one, BudgetConfig):
             _check(one, registries, several=False)
+    if registries.get("attack") is not ATTACKS:  # no input is moved: the plan refuses any budget
+        return
     words = any(_moves_words(one) for name, one in tables if name == "attack")
     for name, one in tables:
         if isinstance(one, BudgetConfig):
