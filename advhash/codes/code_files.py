@@ -43,7 +43,7 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.files import storage_errors
+from advhash.storage.files import expect_room, storage_errors
 
 SUFFIX = ".codes"
 _MAGIC = b"ADVHCODE"
@@ -332,6 +332,8 @@ def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
+            member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
+            expect_room(archive.zip.getinfo(member).file_size)
             array: npt.NDArray[np.generic] = archive[name]
             return array
     except _UNREADABLE as error:

@@ -230,9 +230,7 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"expected safetensors in {weights}, got {_line(error)}") from None
 
 
-def _compare(
-    weights: Path, card: Mapping[str, Any], stored: Shapes, victim: HashVictim
-) -> None:
+def _compare(weights: Path, card: Mapping[str, Any], stored: Shapes, victim: HashVictim) -> None:
     """Raise CheckpointError where a file has other tensors than a victim."""
     expected = {name: tuple(value.shape) for name, value in victim.state_dict().items()}
     odd = sorted(name for name in {*stored, *expected} if stored.get(name) != expected.get(name))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from advhash.errors import RunError
 from advhash.measures.intervals import Difference, holm, paired_difference
 from advhash.reports.record import Record, main_metric
+from advhash.storage.files import expect_room
 
 QUERIES = "queries.parquet"
 SEED = 0  # of intervals and p-values: a page is the same whenever it is drawn
@@ -84,6 +85,9 @@ def _read(file: Path, record: Record, columns: dict[str, str], targeted: bool) -
             raise ValueError(
                 f"{stored.metadata.num_rows} queries, {record.protocol.queries} in the record"
             )
+        groups = (stored.metadata.row_group(place) for place in range(stored.num_row_groups))
+        rows_alone = stored.metadata.num_rows * len(wanted) * 8
+        expect_room(max(rows_alone, sum(group.total_byte_size for group in groups)))
         absent = [name for name in wanted if name not in stored.schema_arrow.names]
         if absent:
             raise ValueError(f"no column {absent[0]!r}")

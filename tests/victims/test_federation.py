@@ -359,7 +359,7 @@ class TestRefusals:
         other.close()
 
     def test_a_message_is_at_most_as_long_as_its_round(self, digits: Dataset) -> None:
-        (party, _), server = ends(digits, small(digits))
+        _, server = ends(digits, small(digits))
         rows, bits = len(server.rounds[0]), server.recipe.bits
         longest = len(pack(Message(Kind.REALS, 0, 0, torch.zeros(rows, bits))))
         one, other = socket.socketpair()

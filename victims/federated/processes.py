@@ -41,8 +41,8 @@ COLUMNS, WEIGHTS, SETTINGS = "columns.safetensors", "bottom.safetensors", "setti
 class Line:
     """One end of a socket that carries whole messages, each after its length.
 
-    Whoever sends half a message, or byte after byte of one, stops nobody: `receive` gives up in time
-    and keeps what came, so that the next call goes on where this one ended.
+    Whoever sends half a message, or byte after byte of one, stops nobody: `receive` gives up in
+    time and keeps what came, so that the next call goes on where this one ended.
     """
 
     def __init__(self, end: socket.socket) -> None:
