@@ -18,7 +18,6 @@ little-endian:
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import tokenize
 import zipfile
@@ -43,7 +42,7 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.files import expect_room, storage_errors
+from advhash.storage.files import expect_room, partial_file
 
 SUFFIX = ".codes"
 _MAGIC = b"ADVHCODE"
@@ -121,15 +120,8 @@ def write_codes(path: Path, data: LabelledCodes) -> None:
         raise UsageError(
             f"expected a file name that ends in {', '.join(writers)}, got {path.name!r}"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with storage_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                writers[path.suffix](stream, data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with partial_file(path) as partial, partial.open("wb") as stream:
+        writers[path.suffix](stream, data)
 
 
 def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:

@@ -37,10 +37,13 @@ SPARE_TENSORS = 1000
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool = False) -> None:
-    """Save tensors as safetensors; `signed`: their digest in its metadata. Raises StorageError."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signature: str = "") -> None:
+    """Save tensors as safetensors. Raises StorageError.
+
+    signature: what they are, whose digest together with theirs goes into the metadata
+    """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {DIGEST: tensors_digest(plain)} if signed else None
+    metadata = {DIGEST: tensors_digest(plain, signature)} if signature else None
     with storage_errors(path):
         try:
             path.write_bytes(safetensors.torch.save(plain, metadata))
@@ -49,10 +52,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool = F
             raise
 
 
-def read_tensors(path: Path, *, signed: bool = False) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, signature: str = "") -> dict[str, Tensor]:
     """Load safetensors. Raises CheckpointError where the file is missing or damaged.
 
-    signed: also where the values are not those that `write_tensors` wrote
+    signature: also where they are not what `write_tensors` wrote under this signature
     """
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
@@ -60,14 +63,14 @@ def read_tensors(path: Path, *, signed: bool = False) -> dict[str, Tensor]:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected safetensors in {path}, got {_line(error)}") from None
-    if signed and digest != tensors_digest(tensors):
+    if signature and digest != tensors_digest(tensors, signature):
         raise CheckpointError(f"the stored values of {path} are not those that were written")
     return tensors
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
+def tensors_digest(tensors: Mapping[str, Tensor], signature: str) -> str:
+    """SHA-256 of a signature and of names, types, shapes and values."""
+    digest = hashlib.sha256(f"{signature}\n".encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
