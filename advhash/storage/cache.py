@@ -29,7 +29,7 @@ from typing import TypeVar
 import platformdirs
 from safetensors import SafetensorError
 
-from advhash.errors import CheckpointError, StorageError
+from advhash.errors import CheckpointError, StorageError, exhausted
 from advhash.storage.files import (
     partial_folder,
     sha256,
@@ -135,6 +135,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
         except PermissionError as error:
             raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
         except DAMAGE as error:
+            if exhausted(error) is not None:  # of this process, which says nothing of the folder
+                raise
             if last:
                 raise StorageError(
                     f"the cache folder {folder} came back damaged right after it was written: "
