@@ -115,7 +115,10 @@ def build_backbone(
     if not timm.is_model(name):
         close = nearest(name, ["cnnf", *timm.list_models()])
         raise ConfigError(f"unknown backbone {name!r}: {close}Known: cnnf and all models of timm")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown backbone {name!r}: {_line(error)}") from None
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
     size = {"img_size": image_size} if fixed else {}
     try:
