@@ -59,9 +59,18 @@ PRIVATE = 0o700  # of folders in the cache: nobody else reads or writes them
 
 
 def cache_root() -> Path:
-    """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash."""
+    """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash.
+
+    Raises StorageError for a user without a home.
+    """
     given = os.environ.get("ADVHASH_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+    try:
+        return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+    except RuntimeError:  # neither $HOME nor the list of users tells it
+        raise StorageError(
+            f"expected a home folder for the cache, got {given or 'none'}: set ADVHASH_CACHE to a "
+            "folder that can be written, in full"
+        ) from None
 
 
 def cache_name() -> str:
