@@ -1,6 +1,6 @@
 """How a command ends, whatever ends it: streams that take nothing, signals, a machine used up.
 
-One door, `ending`, around everything that a command does; see `advhash.errors` for the exit codes.
+One door, `run_to_its_end`, around everything that a command does; exit codes: `advhash.errors`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from advhash.cli.options import fail
@@ -126,6 +126,10 @@ def run_to_its_end(command: Callable[[], object]) -> None:
     try:
         with _signals():
             code = _exit_code(command)
+            if code == 0:
+                code = _exit_code(sys.stdout.flush)
+            with suppress(AdvhashError):  # it has failed already, of which one line is told
+                sys.stdout.flush()
         if code:
             sys.exit(code)
     finally:
@@ -134,10 +138,7 @@ def run_to_its_end(command: Callable[[], object]) -> None:
 
 def _exit_code(command: Callable[[], object]) -> int:
     try:
-        try:
-            command()
-        finally:
-            sys.stdout.flush()
+        command()
     except _Hung as error:
         return error.exit_code
     except AdvhashError as error:

@@ -80,13 +80,13 @@ def partial_file(path: Path) -> Iterator[Path]:
 
     Raises StorageError.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(one for one in _beside(path, ".partial") if one != partial)
+        sweep(_beside(path, ".partial"))
 
         def make() -> Path:
-            partial.touch()
+            partial.touch(exist_ok=False)  # nor where another user put a link
             return partial
 
         handle = _owned(make)
@@ -139,7 +139,7 @@ def sweep(left: Iterable[Path]) -> None:
     """
     for path in left:
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may be a pipe
         except OSError:  # gone meanwhile, or another user's
             continue
         try:

@@ -166,6 +166,15 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_pipe_or_a_link_in_the_way_stops_nobody(tmp_path: Path) -> None:
+    """Other users may put them where they can write."""
+    os.mkfifo(tmp_path / ".a.0.partial")
+    (tmp_path / ".a.1.partial").symlink_to(tmp_path / "precious")
+    write_text(tmp_path / "precious", "mine")
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "lock", lambda handle, wait=False: None)
     old, new = tmp_path / ".a.1.partial", tmp_path / ".a.2.partial"
