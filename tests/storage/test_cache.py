@@ -172,6 +172,23 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert cached("kind", "third", build, built.read) == whole
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), OSError("I/O error: (os error 24)")]
+)
+def test_what_this_process_lacks_is_no_damage(error: OSError, root: Path) -> None:
+    """The folder would be thrown away, and built again where nothing can be opened."""
+    built = Built()
+    cached("kind", "key", built, built.read)
+
+    def read(folder: Path) -> bytes:
+        raise error
+
+    with pytest.raises(OSError, match="24|open files"):
+        cached("kind", "key", built, read)
+    assert built.calls == 1
+    assert (root / "kind" / "key").is_dir()
+
+
 # --- what runs keep
 
 
