@@ -183,7 +183,7 @@ def test_what_this_process_lacks_is_no_damage(error: OSError, root: Path) -> Non
     def read(folder: Path) -> bytes:
         raise error
 
-    with pytest.raises(OSError, match="24|open files"):
+    with pytest.raises(OSError, match=r"24|open files"):
         cached("kind", "key", built, read)
     assert built.calls == 1
     assert (root / "kind" / "key").is_dir()
