@@ -7,7 +7,7 @@ WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: demo screenshot test test-browser test-all bench tables docs lint types clean
+.PHONY: audit demo screenshot test test-browser test-all bench tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +56,10 @@ test-browser: $(STAMP)
 
 test-all: lint types test-browser
 	$(BIN)/pytest -m "not browser"
+
+# Known holes of the versions in requirements.lock, where a database can be reached.
+audit:
+	$(PYTHON) tools/audit.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py

@@ -9,17 +9,21 @@
     │   ├── CheckpointError   exit 3   a checkpoint folder
     │   ├── RunError          exit 3   a run folder
     │   ├── MessageError      exit 3   a message between the parties of a federation
-    │   └── StorageError      exit 3   the disk is full or a folder cannot be written
+    │   ├── StorageError      exit 3   the disk is full or a folder cannot be written
+    │   └── ResourceError     exit 3   memory, open files or threads ran out
     ├── ThresholdMissed       exit 4   a figure fell short of `--fail-under`
     └── CellsFailed           exit 5   some cells of a grid failed
 
 Everything else that escapes is a bug of advhash: it keeps its traceback and exits with 1.
-An interrupt (Ctrl-C) exits with 130.
+An interrupt (Ctrl-C) exits with 130, SIGTERM with 143 and SIGHUP with 129; a reader of stdout that
+went away ends a command with 141.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -75,6 +79,21 @@ class StorageError(RefusedError):
     pass
 
 
+class ResourceError(RefusedError):
+    pass
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that ends the process, cleaned up after as an interrupt is.
+
+    number: of the signal
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class ThresholdMissed(AdvhashError):
     exit_code = 4
 
@@ -91,3 +110,41 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}? " if close else ""
+
+
+_EXHAUSTED = (
+    (
+        "memory",
+        (errno.ENOMEM,),
+        r"cannot allocate memory|can't allocate|out of memory|failed to map",
+    ),
+    ("open files", (errno.EMFILE, errno.ENFILE), r"too many open files|os error 2[34]\b"),
+    ("threads", (), r"can't start new thread|pthread_create|thread creation failed"),
+)
+_ADVICE = {
+    "memory": "allow more, or ask for less: a smaller protocol.batch_size or dataset.size",
+    "open files": "allow more (ulimit -n)",
+    "threads": "allow more (ulimit -u), or set OMP_NUM_THREADS=1",
+}
+
+
+def exhausted(error: BaseException) -> ResourceError | None:
+    """What the machine refused where that is why an error was raised, whatever library raised it.
+
+    >>> exhausted(OSError(24, "Too many open files")).args
+    ('the open files that this process may use are used up: allow more (ulimit -n)',)
+    """
+    if isinstance(error, AdvhashError):
+        return None
+    for what, numbers, pattern in _EXHAUSTED:
+        known = isinstance(error, MemoryError) and what == "memory"
+        if isinstance(error, OSError) and error.errno in numbers:
+            known = True
+        if isinstance(error, OSError | RuntimeError | ImportError) or "Safetensor" in repr(error):
+            known = known or re.search(pattern, str(error), re.IGNORECASE) is not None
+        if known:
+            verb = "is" if what == "memory" else "are"
+            return ResourceError(
+                f"the {what} that this process may use {verb} used up: {_ADVICE[what]}"
+            )
+    return None

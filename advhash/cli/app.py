@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import Annotated, Any
 
@@ -22,22 +21,19 @@ from advhash.cli.data import data_app
 from advhash.cli.defend import defend
 from advhash.cli.detect import detect
 from advhash.cli.encode import encode
+from advhash.cli.endings import run_to_its_end
 from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
 from advhash.cli.invert import invert
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
-from advhash.cli.options import (
-    Json,
-    fail,
-    reported,
-)
+from advhash.cli.options import Json
 from advhash.cli.phase_chart import phase_chart
 from advhash.cli.report import report
 from advhash.cli.train import train
 from advhash.cli.transfer import transfer
 from advhash.compute.processes import process_count
-from advhash.errors import AdvhashError, UsageError
+from advhash.errors import UsageError
 
 
 class Commands(TyperGroup):
@@ -81,18 +77,7 @@ app.command("search", hidden=True)(evolve)  # its name until 0.1
 
 def main() -> None:
     """Entry point. Exit codes: see `advhash.errors`; a bug keeps its traceback and exits with 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without ∞ or × shows ? instead
-            stream.reconfigure(errors="replace")
-    try:
-        app()
-    except AdvhashError as error:
-        fail(str(error), *getattr(error, "__notes__", ()))
-        sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == 130 and not reported:  # Typer swallows an interrupt without a word
-            fail("interrupted")
-        raise
+    run_to_its_end(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""What the commands share: options, how settings come together, how an interrupt is told."""
+"""What the commands share: options, how settings come together, progress."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
     *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
 )
-
-reported: list[int] = []  # that an interrupt was reported
 
 
 class Sets(str):
@@ -242,14 +240,9 @@ def _telling(quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def working(quiet: bool) -> Iterator[Progress]:
-    """Progress on stderr; an interrupt is told in one line and exits with 130."""
+    """Progress on stderr."""
     from advhash.cli.console import progress_display
     from advhash.compute.progress import silent
 
-    try:
-        with _telling(quiet), nullcontext(silent) if quiet else progress_display() as progress:
-            yield progress
-    except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
-        fail("interrupted", *getattr(error, "__notes__", ()))
-        reported.append(130)
-        raise typer.Exit(130) from None
+    with _telling(quiet), nullcontext(silent) if quiet else progress_display() as progress:
+        yield progress

@@ -18,7 +18,6 @@ little-endian:
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import tokenize
 import zipfile
@@ -43,7 +42,7 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.files import storage_errors
+from advhash.storage.files import expect_room, partial_file
 
 SUFFIX = ".codes"
 _MAGIC = b"ADVHCODE"
@@ -121,15 +120,8 @@ def write_codes(path: Path, data: LabelledCodes) -> None:
         raise UsageError(
             f"expected a file name that ends in {', '.join(writers)}, got {path.name!r}"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with storage_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                writers[path.suffix](stream, data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with partial_file(path) as partial, partial.open("wb") as stream:
+        writers[path.suffix](stream, data)
 
 
 def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:
@@ -332,6 +324,8 @@ def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
+            member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
+            expect_room(archive.zip.getinfo(member).file_size)
             array: npt.NDArray[np.generic] = archive[name]
             return array
     except _UNREADABLE as error:

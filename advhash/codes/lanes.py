@@ -9,6 +9,8 @@ numba's own loops are not vectorised here, as LLVM cannot prove that arrays do n
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -123,10 +125,15 @@ any_of = _external("llvm.vector.reduce.or.v8i64", types.int64)
 
 
 def compiled(function):
-    """Compiled on first use and kept on disk, unless there is no folder to keep it in."""
+    """Compiled on first use and kept on disk, unless there is no folder to keep it in.
+
+    What numba keeps are pickles: for a user without a home it would keep them, and read those that
+    others put there, in the working folder.
+    """
     options = {"nogil": True, "error_model": "numpy"}
+    homeless = os.path.expanduser("~") == "~" and not os.environ.get("NUMBA_CACHE_DIR")
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=not homeless, **options)(function)
     except RuntimeError:  # a read-only installation without a home
         return njit(**options)(function)
 

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from advhash.compute.cores import usable_cores
 from advhash.compute.progress import Progress, silent
-from advhash.errors import RefusedError, UsageError
+from advhash.errors import RefusedError, Terminated, UsageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -122,6 +122,20 @@ def _begin_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _interruptible(function: Callable[[Task], Result], task: Task) -> Result:
+    """Call a function that SIGTERM interrupts, so that it leaves nothing half written behind."""
+
+    def raised(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated(number)
+
+    signal.signal(signal.SIGTERM, raised)
+    try:
+        return function(task)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _end_with_parent() -> None:
     """A worker whose parent was killed would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
@@ -143,7 +157,9 @@ def _run_local(
         context = multiprocessing.get_context("spawn")
         workers = min(usable_cores(), len(places))
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-            waiting = {pool.submit(function, tasks[place]): place for place in places}
+            waiting = {
+                pool.submit(_interruptible, function, tasks[place]): place for place in places
+            }
             try:
                 while waiting:
                     finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -152,7 +168,10 @@ def _run_local(
                         report(len(done))
             except BrokenProcessPool:
                 return
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):  # they clean up and end as well
+                    for process in multiprocessing.active_children():
+                        process.terminate()
                 pool.shutdown(cancel_futures=True)  # waits for the tasks that run now
                 raise
 

@@ -236,7 +236,7 @@ class _Work(Generic[CellType]):
     kind: str
     parts: Mapping[str, Part]
     threads: int
-    until: float | None
+    until: _Deadline | None
     cell: CellType | None = None
     part: str = ""
 
@@ -266,12 +266,33 @@ def _undone(
     return undone, {name for cell in undone for name in getattr(cell, "parts", plan.parts)}
 
 
-def _over(until: float | None) -> bool:
-    return until is not None and time.time() >= until
+@dataclass(frozen=True)
+class _Deadline:
+    """When a run begins nothing more.
+
+    shared: by machines, whose one common clock may be set back or forth; else by processes of one
+            machine, whose clock only ticks
+    """
+
+    moment: float
+    shared: bool
+
+    @classmethod
+    def after(cls, minutes: float, executor: str) -> _Deadline:
+        shared = executor not in ("inline", "local")
+        return cls((time.time() if shared else time.monotonic()) + 60 * minutes, shared)
+
+    @property
+    def over(self) -> bool:
+        return (time.time() if self.shared else time.monotonic()) >= self.moment
+
+
+def _over(until: _Deadline | None) -> bool:
+    return until is not None and until.over
 
 
 def _built(
-    kind: Experiment[Any, Any, Any, Any], name: str, place: Place, until: float | None
+    kind: Experiment[Any, Any, Any, Any], name: str, place: Place, until: _Deadline | None
 ) -> Missing | None:
     """Build a part, for all who find it in the cache then; None where it is there."""
     if _over(until):
@@ -286,7 +307,7 @@ def _built(
 
 
 def _result(
-    kind: Experiment[Any, Any, Any, Any], cell: Cell, place: Place, until: float | None
+    kind: Experiment[Any, Any, Any, Any], cell: Cell, place: Place, until: _Deadline | None
 ) -> Result | Missing:
     store = CellStore(kind.name, cell.key)
     if _over(until) and not store.is_done():
@@ -329,7 +350,7 @@ def run(
     began, until = time.perf_counter(), None
     if max_minutes is not None:
         assert kind.keeps_going
-        until = time.time() + 60 * max_minutes
+        until = _Deadline.after(max_minutes, executor)
     plan = kind.plan(config)
     stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
     final = out or Path("runs") / new_run_id(plan.label or kind.name)
@@ -391,7 +412,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     plan: PlanType
     place: Place
     steps: Steps
-    until: float | None
+    until: _Deadline | None
 
     def results(self) -> list[Result | Missing]:
         """What each cell gave, in order."""

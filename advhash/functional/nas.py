@@ -37,6 +37,7 @@ SEEN = 2  # pools of a cell after which, in `nas_training`, each place has seen 
 EDGES = tuple(itertools.combinations(range(VERTICES), 2))
 TABLE = Path(__file__).with_name("nas_table.json.gz")
 SCHEMA = "advhash/nas-table/1"
+MOST_BYTES = 2**28  # of a table, unpacked
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,11 @@ def read_table(file: Path | None = None) -> dict[str, Any]:
     """
     file = file or TABLE
     try:
-        table = json.loads(gzip.decompress(file.read_bytes()))
+        with gzip.open(file, "rb") as stream:
+            unpacked = stream.read(MOST_BYTES + 1)
+        if len(unpacked) > MOST_BYTES:
+            raise ValueError(f"over {MOST_BYTES:,} bytes")
+        table = json.loads(unpacked)
         known = table["schema"] == SCHEMA and isinstance(table["cells"], dict)
     except FileNotFoundError:
         raise RunError(

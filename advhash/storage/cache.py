@@ -2,39 +2,45 @@
 
     <cache root>/<kind>/<key>/digests.json
 
-Beside what a folder holds lies the SHA-256 of each of its files, by which it is checked whenever it
-is read: what is damaged is discarded and built again, once. The root is $ADVHASH_CACHE, or the
-user's cache folder. Everything in it can be deleted at any time: it is built again when it is next
-needed.
+Beside what a folder holds lie its kind and key and the SHA-256 of each of its files, by which it is
+checked whenever it is read: what is damaged, or lies under another name than it was written, is
+discarded and built again, once. What another user wrote is refused: digests tell damage, not who
+wrote them. The root is $ADVHASH_CACHE, or the user's cache folder. Everything in it can be deleted
+at any time: it is built again when it is next needed.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
 from safetensors import SafetensorError
 
-from advhash.errors import CheckpointError, StorageError
-from advhash.storage.files import sha256, storage_errors, write_json, write_text
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
+from advhash.errors import CheckpointError, StorageError, exhausted
+from advhash.storage.files import (
+    partial_folder,
+    sha256,
+    storage_errors,
+    sweep,
+    write_json,
+    write_text,
+)
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 ADVICE = "free space there, or set ADVHASH_CACHE to a folder that can be written"
 DAMAGE = (
@@ -45,16 +51,26 @@ DAMAGE = (
     TypeError,
     ValueError,
     AttributeError,
+    RecursionError,
 )
 DIGESTS = "digests.json"
 LARGE = 2**28  # bytes; larger files are read again only where their time of change is another
-STALE_SECONDS = 24 * 3600  # nobody sweeps a temporary folder before
+PRIVATE = 0o700  # of folders in the cache: nobody else reads or writes them
 
 
 def cache_root() -> Path:
-    """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash."""
+    """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash.
+
+    Raises StorageError for a user without a home.
+    """
     given = os.environ.get("ADVHASH_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+    try:
+        return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+    except RuntimeError:  # neither $HOME nor the list of users tells it
+        raise StorageError(
+            f"expected a home folder for the cache, got {given or 'none'}: set ADVHASH_CACHE to a "
+            "folder that can be written, in full"
+        ) from None
 
 
 def cache_name() -> str:
@@ -63,24 +79,28 @@ def cache_name() -> str:
     Raises StorageError.
     """
     file = cache_root() / "name"
-    if not file.is_file():
-        drawn = file.with_name(f"name.{uuid.uuid4().hex}")
-        write_text(drawn, uuid.uuid4().hex)
-        with storage_errors(file, ADVICE):
-            try:
-                os.link(drawn, file)  # whole, and by the first of several processes alone
-            except FileExistsError:
-                pass
-            finally:
-                drawn.unlink()
     with storage_errors(file, ADVICE):
-        return file.read_text("utf-8")
+        while True:
+            try:
+                known = file.read_bytes()
+            except FileNotFoundError:
+                known = None
+            except IsADirectoryError:
+                shutil.rmtree(file)
+                continue
+            if known is not None and re.fullmatch(rb"[0-9a-f]{32}", known):
+                return known.decode()
+            if known is not None:  # damaged
+                file.unlink(missing_ok=True)
+            with partial_folder(file, mode=PRIVATE) as drawn:
+                write_text(drawn / "name", uuid.uuid4().hex)
+                with suppress(FileExistsError):
+                    os.link(drawn / "name", file)  # by the first of several processes alone
 
 
 def content_key(content: object) -> str:
     """16 hex digits that name a JSON-able value, whatever the order of its keys."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return _digest(content)[:16]
 
 
 def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
@@ -88,7 +108,7 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
     `build` fills a temporary sibling that is then renamed, so the folder is complete wherever it
     exists. Of two processes that build it at once, the slower one drops its copy. A failure or an
-    interrupt leaves nothing behind.
+    interrupt leaves nothing behind, and what a kill left is removed when the next one is built.
 
     Raises StorageError: the disk is full, or the cache cannot be written.
     """
@@ -96,25 +116,26 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     with storage_errors(folder, ADVICE):
+        make_way(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=folder.parent))
+        sweep(folder.parent.glob(".*.tmp"))
         try:
-            with _held(temporary):
+            with partial_folder(folder, mode=PRIVATE) as temporary:
                 build(temporary)
-                _sign(temporary)
+                _sign(temporary, f"{kind}/{key}")
                 temporary.rename(folder)
         except OSError as error:
             faster = error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.is_dir()
             if not faster:  # than this process was another one
                 raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What `read` makes of the cached folder; a damaged one is discarded and built again, once."""
+    """What `read` makes of the cached folder; a damaged one is discarded and built again, once.
+
+    Raises StorageError: it is another user's, is damaged again at once, or cannot be written.
+    """
     for last in (False, True):
         folder = cached_folder(kind, key, build)
         try:
@@ -123,6 +144,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
         except PermissionError as error:
             raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
         except DAMAGE as error:
+            if exhausted(error) is not None:  # of this process, which says nothing of the folder
+                raise
             if last:
                 raise StorageError(
                     f"the cache folder {folder} came back damaged right after it was written: "
@@ -132,8 +155,39 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
     raise AssertionError("unreachable")
 
 
-def _sign(folder: Path) -> None:
-    """Write the digests of all files of a folder beside them."""
+def make_way(folder: Path) -> None:
+    """Remove a file that lies in the cache where a folder, or one above it, has its place."""
+    root = cache_root()
+    for place in (*reversed(folder.parents), folder):
+        if root in place.parents and os.path.lexists(place) and not place.is_dir():
+            logger.info("%s was a file in the place of a cache folder: it is built again", place)
+            place.unlink(missing_ok=True)
+
+
+def expect_own(path: Path) -> None:
+    """Raise StorageError for a file or folder of another user, who may have written any figure."""
+    if not hasattr(os, "geteuid"):  # Windows keeps caches apart by itself
+        return
+    owner = path.stat().st_uid
+    if owner not in (os.geteuid(), 0, _owner_here(str(cache_root()))):
+        raise StorageError(
+            f"expected a cache that this user wrote, got {path} of user {owner}, who may have "
+            "written any figure: set ADVHASH_CACHE to a folder of your own"
+        )
+
+
+@functools.cache
+def _owner_here(root: str) -> int:
+    """Whom the file system of the cache calls the owner of what this process writes there."""
+    try:
+        with tempfile.TemporaryFile(dir=root) as probe:
+            return os.fstat(probe.fileno()).st_uid
+    except OSError:
+        return os.geteuid()
+
+
+def _sign(folder: Path, name: str) -> None:
+    """Write the name of a folder, its kind and key, and the digests of all its files into it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {
         path.relative_to(folder).as_posix(): [
@@ -143,7 +197,14 @@ def _sign(folder: Path) -> None:
         ]
         for path in files
     }
-    write_json(folder / DIGESTS, digests)
+    body = {"name": name, "files": digests}
+    write_json(folder / DIGESTS, {**body, "sha256": _digest(body)})
+
+
+def _digest(content: object) -> str:
+    """SHA-256 of a JSON-able value, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def check(folder: Path) -> None:
@@ -151,58 +212,32 @@ def check(folder: Path) -> None:
 
     Of a file above 256 MiB whose size and time of change are those of the day it was written, the
     bytes are not read: pictures of large sets are mapped so that nobody has to.
+
+    Raises StorageError where another user wrote it.
     """
+    for path in (folder, folder / DIGESTS):
+        expect_own(path)
     written = json.loads((folder / DIGESTS).read_text("utf-8"))
-    if not written:
-        raise ValueError(f"expected the digests of what was written, got none in {folder}")
-    for name, (digest, size, changed) in written.items():
-        status = (folder / name).stat()
-        if status.st_size != size:
-            raise ValueError(f"expected {size} bytes in {folder / name}, got {status.st_size}")
-        if size > LARGE and status.st_mtime_ns == changed:
+    name = f"{folder.parent.name}/{folder.name}"
+    if written.pop("sha256") != _digest(written) or not written["files"]:
+        raise ValueError(f"expected the digests of what was written in {folder}, got others")
+    if written["name"] != name:
+        raise ValueError(f"expected {name} in {folder}, got {written['name']}")
+    for file, (digest, size, changed) in written["files"].items():
+        expect_own(folder / file)
+        found = (folder / file).stat()
+        if found.st_size != size:
+            raise ValueError(f"expected {size} bytes in {folder / file}, got {found.st_size}")
+        if size > LARGE and found.st_mtime_ns == changed:
             continue
-        if sha256(folder / name) != digest:
-            raise ValueError(f"the stored bytes of {folder / name} are not those that were written")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove temporary folders that killed processes left behind."""
-    for left in parent.glob(".*.tmp"):
-        try:
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                with _held(left) as free:
-                    if free:
-                        shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # gone meanwhile, or another user's
-            continue
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Lock a folder until the block or the process ends. False: another process holds it."""
-    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
-    free = True
-    try:
-        if handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        free = False
-    except OSError:  # a file system without locks, as some that are shared
-        pass
-    try:
-        yield free
-    finally:
-        if handle is not None:
-            os.close(handle)
+        if sha256(folder / file) != digest:
+            raise ValueError(f"the stored bytes of {folder / file} are not those that were written")
 
 
 def _discard(folder: Path) -> None:
     """Remove a damaged cache folder. Raises StorageError."""
-    with storage_errors(folder, ADVICE):
-        gone = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    with storage_errors(folder, ADVICE), partial_folder(folder, mode=PRIVATE) as gone:
         try:
             folder.rename(gone / folder.name)
         except FileNotFoundError:
             return  # another process discarded it
-        finally:
-            shutil.rmtree(gone, ignore_errors=True)

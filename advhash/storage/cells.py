@@ -9,7 +9,6 @@ A result that is not what was written is discarded and computed again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from advhash.errors import CheckpointError
-from advhash.storage.cache import cache_root, cached
+from advhash.storage.cache import cache_root, cached, expect_own, make_way
 from advhash.storage.checkpoint import read_tensors, write_tensors
-from advhash.storage.files import storage_errors, write_json
+from advhash.storage.files import partial_file, storage_errors, write_json
 
 DOCUMENT, TENSORS = "result.json", "result.safetensors"
 
@@ -80,17 +79,20 @@ class CellStore:
     def piece(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of one piece of the work: read where it is done already, else made."""
         file = self.pieces / f"{name}.safetensors"
+        signature = f"{self.kind}/{self.key}/{name}"
+        with storage_errors(file):
+            make_way(self.pieces)
+            if file.is_dir():
+                shutil.rmtree(file)
         if file.is_file():
+            expect_own(file)
             try:
-                return read_tensors(file, signed=True)
-            except CheckpointError:  # damaged by a crash: make it again
+                return read_tensors(file, signature=signature)
+            except CheckpointError:  # damaged by a crash, or that of another: make it again
                 file.unlink(missing_ok=True)
         tensors = dict(make())
-        partial = file.with_name(f"{name}.{os.getpid()}.partial")
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(partial, tensors, signed=True)
-            partial.replace(file)
+        with partial_file(file) as partial:
+            write_tensors(partial, tensors, signature=signature)
         return tensors
 
     def forget(self) -> None:

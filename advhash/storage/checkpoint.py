@@ -1,15 +1,16 @@
 """Checkpoints: `model.safetensors` and `card.json` in one folder. Never a pickle.
 
 The card names the victim, its settings, its defences, its data and the SHA-256 of the weights.
-Loading builds the victim from the registry, compares names, shapes and types of all tensors with
-what that victim has, and only then reads them.
+Loading builds the victim from the registry without memory for its tensors, compares the names and
+shapes of those in the file with what that victim has, and only then builds it and reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from advhash import __version__
 from advhash.errors import AdvhashError, CheckpointError
@@ -31,12 +33,17 @@ CARD, WEIGHTS = "card.json", "model.safetensors"
 DIGEST = "sha256 of the tensors"
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 _MAX_CARD = 16 * 2**20
+SPARE_TENSORS = 1000
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool = False) -> None:
-    """Save tensors as safetensors; `signed`: their digest in its metadata. Raises StorageError."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signature: str = "") -> None:
+    """Save tensors as safetensors. Raises StorageError.
+
+    signature: what they are, whose digest together with theirs goes into the metadata
+    """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata = {DIGEST: tensors_digest(plain)} if signed else None
+    metadata = {DIGEST: tensors_digest(plain, signature)} if signature else None
     with storage_errors(path):
         try:
             path.write_bytes(safetensors.torch.save(plain, metadata))
@@ -45,10 +52,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool = F
             raise
 
 
-def read_tensors(path: Path, *, signed: bool = False) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, signature: str = "") -> dict[str, Tensor]:
     """Load safetensors. Raises CheckpointError where the file is missing or damaged.
 
-    signed: also where the values are not those that `write_tensors` wrote
+    signature: also where they are not what `write_tensors` wrote under this signature
     """
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
@@ -56,14 +63,14 @@ def read_tensors(path: Path, *, signed: bool = False) -> dict[str, Tensor]:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"expected safetensors in {path}, got {_line(error)}") from None
-    if signed and digest != tensors_digest(tensors):
+    if signature and digest != tensors_digest(tensors, signature):
         raise CheckpointError(f"the stored values of {path} are not those that were written")
     return tensors
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
+def tensors_digest(tensors: Mapping[str, Tensor], signature: str) -> str:
+    """SHA-256 of a signature and of names, types, shapes and values."""
+    digest = hashlib.sha256(f"{signature}\n".encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -160,12 +167,12 @@ def _check_notes(card: Mapping[str, Any]) -> None:
 def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
     """Registry + weights, strict. Returns the victim (eval mode, on the CPU) and its card.
 
+    The card may come from a stranger: what it asks for is built on torch's meta device first, where
+    tensors have shapes and no values, and takes memory only where the file has all its tensors.
+
     Raises CheckpointError: missing, truncated, altered or foreign files.
     """
     card = read_card(folder)
-    settings = dict(card["settings"])
-    if "pretrained" in settings:  # the weights are here: fetch none
-        settings["pretrained"] = False
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise CheckpointError(f"expected {WEIGHTS} in checkpoint {folder}, got none")
@@ -174,35 +181,24 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
             f"expected {weights} with the SHA-256 of its card, got another one: truncated or "
             "altered; copy the checkpoint again or train it anew"
         )
+    stored = _shapes(weights)
     try:
+        if not VICTIMS[card["name"]].digest:  # a package's victim may need values to be built
+            with torch.device("meta"), _at_most(len(stored), weights):
+                _compare(weights, card, stored, _assembled(card))
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten below
-            victim: HashVictim = VICTIMS.create(card["name"], settings)
-            for applied in card.get("defenses", []):
-                defense = DEFENSES.create(applied["name"], applied["settings"])
-                if hasattr(defense, "wrap"):  # it trained nothing: it stands around the victim
-                    victim = defense.wrap(victim)
+            victim = _assembled(card)
+    except CheckpointError:
+        raise
     except AdvhashError as error:
         raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     except (RuntimeError, TypeError) as error:  # torch refuses the sizes that the card asks for
         raise CheckpointError(
             f"checkpoint {folder} does not fit this advhash: {_line(error)}"
         ) from None
-    wanted = victim.state_dict()
-    try:
-        with safetensors.safe_open(weights, framework="pt") as stored:
-            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"expected safetensors in {weights}, got {_line(error)}") from None
-    expected = {name: tuple(value.shape) for name, value in wanted.items()}
-    if shapes != expected:
-        odd = sorted(
-            name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name)
-        )
-        raise CheckpointError(
-            f"{weights} does not fit victim {card['name']!r}: {len(odd)} tensors differ, first "
-            f"{odd[0]!r}: expected {expected.get(odd[0], 'none')}, got {shapes.get(odd[0], 'none')}"
-        )
+    _compare(weights, card, stored, victim)
     tensors = read_tensors(weights)
+    wanted = victim.state_dict()
     kinds = [name for name, value in tensors.items() if value.dtype != wanted[name].dtype]
     if kinds:
         raise CheckpointError(f"{weights}: expected {wanted[kinds[0]].dtype} in {kinds[0]!r}")
@@ -213,6 +209,60 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
     history = card.get("history", [])
     victim.history = history if isinstance(history, list) else []
     return victim.eval(), card
+
+
+def _assembled(card: Mapping[str, Any]) -> HashVictim:
+    """The victim of a card with random weights, behind its defences. Raises AdvhashError."""
+    settings = dict(card["settings"])
+    if "pretrained" in settings:  # the weights are here: fetch none
+        settings["pretrained"] = False
+    victim: HashVictim = VICTIMS.create(card["name"], settings)
+    for applied in card.get("defenses", []):
+        defense = DEFENSES.create(applied["name"], applied["settings"])
+        if hasattr(defense, "wrap"):  # it trained nothing: it stands around the victim
+            victim = defense.wrap(victim)
+    return victim
+
+
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file, by name. Raises CheckpointError."""
+    try:
+        with safetensors.safe_open(weights, framework="pt") as stored:
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"expected safetensors in {weights}, got {_line(error)}") from None
+
+
+def _compare(weights: Path, card: Mapping[str, Any], stored: Shapes, victim: HashVictim) -> None:
+    """Raise CheckpointError where a file has other tensors than a victim."""
+    expected = {name: tuple(value.shape) for name, value in victim.state_dict().items()}
+    odd = sorted(name for name in {*stored, *expected} if stored.get(name) != expected.get(name))
+    if odd:
+        raise CheckpointError(
+            f"{weights} does not fit victim {card['name']!r}: {len(odd)} tensors differ, first "
+            f"{odd[0]!r}: expected {expected.get(odd[0], 'none')}, got {stored.get(odd[0], 'none')}"
+        )
+
+
+@contextmanager
+def _at_most(tensors: int, weights: Path) -> Iterator[None]:
+    """Stop a victim that is being built as soon as it has many more tensors than a file."""
+    made = 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += 1
+        if made > SPARE_TENSORS + 2 * tensors:  # some modules build a tensor and replace it
+            raise CheckpointError(
+                f"{weights} does not fit its card, which asks for more than {made} tensors: "
+                f"expected those of the card, got {tensors}"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _line(error: Exception) -> str:

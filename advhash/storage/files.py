@@ -1,4 +1,9 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files and folders so that a reader never sees half of one.
+
+What is being written lies beside its place, under a hidden name and locked by the process that
+writes it. The lock goes with the process, however that ends: what lies there without one was left
+behind by a kill, and is removed by whoever writes in that place next.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,21 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from advhash.errors import StorageError
 
+if sys.platform != "win32":
+    import fcntl
+
+STALE_SECONDS = 24 * 3600  # where a file system has no locks, nobody sweeps what is younger
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -23,10 +36,20 @@ _DISK = {
     errno.EROFS: "the file system is read-only",
     errno.EFBIG: "the file size limit is reached",
     errno.EEXIST: "a part of the path is a file",
+    errno.ENOTEMPTY: "a folder of that name is there",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "a link leads back to itself",
     errno.ENOTDIR: "a part of the path is a file",
 }
+
+
+LARGEST = 8 * 2**30  # bytes that one file of a stranger may unpack to
+
+
+def expect_room(size: int) -> None:
+    """Raise ValueError before a foreign file is unpacked to more than 8 GiB, by what it states."""
+    if size > LARGEST:
+        raise ValueError(f"{size:,} bytes unpacked, over {LARGEST:,}")
 
 
 @contextmanager
@@ -47,14 +70,125 @@ def storage_errors(
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises StorageError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write into, which takes its place where the block succeeds.
+
+    Raises StorageError.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(_beside(path, ".partial"))
+
+        def make() -> Path:
+            partial.touch(exist_ok=False)  # nor where another user put a link
+            return partial
+
+        handle = _owned(make)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextmanager
+def partial_folder(folder: Path, *, mode: int = 0o777) -> Iterator[Path]:
+    """A new folder beside `folder` to fill, which is removed after the block unless it was renamed.
+
+    mode: who may do what with it, as far as the umask allows
+
+    Raises OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(_beside(folder, ".tmp"))
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp"))
+        made[-1].mkdir(mode)
+        return made[-1]
+
+    handle = _owned(make)
+    try:
+        yield made[-1]
+    finally:
+        shutil.rmtree(made[-1], ignore_errors=True)
+        os.close(handle)
+
+
+def _beside(path: Path, suffix: str) -> list[Path]:
+    """What is being written, or was left half written, in the place of a path."""
+    start = f".{path.name}."
+    with os.scandir(path.parent) as entries:
+        names = [one.name for one in entries]
+    found = (name for name in names if name.startswith(start) and name.endswith(suffix))
+    return [path.with_name(name) for name in found]
+
+
+def sweep(left: Iterable[Path]) -> None:
+    """Remove half-written files and folders whose processes ended before they were whole.
+
+    What is locked is being written. Where the file system has no locks, age decides.
+    """
+    for path in left:
+        try:
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # it may be a pipe
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            free = lock(handle)
+            if free is None:
+                free = time.time() - os.fstat(handle).st_mtime > STALE_SECONDS
+            if free and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif free:
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+
+
+def lock(handle: int, *, wait: bool = False) -> bool | None:
+    """Lock an open file or folder until its handle is closed or the process ends.
+
+    False: another process holds it. None: nothing can be locked there.
+    """
+    if sys.platform == "win32":  # which has no such locks
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, as some that are shared
+        return None
+    return True
+
+
+def _owned(make: Callable[[], Path]) -> int:
+    """The handle of what `make` makes, locked; made again where somebody swept it before."""
+    while True:
+        path = make()
+        handle = os.open(path, os.O_RDONLY)
+        lock(handle, wait=True)
+        if is_open(handle, path):
+            return handle
+        os.close(handle)
+
+
+def is_open(handle: int, path: Path) -> bool:
+    """Whether a path still names what is open under a handle."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

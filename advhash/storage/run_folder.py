@@ -25,12 +25,7 @@ from typing import Any
 
 from advhash import __version__
 from advhash.errors import RunError
-from advhash.storage.files import storage_errors, write_json, write_text
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
+from advhash.storage.files import is_open, lock, storage_errors, sweep, write_json, write_text
 
 _SUFFIX = ".partial"
 IDENTITY, CONFIG = "identity.json", "config.toml"
@@ -159,16 +154,23 @@ class RunFolder:
     def start(cls, final: Path) -> RunFolder:
         """Begin a run. Raises RunError where it exists already, StorageError."""
         run = cls(final.absolute())
-        for path, advice in (
-            (run.final, "choose another --out or delete it"),
-            (run.path, f"continue it with --resume {final} or delete it"),
-        ):
-            if path.exists():
-                raise RunError(f"expected a new run folder, got {path}, which exists: {advice}")
+        run._expect_new(run.final, "choose another --out or delete it")
+        unfinished = f"continue it with --resume {final} or delete it"
+        run._expect_new(run.path, unfinished)
         with storage_errors(run.path):
-            run.path.mkdir(parents=True)
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                run.path.mkdir()
+            except FileExistsError:  # another command began it meanwhile
+                run._expect_new(run.path, unfinished)
+                raise
         run._mine = True
         return run
+
+    @staticmethod
+    def _expect_new(path: Path, advice: str) -> None:
+        if path.exists():
+            raise RunError(f"expected a new run folder, got {path}, which exists: {advice}")
 
     @classmethod
     def start_or_continue(cls, final: Path) -> RunFolder:
@@ -179,9 +181,19 @@ class RunFolder:
         run = cls(final.absolute())
         while True:
             if not run.path.is_dir() or run.final.exists():
-                run = cls.start(final)
-            if fcntl is None or run._locked():
-                return run
+                try:
+                    run = cls.start(final)
+                except RunError:
+                    if run.final.exists() or not run.path.is_dir():
+                        raise
+                    continue  # another command began it meanwhile: one of the two gets the lock
+            if run._locked():
+                break
+        if run.final.exists():  # begun and finished by another command meanwhile
+            run.abandon(keep=False)
+            run._expect_new(run.final, "choose another --out or delete it")
+        sweep(run.path.rglob(".*.partial"))
+        return run
 
     def _locked(self) -> bool:
         """Lock the folder until this process ends, killed or not. False: it went meanwhile."""
@@ -190,22 +202,18 @@ class RunFolder:
                 self._lock = os.open(self.path, os.O_RDONLY)
             except FileNotFoundError:
                 return False
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        free = lock(self._lock)
+        if free is False:
             self._unlock()
             raise RunError(
                 f"expected a folder that nobody writes, got {self.path}: wait for the other "
                 "command, or choose another --out"
-            ) from None
-        except OSError:  # a file system without locks, as some that are shared
+            )
+        if free is None:
             self._unlock()
             return True
-        try:
-            if os.path.samestat(os.fstat(self._lock), os.stat(self.path)):
-                return True
-        except FileNotFoundError:
-            pass
+        if is_open(self._lock, self.path):
+            return True
         self._unlock()  # what another process finished or removed since
         return False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import resvg_py
 from advhash.errors import StorageError
 from advhash.reports.elements.tables import Table, TableCell
 from advhash.reports.page.render import Page
-from advhash.storage.files import storage_errors, write_bytes
+from advhash.storage.files import partial_folder, storage_errors, write_bytes
 
 SCALE = 2  # pixels of a PNG to one of the page
 NUMBER = re.compile(r"–?|[-+]?[\d.]+(/255)?")  # a figure, or none
@@ -167,15 +166,8 @@ def _write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     """All files in a new folder, or no folder."""
     if folder.exists():
         raise StorageError(f"expected a new folder, got {folder}, which exists: name another one")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with storage_errors(folder):
-            partial.mkdir(parents=True)
+    with storage_errors(folder), partial_folder(folder) as partial:
         for name, content in files.items():
             write_bytes(partial / name, content)
-        with storage_errors(folder):
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.rename(folder)
     return [folder / name for name in files]

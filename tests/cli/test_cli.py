@@ -481,9 +481,10 @@ def test_interrupted_run_resumes_to_the_same_figures(
     assert Path(f"{out}.partial/config.toml").is_file()
     done = sorted(pieces.glob("*/*.safetensors"))
     assert 1 <= len(done) < 6
-    first = read_tensors(done[0], signed=True)
+    signature = f"attack/{done[0].parent.name}/{done[0].stem}"
+    first = read_tensors(done[0], signature=signature)
     marked = {**first, "seconds": torch.tensor(24_000.0, dtype=torch.float64)}
-    write_tensors(done[0], marked, signed=True)  # used, not made again: it shows below
+    write_tensors(done[0], marked, signature=signature)  # used, not made again: it shows below
     resumed = subprocess.run(
         [sys.executable, "-m", "advhash", "attack", "--resume", str(out), "--json", "-q"],
         capture_output=True,

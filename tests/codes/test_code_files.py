@@ -21,6 +21,7 @@ from advhash.codes.code_files import (
 )
 from advhash.codes.labels import LabelForm, read_labels as as_labels
 from advhash.errors import DataError, StorageError, UsageError
+from advhash.storage import files
 
 
 def sample(rows: int = 100, bits: int = 70, classes: int = 5, seed: int = 0) -> LabelledCodes:
@@ -286,6 +287,16 @@ def test_what_is_no_label_is_refused(tmp_path: Path, labels: npt.ArrayLike, mess
     file = tmp_path / "a.npz"
     np.savez(file, codes=np.ones((2, 3)), labels=labels)
     with pytest.raises(DataError, match=message):
+        read_codes(file)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_should_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, codes=np.zeros((1000, 8), np.int8), labels=np.zeros(1000, np.int8))
+    monkeypatch.setattr(files, "LARGEST", 2000)
+    with pytest.raises(DataError, match=r"8,\d+ bytes unpacked, over 2,000"):
         read_codes(file)
 
 

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -647,12 +648,24 @@ def test_what_a_killed_process_left_is_swept(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     left = tmp_path / "data" / ".old.abc.tmp"
     left.mkdir(parents=True)
-    recent = tmp_path / "data" / ".new.abc.tmp"
-    recent.mkdir()
-    os.utime(left, (0, 0))
     cached_folder("data", "key", lambda folder: None)
     assert not left.exists()
-    assert recent.exists()
+
+
+def test_a_file_in_the_place_of_a_cached_folder_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    caplog.set_level("INFO", "advhash")
+    for place in (tmp_path / "data" / "key", tmp_path / "data"):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("what is this?")
+        caplog.clear()
+        assert cached_folder("data", "key", lambda folder: None).is_dir()
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{place} was a file in the place of a cache folder: it is built again"
+        ]
 
 
 def test_what_takes_days_to_build_is_not_swept(

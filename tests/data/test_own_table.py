@@ -248,6 +248,18 @@ def test_rows_without_a_class_are_left_out_and_number_classes_are_sorted(tmp_pat
     assert len(data.query) + len(data.validation) + len(data.database) == 115
 
 
+def test_a_small_parquet_file_of_endless_rows_is_refused(tmp_path: Path) -> None:
+    """A word that repeats takes a few bytes in the file."""
+    file = tmp_path / "a.parquet"
+    words = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**20, np.int32)), pa.array(["a"]))
+    with pq.ParquetWriter(file, pa.schema([("a", words.type), ("b", words.type)])) as writer:
+        for _ in range(130):
+            writer.write_table(pa.table({"a": words, "b": words}))
+    assert file.stat().st_size < 2**20
+    with pytest.raises(DataError, match="expected at most 268,435,456 bytes"):
+        read(file)
+
+
 def test_nested_columns_of_parquet_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", change(words=[["a"]] * 120))
     with pytest.raises(DataError, match="got lists or tables in 'words': leave"):

@@ -33,9 +33,10 @@ from advhash.data.images.decode import decode
 from advhash.data.images.rows import BLOCK, decode_blocks, image_file, map_images, write_images
 from advhash.data.load import load_dataset
 from advhash.data.parties import party_view
-from advhash.data.readers import hashnet_lists, shared as reading
+from advhash.data.readers import hashnet_lists
 from advhash.data.text import counts as text
 from advhash.errors import ConfigError, DataError
+from advhash.storage import files
 from advhash.victims.federated.hashvfl import HashVFL
 
 SHARED = Path("/work/shared/data")
@@ -703,6 +704,25 @@ def names_in_matlab73(root: Path) -> None:
         opened["LAll"], opened["YAll"] = multi_hot(ITEMS, CLASSES).T, tags().T
 
 
+@pytest.mark.parametrize("write", [matlab5, python_hdf5])
+def test_a_matlab_file_that_unpacks_to_more_than_it_should_is_refused(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(files, "LARGEST", 100)
+    with pytest.raises(DataError, match=r"bytes unpacked, over 100"):
+        load_dataset("mirflickr_mat", {"root": str(tmp_path), **SMALL})
+
+
+def test_an_hdf5_file_that_states_terabytes_and_holds_none_is_refused(tmp_path: Path) -> None:
+    python_hdf5(tmp_path)
+    with h5py.File(tmp_path / "FLICKR-25K.mat", "r+") as opened:
+        del opened["LAll"]
+        opened.create_dataset("LAll", (ITEMS, 10**11), "u1", chunks=(1, 1000))
+    with pytest.raises(DataError, match=r"bytes unpacked, over 8,589,934,592"):
+        load_dataset("mirflickr_mat", {"root": str(tmp_path), **SMALL})
+
+
 @pytest.mark.parametrize(
     "write", [matlab5, matlab73, python_hdf5, names_in_matlab5, names_in_matlab73]
 )
@@ -928,7 +948,7 @@ def test_an_npz_that_is_damaged_or_a_bomb_is_refused(
     np.savez_compressed(file, images=np.zeros((100, 28, 28), np.uint8))
     with pytest.raises(DataError, match="expected the arrays images, labels"):
         load_dataset("mnist_t10k", {"root": str(tmp_path)})
-    monkeypatch.setattr(reading, "MAX_ARRAYS", 1000)
+    monkeypatch.setattr(files, "LARGEST", 1000)
     with pytest.raises(DataError, match="bytes unpacked, over 1,000"):
         load_dataset("mnist_t10k", {"root": str(tmp_path)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from advhash import __version__
 from advhash.errors import RunError, StorageError
+from advhash.experiments.experiment import _Deadline
 from advhash.storage.run_folder import RunFolder, environment, new_run_id, refuse_partial
 
 
@@ -240,3 +242,16 @@ def test_an_interrupt_before_anything_is_finished_says_what_to_do(tmp_path: Path
         interrupt()
     assert stopped.value.__notes__ == ["nothing was finished yet: the same command starts again"]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shift", [-(10**6), 10**6])
+def test_a_limit_in_minutes_is_none_of_the_time_of_day(
+    shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is set back would let a run go on for ever, and one set forth would end it."""
+    limits = [_Deadline.after(1, executor) for executor in ("inline", "local")]
+    today, ticks = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: today + shift)
+    assert [limit.over for limit in limits] == [False, False]
+    monkeypatch.setattr(time, "monotonic", lambda: ticks + 61)
+    assert [limit.over for limit in limits] == [True, True]

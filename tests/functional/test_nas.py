@@ -268,6 +268,15 @@ def test_what_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
         read_table(file)
 
 
+def test_a_table_that_unpacks_to_more_than_any_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "table.json.gz"
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        for _ in range(300):
+            stream.write(b" " * 2**20)
+    with pytest.raises(RunError, match="expected a table of trained cells"):
+        read_table(file)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,84 @@ def test_a_disk_that_damages_at_once_is_told(root: Path) -> None:
     with pytest.raises(StorageError, match="came back damaged right after it was written"):
         cached("kind", "key", built, read)
     assert built.calls == 2
+
+
+def test_a_folder_under_the_name_of_another_is_made_again(root: Path) -> None:
+    """Its digests are right, and they are those of other content."""
+    first, second = Built(), Built()
+    cached("kind", "first", first, first.read)
+    cached("kind", "second", second, second.read)
+    shutil.rmtree(root / "kind" / "second")
+    shutil.copytree(root / "kind" / "first", root / "kind" / "second")
+    cached("kind", "second", second, second.read)
+    assert (first.calls, second.calls) == (1, 2)
+
+
+def test_what_another_user_wrote_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests tell damage; whoever writes the files writes their digests too."""
+    built = Built()
+    cached("kind", "key", built, built.read)
+    foreign = os.geteuid() + 1 if os.geteuid() else 12345
+    monkeypatch.setattr(os, "geteuid", lambda: foreign)
+    cache._owner_here.cache_clear()
+    cached("kind", "key", built, built.read)  # here the file system knows nobody else
+    monkeypatch.setattr(cache, "_owner_here", lambda _: foreign)
+    if os.getuid() == 0:  # what root wrote is believed; what another user wrote is not
+        os.chown(root / "kind" / "key" / "a", 54321, 54321)
+    with pytest.raises(StorageError, match=r"who may have written any figure: set ADVHASH_CACHE"):
+        cached("kind", "key", built, built.read)
+    assert built.calls == 1
+    assert (root / "kind" / "key").stat().st_mode & 0o077 == 0
+
+
+def test_a_damaged_name_of_a_cache_is_drawn_again(root: Path) -> None:
+    name = cache.cache_name()
+    assert cache.cache_name() == name
+    for content in (b"", name[:10].encode(), b"\xff" * 32):
+        (root / "name").write_bytes(content)
+        again = cache.cache_name()
+        assert re.fullmatch("[0-9a-f]{32}", again)
+        assert cache.cache_name() == again
+    assert [path.name for path in root.iterdir()] == ["name"]
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written now lies in the future of the next process: locks count, not ages."""
+    left = root / "kind" / ".left.1.tmp"
+    left.mkdir(parents=True)
+    now = time.time()
+    os.utime(left, (now + 10**7, now + 10**7))
+    built = Built()
+    monkeypatch.setattr(time, "time", lambda: now - 10**7)
+    whole = cached("kind", "key", built, built.read)
+    assert not left.exists()
+    monkeypatch.setattr(time, "time", lambda: now + 10**7)
+
+    def build(folder: Path) -> None:
+        cached("kind", "other", built, built.read)  # sweeps
+        assert folder.is_dir()
+        built(folder)
+
+    assert cached("kind", "third", build, built.read) == whole
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), OSError("I/O error: (os error 24)")]
+)
+def test_what_this_process_lacks_is_no_damage(error: OSError, root: Path) -> None:
+    """The folder would be thrown away, and built again where nothing can be opened."""
+    built = Built()
+    cached("kind", "key", built, built.read)
+
+    def read(folder: Path) -> bytes:
+        raise error
+
+    with pytest.raises(OSError, match=r"24|open files"):
+        cached("kind", "key", built, read)
+    assert built.calls == 1
+    assert (root / "kind" / "key").is_dir()
 
 
 # --- what runs keep

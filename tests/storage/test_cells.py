@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -85,6 +86,23 @@ class TestPieces:
         assert written
         assert "0000.safetensors" not in written
         assert [path.name for path in store.pieces.iterdir()] == ["0000.safetensors"]
+
+    def test_a_piece_of_another_cell_is_not_believed(self, store: CellStore) -> None:
+        """Its bytes are whole, and they are those of other work."""
+        store.piece("0000", Work(1.0))
+        for name, key in (("0001", "key"), ("0000", "other")):
+            other = CellStore("kind", key)
+            other.pieces.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(store.pieces / "0000.safetensors", other.pieces / f"{name}.safetensors")
+            assert other.piece(name, Work(2.0))["codes"].tolist() == [2.0] * 3
+
+    def test_what_stands_in_the_way_of_a_piece_is_removed(self, store: CellStore) -> None:
+        store.pieces.parent.mkdir(parents=True)
+        store.pieces.write_text("a file")
+        store.piece("0000", Work(1.0))
+        (store.pieces / "0001.safetensors").mkdir()
+        assert store.piece("0001", Work(2.0))["codes"].tolist() == [2.0] * 3
+        assert store.piece("0001", Work(3.0))["codes"].tolist() == [2.0] * 3
 
     def test_an_interrupt_while_a_piece_is_made_leaves_no_piece(self, store: CellStore) -> None:
         def interrupted() -> Mapping[str, Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import math
+import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advhash import __version__
+from advhash.data.load import load_dataset
 from advhash.errors import CheckpointError, StorageError
 from advhash.registry import VICTIMS
 from advhash.storage.checkpoint import (
@@ -244,6 +247,13 @@ def settings(**changes: Any) -> dict[str, Any]:
             id="setting out of range",
         ),
         pytest.param(
+            lambda f: edit_card(
+                f, name="neural-code", settings={"classes": 3, "depth": 10**9, "width": 1}
+            ),
+            "asks for more than 1",
+            id="layers without end",
+        ),
+        pytest.param(
             lambda f: edit_card(f, settings=settings(backbone="resnet_of_mine")),
             "unknown backbone",
             id="unknown backbone",
@@ -337,3 +347,36 @@ def test_a_full_disk_leaves_no_half_of_a_file(
         write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(100)})
     assert got.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_card_that_names_a_giant_costs_neither_memory_nor_time(folder: Path) -> None:
+    """Its billion weights would be drawn before they are compared with the file."""
+    giant = settings(backbone="vit_giant_patch14_224", image_size=224)
+    edit_card(folder, settings=giant)
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_victim(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+    assert time.monotonic() - began < 10
+
+
+def test_an_image_size_is_no_reason_to_take_memory(folder: Path) -> None:
+    """The weights fit at any size of pictures, of which a card may ask for a giant one."""
+    edit_card(folder, settings=settings(image_size=16384))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    load_victim(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in VICTIMS if not entry.digest])
+def test_a_victim_has_its_shapes_without_memory(name: str) -> None:
+    """Its tensors on the meta device have the names and shapes that they have in memory."""
+    build: type[HashVictim] = VICTIMS[name].build  # type: ignore[assignment]
+    data = load_dataset(build.default_dataset)
+    known = VICTIMS.settings(name, build.data_arguments(data))
+    with torch.device("meta"):
+        outline: HashVictim = VICTIMS.create(name, known)
+    whole: HashVictim = VICTIMS.create(name, known)
+    shapes = {key: value.shape for key, value in whole.state_dict().items()}
+    assert {key: value.shape for key, value in outline.state_dict().items()} == shapes
+    assert all(value.is_meta for value in outline.state_dict().values())

@@ -6,12 +6,23 @@ import errno
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from advhash.errors import StorageError
-from advhash.storage.files import sha256, storage_errors, write_bytes, write_json, write_text
+from advhash.storage import files
+from advhash.storage.files import (
+    partial_folder,
+    sha256,
+    storage_errors,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 CLOSED = [
     (errno.ENOSPC, "the disk is full"),
@@ -119,3 +130,71 @@ def test_sha256_is_the_digest_of_the_content(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from advhash.storage.files import partial_file, partial_folder
+
+with partial_file(Path("a")) as file, partial_folder(Path("b")) as folder:
+    file.write_bytes(b"half")
+    (folder / "c").write_bytes(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Not before its process is dead, and not a day later."""
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            left = sorted(path.name for path in tmp_path.iterdir())
+            assert [path.rpartition(".")[2] for path in left] == ["partial", "tmp"]
+            write_text(tmp_path / "a", "mine")
+            with partial_folder(tmp_path / "b"):
+                pass
+            assert sorted(path.name for path in tmp_path.iterdir()) == [*left, "a"]
+        finally:
+            process.kill()
+    write_text(tmp_path / "a", "mine")
+    with partial_folder(tmp_path / "b"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_pipe_or_a_link_in_the_way_stops_nobody(tmp_path: Path) -> None:
+    """Other users may put them where they can write."""
+    os.mkfifo(tmp_path / ".a.0.partial")
+    (tmp_path / ".a.1.partial").symlink_to(tmp_path / "precious")
+    write_text(tmp_path / "precious", "mine")
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "lock", lambda handle, wait=False: None)
+    old, new = tmp_path / ".a.1.partial", tmp_path / ".a.2.partial"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "a", "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "a"]
+
+
+def test_a_swept_place_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the making of a folder and its lock, another process takes it for a leftover."""
+    locked = files.lock
+
+    def late(handle: int, *, wait: bool = False) -> bool | None:
+        monkeypatch.setattr(files, "lock", locked)
+        files.sweep(tmp_path.iterdir())
+        return locked(handle, wait=wait)
+
+    monkeypatch.setattr(files, "lock", late)
+    with partial_folder(tmp_path / "a") as folder:
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from advhash.errors import RunError
+from advhash.experiments.config import AttackConfig
+from advhash.registry import EXPERIMENTS
 from advhash.storage.run_folder import RunFolder
 
 fcntl = pytest.importorskip("fcntl")
@@ -62,3 +68,97 @@ def test_a_file_system_without_locks_is_written_all_the_same(
     run = RunFolder.start_or_continue(tmp_path / "run")
     run.write_text("config.toml", "")
     assert run.finish() == tmp_path / "run"
+
+
+RACER = """
+import sys
+from pathlib import Path
+from advhash.errors import AdvhashError
+from advhash.storage.run_folder import RunFolder
+
+print("ready", flush=True)
+for line in sys.stdin:
+    out = Path(line.strip())
+    try:
+        kept = "metrics.json" if out.suffix else None
+        with RunFolder.writing(out, lambda: False, kept) as run:
+            run.write_text("metrics.json", sys.argv[1])
+        print("won", flush=True)
+    except AdvhashError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def test_of_two_that_race_for_one_name_exactly_one_wins(tmp_path: Path) -> None:
+    names = ("one", "two")
+    with ExitStack() as stack:
+        racers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", RACER, name],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    bufsize=1,
+                )
+            )
+            for name in names
+        ]
+        ends = [(racer.stdin, racer.stdout) for racer in racers]
+        assert [out.readline() if out else "" for _, out in ends] == ["ready\n"] * 2
+        for number in range(40):
+            place = tmp_path / f"run{number}{'.json' if number % 2 else ''}"
+            for given, _ in ends:
+                assert given is not None
+                given.write(f"{place}\n")
+            told = [out.readline().strip() if out else "" for _, out in ends]
+            assert sorted(told) == ["RunError", "won"], told
+            file = place if place.suffix else place / "metrics.json"
+            assert file.read_text() == names[told.index("won")]
+            assert not Path(f"{place}.partial").exists()
+
+
+def test_who_begins_after_another_has_finished_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name was free when it was looked at, and taken when the lock was had."""
+    final = tmp_path / "run.json"
+    locked = RunFolder._locked
+
+    def late(run: RunFolder) -> bool:
+        final.write_text("of another command")
+        return locked(run)
+
+    monkeypatch.setattr(RunFolder, "_locked", late)
+    with pytest.raises(RunError, match="which exists"):
+        RunFolder.start_or_continue(final)
+    assert final.read_text() == "of another command"
+    assert not Path(f"{final}.partial").exists()
+
+
+def test_half_written_files_of_a_killed_run_go_when_it_is_continued(tmp_path: Path) -> None:
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    run.write_text("config.toml", "")
+    (run.path / ".metrics.json.1.partial").write_text("half")
+    run._unlock()
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    assert [path.name for path in run.path.iterdir()] == ["config.toml"]
+    run.abandon(keep=True)
+
+
+def test_a_run_that_is_running_is_not_resumed(
+    tmp_path: Path, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    code = EXPERIMENTS.create("attack").code_version()
+    data = {"name": "digits", "size": 16}
+    config = AttackConfig.build(
+        {"victim": {"name": "phash"}, "attack": {"name": "noise"}, "dataset": data}
+    )
+    run.claim("attack", config.to_toml(), code)
+    exit_code, out, err = advhash("attack", "--resume", tmp_path / "run")
+    assert (exit_code, out) == (3, "")
+    assert err.count("error:") == 1
+    assert "expected a folder that nobody writes" in err
+    assert run.path.is_dir()
+    run.abandon(keep=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import socket
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +332,42 @@ class TestRefusals:
             assert torch.equal(values, calm.state_dict()[name]), name
         for line in (*ours, *theirs):
             line.close()
+
+    def test_who_trickles_bytes_is_given_up_in_time(self, digits: Dataset) -> None:
+        """Each byte comes soon after the one before: the time is that of the whole message."""
+        (party, _), server = ends(digits, small(digits))
+        one, other = socket.socketpair()
+        frame = LENGTH.pack(10_000) + party.send(0)
+        stop = threading.Event()
+
+        def trickle() -> None:
+            for octet in frame:
+                if stop.wait(0.005):
+                    return
+                other.sendall(bytes([octet]))
+
+        sender = threading.Thread(target=trickle)
+        server.recipe = replace(server.recipe, bits=10_000)  # whose round may be so long
+        sender.start()
+        began = time.monotonic()
+        with pytest.raises(MessageError, match=r"within 0\.2 s, got \d+ bytes of one"):
+            collect(server, 0, Line(one), wait_seconds=0.2)
+        assert time.monotonic() - began < 0.4
+        stop.set()
+        sender.join()
+        one.close()
+        other.close()
+
+    def test_a_message_is_at_most_as_long_as_its_round(self, digits: Dataset) -> None:
+        _, server = ends(digits, small(digits))
+        rows, bits = len(server.rounds[0]), server.recipe.bits
+        longest = len(pack(Message(Kind.REALS, 0, 0, torch.zeros(rows, bits))))
+        one, other = socket.socketpair()
+        other.sendall(LENGTH.pack(longest + 1))
+        with pytest.raises(MessageError, match=f"{longest} bytes at most, got {longest + 1} bytes"):
+            collect(server, 0, Line(one), wait_seconds=0.2)
+        one.close()
+        other.close()
 
     def test_who_announces_too_much_or_does_not_listen_is_named(self, digits: Dataset) -> None:
         _, server = ends(digits, small(digits))

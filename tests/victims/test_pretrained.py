@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,31 @@ class TestOffline:
     def test_a_network_without_weights(self) -> None:
         with pytest.raises(UsageError, match="No pretrained weights exist"):
             build_backbone("convnext_atto_rms", image_size=32, pretrained=True)
+
+
+@pytest.mark.parametrize("backbone", [LITE0, "resnet18.a1_in1k"])
+def test_a_dry_run_asks_neither_the_network_nor_for_weights(
+    backbone: str, advhash: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("expected a dry run that opens nothing")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    monkeypatch.setattr(pretrained, "_source", refused)
+    monkeypatch.setattr(pretrained, "_read", refused)
+    options = ["--victim", "dpsh", "--method", "noise", "--dataset", "digits", "--dry-run"]
+    wanted = [f"victim.backbone={backbone}", "victim.pretrained=true", "dataset.size=64"]
+    code, out, err = advhash("attack", *options, *(x for one in wanted for x in ("--set", one)))
+    assert code == 0, err
+    assert json.loads(out)["victim"]["settings"]["pretrained"] is True
+
+
+@pytest.mark.parametrize("backbone", ["cnnf", "test_resnet_of_none", "resnet18d.untrained"])
+def test_a_dry_run_refuses_what_has_no_weights(
+    backbone: str, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = ["--victim", "dpsh", "--method", "noise", "--dataset", "digits", "--dry-run"]
+    wanted = [f"victim.backbone={backbone}", "victim.pretrained=true", "dataset.size=64"]
+    code, _, err = advhash("attack", *options, *(x for one in wanted for x in ("--set", one)))
+    assert code == 2
+    assert err.count("\n") == 1

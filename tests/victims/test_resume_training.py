@@ -19,7 +19,7 @@ from advhash.experiments.prepare.victim import plan_victim, train
 from advhash.registry import VICTIMS
 from advhash.storage.cache import cache_root
 from advhash.storage.checkpoint import WEIGHTS
-from advhash.storage.files import sha256
+from advhash.storage.files import partial_file, sha256
 from advhash.victims.training import state
 from advhash.victims.training.state import TrainingState
 
@@ -213,12 +213,9 @@ def test_states_are_not_written_too_often(tmp_path: Path, cache: Path) -> None:
 
 
 def test_half_written_files_of_the_killed_are_removed(tmp_path: Path) -> None:
-    import os
-
-    old, new = (tmp_path / f".state.{number}.partial" for number in (1, 2))
-    for file in (old, new):
-        file.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    TrainingState(tmp_path)
-    assert not old.exists()
-    assert new.exists()
+    left = tmp_path / ".state.1.partial"
+    left.write_bytes(b"half")
+    with partial_file(tmp_path / "state") as written:
+        TrainingState(tmp_path)
+        assert written.exists()
+    assert not left.exists()

@@ -202,9 +202,9 @@ class HashVFL(HashVictim):
                 nn.ReLU(),
                 nn.Linear(self.top_width, self.classes),
             ).to(device)
-        self.class_codes.copy_(
-            self._draw_codes(torch.Generator().manual_seed(derived(seed, SERVER)))
-        )
+        if device.type != "meta":  # where there are shapes alone
+            generator = torch.Generator().manual_seed(derived(seed, SERVER))
+            self.class_codes.copy_(self._draw_codes(generator))
 
     def _draw_codes(self, generator: torch.Generator) -> Tensor:
         if self.balanced_codes:

@@ -28,12 +28,11 @@ from advhash.errors import MessageError
 from advhash.storage.files import write_json
 from advhash.victims.federated.ends import Party, Recipe, Server, derived, schedule
 from advhash.victims.federated.hashvfl import NOISE, SCHEDULE, HashVFL, new_bottom
-from advhash.victims.federated.wire import HEADER, MAX_VALUES, Kind, Transcript
+from advhash.victims.federated.wire import Kind, Transcript, most_bytes
 
 TAKEN, REFUSED = b"+", b"-"
 ATTEMPTS = 3  # at one message before the server gives a party up
 WAIT_SECONDS = 60.0  # for a whole message, or until what was sent is taken
-MAX_BYTES = HEADER.size + 4 * MAX_VALUES
 LENGTH = struct.Struct("<Q")  # of what follows
 CHUNK = 2**20
 COLUMNS, WEIGHTS, SETTINGS = "columns.safetensors", "bottom.safetensors", "settings.json"
@@ -42,8 +41,8 @@ COLUMNS, WEIGHTS, SETTINGS = "columns.safetensors", "bottom.safetensors", "setti
 class Line:
     """One end of a socket that carries whole messages, each after its length.
 
-    Whoever sends half a message stops nobody: `receive` gives up in time and keeps what came, so
-    that the next call goes on where this one ended.
+    Whoever sends half a message, or byte after byte of one, stops nobody: `receive` gives up in
+    time and keeps what came, so that the next call goes on where this one ended.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -74,9 +73,11 @@ class Line:
     def _whole(self, size: int, due: float | None, wait_seconds: float | None) -> int:
         """Wait until `size` bytes are there."""
         while len(self._come) < size:
-            left = None if due is None else max(due - time.monotonic(), 1e-6)
-            self._end.settimeout(left)
+            left = None if due is None else due - time.monotonic()
             try:
+                if left is not None and left <= 0:  # of the whole message, not of this part
+                    raise TimeoutError
+                self._end.settimeout(left)
                 part = self._end.recv(CHUNK)
             except TimeoutError:
                 came = f"{len(self._come)} bytes of one" if self._come else "none"
@@ -182,9 +183,10 @@ def collect(
     nothing whole came in time. Nothing is lost then: called again, it goes on waiting.
     """
     who = f"party {number}, round {server.round}"
+    most = most_bytes(len(server.rounds[server.round]), server.recipe.bits)
     for attempt in range(ATTEMPTS):
         try:
-            payload = line.receive(MAX_BYTES, wait_seconds)
+            payload = line.receive(most, wait_seconds)
         except MessageError as error:
             raise MessageError(f"{who}: {error}") from None
         except (EOFError, OSError):
@@ -224,11 +226,11 @@ def party_process(folder: str, end: socket.socket) -> None:
     rounds = schedule(len(columns), recipe.batch_size, recipe.epochs, own["schedule_seed"])
     bottom = new_bottom(own["bottom"], own["weights_seed"])
     party = Party(own["number"], bottom, columns, rounds, recipe, own["noise_seed"])
-    for round_ in range(len(rounds)):
+    for round_, rows in enumerate(rounds):
         line.send(party.send(round_), None)
         if line.receive(len(TAKEN), None) != TAKEN:
             raise MessageError(f"party {party.number}: the server refused round {round_}")
-        party.receive(round_, line.receive(MAX_BYTES, None))
+        party.receive(round_, line.receive(most_bytes(len(rows), recipe.bits), None))
     weights = {name: values.contiguous() for name, values in bottom.state_dict().items()}
     save_file(weights, place / WEIGHTS)
     line.close()

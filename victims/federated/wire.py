@@ -26,7 +26,7 @@ from advhash.storage.files import storage_errors
 MAGIC = b"AVFL"
 HEADER = struct.Struct("<4sBHQII")  # magic, kind, party, round, rows, width
 IN_MEMORY = 16 * 2**20  # bytes of a transcript; what is longer lies in a file
-MAX_VALUES = 2**28  # rows × width that a header may announce
+MAX_VALUES = 2**26  # rows × width that a header may announce
 LARGEST = 1e6  # magnitude of a real or a gradient: sums of squares of such stay finite
 
 
@@ -46,6 +46,11 @@ class Message:
     party: int
     round: int
     values: Tensor
+
+
+def most_bytes(rows: int, width: int) -> int:
+    """Bytes of the longest message of a round: its table as float32, after the header."""
+    return HEADER.size + 4 * rows * width
 
 
 def pack(message: Message) -> bytes:

@@ -78,8 +78,10 @@ class CSQ(ImageHashing):
         super().__post_init__()
         if self.classes < 1:
             raise ValueError(f"expected classes >= 1, got {self.classes}")
-        self.register_buffer("centres", hash_centres(self.classes, self.bits))
-        self.register_buffer("ties", random_signs(self.bits))
+        self.register_buffer("centres", torch.zeros(self.classes, self.bits))
+        self.register_buffer("ties", torch.zeros(self.bits))
+        if not self.get_buffer("ties").is_meta:  # where there are shapes alone
+            self.begin()
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:

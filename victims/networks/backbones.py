@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from advhash.data.dataset import Split
 from advhash.errors import ConfigError, UsageError, nearest
@@ -113,7 +115,10 @@ def build_backbone(
     if not library.is_model(name):
         close = nearest(name, ["cnnf", *library.list_models()])
         raise ConfigError(f"unknown backbone {name!r}: {close}Known: cnnf and all models of timm")
-    config = library.get_pretrained_cfg(name)
+    try:
+        config = library.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown backbone {name!r}: {_line(error)}") from None
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
     size = {"img_size": image_size} if fixed else {}
     try:
@@ -167,11 +172,14 @@ def _measured(
     std: tuple[float, ...],
     frozen: bool,
 ) -> Backbone:
-    """The network with its number of features, measured on one grey image."""
+    """The network with its number of features, measured on one image of no values and no memory."""
     network.eval()
+    parts = chain(network.named_parameters(), network.named_buffers())
+    outline = {part: torch.empty_like(values, device="meta") for part, values in parts}
+    image = torch.zeros(1, 3, image_size, image_size, device="meta")
     try:
         with torch.no_grad():
-            features = network(torch.zeros(1, 3, image_size, image_size))
+            features = functional_call(network, outline, (image,))
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"backbone {name!r} cannot take images of {image_size} px: {_line(error)}"

@@ -10,7 +10,9 @@ import importlib.util
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,22 @@ from advhash.victims.networks.library import timm
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_UNREAD = ContextVar("unread", default=False)
 WAIT = 4.0  # seconds for the hub to answer; its own client retries for 47
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, `pretrained_network` gives random weights: enough for checks before any training.
+
+    Neither the network nor a file of weights is asked for; what has no weights at all is refused as
+    ever.
+    """
+    before = _UNREAD.set(True)
+    try:
+        yield
+    finally:
+        _UNREAD.reset(before)
 
 
 def pretrained_network(name: str, **settings: Any) -> Any:
@@ -37,6 +54,11 @@ def pretrained_network(name: str, **settings: Any) -> Any:
 
     Raises UsageError: the package holds other weights, or the network cannot be reached.
     """
+    if _UNREAD.get():
+        config = timm().get_pretrained_cfg(name)
+        if config is None or not config.has_weights:
+            raise RuntimeError(f"timm has no weights of {name!r}")
+        return timm().create_model(name, pretrained=False, **settings)
     file = lite0_file() if name == LITE0 else None
     if file is not None:
         network = timm().create_model(name, pretrained=False, **settings)

@@ -124,7 +124,8 @@ class ActivationCode(HashVictim):
 
 
 def _count(victim: ActivationCode) -> None:
-    victim.bits = int(victim.kept.sum())
+    # on the meta device, where values are none, all units are bits, as before any training
+    victim.bits = victim.kept.numel() if victim.kept.is_meta else int(victim.kept.sum())
 
 
 def _count_after_loading(victim: nn.Module, _: object) -> None:

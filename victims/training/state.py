@@ -17,16 +17,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from advhash.compute.processes import is_main_process
 from advhash.errors import StorageError
-from advhash.storage.files import write_bytes
+from advhash.storage.cache import DAMAGE, expect_own
+from advhash.storage.files import sweep, write_bytes
 
 SAVE_SECONDS = 30.0  # at least, between two writes
 SHARE = 0.05  # of the time, at most, goes into writing
-STALE_SECONDS = 3600  # a half-written file this old belongs to a process that was killed
 
 
 class TrainingState:
@@ -55,10 +54,10 @@ class TrainingState:
     def _read(self) -> None:
         if self._file is None:
             return
-        for left in self._file.parent.glob(f".{self._file.name}.*.partial"):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink(missing_ok=True)
+        sweep(self._file.parent.glob(f".{self._file.name}.*.partial"))
         try:
+            if self._file.exists():
+                expect_own(self._file)
             content = self._file.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("it is damaged")
@@ -68,7 +67,7 @@ class TrainingState:
                 raise ValueError("it is that of another training")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        except (*DAMAGE, StorageError) as error:
             self.problem = f"The saved state {self._file} was not used: {error}."
             return
         self.tensors, self.numbers = tensors, numbers

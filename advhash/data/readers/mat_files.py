@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ import scipy.io
 import scipy.sparse
 
 from advhash.errors import DataError
+from advhash.storage.files import expect_room
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512)  # MATLAB puts 512 bytes of its own before it
+BYTES = dict.fromkeys(("int8", "uint8", "logical"), 1) | {"int16": 2, "uint16": 2, "char": 4}
 CHUNKS = 256 * 2**20  # bytes of unpacked chunks that h5py keeps: rows are read in order
 
 
@@ -54,15 +57,16 @@ def _matlab5(file: Path) -> dict[str, Variable]:
         listed = scipy.io.whosmat(file)
     except Exception as error:  # SciPy's reader raises whatever broken bytes lead it to
         raise DataError(f"expected a MATLAB file {file}, got: {error}") from None
-    return {name: _matlab5_variable(file, name, shape) for name, shape, _ in listed}
+    return {name: _matlab5_variable(file, name, shape, kind) for name, shape, kind in listed}
 
 
-def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...]) -> Variable:
+def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...], kind: str) -> Variable:
     loading = threading.Lock()  # or each of several threads would load all of it
 
     @functools.cache
     def whole() -> npt.NDArray[Any]:
         try:
+            expect_room(math.prod(shape) * BYTES.get(kind, 8))
             array = scipy.io.loadmat(file, variable_names=[name])[name]
         except Exception as error:
             raise DataError(f"expected {name} in the MATLAB file {file}, got: {error}") from None
@@ -102,15 +106,20 @@ def _hdf5(file: Path) -> Iterator[dict[str, Variable]]:
 def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
     def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
         try:
+            # what a file leaves out it need not hold: shapes cost it nothing
+            expect_room(stored.nbytes if row is None else stored.nbytes // stored.shape[axis])
             if row is None:
                 return np.asarray(stored[()])
             return np.asarray(stored[row] if axis == 0 else stored[..., row])
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"expected whole data in {where}, got: {error}") from None
 
     def strings() -> list[str]:
         try:
-            return ["".join(map(chr, opened[cell][()].ravel())) for cell in stored[()].ravel()]
+            expect_room(stored.nbytes)
+            cells = [opened[cell] for cell in stored[()].ravel()]
+            expect_room(sum(cell.nbytes for cell in cells))
+            return ["".join(map(chr, cell[()].ravel())) for cell in cells]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"expected a cell array of names in {where}, got: {error}") from None
 

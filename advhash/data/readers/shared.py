@@ -27,10 +27,9 @@ from advhash.data.images import decode, rows
 from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
-from advhash.storage.files import sha256
+from advhash.storage.files import expect_room, sha256
 
 SIZES = (16, 512)  # pixels
-MAX_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
 
 
 def check_size(size: int) -> None:
@@ -212,9 +211,7 @@ def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Arrays of an .npz file. Raises DataError: missing, damaged, of objects, or over 8 GiB."""
     try:
         with zipfile.ZipFile(file) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > MAX_ARRAYS:
-            raise ValueError(f"{declared:,} bytes unpacked, over {MAX_ARRAYS:,}")
+            expect_room(sum(member.file_size for member in archive.infolist()))
         with np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except KeyError as error:

@@ -24,7 +24,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.functional.evaluation_cache import EquivalenceCache
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import CellDomain, Keyed, read_table
-from advhash.storage.cache import cache_root, content_key
+from advhash.storage.cache import cache_root, content_key, expect_own, make_way
 from advhash.storage.files import write_json
 
 CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
@@ -146,7 +146,9 @@ def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -
     Search and cache are one file: a kill between two could leave a candidate in the cache that the
     search has not seen yet.
     """
+    make_way(file.parent)
     if file.is_file():
+        expect_own(file)
         try:
             _read_state(file)
         except StorageError:  # damaged: the search begins again, and replaces it
@@ -162,7 +164,11 @@ def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -
 
 
 def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> None:
-    state = {"search": search.state(), "cache": None if cache is None else cache.state()}
+    state = {
+        "key": file.parent.name,
+        "search": search.state(),
+        "cache": None if cache is None else cache.state(),
+    }
     text = json.dumps(state, allow_nan=False)
     write_json(file, {"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text})
 
@@ -174,6 +180,8 @@ def _read_state(file: Path) -> tuple[Any, Any]:
         if hashlib.sha256(kept["state"].encode()).hexdigest() != kept["sha256"]:
             raise ValueError
         document = json.loads(kept["state"])
+        if document["key"] != file.parent.name:
+            raise ValueError  # the state of another search
         return document["search"], document["cache"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise StorageError(

@@ -48,6 +48,7 @@ from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
 from advhash.victims.cross_modal.dcmh import DCMH
 from advhash.victims.cross_modal.dlcmh import DLCMH, SOURCE
+from advhash.victims.networks.pretrained import without_weights
 
 LEAST_ROWS = 2
 ENOUGH = 10  # new queries of an increment: below, its figures say little
@@ -164,7 +165,8 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
     rival = VICTIMS.settings("dcmh", {**arguments, **shared})
     attack = config.attack.written(ATTACKS)
     for name, settings in (("dlcmh", victim), ("dcmh", rival)):
-        VICTIMS.create(name, settings)  # a wrong value must not cost a training
+        with without_weights():
+            VICTIMS.create(name, settings)  # a wrong value must not cost a training
     ATTACKS.create(attack.name, attack.settings)
     device = str(resolve_device(config.device))
     cells = [

@@ -30,6 +30,7 @@ from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Effect, PhaseRecord, Point, Snapshot
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
+from advhash.victims.networks.pretrained import without_weights
 from advhash.victims.neural.neural_code import NeuralCode
 
 GRID = ("width", "epochs", "weight_decay")  # settings of the victim that the grid decides
@@ -141,7 +142,8 @@ def _plan(config: PhaseConfig) -> PhasePlan:
             "neural-code",
             {**base, "width": width, "epochs": max(grid.epochs), "weight_decay": decay},
         )
-        VICTIMS.create("neural-code", victim)  # a wrong value must not cost a training
+        with without_weights():
+            VICTIMS.create("neural-code", victim)  # a wrong value must not cost a training
         trainings.append(
             Training.of(
                 data,

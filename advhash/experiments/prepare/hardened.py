@@ -26,6 +26,7 @@ from advhash.registry import DEFENSES, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.victims.base import HashVictim
+from advhash.victims.networks.pretrained import without_weights
 from advhash.victims.training.acceleration import precision
 from advhash.victims.training.phase import resume
 from advhash.victims.training.state import TrainingState
@@ -79,7 +80,8 @@ def foresee(config: TrainConfig | AttackConfig) -> Foreseen:
         victim, data, settings = ready.victim, ready.data, None
     else:
         data, settings, _ = planned
-        victim = VICTIMS.create(config.victim.name, settings)
+        with without_weights():
+            victim = VICTIMS.create(config.victim.name, settings)
     if config.defense is not None:
         defense: Hardening = DEFENSES.create(config.defense.name, config.defense.settings)
         defense.check(victim)

@@ -15,7 +15,7 @@ from advhash.experiments.config import VictimConfig
 from advhash.experiments.prepare.code_key import code_version
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.storage.checkpoint import CARD, WEIGHTS
-from advhash.storage.files import sha256, storage_errors
+from advhash.storage.files import partial_folder, sha256, storage_errors
 from advhash.storage.model_card import PAGE, Origin
 from advhash.victims.base import HashVictim
 
@@ -120,16 +120,11 @@ def export_checkpoint(trained: Trained, out: Path) -> Path:
         raise UsageError(f"--out: {trained.name} has no checkpoint to copy; name it again instead")
     if out.exists():
         raise RunError(f"expected a new folder for --out, got {out}, which exists")
-    partial = out.with_name(out.name + ".partial")
-    with storage_errors(out):
-        try:
-            partial.mkdir(parents=True)
-            for name in (WEIGHTS, CARD, PAGE):
-                if name != PAGE or (trained.folder / PAGE).is_file():  # older ones have no page
-                    shutil.copyfile(trained.folder / name, partial / name)
-            partial.rename(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with storage_errors(out), partial_folder(out) as partial:
+        for name in (WEIGHTS, CARD, PAGE):
+            if name != PAGE or (trained.folder / PAGE).is_file():  # older ones have no page
+                shutil.copyfile(trained.folder / name, partial / name)
+        partial.rename(out)
     return out
 
 
