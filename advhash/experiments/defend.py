@@ -27,6 +27,7 @@ from advhash.experiments.config import BudgetConfig, Hardened
 from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.worth import code_figures
 from advhash.experiments.transfer.cell import Move
 from advhash.experiments.transfer.config import (
     LabelledMethod,
@@ -138,7 +139,7 @@ def _with_defense(
         checkpoint=str(hardened.trained.folder),
         undefended=plain.label,
         defended=hardened.label,
-        codes={one.label: one.trained.card["codes"][one.database] for one in members},
+        codes={one.label: _codes(one) for one in members},
         training={one.label: one.trained.card.get("seconds") for one in members},
         checks=checks,
     )
@@ -160,6 +161,12 @@ def _with_defense(
             "defense": defense,
         }
     )
+
+
+def _codes(member: Member) -> dict[str, float]:
+    """How the database codes of a victim use their bits: from its card, where it has them."""
+    told: dict[str, float] | None = member.trained.card.get("codes", {}).get(member.database)
+    return told or code_figures(member.codes)
 
 
 def _told(check: Check) -> str:

@@ -27,6 +27,7 @@ import platformdirs
 from safetensors import SafetensorError
 
 from advhash.errors import CheckpointError, StorageError
+from advhash.storage.documents import read_json, read_text
 from advhash.storage.files import sha256, storage_errors, write_json, write_text
 
 try:
@@ -74,7 +75,7 @@ def cache_name() -> str:
             finally:
                 drawn.unlink()
     with storage_errors(file, ADVICE):
-        return file.read_text("utf-8")
+        return read_text(file)
 
 
 def content_key(content: object) -> str:
@@ -152,7 +153,7 @@ def check(folder: Path) -> None:
     Of a file above 256 MiB whose size and time of change are those of the day it was written, the
     bytes are not read: pictures of large sets are mapped so that nobody has to.
     """
-    written = json.loads((folder / DIGESTS).read_text("utf-8"))
+    written = read_json(folder / DIGESTS)
     if not written:
         raise ValueError(f"expected the digests of what was written, got none in {folder}")
     for name, (digest, size, changed) in written.items():

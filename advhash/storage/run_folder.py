@@ -10,7 +10,6 @@ looks finished, since `metrics.json` and the final name appear only at the end.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -27,6 +26,7 @@ import torch
 
 from advhash import __version__
 from advhash.errors import RunError
+from advhash.storage.documents import read_json, read_text, reason
 from advhash.storage.files import storage_errors, write_json, write_text
 
 try:
@@ -36,6 +36,7 @@ except ImportError:  # no such locks on Windows
 
 _SUFFIX = ".partial"
 IDENTITY, CONFIG = "identity.json", "config.toml"
+MOST = 2**20  # bytes of either
 OLD = "it was begun by a version before 0.2, whose interrupted runs this one cannot continue"
 _PACKAGES = (
     "torch",
@@ -101,10 +102,20 @@ def continued(folder: Path, name: Path) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
-        found = json.loads((folder / IDENTITY).read_text("utf-8"))
+        found = read_json(folder / IDENTITY, MOST)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    kinds = {"kind": str, "code": str, "version": str, "trusted": bool}
+    given = found if isinstance(found, dict) else {}
+    return {name: given[name] for name, one in kinds.items() if isinstance(given.get(name), one)}
+
+
+def _text(file: Path) -> str:
+    """A file of a run folder. Raises RunError."""
+    try:
+        return read_text(file, MOST)
+    except (OSError, ValueError) as error:
+        raise RunError(f"expected the config of a run in {file}, got {reason(error)}") from None
 
 
 def _difference(before: dict[str, Any], kind: str, other: list[str]) -> str:
@@ -241,7 +252,7 @@ class RunFolder:
         Raises RunError, naming the difference, where another run was begun here.
         """
         file, before = self.path / CONFIG, _identity(self.path)
-        stored = file.read_text("utf-8") if file.is_file() else config
+        stored = _text(file) if file.is_file() else config
         mine = {"kind": kind, "code": code}
         other = [name for name in mine if before and before.get(name) != mine[name]]
         if not before and file.is_file():

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import posixpath
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from advhash.data.images import decode, rows
 from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
+from advhash.storage.documents import Unreadable, check_archive, read_text, reason
 from advhash.storage.files import sha256
 
 SIZES = (16, 512)  # pixels
@@ -146,6 +148,8 @@ def stamps(root: Path, names: Iterable[str], where: str) -> str:
         count += 1
         try:
             status = os.stat(os.path.join(root, name))
+            if not stat.S_ISREG(status.st_mode):  # a pipe has no end
+                raise OSError
         except (OSError, ValueError):
             missing.append(printable(name))
             continue
@@ -164,17 +168,17 @@ def content(*files: Path) -> list[str]:
     try:
         return [sha256(file) for file in files]
     except OSError as error:
-        raise DataError(f"expected a file {error.filename}, got: {error.strerror}") from None
+        raise DataError(f"expected a file {error.filename}, got: {reason(error)}") from None
 
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a UTF-8 text, without those that are empty at its end. Raises DataError."""
     try:
-        lines = file.read_text("utf-8-sig").split("\n")
+        lines = read_text(file).split("\n")
     except OSError as error:
-        raise DataError(f"expected a file {file}, got: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected UTF-8 text in {file}, got: {error.reason}") from None
+        raise DataError(f"expected a file {file}, got: {reason(error)}") from None
+    except Unreadable as error:
+        raise DataError(f"expected UTF-8 text in {file}, got: {error}") from None
     lines = [line.strip() for line in lines]
     while lines and not lines[-1]:
         lines.pop()
@@ -211,10 +215,7 @@ def check_labels(
 def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Arrays of an .npz file. Raises DataError: missing, damaged, of objects, or over 8 GiB."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > MAX_ARRAYS:
-            raise ValueError(f"{declared:,} bytes unpacked, over {MAX_ARRAYS:,}")
+        check_archive(file, MAX_ARRAYS)
         with np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except KeyError as error:

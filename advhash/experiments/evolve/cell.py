@@ -25,6 +25,7 @@ from advhash.functional.evaluation_cache import EquivalenceCache
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import CellDomain, Keyed, read_table
 from advhash.storage.cache import cache_root, content_key
+from advhash.storage.documents import parse_json, read_json
 from advhash.storage.files import write_json
 
 CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
@@ -170,10 +171,10 @@ def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> No
 def _read_state(file: Path) -> tuple[Any, Any]:
     """Of search and cache. Raises StorageError for a file that holds no state, or a damaged one."""
     try:
-        kept = json.loads(file.read_text("utf-8"))
+        kept = read_json(file)
         if hashlib.sha256(kept["state"].encode()).hexdigest() != kept["sha256"]:
             raise ValueError
-        document = json.loads(kept["state"])
+        document = parse_json(kept["state"])
         return document["search"], document["cache"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise StorageError(
