@@ -198,7 +198,7 @@ def figures_table(record: DetectionRecord) -> Table:
     return Table(
         "Figures of detectors",
         "In percent, 95 % intervals in small print; – where a figure does not exist.",
-        [Column("Figure"), *(Column(name, foreign=True) for name in record.found)],
+        [Column("Figure"), *(Column(name) for name in record.found)],
         [*rows, row(titled("threshold"), thresholds)],
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from advhash.cli.options import (
     Victim,
     complete_attacks,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def show(record: Record | Siblings | InversionRecord) -> None:
 
 def print_run(record: Record) -> None:
     """Headline of an attack run and where its report is."""
-    sys.stdout.write(
+    tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}, {record.protocol.queries} queries, "
-        f"{record.protocol.query_modality} against {record.protocol.database}\n"
+        f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     print_metrics(record.metrics)
     print_end(record)
@@ -58,9 +58,9 @@ def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
     records = siblings.records
     first = records[0]
-    sys.stdout.write(
+    tell(
         f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
-        f"{first.protocol.queries} queries\n"
+        f"{first.protocol.queries} queries"
     )
     names = ("tmap", "tmap_normalised", "map_adversarial")
     shown = [name for name in names if first.metrics.get(name) is not None]
@@ -69,7 +69,7 @@ def print_siblings(siblings: Siblings) -> None:
         for record in records
     ]
     print_rows(("budget", *shown), rows)
-    sys.stdout.write(f"report: {siblings.report}\n")
+    tell(f"report: {siblings.report}")
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

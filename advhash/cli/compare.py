@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.experiments.compare import Comparison
@@ -56,11 +56,11 @@ def compare(
 
 def print_comparison(found: Comparison) -> None:
     """The paired differences of two runs."""
-    sys.stdout.write(f"{found.title}\n")
+    tell(f"{found.title}")
     rows = [
         {"metric": name, FIGURE: figure(one), "p": "" if one.p is None else f"{one.p:.4f}"}
         for name, one in found.differences.items()
     ]
     print_rows(("metric", FIGURE, "p"), rows)
     for note in found.notes:
-        sys.stdout.write(f"note: {note}\n")
+        tell(f"note: {note}")

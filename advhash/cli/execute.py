@@ -12,7 +12,6 @@ more than that, or nothing. What all commands share is done here.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -36,8 +35,10 @@ from advhash.cli.options import (
     TrustCode,
     gather,
     new_file,
+    placed,
     working,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 OPTIONS = {  # of tables, and of lists of them
@@ -154,7 +155,7 @@ def command_of(kind: str) -> Any:
     options.__name__ = kind
     options.__doc__ = EXPERIMENTS[kind].summary
     alone = typer.Typer()
-    alone.command(kind)(experiment(kind, show=show_headline)(options))
+    alone.command(kind)(placed(experiment(kind, show=show_headline)(options)))
     return typer.main.get_command(alone)
 
 
@@ -165,7 +166,7 @@ def show_headline(record: Any) -> None:
     document = record.document()
     print_metrics(document.get("metrics", {}))
     print_flags(document.get("flags", []))
-    sys.stdout.write(f"report: {document['run']['folder']}/report.html\n")
+    tell(f"report: {document['run']['folder']}/report.html")
 
 
 def _how(shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from advhash.data.splits import refuse_empty_splits
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
+from advhash.storage.places import user_path
 
 logger = logging.getLogger(__name__)
 TILE = 64  # least pixels of an image in a grid
@@ -45,7 +46,7 @@ def load_dataset(
         data: Dataset = DATASETS.create(name, settings)
         refuse_empty_splits(data)  # of packages' readers too
         return data
-    place = Path(name).expanduser().resolve()
+    place = user_path(name).resolve()
     if "root" in settings:
         raise ConfigError(f"expected one place, got {name!r} and the setting 'root'")
     found = reader_of(place, reads)
@@ -59,7 +60,7 @@ def is_path(name: str) -> bool:
     if name in {entry.name for entry in DATASETS}:
         return False
     separators = {os.sep, os.altsep or os.sep}
-    return bool(separators & set(name)) or os.path.exists(os.path.expanduser(name))
+    return bool(separators & set(name)) or user_path(name).exists()
 
 
 def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -> Image.Image:

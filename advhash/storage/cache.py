@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from advhash.errors import CheckpointError, StorageError
 from advhash.storage.documents import read_json, read_text
 from advhash.storage.files import sha256, storage_errors, write_json, write_text
+from advhash.storage.places import user_path
 
 try:
     import fcntl
@@ -55,7 +56,7 @@ STALE_SECONDS = 24 * 3600  # nobody sweeps a temporary folder before
 def cache_root() -> Path:
     """The cache folder: $ADVHASH_CACHE where set, or the user's cache folder for advhash."""
     given = os.environ.get("ADVHASH_CACHE")
-    return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+    return user_path(given) if given else platformdirs.user_cache_path("advhash")
 
 
 def cache_name() -> str:

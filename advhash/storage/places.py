@@ -16,7 +16,7 @@ UNTIDY = {
 }
 
 
-def place(given: str | os.PathLike[str]) -> Path:
+def user_path(given: str | os.PathLike[str]) -> Path:
     """The path that a user names, `~` written out; whether anything lies there is not asked.
 
     Raises UsageError: no path of this file system, or one that cannot be written into a record,

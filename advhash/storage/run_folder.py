@@ -28,6 +28,7 @@ from advhash import __version__
 from advhash.errors import RunError
 from advhash.storage.documents import read_json, read_text, reason
 from advhash.storage.files import storage_errors, write_json, write_text
+from advhash.storage.places import user_path
 
 try:
     import fcntl
@@ -132,7 +133,7 @@ class RunFolder:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.path = final.with_name(final.name + _SUFFIX)
+        self.path = user_path(final.with_name(final.name + _SUFFIX))
         self._lock: int | None = None
         self._mine = False  # what another command began is never removed
 
@@ -169,7 +170,7 @@ class RunFolder:
     @classmethod
     def start(cls, final: Path) -> RunFolder:
         """Begin a run. Raises RunError where it exists already, StorageError."""
-        run = cls(final.absolute())
+        run = cls(user_path(final).absolute())
         for path, advice in (
             (run.final, "choose another --out or delete it"),
             (run.path, f"continue it with --resume {final} or delete it"),
@@ -187,7 +188,7 @@ class RunFolder:
 
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
-        run = cls(final.absolute())
+        run = cls(user_path(final).absolute())
         while True:
             if not run.path.is_dir() or run.final.exists():
                 run = cls.start(final)
@@ -231,8 +232,11 @@ class RunFolder:
 
         Raises RunError: it is finished, is not there, or is of a version that told no kind.
         """
-        folder = given.absolute()
-        run = RunFolder(folder.with_name(folder.name.removesuffix(_SUFFIX)))
+        folder = user_path(given).absolute()
+        name = folder.name.removesuffix(_SUFFIX)
+        if not name:
+            raise RunError(f"expected an interrupted run, got {given}, which is no name of one")
+        run = RunFolder(folder.with_name(name))
         if run.final.exists():
             raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
         if not (run.path / CONFIG).is_file():

@@ -27,6 +27,7 @@ from advhash.data.splits import assemble, refuse_empty, seeded_order, split_rows
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.documents import decoded, read_bytes, read_gzip
+from advhash.storage.places import user_path
 
 LABELS = ("label", "class", "target", "y")  # columns that are the classes where none is named
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
@@ -66,7 +67,7 @@ def read_table(
     seed: int = 0,
 ) -> Dataset:
     """Your own table (CSV, Parquet): one column of classes, numbers and words, for parties."""
-    file = _file(Path(root).expanduser())
+    file = _file(user_path(root))
     choices = Choices(label, numeric, categorical, drop, missing, parties, seed)
     return cached_reading(
         "table",

@@ -30,6 +30,7 @@ from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
 from advhash.storage.documents import Unreadable, check_archive, read_text, reason
 from advhash.storage.files import sha256
+from advhash.storage.places import user_path
 
 SIZES = (16, 512)  # pixels
 MAX_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
@@ -55,7 +56,7 @@ class Layout:
     def find(self, root: str | None) -> Path:
         """The folder `root`, or the first of `folders` below $ADVHASH_DATA. Raises DataError."""
         if root is not None:
-            folder = Path(root).expanduser()
+            folder = user_path(root)
             if not folder.is_dir():
                 raise self.missing(folder, f"got no folder {folder}")
             return folder
@@ -66,7 +67,7 @@ class Layout:
                 f"or put it into a folder {self.folders[0]} and set ADVHASH_DATA to the one above"
             )
         for name in self.folders:
-            folder = Path(base).expanduser() / name
+            folder = user_path(base) / name
             if folder.is_dir():
                 return folder
         first = Path(base) / self.folders[0]

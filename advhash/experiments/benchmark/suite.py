@@ -31,6 +31,7 @@ from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import resolve_device
 from advhash.registry import ATTACKS, DEFENSES
 from advhash.storage.cache import content_key
+from advhash.storage.places import user_path
 
 UNDEFENDED = "none"
 THREADS = 1  # of each process: figures are the same for any executor and number of workers
@@ -93,7 +94,7 @@ def load_suite(name: str) -> dict[str, Any]:
     """The tables of a suite: one that is shipped, or a file. Raises UsageError, ConfigError."""
     if name in shipped_suites():
         return read_toml(SHIPPED / f"{name}.toml")
-    file = Path(name)
+    file = user_path(name)
     if not file.is_file():
         raise UsageError(
             f"--suite: expected a file or one of {', '.join(shipped_suites())}, got {name!r}: "

@@ -27,6 +27,7 @@ from advhash.functional.nas import CellDomain, Keyed, read_table
 from advhash.storage.cache import cache_root, content_key
 from advhash.storage.documents import parse_json, read_json
 from advhash.storage.files import write_json
+from advhash.storage.places import user_path
 
 CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
 POINTS = 120  # of a curve
@@ -207,7 +208,7 @@ def _domain(task: SearchTask) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _table(file: str | None) -> dict[str, Any]:
-    return read_table(None if file is None else Path(file))
+    return read_table(None if file is None else user_path(file))
 
 
 _ranges: dict[tuple[str, str, bool], Range] = {}

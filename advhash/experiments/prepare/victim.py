@@ -26,6 +26,7 @@ from advhash.registry import DATASETS, VICTIMS
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
+from advhash.storage.places import user_path
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, import_function, is_external, stated_size
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
@@ -66,7 +67,7 @@ def sized(
     if not isinstance(side, int) or "size" in config.settings:
         return config
     if is_path(name):
-        name = reader_of(Path(name).expanduser().resolve(), victim.reads).reader
+        name = reader_of(user_path(name).resolve(), victim.reads).reader
     if name in {entry.name for entry in DATASETS} and "size" in DATASETS[name].model.model_fields:
         return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
     return config
@@ -75,7 +76,7 @@ def sized(
 def is_checkpoint(name: str) -> bool:
     """Whether `--victim` names a folder or file rather than a registered victim."""
     known = {entry.name for entry in VICTIMS}
-    return name not in known and ("/" in name or "\\" in name or Path(name).exists())
+    return name not in known and ("/" in name or "\\" in name or user_path(name).exists())
 
 
 def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, Any], str] | None:
@@ -232,7 +233,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
 def _from_checkpoint(
     config: TrainConfig | AttackConfig, device: torch.device, start: float
 ) -> Trained:
-    folder = Path(config.victim.name).expanduser()
+    folder = user_path(config.victim.name)
     victim, card = load_victim(folder)
     if config.victim.settings:
         raise UsageError(
