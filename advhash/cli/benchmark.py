@@ -37,7 +37,7 @@ def print_benchmark(record: BenchmarkRecord) -> None:
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):
-        tell(f"{line}")
+        tell(line)
     print_end(record)
 
 

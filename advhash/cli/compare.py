@@ -56,7 +56,7 @@ def compare(
 
 def print_comparison(found: Comparison) -> None:
     """The paired differences of two runs."""
-    tell(f"{found.title}")
+    tell(found.title)
     rows = [
         {"metric": name, FIGURE: figure(one), "p": "" if one.p is None else f"{one.p:.4f}"}
         for name, one in found.differences.items()

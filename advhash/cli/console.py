@@ -98,7 +98,7 @@ def print_end(record: Any, *places: str) -> None:
     """Flags of a record, what else was written where, and where its report is."""
     print_flags(vars(flag) for flag in record.flags)
     for place in places:
-        tell(f"{place}")
+        tell(place)
     if record.run is not None:
         tell(f"report: {record.run.folder}/report.html")
 

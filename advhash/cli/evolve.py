@@ -24,7 +24,7 @@ def print_search(record: SearchRecord) -> None:
     tell(f"search over {record.domain}, {repeats} repeats")
     print_metrics({**record.metrics, **record.differences})
     for line in verdicts(record):
-        tell(f"{line}")
+        tell(line)
     winner = [f"winner: {record.run.folder}/winner.toml"] if record.held_out else []
     print_end(record, *winner)
 

@@ -23,7 +23,7 @@ def print_phase(record: PhaseRecord) -> None:
     from advhash.reports.phase import verdicts
 
     for line in verdicts(record):
-        tell(f"{line}")
+        tell(line)
     print_end(record)
 
 

@@ -59,4 +59,4 @@ def report(
     if as_json:
         print_json(document)
     else:
-        tell(f"{out}")
+        tell(str(out))

@@ -20,9 +20,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +40,7 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.documents import check_archive, expect_file, reason
+from advhash.storage.documents import BROKEN_ARRAYS, check_archive, expect_file, reason
 from advhash.storage.files import storage_errors
 
 SUFFIX = ".codes"
@@ -53,11 +50,6 @@ _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
 _MOST_BITS = 1024
 MOST_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
-# what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
-_UNREADABLE = (
-    *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
-    *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 _TEXT = (".txt", ".csv", ".tsv")
 _FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
 _STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
@@ -322,7 +314,7 @@ def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
 def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
     try:
         found = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
-    except _UNREADABLE as error:
+    except BROKEN_ARRAYS as error:
         raise DataError(f"{path}: not an array that NumPy reads ({reason(error)})") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
@@ -338,7 +330,7 @@ def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
             array: npt.NDArray[np.generic] = archive[name]
             return array
-    except _UNREADABLE as error:
+    except BROKEN_ARRAYS as error:
         raise DataError(f"{path}: not an archive that NumPy reads ({reason(error)})") from None
 
 

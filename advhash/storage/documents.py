@@ -13,6 +13,8 @@ import json
 import math
 import os
 import stat
+import struct
+import tokenize
 import tomllib
 import zipfile
 import zlib
@@ -27,6 +29,11 @@ MOST_DEPTH = 64  # tables and lists inside each other
 MOST_DOTS = 1000  # of a line of TOML: a key of more parts takes minutes to parse
 WHOLE = range(-(2**63), 2**64)
 LONGEST = 200  # characters of a reason
+# what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
+BROKEN_ARRAYS = (
+    *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
+    *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class Unreadable(ValueError):
@@ -95,8 +102,11 @@ def check_archive(path: Path, most: int) -> set[str]:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """A file of UTF-8, without a byte order mark. Raises OSError, Unreadable."""
-    return decoded(read_bytes(path, most))
+    """A file of UTF-8, without a byte order mark, its lines ended by line feeds alone.
+
+    Raises OSError, Unreadable.
+    """
+    return decoded(read_bytes(path, most)).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path, most: int = MOST_BYTES, *, finite: bool = True) -> Any:

@@ -96,6 +96,11 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     assert read_text(tmp_path / "a") == "seed = 1\n"
 
 
+def test_lines_end_as_they_do_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1\r\n2\r3\n")
+    assert read_text(tmp_path / "a") == "1\n2\n3\n"
+
+
 @pytest.fixture(params=["pipe", "zero"])
 def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """What nobody can read to its end, under the name of a file."""

@@ -19,7 +19,7 @@ from advhash.data.splits import seeded_order
 from advhash.data.text.kinds import check_text, with_text
 from advhash.errors import DataError
 from advhash.registry import DATASETS
-from advhash.storage.documents import read_json
+from advhash.storage.documents import BROKEN_ARRAYS, read_json, reason
 
 __all__: list[str] = []
 
@@ -70,10 +70,10 @@ def _flickr8k(folder: Path, size: int, vocabulary: int, seed: int, target: Path)
         concepts = read_json(folder / "concepts.json")
         classes = [str(name) for name in concepts["concepts"]]
         raw = np.load(folder / "labels.npy", allow_pickle=False)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, *BROKEN_ARRAYS) as error:
         raise DataError(
             f"expected {FLICKR8K.contents} in {folder}, got one of another form: "
-            f"{type(error).__name__} {error}"
+            f"{type(error).__name__} {reason(error)}"
         ) from None
     labels, _ = shared.check_labels(raw, str(folder / "labels.npy"))
     if labels.shape != (len(names), len(classes)):

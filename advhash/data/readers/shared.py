@@ -7,8 +7,6 @@ import hashlib
 import os
 import posixpath
 import stat
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -28,7 +26,7 @@ from advhash.data.images import decode, rows
 from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
-from advhash.storage.documents import Unreadable, check_archive, read_text, reason
+from advhash.storage.documents import BROKEN_ARRAYS, Unreadable, check_archive, read_text, reason
 from advhash.storage.files import sha256
 from advhash.storage.places import user_path
 
@@ -221,8 +219,8 @@ def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
             return [arrays[name] for name in names]
     except KeyError as error:
         raise DataError(f"expected the arrays {', '.join(names)} in {file}: {error}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"expected an npz file {file}, got: {error}") from None
+    except (OSError, *BROKEN_ARRAYS) as error:
+        raise DataError(f"expected an npz file {file}, got: {reason(error)}") from None
 
 
 def same(values: npt.NDArray[np.generic]) -> list[int]:
