@@ -7,6 +7,7 @@ unified_functional_hashing/fec.py and automl_zero/fec_cache.cc.
 from __future__ import annotations
 
 import json
+import math
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -142,7 +143,7 @@ class EquivalenceCache:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, TypeError, ValueError, OverflowError) as error:
+        except (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError) as error:
             raise StorageError(
                 f"expected an equivalence cache in {self._path}, got: {reason(error)}; "
                 "delete it, or give another file"
@@ -291,8 +292,11 @@ class EquivalenceCache:
         with self._errors():
             rows = self._table.execute("SELECT name, value FROM counts").fetchall()
             kinds = {field.name: field.type for field in fields(Statistics)}
+            odd = [name for name, _ in rows if name not in kinds]
+            if odd:
+                raise ValueError(f"a count of {odd[0]!r}")
             found: dict[str, Any] = {
-                name: int(value) if kinds[name] == "int" else float(value) for name, value in rows
+                name: int(value) if kinds[name] == "int" else _finite(value) for name, value in rows
             }
             return Statistics(**found)
 
@@ -306,4 +310,12 @@ def _read(row: tuple[int, str, float]) -> tuple[dict[str, float], float]:
     figures = parse_json(str(row[1]))
     if not isinstance(figures, dict):
         raise TypeError(f"figures that are a {type(figures).__name__}")
-    return {str(name): float(value) for name, value in figures.items()}, float(row[2])
+    return {str(name): _finite(value) for name, value in figures.items()}, _finite(row[2])
+
+
+def _finite(value: Any) -> float:
+    """A stored number. Raises ValueError, TypeError: none, or an infinite one."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {number}")
+    return number

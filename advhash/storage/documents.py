@@ -18,6 +18,7 @@ import tokenize
 import tomllib
 import zipfile
 import zlib
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
@@ -141,12 +142,12 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         raise _too_deep() from None
     except ValueError as error:
         raise Unreadable(_told(error)) from None
-    _check(value, finite)
+    _check(value, math.isfinite if finite else None)
     return value
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text, in which numbers may be infinite. Raises NotParsed, Unreadable."""
+    """The tables of a TOML text; numbers may be infinite, not NaN. Raises NotParsed, Unreadable."""
     if len(text) > MOST_TOML:
         raise Unreadable(f"more than {MOST_TOML:,} characters")
     if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
@@ -159,7 +160,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise NotParsed(reason(error)) from None
     except ValueError as error:
         raise Unreadable(_told(error)) from None
-    _check(value, finite=False)
+    _check(value, lambda number: not math.isnan(number))
     return value
 
 
@@ -189,7 +190,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(f"{name}, which is no number of JSON")
 
 
-def _check(document: Any, finite: bool) -> None:
+def _check(document: Any, allowed: Callable[[float], bool] | None) -> None:
     """Raise Unreadable for what no reader of ours could store, compare or print."""
     level = [document]
     for _ in range(MOST_DEPTH):
@@ -201,14 +202,14 @@ def _check(document: Any, finite: bool) -> None:
             elif isinstance(one, list):
                 below += one
             else:
-                _check_value(one, finite)
+                _check_value(one, allowed)
         if not below:
             return
         level = below
     raise _too_deep()
 
 
-def _check_value(value: Any, finite: bool) -> None:
+def _check_value(value: Any, allowed: Callable[[float], bool] | None) -> None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
             raise Unreadable("text with half of a Unicode character")
@@ -216,7 +217,7 @@ def _check_value(value: Any, finite: bool) -> None:
         if value not in WHOLE:
             raise Unreadable("a whole number of more than 64 bits")
     elif isinstance(value, float):
-        if finite and not math.isfinite(value):
-            raise Unreadable("a number too large to be finite")
+        if allowed is not None and not allowed(value):
+            raise Unreadable(f"the number {value}")
     elif value is not None:
         raise Unreadable(f"a {type(value).__name__}, which no setting is")

@@ -141,7 +141,7 @@ def read_checkpoint(folder: Path) -> None:
 def perhaps_signed(folder: Path) -> None:
     try:
         signed_anew(folder)
-    except (ValueError, OSError, TypeError):
+    except (ValueError, OSError, TypeError, RecursionError):
         return
 
 
@@ -249,8 +249,9 @@ def codes_kind(suffix: str) -> Kind:
 
 def read_config(folder: Path) -> None:
     config = AttackConfig.build(read_toml(folder / "config.toml"))
-    config.to_toml()
-    json.dumps(describe(EXPERIMENTS.create("attack"), config), allow_nan=False)
+    kind: Any = EXPERIMENTS.create("attack")
+    json.dumps(describe(kind, config), allow_nan=False)
+    kind.plan(config).config.to_toml()
 
 
 SUITE = """name = "mine"
@@ -272,8 +273,7 @@ def read_suite(folder: Path) -> None:
     from advhash.experiments.benchmark.suite import load_suite, plan_suite
 
     config = SuiteConfig.build(load_suite(str(folder / "suite.toml")))
-    config.to_toml()
-    plan_suite(config)
+    plan_suite(config).config.to_toml()
 
 
 def make_images(folder: Path) -> None:
