@@ -43,6 +43,7 @@ from advhash.cli.transfer import transfer
 from advhash.compute.processes import process_count
 from advhash.errors import AdvhashError, UsageError
 from advhash.storage.foreign_text import visible
+from advhash.storage.places import user_path
 
 
 @contextmanager
@@ -131,6 +132,7 @@ def _root(
     if version:
         tell(f"advhash {__version__}")
         raise typer.Exit
+    user_path(".")  # one that is gone would end libraries below with words of their own
     if process_count() > 1 and context.invoked_subcommand != "train":
         raise UsageError(
             f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "

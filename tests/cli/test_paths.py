@@ -92,6 +92,17 @@ def test_a_working_directory_that_is_gone_is_told(
     one_line(advhash(*given("./here")), 2)
 
 
+def test_so_it_is_by_commands_that_take_no_path(
+    advhash: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intel's library ends the whole process where it cannot tell the working directory."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "a working directory that is gone" in one_line(advhash("list", "victims"), 2)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["pipe", "zero"])
 @pytest.mark.parametrize("place", PLACES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.plots import curves, history_figures, interval_figure
 from advhash.reports.elements.verdict import percent, run_labels, verdict
 from advhash.reports.page.render import page, render
-from advhash.reports.record import Record
+from advhash.reports.record import SIBLINGS, Record
 
 
 def record_of(folder: Path) -> Record:
@@ -579,3 +580,13 @@ def test_no_figure_without_a_value() -> None:
 def test_whatever_an_attacker_can_have_is_told_in_plain_words() -> None:
     (known,) = get_args(Knowledge)
     assert set(KNOWLEDGE) == set(get_args(known))
+
+
+@pytest.mark.parametrize(
+    "run", [{}, {"run": None}, *({"run": {"folder": folder}} for folder in (3, "", ".."))]
+)
+def test_runs_of_several_radii_lie_below_their_folder(tmp_path: Path, run: dict) -> None:
+    body = {"schema": SIBLINGS, "command": "attack", "report": "report.html", "runs": [run]}
+    (tmp_path / "metrics.json").write_text(json.dumps(body))
+    with pytest.raises(RunError, match="the folder of each run"):
+        page([tmp_path])
