@@ -85,7 +85,7 @@ def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
             ValueError,
             TypeError,
             ArithmeticError,
-        ) as error:  # parts of unequal length and type
+        ) as error:  # cut or mixed up
             raise RunError(
                 f"expected whole records, got one of {', '.join(map(str, group))} whose parts do "
                 f"not fit together ({reason(error)}): run it again"

@@ -20,6 +20,7 @@ from report_scene import (
     HOSTILE,
     Tags,
     edit,
+    make_inversion,
     make_run,
 )
 
@@ -590,3 +591,10 @@ def test_runs_of_several_radii_lie_below_their_folder(tmp_path: Path, run: dict)
     (tmp_path / "metrics.json").write_text(json.dumps(body))
     with pytest.raises(RunError, match="the folder of each run"):
         page([tmp_path])
+
+
+def test_parts_of_a_record_that_do_not_fit_together_are_one_line(tmp_path: Path) -> None:
+    folder = edit(make_inversion(tmp_path / "run"), lambda body: body["bits"][0]["means"].pop())
+    with pytest.raises(RunError, match="whose parts do not fit together") as got:
+        page([folder])
+    assert "\n" not in str(got.value)
