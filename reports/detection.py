@@ -199,7 +199,7 @@ def figures_table(record: DetectionRecord) -> Table:
     return Table(
         "Figures of detectors",
         "In percent, 95 % intervals in small print; – where a figure does not exist.",
-        [Column("Figure"), *(Column(name, foreign=True) for name in record.by_name)],
+        [Column("Figure"), *(Column(name) for name in record.by_name)],
         [*rows, row(titled("threshold"), thresholds)],
     )
 

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.headline import HEADLINES, Headline
+from advhash.storage.card import first_fault
+from advhash.storage.documents import parse_json, read_json, read_text, reason
 from advhash.storage.model_card import Origin
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
@@ -162,7 +164,7 @@ class Document(Part):
     def loads(cls, text: str) -> Self:
         """Raises OtherSchema, a ValueError, or ValueError where the text is no such document."""
         (schema,) = get_args(cls.model_fields["schema_"].annotation)
-        body = json.loads(text)
+        body = parse_json(text)
         if not isinstance(body, dict) or body.get("schema") != schema:
             given = body.get("schema") if isinstance(body, dict) else type(body).__name__
             raise OtherSchema(f"expected a run of schema {schema!r}, got {given!r}")
@@ -177,16 +179,14 @@ class Document(Part):
         """
         file = record_file(path)
         try:
-            return cls.loads(file.read_text("utf-8"))
+            return cls.loads(read_text(file))
         except OtherSchema as error:
             raise RunError(f"{error} in {file}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            reason = f"{where}: {first['msg']}" if where else first["msg"]
-        except (ValueError, OSError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
-        raise RunError(f"expected a run record in {file}, got a damaged one: {reason}")
+            found = first_fault(error)
+        except (ValueError, OSError) as error:
+            found = reason(error)
+        raise RunError(f"expected a run record in {file}, got a damaged one: {found}")
 
 
 class Named(Part):
@@ -272,8 +272,8 @@ def record_file(path: Path) -> Path:
 def schema_of(path: Path) -> str:
     """The schema that a run's record names; "" where it cannot be told."""
     try:
-        body = json.loads(record_file(path).read_text("utf-8"))
-    except (ValueError, OSError, RecursionError):
+        body = read_json(record_file(path))
+    except (ValueError, OSError):
         return ""
     return str(body.get("schema")) if isinstance(body, dict) else ""
 
@@ -288,6 +288,16 @@ class Siblings(Document):
     command: Literal["attack"]
     report: str
     runs: list[dict[str, Any]]
+
+    @field_validator("runs")
+    @classmethod
+    def _lie_below(cls, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for one in runs:
+            run = one.get("run")
+            folder = run.get("folder") if isinstance(run, dict) else None
+            if not isinstance(folder, str) or Path(folder).name in ("", ".."):
+                raise ValueError("expected the folder of each run")
+        return runs
 
     @property
     def records(self) -> list[Record]:

@@ -40,6 +40,7 @@ from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS, is_external
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
+from advhash.storage.places import user_path
 from advhash.storage.run_folder import RunFolder, refuse_partial
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim
@@ -91,7 +92,7 @@ def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = 
 
     Raises CheckpointError, DataError, UsageError.
     """
-    tables = {"victim": {"name": str(Path(checkpoint).absolute())}, "dataset": _table(dataset)}
+    tables = {"victim": {"name": str(user_path(checkpoint).absolute())}, "dataset": _table(dataset)}
     return prepare(TrainConfig.build({"device": device, **tables}))
 
 
@@ -258,7 +259,7 @@ def report(
     folders = []
     for run in listed:
         _expect_run(run)
-        folder = run.folder if isinstance(run, AttackResult) else Path(run)
+        folder = run.folder if isinstance(run, AttackResult) else user_path(run)
         if folder is None:
             raise UsageError("expected results with a run folder: attack with out=")
         folders.append(folder)
@@ -385,6 +386,6 @@ def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:
         assert given.record is not None
         return given.record, queries
     _expect_run(given)
-    folder = Path(given)
+    folder = user_path(given)
     refuse_partial(folder)
     return load_run(folder)

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from advhash.errors import UsageError, nearest
+from advhash.storage.places import user_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FOLDER = (str, Path), "a path"
+PATH = "a path"
 _WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     "seed": ((Integral,), "a whole number"),
     "device": ((str,), '"auto", "cpu" or "cuda"'),
     "method": ((str,), 'the name of an attack, e.g. "dhta"'),
-    "checkpoint": _FOLDER,
+    "checkpoint": ((str, Path), PATH),
     "name": ((str, type(None)), "a name"),
     "norm": ((str, type(None)), '"linf", "l2", "l0" or "none"'),
     "eps": ((Real, str, type(None)), 'a number or a fraction such as "8/255"'),
     "eight_bit": ((bool,), "True or False"),
-    "out": ((str, Path, type(None)), "a path"),
+    "out": ((str, Path, type(None)), PATH),
 }
 OTHER_NAMES = {"epsilon": "eps", "radius": "eps", "attack": "method", "model": "victim"}
 
@@ -37,20 +38,23 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             unknown = [name for name in kwargs if name not in signature.parameters]
             hint = misspelt(unknown[0], signature) if unknown else ""
             raise UsageError(f"{called}: {error}; {hint}it takes {_written(signature)}") from None
+        given = bound.arguments
         for name, value in given.items():
             types, wanted = _WANTED.get(name, ((object,), ""))
             truth = isinstance(value, bool) and bool not in types and object not in types
             if not isinstance(value, types) or truth:
                 raise UsageError(f"{called}: expected {name}= to be {wanted}, got {_short(value)}")
+            if wanted == PATH and isinstance(value, str | Path):
+                given[name] = user_path(value)
         progress = given.get("progress")
         if progress is not None and not callable(progress):
             raise UsageError(f"{called}: expected progress= to be a function, got {progress!r}")
-        return function(*args, **kwargs)
+        return function(*bound.args, **bound.kwargs)
 
     return call
 

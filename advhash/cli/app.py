@@ -5,7 +5,8 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -27,13 +28,27 @@ from advhash.cli.execute import brought, command_of
 from advhash.cli.invert import invert
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
-from advhash.cli.options import Json
+from advhash.cli.options import Json, placed
 from advhash.cli.phase_chart import phase_chart
 from advhash.cli.report import report
+from advhash.cli.terminal import tell
 from advhash.cli.train import train
 from advhash.cli.transfer import transfer
 from advhash.compute.processes import process_count
 from advhash.errors import UsageError
+from advhash.storage.foreign_text import visible
+from advhash.storage.places import user_path
+
+
+@contextmanager
+def _visible() -> Iterator[None]:
+    """What Typer says of options shows the arguments that it quotes, as all else here does."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
 
 
 class Commands(TyperGroup):
@@ -41,6 +56,14 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(brought())]
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _visible():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _visible():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         known = super().get_command(ctx, cmd_name)
@@ -73,6 +96,10 @@ app.command()(train)
 app.command()(transfer)
 app.command()(evolve)
 app.command("search", hidden=True)(evolve)  # its name until 0.1
+for part in (app, data_app, codes_app):
+    for registered in part.registered_commands:
+        if registered.callback is not None:
+            registered.callback = placed(registered.callback)
 
 
 def main() -> None:
@@ -86,8 +113,9 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        sys.stdout.write(f"advhash {__version__}\n")
+        tell(f"advhash {__version__}")
         raise typer.Exit
+    user_path(".")  # one that is gone would end libraries below with words of their own
     if process_count() > 1 and context.invoked_subcommand != "train":
         raise UsageError(
             f"torchrun starts {process_count()} processes, which only `advhash train` shares out: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from advhash.cli.options import (
     Victim,
     complete_attacks,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def show(record: Record | Siblings | InversionRecord) -> None:
 
 def print_run(record: Record) -> None:
     """Headline of an attack run and where its report is."""
-    sys.stdout.write(
+    tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}, {record.protocol.queries} queries, "
-        f"{record.protocol.query_modality} against {record.protocol.database}\n"
+        f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     print_metrics(record.metrics)
     print_end(record)
@@ -60,9 +60,9 @@ def print_siblings(siblings: Siblings) -> None:
 
     records = siblings.records
     first = records[0]
-    sys.stdout.write(
+    tell(
         f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
-        f"{first.protocol.queries} queries\n"
+        f"{first.protocol.queries} queries"
     )
     shown = dict.fromkeys((*first.headline().brief, HEADLINES["untargeted"].main))
     rows = [
@@ -70,7 +70,7 @@ def print_siblings(siblings: Siblings) -> None:
         for record in records
     ]
     print_rows(("budget", *shown), rows)
-    sys.stdout.write(f"report: {siblings.report}\n")
+    tell(f"report: {siblings.report}")
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

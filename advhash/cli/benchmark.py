@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from advhash.cli.console import FIGURE, figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
+from advhash.cli.terminal import tell
 from advhash.errors import CellsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def print_benchmark(record: BenchmarkRecord) -> None:
     from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
-    sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")
+    tell(f"{record.name}: {done} of {len(record.cells)} cells")
     rows = [
         {
             "data": standing.dataset,
@@ -37,7 +37,7 @@ def print_benchmark(record: BenchmarkRecord) -> None:
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):
-        sys.stdout.write(f"{line}\n")
+        tell(line)
     print_end(record)
 
 

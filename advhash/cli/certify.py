@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def print_certificates(record: CertificateRecord) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""
-    sys.stdout.write(
+    tell(
         f"{record.defended} under noise of sigma {record.smoothing.sigma:g}, "
         f"{record.dataset.name}: {record.queries} queries; no radius above "
-        f"{record.largest_radius:.3g} can be certified\n"
+        f"{record.largest_radius:.3g} can be certified"
     )
     print_metrics(record.metrics)
     for ball in record.radii:
-        sys.stdout.write(f"L2 radius {ball.radius:g}\n")
+        tell(f"L2 radius {ball.radius:g}")
         print_metrics(ball.metrics)
     print_end(record)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advhash.cli.console import print_metrics
 from advhash.cli.options import checked
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.codes.code_files import LabelledCodes
@@ -233,9 +233,9 @@ def _tell(out: Path, data: LabelledCodes, as_json: bool) -> None:
             }
         )
     else:
-        sys.stdout.write(
+        tell(
             f"{out}: {len(data)} codes of {data.codes.bits} bits, {data.labels.bits} classes "
-            f"(labels: {data.form})\n"
+            f"(labels: {data.form})"
         )
 
 
@@ -248,12 +248,10 @@ def _forms(document: Mapping[str, Any]) -> str:
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
     """Figures of codes from outside."""
-    sys.stdout.write(
+    tell(
         f"{document['queries']} queries against {document['database']} codes of "
         f"{document['bits']} bits, {document['classes']} classes (labels: {_forms(document)}); "
-        f"{document['empty_queries']} queries without a relevant row\n"
+        f"{document['empty_queries']} queries without a relevant row"
     )
     print_metrics(document["metrics"])
-    sys.stdout.write(
-        f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s\n"
-    )
+    tell(f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s")

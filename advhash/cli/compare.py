@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.experiments.compare import Comparison
@@ -56,7 +56,7 @@ def compare(
 
 def print_comparison(comparison: Comparison) -> None:
     """The paired differences of two runs."""
-    sys.stdout.write(f"{comparison.title}\n")
+    tell(f"{comparison.title}")
     rows = [
         {
             "metric": name,
@@ -67,4 +67,4 @@ def print_comparison(comparison: Comparison) -> None:
     ]
     print_rows(("metric", FIGURE, "p"), rows)
     for note in comparison.notes:
-        sys.stdout.write(f"note: {note}\n")
+        tell(f"note: {note}")

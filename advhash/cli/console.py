@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -22,6 +21,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from advhash.cli.terminal import remark, tell, tell_json
+from advhash.storage.foreign_text import visible
+
 if TYPE_CHECKING:
     from advhash.compute.progress import Progress
     from advhash.measures.intervals import Difference, Metric
@@ -33,7 +35,7 @@ UNBROKEN = 100_000  # columns of a line that is not written to a terminal
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document."""
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    tell_json(document)
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -48,13 +50,13 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     named = ["metric"] if "metric" in columns else []
     for column in columns:
         heading = "figure" if column in named else figure_of(column).heading
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(visible(heading)), overflow="fold")
     for _ in named:
         table.add_column("name", overflow="fold")
     for row in rows:
         cells = {**row, **{column: figure_of(row[column]).heading for column in named}}
         texts = [*(cells[column] for column in columns), *(row[column] for column in named)]
-        table.add_row(*(Text(str(cell)) for cell in texts))
+        table.add_row(*(Text(visible(str(cell))) for cell in texts))
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
@@ -84,21 +86,21 @@ def print_pictures(document: Mapping[str, Any]) -> None:
 
     pictures = (document.get("dataset") or {}).get("pictures")
     if pictures:
-        sys.stdout.write(f"pictures: {picture_text(pictures)}\n")
+        tell(f"pictures: {picture_text(pictures)}")
 
 
 def print_flags(flags: Iterable[Mapping[str, Any]]) -> None:
     for flag in flags:
-        sys.stdout.write(f"{flag['level']}: {flag['message']}\n")
+        tell(f"{flag['level']}: {flag['message']}")
 
 
 def print_end(record: Any, *places: str) -> None:
     """Flags of a record, what else was written where, and where its report is."""
     print_flags(vars(flag) for flag in record.flags)
     for place in places:
-        sys.stdout.write(f"{place}\n")
+        tell(place)
     if record.run is not None:
-        sys.stdout.write(f"report: {record.run.folder}/report.html\n")
+        tell(f"report: {record.run.folder}/report.html")
 
 
 @contextmanager
@@ -116,11 +118,11 @@ def progress_display() -> Iterator[Progress]:
             yield plain
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
     with Bars(*columns, console=console) as bars:
         clocks = Clocks()
@@ -133,10 +135,10 @@ def progress_display() -> Iterator[Progress]:
                 return
             number = clocks.tell(stage, done, total, time.monotonic()).number
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, figures=""), number
+                tasks[stage] = bars.add_task(visible(stage), total=total, figures=""), number
             task, shown = tasks[stage]
             if number != shown:  # again: the bar begins anew, with its clock
-                bars.reset(task, total=total, description=_named(stage, number))
+                bars.reset(task, total=total, description=visible(_named(stage, number)))
                 tasks[stage] = task, number
             bars.update(task, completed=done, total=total, figures=_figures(figures))
 
@@ -166,14 +168,13 @@ def _plain_progress() -> Iterator[Progress]:
         ends = "" if left is None else f", about {left:.0f} s left"
         shown = f" ({_figures(figures)})" if figures else ""
         name = stage if stage == OVERALL else _named(stage, span.number)
-        sys.stderr.write(f"{name}: {done}/{total}{shown}{ends}\n")
-        sys.stderr.flush()
+        remark(f"{name}: {done}/{total}{shown}{ends}")
 
     yield show
     if last and not planned:
         spent = time.monotonic() - begun
         stages = "1 stage" if len(last) == 1 else f"{len(last)} stages"
-        sys.stderr.write(f"{OVERALL}: {stages} in {spent:.0f} s\n")
+        remark(f"{OVERALL}: {stages} in {spent:.0f} s")
 
 
 def _named(stage: str, number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from advhash.cli.options import (
     complete_datasets,
     tables,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import ConfigError
 
 data_app = typer.Typer(help="Look at the data sets.", no_args_is_help=True)
@@ -73,4 +73,5 @@ def print_card(name: str, card: Mapping[str, Any]) -> None:
                 lines.append(f"{indent}{key}: {shown}")
 
     add(card, "  ")
-    sys.stdout.write("\n".join(lines) + "\n")
+    for line in lines:
+        tell(line)

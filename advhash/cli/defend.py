@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +19,7 @@ from advhash.cli.options import (
     Targets,
     Victim,
 )
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
@@ -29,14 +29,14 @@ def print_defense(record: TransferRecord) -> None:
     """Headline of a defence, its checks, and where checkpoint and report are."""
     assert record.defense is not None
     budget = next(iter(record.budgets.values()))
-    sys.stdout.write(
+    tell(
         f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
-        f"{record.protocol.queries} queries\n"
+        f"{record.protocol.queries} queries"
     )
     print_metrics(record.metrics)
     for check in record.defense.checks:
         figures = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
-        sys.stdout.write(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {figures}\n")
+        tell(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {figures}")
     print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
 

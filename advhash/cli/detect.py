@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from advhash.cli.options import (
     complete_datasets,
     complete_detectors,
 )
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.detection import DetectionRecord
@@ -29,12 +29,12 @@ def print_detection(record: DetectionRecord) -> None:
     document = record.document()
     tables = document["detectors"] or {document["detector"]["name"]: document}
     for detector, table in tables.items():
-        sys.stdout.write(
+        tell(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {table['threshold']:g}, the lowest threshold that at most "
             f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
-            "rows exceed\n"
+            "rows exceed"
         )
         rows = [
             {"metric": name, FIGURE: figure(metric)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +17,7 @@ from advhash.cli.options import (
     Victim,
     complete_attacks,
 )
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 def print_encoding(record: EncodingRecord) -> None:
     """Headline of each code and where the report is."""
-    sys.stdout.write(
+    tell(
         f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
-        f"{record.test} test pictures\n"
+        f"{record.test} test pictures"
     )
     names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Targets, Victim
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.evolve import SearchRecord
@@ -21,10 +21,10 @@ def print_search(record: SearchRecord) -> None:
     from advhash.reports.evolve import verdicts
 
     repeats = len(record.of("cached"))
-    sys.stdout.write(f"search over {record.domain}, {repeats} repeats\n")
+    tell(f"search over {record.domain}, {repeats} repeats")
     print_metrics({**record.metrics, **record.differences})
     for line in verdicts(record):
-        sys.stdout.write(f"{line}\n")
+        tell(line)
     winner = [f"winner: {record.run.folder}/winner.toml"] if record.held_out else []
     print_end(record, *winner)
 

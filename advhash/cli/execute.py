@@ -12,7 +12,6 @@ more than that, or nothing. What all commands share is done here.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -38,8 +37,10 @@ from advhash.cli.options import (
     checked,
     gather,
     new_file,
+    placed,
     working,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def command_of(kind: str) -> Any:
     options.__name__ = kind
     options.__doc__ = "A kind of run that an installed package brings."
     alone = typer.Typer()
-    alone.command(kind)(experiment(kind, show=show_headline)(options))
+    alone.command(kind)(placed(experiment(kind, show=show_headline)(options)))
     return typer.main.get_command(alone)
 
 
@@ -169,7 +170,7 @@ def show_headline(record: Any) -> None:
     document = record.document()
     print_metrics(document.get("metrics", {}))
     print_flags(document.get("flags", []))
-    sys.stdout.write(f"report: {document['run']['folder']}/report.html\n")
+    tell(f"report: {document['run']['folder']}/report.html")
 
 
 def _how(shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +15,7 @@ from advhash.cli.options import (
     Victim,
     complete_inversions,
 )
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.inversion.record import InversionRecord
@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 
 def print_inversion(record: InversionRecord) -> None:
     """Headline of a reconstruction run and where its report is."""
-    sys.stdout.write(
+    tell(
         f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
-        f"{record.protocol.samples} samples of {record.protocol.party}\n"
+        f"{record.protocol.samples} samples of {record.protocol.party}"
     )
     print_metrics({**record.metrics, **record.differences})
     if not record.of_pictures:
-        sys.stdout.write(
-            "gains are differences of MSE: below 0, codes give away more than the class alone\n"
-        )
+        tell("gains are differences of MSE: below 0, codes give away more than the class alone")
     print_end(record)
 
 

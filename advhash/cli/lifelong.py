@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, DatasetName, Sets, Victim
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.lifelong.record import LifelongRecord
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def print_lifelong(record: LifelongRecord) -> None:
     """Headline of a lifelong run and where its report is."""
     protocol = record.protocol
-    sys.stdout.write(
+    tell(
         f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
-        f"{len(protocol.seeds)} seeds, {record.last} increments\n"
+        f"{len(protocol.seeds)} seeds, {record.last} increments"
     )
     print_metrics(record.metrics)
     print_end(record)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from advhash.cli.terminal import remark
 from advhash.errors import ConfigError, UsageError
+from advhash.storage.places import user_path
 
 if TYPE_CHECKING:
     from advhash.compute.progress import Progress
@@ -36,8 +38,22 @@ class Sets(str):
 
 def fail(*lines: str) -> None:
     for number, line in enumerate(lines):
-        sys.stderr.write(f"advhash: {'error: ' if number == 0 else ''}{line}\n")
-    sys.stderr.flush()
+        remark(f"advhash: {'error: ' if number == 0 else ''}{line}")
+
+
+def placed(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose paths are looked at before it does anything, see `storage.places`."""
+
+    def at_place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [at_place(one) for one in value]
+        return user_path(value) if isinstance(value, Path) else value
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        command(**{name: at_place(value) for name, value in given.items()})
+
+    return call
 
 
 def complete(kind: str, incomplete: str) -> list[str]:
@@ -226,7 +242,7 @@ def _telling(quiet: bool) -> Iterator[None]:
             line = record.getMessage()
             if not quiet and line not in known:
                 known.add(line)
-                sys.stderr.write(f"{line}\n")
+                remark(line)
 
     lines, level = Lines(logging.INFO), logger.level
     logger.addHandler(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from advhash.cli.console import print_end
 from advhash.cli.execute import experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Victim, complete_attacks
+from advhash.cli.terminal import tell
 from advhash.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def print_phase(record: PhaseRecord) -> None:
     from advhash.reports.phase import verdicts
 
     for line in verdicts(record):
-        sys.stdout.write(f"{line}\n")
+        tell(line)
     print_end(record)
 
 

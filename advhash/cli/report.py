@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from advhash.cli.options import (
     Json,
 )
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 
@@ -57,4 +57,4 @@ def report(
     if as_json:
         print_json(document)
     else:
-        sys.stdout.write(f"{out}\n")
+        tell(str(out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from advhash.cli.options import (
     gather,
     working,
 )
+from advhash.cli.terminal import tell
 from advhash.compute.processes import is_main_process
 from advhash.errors import UsageError
 
@@ -92,4 +92,4 @@ def print_training(document: Mapping[str, Any]) -> None:
     print_pictures(document)
     print_flags(document["flags"])
     if document["checkpoint"] is not None:
-        sys.stdout.write(f"checkpoint: {document['checkpoint']}\n")
+        tell(f"checkpoint: {document['checkpoint']}")

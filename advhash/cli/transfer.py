@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from advhash.cli.options import (
     Sets,
     Targets,
 )
+from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
@@ -27,12 +27,10 @@ def print_transfer(record: TransferRecord) -> None:
     """The matrix of each method and where the report is."""
     from advhash.reports.vocabulary import label_of
 
-    sys.stdout.write(f"{record.dataset.name}, {record.protocol.queries} queries\n")
+    tell(f"{record.dataset.name}, {record.protocol.queries} queries")
     for method, budget in record.budgets.items():
         main = record.headline(method).main
-        sys.stdout.write(
-            f"{method} ({budget.text}): {label_of(main)}; rows: made for, columns: judged on\n"
-        )
+        tell(f"{method} ({budget.text}): {label_of(main)}; rows: made for, columns: judged on")
         rows = []
         for source in record.labels:
             row = {"": source}

@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +39,7 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
+from advhash.storage.documents import BROKEN_ARRAYS, check_archive, expect_file, reason
 from advhash.storage.files import expect_room, partial_file
 
 SUFFIX = ".codes"
@@ -50,11 +48,7 @@ _HEADER = struct.Struct("<8sIIQII32s")
 _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
 _MOST_BITS = 1024
-# what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
-_UNREADABLE = (
-    *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
-    *(OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
+MOST_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
 _TEXT = (".txt", ".csv", ".tsv")
 _FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
 _STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
@@ -219,6 +213,7 @@ def _read_header(path: Path) -> _Header:
 def _reading(path: Path) -> Iterator[None]:
     """Turn what can be wrong with a file as such into one DataError line."""
     try:
+        expect_file(path)
         yield
     except FileNotFoundError:
         raise DataError(f"expected a file, got {path}: not there") from None
@@ -227,7 +222,7 @@ def _reading(path: Path) -> Iterator[None]:
     except PermissionError:
         raise DataError(f"cannot read {path}: no permission") from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {_line(error)}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit in memory; use a {SUFFIX} file") from None
 
@@ -311,8 +306,8 @@ def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
 def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
     try:
         array = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not an array that NumPy reads ({_line(error)})") from None
+    except BROKEN_ARRAYS as error:
+        raise DataError(f"{path}: not an array that NumPy reads ({reason(error)})") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
     return array
@@ -320,6 +315,7 @@ def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
 
 def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
     try:
+        check_archive(path, MOST_ARRAYS)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
@@ -328,12 +324,8 @@ def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
             expect_room(archive.zip.getinfo(member).file_size)
             array: npt.NDArray[np.generic] = archive[name]
             return array
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: not an archive that NumPy reads ({_line(error)})") from None
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    except BROKEN_ARRAYS as error:
+        raise DataError(f"{path}: not an archive that NumPy reads ({reason(error)})") from None
 
 
 def _text_codes(path: Path) -> npt.NDArray[np.generic]:

@@ -104,6 +104,8 @@ def read_table(
         _parsed([word], f"{where}, line {place}", expected)
         for place, word in zip(lines if alone else (), alone, strict=True)
     ]
+    if not rows:
+        return TextTable(np.zeros((0, 0), np.float32), numbered)
     return TextTable(np.array(rows, np.float32).reshape(len(rows), -1), numbered)
 
 

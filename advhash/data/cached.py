@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from advhash.data.dataset import Dataset, Split
 from advhash.data.images.rows import image_file, map_images
 from advhash.storage.cache import cached, content_key
+from advhash.storage.documents import read_json
 
 
 def cached_dataset(content: object, build: Callable[[Path], Dataset]) -> Dataset:
@@ -68,7 +69,7 @@ def _write(folder: Path, data: Dataset) -> None:
 def _read(folder: Path) -> Dataset:
     """Raises ValueError, or an error of the reader, where what is stored is not what was."""
     tensors = load_file(folder / "tensors.safetensors")
-    stored = json.loads((folder / "dataset.json").read_text())
+    stored = read_json(folder / "dataset.json", 2**33)
     splits = {}
     for name in stored["names"]:
         prefix = f"{name}/input/"

@@ -21,6 +21,7 @@ from advhash.data.splits import refuse_empty_splits
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.storage.files import write_bytes
+from advhash.storage.places import user_path
 
 logger = logging.getLogger(__name__)
 TILE = 64  # least pixels of an image in a grid
@@ -44,7 +45,7 @@ def load_dataset(
         data: Dataset = DATASETS.create(name, settings)
         refuse_empty_splits(data)  # of packages' readers too
         return data
-    place = Path(name).expanduser().resolve()
+    place = user_path(name).resolve()
     if "root" in settings:
         raise ConfigError(f"expected one place, got {name!r} and the setting 'root'")
     reader = reader_of(place, reads)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from advhash.data.dataset import Modality
 from advhash.data.images.decode import unread, unread_warning
 from advhash.errors import DataError
+from advhash.storage.documents import Unreadable, check_archive, open_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 CAPTION_COLUMNS = {"image", "caption", "labels"}
 LISTS = ("database", "train", "test")
+MOST_MEMBERS = 2**40  # bytes: what is in an archive is asked, not how much
 ARCHIVES = {  # .npz files of a known form → reader
     "mirflickr25k.npz": ("mirflickr_tags", "text"),
     "nuswide10k.npz": ("nuswide_tags", "text"),
@@ -239,20 +241,23 @@ def _header(file: Path) -> list[str]:
     """The first line of a table as text, or nothing."""
     if file.suffix.lower() == ".parquet":
         return []
-    opened: Callable[..., object] = gzip.open if file.suffix.lower() == ".gz" else open
     try:
-        with opened(file, "rt", encoding="utf-8-sig", errors="replace") as stream:  # type: ignore[attr-defined]
-            line = stream.readline(1 << 16)
-    except (OSError, EOFError):
+        with open_file(file) as stream:
+            if file.suffix.lower() == ".gz":
+                with gzip.open(stream) as unpacked:
+                    octets = unpacked.readline(1 << 16)
+            else:
+                octets = stream.readline(1 << 16)
+        line = octets.decode("utf-8-sig", "replace")
+        return [name.strip() for name in next(csv.reader([line]), [])]
+    except (OSError, EOFError, zlib.error, csv.Error):
         return []
-    return [name.strip() for name in next(csv.reader([line]), [])]
 
 
 def _members(file: Path) -> set[str]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            return set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+        return check_archive(file, MOST_MEMBERS)
+    except (OSError, Unreadable):
         return set()
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from advhash.errors import ConfigError
 from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.storage import documents
+from advhash.storage.documents import NotParsed, Unreadable, parse_toml, reason
+
+MOST_KEYS = 16  # parts of a key: no table of ours lies so deep
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A config file. Raises ConfigError: missing, or not TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return documents.read_toml(path)
     except OSError as error:
-        raise ConfigError(f"expected a config file, got {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected a config file, got {path}: {reason(error)}") from None
+    except Unreadable as error:
         raise ConfigError(f"expected TOML in {path}, got: {error}") from None
 
 
@@ -31,10 +34,15 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set: expected table.key=value, got {text!r}")
+    if len(keys) > MOST_KEYS:
+        raise ConfigError(f"--set: expected table.key=value, got a key of {len(keys)} parts")
     try:
-        return keys, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value}")
+    except NotParsed:
         return keys, value.strip()
+    except Unreadable as error:
+        raise ConfigError(f"--set {'.'.join(keys)}: expected a value, got {error}") from None
+    return keys, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
 def parse_method(text: str) -> dict[str, Any]:

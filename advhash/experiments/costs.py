@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advhash.storage.cache import cache_root
+from advhash.storage.documents import parse_json, read_text
 
 
 def note_cost(kind: str, names: Sequence[str], amount: int, seconds: float) -> None:
@@ -43,12 +44,12 @@ class Costs:
     def read(cls) -> Costs:
         rates: dict[tuple[str, ...], list[float]] = {}
         try:
-            lines = (cache_root() / "costs.jsonl").read_text("utf-8").splitlines()
+            lines = read_text(cache_root() / "costs.jsonl").splitlines()
         except (OSError, ValueError):
             lines = []
         for line in lines:
             try:
-                kind, names, amount, seconds = json.loads(line)
+                kind, names, amount, seconds = parse_json(line)
                 rate = float(seconds) / int(amount)
                 named = [str(name) for name in names]
             except (ValueError, TypeError, ZeroDivisionError):

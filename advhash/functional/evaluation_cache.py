@@ -7,6 +7,7 @@ unified_functional_hashing/fec.py and automl_zero/fec_cache.cc.
 from __future__ import annotations
 
 import json
+import math
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from advhash.errors import StorageError
+from advhash.storage.documents import expect_file, parse_json, reason
 
 Kind = Literal["miss", "partial", "full"]
 
@@ -127,6 +129,8 @@ class EquivalenceCache:
         self._random = random.Random(seed)
         self._path = path
         with self._errors():
+            if path is not None and path.exists():
+                expect_file(path)
             self._table = sqlite3.connect(
                 ":memory:" if path is None else path, timeout=60, isolation_level=None
             )
@@ -139,10 +143,10 @@ class EquivalenceCache:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError) as error:
             raise StorageError(
-                f"expected an equivalence cache in {self._path}, got: {error}; delete it, or give "
-                "another file"
+                f"expected an equivalence cache in {self._path}, got: {reason(error)}; "
+                "delete it, or give another file"
             ) from None
 
     @contextmanager
@@ -215,8 +219,7 @@ class EquivalenceCache:
             ).fetchone()
             if row is None:
                 return None
-            hits, figures, seconds = row
-            hits += 1
+            hits, (figures, seconds) = row[0] + 1, _read(row)
             lucky = self._random.random() < self.remove_probability
             if lucky or (self.forget_every and hits >= self.forget_every):
                 table.execute("DELETE FROM entries WHERE key = ?", (key,))
@@ -227,7 +230,7 @@ class EquivalenceCache:
                     (hits, self._now(table), key),
                 )
             self._count(table, full_hits=1, hash_seconds=hash_seconds, saved_seconds=seconds)
-        return Lookup("full", json.loads(figures), hash_seconds)
+        return Lookup("full", figures, hash_seconds)
 
     def _add(self, key: str, evaluation: Evaluation, hash_seconds: float) -> Lookup:
         with self._transaction() as table:
@@ -287,11 +290,15 @@ class EquivalenceCache:
     def statistics(self) -> Statistics:
         """Over all processes that use the file."""
         with self._errors():
-            rows = dict(self._table.execute("SELECT name, value FROM counts").fetchall())
-        kinds = {field.name: field.type for field in fields(Statistics)}
-        return Statistics(
-            **{name: int(v) if kinds[name] == "int" else v for name, v in rows.items()}
-        )
+            rows = self._table.execute("SELECT name, value FROM counts").fetchall()
+            kinds = {field.name: field.type for field in fields(Statistics)}
+            odd = [name for name, _ in rows if name not in kinds]
+            if odd:
+                raise ValueError(f"a count of {odd[0]!r}")
+            found: dict[str, Any] = {
+                name: int(value) if kinds[name] == "int" else _finite(value) for name, value in rows
+            }
+            return Statistics(**found)
 
     def document(self) -> dict[str, float]:
         """The statistics and the number of keys, for a record."""
@@ -299,4 +306,16 @@ class EquivalenceCache:
 
 
 def _read(row: tuple[int, str, float]) -> tuple[dict[str, float], float]:
-    return json.loads(row[1]), row[2]
+    """Figures and seconds of a key. Raises ValueError, TypeError: a row that none of us wrote."""
+    figures = parse_json(str(row[1]))
+    if not isinstance(figures, dict):
+        raise TypeError(f"figures that are a {type(figures).__name__}")
+    return {str(name): _finite(value) for name, value in figures.items()}, _finite(row[2])
+
+
+def _finite(value: Any) -> float:
+    """A stored number. Raises ValueError, TypeError: none, or an infinite one."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {number}")
+    return number

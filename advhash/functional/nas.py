@@ -13,9 +13,7 @@ max(x, pool x) is pool x. `normal_form` is by these rules, `canonical` by the gr
 from __future__ import annotations
 
 import functools
-import gzip
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,7 @@ import numpy as np
 from advhash.errors import RunError
 from advhash.functional.evaluation_cache import Evaluation
 from advhash.functional.functional_hash import FunctionalHash, quantised
+from advhash.storage.documents import parse_json, read_gzip
 
 Keyed = Literal["losses", "accuracies", "structure"]
 OPERATIONS = ("conv3x3", "conv1x1", "maxpool3x3")
@@ -187,11 +186,7 @@ def read_table(file: Path | None = None) -> dict[str, Any]:
     """
     file = file or TABLE
     try:
-        with gzip.open(file, "rb") as stream:
-            unpacked = stream.read(MOST_BYTES + 1)
-        if len(unpacked) > MOST_BYTES:
-            raise ValueError(f"over {MOST_BYTES:,} bytes")
-        table = json.loads(unpacked)
+        table = parse_json(read_gzip(file), finite=False)
         known = table["schema"] == SCHEMA and isinstance(table["cells"], dict)
     except FileNotFoundError:
         raise RunError(

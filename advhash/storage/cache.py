@@ -30,6 +30,7 @@ import platformdirs
 from safetensors import SafetensorError
 
 from advhash.errors import CheckpointError, StorageError, exhausted
+from advhash.storage.documents import read_json
 from advhash.storage.files import (
     partial_folder,
     sha256,
@@ -38,6 +39,7 @@ from advhash.storage.files import (
     write_json,
     write_text,
 )
+from advhash.storage.places import user_path
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def cache_root() -> Path:
     """
     given = os.environ.get("ADVHASH_CACHE")
     try:
-        return Path(given).expanduser() if given else platformdirs.user_cache_path("advhash")
+        return user_path(given) if given else platformdirs.user_cache_path("advhash")
     except RuntimeError:  # neither $HOME nor the list of users tells it
         raise StorageError(
             f"expected a home folder for the cache, got {given or 'none'}: set ADVHASH_CACHE to a "
@@ -217,7 +219,7 @@ def check(folder: Path) -> None:
     """
     for path in (folder, folder / DIGESTS):
         expect_own(path)
-    written = json.loads((folder / DIGESTS).read_text("utf-8"))
+    written = read_json(folder / DIGESTS)
     name = f"{folder.parent.name}/{folder.name}"
     if written.pop("sha256") != _digest(written) or not written["files"]:
         raise ValueError(f"expected the digests of what was written in {folder}, got others")

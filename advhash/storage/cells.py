@@ -8,7 +8,6 @@ A result that is not what was written is discarded and computed again.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 from advhash.errors import CheckpointError
 from advhash.storage.cache import cache_root, cached, expect_own, make_way
 from advhash.storage.checkpoint import read_tensors, write_tensors
+from advhash.storage.documents import read_json
 from advhash.storage.files import partial_file, storage_errors, write_json
 
 DOCUMENT, TENSORS = "result.json", "result.safetensors"
@@ -67,7 +67,7 @@ class CellStore:
             write_json(folder / DOCUMENT, {"key": self.key, "document": result.document})
 
         def read(folder: Path) -> Result:
-            body = json.loads((folder / DOCUMENT).read_text("utf-8"))
+            body = read_json(folder / DOCUMENT)
             if body["key"] != self.key:
                 raise ValueError("it is the result of another cell")
             return Result(body["document"], read_tensors(folder / TENSORS))

@@ -23,12 +23,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from advhash import __version__
 from advhash.errors import AdvhashError, CheckpointError
 from advhash.registry import DEFENSES, VICTIMS
+from advhash.storage.card import SCHEMA, check_card
+from advhash.storage.documents import expect_file, read_json, reason
 from advhash.storage.files import sha256, storage_errors, write_text
 
 if TYPE_CHECKING:
     from advhash.victims.base import HashVictim
 
-SCHEMA = "advhash/victim/1"
 CARD, WEIGHTS = "card.json", "model.safetensors"
 DIGEST = "sha256 of the tensors"
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
@@ -58,11 +59,12 @@ def read_tensors(path: Path, *, signature: str = "") -> dict[str, Tensor]:
     signature: also where they are not what `write_tensors` wrote under this signature
     """
     try:
+        expect_file(path)
         with safetensors.safe_open(path, framework="pt") as stored:
             digest = (stored.metadata() or {}).get(DIGEST)
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"expected safetensors in {path}, got {_line(error)}") from None
+        raise CheckpointError(f"expected safetensors in {path}, got {reason(error)}") from None
     if signature and digest != tensors_digest(tensors, signature):
         raise CheckpointError(f"the stored values of {path} are not those that were written")
     return tensors
@@ -115,53 +117,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         held = f"pickles ({', '.join(pickles[:3])}), which are refused" if pickles else "none"
         raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {held}")
     try:
-        if file.stat().st_size > _MAX_CARD:
-            raise ValueError(f"a file above {_MAX_CARD} bytes")
-        card = json.loads(file.read_text("utf-8"))
-        if not isinstance(card, dict) or card.get("schema") != SCHEMA:
-            schema = card.get("schema") if isinstance(card, dict) else type(card).__name__
-            raise ValueError(f"schema {schema!r}, not {SCHEMA!r}")
-        for key, kind in (("name", str), ("settings", dict), ("files", dict)):
-            if not isinstance(card.get(key), kind):
-                raise ValueError(f"no {kind.__name__} under {key!r}")
-        _check_notes(card)
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"expected a victim card in {file}, got {_line(error)}") from None
-    return dict(card)
-
-
-def _check_notes(card: Mapping[str, Any]) -> None:
-    """Raise ValueError where history, flags or data are not as `save_victim` writes them."""
-    rows = card.get("history", [])
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(isinstance(v, str | int | float) for v in row.values())
-        for row in rows
-    ):
-        raise ValueError("no list of flat rows under 'history'")
-    flags = card.get("flags", [])
-    levels = {"info", "warning", "error"}
-    if not isinstance(flags, list) or not all(
-        isinstance(flag, dict)
-        and set(flag) == {"name", "level", "message"}
-        and flag["level"] in levels
-        for flag in flags
-    ):
-        raise ValueError("no list of flags under 'flags'")
-    defenses = card.get("defenses", [])
-    if not isinstance(defenses, list) or not all(
-        isinstance(defense, dict)
-        and isinstance(defense.get("name"), str)
-        and isinstance(defense.get("settings"), dict)
-        for defense in defenses
-    ):
-        raise ValueError("no list of defences under 'defenses'")
-    data = card.get("data")
-    if data is not None and not (
-        isinstance(data, dict)
-        and isinstance(data.get("name"), str)
-        and isinstance(data.get("settings"), dict)
-    ):
-        raise ValueError("no data set under 'data'")
+        return check_card(read_json(file, _MAX_CARD))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"expected a victim card in {file}, got {reason(error)}") from None
 
 
 def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
@@ -194,7 +152,7 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
         raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     except (RuntimeError, TypeError) as error:  # torch refuses the sizes that the card asks for
         raise CheckpointError(
-            f"checkpoint {folder} does not fit this advhash: {_line(error)}"
+            f"checkpoint {folder} does not fit this advhash: {reason(error)}"
         ) from None
     _compare(weights, card, stored, victim)
     tensors = read_tensors(weights)
@@ -206,8 +164,7 @@ def load_victim(folder: Path) -> tuple[HashVictim, dict[str, Any]]:
     if not all(bool(torch.isfinite(value).all()) for value in floats):
         raise CheckpointError(f"{weights}: expected finite weights, got NaN or infinity")
     victim.load_state_dict(tensors, strict=True)
-    history = card.get("history", [])
-    victim.history = history if isinstance(history, list) else []
+    victim.history = card.get("history", [])
     return victim.eval(), card
 
 
@@ -230,7 +187,7 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
         with safetensors.safe_open(weights, framework="pt") as stored:
             return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"expected safetensors in {weights}, got {_line(error)}") from None
+        raise CheckpointError(f"expected safetensors in {weights}, got {reason(error)}") from None
 
 
 def _compare(weights: Path, card: Mapping[str, Any], stored: Shapes, victim: HashVictim) -> None:
@@ -263,8 +220,3 @@ def _at_most(tensors: int, weights: Path) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text, shortened."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

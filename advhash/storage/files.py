@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from advhash.errors import StorageError
+from advhash.storage.documents import open_file
 
 if sys.platform != "win32":
     import fcntl
@@ -202,6 +203,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as stream:
+    """Hex digest of a file. Raises OSError."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

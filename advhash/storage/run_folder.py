@@ -10,7 +10,6 @@ looks finished, since `metrics.json` and the final name appear only at the end.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -25,10 +24,13 @@ from typing import Any
 
 from advhash import __version__
 from advhash.errors import RunError
+from advhash.storage.documents import read_json, read_text, reason
 from advhash.storage.files import is_open, lock, storage_errors, sweep, write_json, write_text
+from advhash.storage.places import user_path
 
 _SUFFIX = ".partial"
 IDENTITY, CONFIG = "identity.json", "config.toml"
+MOST = 2**20  # bytes of either
 OLD = "it was begun by a version before 0.2, whose interrupted runs this one cannot continue"
 _PACKAGES = (
     "torch",
@@ -96,10 +98,20 @@ def continued(folder: Path, name: Path) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
-        identity = json.loads((folder / IDENTITY).read_text("utf-8"))
+        found = read_json(folder / IDENTITY, MOST)
     except (OSError, ValueError):
         return {}
-    return identity if isinstance(identity, dict) else {}
+    kinds = {"kind": str, "code": str, "version": str, "trusted": bool}
+    given = found if isinstance(found, dict) else {}
+    return {name: given[name] for name, one in kinds.items() if isinstance(given.get(name), one)}
+
+
+def _text(file: Path) -> str:
+    """A file of a run folder. Raises RunError."""
+    try:
+        return read_text(file, MOST)
+    except (OSError, ValueError) as error:
+        raise RunError(f"expected the config of a run in {file}, got {reason(error)}") from None
 
 
 def _difference(before: dict[str, Any], kind: str, other: list[str]) -> str:
@@ -116,7 +128,7 @@ class RunFolder:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.path = final.with_name(final.name + _SUFFIX)
+        self.path = user_path(final.with_name(final.name + _SUFFIX))
         self._lock: int | None = None
         self._mine = False  # what another command began is never removed
 
@@ -153,7 +165,7 @@ class RunFolder:
     @classmethod
     def start(cls, final: Path) -> RunFolder:
         """Begin a run. Raises RunError where it exists already, StorageError."""
-        run = cls(final.absolute())
+        run = cls(user_path(final).absolute())
         run._expect_new(run.final, "choose another --out or delete it")
         unfinished = f"continue it with --resume {final} or delete it"
         run._expect_new(run.path, unfinished)
@@ -178,7 +190,7 @@ class RunFolder:
 
         Raises RunError where it is finished already or another process writes it, StorageError.
         """
-        run = cls(final.absolute())
+        run = cls(user_path(final).absolute())
         while True:
             if not run.path.is_dir() or run.final.exists():
                 try:
@@ -228,8 +240,11 @@ class RunFolder:
 
         Raises RunError: it is finished, is not there, or is of a version that told no kind.
         """
-        folder = given.absolute()
-        run = RunFolder(folder.with_name(folder.name.removesuffix(_SUFFIX)))
+        folder = user_path(given).absolute()
+        name = folder.name.removesuffix(_SUFFIX)
+        if not name:
+            raise RunError(f"expected an interrupted run, got {given}, which is no name of one")
+        run = RunFolder(folder.with_name(name))
         if run.final.exists():
             raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
         if not (run.path / CONFIG).is_file():
@@ -249,7 +264,7 @@ class RunFolder:
         Raises RunError, naming the difference, where another run was begun here.
         """
         file, before = self.path / CONFIG, _identity(self.path)
-        stored = file.read_text("utf-8") if file.is_file() else config
+        stored = _text(file) if file.is_file() else config
         mine = {"kind": kind, "code": code}
         other = [name for name in mine if before and before.get(name) != mine[name]]
         if not before and file.is_file():

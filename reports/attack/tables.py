@@ -247,7 +247,7 @@ def pairs(runs: Sequence[Run], paired: Sequence[Pair]) -> Table | None:
     def cells(pair: Pair) -> list[TableCell]:
         return row(
             named(runs[pair.first].label),
-            TableCell(runs[pair.second].label, foreign=True, style="strong"),
+            TableCell(runs[pair.second].label, style="strong"),
             titled(pair.metric),
             points(pair.difference),
             number(pair.difference.n),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from advhash.reports.record import (
     VictimInfo,
     record_file,
 )
+from advhash.storage.documents import read_json
 from advhash.storage.files import sha256
 from advhash.storage.model_card import Origin
 
@@ -184,10 +184,8 @@ def data_fact(info: DatasetInfo) -> str:
 
 def _versions(file: Path) -> dict[str, str]:
     try:
-        if not file.is_file() or file.stat().st_size > MAX_FILE:
-            return {}
-        body = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        body = read_json(file, MAX_FILE)
+    except (OSError, ValueError):
         return {}
     packages = body.get("packages") if isinstance(body, dict) else None
     if not isinstance(packages, dict):

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from advhash.measures.intervals import Metric
+from advhash.storage.foreign_text import visible
 
 History = Sequence[Mapping[str, float | str]]
 
@@ -101,7 +102,7 @@ def svg_of(figure: Figure) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name with characters that the font lacks
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return visible(buffer.getvalue().decode("utf-8"), keep="\t\n\r").encode("utf-8")
 
 
 def interval_figure(effects: Sequence[Effect], axis: str) -> bytes | None:

@@ -23,7 +23,6 @@ class TableCell:
     note:    small print that is no interval
     span:    columns that it covers
     numeric: a figure, whose digits stand below each other
-    foreign: a name from data or from the user, which may be written from right to left
     detail:  what a page unfolds below the text, its heading first; files leave it out
     """
 
@@ -32,7 +31,6 @@ class TableCell:
     note: str = ""
     span: int = 1
     numeric: bool = False
-    foreign: bool = False
     style: Literal["", "strong", "soft", "code"] = ""
     detail: tuple[str, str] | None = None
 
@@ -55,7 +53,6 @@ class Column:
 
     label: str
     wide: bool = False
-    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def titled(name: str) -> TableCell:
 
 def named(text: str, note: str = "") -> TableCell:
     """A name from data or from the user."""
-    return TableCell(text, note=note, foreign=True)
+    return TableCell(text, note=note)
 
 
 def number(text: object) -> TableCell:

@@ -18,6 +18,7 @@ from advhash.errors import StorageError
 from advhash.reports.elements.tables import Table, TableCell
 from advhash.reports.page.render import Page
 from advhash.storage.files import partial_folder, storage_errors, write_bytes
+from advhash.storage.foreign_text import visible
 
 SCALE = 2  # pixels of a PNG to one of the page
 NUMBER = re.compile(r"–?|[-+]?[\d.]+(/255)?")  # a figure, or none
@@ -75,7 +76,7 @@ def to_csv(table: Table) -> str:
 
 
 def _safe(text: str) -> str:
-    text = text.strip()
+    text = visible(text.strip(), keep="\t\n\r")
     if text[:1] in ("=", "+", "@", "-", "\t", "\r") and not NUMBER.fullmatch(text):
         return f"'{text}"
     return text
@@ -87,7 +88,7 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("50 % of a_b")
     '50 \\\\% of a\\\\_b'
     """
-    return "".join(LATEX.get(sign, sign) for sign in text.strip())
+    return "".join(LATEX.get(sign, sign) for sign in visible(text.strip(), keep="\n"))
 
 
 def to_latex(table: Table) -> str:

@@ -29,6 +29,7 @@ from advhash.reports.lifelong.record import LIFELONG
 from advhash.reports.phase import PHASE, phase_chapter
 from advhash.reports.record import SCHEMA as ATTACK, SIBLINGS, Siblings, schema_of
 from advhash.reports.transfer import TRANSFER, transfer_chapter
+from advhash.storage.documents import reason
 
 Make = Callable[[Sequence[Path], Pictures], list[Chapter]]
 
@@ -80,4 +81,13 @@ def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
                 f"expected whole records, got one of {', '.join(map(str, group))} without "
                 f"{str(error) or 'a part'}: run it again"
             ) from None
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+        ) as error:  # cut or mixed up
+            raise RunError(
+                f"expected whole records, got one of {', '.join(map(str, group))} whose parts do "
+                f"not fit together ({reason(error)}): run it again"
+            ) from error
     return made

@@ -1,7 +1,7 @@
 """One self-contained page over any finished runs: no script, no network, safe by mail.
 
 Names, captions and messages come from data sets and from run folders that others may have written:
-they are hostile text, and Jinja escapes them all.
+they are hostile text: Jinja escapes them all, and `directions` isolates them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from advhash.reports.elements.numbers import FILTERS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import Drawing
 from advhash.reports.elements.tables import Table
+from advhash.reports.page.directions import isolated
 from advhash.reports.page.kinds import chapters
 from advhash.storage.files import write_bytes
 
@@ -159,7 +160,7 @@ def draw(paths: Sequence[Path]) -> Page:
     )
     shown = [(section.topic, item) for section in sections for item in section.shown]
     return Page(
-        html,
+        isolated(html),
         [(topic, item) for topic, item in shown if isinstance(item, Table)],
         [(topic, item) for topic, item in shown if isinstance(item, Drawing)],
     )

@@ -457,3 +457,13 @@ def test_queries_get_the_classes_of_the_database() -> None:
     for query, database in ((many, columns), (columns, many)):
         with pytest.raises(DataError, match="label columns of the queries as in the database"):
             query.fitted(database)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# nothing\n", "b0 b1\n"])
+def test_a_text_without_rows_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "codes.txt").write_text("0 1\n1 0\n")
+    (tmp_path / "labels.txt").write_text(content)
+    with pytest.raises(DataError, match="expected"):
+        read_codes(tmp_path / "codes.txt", tmp_path / "labels.txt")
+    with pytest.raises(DataError, match="expected"):
+        read_codes(tmp_path / "labels.txt", tmp_path / "codes.txt")

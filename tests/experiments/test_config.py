@@ -247,3 +247,50 @@ class TestBudgetConfig:
         with pytest.raises(ConfigError) as got:
             BudgetConfig.build(values).resolve(DEFAULT)
         assert message in str(got.value)
+
+
+NESTED = "[" * 20_000 + "]" * 20_000
+LONG = "9" * 6000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"seed = {NESTED}".encode(), "deep"),
+        (f"seed = {LONG}".encode(), "a number of too many digits"),
+        (b"seed = 1979-05-27", "a date, which no setting is"),
+        (b"seed = \xff", "no UTF-8 text"),
+        (bytes(2**20 + 1), "more than 1,048,576 bytes"),
+    ],
+    ids=["nested", "digits", "date", "no text", "huge"],
+)
+def test_a_config_out_of_bounds_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as got:
+        read_toml(file)
+    assert str(got.value).startswith(f"expected TOML in {file}, got")
+    assert "\n" not in str(got.value)
+
+
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert read_toml(tmp_path / "config.toml") == {"seed": 3}
+
+
+@pytest.mark.parametrize("value", [NESTED, LONG, "1979-05-27"], ids=["nested", "digits", "date"])
+def test_an_assignment_out_of_bounds_is_one_line(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set victim\.bits: expected a value, got") as got:
+        parse_assignment(f"victim.bits={value}")
+    assert len(str(got.value)) < 200
+
+
+def test_a_key_of_an_assignment_is_no_deeper_than_tables_are() -> None:
+    with pytest.raises(ConfigError, match="a key of 20000 parts"):
+        parse_assignment(".".join("a" * 20_000) + "=1")
+
+
+def test_an_assignment_sets_one_value() -> None:
+    """What stands on a second line is no further setting that nobody asked for."""
+    keys, value = parse_assignment("victim.bits=16\nseed = 3")
+    assert (keys, value) == (["victim", "bits"], "16\nseed = 3")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -317,3 +320,60 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         EquivalenceCache(**settings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("figures", "[1]"), ("figures", "{"), ("figures", '{"fitness": "x"}'), ("figures", None),
+        ("seconds", "x"), ("seconds", None), ("hits", "x"), ("figures", b"\xff"),
+        ("seconds", 1e999),
+    ],
+)  # fmt: skip
+def test_a_row_that_nobody_of_us_wrote_is_one_line(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    """SQLite keeps any type in any column."""
+    cache = EquivalenceCache(tmp_path / "cache.sqlite")
+    cache.evaluate("a", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=0.0)
+    cache.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache.sqlite")) as table, table:
+        table.execute("DROP TABLE entries")
+        row = {"key": "a", "evaluations": 1, "hits": 0, "figures": "{}", "seconds": 0.5, "used": 1}
+        table.execute(f"CREATE TABLE entries ({', '.join(row)}, UNIQUE (key))")
+        values = [*(row | {column: value}).values()]
+        table.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", values)
+    cache = EquivalenceCache(tmp_path / "cache.sqlite")
+    with pytest.raises(StorageError, match="expected an equivalence cache"):
+        cache.evaluate("a", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=0.0)
+    cache.close()
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_cache(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cache.sqlite")
+    with pytest.raises(StorageError, match="a pipe or a device"):
+        EquivalenceCache(tmp_path / "cache.sqlite")
+
+
+@pytest.mark.parametrize("row", [("odd", 1.0), (None, 1.0), ("misses", "x"), ("misses", 1e999)])
+def test_counts_that_nobody_of_us_wrote_are_one_line(tmp_path: Path, row: tuple) -> None:
+    EquivalenceCache(tmp_path / "cache.sqlite").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache.sqlite")) as table, table:
+        table.execute("DROP TABLE counts")
+        table.execute("CREATE TABLE counts (name UNIQUE, value)")
+        table.execute("INSERT INTO counts VALUES (?, ?)", row)
+    cache = EquivalenceCache(tmp_path / "cache.sqlite")
+    with pytest.raises(StorageError, match="expected an equivalence cache"):
+        cache.document()
+    cache.close()
+
+
+def test_a_mean_over_no_evaluations_is_one_line(tmp_path: Path) -> None:
+    cache = EquivalenceCache(tmp_path / "cache.sqlite", max_num_evals=2)
+    cache.evaluate("a", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache.sqlite")) as table, table:
+        table.execute("UPDATE entries SET evaluations = -1")
+    with pytest.raises(StorageError, match="division by zero"):
+        cache.evaluate("a", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=0.0)
+    cache.close()

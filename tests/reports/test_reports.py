@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from report_scene import (
     HOSTILE,
     Tags,
     edit,
+    make_inversion,
     make_run,
 )
 
@@ -32,7 +34,7 @@ from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.plots import curves, history_figures, interval_figure
 from advhash.reports.elements.verdict import percent, run_labels, verdict
 from advhash.reports.page.render import page, render
-from advhash.reports.record import Record
+from advhash.reports.record import SIBLINGS, Record
 
 
 def record_of(folder: Path) -> Record:
@@ -581,3 +583,20 @@ def test_no_figure_without_a_value() -> None:
 def test_whatever_an_attacker_can_have_is_told_in_plain_words() -> None:
     (known,) = get_args(Knowledge)
     assert set(KNOWLEDGE) == set(get_args(known))
+
+
+@pytest.mark.parametrize(
+    "run", [{}, {"run": None}, *({"run": {"folder": folder}} for folder in (3, "", ".."))]
+)
+def test_runs_of_several_radii_lie_below_their_folder(tmp_path: Path, run: dict) -> None:
+    body = {"schema": SIBLINGS, "command": "attack", "report": "report.html", "runs": [run]}
+    (tmp_path / "metrics.json").write_text(json.dumps(body))
+    with pytest.raises(RunError, match="the folder of each run"):
+        page([tmp_path])
+
+
+def test_parts_of_a_record_that_do_not_fit_together_are_one_line(tmp_path: Path) -> None:
+    folder = edit(make_inversion(tmp_path / "run"), lambda body: body["bits"][0]["means"].pop())
+    with pytest.raises(RunError, match="whose parts do not fit together") as got:
+        page([folder])
+    assert "\n" not in str(got.value)

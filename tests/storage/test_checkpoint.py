@@ -210,16 +210,22 @@ def settings(**changes: Any) -> dict[str, Any]:
         pytest.param(
             replace_card(b"1" * 10_000), "expected a victim card", id="card is a long number"
         ),
-        pytest.param(huge_card, "a file above 16777216 bytes", id="card is huge"),
+        pytest.param(huge_card, "more than 16,777,216 bytes", id="card is huge"),
         pytest.param(
             lambda f: edit_card(f, schema="other/1"), "schema 'other/1'", id="foreign card"
         ),
-        pytest.param(lambda f: edit_card(f, name=None), "no str under 'name'", id="no name"),
-        pytest.param(lambda f: edit_card(f, name=["x"]), "no str under 'name'", id="odd name"),
+        pytest.param(lambda f: edit_card(f, name=None), "name: Field required", id="no name"),
         pytest.param(
-            lambda f: edit_card(f, settings=[1]), "no dict under 'settings'", id="odd settings"
+            lambda f: edit_card(f, name=["x"]),
+            "name: Input should be a valid string",
+            id="odd name",
         ),
-        pytest.param(lambda f: edit_card(f, files=None), "no dict under 'files'", id="no digests"),
+        pytest.param(
+            lambda f: edit_card(f, settings=[1]),
+            "settings: Input should be a valid dict",
+            id="odd settings",
+        ),
+        pytest.param(lambda f: edit_card(f, files=None), "files: Field required", id="no digests"),
         pytest.param(lambda f: edit_card(f, files={}), "truncated or altered", id="not signed"),
         pytest.param(
             lambda f: edit_card(f, name="dpsh\nor not"),
@@ -274,6 +280,62 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(
     assert "\n" not in str(got.value)
     assert str(folder) in str(got.value)
     assert not (folder / "ran").exists()
+
+
+FIGURE = {"value": 0.5, "low": None, "high": None, "n": 9}
+PICTURES = {"fed": [32, 32], "stored": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"map": {**FIGURE, "value": math.nan}}}, "NaN, which is no number of JSON"),
+        ({"metrics": {"map": {**FIGURE, "value": "high"}}}, "metrics.map.value: Input should be"),
+        ({"metrics": {"map": 0.5}}, "metrics.map: Input should be"),
+        ({"metrics": [1]}, "metrics: Input should be"),
+        ({"history": [{"loss": -math.inf}]}, "-Infinity, which is no number of JSON"),
+        ({"history": [{"loss": [1.0]}]}, "history.0.loss"),
+        ({"history": [{"loss": {}}]}, "history.0.loss"),
+        ({"history": {"loss": 1.0}}, "history: Input should be"),
+        ({"seed": "7"}, "seed: Input should be"),
+        ({"seed": 2**63}, "seed: Input should be less"),
+        ({"seed": 10**30}, "a whole number of more than 64 bits"),
+        ({"seconds": -1}, "seconds: Input should be"),
+        ({"flags": [{"name": "odd", "level": "fatal", "message": ""}]}, "flags.0.level"),
+        ({"flags": [{"name": "odd", "level": "info", "message": 3}]}, "flags.0.message"),
+        ({"defenses": [{"name": "saat"}]}, "defenses.0.settings: Field required"),
+        ({"data": {"name": "toy", "settings": {}, "pictures": {"fed": [32]}}}, "data.pictures"),
+        ({"data": {"name": "toy", "settings": {}, "rows": {"train": -1}}}, "data.rows.train"),
+        ({"codes": {"image": {"rows": 1}}}, "codes.image.distinct: Field required"),
+        ({"undefended": {"codes": {"image": 3}}}, "undefended.codes.image"),
+        ({"bits": 0}, "bits: Input should be greater"),
+        ({"modalities": "image"}, "modalities: Input should be"),
+        ({"name": "\ud800"}, "half of a Unicode character"),
+    ],
+    ids=str,
+)
+def test_no_part_of_a_card_is_believed_unread(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    """What is wrong in it would end a run once all was computed, when the record is written."""
+    edit_card(folder, **changes)
+    with pytest.raises(CheckpointError, match=message) as got:
+        read_card(folder)
+    assert "\n" not in str(got.value)
+
+
+def test_what_a_training_writes_into_its_card_is_read(folder: Path) -> None:
+    edit_card(
+        folder,
+        metrics={"map_image_image": FIGURE},
+        history=[{"phase": "train", "epoch": 1, "loss": 0.5}],
+        data={"name": "toy", "settings": {"size": 32}, "pictures": PICTURES, "rows": {"train": 4}},
+        codes={"image": {"rows": 4, "distinct": 4, "balance": 1.0, "entropy": 0.5}},
+        defenses=[{"name": "saat", "settings": {}, "source": "", "budget": None, "seed": 0}],
+        undefended={"metrics": {"map": FIGURE}, "codes": None, "seconds": 1.5},
+        entry_to_come={"any": [1]},
+    )
+    assert read_card(folder)["entry_to_come"] == {"any": [1]}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".PTH", ".bin", ".pkl", ".ckpt", ".npy", ".joblib"])

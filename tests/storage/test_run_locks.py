@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -161,4 +162,27 @@ def test_a_run_that_is_running_is_not_resumed(
     assert err.count("error:") == 1
     assert "expected a folder that nobody writes" in err
     assert run.path.is_dir()
+    run.abandon(keep=False)
+
+
+@pytest.mark.parametrize(
+    "identity", [{"kind": ["attack"]}, {"kind": 3}, {"kind": None}, ["attack"], "x" * 2**21]
+)
+def test_a_folder_of_no_known_kind_is_not_continued(tmp_path: Path, identity: object) -> None:
+    folder = tmp_path / "run.partial"
+    folder.mkdir()
+    (folder / "config.toml").write_text("")
+    (folder / "identity.json").write_text(json.dumps(identity))
+    with pytest.raises(RunError, match="expected a run to continue"):
+        RunFolder.interrupted(folder)
+
+
+def test_a_config_that_is_no_text_is_not_continued(tmp_path: Path) -> None:
+    folder = tmp_path / "run.partial"
+    folder.mkdir()
+    (folder / "config.toml").write_bytes(b"\xff")
+    (folder / "identity.json").write_text(json.dumps({"kind": "attack", "code": "ab"}))
+    run = RunFolder.start_or_continue(tmp_path / "run")
+    with pytest.raises(RunError, match=r"expected the config of a run in .*, got no UTF-8 text"):
+        run.claim("attack", "", "ab")
     run.abandon(keep=False)

@@ -8,7 +8,6 @@ seed, same weights and the same transcript, byte for byte, as in one process.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import socket
 import struct
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from advhash.data.dataset import Dataset
 from advhash.data.parties import party_names, party_view
 from advhash.errors import MessageError
+from advhash.storage.documents import read_json
 from advhash.storage.files import write_json
 from advhash.victims.federated.ends import Party, Recipe, Server, derived, schedule
 from advhash.victims.federated.hashvfl import NOISE, SCHEDULE, HashVFL, new_bottom
@@ -220,7 +220,7 @@ def party_process(folder: str, end: socket.socket) -> None:
     line = Line(end)
     torch.set_num_threads(1)
     place = Path(folder)
-    own: dict[str, Any] = json.loads((place / SETTINGS).read_text("utf-8"))
+    own: dict[str, Any] = read_json(place / SETTINGS)
     columns = load_file(place / COLUMNS)["columns"]
     recipe = Recipe(**{**own["recipe"], "kind": Kind(own["recipe"]["kind"])})
     rounds = schedule(len(columns), recipe.batch_size, recipe.epochs, own["schedule_seed"])

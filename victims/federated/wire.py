@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from advhash.errors import MessageError
+from advhash.storage.documents import open_file, reason
 from advhash.storage.files import storage_errors
 
 MAGIC = b"AVFL"
@@ -177,10 +178,10 @@ class Transcript:
         """Read what `save` wrote. Raises MessageError: missing or damaged."""
         transcript = cls()
         try:
-            with path.open("rb") as stream:
+            with open_file(path) as stream:
                 shutil.copyfileobj(stream, transcript._file)
         except OSError as error:
-            raise MessageError(f"expected a transcript {path}, got: {error.strerror}") from None
+            raise MessageError(f"expected a transcript {path}, got: {reason(error)}") from None
         transcript.size = transcript._file.tell()
         for _ in transcript:
             transcript.count += 1

@@ -22,6 +22,7 @@ from torch import Tensor
 from advhash.compute.processes import is_main_process
 from advhash.errors import StorageError
 from advhash.storage.cache import DAMAGE, expect_own
+from advhash.storage.documents import parse_json, read_bytes
 from advhash.storage.files import sweep, write_bytes
 
 SAVE_SECONDS = 30.0  # at least, between two writes
@@ -58,11 +59,11 @@ class TrainingState:
         try:
             if self._file.exists():
                 expect_own(self._file)
-            content = self._file.read_bytes()
+            content = read_bytes(self._file, 2**40)
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("it is damaged")
             tensors = safetensors.torch.load(content[32:])
-            numbers = json.loads(tensors.pop("json").numpy().tobytes())
+            numbers = parse_json(tensors.pop("json").numpy().tobytes(), finite=False)
             if numbers["key"] != self._file.parent.name:
                 raise ValueError("it is that of another training")
         except FileNotFoundError:

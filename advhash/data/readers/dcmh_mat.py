@@ -35,6 +35,7 @@ from advhash.data.readers.mat_files import Variable, variables
 from advhash.data.readers.shared import Layout, cached_reading, check_size
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.places import user_path
 
 __all__: list[str] = []
 
@@ -132,7 +133,7 @@ def _read(
     )
     if not files:
         raise layout.missing(folder, "got no .mat file")
-    photos = folder if choices.images is None else Path(choices.images).expanduser()
+    photos = folder if choices.images is None else user_path(choices.images)
     classes = folder / "classes.txt"
     return cached_reading(
         name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import zipfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from advhash.data.splits import seeded_order
 from advhash.data.text.kinds import check_text, with_text
 from advhash.errors import DataError
 from advhash.registry import DATASETS
+from advhash.storage.documents import BROKEN_ARRAYS, read_json, reason
 
 __all__: list[str] = []
 
@@ -63,17 +63,17 @@ def read_flickr8k(
 
 def _flickr8k(folder: Path, size: int, vocabulary: int, seed: int, target: Path) -> Dataset:
     try:
-        entries = json.loads((folder / "captions.json").read_text("utf-8"))
+        entries = read_json(folder / "captions.json")
         names = [str(entry["file"]) for entry in entries]
         parts = [OFFICIAL[entry["split"]] for entry in entries]
         captions = [str(entry["captions"][0])[:MAX_CAPTION] for entry in entries]
-        concepts = json.loads((folder / "concepts.json").read_text("utf-8"))
+        concepts = read_json(folder / "concepts.json")
         classes = [str(name) for name in concepts["concepts"]]
         raw = np.load(folder / "labels.npy", allow_pickle=False)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, *BROKEN_ARRAYS) as error:
         raise DataError(
             f"expected {FLICKR8K.contents} in {folder}, got one of another form: "
-            f"{type(error).__name__} {error}"
+            f"{type(error).__name__} {reason(error)}"
         ) from None
     labels, _ = shared.check_labels(raw, str(folder / "labels.npy"))
     if labels.shape != (len(names), len(classes)):

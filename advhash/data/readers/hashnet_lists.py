@@ -36,6 +36,7 @@ from advhash.data.readers.shared import Layout, cached_reading, check_size
 from advhash.data.splits import Rows, finish, seeded_order
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.places import user_path
 
 Overlap = Literal["refuse", "drop"]
 PARTS = ("database", "train", "test")
@@ -155,7 +156,7 @@ def _read(name: str, folders: tuple[str, ...], choices: Choices, **card: str) ->
         "they name",
     )
     folder = layout.find(choices.root)
-    photos = folder if choices.images is None else Path(choices.images).expanduser()
+    photos = folder if choices.images is None else user_path(choices.images)
     lists = {part: read_list(folder, part, layout, photos, choices.label_form) for part in PARTS}
     lists = _aligned(lists, folder)
     files = [file for part in PARTS for file in lists[part].files]

@@ -27,6 +27,7 @@ from advhash.data.paths import PICTURES
 from advhash.data.readers.shared import cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
+from advhash.storage.places import user_path
 
 MIN_IMAGES = 20
 LEAST_OF_CLASS = 6  # pictures of a class that give a query and a validation row
@@ -197,7 +198,7 @@ def _stratified(
 def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
     """Your own images: one sub-folder a class, whose name is the label."""
     check_size(size)
-    listing = walk(Path(os.path.expanduser(root)))
+    listing = walk(user_path(root))
     return cached_reading(
         "folder",
         lambda _: read(listing, size, seed),

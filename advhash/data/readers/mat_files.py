@@ -17,6 +17,7 @@ import scipy.io
 import scipy.sparse
 
 from advhash.errors import DataError
+from advhash.storage.documents import open_file, reason
 from advhash.storage.files import expect_room
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -43,8 +44,11 @@ class Variable:
 @contextmanager
 def variables(file: Path) -> Iterator[dict[str, Variable]]:
     """The variables of a MATLAB file by name, open as long as the context. Raises DataError."""
-    with file.open("rb") as stream:
-        head = stream.read(max(HDF5_OFFSETS) + len(HDF5))
+    try:
+        with open_file(file) as stream:
+            head = stream.read(max(HDF5_OFFSETS) + len(HDF5))
+    except OSError as error:
+        raise DataError(f"expected a MATLAB file {file}, got: {reason(error)}") from None
     if any(head[start : start + len(HDF5)] == HDF5 for start in HDF5_OFFSETS):
         with _hdf5(file) as variables:
             yield variables
@@ -56,7 +60,7 @@ def _matlab5(file: Path) -> dict[str, Variable]:
     try:
         listed = scipy.io.whosmat(file)
     except Exception as error:  # SciPy's reader raises whatever broken bytes lead it to
-        raise DataError(f"expected a MATLAB file {file}, got: {error}") from None
+        raise DataError(f"expected a MATLAB file {file}, got: {reason(error)}") from None
     return {name: _matlab5_variable(file, name, shape, kind) for name, shape, kind in listed}
 
 
@@ -69,7 +73,9 @@ def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...], kind: str) 
             expect_room(math.prod(shape) * BYTES.get(kind, 8))
             array = scipy.io.loadmat(file, variable_names=[name])[name]
         except Exception as error:
-            raise DataError(f"expected {name} in the MATLAB file {file}, got: {error}") from None
+            raise DataError(
+                f"expected {name} in the MATLAB file {file}, got: {reason(error)}"
+            ) from None
         return np.asarray(array.toarray() if scipy.sparse.issparse(array) else array)
 
     def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
@@ -93,14 +99,18 @@ def _hdf5(file: Path) -> Iterator[dict[str, Variable]]:
         ) from None
     try:
         opened = h5py.File(file, "r", rdcc_nbytes=CHUNKS)
-    except OSError as error:
-        raise DataError(f"expected a MATLAB 7.3 file {file}, got: {error}") from None
+    except Exception as error:  # broken bytes lead h5py to any of them
+        raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
     with opened:
-        yield {
-            name: _hdf5_variable(opened, f"{file}:{name}", value)
-            for name, value in opened.items()
-            if isinstance(value, h5py.Dataset)
-        }
+        try:
+            found = {
+                name: _hdf5_variable(opened, f"{file}:{name}", value)
+                for name, value in opened.items()
+                if isinstance(value, h5py.Dataset) and value.shape is not None
+            }
+        except Exception as error:
+            raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
+        yield found
 
 
 def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
@@ -111,8 +121,8 @@ def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
             if row is None:
                 return np.asarray(stored[()])
             return np.asarray(stored[row] if axis == 0 else stored[..., row])
-        except (OSError, ValueError) as error:
-            raise DataError(f"expected whole data in {where}, got: {error}") from None
+        except Exception as error:
+            raise DataError(f"expected whole data in {where}, got: {reason(error)}") from None
 
     def strings() -> list[str]:
         try:
@@ -120,8 +130,10 @@ def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
             cells = [opened[cell] for cell in stored[()].ravel()]
             expect_room(sum(cell.nbytes for cell in cells))
             return ["".join(map(chr, cell[()].ravel())) for cell in cells]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"expected a cell array of names in {where}, got: {error}") from None
+        except Exception as error:
+            raise DataError(
+                f"expected a cell array of names in {where}, got: {reason(error)}"
+            ) from None
 
     reversed_ = "MATLAB_class" in stored.attrs
     return Variable(where, tuple(stored.shape), read, strings, reversed=reversed_)

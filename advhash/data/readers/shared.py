@@ -6,8 +6,7 @@ import functools
 import hashlib
 import os
 import posixpath
-import zipfile
-import zlib
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -27,7 +26,9 @@ from advhash.data.images import decode, rows
 from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
-from advhash.storage.files import expect_room, sha256
+from advhash.storage.documents import BROKEN_ARRAYS, Unreadable, check_archive, read_text, reason
+from advhash.storage.files import LARGEST, sha256
+from advhash.storage.places import user_path
 
 SIZES = (16, 512)  # pixels
 
@@ -52,7 +53,7 @@ class Layout:
     def find(self, root: str | None) -> Path:
         """The folder `root`, or the first of `folders` below $ADVHASH_DATA. Raises DataError."""
         if root is not None:
-            folder = Path(root).expanduser()
+            folder = user_path(root)
             if not folder.is_dir():
                 raise self.missing(folder, f"got no folder {folder}")
             return folder
@@ -63,7 +64,7 @@ class Layout:
                 f"or put it into a folder {self.folders[0]} and set ADVHASH_DATA to the one above"
             )
         for name in self.folders:
-            folder = Path(base).expanduser() / name
+            folder = user_path(base) / name
             if folder.is_dir():
                 return folder
         first = Path(base) / self.folders[0]
@@ -145,6 +146,8 @@ def stamps(root: Path, names: Iterable[str], where: str) -> str:
         count += 1
         try:
             status = os.stat(os.path.join(root, name))
+            if not stat.S_ISREG(status.st_mode):  # a pipe has no end
+                raise OSError
         except (OSError, ValueError):
             missing.append(printable(name))
             continue
@@ -163,17 +166,17 @@ def content(*files: Path) -> list[str]:
     try:
         return [sha256(file) for file in files]
     except OSError as error:
-        raise DataError(f"expected a file {error.filename}, got: {error.strerror}") from None
+        raise DataError(f"expected a file {error.filename}, got: {reason(error)}") from None
 
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a UTF-8 text, without those that are empty at its end. Raises DataError."""
     try:
-        lines = file.read_text("utf-8-sig").split("\n")
+        lines = read_text(file).split("\n")
     except OSError as error:
-        raise DataError(f"expected a file {file}, got: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"expected UTF-8 text in {file}, got: {error.reason}") from None
+        raise DataError(f"expected a file {file}, got: {reason(error)}") from None
+    except Unreadable as error:
+        raise DataError(f"expected UTF-8 text in {file}, got: {error}") from None
     lines = [line.strip() for line in lines]
     while lines and not lines[-1]:
         lines.pop()
@@ -210,14 +213,13 @@ def check_labels(
 def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Arrays of an .npz file. Raises DataError: missing, damaged, of objects, or over 8 GiB."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            expect_room(sum(member.file_size for member in archive.infolist()))
+        check_archive(file, LARGEST)
         with np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except KeyError as error:
         raise DataError(f"expected the arrays {', '.join(names)} in {file}: {error}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"expected an npz file {file}, got: {error}") from None
+    except (OSError, *BROKEN_ARRAYS) as error:
+        raise DataError(f"expected an npz file {file}, got: {reason(error)}") from None
 
 
 def same(values: npt.NDArray[np.generic]) -> list[int]:

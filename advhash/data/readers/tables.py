@@ -7,7 +7,6 @@ learnt from the training rows. No row is synthesised: unbalanced classes are the
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from advhash.data.readers.shared import Layout, cached_reading
 from advhash.data.splits import assemble, seeded_order, split_rows
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.storage.documents import decoded, read_gzip
 
 __all__: list[str] = []
 
@@ -39,12 +39,8 @@ def _read_csv(file: Path, layout: Layout) -> tuple[list[str], Cells]:
     if not file.is_file():
         raise layout.missing(file.parent, f"got no {file.name}")
     try:
-        with gzip.open(file, "rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes unpacked")
-        head, *rows = csv.reader(raw.decode("utf-8").splitlines())
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+        head, *rows = csv.reader(decoded(read_gzip(file, MAX_BYTES)).splitlines())
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"expected a gzipped CSV file {file}, got: {error}") from None
     odd = next((place for place, row in enumerate(rows) if len(row) != len(head)), None)
     if odd is not None or not rows:

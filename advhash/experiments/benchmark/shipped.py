@@ -7,6 +7,7 @@ from typing import Any
 
 from advhash.errors import UsageError, nearest
 from advhash.experiments.config_text import read_toml
+from advhash.storage.places import user_path
 
 SHIPPED = Path(__file__).with_name("suites")
 
@@ -20,7 +21,7 @@ def load_suite(name: str) -> dict[str, Any]:
     """The tables of a suite: one that is shipped, or a file. Raises UsageError, ConfigError."""
     if name in shipped_suites():
         return read_toml(SHIPPED / f"{name}.toml")
-    file = Path(name)
+    file = user_path(name)
     if not file.is_file():
         raise UsageError(
             f"--suite: expected a file or one of {', '.join(shipped_suites())}, got {name!r}: "

@@ -26,6 +26,7 @@ from advhash.experiments.defend.config import TARGETED, UNTARGETED, DefendConfig
 from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.worth import code_figures
 from advhash.experiments.transfer.cell import Move
 from advhash.experiments.transfer.matrix import Column, judge_moves, matrix_record, members_of
 from advhash.experiments.transfer.members import Member
@@ -87,7 +88,7 @@ def _with_defense(
         checkpoint=str(hardened.trained.folder),
         undefended=plain.label,
         defended=hardened.label,
-        codes={member.label: member.trained.card["codes"][member.database] for member in members},
+        codes={member.label: _codes(member) for member in members},
         training={member.label: member.trained.card.get("seconds") for member in members},
         checks=checks,
     )
@@ -109,6 +110,12 @@ def _with_defense(
             "defense": defense,
         }
     )
+
+
+def _codes(member: Member) -> dict[str, float]:
+    """How the database codes of a victim use their bits: from its card, where it has them."""
+    told: dict[str, float] | None = member.trained.card.get("codes", {}).get(member.database)
+    return told or code_figures(member.codes)
 
 
 def _told(check: Check) -> str:

@@ -25,7 +25,9 @@ from advhash.functional.evaluation_cache import EquivalenceCache
 from advhash.functional.evolution import Limits, Search, Strategy
 from advhash.functional.nas import CellDomain, Keyed, read_table
 from advhash.storage.cache import cache_root, content_key, expect_own, make_way
+from advhash.storage.documents import parse_json, read_json
 from advhash.storage.files import write_json
+from advhash.storage.places import user_path
 
 CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
 POINTS = 120  # of a curve
@@ -176,10 +178,10 @@ def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> No
 def _read_state(file: Path) -> tuple[Any, Any]:
     """Of search and cache. Raises StorageError for a file that holds no state, or a damaged one."""
     try:
-        kept = json.loads(file.read_text("utf-8"))
+        kept = read_json(file)
         if hashlib.sha256(kept["state"].encode()).hexdigest() != kept["sha256"]:
             raise ValueError
-        document = json.loads(kept["state"])
+        document = parse_json(kept["state"])
         if document["key"] != file.parent.name:
             raise ValueError  # the state of another search
         return document["search"], document["cache"]
@@ -214,7 +216,7 @@ def _domain(task: SearchTask) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _table(file: str | None) -> dict[str, Any]:
-    return read_table(None if file is None else Path(file))
+    return read_table(None if file is None else user_path(file))
 
 
 _ranges: dict[tuple[str, str, bool], Range] = {}

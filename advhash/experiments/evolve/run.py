@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,7 @@ from advhash.reports.evolve import (
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.storage.files import sha256, write_text
+from advhash.storage.places import user_path
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "attack": {"population": 20, "tournament": 5, "seconds": 120.0, "repeats": 3, "bits": 24},
@@ -86,7 +86,7 @@ class Evolve(Experiment[SearchConfig, SearchTask, EvolvePlan, SearchRecord]):
         parts: dict[str, Part] = {}
         if config.domain == "nas":
             _expect_no_victims(config)
-            file = TABLE if config.table is None else Path(config.table)
+            file = TABLE if config.table is None else user_path(config.table)
             read_table(file)
             inputs = sha256(file)
         else:
@@ -209,7 +209,7 @@ def _record(plan: EvolvePlan, documents: Sequence[dict[str, Any]], place: Place)
     winner = best_candidate(results)
     if config.domain == "nas":
         with place.timed("studies"):
-            table = read_table(None if config.table is None else Path(config.table))
+            table = read_table(None if config.table is None else user_path(config.table))
             domain = CellDomain(table, keyed=config.search.keyed)
             coarseness = [Coarseness(**study) for study in domain.study(STUDIED_BITS)]
             noise = _noise(config, documents[plan.searches :], boot)

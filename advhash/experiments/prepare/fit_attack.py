@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import ATTACKS
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
+from advhash.storage.documents import read_json
 from advhash.storage.files import sha256, write_json
 from advhash.victims.base import HashVictim
 
@@ -69,7 +69,7 @@ def fit_attack(
         write_json(folder / "fit.json", {"seconds": seconds, "history": attack.history})
 
     def read(folder: Path) -> FittedAttack:
-        fit = json.loads((folder / "fit.json").read_text("utf-8"))
+        fit = read_json(folder / "fit.json")
         fitted: Attack = ATTACKS.create(name, settings)
         fitted.restore(victim, seen, read_tensors(folder / "state.safetensors"))
         fingerprint = sha256(folder / "state.safetensors")

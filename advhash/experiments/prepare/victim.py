@@ -26,6 +26,7 @@ from advhash.registry import DATASETS, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
+from advhash.storage.places import user_path
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, import_function, stated_size
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
@@ -64,7 +65,7 @@ def check_place(config: DatasetConfig, victim: HashVictim) -> None:
     For a victim that sees the data of another one, whose reader may take what it cannot learn from.
     """
     if config.name and is_path(config.name):
-        reader_of(Path(config.name).expanduser().resolve(), victim.reads)
+        reader_of(user_path(config.name).resolve(), victim.reads)
 
 
 def sized(
@@ -75,7 +76,7 @@ def sized(
     if not isinstance(side, int) or "size" in config.settings:
         return config
     if is_path(name):
-        name = reader_of(Path(name).expanduser().resolve(), victim.reads).reader
+        name = reader_of(user_path(name).resolve(), victim.reads).reader
     if name in DATASETS and "size" in DATASETS[name].model.model_fields:
         return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
     return config
@@ -240,7 +241,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
 def _from_checkpoint(
     config: TrainConfig | AttackConfig, device: torch.device, start: float
 ) -> Trained:
-    folder = Path(config.victim.name).expanduser()
+    folder = user_path(config.victim.name)
     victim, card = load_victim(folder)
     if config.victim.settings:
         raise UsageError(
