@@ -23,6 +23,7 @@ PRETRAINED = {  # a preset: learn from photographs in minutes, on features of Im
     "augmentation": False,
 }
 
+SEEN = 512  # pixels a side: the largest data of our own readers
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -172,14 +173,19 @@ def _measured(
     std: tuple[float, ...],
     frozen: bool,
 ) -> Backbone:
-    """The network with its number of features, measured on one image of no values and no memory."""
+    """The network with its number of features, measured on one image.
+
+    An image of more than `SEEN` pixels a side, which a stranger's card may ask for, has no values
+    and takes no memory: torch's meta device, which costs a second to import.
+    """
     network.eval()
-    parts = chain(network.named_parameters(), network.named_buffers())
-    outline = {part: torch.empty_like(values, device="meta") for part, values in parts}
-    image = torch.zeros(1, 3, image_size, image_size, device="meta")
+    parts = dict(chain(network.named_parameters(), network.named_buffers()))
+    device = "meta" if image_size > SEEN else next(iter(parts.values())).device
+    parts = {part: values.to(device) for part, values in parts.items()}
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
     try:
         with torch.no_grad():
-            features = functional_call(network, outline, (image,))
+            features = functional_call(network, parts, (image,))
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"backbone {name!r} cannot take images of {image_size} px: {_line(error)}"

@@ -158,7 +158,7 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         )
 
     def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
-        return folder, *load_victim(folder)
+        return folder, *load_victim(folder, foreign=False)
 
     folder, victim, card = cached("victims", key, build, read)
     state.discard()

@@ -176,7 +176,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         )
 
     def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
-        return folder, *load_victim(folder)
+        return folder, *load_victim(folder, foreign=False)
 
     if is_main_process():
         folder, victim, card = cached("victims", key, build, read)
