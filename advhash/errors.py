@@ -116,7 +116,7 @@ _EXHAUSTED = (
     (
         "memory",
         (errno.ENOMEM,),
-        r"cannot allocate memory|can't allocate|out of memory|failed to map",
+        r"cannot allocate memory|can't allocate|out of memory|failed to map|calculation overflowed",
     ),
     ("open files", (errno.EMFILE, errno.ENFILE), r"too many open files|os error 2[34]\b"),
     ("threads", (), r"can't start new thread|pthread_create|thread creation failed"),
@@ -131,9 +131,15 @@ _ADVICE = {
 def exhausted(error: BaseException) -> ResourceError | None:
     """What the machine refused where that is why an error was raised, whatever library raised it.
 
+    What a reader of ours made of such an error (`raise … from`) counts as the error itself.
+
     >>> exhausted(OSError(24, "Too many open files")).args
     ('the open files that this process may use are used up: allow more (ulimit -n)',)
     """
+    if error.__suppress_context__:
+        behind = error.__cause__ or error.__context__
+        if behind is not None and (used_up := exhausted(behind)) is not None:
+            return used_up
     if isinstance(error, AdvhashError):
         return None
     for what, numbers, pattern in _EXHAUSTED:

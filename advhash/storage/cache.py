@@ -55,6 +55,7 @@ DAMAGE = (
     AttributeError,
     RecursionError,
 )
+BUGS = (LookupError, TypeError, AttributeError, RecursionError)  # where the bytes are as written
 DIGESTS = "digests.json"
 LARGE = 2**28  # bytes; larger files are read again only where their time of change is another
 PRIVATE = 0o700  # of folders in the cache: nobody else reads or writes them
@@ -140,13 +141,17 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
     """
     for last in (False, True):
         folder = cached_folder(kind, key, build)
+        whole = False
         try:
             check(folder)
+            whole = True
             return read(folder)
         except PermissionError as error:
             raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
         except DAMAGE as error:
             if exhausted(error) is not None:  # of this process, which says nothing of the folder
+                raise
+            if whole and isinstance(error, BUGS):
                 raise
             if last:
                 raise StorageError(

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advhash.errors import CheckpointError
+from advhash.errors import CheckpointError, exhausted
 from advhash.storage.cache import cache_root, cached, expect_own, make_way
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.documents import read_json
@@ -88,7 +88,9 @@ class CellStore:
             expect_own(file)
             try:
                 return read_tensors(file, signature=signature)
-            except CheckpointError:  # damaged by a crash, or that of another: make it again
+            except CheckpointError as error:  # damaged by a crash, or another's: make it again
+                if exhausted(error) is not None:
+                    raise
                 file.unlink(missing_ok=True)
         tensors = dict(make())
         with partial_file(file) as partial:

@@ -83,6 +83,7 @@ def raising(error: BaseException) -> Callable[[], object]:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "the memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 3, "the memory that"),
         (ImportError("lib.so: failed to map segment from shared object"), 3, "the memory that"),
+        (RuntimeError("Storage size calculation overflowed with"), 3, "the memory that"),
         (OSError(24, "Too many open files"), 3, "the open files that"),
         (RuntimeError("can't start new thread"), 3, "the threads that"),
         (RefusedError("no"), 3, "no"),
@@ -99,6 +100,20 @@ def test_an_error_becomes_one_line(
     first, *notes = err.splitlines()
     assert first.startswith(f"advhash: error: {said}")
     assert notes == ["advhash: how to go on"]
+
+
+def test_a_lack_is_told_whatever_a_reader_made_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError:
+            raise RefusedError("expected a picture") from None
+
+    assert ended(command, capsys) == (
+        3,
+        "advhash: error: the open files that this process may use are used up: allow more "
+        "(ulimit -n)\n",
+    )
 
 
 def test_a_bug_keeps_its_traceback() -> None:

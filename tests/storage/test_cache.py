@@ -18,7 +18,7 @@ import torch
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
 from advhash.codes.metrics import Scoring
-from advhash.errors import StorageError
+from advhash.errors import CheckpointError, StorageError
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.fit_attack import fit_attack
@@ -109,6 +109,28 @@ def test_a_disk_that_damages_at_once_is_told(root: Path) -> None:
     with pytest.raises(StorageError, match="came back damaged right after it was written"):
         cached("kind", "key", built, read)
     assert built.calls == 2
+
+
+def test_what_is_whole_is_not_lost_to_a_lack_of_handles_or_a_bug(root: Path) -> None:
+    """Even where a reader made an error of its own of it."""
+    built = Built()
+    whole = cached("kind", "key", built, built.read)
+
+    def no_handles(folder: Path) -> bytes:
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError:
+            raise CheckpointError("expected safetensors") from None
+
+    def bug(folder: Path) -> bytes:
+        raise TypeError("of ours")
+
+    with pytest.raises(CheckpointError):
+        cached("kind", "key", built, no_handles)
+    with pytest.raises(TypeError):
+        cached("kind", "key", built, bug)
+    assert cached("kind", "key", built, built.read) == whole
+    assert built.calls == 1
 
 
 def test_a_folder_under_the_name_of_another_is_made_again(root: Path) -> None:

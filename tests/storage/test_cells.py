@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from advhash.errors import StorageError
+from advhash.errors import CheckpointError, StorageError
+from advhash.storage import checkpoint
 from advhash.storage.cells import CellStore, Result
 
 
@@ -25,6 +26,10 @@ class Work:
     def __call__(self) -> Mapping[str, Tensor]:
         self.calls += 1
         return {"codes": torch.full((3,), self.value)}
+
+
+def no_handles(path: Path) -> None:
+    raise OSError(24, "Too many open files")
 
 
 @pytest.fixture
@@ -43,6 +48,16 @@ class TestPieces:
     def test_parts_are_told_apart_by_name(self, store: CellStore) -> None:
         store.piece("batch-0.1", Work(1.0))
         assert store.piece("batch-0.2", Work(2.0))["codes"].tolist() == [2.0] * 3
+
+    def test_a_piece_is_not_lost_to_a_lack_of_handles(
+        self, store: CellStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.piece("0000", Work(1.0))
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "expect_file", no_handles)
+            with pytest.raises(CheckpointError):
+                store.piece("0000", Work(2.0))
+        assert store.piece("0000", Work(3.0))["codes"].tolist() == [1.0] * 3
 
     @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, None], ids=["empty", "noise", "half"])
     def test_a_damaged_piece_is_made_again(self, store: CellStore, damage: bytes | None) -> None:

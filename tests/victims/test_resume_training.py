@@ -176,6 +176,17 @@ def test_damaged_state_is_not_used(cache: Path, damage: str) -> None:
     assert not file.exists()
 
 
+def test_a_lack_of_handles_begins_no_training_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handles(*_: object) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(state, "read_bytes", no_handles)
+    with pytest.raises(OSError, match="Too many open files"):
+        TrainingState(tmp_path / "state")
+
+
 def test_state_of_another_setting_is_not_used(cache: Path) -> None:
     file = left_state(interrupted.config("csq"))
     told, trained = epochs_run(interrupted.config("csq", seed=1))

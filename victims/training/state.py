@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from advhash.compute.processes import is_main_process
-from advhash.errors import StorageError
+from advhash.errors import StorageError, exhausted
 from advhash.storage.cache import DAMAGE, expect_own
 from advhash.storage.documents import parse_json, read_bytes
 from advhash.storage.files import sweep, write_bytes
@@ -69,6 +69,8 @@ class TrainingState:
         except FileNotFoundError:
             return
         except (*DAMAGE, StorageError) as error:
+            if exhausted(error) is not None:  # the state is whole, and is read by the next command
+                raise
             self.problem = f"The saved state {self._file} was not used: {error}."
             return
         self.tensors, self.numbers = tensors, numbers
