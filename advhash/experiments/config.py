@@ -16,6 +16,7 @@ from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
 from advhash.errors import ConfigError, nearest
 from advhash.registry import ATTACKS, DEFENSES, DETECTORS, VICTIMS, Registry
+from advhash.storage.documents import WHOLE
 from advhash.targets import TargetRule
 
 if TYPE_CHECKING:
@@ -25,12 +26,25 @@ Model = TypeVar("Model", bound="Table")
 Other = TypeVar("Other", bound="Run")
 
 
+def _expect_whole_numbers(value: Any, name: str = "") -> None:
+    """Raise ConfigError for a whole number that no file of ours can hold, see `documents`."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _expect_whole_numbers(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _expect_whole_numbers(part, name)
+    elif isinstance(value, int) and value not in WHOLE:
+        raise ConfigError(f"setting {name!r}: expected a whole number of 64 bits at most")
+
+
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     @classmethod
     def build(cls: type[Model], values: Mapping[str, Any]) -> Model:
         """Validate. Raises ConfigError naming the field, what was expected and what came."""
+        _expect_whole_numbers(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:

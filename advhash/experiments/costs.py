@@ -15,6 +15,9 @@ from typing import Any
 from advhash.storage.cache import cache_root
 from advhash.storage.documents import parse_json, read_text
 
+# a link that another user left would lead elsewhere, and a pipe would wait for a reader
+NO_DETOUR = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 
 def note_cost(kind: str, names: Sequence[str], amount: int, seconds: float) -> None:
     """Add what a piece of work took. `names`: what it was, from the most to the least telling.
@@ -25,7 +28,7 @@ def note_cost(kind: str, names: Sequence[str], amount: int, seconds: float) -> N
     line = json.dumps([kind, list(names), amount, round(seconds, 3)]) + "\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_DETOUR, 0o644)
         try:
             os.write(handle, line.encode())  # one write: lines of other processes stay whole
         finally:

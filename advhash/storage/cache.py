@@ -84,13 +84,14 @@ def cache_name() -> str:
     file = cache_root() / "name"
     with storage_errors(file, ADVICE):
         while True:
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            elif os.path.lexists(file) and not file.is_file():  # a pipe, or a link to nothing
+                file.unlink(missing_ok=True)
             try:
                 known = file.read_bytes()
             except FileNotFoundError:
                 known = None
-            except IsADirectoryError:
-                shutil.rmtree(file)
-                continue
             if known is not None and re.fullmatch(rb"[0-9a-f]{32}", known):
                 return known.decode()
             if known is not None:  # damaged

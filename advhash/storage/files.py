@@ -83,6 +83,8 @@ def partial_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     with storage_errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise StorageError(f"cannot write {path}: a pipe or a device is there; name a new file")
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(_beside(path, ".partial"))
 

@@ -290,6 +290,17 @@ def test_a_key_of_an_assignment_is_no_deeper_than_tables_are() -> None:
         parse_assignment(".".join("a" * 20_000) + "=1")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"victim": {"name": "dpsh", "bits": 2**64}}, {"protocol": {"queries": 10**600}}],
+    ids=["a setting", "an option"],
+)
+def test_a_whole_number_that_no_config_could_hold_is_refused(values: dict[str, Any]) -> None:
+    """An option is no TOML, and `config.toml` would not be read again."""
+    with pytest.raises(ConfigError, match="expected a whole number of 64 bits at most"):
+        AttackConfig.build(values)
+
+
 def test_an_assignment_sets_one_value() -> None:
     """What stands on a second line is no further setting that nobody asked for."""
     keys, value = parse_assignment("victim.bits=16\nseed = 3")

@@ -326,6 +326,21 @@ def test_a_search_begins_again_where_its_state_is_damaged(tmp_path: Path) -> Non
     assert file.read_text() == text
 
 
+def test_a_search_is_not_begun_again_for_a_lack_of_handles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handles(*_: object) -> Any:
+        raise OSError(24, "Too many open files")
+
+    file = tmp_path / "state.json"
+    file.write_text("kept")
+    monkeypatch.setattr(cell, "read_json", no_handles)
+    search = Search(CellDomain(read_table()), Strategy(), Limits(candidates=1))
+    with pytest.raises(StorageError):
+        cell._run_kept(file, search, None)
+    assert file.read_text() == "kept"
+
+
 @pytest.mark.parametrize("executor", ["local", "dask"])
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow

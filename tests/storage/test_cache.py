@@ -169,6 +169,10 @@ def test_a_damaged_name_of_a_cache_is_drawn_again(root: Path) -> None:
         again = cache.cache_name()
         assert re.fullmatch("[0-9a-f]{32}", again)
         assert cache.cache_name() == again
+    for put in (lambda file: os.mkfifo(file), lambda file: file.symlink_to(root)):
+        (root / "name").unlink()
+        put(root / "name")
+        assert re.fullmatch("[0-9a-f]{32}", cache.cache_name())
     assert [path.name for path in root.iterdir()] == ["name"]
 
 

@@ -175,6 +175,19 @@ def test_a_pipe_or_a_link_in_the_way_stops_nobody(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
+    """`--out /dev/null` of root would put a file in its place, for the whole machine."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(StorageError, match="a pipe or a device is there"):
+            write_bytes(path, b"x")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "lock", lambda handle, wait=False: None)
     old, new = tmp_path / ".a.1.partial", tmp_path / ".a.2.partial"

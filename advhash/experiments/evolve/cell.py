@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from advhash.attacks.evolved.genome import Evolved
-from advhash.errors import StorageError
+from advhash.errors import StorageError, exhausted
 from advhash.experiments.config import DatasetConfig, MethodConfig, TrainConfig
 from advhash.experiments.evolve.config import SearchConfig
 from advhash.experiments.evolve.domain import AttackDomain, Range, make_range
@@ -153,7 +153,9 @@ def _run_kept(file: Path, search: Search[Any], cache: EquivalenceCache | None) -
         expect_own(file)
         try:
             _read_state(file)
-        except StorageError:  # damaged: the search begins again, and replaces it
+        except StorageError as error:  # damaged: the search begins again, and replaces it
+            if exhausted(error) is not None:
+                raise
             file.unlink(missing_ok=True)
         else:
             _restore(file, search, cache)
