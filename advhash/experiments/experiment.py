@@ -385,7 +385,7 @@ def run(
         if not alone:
             from advhash.reports.page.render import render  # draws, by matplotlib
 
-            render([folder.path], folder.path / "report.html")
+            render([folder.path], folder.path / "report.html", foreign=False)
         steps.finish()
     if not kind.lasts:
         for store in stores:

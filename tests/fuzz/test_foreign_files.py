@@ -49,7 +49,7 @@ from advhash.experiments.prepare.trained import Trained, train_document
 from advhash.functional import nas
 from advhash.functional.evaluation_cache import EquivalenceCache, Evaluation
 from advhash.registry import EXPERIMENTS, VICTIMS
-from advhash.reports.attack.pairs import load_queries
+from advhash.reports.attack.queries import load_queries
 from advhash.reports.page.render import draw
 from advhash.reports.record import load_record
 from advhash.storage.cache import cached

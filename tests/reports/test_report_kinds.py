@@ -404,3 +404,20 @@ def test_the_command_writes_page_tables_and_figures(kinds: dict[str, Path], tmp_
     assert "expected a new folder for --tables" in str(again.exception)
     same = CliRunner().invoke(app, ["report", runs[0], *to[:2][:1], "x", "--figures", "x"])
     assert "expected different places" in str(same.exception)
+
+
+@pytest.mark.parametrize("raised", [TypeError("of ours"), KeyError("part"), ValueError("odd")])
+def test_a_bug_on_a_run_of_this_process_keeps_its_traceback(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What anyone may have edited is told in one line."""
+
+    def broken(*_: object) -> None:
+        raise raised
+
+    folder = make_detect(tmp_path / "detect.json")
+    monkeypatch.setitem(KINDS, str(schema_of(folder)), broken)
+    with pytest.raises(RunError, match="expected whole records"):
+        draw([folder])
+    with pytest.raises(type(raised)):
+        draw([folder], foreign=False)
