@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 MOST_BYTES = 2**28
 CHUNK = 2**24  # bytes read at a time
 MOST_TOML = 2**20  # bytes: a configuration has some thousands
+MOST_UNPACKED = 8 * 2**30  # bytes that a file may unpack to
 MOST_DEPTH = 64  # tables and lists inside each other
 MOST_DOTS = 1000  # of a line of TOML: a key of more parts takes minutes to parse
 WHOLE = range(-(2**63), 2**64)
@@ -89,16 +90,21 @@ def read_gzip(path: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def check_archive(path: Path, most: int) -> set[str]:
+def check_unpacked(size: int, most: int | None = None) -> None:
+    """Raise Unreadable where a file states that it unpacks to more than `most` bytes, or 8 GiB."""
+    most = MOST_UNPACKED if most is None else most
+    if size > most:
+        raise Unreadable(f"{size:,} bytes unpacked, over {most:,}")
+
+
+def check_archive(path: Path, most: int | None = None) -> set[str]:
     """The names in a zip file. Raises OSError, Unreadable: none, or over `most` bytes unpacked."""
     try:
         with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         raise Unreadable(f"no whole zip file ({reason(error)})") from None
-    declared = sum(member.file_size for member in members)
-    if declared > most:
-        raise Unreadable(f"{declared:,} bytes unpacked, over {most:,}")
+    check_unpacked(sum(member.file_size for member in members), most)
     return {member.filename for member in members}
 
 

@@ -44,15 +44,6 @@ _DISK = {
 }
 
 
-LARGEST = 8 * 2**30  # bytes that one file of a stranger may unpack to
-
-
-def expect_room(size: int) -> None:
-    """Raise ValueError before a foreign file is unpacked to more than 8 GiB, by what it states."""
-    if size > LARGEST:
-        raise ValueError(f"{size:,} bytes unpacked, over {LARGEST:,}")
-
-
 @contextmanager
 def storage_errors(
     path: Path, advice: str = "free some space or choose another folder"
