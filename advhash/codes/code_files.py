@@ -42,7 +42,6 @@ from advhash.errors import DataError, UsageError
 from advhash.storage.documents import (
     BROKEN_ARRAYS,
     check_archive,
-    check_unpacked,
     expect_file,
     reason,
 )
@@ -325,8 +324,6 @@ def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
-            member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
-            check_unpacked(archive.zip.getinfo(member).file_size)
             array: npt.NDArray[np.generic] = archive[name]
             return array
     except BROKEN_ARRAYS as error:
