@@ -147,7 +147,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
-        raise Unreadable(_told(error)) from None
+        raise Unreadable(_parser_reason(error)) from None
     _check(value, math.isfinite if finite else None)
     return value
 
@@ -165,7 +165,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise NotParsed(reason(error)) from None
     except ValueError as error:
-        raise Unreadable(_told(error)) from None
+        raise Unreadable(_parser_reason(error)) from None
     _check(value, lambda number: not math.isnan(number))
     return value
 
@@ -183,7 +183,7 @@ def reason(error: BaseException) -> str:
     return lines[0] if len(lines[0]) <= LONGEST else lines[0][:LONGEST] + " …"
 
 
-def _told(error: ValueError) -> str:
+def _parser_reason(error: ValueError) -> str:
     """What the parser says; of Python's limit of digits, what it means for the file."""
     return "a number of too many digits" if "digits)" in str(error) else reason(error)
 
@@ -201,14 +201,14 @@ def _check(document: Any, allowed: Callable[[float], bool] | None) -> None:
     level = [document]
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below += one
-                below += one.values()
-            elif isinstance(one, list):
-                below += one
+        for value in level:
+            if isinstance(value, dict):
+                below += value
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
             else:
-                _check_value(one, allowed)
+                _check_value(value, allowed)
         if not below:
             return
         level = below

@@ -119,9 +119,10 @@ def _beside(path: Path, suffix: str) -> list[Path]:
     """What is being written, or was left half written, in the place of a path."""
     start = f".{path.name}."
     with os.scandir(path.parent) as entries:
-        names = [one.name for one in entries]
-    found = (name for name in names if name.startswith(start) and name.endswith(suffix))
-    return [path.with_name(name) for name in found]
+        names = [entry.name for entry in entries]
+    return [
+        path.with_name(name) for name in names if name.startswith(start) and name.endswith(suffix)
+    ]
 
 
 def sweep(left: Iterable[Path]) -> None:

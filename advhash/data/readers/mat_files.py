@@ -102,14 +102,14 @@ def _hdf5(file: Path) -> Iterator[dict[str, Variable]]:
         raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
     with opened:
         try:
-            found = {
+            variables = {
                 name: _hdf5_variable(opened, f"{file}:{name}", value)
                 for name, value in opened.items()
                 if isinstance(value, h5py.Dataset) and value.shape is not None
             }
         except Exception as error:
             raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
-        yield found
+        yield variables
 
 
 def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
