@@ -29,6 +29,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Paired differences of two attack runs on the same queries: second − first."""
+    from advhash.storage.run_folder import expect_finished
+
+    for run in (first, second):
+        expect_finished(run)
+
     from advhash.cli.console import print_json
     from advhash.experiments.compare import (
         check_names,
@@ -36,12 +41,9 @@ def compare(
         compare_runs,
         parse_threshold,
     )
-    from advhash.storage.run_folder import refuse_partial
 
     thresholds = [parse_threshold(text, "under") for text in fail_under or []]
     thresholds += [parse_threshold(text, "over") for text in fail_over or []]
-    for run in (first, second):
-        refuse_partial(run)
     comparison = compare_runs(first, second)
     check_names(comparison.second, thresholds)
     if as_json:

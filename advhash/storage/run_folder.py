@@ -75,8 +75,8 @@ def new_run_id(label: str) -> str:
     return f"{label}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')[:-3]}"
 
 
-def refuse_partial(folder: Path) -> None:
-    """Raise RunError for a run that was interrupted."""
+def expect_finished(folder: Path) -> None:
+    """Raise RunError where nothing lies, and for a run that was interrupted."""
     if folder.name.endswith(_SUFFIX):
         kind = _identity(folder).get("kind")
         if kind:
@@ -86,6 +86,8 @@ def refuse_partial(folder: Path) -> None:
         else:
             advice = "give the command that began it again, with the same --out, or delete it"
         raise RunError(f"expected a finished run, got {folder}: {advice}")
+    if not folder.exists():
+        raise RunError(f"expected a run folder, got {folder}: no such folder")
 
 
 def continued(folder: Path, name: Path) -> str:
