@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.options import Json
 from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.experiments.compare import Comparison
-
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from advhash.cli.options import Json
 
 
 def compare(
@@ -56,7 +53,7 @@ def compare(
 
 def print_comparison(comparison: Comparison) -> None:
     """The paired differences of two runs."""
-    tell(f"{comparison.title}")
+    tell(comparison.title)
     rows = [
         {
             "metric": name,

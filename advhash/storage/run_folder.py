@@ -98,12 +98,12 @@ def continued(folder: Path, name: Path) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
-        found = read_json(folder / IDENTITY, MOST)
+        identity = read_json(folder / IDENTITY, MOST)
     except (OSError, ValueError):
         return {}
     kinds = {"kind": str, "code": str, "version": str, "trusted": bool}
-    given = found if isinstance(found, dict) else {}
-    return {name: given[name] for name, one in kinds.items() if isinstance(given.get(name), one)}
+    given = identity if isinstance(identity, dict) else {}
+    return {name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
 
 
 def _text(file: Path) -> str:

@@ -89,8 +89,8 @@ class _Show:
         return Markup(parts.table(item) if isinstance(item, Table) else parts.drawing(item))
 
 
-def _sections(made: Sequence[Chapter]) -> list[Section]:
-    """The topics on which a chapter has something to say, in their order."""
+def _sections(made: Sequence[Chapter], *, foreign: bool) -> list[Section]:
+    """The topics on which a chapter has something to say, in order; `foreign` as in `draw`."""
     said = {topic: Section(topic, heading, [], []) for topic, heading in TOPICS.items()}
     for chapter in made:
         show = _Show()
@@ -102,6 +102,8 @@ def _sections(made: Sequence[Chapter]) -> list[Section]:
             try:
                 text = macro() if callable(macro) else ""
             except UndefinedError as error:  # valid by its schema, but cut by someone
+                if not foreign:
+                    raise
                 raise RunError(
                     f"expected a whole record, got one that a page cannot show ({chapter.name}: "
                     f"{error}): run it again"
@@ -138,7 +140,7 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
     statements = [statement for chapter in made for statement in chapter.statements]
     datasets = covered([name for chapter in made for name in chapter.datasets], "data sets")
     alone = len(made) == 1
-    sections = _sections(made)
+    sections = _sections(made, foreign=foreign)
     html = (
         _templates()
         .get_template("page.html")
