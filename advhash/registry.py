@@ -105,7 +105,9 @@ class Method(ABC):
         try:
             return dict(self.model.model_validate({**base, **given}))
         except ValidationError as error:
-            wrong = [one for one in error.errors() if not (partly and one["type"] == "missing")]
+            wrong = [
+                fault for fault in error.errors() if not (partly and fault["type"] == "missing")
+            ]
             if not wrong:
                 return {}
             first = wrong[0]
@@ -177,10 +179,10 @@ class Entry(Method, Generic[T]):
         return _model(self.name, fields)
 
     def fact(self, name: str) -> Any:
-        found = getattr(self.build, name)
-        if inspect.isclass(found):
-            return f"{found.__module__}:{found.__name__}"
-        return sorted(found) if isinstance(found, frozenset) else found
+        value = getattr(self.build, name)
+        if inspect.isclass(value):
+            return f"{value.__module__}:{value.__name__}"
+        return sorted(value) if isinstance(value, frozenset) else value
 
 
 class Listed(Method):
@@ -272,15 +274,15 @@ class Registry(Generic[T]):
 
         Raises UsageError where one has the name of another method.
         """
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for point in entry_points(group=f"advhash.{self.kind}s"):
-            if point.name in self._listed or point.name in found:
+            if point.name in self._listed or point.name in points:
                 raise UsageError(
                     f"{_package(point)} brings {_article(self.kind)} {point.name!r}, which is "
                     f"registered already; repair or uninstall {_package(point)}"
                 )
-            found[point.name] = point
-        return found
+            points[point.name] = point
+        return points
 
     def names(self) -> list[str]:
         """The names of all methods, none imported."""
@@ -296,8 +298,8 @@ class Registry(Generic[T]):
             if known is not None:
                 yield Row(name, known.source, known.summary, ("small", *known.presets))
             else:
-                told = "Of an installed package: imported when it is used."
-                yield Row(name, _package(self._points[name]), told, None)
+                summary = "From an installed package, which is imported when it is used."
+                yield Row(name, _package(self._points[name]), summary, None)
 
     def is_place(self, name: str) -> bool:
         """Whether a name is that of a file or folder rather than of a method."""
@@ -373,8 +375,8 @@ def is_external(name: str) -> bool:
 @functools.cache
 def _index() -> dict[str, dict[str, Any]]:
     """The methods of advhash by kind and name."""
-    found: dict[str, dict[str, Any]] = json.loads(INDEX.read_text("utf-8"))
-    return found
+    index: dict[str, dict[str, Any]] = json.loads(INDEX.read_text("utf-8"))
+    return index
 
 
 def _model(name: str, fields: dict[str, Any]) -> type[BaseModel]:

@@ -1,4 +1,4 @@
-"""Write every measured page of docs/ again from the committed JSON files; `make tables`.
+"""Write README and every measured page of docs/ again from the committed JSON files; `make tables`.
 
 A script of this folder that takes `--page` writes its page without measuring: all of them are run.
 Beneath the title of each page that `measured_at.toml` lists stands the commit of its figures.
@@ -21,6 +21,11 @@ def scripts() -> list[Path]:
     """The scripts that can write their page without measuring."""
     files = sorted(set(HERE.glob("*.py")) - {Path(__file__).resolve()})
     return [file for file in files if 'add_argument("--page"' in file.read_text("utf-8")]
+
+
+def pages() -> list[Path]:
+    """Every page that a script or a head may change."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 OPENING = "Figures measured at commit"
@@ -55,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
-    before = {file: file.read_bytes() for file in sorted(DOCS.rglob("*.md"))}
+    before = {file: file.read_bytes() for file in pages()}
     try:
         for file in scripts():
             subprocess.run([sys.executable, file, "--page"], check=True, stdout=subprocess.DEVNULL)

@@ -107,7 +107,7 @@ class PhaseRecord(Document):
         )
 
     def panels(self, values: Mapping[Point, float]) -> list[list[list[float]]]:
-        """Of each sample size a map, of each time a row, of each width a value. Raises KeyError."""
+        """A map for each sample size, of a row a time and a value a width. Raises KeyError."""
         return [
             [
                 [values[self.point(width, epochs, sample)] for width in self.axes["width"]]

@@ -183,10 +183,10 @@ class Document(Part):
         except OtherSchema as error:
             raise RunError(f"{error} in {file}") from None
         except ValidationError as error:
-            found = first_fault(error)
+            fault = first_fault(error)
         except (ValueError, OSError) as error:
-            found = reason(error)
-        raise RunError(f"expected a run record in {file}, got a damaged one: {found}")
+            fault = reason(error)
+        raise RunError(f"expected a run record in {file}, got a damaged one: {fault}")
 
 
 class Named(Part):
@@ -292,8 +292,8 @@ class Siblings(Document):
     @field_validator("runs")
     @classmethod
     def _lie_below(cls, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for one in runs:
-            run = one.get("run")
+        for document in runs:
+            run = document.get("run")
             folder = run.get("folder") if isinstance(run, dict) else None
             if not isinstance(folder, str) or Path(folder).name in ("", ".."):
                 raise ValueError("expected the folder of each run")

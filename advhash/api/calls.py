@@ -41,7 +41,7 @@ from advhash.registry import ATTACKS, is_external
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.places import user_path
-from advhash.storage.run_folder import RunFolder, refuse_partial
+from advhash.storage.run_folder import RunFolder, expect_finished
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim
 
@@ -268,7 +268,7 @@ def report(
     if out is None:
         raise UsageError('report: expected out= to be a path, e.g. "report.html", got None')
     for folder in folders:
-        refuse_partial(folder)
+        expect_finished(folder)
     render(folders, Path(out))
     return Path(out)
 
@@ -387,5 +387,5 @@ def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:
         return given.record, queries
     _expect_run(given)
     folder = user_path(given)
-    refuse_partial(folder)
+    expect_finished(folder)
     return load_run(folder)

@@ -101,7 +101,7 @@ def with_database(
         write_json(folder.path / "env.json", environment())
         write_queries(folder.path / "queries.parquet", attacked.outcome, measured.scores.columns)
         folder.write_text("metrics.json", record.dumps())
-        render([folder.path], folder.path / "report.html")
+        render([folder.path], folder.path / "report.html", foreign=False)
     attacked.outcome.columns.update(measured.scores.columns[database])
     result = _result(attacked, asked, measured.metrics)
     return replace(

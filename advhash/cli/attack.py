@@ -82,12 +82,14 @@ def _inversion(values: dict[str, Any]) -> str | None:
 
 def _matched(run: Path, norm: str | None, eps: str | None) -> dict[str, Any]:
     """The budget of `--match`. Raises UsageError, RunError."""
-    from advhash.reports.record import load_record
-    from advhash.storage.run_folder import refuse_partial
+    from advhash.storage.run_folder import expect_finished
 
     if norm is not None or eps is not None:
         raise UsageError("--match sets the budget: expected no --norm and no --eps")
-    refuse_partial(run)
+    expect_finished(run)
+
+    from advhash.reports.record import load_record
+
     distance = load_record(run).metrics.get("l2")
     if distance is None or not distance.value:
         raise UsageError(f"--match: run {run} did not move its queries")

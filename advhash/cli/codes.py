@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from advhash.cli.console import print_metrics
-from advhash.cli.options import checked
-from advhash.cli.terminal import tell
-
-if TYPE_CHECKING:
-    from advhash.codes.code_files import LabelledCodes
-
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from advhash.cli.console import print_metrics
+from advhash.cli.options import Json, checked
+from advhash.cli.terminal import tell
 from advhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from advhash.codes.code_files import LabelledCodes
 
 codes_app = typer.Typer(
     help="Files of codes: convert them, or write those of a victim.", no_args_is_help=True
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Labels = Annotated[
     Path | None,
     typer.Option(

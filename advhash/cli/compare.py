@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.options import Json
 from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
     from advhash.experiments.compare import Comparison
-
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from advhash.cli.options import Json
 
 
 def compare(
@@ -32,6 +29,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Paired differences of two attack runs on the same queries: second − first."""
+    from advhash.storage.run_folder import expect_finished
+
+    for run in (first, second):
+        expect_finished(run)
+
     from advhash.cli.console import print_json
     from advhash.experiments.compare import (
         check_names,
@@ -39,12 +41,9 @@ def compare(
         compare_runs,
         parse_threshold,
     )
-    from advhash.storage.run_folder import refuse_partial
 
     thresholds = [parse_threshold(text, "under") for text in fail_under or []]
     thresholds += [parse_threshold(text, "over") for text in fail_over or []]
-    for run in (first, second):
-        refuse_partial(run)
     comparison = compare_runs(first, second)
     check_names(comparison.second, thresholds)
     if as_json:
@@ -56,7 +55,7 @@ def compare(
 
 def print_comparison(comparison: Comparison) -> None:
     """The paired differences of two runs."""
-    tell(f"{comparison.title}")
+    tell(comparison.title)
     rows = [
         {
             "metric": name,

@@ -101,14 +101,14 @@ def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    mine = [one for one in SIGNALS if signal.getsignal(one) is signal.SIG_DFL]
-    for one in mine:
-        signal.signal(one, raised)
+    mine = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, raised)
     try:
         yield
     finally:
-        for one in mine:
-            signal.signal(one, signal.SIG_DFL)
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def run_to_its_end(command: Callable[[], object]) -> None:

@@ -189,8 +189,8 @@ def config_of(kind: str) -> type[Run]:
     from advhash.registry import EXPERIMENTS
 
     module, _, name = EXPERIMENTS.describe(kind).fact("config").partition(":")
-    found: type[Run] = getattr(import_module(module), name)
-    return found
+    config: type[Run] = getattr(import_module(module), name)
+    return config
 
 
 def _settings(

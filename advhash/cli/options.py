@@ -46,7 +46,7 @@ def placed(command: Callable[..., None]) -> Callable[..., None]:
 
     def at_place(value: Any) -> Any:
         if isinstance(value, list):
-            return [at_place(one) for one in value]
+            return [at_place(item) for item in value]
         return user_path(value) if isinstance(value, Path) else value
 
     @functools.wraps(command)

@@ -30,15 +30,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
-    from advhash.cli.console import print_json
-    from advhash.registry import EXPERIMENTS
-    from advhash.reports.page.exports import write_figures, write_tables
-    from advhash.reports.page.render import render
-    from advhash.storage.run_folder import refuse_partial
+    from advhash.storage.run_folder import expect_finished
 
     for run in runs:
-        refuse_partial(run)
-    list(EXPERIMENTS.brought())  # their chapters
+        expect_finished(run)
     for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
         if folder is not None and folder.exists():
             raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")
@@ -47,6 +42,13 @@ def report(
         raise UsageError("expected different places for --out, --tables and --figures")
     if len({run.absolute() for run in runs}) < len(runs):
         raise UsageError("expected every run once, got one twice")
+
+    from advhash.cli.console import print_json
+    from advhash.registry import EXPERIMENTS
+    from advhash.reports.page.exports import write_figures, write_tables
+    from advhash.reports.page.render import render
+
+    list(EXPERIMENTS.brought())  # their chapters
     page = render(runs, out)
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]

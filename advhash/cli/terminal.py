@@ -7,6 +7,7 @@ rename the window, and controls of direction, which turn figures round. All are 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,6 @@ def tell_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(CONTROLS.sub(_escaped, text) + "\n")
 
 
-def _escaped(found: Any) -> str:
-    sign = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    sign = match[0]
     return sign if sign == "\n" else f"\\u{ord(sign):04x}"

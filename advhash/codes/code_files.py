@@ -39,8 +39,13 @@ from advhash.codes.labels import (
 from advhash.codes.packed import HashCodes
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.documents import BROKEN_ARRAYS, check_archive, expect_file, reason
-from advhash.storage.files import expect_room, partial_file
+from advhash.storage.documents import (
+    BROKEN_ARRAYS,
+    check_archive,
+    expect_file,
+    reason,
+)
+from advhash.storage.files import partial_file
 
 SUFFIX = ".codes"
 _MAGIC = b"ADVHCODE"
@@ -48,7 +53,6 @@ _HEADER = struct.Struct("<8sIIQII32s")
 _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
 _MOST_BITS = 1024
-MOST_ARRAYS = 8 * 2**30  # bytes of an .npz, unpacked
 _TEXT = (".txt", ".csv", ".tsv")
 _FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
 _STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
@@ -315,13 +319,11 @@ def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
 
 def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
     try:
-        check_archive(path, MOST_ARRAYS)
+        check_archive(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if name not in archive:
                 held = ", ".join(archive.files) or "none"
                 raise DataError(f"{path}: expected an array named {name!r}, got {held}")
-            member = f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name
-            expect_room(archive.zip.getinfo(member).file_size)
             array: npt.NDArray[np.generic] = archive[name]
             return array
     except BROKEN_ARRAYS as error:

@@ -106,7 +106,7 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
                 "both with the same data set, seed and protocol"
             )
     notes = [
-        f"{name} differs: {_told(a)} and {_told(b)}"
+        f"{name} differs: {_named(a)} and {_named(b)}"
         for name, a, b in (
             ("the victim", one.victim.label, other.victim.label),
             ("what the victim learnt", one.victim.fingerprint[:12], other.victim.fingerprint[:12]),
@@ -142,7 +142,7 @@ def _ranking(record: Record) -> tuple[object, ...]:
     return protocol.top_k, protocol.ties, protocol.empty
 
 
-def _told(value: str) -> str:
+def _named(value: str) -> str:
     return value or "none"
 
 

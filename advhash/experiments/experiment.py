@@ -385,7 +385,7 @@ def run(
         if not alone:
             from advhash.reports.page.render import render  # draws, by matplotlib
 
-            render([folder.path], folder.path / "report.html")
+            render([folder.path], folder.path / "report.html", foreign=False)
         steps.finish()
     if not kind.lasts:
         for store in stores:
@@ -501,10 +501,10 @@ def resume(
 
     Raises RunError, ConfigError and what `run` raises.
     """
-    final, identity = RunFolder.interrupted(given)
-    if kind is not None and identity != kind:
-        raise RunError(f"expected an interrupted run of {kind}, got one of {identity}: {given}")
-    experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(identity)
+    final, begun = RunFolder.interrupted(given)
+    if kind is not None and begun != kind:
+        raise RunError(f"expected an interrupted run of {kind}, got one of {begun}: {given}")
+    experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(begun)
     path = RunFolder(final).path
     config = experiment.config.build(read_toml(path / "config.toml")).trusting(trust_code)
     record: Document = run(

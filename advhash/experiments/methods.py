@@ -38,33 +38,33 @@ def check_methods(config: Run) -> None:
 def _check(table: Table, registries: Mapping[str, Registry[Any]], *, several: bool) -> None:
     """The tables of a table. several: whether `eps` may hold several radii."""
     tables = list(_tables(table))
-    for name, one in tables:
-        if isinstance(one, VictimConfig):
-            _check_victim(one)
-        elif isinstance(one, MethodConfig):
+    for name, inner in tables:
+        if isinstance(inner, VictimConfig):
+            _check_victim(inner)
+        elif isinstance(inner, MethodConfig):
             if name in registries:
-                _check_method(one, registries[name], partly=name == "rival")
-        elif isinstance(one, DatasetConfig):
+                _check_method(inner, registries[name], partly=name == "rival")
+        elif isinstance(inner, DatasetConfig):
             _check_dataset(
-                one, [victim for _, victim in tables if isinstance(victim, VictimConfig)]
+                inner, [victim for _, victim in tables if isinstance(victim, VictimConfig)]
             )
-        elif not isinstance(one, BudgetConfig):
-            _check(one, registries, several=False)
+        elif not isinstance(inner, BudgetConfig):
+            _check(inner, registries, several=False)
     if registries.get("attack") is not ATTACKS:  # no input is moved: the plan refuses any budget
         return
-    words = any(_moves_words(one) for name, one in tables if name == "attack")
-    for name, one in tables:
-        if isinstance(one, BudgetConfig):
-            _check_budget(one, "l0" if words and name == "budget" else "linf", several=several)
+    words = any(_moves_words(inner) for name, inner in tables if name == "attack")
+    for name, inner in tables:
+        if isinstance(inner, BudgetConfig):
+            _check_budget(inner, "l0" if words and name == "budget" else "linf", several=several)
 
 
 def _tables(table: Table) -> Iterator[tuple[str, Table]]:
-    """The tables in a table by their names, those of a list by that of one."""
+    """The tables in a table by their names, those of a list in the singular."""
     for name in type(table).model_fields:
         value = getattr(table, name)
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Table):
-                yield name.removesuffix("s") if one is not value else name, one
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Table):
+                yield name.removesuffix("s") if item is not value else name, item
 
 
 def _check_method(table: MethodConfig, registry: Registry[Any], *, partly: bool = False) -> None:
@@ -89,7 +89,9 @@ def _check_victim(table: VictimConfig) -> None:
 def _check_dataset(table: DatasetConfig, victims: Sequence[VictimConfig]) -> None:
     """victims: where all have the same default data set, a table without a name means that one."""
     defaults = {
-        VICTIMS.describe(one.name).fact("default_dataset") for one in victims if one.name in VICTIMS
+        VICTIMS.describe(victim.name).fact("default_dataset")
+        for victim in victims
+        if victim.name in VICTIMS
     }
     name = table.name or (defaults.pop() if len(defaults) == 1 else None)
     if name is not None and not DATASETS.is_place(name):

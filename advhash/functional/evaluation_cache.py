@@ -295,10 +295,10 @@ class EquivalenceCache:
             odd = [name for name, _ in rows if name not in kinds]
             if odd:
                 raise ValueError(f"a count of {odd[0]!r}")
-            found: dict[str, Any] = {
+            counts: dict[str, Any] = {
                 name: int(value) if kinds[name] == "int" else _finite(value) for name, value in rows
             }
-            return Statistics(**found)
+            return Statistics(**counts)
 
     def document(self) -> dict[str, float]:
         """The statistics and the number of keys, for a record."""

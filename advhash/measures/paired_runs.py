@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advhash.measures.intervals import Difference, Floats, holm, paired_difference
-from advhash.storage.files import expect_room
+from advhash.storage.documents import check_unpacked
 
 SEED = 0  # of intervals and p-values: a page is the same whenever it is drawn
 SETTLED = 0.05  # p, adjusted for all pairs, below which an order is settled
@@ -110,7 +110,7 @@ def read_queries(
             raise ValueError(f"{stored.metadata.num_rows} queries, {count} in the record")
         groups = (stored.metadata.row_group(place) for place in range(stored.num_row_groups))
         rows_alone = stored.metadata.num_rows * len(wanted) * 8
-        expect_room(max(rows_alone, sum(group.total_byte_size for group in groups)))
+        check_unpacked(max(rows_alone, sum(group.total_byte_size for group in groups)))
         absent = [name for name in wanted if name not in stored.schema_arrow.names]
         if absent:
             raise ValueError(f"no column {absent[0]!r}")

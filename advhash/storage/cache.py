@@ -218,8 +218,8 @@ def _digest(content: object) -> str:
 def check(folder: Path) -> None:
     """Raise one of DAMAGE where a cached folder does not hold what was written into it.
 
-    Of a file above 256 MiB whose size and time of change are those of the day it was written, the
-    bytes are not read: pictures of large sets are mapped so that nobody has to.
+    The bytes of a file above 256 MiB are not read where its size and time of change are those of
+    the day it was written: pictures of large sets are mapped so that nobody has to.
 
     Raises StorageError where another user wrote it.
     """
@@ -233,10 +233,10 @@ def check(folder: Path) -> None:
         raise ValueError(f"expected {name} in {folder}, got {written['name']}")
     for file, (digest, size, changed) in written["files"].items():
         expect_own(folder / file)
-        found = (folder / file).stat()
-        if found.st_size != size:
-            raise ValueError(f"expected {size} bytes in {folder / file}, got {found.st_size}")
-        if size > LARGE and found.st_mtime_ns == changed:
+        state = (folder / file).stat()
+        if state.st_size != size:
+            raise ValueError(f"expected {size} bytes in {folder / file}, got {state.st_size}")
+        if size > LARGE and state.st_mtime_ns == changed:
             continue
         if sha256(folder / file) != digest:
             raise ValueError(f"the stored bytes of {folder / file} are not those that were written")

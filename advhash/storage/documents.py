@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 MOST_BYTES = 2**28
 CHUNK = 2**24  # bytes read at a time
 MOST_TOML = 2**20  # bytes: a configuration has some thousands
+MOST_UNPACKED = 8 * 2**30  # bytes that a file may unpack to
 MOST_DEPTH = 64  # tables and lists inside each other
 MOST_DOTS = 1000  # of a line of TOML: a key of more parts takes minutes to parse
 WHOLE = range(-(2**63), 2**64)
@@ -89,16 +90,21 @@ def read_gzip(path: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def check_archive(path: Path, most: int) -> set[str]:
+def check_unpacked(size: int, most: int | None = None) -> None:
+    """Raise Unreadable where a file states that it unpacks to more than `most` bytes, or 8 GiB."""
+    most = MOST_UNPACKED if most is None else most
+    if size > most:
+        raise Unreadable(f"{size:,} bytes unpacked, over {most:,}")
+
+
+def check_archive(path: Path, most: int | None = None) -> set[str]:
     """The names in a zip file. Raises OSError, Unreadable: none, or over `most` bytes unpacked."""
     try:
         with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
         raise Unreadable(f"no whole zip file ({reason(error)})") from None
-    declared = sum(member.file_size for member in members)
-    if declared > most:
-        raise Unreadable(f"{declared:,} bytes unpacked, over {most:,}")
+    check_unpacked(sum(member.file_size for member in members), most)
     return {member.filename for member in members}
 
 
@@ -141,7 +147,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
-        raise Unreadable(_told(error)) from None
+        raise Unreadable(_parser_reason(error)) from None
     _check(value, math.isfinite if finite else None)
     return value
 
@@ -159,7 +165,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise NotParsed(reason(error)) from None
     except ValueError as error:
-        raise Unreadable(_told(error)) from None
+        raise Unreadable(_parser_reason(error)) from None
     _check(value, lambda number: not math.isnan(number))
     return value
 
@@ -177,7 +183,7 @@ def reason(error: BaseException) -> str:
     return lines[0] if len(lines[0]) <= LONGEST else lines[0][:LONGEST] + " …"
 
 
-def _told(error: ValueError) -> str:
+def _parser_reason(error: ValueError) -> str:
     """What the parser says; of Python's limit of digits, what it means for the file."""
     return "a number of too many digits" if "digits)" in str(error) else reason(error)
 
@@ -195,14 +201,14 @@ def _check(document: Any, allowed: Callable[[float], bool] | None) -> None:
     level = [document]
     for _ in range(MOST_DEPTH):
         below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below += one
-                below += one.values()
-            elif isinstance(one, list):
-                below += one
+        for value in level:
+            if isinstance(value, dict):
+                below += value
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
             else:
-                _check_value(one, allowed)
+                _check_value(value, allowed)
         if not below:
             return
         level = below

@@ -44,15 +44,6 @@ _DISK = {
 }
 
 
-LARGEST = 8 * 2**30  # bytes that one file of a stranger may unpack to
-
-
-def expect_room(size: int) -> None:
-    """Raise ValueError before a foreign file is unpacked to more than 8 GiB, by what it states."""
-    if size > LARGEST:
-        raise ValueError(f"{size:,} bytes unpacked, over {LARGEST:,}")
-
-
 @contextmanager
 def storage_errors(
     path: Path, advice: str = "free some space or choose another folder"
@@ -130,9 +121,10 @@ def _beside(path: Path, suffix: str) -> list[Path]:
     """What is being written, or was left half written, in the place of a path."""
     start = f".{path.name}."
     with os.scandir(path.parent) as entries:
-        names = [one.name for one in entries]
-    found = (name for name in names if name.startswith(start) and name.endswith(suffix))
-    return [path.with_name(name) for name in found]
+        names = [entry.name for entry in entries]
+    return [
+        path.with_name(name) for name in names if name.startswith(start) and name.endswith(suffix)
+    ]
 
 
 def sweep(left: Iterable[Path]) -> None:

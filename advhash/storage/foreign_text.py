@@ -20,7 +20,7 @@ def visible(text: str, keep: str = "") -> str:
     >>> visible("\x1b[2Jred\u202e552/8\n"), visible("dog \udcff 8/255 ∞"), visible("a\nb", "\n")
     ('\\x1b[2Jred\\u202e552/8\\n', 'dog \\xff 8/255 ∞', 'a\nb')
     """
-    return CONTROLS.sub(lambda found: found[0] if found[0] in keep else _written(found[0]), text)
+    return CONTROLS.sub(lambda match: match[0] if match[0] in keep else _written(match[0]), text)
 
 
 def _written(sign: str) -> str:

@@ -75,8 +75,8 @@ def new_run_id(label: str) -> str:
     return f"{label}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')[:-3]}"
 
 
-def refuse_partial(folder: Path) -> None:
-    """Raise RunError for a run that was interrupted."""
+def expect_finished(folder: Path) -> None:
+    """Raise RunError where nothing lies, and for a run that was interrupted."""
     if folder.name.endswith(_SUFFIX):
         kind = _identity(folder).get("kind")
         if kind:
@@ -86,6 +86,8 @@ def refuse_partial(folder: Path) -> None:
         else:
             advice = "give the command that began it again, with the same --out, or delete it"
         raise RunError(f"expected a finished run, got {folder}: {advice}")
+    if not folder.exists():
+        raise RunError(f"expected a run folder, got {folder}: no such folder")
 
 
 def continued(folder: Path, name: Path) -> str:
@@ -98,12 +100,12 @@ def continued(folder: Path, name: Path) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
-        found = read_json(folder / IDENTITY, MOST)
+        identity = read_json(folder / IDENTITY, MOST)
     except (OSError, ValueError):
         return {}
     kinds = {"kind": str, "code": str, "version": str, "trusted": bool}
-    given = found if isinstance(found, dict) else {}
-    return {name: given[name] for name, one in kinds.items() if isinstance(given.get(name), one)}
+    given = identity if isinstance(identity, dict) else {}
+    return {name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)}
 
 
 def _text(file: Path) -> str:

@@ -50,7 +50,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
 @ATTACKS.register("evolved", source="advhash evolve; Gillard et al., arXiv 2302.05433")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Evolved(GradientAttack):
-    """Toward an anchor by the objective that a small program computes: what `search` looks for.
+    """Toward an anchor by the objective that a small program computes: what `advhash evolve` finds.
 
     anchor:  "dhta" (majority of 9 codes of the target), "p2p" (one), "majority" (all) or "centre"
              (the label-weighted centre, as mainstay)

@@ -12,6 +12,7 @@ from pathlib import Path
 from advhash.errors import RunError
 from advhash.measures.paired_runs import Queries, Rival, read_queries
 from advhash.reports.record import Record
+from advhash.storage.documents import reason
 
 QUERIES = "queries.parquet"
 
@@ -35,8 +36,9 @@ def load_queries(folder: Path, record: Record, also: Sequence[str] = ()) -> Quer
             targeted=record.attack.goal == "targeted",
         )
     except (OSError, ValueError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"expected the {QUERIES} of this run, got a damaged one: {first}") from None
+        raise RunError(
+            f"expected the {QUERIES} of this run, got a damaged one: {reason(error)}"
+        ) from None
 
 
 def task(record: Record) -> tuple[object, ...]:

@@ -29,7 +29,7 @@ from advhash.reports.elements.verdict import NO_VALUE
 from advhash.reports.lifelong.record import (
     GROUPS,
     NAMES,
-    TOLD,
+    VERDICT,
     VIEWS,
     Group,
     LifelongRecord,
@@ -46,7 +46,7 @@ DASHED = {"codes_only", "dlcmh_binary", "retrain_same_time", "chance"}
 
 def verdict(record: LifelongRecord) -> list[str]:
     """What was found, in sentences, with intervals."""
-    metrics = {name: record.metrics[name] or Metric() for name in TOLD}
+    metrics = {name: record.metrics[name] or Metric() for name in VERDICT}
     changed = metrics["old_codes_changed"].value
     sentences = [
         f"An increment takes {_share(metrics['increment_seconds_ratio'])} of the time of "

@@ -22,7 +22,7 @@ NAMES = {
     "dcmh": "DCMH on everything",
     "chance": "chance",
 }
-TOLD = (  # what the verdict tells
+VERDICT = (  # the figures that the verdict tells
     *("increment_seconds_ratio", "increment_cpu_seconds_ratio", "map_new_gain"),
     *("map_new_gain_same_time", "map_new_gain_untrained", "map_new_gain_same_time_untrained"),
     *("map_new_gain_hashed", "map_all_gap", "forgetting_old", "forgetting_old_finetune"),
@@ -114,7 +114,7 @@ class LifelongRecord(Document):
         unknown = sorted(methods - set(NAMES))
         if unknown:
             raise ValueError(f"expected known methods, got {unknown[0]!r}")
-        absent = sorted(set(TOLD) - set(self.metrics))
+        absent = sorted(set(VERDICT) - set(self.metrics))
         if absent:
             raise ValueError(f"expected the metric {absent[0]!r}, got none")
         return self

@@ -62,8 +62,8 @@ def _alone(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
-    """What these runs say, kind by kind. Raises RunError."""
+def chapters(paths: Sequence[Path], pictures: Pictures, *, foreign: bool = True) -> list[Chapter]:
+    """What these runs say, kind by kind. Raises RunError; `foreign` as in `draw`."""
     groups: dict[str, list[Path]] = {schema: [] for schema in KINDS}
     for path in _alone(paths):
         schema = schema_of(path) or ATTACK  # what cannot be told is refused as a damaged attack run
@@ -77,15 +77,15 @@ def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
         try:
             made += KINDS[schema](group, pictures)
         except (LookupError, StopIteration) as error:  # valid by its schema, but cut by someone
+            if not foreign:
+                raise
             raise RunError(
                 f"expected whole records, got one of {', '.join(map(str, group))} without "
                 f"{str(error) or 'a part'}: run it again"
             ) from None
-        except (
-            ValueError,
-            TypeError,
-            ArithmeticError,
-        ) as error:  # cut or mixed up
+        except (ValueError, TypeError, ArithmeticError) as error:  # or mixed up
+            if not foreign:
+                raise
             raise RunError(
                 f"expected whole records, got one of {', '.join(map(str, group))} whose parts do "
                 f"not fit together ({reason(error)}): run it again"

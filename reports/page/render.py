@@ -89,8 +89,8 @@ class _Show:
         return Markup(parts.table(item) if isinstance(item, Table) else parts.drawing(item))
 
 
-def _sections(made: Sequence[Chapter]) -> list[Section]:
-    """The topics on which a chapter has something to say, in their order."""
+def _sections(made: Sequence[Chapter], *, foreign: bool) -> list[Section]:
+    """The topics on which a chapter has something to say, in order; `foreign` as in `draw`."""
     said = {topic: Section(topic, heading, [], []) for topic, heading in TOPICS.items()}
     for chapter in made:
         show = _Show()
@@ -102,6 +102,8 @@ def _sections(made: Sequence[Chapter]) -> list[Section]:
             try:
                 text = macro() if callable(macro) else ""
             except UndefinedError as error:  # valid by its schema, but cut by someone
+                if not foreign:
+                    raise
                 raise RunError(
                     f"expected a whole record, got one that a page cannot show ({chapter.name}: "
                     f"{error}): run it again"
@@ -122,20 +124,23 @@ def _flags(made: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     return sorted(distinct.values(), key=lambda item: levels.index(item[0].level))
 
 
-def draw(paths: Sequence[Path]) -> Page:
+def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
     """The page of these finished runs; the first of attack runs is their subject.
 
-    paths: run folders, or files that `advhash detect --out` or `certify --out` wrote
+    paths:   run folders, or files that `advhash detect --out` or `certify --out` wrote
+    foreign: whether anyone may have edited them: what does not fit together is their fault then,
+             and a bug of ours where this process has just written them
+
     Raises RunError.
     """
     if not paths:
         raise RunError("expected at least one run folder, got none")
     pictures = Pictures()
-    made = chapters(paths, pictures)
+    made = chapters(paths, pictures, foreign=foreign)
     statements = [statement for chapter in made for statement in chapter.statements]
     datasets = covered([name for chapter in made for name in chapter.datasets], "data sets")
     alone = len(made) == 1
-    sections = _sections(made)
+    sections = _sections(made, foreign=foreign)
     html = (
         _templates()
         .get_template("page.html")
@@ -171,8 +176,8 @@ def page(paths: Sequence[Path]) -> str:
     return draw(paths).html
 
 
-def render(paths: Sequence[Path], out: Path) -> Page:
-    """Write the page of these runs to `out`, whole or not at all, and return it.
+def render(paths: Sequence[Path], out: Path, *, foreign: bool = True) -> Page:
+    """Write the page of these runs to `out`, whole or not at all, and return it; see `draw`.
 
     Raises RunError: no finished run, a damaged one, a picture outside its folder; StorageError.
     """
@@ -180,6 +185,6 @@ def render(paths: Sequence[Path], out: Path) -> Page:
         raise StorageError(
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
-    drawn = draw(paths)
+    drawn = draw(paths, foreign=foreign)
     write_bytes(out, drawn.html.encode("utf-8", "replace"))
     return drawn

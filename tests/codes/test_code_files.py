@@ -21,7 +21,7 @@ from advhash.codes.code_files import (
 )
 from advhash.codes.labels import LabelForm, read_labels as as_labels
 from advhash.errors import DataError, StorageError, UsageError
-from advhash.storage import files
+from advhash.storage import documents
 
 
 def sample(rows: int = 100, bits: int = 70, classes: int = 5, seed: int = 0) -> LabelledCodes:
@@ -295,8 +295,8 @@ def test_an_archive_that_unpacks_to_more_than_it_should_is_refused(
 ) -> None:
     file = tmp_path / "a.npz"
     np.savez_compressed(file, codes=np.zeros((1000, 8), np.int8), labels=np.zeros(1000, np.int8))
-    monkeypatch.setattr(files, "LARGEST", 2000)
-    with pytest.raises(DataError, match=r"8,\d+ bytes unpacked, over 2,000"):
+    monkeypatch.setattr(documents, "MOST_UNPACKED", 2000)
+    with pytest.raises(DataError, match=r"9,\d+ bytes unpacked, over 2,000"):
         read_codes(file)
 
 

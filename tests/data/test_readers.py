@@ -36,7 +36,7 @@ from advhash.data.parties import party_view
 from advhash.data.readers import hashnet_lists
 from advhash.data.text import counts as text
 from advhash.errors import ConfigError, DataError
-from advhash.storage import files
+from advhash.storage import documents
 from advhash.victims.federated.hashvfl import HashVFL
 
 SHARED = Path("/work/shared/data")
@@ -709,7 +709,7 @@ def test_a_matlab_file_that_unpacks_to_more_than_it_should_is_refused(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
-    monkeypatch.setattr(files, "LARGEST", 100)
+    monkeypatch.setattr(documents, "MOST_UNPACKED", 100)
     with pytest.raises(DataError, match=r"bytes unpacked, over 100"):
         load_dataset("mirflickr_mat", {"root": str(tmp_path), **SMALL})
 
@@ -948,7 +948,7 @@ def test_an_npz_that_is_damaged_or_a_bomb_is_refused(
     np.savez_compressed(file, images=np.zeros((100, 28, 28), np.uint8))
     with pytest.raises(DataError, match="expected the arrays images, labels"):
         load_dataset("mnist_t10k", {"root": str(tmp_path)})
-    monkeypatch.setattr(files, "LARGEST", 1000)
+    monkeypatch.setattr(documents, "MOST_UNPACKED", 1000)
     with pytest.raises(DataError, match="bytes unpacked, over 1,000"):
         load_dataset("mnist_t10k", {"root": str(tmp_path)})
 

@@ -56,7 +56,7 @@ from advhash.registry import INVERSIONS
 from advhash.reports.inversion.chapter import verdicts
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.page.render import render
-from advhash.storage.run_folder import refuse_partial
+from advhash.storage.run_folder import expect_finished
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.federated.wire import Transcript
@@ -513,7 +513,7 @@ class TestRun:
         first = next(cells.glob("[!.]*/result.json"))
         kept = first.stat().st_mtime_ns
         with pytest.raises(RunError, match=f"advhash invert --resume {out}"):
-            refuse_partial(tmp_path / "r.partial")
+            expect_finished(tmp_path / "r.partial")
         wrong = runner.invoke(app, ["attack", "--resume", str(out)])
         assert isinstance(wrong.exception, RunError)
         assert "expected an interrupted run of attack, got one of invert" in str(wrong.exception)

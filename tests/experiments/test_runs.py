@@ -15,7 +15,7 @@ import torch
 from advhash import __version__
 from advhash.errors import RunError, StorageError
 from advhash.experiments.experiment import _Deadline
-from advhash.storage.run_folder import RunFolder, environment, new_run_id, refuse_partial
+from advhash.storage.run_folder import RunFolder, environment, expect_finished, new_run_id
 
 
 @pytest.fixture
@@ -207,13 +207,13 @@ def test_advice_for_what_was_interrupted_fits_the_command(tmp_path: Path) -> Non
     folder = tmp_path / "benchmark-small.partial"
     folder.mkdir()
     with pytest.raises(RunError, match="give the command that began it again, with the same --out"):
-        refuse_partial(folder)
+        expect_finished(folder)
     (folder / "config.toml").touch()
     with pytest.raises(RunError, match=r"a version before 0\.2.*: delete it and run again"):
-        refuse_partial(folder)
+        expect_finished(folder)
     (folder / "identity.json").write_text('{"kind": "benchmark"}')
     with pytest.raises(RunError, match=r"continue it with `advhash benchmark --resume \S+partial`"):
-        refuse_partial(folder)
+        expect_finished(folder)
 
 
 def test_the_printed_command_continues_a_run_of_own_code_at_a_path_with_blanks(

@@ -260,6 +260,7 @@ def test_a_functional_cache_searches_further_than_one_of_structure(
     "content",
     [b"nothing", gzip.compress(b"{"), gzip.compress(b'{"schema": "other"}'), gzip.compress(b"[]"),
      gzip.compress(json.dumps({"schema": SCHEMA, "cells": []}).encode())],
+    ids=["no gzip", "no JSON", "another schema", "a list", "cells in a list"],
 )  # fmt: skip
 def test_what_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "table.json.gz"

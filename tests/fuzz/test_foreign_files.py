@@ -49,12 +49,12 @@ from advhash.experiments.prepare.trained import Trained, train_document
 from advhash.functional import nas
 from advhash.functional.evaluation_cache import EquivalenceCache, Evaluation
 from advhash.registry import EXPERIMENTS, VICTIMS
-from advhash.reports.attack.pairs import load_queries
+from advhash.reports.attack.queries import load_queries
 from advhash.reports.page.render import draw
 from advhash.reports.record import load_record
 from advhash.storage.cache import cached
 from advhash.storage.checkpoint import load_victim, save_victim
-from advhash.storage.run_folder import RunFolder, refuse_partial
+from advhash.storage.run_folder import RunFolder, expect_finished
 from advhash.victims.federated.wire import Kind as Table, Message, Transcript, pack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
@@ -157,7 +157,7 @@ def make_finished(folder: Path) -> None:
 
 def read_finished(folder: Path) -> None:
     for place in ("a", "b"):
-        refuse_partial(folder / place)
+        expect_finished(folder / place)
         load_queries(folder / place, load_record(folder / place))
     draw([folder / "a", folder / "b"])
     compare_runs(folder / "a", folder / "b")
@@ -202,8 +202,7 @@ def make_partial(folder: Path) -> None:
 
 
 def read_partial(folder: Path) -> None:
-    final, kind = RunFolder.interrupted(folder / "run")
-    refuse_partial(final)
+    _, kind = RunFolder.interrupted(folder / "run")
     experiment: Any = EXPERIMENTS.create(kind)
     config = experiment.config.build(read_toml(folder / "run.partial" / "config.toml"))
     run = RunFolder.start_or_continue(folder / "run")

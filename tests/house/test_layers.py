@@ -194,6 +194,42 @@ def test_no_module_is_a_drawer_of_odds_and_ends(file: Path) -> None:
     assert file.stem not in ("utils", "util", "helpers", "common", "misc")
 
 
+def names_of_nothing(source: str) -> set[str]:
+    """Names that say what happened to a thing instead of what it is.
+
+    `one` is a name beside `other` alone, where two of a kind are compared.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    plain = {name.strip("_").lower() for name in names}
+    return plain & ({"found", "told"} if "other" in plain else {"found", "told", "one"})
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("found = 1", {"found"}),
+        ("def _told(): ...", {"told"}),
+        ("[one for one in x]", {"one"}),
+        ("lambda found: 1", {"found"}),
+        ("def apart(one, other): ...", set()),
+    ],
+)
+def test_names_of_nothing_are_noticed(source: str, names: set[str]) -> None:
+    assert names_of_nothing(source) == names
+
+
+@every_file
+def test_a_name_says_what_it_stands_for(file: Path) -> None:
+    assert not names_of_nothing(file.read_text("utf-8"))
+
+
 def calls(file: Path) -> set[str]:
     return {
         ast.unparse(node.func)

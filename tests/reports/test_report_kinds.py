@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 from report_scene import (
     HOSTILE,
@@ -35,6 +36,7 @@ from advhash.measures.paired_runs import Pair, standings
 from advhash.reports.attack.queries import rival
 from advhash.reports.attack.tables import rank
 from advhash.reports.elements.chapters import TOPICS
+from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
 from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_tables
 from advhash.reports.page.kinds import KINDS
@@ -404,3 +406,33 @@ def test_the_command_writes_page_tables_and_figures(kinds: dict[str, Path], tmp_
     assert "expected a new folder for --tables" in str(again.exception)
     same = CliRunner().invoke(app, ["report", runs[0], *to[:2][:1], "x", "--figures", "x"])
     assert "expected different places" in str(same.exception)
+
+
+@pytest.mark.parametrize("raised", [TypeError("of ours"), KeyError("part"), ValueError("odd")])
+def test_a_bug_on_a_run_of_this_process_keeps_its_traceback(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What anyone may have edited is told in one line."""
+
+    def broken(*_: object) -> None:
+        raise raised
+
+    folder = make_detect(tmp_path / "detect.json")
+    monkeypatch.setitem(KINDS, str(schema_of(folder)), broken)
+    with pytest.raises(RunError, match="expected whole records"):
+        draw([folder])
+    with pytest.raises(type(raised)):
+        draw([folder], foreign=False)
+
+
+def test_a_bug_of_a_template_on_a_run_of_this_process_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_detect(tmp_path / "detect.json")
+    (chapter,) = KINDS[str(schema_of(folder))]([folder], Pictures())
+    lacking = replace(chapter, values={})
+    monkeypatch.setitem(KINDS, str(schema_of(folder)), lambda *_: [lacking])
+    with pytest.raises(RunError, match="a page cannot show"):
+        draw([folder])
+    with pytest.raises(UndefinedError):
+        draw([folder], foreign=False)

@@ -29,7 +29,7 @@ from advhash.reports.vocabulary import FIGURES, PLAIN, as_markdown, figure, know
 PAGE = ROOT / "docs/metrics.md"
 VOCABULARY = ROOT / "reports/vocabulary.py"
 SAYING = ("reports", "experiments", "api", "cli")
-TOLD = [file for file in FILES if folder_of(named(file)) in SAYING]
+SHOWING = [file for file in FILES if folder_of(named(file)) in SAYING]
 KEPT = {one.name for one in fields(Metric)}
 AXES = {"FACTORS"}  # tables of what was varied: `epochs` is an axis there, no figure
 
@@ -107,7 +107,7 @@ def written_as(node: ast.expr) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
-@pytest.mark.parametrize("file", TOLD, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", SHOWING, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_label_is_spelled_anew(file: Path) -> None:
     """A figure has no other name in a table that maps names to words, and its label is no literal.
 

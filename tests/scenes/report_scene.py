@@ -24,7 +24,7 @@ from advhash.reports.detection import DetectionRecord
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Detection, EncodingRecord, Site
 from advhash.reports.evolve import SearchRecord
 from advhash.reports.inversion.record import InversionRecord
-from advhash.reports.lifelong.record import TOLD, LifelongRecord
+from advhash.reports.lifelong.record import VERDICT, LifelongRecord
 from advhash.reports.phase import FACTORS, OUTCOMES, PhaseRecord
 from advhash.reports.record import (
     SCHEMA,
@@ -291,7 +291,7 @@ def make_lifelong(folder: Path) -> Path:
             "attack": None, "dataset": DATA.model_dump(),
             "protocol": {"orders": [[[HOSTILE]]], "seeds": [0], "rows": [[8, 12]],
                          "queries": [[4, 2]], "confidence": 0.95, "resamples": 2000, "threads": 1},
-            "flags": [], "metrics": dict.fromkeys(TOLD, vars(SHARE)), "table": table,
+            "flags": [], "metrics": dict.fromkeys(VERDICT, vars(SHARE)), "table": table,
             "times": times, "robustness": attacks,
         }
     )  # fmt: skip

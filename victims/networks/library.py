@@ -72,8 +72,8 @@ def _disabled_later(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.cache
     def disabled() -> Callable[..., Any]:
-        found: Callable[..., Any] = torch.compiler.disable(function)
-        return found
+        plain: Callable[..., Any] = torch.compiler.disable(function)
+        return plain
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:

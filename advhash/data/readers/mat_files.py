@@ -17,8 +17,7 @@ import scipy.io
 import scipy.sparse
 
 from advhash.errors import DataError
-from advhash.storage.documents import open_file, reason
-from advhash.storage.files import expect_room
+from advhash.storage.documents import check_unpacked, open_file, reason
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HDF5_OFFSETS = (0, 512)  # MATLAB puts 512 bytes of its own before it
@@ -70,7 +69,7 @@ def _matlab5_variable(file: Path, name: str, shape: tuple[int, ...], kind: str) 
     @functools.cache
     def whole() -> npt.NDArray[Any]:
         try:
-            expect_room(math.prod(shape) * BYTES.get(kind, 8))
+            check_unpacked(math.prod(shape) * BYTES.get(kind, 8))
             array = scipy.io.loadmat(file, variable_names=[name])[name]
         except Exception as error:
             raise DataError(
@@ -103,21 +102,21 @@ def _hdf5(file: Path) -> Iterator[dict[str, Variable]]:
         raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
     with opened:
         try:
-            found = {
+            variables = {
                 name: _hdf5_variable(opened, f"{file}:{name}", value)
                 for name, value in opened.items()
                 if isinstance(value, h5py.Dataset) and value.shape is not None
             }
         except Exception as error:
             raise DataError(f"expected a MATLAB 7.3 file {file}, got: {reason(error)}") from None
-        yield found
+        yield variables
 
 
 def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
     def read(row: int | None = None, axis: int = 0) -> npt.NDArray[Any]:
         try:
             # what a file leaves out it need not hold: shapes cost it nothing
-            expect_room(stored.nbytes if row is None else stored.nbytes // stored.shape[axis])
+            check_unpacked(stored.nbytes if row is None else stored.nbytes // stored.shape[axis])
             if row is None:
                 return np.asarray(stored[()])
             return np.asarray(stored[row] if axis == 0 else stored[..., row])
@@ -126,9 +125,9 @@ def _hdf5_variable(opened: Any, where: str, stored: Any) -> Variable:
 
     def strings() -> list[str]:
         try:
-            expect_room(stored.nbytes)
+            check_unpacked(stored.nbytes)
             cells = [opened[cell] for cell in stored[()].ravel()]
-            expect_room(sum(cell.nbytes for cell in cells))
+            check_unpacked(sum(cell.nbytes for cell in cells))
             return ["".join(map(chr, cell[()].ravel())) for cell in cells]
         except Exception as error:
             raise DataError(

@@ -26,7 +26,7 @@ from advhash.data.readers.tables import LIMIT, MAX_BYTES, SHARES, standard
 from advhash.data.splits import assemble, refuse_empty, seeded_order, split_rows
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
-from advhash.storage.documents import decoded, read_bytes, read_gzip
+from advhash.storage.documents import decoded, read_bytes, read_gzip, reason
 from advhash.storage.places import user_path
 
 LABELS = ("label", "class", "target", "y")  # columns that are the classes where none is named
@@ -223,9 +223,7 @@ def _parquet(file: Path) -> Columns:
         _check_header(file, names)
         table = described.read()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"expected a Parquet file {file}, got: {str(error).splitlines()[0]}"
-        ) from None
+        raise DataError(f"expected a Parquet file {file}, got: {reason(error)}") from None
     nested = [each.name for each in table.schema if pa.types.is_nested(each.type)]
     if nested:
         raise DataError(

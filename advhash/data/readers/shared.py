@@ -27,7 +27,7 @@ from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
 from advhash.storage.documents import BROKEN_ARRAYS, Unreadable, check_archive, read_text, reason
-from advhash.storage.files import LARGEST, sha256
+from advhash.storage.files import sha256
 from advhash.storage.places import user_path
 
 SIZES = (16, 512)  # pixels
@@ -213,7 +213,7 @@ def check_labels(
 def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """Arrays of an .npz file. Raises DataError: missing, damaged, of objects, or over 8 GiB."""
     try:
-        check_archive(file, LARGEST)
+        check_archive(file)
         with np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except KeyError as error:

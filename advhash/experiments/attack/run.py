@@ -204,7 +204,7 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             write_json(folder / "env.json", environment())
             record = _finished(cell, result, place, folder, place.final / name)
             write_text(folder / "metrics.json", record.dumps())
-            render([folder], folder / "report.html")
+            render([folder], folder / "report.html", foreign=False)
             records.append(record)
         return Siblings(
             schema_=SIBLINGS,

@@ -93,7 +93,7 @@ def _with_defense(
         checks=checks,
     )
     flags = [
-        Flag("masked_gradient", "warning", f"{check.question} It does not: {_told(check)}.")
+        Flag("masked_gradient", "warning", f"{check.question} It does not: {_points(check)}.")
         for check in checks
         if not check.passed
     ]
@@ -114,11 +114,11 @@ def _with_defense(
 
 def _codes(member: Member) -> dict[str, float]:
     """How the database codes of a victim use their bits: from its card, where it has them."""
-    told: dict[str, float] | None = member.trained.card.get("codes", {}).get(member.database)
-    return told or code_figures(member.codes)
+    figures: dict[str, float] | None = member.trained.card.get("codes", {}).get(member.database)
+    return figures or code_figures(member.codes)
 
 
-def _told(check: Check) -> str:
+def _points(check: Check) -> str:
     return ", ".join(f"{name}: {metric.value:.3f}" for name, metric in check.points.items())
 
 

@@ -140,7 +140,7 @@ def plan_slices(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
     table, other = written(DETECTORS, given), None
     update: dict[str, Any] = {
         "detector": table,
-        "adaptive": _told(adaptive_attack(config, detector, 0.0)),
+        "adaptive": _settings(adaptive_attack(config, detector, 0.0)),
     }
     if config.attack is not None:
         update["attack"] = written(ATTACKS, config.attack)
@@ -239,7 +239,7 @@ def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dic
             name: None if metric is None else vars(metric) for name, metric in metrics.items()
         },
         "roc": {"fpr": fpr, "tpr": tpr},
-        "adaptive": _told(attack).model_dump(),
+        "adaptive": _settings(attack).model_dump(),
         "acceptance": [
             {
                 "threshold": level,
@@ -295,7 +295,7 @@ def adaptive_attack(
         raise ConfigError(f"--adaptive: {error}") from None
 
 
-def _told(attack: AdaptiveSlice) -> AdaptiveConfig:
+def _settings(attack: AdaptiveSlice) -> AdaptiveConfig:
     """Every setting of the adaptive attacker."""
     return AdaptiveConfig(**{name: getattr(attack, name) for name in AdaptiveConfig.model_fields})
 
