@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -119,12 +120,9 @@ def partial_folder(folder: Path, *, mode: int = 0o777) -> Iterator[Path]:
 
 def _beside(path: Path, suffix: str) -> list[Path]:
     """What is being written, or was left half written, in the place of a path."""
-    start = f".{path.name}."
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}{re.escape(suffix)}")
     with os.scandir(path.parent) as entries:
-        names = [entry.name for entry in entries]
-    return [
-        path.with_name(name) for name in names if name.startswith(start) and name.endswith(suffix)
-    ]
+        return [path.with_name(entry.name) for entry in entries if ours.fullmatch(entry.name)]
 
 
 def sweep(left: Iterable[Path]) -> None:

@@ -168,11 +168,18 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path: Path) -
 
 def test_a_pipe_or_a_link_in_the_way_stops_nobody(tmp_path: Path) -> None:
     """Other users may put them where they can write."""
-    os.mkfifo(tmp_path / ".a.0.partial")
-    (tmp_path / ".a.1.partial").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / f".a.{0:012x}.partial")
+    (tmp_path / f".a.{1:012x}.partial").symlink_to(tmp_path / "precious")
     write_text(tmp_path / "precious", "mine")
     write_text(tmp_path / "a", "new")
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_file_of_the_user_is_not_swept(tmp_path: Path) -> None:
+    own = tmp_path / ".a.mine.partial"
+    own.write_text("kept")
+    write_bytes(tmp_path / "a", b"x")
+    assert own.read_text() == "kept"
 
 
 def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
@@ -190,7 +197,7 @@ def test_a_pipe_or_a_device_is_never_replaced(tmp_path: Path) -> None:
 
 def test_without_locks_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "lock", lambda handle, wait=False: None)
-    old, new = tmp_path / ".a.1.partial", tmp_path / ".a.2.partial"
+    old, new = tmp_path / f".a.{1:012x}.partial", tmp_path / f".a.{2:012x}.partial"
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (0, 0))
