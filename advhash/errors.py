@@ -116,7 +116,7 @@ _EXHAUSTED = (
     (
         "memory",
         (errno.ENOMEM,),
-        r"cannot allocate memory|can't allocate|out of memory|failed to map|calculation overflowed",
+        r"cannot allocate memory|can't allocate|out of memory|failed to map",
     ),
     ("open files", (errno.EMFILE, errno.ENFILE), r"too many open files|os error 2[34]\b"),
     ("threads", (), r"can't start new thread|pthread_create|thread creation failed"),

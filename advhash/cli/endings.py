@@ -142,9 +142,9 @@ def _exit_code(command: Callable[[], object]) -> int:
     except _Hung as error:
         return error.exit_code
     except AdvhashError as error:
-        told = exhausted(error) or error
-        fail(str(told), *getattr(error, "__notes__", ()))
-        return told.exit_code
+        shown = exhausted(error) or error
+        fail(str(shown), *getattr(error, "__notes__", ()))
+        return shown.exit_code
     except SystemExit as stop:
         interrupt = _interrupt_behind(stop)
         if interrupt is not None:

@@ -83,7 +83,6 @@ def raising(error: BaseException) -> Callable[[], object]:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "the memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 3, "the memory that"),
         (ImportError("lib.so: failed to map segment from shared object"), 3, "the memory that"),
-        (RuntimeError("Storage size calculation overflowed with"), 3, "the memory that"),
         (OSError(24, "Too many open files"), 3, "the open files that"),
         (RuntimeError("can't start new thread"), 3, "the threads that"),
         (RefusedError("no"), 3, "no"),
