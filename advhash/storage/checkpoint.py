@@ -154,6 +154,8 @@ def load_victim(folder: Path, *, foreign: bool = True) -> tuple[HashVictim, dict
     except AdvhashError as error:
         raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     except (RuntimeError, TypeError) as error:  # torch refuses the sizes that the card asks for
+        if not foreign:
+            raise  # a bug of ours
         raise CheckpointError(
             f"checkpoint {folder} does not fit this advhash: {reason(error)}"
         ) from None
