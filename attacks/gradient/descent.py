@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
+from advhash.attacks.gradient.channels import Served, channels
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import (
     TINY,
@@ -97,6 +98,9 @@ class GradientAttack(DatabaseAttack):
     transforms, samples: expectation over transformation (Athalye et al., ICML 2018): descend the
         mean real code of `samples` draws of these transforms of the image, one after the other;
         see docs/attacks/transforms.md
+    survive: what happens to pictures before they are hashed, e.g. "jpeg75" (see `channels.py`), by
+        one name or several: gradients, the code at which an image rests and the best iterate are
+        those of what comes back, of several the mean real code
 
     With transforms, the wrong bits of an image are those of that mean code and of its plain code
     together: fresh draws alone would choose lucky iterates. That costs a forward pass more a step.
@@ -134,6 +138,7 @@ class GradientAttack(DatabaseAttack):
     restarts: int = 1
     transforms: tuple[str, ...] = ()
     samples: int = 1
+    survive: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or not self.step > 0:
@@ -154,6 +159,7 @@ class GradientAttack(DatabaseAttack):
             check_transforms(self.transforms, self.samples)
         elif self.samples != 1:
             raise ValueError(f"samples={self.samples} are draws of transforms: name some")
+        channels(self.survive)
         self.history = []
 
     def run(
@@ -162,6 +168,7 @@ class GradientAttack(DatabaseAttack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
+        victim = Served.behind(self.survive, victim)
         with self.drawing(batch):
             if self.single:
                 return self._single_step(victim, batch.inputs["image"], labels, budget)

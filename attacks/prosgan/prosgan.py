@@ -20,6 +20,7 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, label_sets, majority
+from advhash.attacks.gradient.channels import Served, channels
 from advhash.attacks.gradient.objectives import (
     hash_term,
     hash_term_tmm,
@@ -74,6 +75,8 @@ class ProSGAN(Attack):
     bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
                    away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
                    alpha, discriminator, modulated and width have other defaults: see `Mode`
+    survive:       what happens to pictures before they are hashed, e.g. "jpeg75", by one name or
+                   several: the generator learns from the codes of what comes back
     held_out:      share of the label sets, drawn by the seed, that no network is trained on; the
                    last row of the history compares them, on validation rows, with the others
 
@@ -128,6 +131,7 @@ class ProSGAN(Attack):
     theta_scale: float = 0.125
     positive_share: float = 0.75
     bounded: bool = False
+    survive: str | tuple[str, ...] = ()
     held_out: float = 0.0
 
     def __post_init__(self) -> None:
@@ -155,6 +159,7 @@ class ProSGAN(Attack):
             )
         if not 0 <= self.held_out < 1:
             raise ValueError(f"expected held_out in [0,1), got {self.held_out}")
+        channels(self.survive)
         self.fit_depends_on_budget = self.bounded
         if self.bounded:
             self.norms = frozenset({"linf", "l2"})
@@ -179,6 +184,7 @@ class ProSGAN(Attack):
         self.check_budget(budget)
         self.history = []
         self._data = data
+        victim = Served.behind(self.survive, victim)
         sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
         with seeded(seed), frozen(victim):
             if self.prototype == "prototype":
