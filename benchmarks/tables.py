@@ -30,14 +30,15 @@ MOVED = (
 )
 
 
-def headed(text: str, commits: list[str], draws_changed: bool) -> str:
+def headed(text: str, commits: list[str], draws_changed: bool = False, anew: str = "") -> str:
     """A page with the line that says where its figures come from, beneath its title."""
     title, *rest = text.split("\n")
     if rest[1:2] and rest[1].startswith(OPENING):
         rest = rest[2:]
     *others, last = (f"`{commit}`" for commit in commits)
     named = f"s {', '.join(others)} and {last}" if others else f" {last}"
-    line = f"{OPENING}{named}.{MOVED if draws_changed else ''}"
+    again = f" Measured anew since: {anew}." if anew else ""
+    line = f"{OPENING}{named}.{MOVED if draws_changed else ''}{again}"
     return "\n".join([title, "", line, *rest])
 
 
@@ -47,8 +48,7 @@ def write_heads() -> None:
     for name, given in pages.items():
         page = DOCS / name
         text = page.read_text("utf-8")
-        new = headed(text, given["commits"], given.get("draws_changed", False))
-        page.write_text(new, "utf-8")
+        page.write_text(headed(text, **given), "utf-8")
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
     listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
     for name, given in listed.items():
         text = (DOCS / name).read_text("utf-8")
-        assert text == tables["headed"](text, given["commits"], given.get("draws_changed", False))
+        assert text == tables["headed"](text, **given)
     for page in DOCS.rglob("*.md"):
         text, name = page.read_text("utf-8"), str(page.relative_to(DOCS))
         if name != "tables.md" and re.search(r"benchmarks/\w+\.(py|json)", text):
