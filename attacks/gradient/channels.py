@@ -224,7 +224,5 @@ def _blurred(images: Tensor, sigma: float) -> Tensor:
     from kornia.filters import gaussian_blur2d  # seconds to import
 
     side = 2 * min(math.ceil(3 * sigma), min(images.shape[2:]) - 1) + 1
-    blurred: Tensor = gaussian_blur2d(
-        images, (side, side), (sigma, sigma), border_type="replicate"
-    )
+    blurred: Tensor = gaussian_blur2d(images, (side, side), (sigma, sigma), border_type="replicate")
     return blurred
