@@ -99,20 +99,20 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         places = [
-            f"advhash.{one}" for one in _MOVED[module.__name__.removeprefix("advhash.")].split()
+            f"advhash.{place}" for place in _MOVED[module.__name__.removeprefix("advhash.")].split()
         ]
         warnings.warn(
             f"{module.__name__} is now {', '.join(places)}; the old name goes with version 0.3",
             DeprecationWarning,
             stacklevel=2,
         )
-        found = [import_module(place) for place in places]
-        for other in reversed(found):
+        modules = [import_module(place) for place in places]
+        for other in reversed(modules):
             vars(module).update(
                 {name: value for name, value in vars(other).items() if name[0] != "_"}
             )
-        if len(found) == 1:
-            sys.modules[module.__name__] = found[0]
+        if len(modules) == 1:
+            sys.modules[module.__name__] = modules[0]
 
 
 sys.meta_path.append(_Moved())

@@ -53,19 +53,19 @@ class Entry(Generic[T]):
         They stand under a line that begins with "Deviations", in the class or its bases.
         """
         classes = self.build.__mro__ if inspect.isclass(self.build) else (self.build,)
-        found: list[str] = []
+        deviations: list[str] = []
         for owner in classes:
             listing = False
             for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
                 if line.startswith("Deviations"):
                     listing = True
                 elif listing and line.startswith("- "):
-                    found.append(line[2:])
+                    deviations.append(line[2:])
                 elif listing and line.startswith("  "):
-                    found[-1] += " " + line.strip()
+                    deviations[-1] += " " + line.strip()
                 else:
                     listing = False
-        return [text.rstrip(";.") for text in found]
+        return [text.rstrip(";.") for text in deviations]
 
     @functools.cached_property
     def digest(self) -> str:

@@ -270,11 +270,11 @@ class Attack(ABC):
         a norm that the attack cannot keep, an attack by gradients on a victim without, pictures
         that are not on the 8-bit grid and are to be rounded to it.
         """
-        found, distance, overrun = self._inside(
+        moved, distance, overrun = self._inside(
             victim, batch, targets, budget, modality, seed, eight_bit, vocabulary
         )
-        codes = victim.encode(found.inputs[modality], modality)
-        return Perturbed(found, codes, distance, overrun)
+        codes = victim.encode(moved.inputs[modality], modality)
+        return Perturbed(moved, codes, distance, overrun)
 
     @final
     def move(

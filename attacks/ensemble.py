@@ -182,10 +182,10 @@ class AutoHash(DatabaseAttack):
         Of an untargeted attack the average precision itself, of the query's labels.
         """
         codes, wanted = HashCodes.from_relaxed(relaxed), labels.cpu().numpy()
-        found = retrieval_average_precision(
+        precision = retrieval_average_precision(
             codes, self.served.codes, wanted, self.served.labels.numpy()
         )
-        left = np.round(1 - found if self.goal == "targeted" else found, 9)
+        left = np.round(1 - precision if self.goal == "targeted" else precision, 9)
         return torch.from_numpy(left).float().to(relaxed.device)
 
     def _attack(
@@ -215,10 +215,10 @@ class AutoHash(DatabaseAttack):
 
     def notes(self) -> dict[str, Tensor]:
         """Its own, and those of the members as "MEMBER/NAME"."""
-        found = super().notes()
+        notes = super().notes()
         for name, member in self._fitted.items():
-            found |= {f"{name}/{fact}": kept for fact, kept in member.notes().items()}
-        return found
+            notes |= {f"{name}/{fact}": kept for fact, kept in member.notes().items()}
+        return notes
 
     def forget(self) -> None:
         super().forget()
@@ -233,11 +233,11 @@ class AutoHash(DatabaseAttack):
         query_lead:     the same of `nes` with 200 queries
         kept_NAME:      share of the queries whose result is that of a member
         """
-        found: dict[str, float] = {}
+        summary: dict[str, float] = {}
         for name, value in super().summarise(notes).items():
             fact = name.rpartition("/")[2]  # a member that fails is what the others are for
-            found[fact] = min(value, found.get(fact, value))
-        return found
+            summary[fact] = min(value, summary.get(fact, value))
+        return summary
 
 
 @ATTACKS.register("autohash-untargeted", source="advhash")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, known, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, known, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import Drawing, Growth, budget_figure
 from advhash.reports.elements.tables import (
@@ -25,15 +25,15 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.record import Document, Part, RunInfo, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import Document, Part, RunInfo
 from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
 BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
-AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
-OWN = ("map_adversarial", "map_chance")
+CLEAN = "map"  # stands first, whatever the goal
 
 
 class CellInfo(Part):
@@ -125,12 +125,13 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
     """What the suite found, in plain words."""
     lines = []
     for goal, name in (("targeted", label_of("tmap")), ("untargeted", "MAP")):
-        standing = [one for one in record.victims if one.goal == goal]
-        for place in dict.fromkeys((one.dataset, one.budget) for one in standing):
-            there = [one for one in standing if (one.dataset, one.budget) == place]
+        main = HEADLINES[goal].main
+        standing = [entry for entry in record.victims if entry.goal == goal]
+        for place in dict.fromkeys((entry.dataset, entry.budget) for entry in standing):
+            there = [entry for entry in standing if (entry.dataset, entry.budget) == place]
             if len(there) > 1:
-                first = [one.victim for one in there if one.rank == 1]
-                last = max(there, key=lambda one: one.rank)
+                first = [entry.victim for entry in there if entry.rank == 1]
+                last = max(there, key=lambda entry: entry.rank)
                 tied = len(first) == len(there)
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: "
@@ -139,7 +140,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                         if tied
                         else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
                         f"best; {last.victim} is left with {name} "
-                        f"{with_interval(last.metrics[main_metric(goal)])} under {last.method}."
+                        f"{with_interval(last.metrics[main])} under {last.method}."
                     )
                 )
             elif there:
@@ -147,7 +148,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                 clean = only.metrics["tmap_clean" if goal == "targeted" else "map"]
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: {only.method} moves {only.victim} from {name}"
-                    f" {percent(clean.value)} to {with_interval(only.metrics[main_metric(goal)])}."
+                    f" {percent(clean.value)} to {with_interval(only.metrics[main])}."
                 )
     if record.failed or record.left:
         lines.append(
@@ -158,24 +159,24 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
 
 
 def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    own = AIMED if goal == "targeted" else OWN
+    names = dict.fromkeys((CLEAN, *HEADLINES[goal].figures))
     return _table(
         f"Victims under their strongest {goal} attack",
         [
             *columns("Data", "Budget", "Rank", "Victim", "Strongest attack"),
-            *of_figures("map", *own),
+            *of_figures(*names),
         ],
         [
             row(
-                named(one.dataset),
-                TableCell(one.budget),
-                number(one.rank),
-                named(one.victim),
-                named(one.method),
-                (points(one.metrics[name]) for name in ("map", *own)),
+                named(entry.dataset),
+                TableCell(entry.budget),
+                number(entry.rank),
+                named(entry.victim),
+                named(entry.method),
+                (points(entry.metrics[name]) for name in names),
             )
-            for one in record.victims
-            if one.goal == goal
+            for entry in record.victims
+            if entry.goal == goal
         ],
     )
 
@@ -185,48 +186,48 @@ def _methods_table(record: BenchmarkRecord, goal: str) -> Table | None:
         f"{goal.capitalize()} attacks over victims",
         [
             *columns("Data", "Budget", "Rank", "Attack"),
-            *of_figures(main_metric(goal)),
+            *of_figures(HEADLINES[goal].main),
             Column("Victims"),
         ],
         [
             row(
-                named(one.dataset),
-                TableCell(one.budget),
-                number(one.rank),
-                named(one.method),
-                points(one.main),
-                named(", ".join(one.victims)),
+                named(entry.dataset),
+                TableCell(entry.budget),
+                number(entry.rank),
+                named(entry.method),
+                points(entry.main),
+                named(", ".join(entry.victims)),
             )
-            for one in record.methods
-            if one.goal == goal
+            for entry in record.methods
+            if entry.goal == goal
         ],
     )
 
 
 def _rows_table(record: BenchmarkRecord, goal: str) -> Table | None:
-    own = ("tmap", "tmap_normalised") if goal == "targeted" else OWN
+    names = (CLEAN, *HEADLINES[goal].brief)
     return _table(
         f"Every victim and {goal} attack",
         [
             *columns("Data", "Victim", "Budget", "Rank", "Attack", "Runs"),
-            *of_figures("map", *own),
+            *of_figures(*names),
             Column("Flags"),
         ],
         [
             row(
-                named(one.dataset),
-                named(one.victim),
-                TableCell(one.budget),
-                number(one.rank),
-                named(one.method),
-                number(one.cells),
-                (points(one.metrics[name]) for name in ("map", *own)),
+                named(entry.dataset),
+                named(entry.victim),
+                TableCell(entry.budget),
+                number(entry.rank),
+                named(entry.method),
+                number(entry.cells),
+                (points(entry.metrics[name]) for name in names),
                 TableCell(
-                    " ".join(_counted(*flag) for flag in sorted(one.flags.items())), style="code"
+                    " ".join(_counted(*flag) for flag in sorted(entry.flags.items())), style="code"
                 ),
             )
-            for one in record.rows
-            if one.goal == goal
+            for entry in record.rows
+            if entry.goal == goal
         ],
     )
 
@@ -236,23 +237,23 @@ def _counted(flag: str, count: int) -> str:
 
 
 def _failed_table(record: BenchmarkRecord) -> Table | None:
-    def seeds(one: CellInfo) -> str:
-        return f"{'–' if one.victim_seed is None else one.victim_seed}, {one.attack_seed}"
+    def seeds(cell: CellInfo) -> str:
+        return f"{'–' if cell.victim_seed is None else cell.victim_seed}, {cell.attack_seed}"
 
     return _table(
         "Cells that failed",
         columns("Data", "Victim", "Attack", "Budget", "Seeds", "Why"),
         [
             row(
-                named(one.dataset),
-                named(one.victim),
-                named(one.method),
-                TableCell(one.budget),
-                number(seeds(one)),
-                TableCell(one.message, detail=(BUG, one.trace) if one.trace else None),
+                named(cell.dataset),
+                named(cell.victim),
+                named(cell.method),
+                TableCell(cell.budget),
+                number(seeds(cell)),
+                TableCell(cell.message, detail=(BUG, cell.trace) if cell.trace else None),
             )
-            for one in record.cells
-            if one.status == "failed"
+            for cell in record.cells
+            if cell.status == "failed"
         ],
     )
 
@@ -266,15 +267,16 @@ def _table(
 def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     """Figures against ε of the rows that have several, and how many more there would be."""
     groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
-    for one in rows:
-        if one.eps is not None:
-            lines = groups.setdefault((one.dataset, one.victim, one.goal, one.norm), {})
-            lines.setdefault(one.method, []).append((one.eps, one.metrics[main_metric(one.goal)]))
+    for entry in rows:
+        if entry.eps is not None:
+            lines = groups.setdefault((entry.dataset, entry.victim, entry.goal, entry.norm), {})
+            point = (entry.eps, entry.metrics[HEADLINES[entry.goal].main])
+            lines.setdefault(entry.method, []).append(point)
     drawn = []
     for (dataset, victim, goal, norm), lines in groups.items():
-        grown = [Growth(name, sorted(points, key=lambda one: one[0]))
+        grown = [Growth(name, sorted(points, key=lambda point: point[0]))
                  for name, points in lines.items() if len(points) > 1]  # fmt: skip
-        axis = f"{label_of(main_metric(goal))} (%)"
+        axis = f"{label_of(HEADLINES[goal].main)} (%)"
         for start in range(0, len(grown), LINES):
             drawn.append((f"{victim} on {dataset}: {axis} against ε", grown[start : start + LINES],
                           norm, axis))  # fmt: skip
@@ -289,11 +291,11 @@ def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
 
 def protocols(record: BenchmarkRecord) -> list[str]:
     """How the figures of each grid were taken, in words."""
-    found = []
+    sentences = []
     for grid in record.suite.get("grids", []):
         own = grid["protocol"]
         top, rounded = own["top_k"], {budget["eight_bit"] for budget in grid["budgets"]}
-        found.append(
+        sentences.append(
             f"{own['queries'] or 'all'} {own['query_modality']} queries an attack seed against "
             f"{own['database'] or 'the codes that the victim searches by default'}; "
             f"targets of targeted attacks: {own['targets']}; "
@@ -301,7 +303,7 @@ def protocols(record: BenchmarkRecord) -> list[str]:
             + ("pixels not rounded" if rounded == {False} else "pixels rounded to 8 bits")
             + (", but where a budget is unrounded" if len(rounded) == 2 else "")
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sentences))
 
 
 def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
@@ -339,7 +341,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
             },
             "failed": _failed_table(record),
         },
-        told=[Told(f"suite {record.name}", lead, more)],
+        statements=[Statement(f"suite {record.name}", lead, more)],
         sources=[source_of(path, f"suite {record.name}", record.run, facts, record.suite)],
         datasets=data,
         flags=[(f"suite {record.name}", flag) for flag in record.flags],

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Table, columns, points, row, titled, value
@@ -68,10 +68,10 @@ def verdicts(record: CertificateRecord) -> list[str]:
         f"{with_interval(worth['map_clean'])}, without it with "
         f"{with_interval(worth['map_clean_unsmoothed'])}."
     ]
-    for one in record.radii:
-        kept, others = (one.metrics[name] for name in ("recall_certified", "irrelevant_certified"))
+    for ball in record.radii:
+        kept, others = (ball.metrics[name] for name in ("recall_certified", "irrelevant_certified"))
         lines.append(
-            f"Whatever is done within L2 {one.radius:g}, at least {with_interval(kept)} of the "
+            f"Whatever is done within L2 {ball.radius:g}, at least {with_interval(kept)} of the "
             f"relevant rows stay within {record.within} bits of a query, and at least "
             f"{with_interval(others)} of the others."
         )
@@ -93,17 +93,17 @@ def worth_table(record: CertificateRecord) -> Table:
 def radii_table(record: CertificateRecord) -> Table:
     """What holds whatever an attack within each radius does."""
     bits = [
-        row(titled(name), (value(one.metrics[name], 1) for one in record.radii)) for name in BITS
+        row(titled(name), (value(ball.metrics[name], 1) for ball in record.radii)) for name in BITS
     ]
     shares = [
-        row(titled(name), (points(one.metrics[name]) for one in record.radii)) for name in SHARES
+        row(titled(name), (points(ball.metrics[name]) for ball in record.radii)) for name in SHARES
     ]
     return Table(
         "What is certified at each radius",
         "What holds whatever an attack within the L2 radius does: bits of a code as numbers, rows "
         f"in percent. No radius from {as_number(record.largest_radius, 3)} on can come out, "
         "whatever the hash.",
-        columns("Figure", *(f"L2 {one.radius}" for one in record.radii)),
+        columns("Figure", *(f"L2 {ball.radius}" for ball in record.radii)),
         bits + shares,
     )
 
@@ -133,7 +133,7 @@ def certificate_chapter(path: Path, _: Pictures) -> Chapter:
             "worth": worth_table(record),
             "radii": radii_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.chapters import Chapter, Told, named_data_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
@@ -57,7 +57,7 @@ def _by_new_names(metrics: Any) -> Any:
 Metrics = Annotated[dict[str, Metric | None], BeforeValidator(_by_new_names)]
 
 
-class Found(Part):
+class DetectorFigures(Part):
     """What one detector does; what the attacker who knows it took."""
 
     threshold: float
@@ -95,7 +95,7 @@ class DetectionRecord(FileDocument):
     )
     metrics: Metrics = Field(default_factory=dict)
     roc: Curve | None = None
-    detectors: dict[str, Found] = Field(default_factory=dict)
+    detectors: dict[str, DetectorFigures] = Field(default_factory=dict)
     adaptive: dict[str, Any] | None = None
     acceptance: list[Acceptance] = Field(default_factory=list)
     probe: Any = None
@@ -107,16 +107,16 @@ class DetectionRecord(FileDocument):
         return self
 
     @property
-    def found(self) -> dict[str, Found]:
+    def by_name(self) -> dict[str, DetectorFigures]:
         """Every detector by its name."""
         if self.detectors:
             return self.detectors
         assert self.roc is not None
         assert self.threshold is not None
-        one = Found(
+        detector = DetectorFigures(
             threshold=self.threshold, adaptive=self.adaptive, metrics=self.metrics, roc=self.roc
         )
-        return {str(self.detector.name): one}
+        return {str(self.detector.name): detector}
 
     @property
     def shown(self) -> list[str]:
@@ -124,22 +124,22 @@ class DetectionRecord(FileDocument):
         return [
             name
             for name in METRICS
-            if any(one.metrics.get(name) is not None for one in self.found.values())
+            if any(detector.metrics.get(name) is not None for detector in self.by_name.values())
         ]
 
 
 def verdicts(record: DetectionRecord) -> list[str]:
     """What was found: a sentence for each detector, from the one that stops most on."""
 
-    def rank(item: tuple[str, Found]) -> tuple[float, float]:
+    def rank(item: tuple[str, DetectorFigures]) -> tuple[float, float]:
         past, area = (
             item[1].metrics.get(key) or Metric() for key in ("accepted_adaptive", "auroc")
         )
         return 1.0 if past.value is None else past.value, -(area.value or 0.0)
 
     lines = []
-    for name, one in sorted(record.found.items(), key=rank):
-        figures = {key: one.metrics.get(key) or Metric() for key in METRICS}
+    for name, detector in sorted(record.by_name.items(), key=rank):
+        figures = {key: detector.metrics.get(key) or Metric() for key in METRICS}
         line = (
             f"{name} flags {with_interval(figures['detected'])} of {record.inputs} inputs and "
             f"{with_interval(figures['false_alarms'])} of clean queries"
@@ -161,12 +161,12 @@ def verdicts(record: DetectionRecord) -> list[str]:
 def roc_figure(record: DetectionRecord) -> Drawing:
     """The ROC curve of every detector."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 4.2 + 0.2 * len(record.found)), layout="constrained")
+        figure = Figure(figsize=(4.6, 4.2 + 0.2 * len(record.by_name)), layout="constrained")
         axes = figure.add_subplot()
-        for place, (name, one) in enumerate(record.found.items()):
+        for place, (name, detector) in enumerate(record.by_name.items()):
             axes.plot(
-                [100 * value for value in one.roc.fpr],
-                [100 * value for value in one.roc.tpr],
+                [100 * value for value in detector.roc.fpr],
+                [100 * value for value in detector.roc.tpr],
                 DASHES[place // len(COLOURS) % len(DASHES)],
                 color=COLOURS[place % len(COLOURS)],
                 label=name,
@@ -176,29 +176,30 @@ def roc_figure(record: DetectionRecord) -> Drawing:
         axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
         axes.set_aspect("equal")
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-        alt = f"ROC curves of {', '.join(record.found)}. The areas below them stand in the table."
+        alt = f"ROC curves of {', '.join(record.by_name)}. The areas below them stand in the table."
         return Drawing(svg_of(figure), alt, "ROC curves; the thin line is chance.")
 
 
 def figures_table(record: DetectionRecord) -> Table:
     """The figures that at least one detector has, a column a detector."""
-    found = record.found.values()
+    detectors = record.by_name.values()
     rows = [
-        row(titled(name), (points(one.metrics.get(name)) for one in found)) for name in record.shown
+        row(titled(name), (points(detector.metrics.get(name)) for detector in detectors))
+        for name in record.shown
     ]
     rows += [
         row(
             TableCell(f"{label_of(name)} (no percentage)"),
-            (number(as_number(one.metrics.get(name), 2)) for one in found),
+            (number(as_number(detector.metrics.get(name), 2)) for detector in detectors),
         )
         for name in EPSILONS
-        if any(name in one.metrics for one in found)
+        if any(name in detector.metrics for detector in detectors)
     ]
-    thresholds = (number(as_number(one.threshold, 3)) for one in found)
+    thresholds = (number(as_number(detector.threshold, 3)) for detector in detectors)
     return Table(
         "Figures of detectors",
         "In percent, 95 % intervals in small print; – where a figure does not exist.",
-        [Column("Figure"), *(Column(name, foreign=True) for name in record.found)],
+        [Column("Figure"), *(Column(name, foreign=True) for name in record.by_name)],
         [*rows, row(titled("threshold"), thresholds)],
     )
 
@@ -214,12 +215,12 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
         of_figures("threshold", "false_alarms", "accepted_adaptive", "accepted_replay"),
         [
             row(
-                TableCell(as_number(one.threshold, 2)),
-                points(one.false_alarms),
-                points(one.accepted_adaptive),
-                points(one.accepted_replay),
+                TableCell(as_number(level.threshold, 2)),
+                points(level.false_alarms),
+                points(level.accepted_adaptive),
+                points(level.accepted_replay),
             )
-            for one in record.acceptance
+            for level in record.acceptance
         ],
     )
 
@@ -235,7 +236,9 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         "data set": record.dataset.settings,
         "detector": record.detector.settings,
         "attack": record.attack.model_dump() if record.attack else None,
-        "adaptive attackers": {name: one.adaptive for name, one in record.found.items()},
+        "adaptive attackers": {
+            name: detector.adaptive for name, detector in record.by_name.items()
+        },
     }
     facts = [("Victim", victim), ("Data set", named_data_fact(record.dataset))]
     lead, *more = verdicts(record)
@@ -252,7 +255,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
             "figures": figures_table(record),
             "acceptance": acceptance_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],

@@ -12,7 +12,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import (
     Chapter,
-    Told,
+    Statement,
     attack_fact,
     data_fact,
     source_of,
@@ -138,9 +138,9 @@ class EncodingRecord(Document):
 
     def auroc(self, detector: str, inputs: str) -> Metric | None:
         """One cell of the table of detectors."""
-        for one in self.detection:
-            if (one.detector, one.inputs) == (detector, inputs):
-                return one.auroc
+        for entry in self.detection:
+            if (entry.detector, entry.inputs) == (detector, inputs):
+                return entry.auroc
         return None
 
 
@@ -188,17 +188,23 @@ def bars(record: EncodingRecord) -> Drawing:
                 for row, coder in enumerate(record.coders)
                 if coder.metrics.get(name) is not None
             ]
-            known = [(y, one) for y, one in shown if one is not None and one.value is not None]
+            known = [
+                (y, metric)
+                for y, metric in shown
+                if metric is not None and metric.value is not None
+            ]
             axes.barh(
                 [y for y, _ in known],
-                [100 * (one.value or 0) for _, one in known],
+                [100 * (metric.value or 0) for _, metric in known],
                 height=0.17,
                 color=COLOURS[place],
                 label=label_of(name),
             )
-            for y, one in known:
-                if one.low is not None and one.high is not None:
-                    axes.plot([100 * one.low, 100 * one.high], [y, y], color="#1f2328", linewidth=1)
+            for y, metric in known:
+                if metric.low is not None and metric.high is not None:
+                    axes.plot(
+                        [100 * metric.low, 100 * metric.high], [y, y], color="#1f2328", linewidth=1
+                    )
         axes.axvline(100 * record.chance, color="#6b7280", linestyle=":", label="most frequent")
         axes.set_yticks(range(len(record.coders)), [coder.label for coder in record.coders])
         axes.invert_yaxis()
@@ -224,13 +230,13 @@ def redundancy_table(record: EncodingRecord) -> Table:
         [*columns("Code", "bits"), *of_figures(*REDUNDANCY, *SPREAD)],
         [
             row(
-                named(one.label),
-                number(one.bits),
-                (points(one.metrics[name]) for name in REDUNDANCY),
-                (number(as_number(one.figures[name], 3)) for name in SPREAD),
+                named(coder.label),
+                number(coder.bits),
+                (points(coder.metrics[name]) for name in REDUNDANCY),
+                (number(as_number(coder.figures[name], 3)) for name in SPREAD),
             )
-            for one in record.coders
-            if one.kind != "pixels"
+            for coder in record.coders
+            if coder.kind != "pixels"
         ],
     )
 
@@ -245,11 +251,11 @@ def categories_table(record: EncodingRecord) -> Table:
         [Column("Code"), *of_figures(*CATEGORIES, *DISTANCES)],
         [
             row(
-                named(one.label, KINDS[one.kind]),
-                (points(one.metrics[name]) for name in CATEGORIES),
-                (number(as_number(one.figures[name], 3)) for name in DISTANCES),
+                named(coder.label, KINDS[coder.kind]),
+                (points(coder.metrics[name]) for name in CATEGORIES),
+                (number(as_number(coder.figures[name], 3)) for name in DISTANCES),
             )
-            for one in record.coders
+            for coder in record.coders
         ],
     )
 
@@ -275,7 +281,7 @@ def layers_table(record: EncodingRecord) -> Table | None:
     if not record.sites:
         return None
 
-    def told(site: Site) -> str:
+    def meaning(site: Site) -> str:
         smooth = "the sign, as the activation is smooth"
         return smooth if site.smooth else "whether the unit fires"
 
@@ -285,12 +291,12 @@ def layers_table(record: EncodingRecord) -> Table | None:
         columns("Layer", "units", "bits", "A bit tells"),
         [
             row(
-                TableCell(one.name, style="code"),
-                number(one.size),
-                number(one.kept),
-                TableCell(told(one)),
+                TableCell(site.name, style="code"),
+                number(site.size),
+                number(site.kept),
+                TableCell(meaning(site)),
             )
-            for one in record.sites
+            for site in record.sites
         ],
     )
 
@@ -323,7 +329,7 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
             "categories": categories_table(record),
             "layers": layers_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of, victim_fact
+from advhash.measures.staircases import mean_staircase
+from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of, victim_fact
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
@@ -130,7 +129,7 @@ class SearchRecord(Document):
 
     def of(self, arm: str) -> list[SearchResult]:
         """The repeats of an arm in order."""
-        return [one for one in self.results if one.arm == arm]
+        return [result for result in self.results if result.arm == arm]
 
     @property
     def names(self) -> dict[str, str]:
@@ -153,7 +152,7 @@ class SearchRecord(Document):
     @property
     def arms(self) -> list[str]:
         """In the order of their first results."""
-        return list(dict.fromkeys(one.arm for one in self.results))
+        return list(dict.fromkeys(result.arm for result in self.results))
 
 
 def _times(metric: Metric | None) -> str:
@@ -195,35 +194,38 @@ def verdicts(record: SearchRecord) -> list[str]:
             f"many candidates as none; the functional one {_times(m.get('speedup_over_structure'))}"
             " times as many as that."
         )
-    for one in record.held_out:
-        d = one.difference
+    for trial in record.held_out:
+        d = trial.difference
         words = "beats" if d.low is not None and d.low > 0 else "does not beat"
-        where = "the victim of the search" if one.searched else "a victim that no search used"
+        where = "the victim of the search" if trial.searched else "a victim that no search used"
         lines.append(
-            f"On {where} ({one.victim}), the attack that was found {words} dhta at the same number "
-            f"of steps: t-MAP {with_interval(one.tmap['winner'])} against "
-            f"{with_interval(one.tmap['dhta'])} on {one.queries} held-out queries. With its step "
-            f"tuned on the queries of the search ({one.tuned_step:g} of the radius) dhta reaches "
-            f"{with_interval(one.tmap['dhta_tuned'])}."
+            f"On {where} ({trial.victim}), the attack that was found {words} dhta at the same "
+            f"number of steps: t-MAP {with_interval(trial.tmap['winner'])} against "
+            f"{with_interval(trial.tmap['dhta'])} on {trial.queries} held-out queries. With its "
+            f"step tuned on the queries of the search ({trial.tuned_step:g} of the radius) dhta "
+            f"reaches {with_interval(trial.tmap['dhta_tuned'])}."
         )
     return lines
 
 
 def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
     """Mean over repeats of a column of the curves, over the seconds of the clock."""
-    end = max((one.seconds for one in record.results), default=0.0)
-    grid = np.linspace(0, end, 200)
+    end = max((result.seconds for result in record.results), default=0.0)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for place, arm in enumerate(record.arms):
-            lines = [_steps(one.curve, column, grid) for one in record.of(arm) if one.curve]
+            lines = [
+                [(point[0], point[column]) for point in result.curve]
+                for result in record.of(arm)
+                if result.curve
+            ]
             if not lines or (column == 2 and arm == "uncached"):
                 continue
-            known = ~np.isnan(lines).any(axis=0)
+            mean = mean_staircase(lines, end)
             axes.plot(
-                grid[known],
-                np.mean(lines, axis=0)[known],
+                mean.times,
+                mean.values,
                 DASHES[place % len(DASHES)],
                 color=COLOURS[place % len(COLOURS)],
                 label=record.names[arm],
@@ -234,26 +236,19 @@ def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
         return svg_of(figure)
 
 
-def _steps(curve: Sequence[tuple[float, float, float]], column: int, grid: Any) -> Any:
-    """A curve as a staircase at the points of a grid; NaN before its first point."""
-    rows = np.asarray(curve, dtype=np.float64)
-    place = np.searchsorted(rows[:, 0], grid, side="right") - 1
-    return np.where(place < 0, np.nan, rows[np.maximum(place, 0), column])
-
-
 def searches_table(record: SearchRecord) -> Table:
     """One row a search."""
 
-    def cells(one: SearchResult) -> list[TableCell]:
-        hits = one.lookups.get("full", 0)
-        counts = (one.repeat, one.candidates, hits, one.candidates - hits)
-        fitness = 100 * one.figures.get("fitness", 0)
+    def cells(result: SearchResult) -> list[TableCell]:
+        hits = result.lookups.get("full", 0)
+        counts = (result.repeat, result.candidates, hits, result.candidates - hits)
+        fitness = 100 * result.figures.get("fitness", 0)
         return row(
-            TableCell(record.names[one.arm]),
+            TableCell(record.names[result.arm]),
             map(number, counts),
             number(f"{fitness:.2f}"),
-            number(one.checked),
-            number(one.false),
+            number(result.checked),
+            number(result.false),
         )
 
     return Table(
@@ -263,7 +258,7 @@ def searches_table(record: SearchRecord) -> Table:
             *("Arm", "Repeat", label_of("candidates"), "Full hits", "Evaluated"),
             *(f"{label_of('best_fitness')}, %", "Checked hits", "Of them false"),
         ),
-        [cells(one) for one in record.results],
+        [cells(result) for result in record.results],
     )
 
 
@@ -277,13 +272,13 @@ def coarseness_table(record: SearchRecord) -> Table | None:
         columns("Bits", "Keys", "Cells a key", "Collided, %", "Split, %"),
         [
             row(
-                TableCell(f"{one.bits:.0f}"),
-                number(f"{one.keys:.0f}"),
-                number(f"{one.cells_per_key:.2f}"),
-                number(f"{100 * one.collided:.1f}"),
-                number(f"{100 * one.split:.1f}"),
+                TableCell(f"{keys.bits:.0f}"),
+                number(f"{keys.keys:.0f}"),
+                number(f"{keys.cells_per_key:.2f}"),
+                number(f"{100 * keys.collided:.1f}"),
+                number(f"{100 * keys.split:.1f}"),
             )
-            for one in record.coarseness
+            for keys in record.coarseness
         ],
     )
 
@@ -301,14 +296,14 @@ def noise_table(record: SearchRecord) -> Table | None:
         ],
         [
             row(
-                TableCell(str(one.noise)),
-                number(one.max_num_evals),
-                number(one.remove_probability),
-                points(one.quality),
-                points(one.claimed),
-                number(f"{one.candidates.value or 0:.0f}"),
+                TableCell(str(study.noise)),
+                number(study.max_num_evals),
+                number(study.remove_probability),
+                points(study.quality),
+                points(study.claimed),
+                number(f"{study.candidates.value or 0:.0f}"),
             )
-            for one in record.noise
+            for study in record.noise
         ],
     )
 
@@ -328,18 +323,18 @@ def held_out_table(record: SearchRecord) -> Table | None:
         ),
         [
             row(
-                named(one.victim),
-                TableCell("yes" if one.searched else "no"),
+                named(trial.victim),
+                TableCell("yes" if trial.searched else "no"),
                 (
-                    points(one.tmap[name])
+                    points(trial.tmap[name])
                     for name in ("winner", "dhta", "dhta_tuned", "clean", "ceiling")
                 ),
-                points(one.difference),
-                chance(one.difference.p),
-                points(one.tuned_difference),
-                chance(one.tuned_difference.p),
+                points(trial.difference),
+                chance(trial.difference.p),
+                points(trial.tuned_difference),
+                chance(trial.tuned_difference.p),
             )
-            for one in record.held_out
+            for trial in record.held_out
         ],
     )
 
@@ -349,7 +344,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
     record = SearchRecord.read(folder)
     label, data = f"search run {record.run.id}", record.dataset
     what = "attacks" if record.domain == "attack" else "trained cells"
-    facts = [("Victim", victim_fact(one.victim, one.info)) for one in record.held_out]
+    facts = [("Victim", victim_fact(trial.victim, trial.info)) for trial in record.held_out]
     if data is not None:
         facts.append(("Data set", data_fact(data)))
     lead, *more = verdicts(record)
@@ -375,10 +370,12 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
             "noise": noise_table(record),
             "held_out": held_out_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
         datasets=["a table of trained cells" if data is None else data.name],
         flags=[(label, flag) for flag in record.flags],
-        deviations=[(one.victim, text) for one in record.held_out for text in one.info.deviations],
+        deviations=[
+            (trial.victim, text) for trial in record.held_out for text in trial.info.deviations
+        ],
         attributions=[] if data is None else [data.attribution],
     )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from pydantic import ConfigDict
 
 from advhash.measures.intervals import Metric
-from advhash.measures.regimes import REGIMES, Regime
+from advhash.measures.regimes import REGIMES, Regime, means_by
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import INK, STYLE, Drawing, svg_of
@@ -98,16 +96,25 @@ class PhaseRecord(Document):
     regimes: list[tuple[Point, Regime]]
     cells: list[Snapshot]
 
-    def mean(self, outcome: str, **where: float) -> float:
-        """Mean of an outcome over the cells whose point has these values. Raises KeyError."""
-        found = [
-            cell.figures[outcome]
-            for cell in self.cells
-            if all(getattr(cell.point, name) == value for name, value in where.items())
+    def point(self, width: float, epochs: float, sample: float) -> Point:
+        """The point of these factors at the first weight decay and label noise."""
+        return Point(
+            width=int(width),
+            epochs=int(epochs),
+            sample=int(sample),
+            weight_decay=self.axes["weight_decay"][0],
+            noise=self.axes["noise"][0],
+        )
+
+    def panels(self, values: Mapping[Point, float]) -> list[list[list[float]]]:
+        """Of each sample size a map, of each time a row, of each width a value. Raises KeyError."""
+        return [
+            [
+                [values[self.point(width, epochs, sample)] for width in self.axes["width"]]
+                for epochs in self.axes["epochs"]
+            ]
+            for sample in self.axes["sample"]
         ]
-        if not found:
-            raise KeyError(where)
-        return float(np.mean(found))
 
 
 def verdicts(record: PhaseRecord) -> list[str]:
@@ -125,11 +132,13 @@ def verdicts(record: PhaseRecord) -> list[str]:
     )
     lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
     for outcome in MAPS:
-        effect = next(one for one in record.effects if one.outcome == outcome)
+        effect = next(candidate for candidate in record.effects if candidate.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
         if known:
-            told = [f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]]
-            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(told)}.")
+            ordered = [
+                f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]
+            ]
+            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(ordered)}.")
     parts = []
     for name in REGIMES:
         tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
@@ -165,11 +174,11 @@ def effects_table(record: PhaseRecord) -> Table:
         columns("Outcome", *FACTORS.values(), "between repeats"),
         [
             row(
-                titled(one.outcome),
-                (number(percent(one.eta_squared[name])) for name in FACTORS),
-                number(percent(one.repeats)),
+                titled(effect.outcome),
+                (number(percent(effect.eta_squared[name])) for name in FACTORS),
+                number(percent(effect.repeats)),
             )
-            for one in record.effects
+            for effect in record.effects
         ],
     )
 
@@ -182,34 +191,14 @@ def cells_table(record: PhaseRecord) -> Table:
         [*columns(*FACTORS.values(), "repeat", "bits"), *of_figures(*OUTCOMES)],
         [
             row(
-                (number(f"{getattr(one.point, name):g}") for name in FACTORS),
-                number(one.repeat),
-                number(int(one.figures["bits"])),
-                (number(as_number(one.figures.get(name), 3)) for name in OUTCOMES),
+                (number(f"{getattr(cell.point, name):g}") for name in FACTORS),
+                number(cell.repeat),
+                number(int(cell.figures["bits"])),
+                (number(as_number(cell.figures.get(name), 3)) for name in OUTCOMES),
             )
-            for one in record.cells
+            for cell in record.cells
         ],
         headed=False,
-    )
-
-
-def _grid(record: PhaseRecord, sample: float, outcome: str) -> npt.NDArray[np.float64]:
-    axes = record.axes
-    return np.array(
-        [
-            [
-                record.mean(
-                    outcome,
-                    width=width,
-                    epochs=epochs,
-                    sample=sample,
-                    weight_decay=axes["weight_decay"][0],
-                    noise=axes["noise"][0],
-                )
-                for width in axes["width"]
-            ]
-            for epochs in axes["epochs"]
-        ]
     )
 
 
@@ -232,41 +221,41 @@ def _panels(record: PhaseRecord) -> tuple[Figure, list[Axes]]:
 def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(record)
-        grids = [_grid(record, sample, outcome) for sample in record.axes["sample"]]
-        low, high = min(map(np.min, grids)), max(map(np.max, grids))
-        for axes, values in zip(panels, grids, strict=True):
+        means = means_by(
+            [cell.figures[outcome] for cell in record.cells], [cell.point for cell in record.cells]
+        )
+        grids = record.panels(means)
+        low, high = _bounds([value for grid in grids for row in grid for value in row])
+        for axes, grid in zip(panels, grids, strict=True):
             image = axes.imshow(
-                values, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto"
+                grid, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto"
             )
-            crossed = [level for level in levels if values.min() < level < values.max()]
-            if crossed and min(values.shape) > 1:
-                lines = axes.contour(values, levels=crossed, colors="white", linewidths=1.2)
+            least, most = _bounds([value for row in grid for value in row])
+            crossed = [level for level in levels if least < level < most]
+            if crossed and min(len(grid), len(grid[0])) > 1:
+                lines = axes.contour(grid, levels=crossed, colors="white", linewidths=1.2)
                 axes.clabel(lines, fmt="%g", fontsize=8)
         figure.colorbar(image, ax=panels, shrink=0.9)
         return svg_of(figure)
 
 
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
 def _regime_map(record: PhaseRecord) -> bytes:
-    axes_of = record.axes
-    named = dict(record.regimes)
+    places = {point: float(REGIMES.index(regime)) for point, regime in record.regimes}
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(record)
-        for axes, sample in zip(panels, axes_of["sample"], strict=True):
-            values = np.zeros((len(axes_of["epochs"]), len(axes_of["width"])))
-            for row, epochs in enumerate(axes_of["epochs"]):
-                for column, width in enumerate(axes_of["width"]):
-                    point = Point(
-                        width=int(width),
-                        epochs=int(epochs),
-                        sample=int(sample),
-                        weight_decay=axes_of["weight_decay"][0],
-                        noise=axes_of["noise"][0],
+        for axes, grid in zip(panels, record.panels(places), strict=True):
+            for height, row in enumerate(grid):
+                for column, place in enumerate(row):
+                    letter = REGIMES[int(place)][0].upper()
+                    axes.text(
+                        column, height, letter, ha="center", va="center", color=INK, fontsize=9
                     )
-                    values[row, column] = REGIMES.index(named[point])
-                    letter = named[point][0].upper()
-                    axes.text(column, row, letter, ha="center", va="center", color=INK, fontsize=9)
             axes.imshow(
-                values, cmap=ListedColormap(INKS), vmin=0, vmax=2, origin="lower", aspect="auto",
+                grid, cmap=ListedColormap(INKS), vmin=0, vmax=2, origin="lower", aspect="auto",
                 alpha=0.75,
             )  # fmt: skip
         return svg_of(figure)
@@ -295,7 +284,7 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
             "effects": effects_table(record),
             "cells": cells_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
+from advhash.reports.headline import HEADLINES, Headline
 from advhash.storage.model_card import Origin
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
@@ -92,7 +93,7 @@ class VictimInfo(MethodInfo):
     @property
     def label(self) -> str:
         """The name with those of its defences: "dpsh + saat"."""
-        return " + ".join([self.name, *(str(one["name"]) for one in self.defenses)])
+        return " + ".join([self.name, *(str(defense["name"]) for defense in self.defenses)])
 
 
 class AttackInfo(MethodInfo):
@@ -163,8 +164,8 @@ class Document(Part):
         (schema,) = get_args(cls.model_fields["schema_"].annotation)
         body = json.loads(text)
         if not isinstance(body, dict) or body.get("schema") != schema:
-            found = body.get("schema") if isinstance(body, dict) else type(body).__name__
-            raise OtherSchema(f"expected a run of schema {schema!r}, got {found!r}")
+            given = body.get("schema") if isinstance(body, dict) else type(body).__name__
+            raise OtherSchema(f"expected a run of schema {schema!r}, got {given!r}")
         body["schema_"] = body.pop("schema")
         return cls.model_validate(body)
 
@@ -217,7 +218,7 @@ class FileDocument(Document):
     def defended(self) -> str:
         """The victim with its defences: "dpsh + jpeg"."""
         return " + ".join(
-            str(one) for one in (self.victim.name, *(d["name"] for d in self.defenses))
+            str(name) for name in (self.victim.name, *(d["name"] for d in self.defenses))
         )
 
     def label(self, path: Path) -> str:
@@ -253,6 +254,15 @@ class Record(Document):
     metrics_by_direction: dict[str, dict[str, Metric | None]]  # "image-text": query-database
     examples: list[Example]
 
+    def headline(self) -> Headline:
+        """The figures that a run of this goal leads with."""
+        return HEADLINES[self.attack.goal]
+
+    def value(self, name: str) -> float | None:
+        """A figure without its interval; None where there is none."""
+        metric = self.metrics.get(name)
+        return None if metric is None else metric.value
+
 
 def record_file(path: Path) -> Path:
     """The record of a run: `metrics.json` of its folder, or the file itself."""
@@ -281,11 +291,11 @@ class Siblings(Document):
 
     @property
     def records(self) -> list[Record]:
-        return [Record.from_document(one) for one in self.runs]
+        return [Record.from_document(document) for document in self.runs]
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders of the runs, wherever the one above them lies now."""
-        return [folder / Path(one["run"]["folder"]).name for one in self.runs]
+        return [folder / Path(document["run"]["folder"]).name for document in self.runs]
 
 
 def load_record(folder: Path) -> Record:
@@ -294,7 +304,7 @@ def load_record(folder: Path) -> Record:
     if not folder.is_dir():
         raise RunError(f"expected a run folder, got {folder}: no such folder")
     if not file.is_file() or schema_of(folder) == SIBLINGS:
-        siblings = sorted(one.parent for one in folder.glob("*/metrics.json"))
+        siblings = sorted(file.parent for file in folder.glob("*/metrics.json"))
         if siblings:  # of several radii
             raise RunError(
                 f"expected one run, got {folder}, which holds {len(siblings)}: name them, e.g. "
@@ -305,12 +315,3 @@ def load_record(folder: Path) -> Record:
             f"called {folder.name}.partial and continues with --resume"
         )
     return Record.read(folder)
-
-
-def main_metric(goal: str) -> str:
-    """What runs of a goal are compared and ranked by.
-
-    >>> main_metric("targeted"), main_metric("untargeted")
-    ('tmap', 'map_adversarial')
-    """
-    return "tmap" if goal == "targeted" else "map_adversarial"

@@ -12,7 +12,7 @@ from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import (
     Chapter,
-    Told,
+    Statement,
     data_fact,
     known,
     source_of,
@@ -34,6 +34,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
+from advhash.reports.headline import HEADLINES, Headline
 from advhash.reports.record import (
     AttackInfo,
     BudgetInfo,
@@ -43,13 +44,10 @@ from advhash.reports.record import (
     Protocol,
     RunInfo,
     VictimInfo,
-    main_metric,
 )
 from advhash.reports.vocabulary import label_of
 
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
-AIMED = ("tmap", "tmap_clean", "tmap_ceiling", "tmap_normalised")
-OWN = ("map_adversarial", "map", "map_chance")
 WORTH = ("map_clean", "map_robust", "tmap_clean", "tmap_robust")
 NOT_ADAPTIVE = ("map_nonadaptive", "tmap_nonadaptive")
 CODES = ("rows", "distinct", "balance", "entropy", "seconds_training")
@@ -131,10 +129,14 @@ class TransferRecord(Document):
 
     def goal(self, method: str) -> Literal["targeted", "untargeted"]:
         """What a method aims at. Raises KeyError."""
-        for one in self.methods:
-            if one.label == method:
-                return one.info.goal
+        for candidate in self.methods:
+            if candidate.label == method:
+                return candidate.info.goal
         raise KeyError(method)
+
+    def headline(self, method: str) -> Headline:
+        """The figures that a method leads with. Raises KeyError."""
+        return HEADLINES[self.goal(method)]
 
     @property
     def labels(self) -> list[str]:
@@ -148,7 +150,7 @@ def verdicts(record: TransferRecord) -> list[str]:
         return _defense_verdict(record)
     lines = []
     for method in record.budgets:
-        main = main_metric(record.goal(method))
+        main = record.headline(method).main
         name = label_of(main)
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
@@ -183,18 +185,18 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
 
 def heat_map(record: TransferRecord, method: str) -> Drawing:
     """The source × target matrix of a method in percent, intervals below each figure."""
-    labels, main = record.labels, main_metric(record.goal(method))
-    found = [
-        [record.at(method, source, target).metrics.get(main) for target in labels]
+    labels, headline = record.labels, record.headline(method)
+    metrics = [
+        [record.at(method, source, target).metrics.get(headline.main) for target in labels]
         for source in labels
     ]
-    values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in found]
+    values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in metrics]
     with matplotlib.rc_context(STYLE):
         side = 1.1 * len(labels)
         figure = Figure(figsize=(2.6 + side, 1.6 + 0.7 * side), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-        for row, line in enumerate(found):
+        for row, line in enumerate(metrics):
             for column, metric in enumerate(line):
                 text = percent(None if metric is None else metric.value).replace("\xa0%", "")
                 if metric is not None and metric.low is not None and metric.high is not None:
@@ -212,10 +214,10 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
             f"Heat map of {method}: rows are the victims that it was made for, columns the victims "
             "that it is judged on. The numbers stand in the table below."
         )
-        shade = "lighter" if main == "tmap" else "darker"
+        shade = "lighter" if headline.sign > 0 else "darker"
         caption = (
-            f"{label_of(main)} in percent: {shade} is a stronger attack; 95 % intervals over "
-            "queries below each figure."
+            f"{label_of(headline.main)} in percent: {shade} is a stronger attack; 95 % intervals "
+            "over queries below each figure."
         )
         return Drawing(svg_of(figure), alt, caption)
 
@@ -223,7 +225,7 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
 def matrix_table(record: TransferRecord, method: str) -> Table:
     """Every cell of a method."""
     targeted = record.goal(method) == "targeted"
-    figures = AIMED if targeted else OWN
+    figures = record.headline(method).figures
     gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
     return Table(
         f"{method} from victim to victim",
@@ -236,25 +238,25 @@ def matrix_table(record: TransferRecord, method: str) -> Table:
         ],
         [
             row(
-                named(one.source),
-                named(one.target, "itself" if one.source == one.target else ""),
-                (points(one.metrics[name]) for name in figures),
-                points(one.gain),
-                chance(one.gain.p),
-                points(one.over_noise),
+                named(cell.source),
+                named(cell.target, "itself" if cell.source == cell.target else ""),
+                (points(cell.metrics[name]) for name in figures),
+                points(cell.gain),
+                chance(cell.gain.p),
+                points(cell.over_noise),
             )
-            for one in record.cells
-            if one.method == method
+            for cell in record.cells
+            if cell.method == method
         ],
     )
 
 
 def defence_table(record: TransferRecord, defense: Defense) -> Table:
     """Figures with and without the defence."""
-    found = record.metrics
+    metrics = record.metrics
 
     def ratio(name: str) -> str:
-        return as_points(found[name])
+        return as_points(metrics[name])
 
     drop = (
         f"the drop of MAP is {ratio('map_drop_ratio')} %, the gain of t-MAP "
@@ -270,16 +272,16 @@ def defence_table(record: TransferRecord, defense: Defense) -> Table:
         [
             row(
                 named(defense.undefended),
-                (points(found[f"{name}_undefended"]) for name in WORTH),
+                (points(metrics[f"{name}_undefended"]) for name in WORTH),
                 (TableCell() for _ in NOT_ADAPTIVE),
             ),
             row(
                 named(defense.defended),
-                (points(found[name]) for name in (*WORTH, *NOT_ADAPTIVE)),
+                (points(metrics[name]) for name in (*WORTH, *NOT_ADAPTIVE)),
             ),
             row(
                 TableCell("defended / undefended"),
-                points(found["map_kept"]),
+                points(metrics["map_kept"]),
                 TableCell(drop, span=5, numeric=True),
             ),
         ],
@@ -309,7 +311,7 @@ def codes_table(defense: Defense) -> Table:
 def checks_table(defense: Defense) -> Table:
     """Signs of a masked gradient."""
 
-    def found(check: Check) -> str:
+    def figures(check: Check) -> str:
         return "; ".join(f"{name}: {as_points(metric)}" for name, metric in check.points.items())
 
     return Table(
@@ -318,11 +320,11 @@ def checks_table(defense: Defense) -> Table:
         columns("Check", "Found, in percent", "Sound"),
         [
             row(
-                TableCell(one.question),
-                TableCell(found(one)),
-                TableCell("✔ yes" if one.passed else "✖ no"),
+                TableCell(check.question),
+                TableCell(figures(check)),
+                TableCell("✔ yes" if check.passed else "✖ no"),
             )
-            for one in defense.checks
+            for check in defense.checks
         ],
     )
 
@@ -337,12 +339,15 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         title = f"Transfer between {len(record.labels)} victims"
         heading = "What an attack made for one victim does to others"
     facts = [
-        *(("Victim", victim_fact(one.label, one.info)) for one in record.victims),
+        *(("Victim", victim_fact(victim.label, victim.info)) for victim in record.victims),
         ("Data set", data_fact(data)),
     ]
     settings = {
-        "victims": {one.label: one.info.settings for one in record.victims},
-        "methods": {f"{one.label}, for {one.source}": one.info.settings for one in record.methods},
+        "victims": {victim.label: victim.info.settings for victim in record.victims},
+        "methods": {
+            f"{method.label}, for {method.source}": method.info.settings
+            for method in record.methods
+        },
         "data set": data.settings,
     }
     lead, *more = verdicts(record)
@@ -358,17 +363,17 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
             "defence": record.defense and defence_table(record, record.defense),
             "codes": record.defense and codes_table(record.defense),
             "checks": record.defense and checks_table(record.defense),
-            "knowledge": {one.label: known(one.info.knowledge) for one in record.methods},
+            "knowledge": {method.label: known(method.info.knowledge) for method in record.methods},
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
             (name, text)
             for name, info in (
-                *((one.label, one.info) for one in record.victims),
-                *((one.label, one.info) for one in record.methods),
+                *((victim.label, victim.info) for victim in record.victims),
+                *((method.label, method.info) for method in record.methods),
             )
             for text in info.deviations
         ],

@@ -552,7 +552,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("claimed", "claimed", "share", "neither", "The fitness that the search itself saw."),
     ),
 }  # fmt: skip
-PLAIN = {one.name: one for group in FIGURES.values() for one in group}
+PLAIN = {entry.name: entry for group in FIGURES.values() for entry in group}
 
 
 @cache
@@ -562,20 +562,20 @@ def _families() -> list[tuple[re.Pattern[str], Figure]]:
     def pattern(name: str) -> re.Pattern[str]:
         return re.compile(WORDS.sub(lambda word: f"(?P<{word[0]}>{PLACES[word[0]]})", name))
 
-    return [(pattern(name), one) for name, one in PLAIN.items() if WORDS.search(name)]
+    return [(pattern(name), entry) for name, entry in PLAIN.items() if WORDS.search(name)]
 
 
 def known(name: str) -> Figure | None:
     """The entry of a figure, that of its family filled in; None where the table has none."""
     if name in PLAIN:
         return PLAIN[name]
-    for pattern, one in _families():
-        found = pattern.fullmatch(name)
-        if found is not None:
-            label = one.label
-            for word, part in found.groupdict().items():
+    for pattern, entry in _families():
+        match = pattern.fullmatch(name)
+        if match is not None:
+            label = entry.label
+            for word, part in match.groupdict().items():
                 label = label.replace(word, part if word == "METHOD" else part.replace("_", " "))
-            return replace(one, name=name, label=label)
+            return replace(entry, name=name, label=label)
     return None
 
 
@@ -594,8 +594,8 @@ def as_markdown() -> str:
     parts = []
     for heading, group in FIGURES.items():
         rows = [
-            f"| `{one.name}` | {one.label} | {one.unit} | {one.serves} | {one.sentence} |"
-            for one in group
+            f"| `{entry.name}` | {entry.label} | {entry.unit} | {entry.serves} | {entry.sentence} |"
+            for entry in group
         ]
         head = "| name | label | unit | higher serves | meaning |"
         parts.append("\n".join([f"### {heading}", "", head, "|---|---|---|---|---|", *rows]))

@@ -193,7 +193,7 @@ from typing import Any, Literal
 from advhash.experiments.config import OneVictim
 from advhash.experiments.experiment import Experiment, Plan, Result
 from advhash.experiments.attack.record import run_info
-from advhash.reports.elements.chapters import Chapter, Told, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, source_of
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.record import Document, RunInfo
 from advhash.registry import EXPERIMENTS
@@ -246,7 +246,7 @@ def chapter(path):
         heading="What was tossed",
         template=str(Path(__file__).with_name("toss.html")),
         values={"record": record},
-        told=[Told("tosses", "Heads were counted.")],
+        statements=[Statement("tosses", "Heads were counted.")],
         sources=[source_of(path, "tosses", record.run, [], {})],
         datasets=[],
     )

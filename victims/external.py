@@ -47,25 +47,25 @@ def import_function(name: str) -> Callable[[Tensor], Any]:
     if os.getcwd() not in sys.path:  # as `python -m` has it; the module may import others later
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except Exception as error:  # the user's own code can raise anything
         raise UsageError(
             f"--victim {name}: importing {module_name!r} from {os.getcwd()} or the installed "
             f"packages raised {_reason(error)}"
         ) from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise UsageError(
                 f"--victim {name}: expected {part!r} in {module_name!r}, got none: "
-                f"{nearest(part, vars(found))}define a function there"
+                f"{nearest(part, vars(target))}define a function there"
             )
-        found = getattr(found, part)
-    if isinstance(found, type) or not callable(found):
+        target = getattr(target, part)
+    if isinstance(target, type) or not callable(target):
         raise UsageError(
             f"--victim {name}: expected a function from (B,3,H,W) images in [0,1] to (B,K) codes, "
-            f"got a {'class' if isinstance(found, type) else type(found).__name__}"
+            f"got a {'class' if isinstance(target, type) else type(target).__name__}"
         )
-    function: Callable[[Tensor], Any] = found
+    function: Callable[[Tensor], Any] = target
     return function
 
 
@@ -108,43 +108,43 @@ def modules_of(function: object) -> list[nn.Module]:
     Itself, the object of a method, what a partial or a decorator wraps, what a function closes
     over, the globals that it or a function called by it names, and what these objects hold.
     """
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     seen: dict[int, object] = {}  # kept, so that no number is given twice
     waiting = [function]
     while waiting and len(seen) < MOST_PARTS:
-        one = waiting.pop()
-        if id(one) in seen:
+        part = waiting.pop()
+        if id(part) in seen:
             continue
-        seen[id(one)] = one
-        if isinstance(one, nn.Module):
-            found[id(one)] = one
+        seen[id(part)] = part
+        if isinstance(part, nn.Module):
+            modules[id(part)] = part
         else:
-            waiting += _parts(one)
-    return list(found.values())
+            waiting += _parts(part)
+    return list(modules.values())
 
 
-def _parts(one: object) -> list[Any]:
+def _parts(value: object) -> list[Any]:
     """What a callable or an object is made of, where modules of torch may be found."""
-    if isinstance(one, functools.partial):
-        return [one.func, *one.args, *one.keywords.values()]
-    if isinstance(one, MethodType):
-        return [one.__self__, one.__func__]
-    if isinstance(one, dict):
-        return list(one.values())
-    if isinstance(one, list | tuple):
-        return list(one)
-    if isinstance(one, FunctionType):
-        if one.__module__ and one.__module__.partition(".")[0] in OTHERS:
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, FunctionType):
+        if value.__module__ and value.__module__.partition(".")[0] in OTHERS:
             return []
-        names = set(_names(one.__code__))
-        scope = [one.__globals__[name] for name in names if name in one.__globals__]
+        names = set(_names(value.__code__))
+        scope = [value.__globals__[name] for name in names if name in value.__globals__]
         modules = [vars(part) for part in scope if isinstance(part, ModuleType)]
         inside = [module[name] for module in modules for name in names if name in module]
-        cells = [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
-        return [*scope, *inside, *cells, *vars(one).values()]
-    if isinstance(one, type | ModuleType | Tensor) or not hasattr(one, "__dict__"):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        return [*scope, *inside, *cells, *vars(value).values()]
+    if isinstance(value, type | ModuleType | Tensor) or not hasattr(value, "__dict__"):
         return []
-    return [] if type(one).__module__.partition(".")[0] in OTHERS else list(vars(one).values())
+    return [] if type(value).__module__.partition(".")[0] in OTHERS else list(vars(value).values())
 
 
 def _is_filled(cell: Any) -> bool:
@@ -185,7 +185,9 @@ class ExternalVictim(HashVictim):
     def __init__(self, function: Callable[[Tensor], Any], *, name: str, sample: Tensor) -> None:
         super().__init__()
         self.function = function.to(sample.device) if isinstance(function, nn.Module) else function
-        self.held = nn.ModuleList(one for one in modules_of(function) if one is not function)
+        self.held = nn.ModuleList(
+            module for module in modules_of(function) if module is not function
+        )
         self.name = name
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
@@ -235,14 +237,14 @@ class ExternalVictim(HashVictim):
             if not value.requires_grad:
                 return "its codes carry no gradient: it ends in a comparison, or leaves torch"
             weights = torch.linspace(1, 2, value.numel(), device=value.device).view_as(value)
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
                 (value * weights).sum(), inputs, allow_unused=True
             )
         except Exception as error:  # the call without a gradient judges whether it works at all
             return f"asked for one, it raised {_reason(error)}"
-        if found[0] is None:
+        if gradients[0] is None:
             return "its codes do not follow from the images through torch"
-        return "" if bool((found[0] != 0).any()) else "it is 0 everywhere, as that of a sign is"
+        return "" if bool((gradients[0] != 0).any()) else "it is 0 everywhere, as that of a sign is"
 
     def _call(self, inputs: Tensor) -> Tensor:
         """(B,K) float32 of the function, checked. Raises UsageError."""
@@ -273,19 +275,19 @@ class ExternalVictim(HashVictim):
             some = next(iter(value), "codes")
             hint = f"return one of its entries, e.g. found[{some!r}]"
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            shapes = [one.ndim for one in value if isinstance(one, _ARRAYS)]
+            shapes = [part.ndim for part in value if isinstance(part, _ARRAYS)]
             if shapes and (len(value) != count or set(shapes) != {1}):
                 hint = "return one of its entries, e.g. found[0]"
             else:
                 try:
-                    return torch.as_tensor(np.asarray([_plain(one) for one in value], float))
+                    return torch.as_tensor(np.asarray([_plain(part) for part in value], float))
                 except Exception as error:
                     hint = f"numpy makes no array of it ({_reason(error)}); {hint}"
         elif not isinstance(value, Tensor):
             try:
-                found = np.asarray(value)
-                if found.dtype.kind in "biuf":
-                    return torch.as_tensor(found)
+                array = np.asarray(value)
+                if array.dtype.kind in "biuf":
+                    return torch.as_tensor(array)
             except Exception as error:  # objects of the user can raise anything
                 hint = f"numpy makes no array of it ({_reason(error)}); {hint}"
         raise UsageError(
@@ -311,7 +313,7 @@ def _described(value: object) -> str:
     kind = f"a {type(value).__name__}"
     if isinstance(value, Mapping):
         return f"{kind} with {', '.join(map(repr, list(value)[:4]))}"
-    if isinstance(value, list | tuple) and any(isinstance(one, _ARRAYS) for one in value):
+    if isinstance(value, list | tuple) and any(isinstance(part, _ARRAYS) for part in value):
         return f"{kind} of {', '.join(map(_described, value[:4]))}"
     return kind
 

@@ -112,10 +112,10 @@ def _batch(given: Batch | Tensor, modality: str, classes: int, *, exact: bool) -
         raise UsageError("expected at least one item to attack, got none")
     if _pictured(modality):
         images = given.inputs[modality]
-        found = f"{images.dtype} {tuple(images.shape)}"
+        description = f"{images.dtype} {tuple(images.shape)}"
         coloured = images.dim() == 4 and (images.shape[1] == 3 or modality != "image")
         if not coloured or not images.is_floating_point():
-            raise UsageError(f"expected float images (N,3,H,W) in [0,1], got {found}")
+            raise UsageError(f"expected float images (N,3,H,W) in [0,1], got {description}")
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # NaN too
             raise UsageError(f"expected images in [0,1], got values from {low:g} to {high:g}")
@@ -165,13 +165,13 @@ def _given(targets: Any, count: int, database: npt.NDArray[np.uint8]) -> npt.NDA
     wanted = (count, database.shape[1])
     try:
         values = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
-        found = str(values.shape)
+        shape = str(values.shape)
     except ValueError:  # rows of different lengths
-        values, found = np.empty(0), "rows of different lengths"
+        values, shape = np.empty(0), "rows of different lengths"
     if values.shape != wanted:
         raise UsageError(
             f"targets: expected {wanted} multi-hot labels, one row a query, or the name of a rule, "
-            f"got {found}"
+            f"got {shape}"
         )
     if not np.isin(values, (0, 1)).all():
         raise UsageError("targets: expected 0 and 1 only, one column a class")

@@ -36,8 +36,8 @@ from advhash.experiments.prepare.store import fit_data
 from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import victim_metrics
 from advhash.measures.intervals import Metric
+from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS
-from advhash.reports.attack.pairs import Queries
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.run_folder import RunFolder, refuse_partial
@@ -208,7 +208,9 @@ def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> d
     if not isinstance(victim, Trained):
         if data is None:
             raise UsageError("expected data=, a data set whose queries are searched for")
-        return {name: Metric(**one) for name, one in bring(victim, data).card["metrics"].items()}
+        return {
+            name: Metric(**metric) for name, metric in bring(victim, data).card["metrics"].items()
+        }
     trained = _on(victim, data)
     served = trained.victim.served_codes(trained.data)
     return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))

@@ -40,8 +40,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             unknown = [name for name in kwargs if name not in signature.parameters]
-            told = misspelt(unknown[0], signature) if unknown else ""
-            raise UsageError(f"{called}: {error}; {told}it takes {_written(signature)}") from None
+            hint = misspelt(unknown[0], signature) if unknown else ""
+            raise UsageError(f"{called}: {error}; {hint}it takes {_written(signature)}") from None
         for name, value in given.items():
             types, wanted = _WANTED.get(name, ((object,), ""))
             truth = isinstance(value, bool) and bool not in types and object not in types

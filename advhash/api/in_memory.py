@@ -93,8 +93,8 @@ def with_database(
         seconds={"attack": time.perf_counter() - start},
     )
     if asked.given:
-        told = record.protocol.model_copy(update={"targets": "given"})
-        record = record.model_copy(update={"protocol": told})
+        stated = record.protocol.model_copy(update={"targets": "given"})
+        record = record.model_copy(update={"protocol": stated})
     if folder is not None:
         if asked.replays and trained.folder is not None:
             folder.write_text("config.toml", config.to_toml())
@@ -103,9 +103,9 @@ def with_database(
         folder.write_text("metrics.json", record.dumps())
         render([folder.path], folder.path / "report.html")
     attacked.outcome.columns.update(measured.scores.columns[database])
-    found = _result(attacked, asked, measured.metrics)
+    result = _result(attacked, asked, measured.metrics)
     return replace(
-        found,
+        result,
         messages=tuple(flag.message for flag in raised),
         record=record,
         folder=None if folder is None else folder.final,

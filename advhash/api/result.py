@@ -18,13 +18,13 @@ from advhash.errors import UsageError
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.pairs import Queries
+from advhash.measures.paired_runs import Queries
+from advhash.reports.headline import HEADLINES, OWN, Headline
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
 
 THUMBNAILS = 4
-FIRST = (  # the figures of the view, in this order, where there are any
-    *("map", "map_adversarial", "tmap_clean", "tmap", "tmap_ceiling", "tmap_normalised"),
+DISTANCES = (  # what else the view shows, in this order, where there is any
     *("bits_changed", "linf", "l2", "psnr", "ssim", "words_changed"),
 )
 # Names, flags and class names come from data sets and from the user: Jinja escapes them all.
@@ -113,8 +113,8 @@ class AttackResult:
         return len(self.index)
 
     def __repr__(self) -> str:
-        found = (f"{name}: {value}" for name, value in self.figures())
-        return "\n".join([f"{self.title}, {len(self)} queries", *found, *self.messages])
+        lines = (f"{name}: {value}" for name, value in self.figures())
+        return "\n".join([f"{self.title}, {len(self)} queries", *lines, *self.messages])
 
     def _repr_html_(self) -> str:
         return _VIEW.render(
@@ -128,22 +128,26 @@ class AttackResult:
 
     def figures(self) -> list[tuple[str, str]]:
         """Label and value of the figures that a reader wants first."""
+        names = (*self._headline.figures, *OWN, *DISTANCES)
         return [
             (figure_of(name).heading, figure(self.metrics[name]))
-            for name in FIRST
+            for name in dict.fromkeys(names)
             if getattr(self.metrics.get(name), "value", None) is not None
         ]
+
+    @property
+    def _headline(self) -> Headline:
+        return HEADLINES["untargeted" if self.targets is None else "targeted"]
 
     def queries(self) -> Queries:
         """What a paired comparison needs. Raises UsageError without a database."""
         if self.record is None:
             raise UsageError("expected results with figures of retrieval: attack with data=")
         order = np.argsort(self.index, kind="stable")
-        names = (*(() if self.targets is None else ("tmap",)), "map", "map_adversarial")
         aims = None
         if self.targets is not None:
             aims = [np.flatnonzero(row).tolist() for row in self.targets[order]]
-        columns = {name: self.columns[name][order] for name in names}
+        columns = {name: self.columns[name][order] for name in (*self._headline.paired, *OWN)}
         return Queries(self.index[order], aims, columns)
 
     def _pictures(self) -> list[tuple[str, str, str, str]]:

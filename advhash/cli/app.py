@@ -30,7 +30,7 @@ from advhash.cli.list import list_entries
 from advhash.cli.options import (
     Json,
     fail,
-    told,
+    reported,
 )
 from advhash.cli.phase_chart import phase_chart
 from advhash.cli.report import report
@@ -90,7 +90,7 @@ def main() -> None:
         fail(str(error), *getattr(error, "__notes__", ()))
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == 130 and not told:  # Typer swallows an interrupt without a word
+        if stop.code == 130 and not reported:  # Typer swallows an interrupt without a word
             fail("interrupted")
         raise
 

@@ -56,14 +56,15 @@ def print_run(record: Record) -> None:
 
 def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
+    from advhash.reports.headline import HEADLINES
+
     records = siblings.records
     first = records[0]
     sys.stdout.write(
         f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
         f"{first.protocol.queries} queries\n"
     )
-    names = ("tmap", "tmap_normalised", "map_adversarial")
-    shown = [name for name in names if first.metrics.get(name) is not None]
+    shown = dict.fromkeys((*first.headline().brief, HEADLINES["untargeted"].main))
     rows = [
         {"budget": record.budget.text, **{name: figure(record.metrics[name]) for name in shown}}
         for record in records

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 def print_benchmark(record: BenchmarkRecord) -> None:
     """Both leaderboards, what failed, and where the report is."""
     from advhash.reports.benchmark import verdicts
-    from advhash.reports.record import main_metric
+    from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
     sys.stdout.write(f"{record.name}: {done} of {len(record.cells)} cells\n")
     rows = [
         {
-            "data": one.dataset,
-            "budget": one.budget,
-            "rank": one.rank,
-            "victim": one.victim,
-            "attack": one.method,
-            "metric": main_metric(one.goal),
-            FIGURE: figure(one.metrics[main_metric(one.goal)]),
+            "data": standing.dataset,
+            "budget": standing.budget,
+            "rank": standing.rank,
+            "victim": standing.victim,
+            "attack": standing.method,
+            "metric": HEADLINES[standing.goal].main,
+            FIGURE: figure(standing.metrics[HEADLINES[standing.goal].main]),
         }
-        for one in record.victims
+        for standing in record.victims
     ]
     print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
     for line in verdicts(record):

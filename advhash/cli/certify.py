@@ -23,9 +23,9 @@ def print_certificates(record: CertificateRecord) -> None:
         f"{record.largest_radius:.3g} can be certified\n"
     )
     print_metrics(record.metrics)
-    for one in record.radii:
-        sys.stdout.write(f"L2 radius {one.radius:g}\n")
-        print_metrics(one.metrics)
+    for ball in record.radii:
+        sys.stdout.write(f"L2 radius {ball.radius:g}\n")
+        print_metrics(ball.metrics)
     print_end(record)
 
 

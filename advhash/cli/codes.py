@@ -102,7 +102,7 @@ def evaluate_codes(
     if targets is not None:
         aims = read_labels(targets, label_form).fitted(gallery.labelled, "targets").hot
     with nullcontext(silent) if quiet else progress_display() as progress:
-        found = evaluate(
+        figures = evaluate(
             query,
             gallery,
             targets=aims,
@@ -114,7 +114,7 @@ def evaluate_codes(
             progress=progress,
         )
     if out is not None:
-        write_queries(out, found)
+        write_queries(out, figures)
     document: dict[str, Any] = {
         "schema": "advhash/eval/1",
         "queries": len(query),
@@ -126,7 +126,7 @@ def evaluate_codes(
         "empty": empty,
         "top_k": top_k,
         "executor": executor,
-        **found.document(seed),
+        **figures.document(seed),
     }
     if as_json:
         print_json(document)
@@ -201,12 +201,12 @@ def export_codes(
             values["seed"] = seed
         with nullcontext(silent) if quiet else progress_display() as progress:
             trained = train(TrainConfig.build(values), progress)
-        victim, found = trained.victim, trained.data
+        victim, searched = trained.victim, trained.data
         if part == "database":
-            split = found.database
-            codes = victim.database_codes(found, modality or victim.default_database)
+            split = searched.database
+            codes = victim.database_codes(searched, modality or victim.default_database)
         else:
-            split = found.query
+            split = searched.query
             codes = victim.encode_split(split, modality or next(iter(victim.bounds)))
         hot = split.labels.numpy()
         data = LabelledCodes(codes, HashCodes.pack(hot))

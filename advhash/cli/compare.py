@@ -45,22 +45,26 @@ def compare(
     thresholds += [parse_threshold(text, "over") for text in fail_over or []]
     for run in (first, second):
         refuse_partial(run)
-    found = compare_runs(first, second)
-    check_names(found.second, thresholds)
+    comparison = compare_runs(first, second)
+    check_names(comparison.second, thresholds)
     if as_json:
-        print_json(found.document())
+        print_json(comparison.document())
     else:
-        print_comparison(found)
-    check_thresholds(found.second, thresholds)
+        print_comparison(comparison)
+    check_thresholds(comparison.second, thresholds)
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """The paired differences of two runs."""
-    sys.stdout.write(f"{found.title}\n")
+    sys.stdout.write(f"{comparison.title}\n")
     rows = [
-        {"metric": name, FIGURE: figure(one), "p": "" if one.p is None else f"{one.p:.4f}"}
-        for name, one in found.differences.items()
+        {
+            "metric": name,
+            FIGURE: figure(difference),
+            "p": "" if difference.p is None else f"{difference.p:.4f}",
+        }
+        for name, difference in comparison.differences.items()
     ]
     print_rows(("metric", FIGURE, "p"), rows)
-    for note in found.notes:
+    for note in comparison.notes:
         sys.stdout.write(f"note: {note}\n")

@@ -52,20 +52,20 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     for _ in named:
         table.add_column("name", overflow="fold")
     for row in rows:
-        cells = {**row, **{one: figure_of(row[one]).heading for one in named}}
-        told = [*(cells[column] for column in columns), *(row[one] for one in named)]
-        table.add_row(*(Text(str(cell)) for cell in told))
+        cells = {**row, **{column: figure_of(row[column]).heading for column in named}}
+        texts = [*(cells[column] for column in columns), *(row[column] for column in named)]
+        table.add_row(*(Text(str(cell)) for cell in texts))
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
 def figure(metric: Metric | Difference | Mapping[str, Any] | None, digits: int = 3) -> str:
     """A figure, of a record or of a document, with its interval."""
-    found = metric if metric is None or isinstance(metric, Mapping) else vars(metric)
-    if found is None or found["value"] is None or not math.isfinite(found["value"]):
+    parts = metric if metric is None or isinstance(metric, Mapping) else vars(metric)
+    if parts is None or parts["value"] is None or not math.isfinite(parts["value"]):
         return "–"
-    text = f"{found['value']:.{digits}f}"
-    if found["low"] is not None and found["n"] > 1:
-        text += f"  [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    text = f"{parts['value']:.{digits}f}"
+    if parts["low"] is not None and parts["n"] > 1:
+        text += f"  [{parts['low']:.{digits}f}, {parts['high']:.{digits}f}]"
     return text
 
 

@@ -35,8 +35,8 @@ def print_defense(record: TransferRecord) -> None:
     )
     print_metrics(record.metrics)
     for check in record.defense.checks:
-        found = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
-        sys.stdout.write(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {found}\n")
+        figures = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
+        sys.stdout.write(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {figures}\n")
     print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
 

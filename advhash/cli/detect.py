@@ -28,17 +28,17 @@ def print_detection(record: DetectionRecord) -> None:
     """Figures of each detector."""
     document = record.document()
     tables = document["detectors"] or {document["detector"]["name"]: document}
-    for detector, found in tables.items():
+    for detector, table in tables.items():
         sys.stdout.write(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
-            f"clean; flagged above {found['threshold']:g}, the lowest threshold that at most "
+            f"clean; flagged above {table['threshold']:g}, the lowest threshold that at most "
             f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
             "rows exceed\n"
         )
         rows = [
             {"metric": name, FIGURE: figure(metric)}
-            for name, metric in found["metrics"].items()
+            for name, metric in table["metrics"].items()
             if metric is not None
         ]
         print_rows(("metric", FIGURE), rows)

@@ -64,16 +64,16 @@ def _torchattacks() -> Finding:
 def _requests() -> Finding:
     """torchattacks pins a `requests` with known holes, which it never imports."""
     try:
-        found = version("requests")
+        installed = version("requests")
     except PackageNotFoundError:
         return _finding("ok", "requests", "not installed, and not needed")
-    if tuple(int(part) for part in found.split(".")[:2]) < (2, 32):
+    if tuple(int(part) for part in installed.split(".")[:2]) < (2, 32):
         return _finding(
             "warning",
             "requests",
-            f"{found} is old, probably pulled in by torchattacks: `pip install -U requests`",
+            f"{installed} is old, probably pulled in by torchattacks: `pip install -U requests`",
         )
-    return _finding("ok", "requests", found)
+    return _finding("ok", "requests", installed)
 
 
 def _cache() -> Finding:

@@ -117,18 +117,21 @@ def experiment(
                 if values.get(table) and not values[table].get("name"):
                     values[table] = {"name": name, **values[table]}
             for table in required:
-                found = values.get(table) or {}
-                if not (isinstance(found, list) or "name" in found):
+                settings = values.get(table) or {}
+                if not (isinstance(settings, list) or "name" in settings):
                     listed = f"{table.removesuffix('s')}s"
                     raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}`)")
             meant = alias(values) or kind
             execute(meant, values, show=show, document=document, after=after, **how)
 
-        parameters = [*own.values(), *(one for one in SHARED.values() if one.name not in own)]
+        parameters = [
+            *own.values(),
+            *(shared for shared in SHARED.values() if shared.name not in own),
+        ]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        signature = inspect.Signature([one.replace(kind=keyword) for one in parameters])
+        signature = inspect.Signature([parameter.replace(kind=keyword) for parameter in parameters])
         command.__signature__ = signature  # type: ignore[attr-defined]
-        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__name__ = options.__name__
         command.__doc__ = options.__doc__
         return command
@@ -189,7 +192,7 @@ def _settings(
     tables: Tables = {}
     for parameter in parameters:
         marks = getattr(parameter.annotation, "__metadata__", ())
-        paths = next((one for one in marks if isinstance(one, Sets)), parameter.name).split()
+        paths = next((mark for mark in marks if isinstance(mark, Sets)), parameter.name).split()
         known = [path.split(".") for path in paths if path.split(".")[0] in fields]
         if known:
             *above, key = known[0]

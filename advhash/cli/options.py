@@ -22,7 +22,7 @@ TABLES = (
     *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
 )
 
-told: list[int] = []  # that an interrupt was reported
+reported: list[int] = []  # that an interrupt was reported
 
 
 class Sets(str):
@@ -200,7 +200,7 @@ def new_file(out: Path | None) -> None:
         return
     if out.exists():
         raise UsageError(f"expected a new file for --out, got {out}, which exists")
-    above = next(one for one in out.absolute().parents if one.exists())
+    above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise UsageError(f"expected a file that can be written for --out, got {out}: see {above}")
 
@@ -238,5 +238,5 @@ def working(quiet: bool) -> Iterator[Progress]:
             yield progress
     except KeyboardInterrupt as error:  # caught here, since Typer would drop the notes
         fail("interrupted", *getattr(error, "__notes__", ()))
-        told.append(130)
+        reported.append(130)
         raise typer.Exit(130) from None

@@ -44,7 +44,7 @@ def report(
     for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
         if folder is not None and folder.exists():
             raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")
-    places = [one.absolute() for one in (out, tables_to, figures_to) if one is not None]
+    places = [place.absolute() for place in (out, tables_to, figures_to) if place is not None]
     if len(set(places)) < len(places):
         raise UsageError("expected different places for --out, --tables and --figures")
     if len({run.absolute() for run in runs}) < len(runs):

@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 def print_transfer(record: TransferRecord) -> None:
     """The matrix of each method and where the report is."""
-    from advhash.reports.record import main_metric
     from advhash.reports.vocabulary import label_of
 
     sys.stdout.write(f"{record.dataset.name}, {record.protocol.queries} queries\n")
     for method, budget in record.budgets.items():
-        main = main_metric(record.goal(method))
+        main = record.headline(method).main
         sys.stdout.write(
             f"{method} ({budget.text}): {label_of(main)}; rows: made for, columns: judged on\n"
         )

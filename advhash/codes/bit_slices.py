@@ -267,5 +267,5 @@ def add_histograms(
                         rows_here = plus(rows_here, population(mask))
                         hits = both(mask, load(shared, word))
                         relevant_here = plus(relevant_here, population(hits))
-                    found = plus(rows_here, _upper_half(relevant_here))
-                    counts[query, GROUP * group + value] += sum_of(found)
+                    both_here = plus(rows_here, _upper_half(relevant_here))
+                    counts[query, GROUP * group + value] += sum_of(both_here)

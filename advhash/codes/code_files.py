@@ -264,8 +264,8 @@ def read_codes(
                 f"{path}: has codes alone; expected a second file with their labels: --labels "
                 "FILE, of a database --database-labels FILE"
             )
-    found = read_labels(labels or path, label_form)
-    return LabelledCodes(codes, found.hot, form=found.form)
+    labelled = read_labels(labels or path, label_form)
+    return LabelledCodes(codes, labelled.hot, form=labelled.form)
 
 
 def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
@@ -318,12 +318,12 @@ def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
 
 def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
     try:
-        found = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
     except _UNREADABLE as error:
         raise DataError(f"{path}: not an array that NumPy reads ({_line(error)})") from None
-    if not isinstance(found, np.ndarray):
+    if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
-    return found
+    return array
 
 
 def _member(path: Path, name: str) -> npt.NDArray[np.generic]:

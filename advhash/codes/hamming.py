@@ -38,12 +38,12 @@ class DistanceHistograms:
     @classmethod
     def add(cls, parts: Iterable[DistanceHistograms]) -> DistanceHistograms:
         """Of the union of database shards. Raises ValueError for no shard at all."""
-        found = list(parts)
-        if not found:
+        blocks = list(parts)
+        if not blocks:
             raise ValueError("expected the histograms of at least one shard, got none")
         return cls(
-            np.sum([part.total for part in found], axis=0),
-            np.sum([part.relevant for part in found], axis=0),
+            np.sum([part.total for part in blocks], axis=0),
+            np.sum([part.relevant for part in blocks], axis=0),
         )
 
     @property
@@ -149,9 +149,9 @@ def _check_labels(
 ) -> None:
     if query[1] != database[1]:
         raise ValueError(f"expected {database[1]} label columns, got {query[1]}")
-    for name, found, expected in (("query", query[0], queries), ("database", database[0], rows)):
-        if found != expected:
-            raise ValueError(f"expected {expected} rows of {name} labels, got {found}")
+    for name, count, expected in (("query", query[0], queries), ("database", database[0], rows)):
+        if count != expected:
+            raise ValueError(f"expected {expected} rows of {name} labels, got {count}")
 
 
 def _count(

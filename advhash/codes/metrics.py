@@ -123,7 +123,7 @@ class _Levels:
         perfect = (filled | (ranks <= 0)).all(axis=1)
         return np.where(perfect, 1.0, np.minimum(values, 1.0))
 
-    def found(self, ties: LevelTies) -> Floats:
+    def relevant_seen(self, ties: LevelTies) -> Floats:
         """(N,) relevant rows within the cut."""
         if ties == "expected":
             whole = self.seen == self.rows  # there the product would round
@@ -186,8 +186,8 @@ def precision_at(
     >>> precision_at(counts, 2).tolist()
     [0.75]
     """
-    found = _Levels(counts, top_k).found(ties) / max(1, min(top_k, counts.rows))
-    return _close(found, counts.relevant_rows, empty)
+    precision = _Levels(counts, top_k).relevant_seen(ties) / max(1, min(top_k, counts.rows))
+    return _close(precision, counts.relevant_rows, empty)
 
 
 def recall_at(
@@ -195,8 +195,8 @@ def recall_at(
 ) -> Floats:
     """(N,) share of the relevant rows that are among the first top_k."""
     relevant = counts.relevant_rows
-    found = _Levels(counts, top_k).found(ties)
-    return _close(found / np.maximum(relevant, 1), relevant, empty)
+    hits = _Levels(counts, top_k).relevant_seen(ties)
+    return _close(hits / np.maximum(relevant, 1), relevant, empty)
 
 
 def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
@@ -296,8 +296,8 @@ def _ranked_hits(
     if wanted.bits != owned.bits:
         raise ValueError(f"expected {owned.bits} label columns, got {wanted.bits}")
     for row in range(len(query)):
-        one = slice(row, row + 1)
-        order = np.argsort(distances(query[one], database)[0], kind="stable")[:top_k]
+        single = slice(row, row + 1)
+        order = np.argsort(distances(query[single], database)[0], kind="stable")[:top_k]
         hit = (wanted.words[row] & owned.words).any(axis=1)
         yield np.flatnonzero(hit[order]) + 1, int(hit.sum())
 
@@ -317,9 +317,9 @@ def stable_average_precision(
 ) -> Floats:
     """(N,) average precision with ties ranked by database row, as most published code has it."""
     _check_cut(top_k)
-    found = list(_ranked_hits(query, database, query_labels, database_labels, top_k))
-    sums = np.array([_precision_sum(ranks) for ranks, _ in found], dtype=np.float64)
-    relevant = np.array([count for _, count in found], dtype=np.int64)
+    ranked = list(_ranked_hits(query, database, query_labels, database_labels, top_k))
+    sums = np.array([_precision_sum(ranks) for ranks, _ in ranked], dtype=np.float64)
+    relevant = np.array([count for _, count in ranked], dtype=np.int64)
     return _close(sums / _findable(relevant, top_k), relevant, empty)
 
 

@@ -70,8 +70,8 @@ def read_table(
             words of one length, and one begins with 0, as no number does
     expected: what a word is meant to be, for messages
     """
-    found = _numbered(text)
-    first, second = next(found, None), next(found, None)
+    numbered_lines = _numbered(text)
+    first, second = next(numbered_lines, None), next(numbered_lines, None)
     index = False
     if first is not None and second is not None and _is_header(first[1], second[1]):
         longer, name = len(second[1]) > len(first[1]), first[1][0].lower()
@@ -81,7 +81,7 @@ def read_table(
     rows: list[npt.NDArray[np.float32]] = []
     lines: list[int] = []
     width = 0
-    for place, words in itertools.chain((one for one in (first, second) if one), found):
+    for place, words in itertools.chain((line for line in (first, second) if line), numbered_lines):
         at = f"{where}, line {place}"
         width = width or len(words)
         if width == len(words) == 1:

@@ -39,10 +39,10 @@ def through_file(
     settings: dict[str, object] = {} if quality is None else {"quality": quality}
     if kind == "JPEG":
         settings["subsampling"] = "4:4:4" if full_colour else "4:2:0"
-    found = torch.empty_like(octets)
+    coded = torch.empty_like(octets)
     for row, pixels in enumerate(octets.permute(0, 2, 3, 1).numpy()):
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format=kind, **settings)
         with Image.open(buffer) as image:
-            found[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return found.to(images) / 255
+            coded[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return coded.to(images) / 255

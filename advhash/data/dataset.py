@@ -223,8 +223,8 @@ class Dataset:
     @property
     def stored(self) -> dict[str, Split]:
         """The splits that are kept, by name, "training" where there is one."""
-        found = {"database": self.database, "validation": self.validation, "query": self.query}
-        return found if self.training is None else {**found, "training": self.training}
+        splits = {"database": self.database, "validation": self.validation, "query": self.query}
+        return splits if self.training is None else {**splits, "training": self.training}
 
     def split(self, name: SplitName) -> Split:
         if name == "train":  # a copy, made only where it is asked for

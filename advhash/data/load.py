@@ -48,10 +48,10 @@ def load_dataset(
     place = Path(name).expanduser().resolve()
     if "root" in settings:
         raise ConfigError(f"expected one place, got {name!r} and the setting 'root'")
-    found = reader_of(place, reads)
-    logger.info("%s: %s, read by %r", place, found.what, found.reader)
-    data = load_dataset(found.reader, {**found.settings, **settings})
-    return replace(data, card={"reader": f"{found.reader} ({found.what})", **data.card})
+    reader = reader_of(place, reads)
+    logger.info("%s: %s, read by %r", place, reader.what, reader.reader)
+    data = load_dataset(reader.reader, {**reader.settings, **settings})
+    return replace(data, card={"reader": f"{reader.reader} ({reader.what})", **data.card})
 
 
 def is_path(name: str) -> bool:

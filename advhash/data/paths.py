@@ -44,11 +44,11 @@ class Reads:
     inputs: tuple[frozenset[Modality], ...] = (frozenset({"image"}),)
     classes: bool = True
 
-    def place(self, found: Found) -> int | None:
+    def place(self, entry: Recognised) -> int | None:
         """Which of `inputs` the data carry; None where none, or where classes are missing."""
-        if self.classes and not found.classes:
+        if self.classes and not entry.classes:
             return None
-        return next((at for at, each in enumerate(self.inputs) if each <= found.carries), None)
+        return next((at for at, each in enumerate(self.inputs) if each <= entry.carries), None)
 
     def __str__(self) -> str:
         inputs = " or ".join(" and ".join(sorted(each)) for each in self.inputs)
@@ -56,7 +56,7 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class Found:
+class Recognised:
     """A reader that takes what lies at a path.
 
     settings: where it lies, as the reader names it
@@ -78,18 +78,18 @@ class Found:
         return f"--dataset {self.reader} {options}"
 
 
-def reader_of(path: Path, reads: Reads | None) -> Found:
+def reader_of(path: Path, reads: Reads | None) -> Recognised:
     """The reader for what lies at a path. Raises DataError: none, or several that fit as well.
 
     reads: what the victim reads; None: whatever lies there
     """
-    found = list(_found(path))
-    if not found:
+    entries = list(_recognised(path))
+    if not entries:
         raise _nothing(path)
-    wanted = reads or Reads(tuple(dict.fromkeys(each.carries for each in found)), classes=False)
-    places = [(place, each) for each in found if (place := wanted.place(each)) is not None]
+    wanted = reads or Reads(tuple(dict.fromkeys(each.carries for each in entries)), classes=False)
+    places = [(place, each) for each in entries if (place := wanted.place(each)) is not None]
     if not places:
-        raise _unsuited(path, wanted, found)
+        raise _unsuited(path, wanted, entries)
     best = min((place if reads else 0, each.rank) for place, each in places)
     first, *others = [each for place, each in places if (place if reads else 0, each.rank) == best]
     if others:
@@ -126,9 +126,9 @@ def _names(folder: Path) -> list[str]:
     ]
 
 
-def _unsuited(path: Path, wanted: Reads, found: list[Found]) -> DataError:
-    got = " and ".join(dict.fromkeys(each.what for each in found))
-    if wanted.classes and all(not each.classes for each in found):
+def _unsuited(path: Path, wanted: Reads, entries: list[Recognised]) -> DataError:
+    got = " and ".join(dict.fromkeys(each.what for each in entries))
+    if wanted.classes and all(not each.classes for each in entries):
         return DataError(
             f"expected {path}/<class>/<image>, as this victim is trained on classes, got {got}: "
             "make one sub-folder a class, or take a victim that needs none (pdq, phash, dhash)"
@@ -136,7 +136,7 @@ def _unsuited(path: Path, wanted: Reads, found: list[Found]) -> DataError:
     return DataError(f"expected what this victim reads ({wanted}) in {path}, got {got}")
 
 
-def _found(path: Path) -> Iterator[Found]:
+def _recognised(path: Path) -> Iterator[Recognised]:
     """Everything that a reader could take."""
     if path.is_dir():
         yield from _in_folder(path)
@@ -144,7 +144,7 @@ def _found(path: Path) -> Iterator[Found]:
         yield from _in_file(path)
 
 
-def _in_file(file: Path) -> Iterator[Found]:
+def _in_file(file: Path) -> Iterator[Recognised]:
     name, root = file.name, {"root": str(file.parent)}
     suffix = file.suffix.lower()
     if suffix == ".codes" or (suffix == ".npz" and _members(file) >= {"codes.npy"}):
@@ -154,7 +154,7 @@ def _in_file(file: Path) -> Iterator[Found]:
         )
     if name in ARCHIVES:
         reader, modality = ARCHIVES[name]
-        yield Found(reader, root, f"{name} of {reader}", frozenset({modality}))
+        yield Recognised(reader, root, f"{name} of {reader}", frozenset({modality}))
     elif name in KNOWN_TABLES:
         yield _known_table(name, root)
     elif name.lower().endswith(TABLES):
@@ -162,10 +162,10 @@ def _in_file(file: Path) -> Iterator[Found]:
     elif suffix == ".mat":
         yield from _matlab(file.parent)
     elif suffix == ".txt" and file.stem.removesuffix("_img").removesuffix("_label") in LISTS:
-        yield Found("image_lists", root, "lists of images")
+        yield Recognised("image_lists", root, "lists of images")
 
 
-def _in_folder(folder: Path) -> Iterator[Found]:
+def _in_folder(folder: Path) -> Iterator[Recognised]:
     root = {"root": str(folder)}
     try:
         entries = sorted(
@@ -176,14 +176,14 @@ def _in_folder(folder: Path) -> Iterator[Found]:
         raise DataError(f"expected a folder {folder}, got: {error.strerror}") from None
     files = {entry.name for entry in entries if entry.is_file()}
     if sum(f"{part}.txt" in files or f"{part}_img.txt" in files for part in LISTS) > 1:
-        yield Found("image_lists", root, "lists of images")
+        yield Recognised("image_lists", root, "lists of images")
     if {"images.zip", "captions.json"} <= files:
-        yield Found("flickr8k", root, "Flickr8k", frozenset({"image", "text"}))
+        yield Recognised("flickr8k", root, "Flickr8k", frozenset({"image", "text"}))
     if "cifar-10-batches-py" in {folder.name, *(each.name for each in entries)}:
-        yield Found("cifar10", root, "CIFAR-10 as torchvision has it")
+        yield Recognised("cifar10", root, "CIFAR-10 as torchvision has it")
     for name, (reader, modality) in ARCHIVES.items():
         if name in files:
-            yield Found(reader, root, f"{name} of {reader}", frozenset({modality}))
+            yield Recognised(reader, root, f"{name} of {reader}", frozenset({modality}))
     yield from _matlab(folder)
     for name in sorted(files):
         if name in KNOWN_TABLES:
@@ -193,32 +193,34 @@ def _in_folder(folder: Path) -> Iterator[Found]:
     folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
     classes = sum(_has_pictures(Path(entry.path)) for entry in folders)
     if classes > 1:
-        yield Found("folder", root, f"{classes} class folders", rank=1)
+        yield Recognised("folder", root, f"{classes} class folders", rank=1)
     if any(_is_picture(name) for name in files):
         carries: frozenset[Modality] = frozenset({"image"})
-        yield Found("near_duplicates", root, "pictures without classes", carries, False, rank=2)
+        yield Recognised(
+            "near_duplicates", root, "pictures without classes", carries, False, rank=2
+        )
     elif classes == 1:
-        yield Found("folder", root, "1 class folder", rank=1)
+        yield Recognised("folder", root, "1 class folder", rank=1)
 
 
-def _known_table(name: str, root: Mapping[str, object]) -> Found:
+def _known_table(name: str, root: Mapping[str, object]) -> Recognised:
     settings: dict[str, object] = {**root, **KNOWN_TABLES[name]}
     reader = str(settings.pop("reader"))
-    return Found(reader, settings, f"the table of {reader}", frozenset({"table"}))
+    return Recognised(reader, settings, f"the table of {reader}", frozenset({"table"}))
 
 
-def _table(file: Path) -> Found:
+def _table(file: Path) -> Recognised:
     if set(_header(file)) >= CAPTION_COLUMNS:
         settings: dict[str, object] = {"root": str(file.parent), "table": file.name}
         if file.name == "captions.csv":
             del settings["table"]
-        return Found(
+        return Recognised(
             "captioned", settings, f"captions in {file.name}", frozenset({"image", "text"})
         )
-    return Found("table", {"root": str(file)}, f"the table {file.name}", frozenset({"table"}))
+    return Recognised("table", {"root": str(file)}, f"the table {file.name}", frozenset({"table"}))
 
 
-def _matlab(folder: Path) -> Iterator[Found]:
+def _matlab(folder: Path) -> Iterator[Recognised]:
     if not any(True for pattern in ("*.mat", "*/*.mat") for _ in folder.glob(pattern)):
         return
     carries: frozenset[Modality] = frozenset({"image", "text"})
@@ -230,7 +232,7 @@ def _matlab(folder: Path) -> Iterator[Found]:
         else ("mirflickr_mat", "nuswide_mat")
     )
     for name in names:
-        yield Found(name, {"root": str(folder)}, f".mat files as of {name}", carries)
+        yield Recognised(name, {"root": str(folder)}, f".mat files as of {name}", carries)
 
 
 def _header(file: Path) -> list[str]:

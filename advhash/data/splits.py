@@ -230,7 +230,7 @@ def giveaway_words(
     items with the label that have the word.
     """
     items = Counter(word for text in texts for word in set(text))
-    found: dict[str, list[dict[str, object]]] = {}
+    groups: dict[str, list[dict[str, object]]] = {}
     for column, label in enumerate(classes):
         carried = np.flatnonzero(labels[:, column]).tolist()
         carriers = [set(texts[row]) for row in carried]
@@ -240,8 +240,8 @@ def giveaway_words(
             if precision >= GIVEAWAY_PRECISION and recall >= GIVEAWAY_RECALL:
                 words.append((-2 * both / (items[word] + len(carriers)), word, precision, recall))
         if words:
-            found[label] = [
+            groups[label] = [
                 {"word": word, "precision": round(precision, 3), "recall": round(recall, 3)}
                 for _, word, precision, recall in sorted(words)[:5]
             ]
-    return found
+    return groups

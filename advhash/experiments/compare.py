@@ -12,12 +12,13 @@ import numpy as np
 
 from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
 from advhash.measures.intervals import Difference, paired_difference
-from advhash.reports.attack.pairs import SEED, Queries, load_queries
+from advhash.measures.paired_runs import SEED, Queries
+from advhash.reports.attack.queries import load_queries
+from advhash.reports.headline import OWN
 from advhash.reports.record import Record, load_record
 from advhash.reports.vocabulary import label_of
 
 CLEAN = "map"  # no difference of one victim
-OWN = (CLEAN, "map_adversarial")  # for the labels of the query, whatever the goal
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,19 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        first, second = (one.run.id or one.attack.name for one in (self.first, self.second))
+        first, second = (
+            record.run.id or record.attack.name for record in (self.first, self.second)
+        )
         return f"{second} − {first}, {self.second.protocol.queries} queries, paired"
 
     def __repr__(self) -> str:
         return "\n".join(
             [
                 self.title,
-                *(f"{label_of(name)}: {_shown(one)}" for name, one in self.differences.items()),
+                *(
+                    f"{label_of(name)}: {_shown(difference)}"
+                    for name, difference in self.differences.items()
+                ),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
@@ -59,7 +65,9 @@ class Comparison:
             "command": "compare",
             "first": self.first.run.folder,
             "second": self.second.run.folder,
-            "differences": {name: asdict(one) for name, one in self.differences.items()},
+            "differences": {
+                name: asdict(difference) for name, difference in self.differences.items()
+            },
             "notes": self.notes,
         }
 
@@ -77,9 +85,7 @@ def load_run(folder: Path) -> tuple[Record, Queries]:
     """A run and what is compared of its queries. Raises RunError."""
     record = load_record(folder)
     targeted = record.attack.goal == "targeted"
-    known = [
-        name for name in OWN if (found := record.metrics.get(name)) and found.value is not None
-    ]
+    known = [name for name in OWN if record.value(name) is not None]
     return record, load_queries(folder, record, known if targeted else ())
 
 
@@ -110,7 +116,7 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
         )
         if a != b
     ]
-    before, after = (one.columns for one in queries)
+    before, after = (run.columns for run in queries)
     differences = {
         name: paired_difference(after[name], before[name], SEED)
         for name in before
@@ -119,8 +125,13 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
     return Comparison(one, other, differences, notes)
 
 
-def _shown(one: Difference) -> str:
-    parts = (("", one.value, 3), (" [", one.low, 3), (", ", one.high, 3), ("], p ", one.p, 4))
+def _shown(difference: Difference) -> str:
+    parts = (
+        ("", difference.value, 3),
+        (" [", difference.low, 3),
+        (", ", difference.high, 3),
+        ("], p ", difference.p, 4),
+    )
     return "".join(
         f"{sign}{value:.{digits}f}" for sign, value, digits in parts if value is not None
     )
@@ -155,24 +166,24 @@ def parse_threshold(text: str, kind: Literal["under", "over"]) -> Threshold:
 
 def check_names(record: Record, thresholds: Sequence[Threshold]) -> None:
     """Raise UsageError for a figure that the run lacks."""
-    for one in thresholds:
-        if one.metric not in record.metrics:
+    for threshold in thresholds:
+        if threshold.metric not in record.metrics:
             raise UsageError(
-                f"--fail-{one.kind}: no metric {one.metric!r} in {record.run.folder}: "
-                f"{nearest(one.metric, record.metrics)}Known: {', '.join(record.metrics)}"
+                f"--fail-{threshold.kind}: no metric {threshold.metric!r} in {record.run.folder}: "
+                f"{nearest(threshold.metric, record.metrics)}Known: {', '.join(record.metrics)}"
             )
 
 
 def check_thresholds(record: Record, thresholds: Sequence[Threshold]) -> None:
     """Raise ThresholdMissed naming all that the run misses."""
     missed = []
-    for one in thresholds:
-        metric = record.metrics[one.metric]
+    for threshold in thresholds:
+        metric = record.metrics[threshold.metric]
         if metric is None or metric.value is None:
-            missed.append(f"{one.metric} has no value")
-        elif one.kind == "under" and metric.value < one.value:
-            missed.append(f"{one.metric} is {metric.value:.4g}, under {one.value:g}")
-        elif one.kind == "over" and metric.value > one.value:
-            missed.append(f"{one.metric} is {metric.value:.4g}, over {one.value:g}")
+            missed.append(f"{threshold.metric} has no value")
+        elif threshold.kind == "under" and metric.value < threshold.value:
+            missed.append(f"{threshold.metric} is {metric.value:.4g}, under {threshold.value:g}")
+        elif threshold.kind == "over" and metric.value > threshold.value:
+            missed.append(f"{threshold.metric} is {metric.value:.4g}, over {threshold.value:g}")
     if missed:
         raise ThresholdMissed(f"{record.run.folder}: " + "; ".join(missed))

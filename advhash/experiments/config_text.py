@@ -82,7 +82,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             changed = {name for name in value if value[name] not in (None, old.get(name))}
-            kept = {name: one for name, one in old.items() if name != "label" or not changed}
+            kept = {
+                name: setting for name, setting in old.items() if name != "label" or not changed
+            }
             result[key] = merge({} if "name" in changed else kept, value)
         elif isinstance(value, Mapping):
             result[key] = merge({}, value)
@@ -100,6 +102,6 @@ def method_label(table: MethodConfig | DatasetConfig) -> str:
 def _setting(pair: tuple[str, Any]) -> str:
     key, value = pair
     if key == "defense" and isinstance(value, Mapping):
-        rest = [f"{name}={one}" for name, one in value.items() if name != "name"]
+        rest = [f"{name}={setting}" for name, setting in value.items() if name != "name"]
         return "+".join([str(value.get("name")), *rest])
     return str(value) if key == "defense" else f"{key}={value}"

@@ -50,11 +50,11 @@ class Costs:
             try:
                 kind, names, amount, seconds = json.loads(line)
                 rate = float(seconds) / int(amount)
-                told = [str(name) for name in names]
+                named = [str(name) for name in names]
             except (ValueError, TypeError, ZeroDivisionError):
                 continue
-            for count in range(len(told) + 1):
-                rates.setdefault((str(kind), *told[:count]), []).append(rate)
+            for count in range(len(named) + 1):
+                rates.setdefault((str(kind), *named[:count]), []).append(rate)
         return cls(rates)
 
     def estimate(self, kind: str, names: Sequence[str], amount: int) -> float | None:

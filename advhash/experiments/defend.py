@@ -138,8 +138,8 @@ def _with_defense(
         checkpoint=str(hardened.trained.folder),
         undefended=plain.label,
         defended=hardened.label,
-        codes={one.label: one.trained.card["codes"][one.database] for one in members},
-        training={one.label: one.trained.card.get("seconds") for one in members},
+        codes={member.label: member.trained.card["codes"][member.database] for member in members},
+        training={member.label: member.trained.card.get("seconds") for member in members},
         checks=checks,
     )
     flags = [
@@ -148,7 +148,7 @@ def _with_defense(
         if not check.passed
     ]
     codes = defense.codes
-    flags += check_collapse(*(codes[one.label]["distinct"] for one in (hardened, plain)))
+    flags += check_collapse(*(codes[member.label]["distinct"] for member in (hardened, plain)))
     return record.model_copy(
         update={
             "command": "defend",
@@ -168,7 +168,7 @@ def _told(check: Check) -> str:
 
 def _metrics(plain: str, hardened: str, columns: Sequence[Column], boot: int) -> Metrics:
     """The headline, over queries: clean, robust, without an adaptive attacker, and ratios."""
-    at = {(one.method, one.source, one.target): one.columns for one in columns}
+    at = {(column.method, column.source, column.target): column.columns for column in columns}
     metrics: Metrics = {}
     drops, gains = [], []
     for victim, end in ((hardened, ""), (plain, "_undefended")):
@@ -200,7 +200,7 @@ def _rehashed(
     metrics: Metrics = {}
     for column in columns:
         if column.source == column.target == member.label:
-            found = precisions(
+            scores = precisions(
                 column.codes,
                 codes,
                 column.wanted,
@@ -208,7 +208,7 @@ def _rehashed(
                 scoring=protocol.scoring,
             )
             name = "tmap" if column.goal == "targeted" else "map"
-            metrics[f"{name}_robust_rehashed"] = mean_metric(found, boot)
+            metrics[f"{name}_robust_rehashed"] = mean_metric(scores, boot)
     return metrics
 
 
@@ -222,7 +222,7 @@ def _checks(config: DefendConfig, member: Member, progress: Progress) -> list[Ch
         (
             "radius",
             "A larger radius should lower the MAP of attacked queries.",
-            [(str(one), hide, {}, one) for one in (half, budget, twice)],
+            [(str(ball), hide, {}, ball) for ball in (half, budget, twice)],
         ),
         (
             "steps",
@@ -241,14 +241,14 @@ def _checks(config: DefendConfig, member: Member, progress: Progress) -> list[Ch
     checks = []
     run, clean, most = _runner(config, member)
     for number, (name, question, points) in enumerate(plans):
-        found = {text: run(method, settings, ball) for text, method, settings, ball in points}
+        scores = {text: run(method, settings, ball) for text, method, settings, ball in points}
         if name == "radius":
-            found = {"clean": clean, **found}
-        means = [float(values.mean()) for values in found.values()]
+            scores = {"clean": clean, **scores}
+        means = [float(values.mean()) for values in scores.values()]
         falls = all(later <= before + SLACK for before, later in pairwise(means))
         if name == "radius":  # a gradient that is zero leaves all as it was
             falls = falls and means[-1] < means[0] - SLACK
-        metrics = {text: mean_metric(values, boot) for text, values in found.items()}
+        metrics = {text: mean_metric(values, boot) for text, values in scores.items()}
         checks.append(Check(name=name, question=question, points=metrics, passed=falls))
         progress("masking checks", number + 1, len(plans) + 1)
     free = run(aim, {"steps": 200}, Budget("none", float("inf")))

@@ -295,10 +295,10 @@ def _result(
 
     def compute() -> Result:
         began = time.perf_counter()
-        found = kind.compute(cell, place.at(store))
+        result = kind.compute(cell, place.at(store))
         spent = time.perf_counter() - began
         note_cost(kind.name, getattr(cell, "names", ()), getattr(cell, "amount", 1), spent)
-        return found
+        return result
 
     try:
         return store.result(compute)
@@ -395,12 +395,12 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     def results(self) -> list[Result | Missing]:
         """What each cell gave, in order."""
         missing = self._parts()
-        found: dict[str, Result | Missing] = {}
+        results: dict[str, Result | Missing] = {}
         waiting = []
         for cell in self.plan.cells:
             without = [missing[name] for name in getattr(cell, "parts", ()) if name in missing]
             if without and not CellStore(self.kind.name, cell.key).is_done():
-                found[cell.key] = without[0]
+                results[cell.key] = without[0]
             else:
                 waiting.append(cell)
         if self.place.executor == "inline":
@@ -408,13 +408,13 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
                 self.steps.begin()
                 if hasattr(cell, "parts"):
                     self.place.forget(but=cell.parts)
-                found[cell.key] = _result(self.kind, cell, self.place, self.until)
+                results[cell.key] = _result(self.kind, cell, self.place, self.until)
         else:
             works = [self._work(cell=cell) for cell in waiting]
-            for cell, one in zip(waiting, self._run(works, self.kind.stage), strict=True):
-                assert one is not None
-                found[cell.key] = one
-        return [found[cell.key] for cell in self.plan.cells]
+            for cell, result in zip(waiting, self._run(works, self.kind.stage), strict=True):
+                assert result is not None
+                results[cell.key] = result
+        return [results[cell.key] for cell in self.plan.cells]
 
     def _parts(self) -> dict[str, Missing]:
         """Build the stages, of what a cell still needs; the parts that are missing."""
@@ -433,9 +433,9 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
                         missing[name] = gone
             else:
                 works = [self._work(part=name) for name in names]
-                for name, one in zip(names, self._run(works, "parts"), strict=True):
-                    if isinstance(one, Missing):
-                        missing[name] = one
+                for name, part in zip(names, self._run(works, "parts"), strict=True):
+                    if isinstance(part, Missing):
+                        missing[name] = part
         return missing
 
     def _work(self, cell: CellType | None = None, part: str = "") -> _Work[CellType]:
@@ -479,10 +479,10 @@ def resume(
 
     Raises RunError, ConfigError and what `run` raises.
     """
-    final, found = RunFolder.interrupted(given)
-    if kind is not None and found != kind:
-        raise RunError(f"expected an interrupted run of {kind}, got one of {found}: {given}")
-    experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(found)
+    final, identity = RunFolder.interrupted(given)
+    if kind is not None and identity != kind:
+        raise RunError(f"expected an interrupted run of {kind}, got one of {identity}: {given}")
+    experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(identity)
     path = RunFolder(final).path
     config = experiment.config.build(read_toml(path / "config.toml")).trusting(trust_code)
     record: Document = run(
@@ -499,7 +499,7 @@ def describe(
     undone, wanted = _undone(kind, plan)
     parts = [plan.parts[name] for name in plan.parts if name in wanted]
     planned = [getattr(part, "planned", part) for part in parts]
-    victims = [one for one in planned if isinstance(one, PlannedVictim) and not one.is_built]
+    victims = [part for part in planned if isinstance(part, PlannedVictim) and not part.is_built]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,

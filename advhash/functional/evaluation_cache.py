@@ -200,9 +200,9 @@ class EquivalenceCache:
 
         hash_seconds: what the key cost, charged on hits and misses alike
         """
-        found = self._hit(key, hash_seconds)
-        if found is not None:
-            return found
+        hit = self._hit(key, hash_seconds)
+        if hit is not None:
+            return hit
         evaluation = evaluate()
         return self._add(key, evaluation, hash_seconds)
 

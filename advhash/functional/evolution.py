@@ -203,11 +203,11 @@ class Search(Generic[Candidate]):
             figures = evaluation.figures
             self.seconds += hash_seconds + evaluation.seconds
         else:
-            found = self.cache.evaluate(
+            lookup = self.cache.evaluate(
                 key, lambda: self.domain.evaluate(candidate, seed), hash_seconds=hash_seconds
             )
-            figures, kind = found.figures, found.kind
-            self.seconds += found.seconds
+            figures, kind = lookup.figures, lookup.kind
+            self.seconds += lookup.seconds
             if kind == "full" and self._checking.random() < self.checked:
                 own = self.domain.evaluate(candidate, seed).figures
                 agreed = self.domain.agree(figures, own)
@@ -236,7 +236,9 @@ class Search(Generic[Candidate]):
         if len(self._population) < strategy.population:
             return None
         drawn = self._proposals.sample(range(len(self._population)), strategy.tournament)
-        return self._population[max(drawn, key=lambda one: (self._population[one].fitness, one))]
+        return self._population[
+            max(drawn, key=lambda place: (self._population[place].fitness, place))
+        ]
 
     def _proposed(self, parent: _Individual[Candidate] | None) -> tuple[Candidate, str, float]:
         """A candidate, its hash and what that cost; refused ones are charged here."""
@@ -278,11 +280,11 @@ class Search(Generic[Candidate]):
             "repeated": self.repeated,
             "written": sorted(self._written),
             "ended": self._ended,
-            "trace": [[one.seconds, one.fitness, one.best, one.kind] for one in self.trace],
-            "checks": [[one.stored, one.own, one.agreed] for one in self.checks],
+            "trace": [[step.seconds, step.fitness, step.best, step.kind] for step in self.trace],
+            "checks": [[check.stored, check.own, check.agreed] for check in self.checks],
             "best": None if self.best is None else [write(self.best[0]), dict(self.best[1])],
             "population": [
-                [write(one.candidate), one.fitness, one.key] for one in self._population
+                [write(member.candidate), member.fitness, member.key] for member in self._population
             ],
             "seen": dict(self._seen) if self.strategy.tabu_after else {},
             "chance": [_written(chance) for chance in self._chances],
@@ -295,13 +297,13 @@ class Search(Generic[Candidate]):
             self.seconds, self.refused = float(document["seconds"]), int(document["refused"])
             self.repeated, self._written = int(document["repeated"]), set(document["written"])
             self._ended = bool(document["ended"])
-            self.trace = [Step(*one) for one in document["trace"]]
-            self.checks = [Check(*one) for one in document["checks"]]
+            self.trace = [Step(*step) for step in document["trace"]]
+            self.checks = [Check(*check) for check in document["checks"]]
             best = document["best"]
             self.best = None if best is None else (read(best[0]), dict(best[1]))
             self._population = [
-                _Individual(read(one), float(fitness), str(key))
-                for one, fitness, key in document["population"]
+                _Individual(read(candidate), float(fitness), str(key))
+                for candidate, fitness, key in document["population"]
             ]
             self._seen = Counter(document["seen"])
             for chance, (version, words, gauss) in zip(

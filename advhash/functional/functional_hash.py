@@ -134,12 +134,12 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, npt.NDArray[np.float6
 
 def _numbers(value: Any) -> npt.NDArray[np.float64]:
     """As float64. Raises TypeError for what is no number."""
-    found = np.asarray(value)
-    if np.iscomplexobj(found):
-        found = np.stack([found.real, found.imag], axis=-1)
-    if found.dtype.kind not in "biuf":
+    array = np.asarray(value)
+    if np.iscomplexobj(array):
+        array = np.stack([array.real, array.imag], axis=-1)
+    if array.dtype.kind not in "biuf":
         raise TypeError(
             "expected a candidate that returns floats, arrays or tensors, or lists, tuples and "
             f"dicts of them, got {type(value).__name__}"
         )
-    return found.astype(np.float64)
+    return array.astype(np.float64)

@@ -77,31 +77,31 @@ def canonical(cell: NetworkCell) -> str | None:
             bits = "".join(
                 "01"[pair in present] for pair in itertools.combinations(range(count), 2)
             )
-            names.append("".join(str(cell.operations[one - 1]) for one in order) + "|" + bits)
+            names.append("".join(str(cell.operations[vertex - 1]) for vertex in order) + "|" + bits)
     return min(names)
 
 
 def _reached(start: int, edges: set[tuple[int, int]]) -> set[int]:
-    found, waiting = {start}, [start]
+    reached, waiting = {start}, [start]
     while waiting:
         vertex = waiting.pop()
-        new = {second for first, second in edges if first == vertex} - found
-        found |= new
+        new = {second for first, second in edges if first == vertex} - reached
+        reached |= new
         waiting += new
-    return found
+    return reached
 
 
 @functools.cache
 def distinct_cells(vertices: int = VERTICES) -> dict[str, NetworkCell]:
     """One writing of every distinct cell of at most so many vertices, by its canonical name."""
-    found: dict[str, NetworkCell] = {}
+    cells: dict[str, NetworkCell] = {}
     for edges in itertools.product((False, True), repeat=len(EDGES)):
         for operations in itertools.product(range(len(OPERATIONS)), repeat=VERTICES - 2):
             cell = NetworkCell(edges, operations)
             name = canonical(cell)
             if name is not None and len(name.partition("|")[0]) <= vertices - 2:
-                found.setdefault(name, cell)
-    return dict(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
+                cells.setdefault(name, cell)
+    return dict(sorted(cells.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def parents(name: str) -> tuple[list[int], list[list[int]]]:
@@ -118,7 +118,7 @@ def parents(name: str) -> tuple[list[int], list[list[int]]]:
     for (first, second), bit in zip(itertools.combinations(range(count), 2), bits, strict=True):
         if bit == "1":
             before[second].append(first)
-    return [int(one) for one in operations], before
+    return [int(operation) for operation in operations], before
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def normal_form(name: str) -> NormalForm:
     made: dict[int, dict[int, int]] = {}  # of each convolution: what goes in
     for vertex, sources in enumerate(before[1:], start=1):
         merged: dict[int, int] = {}
-        for one in sources:
-            for source, pools in values[one].items():
+        for before_it in sources:
+            for source, pools in values[before_it].items():
                 merged[source] = max(pools, merged.get(source, 0))
         if vertex <= len(operations) and OPERATIONS[operations[vertex - 1]] == "maxpool3x3":
             merged = {source: pools + 1 for source, pools in merged.items()}
@@ -164,7 +164,7 @@ def normal_form(name: str) -> NormalForm:
         values.append(merged)
     if not made:
         values[-1] = {source: min(pools, SEEN) for source, pools in values[-1].items()}
-    found = []
+    forms = []
     for order in itertools.permutations(made):
         ranks = {vertex: place for place, vertex in enumerate(order, start=1)}
 
@@ -174,8 +174,8 @@ def normal_form(name: str) -> NormalForm:
             )
 
         lines = [f"{operations[vertex - 1]}({written(made[vertex])})" for vertex in order]
-        found.append((";".join([*lines, written(values[-1])]), ranks))
-    return NormalForm(*min(found, key=lambda one: one[0]))
+        forms.append((";".join([*lines, written(values[-1])]), ranks))
+    return NormalForm(*min(forms, key=lambda form: form[0]))
 
 
 def read_table(file: Path | None = None) -> dict[str, Any]:
@@ -212,13 +212,13 @@ def _whole(row: Any) -> bool:
     try:
         short, full = row["short"], row["full"]
         hashed = [*short["losses"], *short["accuracies"]]
-        figures = [one[name] for one in full for name in ("valid", "test", "seconds")]
+        figures = [entry[name] for entry in full for name in ("valid", "test", "seconds")]
         figures.append(short["seconds"])
         whole = len(short["losses"]) == len(short["accuracies"]) == 4 and len(full) > 0
         return (
             whole
-            and all(type(one) in (int, float) for one in hashed)
-            and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+            and all(type(part) in (int, float) for part in hashed)
+            and all(type(figure) in (int, float) and 0 <= figure < math.inf for figure in figures)
         )
     except (KeyError, TypeError):
         return False
@@ -292,10 +292,10 @@ class CellDomain:
                 there ^ (chance.random() < self.rate / VERTICES) for there in candidate.edges
             )
             operations = tuple(
-                chance.choice([other for other in range(len(OPERATIONS)) if other != one])
+                chance.choice([other for other in range(len(OPERATIONS)) if other != operation])
                 if chance.random() < self.rate / (VERTICES - 2)
-                else one
-                for one in candidate.operations
+                else operation
+                for operation in candidate.operations
             )
             cell = NetworkCell(edges, operations)
             if cell != candidate and self.name(cell) is not None:
@@ -321,27 +321,27 @@ class CellDomain:
         name = self._known(candidate)
         full = self.cells[name]["full"]
         chance = Random(seed)
-        one = full[chance.randrange(len(full))]
-        fitness = one["valid"] + (chance.gauss(0, self.noise) if self.noise else 0.0)
+        entry = full[chance.randrange(len(full))]
+        fitness = entry["valid"] + (chance.gauss(0, self.noise) if self.noise else 0.0)
         mean = sum(run["valid"] for run in full) / len(full)
         figures = {
             "fitness": fitness,
-            "test": one["test"],
+            "test": entry["test"],
             "mean": mean,
             "function": float(self._number[name]),
         }
-        return Evaluation(figures, one["seconds"])
+        return Evaluation(figures, entry["seconds"])
 
     def agree(self, first: Mapping[str, float], second: Mapping[str, float]) -> bool:
         """Whether they are one function, which the normal form tells."""
         return first["function"] == second["function"]
 
     def write(self, candidate: NetworkCell) -> Any:
-        return [[int(one) for one in candidate.edges], list(candidate.operations)]
+        return [[int(edge) for edge in candidate.edges], list(candidate.operations)]
 
     def read(self, document: Any) -> NetworkCell:
         edges, operations = document
-        return NetworkCell(tuple(bool(one) for one in edges), tuple(int(one) for one in operations))
+        return NetworkCell(tuple(bool(bit) for bit in edges), tuple(int(bit) for bit in operations))
 
     def _known(self, cell: NetworkCell) -> str:
         name = self.name(cell)
@@ -358,7 +358,7 @@ class CellDomain:
         names = list(self.cells)
         column = "losses" if self.keyed == "structure" else self.keyed
         values = np.array([self.cells[name]["short"][column] for name in names], np.float32)
-        found = []
+        studies = []
         for count in bits:
             words = quantised(values, count).reshape(values.shape)
             _, keys = np.unique(words, axis=0, return_inverse=True)
@@ -367,13 +367,13 @@ class CellDomain:
             written = Counter(self._number[name] for name in names)
             spread = Counter(number for _, number in pairs)
             several = [number for number, cells in written.items() if cells > 1]
-            found.append(
+            studies.append(
                 {
                     "bits": float(count),
                     "keys": float(len(functions)),
                     "cells_per_key": len(names) / len(functions),
                     "collided": sum(functions[int(key)] > 1 for key in keys) / len(names),
-                    "split": sum(spread[one] > 1 for one in several) / max(1, len(several)),
+                    "split": sum(spread[form] > 1 for form in several) / max(1, len(several)),
                 }
             )
-        return found
+        return studies

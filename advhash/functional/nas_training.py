@@ -92,8 +92,8 @@ class _Cell(nn.Module):
         outputs = [inputs]
         for vertex, before in zip(self.vertices, self._before[1:], strict=True):
             merged = outputs[before[0]]
-            for one in before[1:]:
-                merged = torch.maximum(merged, outputs[one])
+            for addend in before[1:]:
+                merged = torch.maximum(merged, outputs[addend])
             outputs.append(vertex(merged))
         return outputs[-1]
 

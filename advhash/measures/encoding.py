@@ -128,11 +128,11 @@ def clusters(codes: HashCodes, count: int, seed: int) -> tuple[Classes, Classes]
     rows = _drawn(codes, seed)
     bits = codes[rows].unpack().astype(np.float32)
     count = min(count, distinct_codes(codes[rows]))
-    found = KMeans(n_clusters=count, n_init=10, random_state=seed % 2**32).fit_predict(bits)
-    return rows, found.astype(np.int64)
+    assigned = KMeans(n_clusters=count, n_init=10, random_state=seed % 2**32).fit_predict(bits)
+    return rows, assigned.astype(np.int64)
 
 
-def cluster_classes(found: Classes, classes: Classes, *, one_to_one: bool) -> Classes:
+def cluster_classes(assigned: Classes, classes: Classes, *, one_to_one: bool) -> Classes:
     """(N,) the class of each row's cluster; −1 where it has none.
 
     Its most frequent class, or, one to one, the assignment with the most hits in all (Kuhn 1955;
@@ -140,22 +140,22 @@ def cluster_classes(found: Classes, classes: Classes, *, one_to_one: bool) -> Cl
 
     Raises ValueError where the numbers of rows differ.
 
-    >>> found, classes = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 0])
-    >>> cluster_classes(found, classes, one_to_one=False).tolist()
+    >>> assigned, classes = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 0])
+    >>> cluster_classes(assigned, classes, one_to_one=False).tolist()
     [0, 0, 0, 0, 0]
-    >>> cluster_classes(found, classes, one_to_one=True).tolist()
+    >>> cluster_classes(assigned, classes, one_to_one=True).tolist()
     [1, 1, 1, 0, 0]
     """
-    if len(found) != len(classes):
-        raise ValueError(f"expected {len(found)} classes, got {len(classes)}")
-    table = np.zeros((int(found.max()) + 1, int(classes.max()) + 1), np.int64)
-    np.add.at(table, (found, classes), 1)
+    if len(assigned) != len(classes):
+        raise ValueError(f"expected {len(assigned)} classes, got {len(classes)}")
+    table = np.zeros((int(assigned.max()) + 1, int(classes.max()) + 1), np.int64)
+    np.add.at(table, (assigned, classes), 1)
     if not one_to_one:
-        return np.asarray(table.argmax(axis=1)[found])
+        return np.asarray(table.argmax(axis=1)[assigned])
     names = np.full(len(table), -1)
     cluster, label = linear_sum_assignment(table, maximize=True)
     names[cluster] = label
-    return np.asarray(names[found])
+    return np.asarray(names[assigned])
 
 
 def knn_classes(

@@ -163,12 +163,12 @@ def _prepared(groups: Groups, same_queries: bool) -> Tree:
     """The groups as a tree without NaN. Raises ValueError: other numbers of the same queries."""
     tree = _tree(groups)
     if same_queries:
-        found = [leaf for leaf in _leaves(tree) if not np.isnan(leaf).all()]
-        lengths = sorted({len(leaf) for leaf in found})
+        leaves = [leaf for leaf in _leaves(tree) if not np.isnan(leaf).all()]
+        lengths = sorted({len(leaf) for leaf in leaves})
         if len(lengths) > 1:
             raise ValueError(f"expected the same queries in every group, got {lengths} of them")
-        if found:
-            tree = _without(tree, np.isnan(np.stack(found)).max(axis=0))
+        if leaves:
+            tree = _without(tree, np.isnan(np.stack(leaves)).max(axis=0))
     return _without(tree)
 
 

@@ -98,8 +98,8 @@ def rate_metric(values: npt.ArrayLike, seed: int) -> Metric:
         raise ValueError(f"expected outcomes in [0,1], got {kept.min():g} to {kept.max():g}")
     if len(kept) == 0 or not np.isin(kept, (0, 1)).all():
         return mean_metric(kept, seed)
-    found = binomtest(int(kept.sum()), len(kept))
-    interval = found.proportion_ci(CONFIDENCE, method="exact")
+    test = binomtest(int(kept.sum()), len(kept))
+    interval = test.proportion_ci(CONFIDENCE, method="exact")
     return Metric(float(kept.mean()), float(interval.low), float(interval.high), len(kept))
 
 
@@ -228,6 +228,35 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(tests) - rank) * p))
         adjusted[place] = largest
     return adjusted
+
+
+def apart(one: Metric, other: Metric) -> bool | None:
+    """Whether two intervals lie apart; None where one of them does not exist.
+
+    >>> apart(Metric(0.2, 0.1, 0.3, 9), Metric(0.5, 0.4, 0.6, 9)), apart(Metric(0.2), Metric(0.5))
+    (True, None)
+    """
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return None
+    return one.high < other.low or other.high < one.low
+
+
+def share_lost(before: float, after: float, floor: float) -> float | None:
+    """The part of what lay above a floor that is gone; None where nothing lay above it.
+
+    >>> share_lost(0.75, 0.5, 0.25), share_lost(0.25, 0.1, 0.25)
+    (0.5, None)
+    """
+    return None if before <= floor else (before - after) / (before - floor)
+
+
+def largest_gap(first: Sequence[float], second: Sequence[float]) -> float:
+    """The largest absolute difference of two rows. Raises ValueError: none, different lengths.
+
+    >>> largest_gap([0.5, -0.25], [0.25, 0.5])
+    0.75
+    """
+    return max(abs(one - other) for one, other in zip(first, second, strict=True))
 
 
 def single_metric(value: float | None) -> Metric:

@@ -14,7 +14,7 @@ GAUSSIAN = 11  # pixels of the usual window
 C1, C2 = 0.01**2, 0.03**2  # keep the quotients of SSIM finite, for a range of 1
 
 
-def structural_similarity(found: Tensor, true: Tensor) -> Tensor:
+def structural_similarity(drawn: Tensor, true: Tensor) -> Tensor:
     """(N,) SSIM of (N,3,H,W) images in [0,1]: Gaussian window of 11 pixels, σ = 1.5.
 
     The mean over all pixels, borders reflected. Strips narrower than 11 pixels get a uniform window
@@ -32,7 +32,7 @@ def structural_similarity(found: Tensor, true: Tensor) -> Tensor:
         size = least - 1 + least % 2
         window = true.new_full((size, size), 1 / size**2)
     margin = window.shape[-1] // 2
-    maps = torch.cat([found, true, found * found, true * true, found * true])
+    maps = torch.cat([drawn, true, drawn * drawn, true * true, drawn * true])
     maps = F.pad(maps, [margin] * 4, mode="reflect")
     channels = true.shape[1]
     local = F.conv2d(maps, window.expand(channels, 1, -1, -1), groups=channels)
@@ -44,17 +44,17 @@ def structural_similarity(found: Tensor, true: Tensor) -> Tensor:
     return (alike / ((mean**2 + true_mean**2 + C1) * (variances + C2))).flatten(1).mean(dim=1)
 
 
-def reconstruction_columns(found: Tensor, true: Tensor) -> dict[str, Floats]:
+def reconstruction_columns(drawn: Tensor, true: Tensor) -> dict[str, Floats]:
     """mse, psnr (dB) and ssim of each of N reconstructions; the latter two NaN for tables.
 
     PSNR is NaN where a reconstruction is exact: it would be infinite.
     """
-    square = (found - true).flatten(1).double().square().mean(dim=1)
+    square = (drawn - true).flatten(1).double().square().mean(dim=1)
     nothing = torch.full_like(square, torch.nan)
     columns = {"mse": square, "psnr": nothing, "ssim": nothing}
     if true.dim() == 4:
         columns["psnr"] = torch.where(square > 0, -10 * square.log10(), nothing)
-        columns["ssim"] = structural_similarity(found, true).double()
+        columns["ssim"] = structural_similarity(drawn, true).double()
     return {name: values.numpy() for name, values in columns.items()}
 
 
@@ -74,10 +74,10 @@ def class_means(inputs: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     return means[wanted]
 
 
-def pixel_distances(found: Tensor, pool: Tensor) -> Tensor:
+def pixel_distances(drawn: Tensor, pool: Tensor) -> Tensor:
     """(N,M) mean squared distances of N reconstructions to M inputs."""
-    far: Tensor = torch.cdist(found.flatten(1).double(), pool.flatten(1).double())
-    return far.square() / found[0].numel()
+    far: Tensor = torch.cdist(drawn.flatten(1).double(), pool.flatten(1).double())
+    return far.square() / drawn[0].numel()
 
 
 def reidentified(
@@ -117,10 +117,10 @@ def clustered(codes: Tensor, labels: Tensor, classes: int, seed: int) -> Floats:
     count = min(classes, len(codes.unique(dim=0)))
     from sklearn.cluster import KMeans  # takes a second to import
 
-    found = KMeans(count, n_init=5, random_state=seed % 2**32).fit_predict(codes.numpy())
+    groups = KMeans(count, n_init=5, random_state=seed % 2**32).fit_predict(codes.numpy())
     table = np.zeros((count, classes))
-    np.add.at(table, (found, labels.numpy()), 1)
+    np.add.at(table, (groups, labels.numpy()), 1)
     rows, columns = linear_sum_assignment(-table)
     name = np.full(count, -1)
     name[rows] = columns
-    return np.asarray(name[found] == labels.numpy(), np.float64)
+    return np.asarray(name[groups] == labels.numpy(), np.float64)

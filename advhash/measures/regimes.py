@@ -6,13 +6,14 @@ expressive, without thresholds: those here are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Regime = Literal["under", "critical", "sufficient"]
+Level = TypeVar("Level", bound=Hashable)
 REGIMES: tuple[Regime, ...] = ("under", "critical", "sufficient")
 
 
@@ -54,6 +55,20 @@ def regimes(
     ]
 
 
+def means_by(values: Sequence[float], levels: Sequence[Level]) -> dict[Level, float]:
+    """The mean of the values of each level, in the order in which levels first appear.
+
+    Raises ValueError where lengths differ.
+
+    >>> means_by([1.0, 3.0, 5.0], ["a", "a", "b"])
+    {'a': 2.0, 'b': 5.0}
+    """
+    groups: dict[Level, list[float]] = {}
+    for value, level in zip(values, levels, strict=True):
+        groups.setdefault(level, []).append(value)
+    return {level: float(np.mean(group)) for level, group in groups.items()}
+
+
 def eta_squared(values: npt.ArrayLike, levels: Sequence[object]) -> float | None:
     """η²: the share of the variance of (N,) values that lies between the levels of a factor.
 
@@ -74,7 +89,7 @@ def eta_squared(values: npt.ArrayLike, levels: Sequence[object]) -> float | None
         return None
     between = 0.0
     for kind in kinds:
-        mine = numbers[[one == kind for one in levels]]
+        mine = numbers[[level == kind for level in levels]]
         between += len(mine) * float(mine.mean() - numbers.mean()) ** 2
     return min(1.0, between / total)
 

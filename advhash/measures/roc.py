@@ -126,27 +126,27 @@ def _levels(abnormal: Floats, clean: Floats) -> tuple[Floats, Floats]:
     return counts[0, ::-1], counts[1, ::-1]
 
 
-def _auroc(found: Floats, alarms: Floats) -> Floats:
+def _auroc(detected: Floats, alarms: Floats) -> Floats:
     """Of counts (…,L), the highest score first: P(abnormal > clean) + P(equal)/2."""
-    total = found.sum(-1) * alarms.sum(-1)
+    total = detected.sum(-1) * alarms.sum(-1)
     below = alarms.sum(-1, keepdims=True) - np.cumsum(alarms, -1)
-    return np.asarray((found * (below + alarms / 2)).sum(-1) / total)
+    return np.asarray((detected * (below + alarms / 2)).sum(-1) / total)
 
 
-def _precision(found: Floats, alarms: Floats) -> Floats:
+def _precision(detected: Floats, alarms: Floats) -> Floats:
     """Of counts (…,L): Σ (recall gained at a score) · precision there."""
-    hits, flagged = np.cumsum(found, -1), np.cumsum(found + alarms, -1)
-    return np.asarray((found * hits / np.maximum(flagged, 1)).sum(-1) / found.sum(-1))
+    hits, flagged = np.cumsum(detected, -1), np.cumsum(detected + alarms, -1)
+    return np.asarray((detected * hits / np.maximum(flagged, 1)).sum(-1) / detected.sum(-1))
 
 
 def _detection_at(rate: float) -> Callable[[Floats, Floats], Floats]:
     """Of counts (…,L): the detection of the rule that flags exactly the share `rate` of alarms."""
 
-    def detection(found: Floats, alarms: Floats) -> Floats:
+    def detection(detected: Floats, alarms: Floats) -> Floats:
         hits, flagged = (
             np.cumsum(np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(1, 0)]), -1)
             / counts.sum(-1, keepdims=True)
-            for counts in (found, alarms)
+            for counts in (detected, alarms)
         )
         last = (flagged <= rate + 1e-12).sum(-1, keepdims=True) - 1  # flagged in full up to here
         after = np.minimum(last + 1, flagged.shape[-1] - 1)
@@ -177,18 +177,18 @@ def two_samples(
         raise ValueError(f"expected finite scores of both, got {len(one)} and {len(other)}")
     if paired and len(one) != len(other):
         raise ValueError(f"expected pairs of scores, got {len(one)} and {len(other)}")
-    found, alarms = _levels(one, other)
+    detected, alarms = _levels(one, other)
     generator = np.random.default_rng(seed)
     if paired:
         drawn = _drawn_pairs(one, other, generator)
     else:
         drawn = tuple(
             generator.multinomial(int(counts.sum()), counts / counts.sum(), RESAMPLES).astype(float)
-            for counts in (found, alarms)
+            for counts in (detected, alarms)
         )
     spread = statistic(*drawn)
     low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
-    return Metric(float(statistic(found, alarms)), low, high, len(one))
+    return Metric(float(statistic(detected, alarms)), low, high, len(one))
 
 
 def _drawn_pairs(
@@ -247,6 +247,6 @@ def randomised_detection(
 
 def roc_curve(abnormal: npt.ArrayLike, clean: npt.ArrayLike) -> tuple[list[float], list[float]]:
     """False and true positive rates at every threshold, from (0,0) to (1,1)."""
-    found, alarms = _levels(np.asarray(abnormal, np.float64), np.asarray(clean, np.float64))
-    fpr, tpr = (np.concatenate([[0.0], np.cumsum(c) / c.sum()]) for c in (alarms, found))
+    detected, alarms = _levels(np.asarray(abnormal, np.float64), np.asarray(clean, np.float64))
+    fpr, tpr = (np.concatenate([[0.0], np.cumsum(c) / c.sum()]) for c in (alarms, detected))
     return fpr.tolist(), tpr.tolist()

@@ -156,10 +156,10 @@ def check(folder: Path) -> None:
     if not written:
         raise ValueError(f"expected the digests of what was written, got none in {folder}")
     for name, (digest, size, changed) in written.items():
-        found = (folder / name).stat()
-        if found.st_size != size:
-            raise ValueError(f"expected {size} bytes in {folder / name}, got {found.st_size}")
-        if size > LARGE and found.st_mtime_ns == changed:
+        status = (folder / name).stat()
+        if status.st_size != size:
+            raise ValueError(f"expected {size} bytes in {folder / name}, got {status.st_size}")
+        if size > LARGE and status.st_mtime_ns == changed:
             continue
         if sha256(folder / name) != digest:
             raise ValueError(f"the stored bytes of {folder / name} are not those that were written")

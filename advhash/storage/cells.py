@@ -63,9 +63,9 @@ class CellStore:
         """Read where it was finished before, else computed and stored. Raises StorageError."""
 
         def build(folder: Path) -> None:
-            found = compute()
-            write_tensors(folder / TENSORS, found.tensors)
-            write_json(folder / DOCUMENT, {"key": self.key, "document": found.document})
+            result = compute()
+            write_tensors(folder / TENSORS, result.tensors)
+            write_json(folder / DOCUMENT, {"key": self.key, "document": result.document})
 
         def read(folder: Path) -> Result:
             body = json.loads((folder / DOCUMENT).read_text("utf-8"))
@@ -73,9 +73,9 @@ class CellStore:
                 raise ValueError("it is the result of another cell")
             return Result(body["document"], read_tensors(folder / TENSORS))
 
-        found = cached(self.kind, self.key, build, read)
+        result = cached(self.kind, self.key, build, read)
         shutil.rmtree(self.pieces, ignore_errors=True)
-        return found
+        return result
 
     def piece(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors of one piece of the work: read where it is done already, else made."""

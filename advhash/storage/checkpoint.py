@@ -105,8 +105,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     file = folder / CARD
     if not file.is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
-        found = f"pickles ({', '.join(pickles[:3])}), which are refused" if pickles else "none"
-        raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {found}")
+        held = f"pickles ({', '.join(pickles[:3])}), which are refused" if pickles else "none"
+        raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {held}")
     try:
         if file.stat().st_size > _MAX_CARD:
             raise ValueError(f"a file above {_MAX_CARD} bytes")
@@ -142,10 +142,10 @@ def _check_notes(card: Mapping[str, Any]) -> None:
         raise ValueError("no list of flags under 'flags'")
     defenses = card.get("defenses", [])
     if not isinstance(defenses, list) or not all(
-        isinstance(one, dict)
-        and isinstance(one.get("name"), str)
-        and isinstance(one.get("settings"), dict)
-        for one in defenses
+        isinstance(defense, dict)
+        and isinstance(defense.get("name"), str)
+        and isinstance(defense.get("settings"), dict)
+        for defense in defenses
     ):
         raise ValueError("no list of defences under 'defenses'")
     data = card.get("data")

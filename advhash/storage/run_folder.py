@@ -101,10 +101,10 @@ def continued(folder: Path, name: Path) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Kind, code and version of the command that began a folder; {} where nothing tells them."""
     try:
-        found = json.loads((folder / IDENTITY).read_text("utf-8"))
+        identity = json.loads((folder / IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return identity if isinstance(identity, dict) else {}
 
 
 def _difference(before: dict[str, Any], kind: str, other: list[str]) -> str:

@@ -166,9 +166,9 @@ class Square(QueryAttack):
             side = square_side(self.share, spent, self.queries, height, width, least)
             step = painted if linf else poured
             change = step(moved[rows] - clean[rows], side, eps, box.chance[rows])
-            sent, found = send(rows, change)
-            kept = found <= wrong[rows]
-            moved[rows[kept]], wrong[rows[kept]] = sent[kept], found[kept]
+            sent, missed = send(rows, change)
+            kept = missed <= wrong[rows]
+            moved[rows[kept]], wrong[rows[kept]] = sent[kept], missed[kept]
 
 
 @ATTACKS.register("square-untargeted", source="Andriushchenko et al., ECCV 2020")

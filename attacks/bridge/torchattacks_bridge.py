@@ -230,13 +230,13 @@ class ClassAPGD(IterativeAttack):
     def prototypes(self) -> Tensor:
         """(C,K) ±1, of the classes that some database row carries. Raises UsageError."""
         signs, labels = torch.from_numpy(self.served.codes.signs()), self.served.labels
-        found = [vote(signs[column > 0]) for column in labels.T if bool(column.any())]
-        if len(found) < self.classes[0]:
+        voted = [vote(signs[column > 0]) for column in labels.T if bool(column.any())]
+        if len(voted) < self.classes[0]:
             raise UsageError(
                 f"ta-apgdt: expected at least {self.classes[0]} classes in the database, "
-                f"got {len(found)}; use ta-apgd-untargeted"
+                f"got {len(voted)}; use ta-apgd-untargeted"
             )
-        return torch.stack(found)
+        return torch.stack(voted)
 
 
 def register(

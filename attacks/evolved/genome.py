@@ -127,7 +127,7 @@ def mutated_genome(genome: Genome, chance: Random) -> Genome:
         values["program"] = written_program(mutated_program(parse_program(genome.program), chance))
     else:
         name = chance.choice(sorted(CHOICES))
-        values[name] = chance.choice([one for one in CHOICES[name] if one != values[name]])
+        values[name] = chance.choice([choice for choice in CHOICES[name] if choice != values[name]])
     return Genome(**values)
 
 

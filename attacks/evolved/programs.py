@@ -135,7 +135,7 @@ def mutated_program(program: Program, chance: Random) -> Program:
     line = program[place]
     if kind == "remove":
         substitute = line.operands[0]
-        later = tuple(_renamed(one, place, -1, substitute) for one in program[place + 1 :])
+        later = tuple(_renamed(step, place, -1, substitute) for step in program[place + 1 :])
         return (*program[:place], *later)
     if kind == "exchange":
         changed = Instruction(line.operation, line.operands[::-1])

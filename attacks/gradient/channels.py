@@ -75,12 +75,12 @@ def channel(name: str) -> Channel:
 
     Raises UnknownName.
     """
-    found = SHAPE.fullmatch(name)
-    if found is None:
+    parts = SHAPE.fullmatch(name)
+    if parts is None:
         raise UnknownName("channel", name, KNOWN)
-    kind, number = found[1] or found[4], float(found[2] or found[5])
+    kind, number = parts[1] or parts[4], float(parts[2] or parts[5])
     least, most = {"jpeg": (1, 95), "webp": (1, 100), "resize": (1, 99), "blur": (0.01, 10)}[kind]
-    if not least <= number <= most or (found[3] and kind != "jpeg"):
+    if not least <= number <= most or (parts[3] and kind != "jpeg"):
         raise UnknownName("channel", name, KNOWN)
     if kind == "resize":
         shrunk = functools.partial(_resized, share=number / 100)
@@ -88,7 +88,7 @@ def channel(name: str) -> Channel:
     if kind == "blur":
         blurred = functools.partial(_blurred, sigma=number)
         return Channel(name, _stored(blurred), blurred)
-    quality, full = int(number), bool(found[3])
+    quality, full = int(number), bool(parts[3])
     return Channel(
         name,
         functools.partial(
@@ -162,8 +162,8 @@ def jpeg_model(images: Tensor, *, quality: int, full_colour: bool = False) -> Te
         halved = _coded(F.avg_pool2d(colour, 2), CHROMINANCE, quality)
         colour = F.interpolate(halved, scale_factor=2.0, mode="bilinear", align_corners=False)
     planes = torch.cat([bright, colour], dim=1)
-    found = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(mixing), planes)
-    return found[:, :, :height, :width].clamp(0, 255) / 255
+    colours = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(mixing), planes)
+    return colours[:, :, :height, :width].clamp(0, 255) / 255
 
 
 def _coded(planes: Tensor, table: tuple[int, ...], quality: int) -> Tensor:

@@ -116,8 +116,8 @@ def ranking_precision(
     hits, rows = histogram(relevant), histogram(counts.expand_as(relevant))
     hits_before = hits.cumsum(dim=1) - hits / 2 + 0.5
     rows_before = rows.cumsum(dim=1) - rows / 2 + 0.5
-    found: Tensor = (hits * hits_before / rows_before).sum(dim=1)
-    return found / relevant.sum(dim=1).clamp_min(1)
+    precision: Tensor = (hits * hits_before / rows_before).sum(dim=1)
+    return precision / relevant.sum(dim=1).clamp_min(1)
 
 
 def hash_term(codes: Tensor, anchors: Tensor) -> Tensor:
@@ -167,9 +167,9 @@ def prototype_loss(
     theta = scale * codes @ database.T
     pairs = F.softplus(theta) - similar * theta
     if positive_share is not None:
-        found = similar.sum(dim=1, keepdim=True)
-        positive = similar * positive_share / found.clamp_min(1)
-        negative = (1 - similar) * (1 - positive_share) / (len(database) - found).clamp_min(1)
+        relevant = similar.sum(dim=1, keepdim=True)
+        positive = similar * positive_share / relevant.clamp_min(1)
+        negative = (1 - similar) * (1 - positive_share) / (len(database) - relevant).clamp_min(1)
         pairs = pairs * (positive + negative) * len(database)
     signs = torch.where(codes.detach() > 0, 1.0, -1.0)
     gap = ((signs - codes) ** 2).sum() / (1e4 * len(codes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from advhash.attacks.inversion.decoders import (
     Decoder,
     GradientInversion,
     Inversion,
+    Material,
     Neighbours,
     Observed,
     observe,
 )
-from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Modality, Split
+from advhash.data.dataset import Modality
 from advhash.errors import UsageError
 from advhash.measures.reconstruction import reconstruction_columns
 from advhash.registry import INVERSIONS
@@ -97,36 +97,29 @@ class CodeInversion(Inversion):
         made["tanh"] = GradientInversion(surrogate="tanh", steps=self.steps)
         return {name: made[name] for name in self.attackers}
 
-    def fit(
-        self,
-        victim: HashVictim,
-        auxiliary: Split,
-        validation: Split,
-        modality: Modality,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
+    def learn(self, material: Material) -> None:
         """Fit every attacker, then choose by the reconstructions of the validation inputs.
 
         Raises UsageError: a table, and no attacker but one of images.
         """
-        true = validation.rows(torch.arange(len(validation))).inputs[modality]
+        victim, modality, seed = material.victim, material.modality, material.seed
+        true = material.inputs(material.validation)
         if true.dim() != 4:
             self.members.pop("decoder-ssim", None)
         if not self.members:
             raise UsageError(TABLES)
-        sent = observe(victim, validation, modality, self.observed, seed=derived(seed, VALIDATION))
+        noise = derived(seed, VALIDATION)
+        sent = observe(victim, material.validation, modality, self.observed, seed=noise)
         self.merits = {}
         for place, (name, member) in enumerate(self.members.items()):
-            member.fit(victim, auxiliary, validation, modality, seed=seed, progress=progress)
-            found = member.reconstruct(victim, sent, modality, seed=seed)
-            columns = reconstruction_columns(found, true)
+            member.learn(material)
+            columns = reconstruction_columns(
+                member.reconstruct(victim, sent, modality, seed=seed), true
+            )
             merit = columns["ssim"] if true.dim() == 4 else -columns["mse"]
             self.merits[name] = float(merit.mean())
-            progress(f"fit on {self.observed}", place + 1, len(self.members))
+            material.progress(f"fit on {self.observed}", place + 1, len(self.members))
         self.chosen = max(self.merits, key=self.merits.__getitem__)
-        return self
 
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
         """(N, …) by the chosen one. Raises UsageError before `fit`."""

@@ -63,6 +63,22 @@ def observe(
     return torch.cat(parts)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a reconstruction learns from; `validation` only to choose and to stop."""
+
+    victim: HashVictim
+    auxiliary: Split
+    validation: Split
+    modality: Modality
+    seed: int
+    progress: Progress
+
+    def inputs(self, split: Split) -> Tensor:
+        """(N, …) of all rows of a split, as the victim sees them."""
+        return split.rows(torch.arange(len(split))).inputs[self.modality]
+
+
 class Inversion(ABC):
     """A reconstruction. Its constructor takes explicit keywords, stored unchanged.
 
@@ -74,6 +90,10 @@ class Inversion(ABC):
     observed: Observed = "codes"
 
     @abstractmethod
+    def learn(self, material: Material) -> None:
+        """Learn from inputs that the attacker has. Raises UsageError where it cannot."""
+
+    @final
     def fit(
         self,
         victim: HashVictim,
@@ -84,7 +104,12 @@ class Inversion(ABC):
         seed: int = 0,
         progress: Progress = silent,
     ) -> Self:
-        """Learn from inputs that the attacker has; `validation` only to choose and to stop."""
+        """Learn from inputs that the attacker has; `validation` only to choose and to stop.
+
+        Raises UsageError: inputs that it cannot learn from.
+        """
+        self.learn(Material(victim, auxiliary, validation, modality, seed, progress))
+        return self
 
     @abstractmethod
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
@@ -102,10 +127,10 @@ class Inversion(ABC):
         if codes.dim() != 2 or codes.shape[1] != victim.bits:
             raise UsageError(f"expected codes (N,{victim.bits}), got {tuple(codes.shape)}")
         with frozen(victim), seeded(seed):
-            found = self.run(victim, codes.to(victim.device).clone(), modality).detach().cpu()
-        if len(found) != len(codes) or not bool(found.isfinite().all()):
-            raise RuntimeError(f"{type(self).__name__}.run returned {tuple(found.shape)}, or NaN")
-        return found.clamp(*victim.bounds[modality])
+            drawn = self.run(victim, codes.to(victim.device).clone(), modality).detach().cpu()
+        if len(drawn) != len(codes) or not bool(drawn.isfinite().all()):
+            raise RuntimeError(f"{type(self).__name__}.run returned {tuple(drawn.shape)}, or NaN")
+        return drawn.clamp(*victim.bounds[modality])
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -131,20 +156,11 @@ class Neighbours(Inversion):
         self._seen: Tensor | None = None
         self._inputs: Tensor | None = None
 
-    def fit(
-        self,
-        victim: HashVictim,
-        auxiliary: Split,
-        validation: Split,
-        modality: Modality,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
+    def learn(self, material: Material) -> None:
         """Hash the auxiliary inputs: the attacker has the model, so no noise lies on these."""
-        self._seen = observe(victim, auxiliary, modality, self.observed, noise=False)
-        self._inputs = auxiliary.rows(torch.arange(len(auxiliary))).inputs[modality]
-        return self
+        auxiliary, modality = material.auxiliary, material.modality
+        self._seen = observe(material.victim, auxiliary, modality, self.observed, noise=False)
+        self._inputs = material.inputs(auxiliary)
 
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
         """(N, …). Raises UsageError before `fit`."""
@@ -206,20 +222,10 @@ class GradientInversion(Inversion):
         self._neighbours = Neighbours(observed=self.observed)
         self._shape: tuple[int, ...] = ()
 
-    def fit(
-        self,
-        victim: HashVictim,
-        auxiliary: Split,
-        validation: Split,
-        modality: Modality,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
+    def learn(self, material: Material) -> None:
         """Where the descent starts."""
-        self._neighbours.fit(victim, auxiliary, validation, modality, seed=seed)
-        self._shape = tuple(auxiliary.inputs[modality].shape[1:])
-        return self
+        self._neighbours.learn(material)
+        self._shape = tuple(material.auxiliary.inputs[material.modality].shape[1:])
 
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
         """(N, …). Raises UsageError before `fit`."""
@@ -283,32 +289,23 @@ class Decoder(Inversion):
             raise ValueError(f"expected hidden, epochs >= 1, got {self.hidden}, {self.epochs}")
         self._network: nn.Module | None = None
 
-    def fit(
-        self,
-        victim: HashVictim,
-        auxiliary: Split,
-        validation: Split,
-        modality: Modality,
-        *,
-        seed: int = 0,
-        progress: Progress = silent,
-    ) -> Self:
+    def learn(self, material: Material) -> None:
         """Train it on the auxiliary inputs and what they would send."""
 
         def pairs(split: Split, own: int) -> tuple[Tensor, Tensor]:
-            inputs = split.rows(torch.arange(len(split))).inputs[modality]
-            return observe(victim, split, modality, self.observed, seed=derived(seed, own)), inputs
+            seed = derived(material.seed, own)
+            seen = observe(material.victim, split, material.modality, self.observed, seed=seed)
+            return seen, material.inputs(split)
 
         self._network = fit_decoder(
-            *pairs(auxiliary, 0),
-            *pairs(validation, 1),
+            *pairs(material.auxiliary, 0),
+            *pairs(material.validation, 1),
             hidden=self.hidden,
             epochs=self.epochs,
             loss=self.loss,
-            seed=seed,
-            progress=progress,
+            seed=material.seed,
+            progress=material.progress,
         )
-        return self
 
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
         """(N, …). Raises UsageError before `fit`."""
@@ -382,16 +379,16 @@ def fit_decoder(
     return network.eval()
 
 
-def _unlike(found: Tensor, true: Tensor) -> Tensor:
+def _unlike(drawn: Tensor, true: Tensor) -> Tensor:
     """1 − mean SSIM of images, which may leave [0,1] while they are learnt."""
-    return 1 - structural_similarity(found, true).mean()
+    return 1 - structural_similarity(drawn, true).mean()
 
 
 def decode(network: nn.Module, seen: Tensor) -> Tensor:
     """(N, …) inputs for (N,F) of what was seen."""
     with torch.no_grad():
-        found: Tensor = network(seen)
-    return found
+        drawn: Tensor = network(seen)
+    return drawn
 
 
 class _Standard(nn.Module):

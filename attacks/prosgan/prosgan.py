@@ -364,8 +364,8 @@ class ProSGAN(Attack):
         aim = self.supervise
         row: dict[str, float] = {"unseen_sets": float(len(unseen))}
         for name, sets in (("seen", seen), ("unseen", unseen)):
-            found = self._validate(victim, data, sets, budget)
-            row |= {f"{name}_{key.removeprefix('validation_')}": v for key, v in found.items()}
+            merit = self._validate(victim, data, sets, budget)
+            row |= {f"{name}_{key.removeprefix('validation_')}": v for key, v in merit.items()}
             still = validated(victim, data, sets, lambda images, _: images, lambda t: aim(t)[1])
             row[f"{name}_tmap_clean"] = still["validation_tmap"]
         self.history.append({"phase": "held out", **row})

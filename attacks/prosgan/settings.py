@@ -45,8 +45,8 @@ class Mode:
 
     def changed(self, settings: object) -> Mode:
         """With those of the same names in `settings` that are not None."""
-        given = {one.name: getattr(settings, one.name) for one in fields(self)}
-        return replace(self, **{name: one for name, one in given.items() if one is not None})
+        given = {field.name: getattr(settings, field.name) for field in fields(self)}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 FREE = Mode(

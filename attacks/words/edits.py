@@ -58,8 +58,8 @@ class BagEdits:
         swap = torch.stack([out.gather(1, pair // kept), new.gather(1, pair % kept)], dim=2)
         swap = swap.masked_fill((gain < NEVER / 2).unsqueeze(2), none).flatten(0, 1)
         times = texts.new_tensor([-1.0, 1.0]).expand(len(swap), 2)
-        found = known.changed(texts.repeat_interleave(gain.shape[1], dim=0), swap, times)
-        tried: Tensor = found.unflatten(0, gain.shape)
+        edited = known.changed(texts.repeat_interleave(gain.shape[1], dim=0), swap, times)
+        tried: Tensor = edited.unflatten(0, gain.shape)
         return tried
 
 

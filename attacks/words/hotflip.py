@@ -30,8 +30,8 @@ AT_ONCE = 2048  # candidate texts that are hashed together
 def label_words(data: Dataset) -> frozenset[str]:
     """Words that name a class of the data, and those that its card says give one away."""
     given = data.card.get("giveaway_words", {})
-    found = given.values() if isinstance(given, dict) else ()
-    away = {str(entry["word"]) for entries in found for entry in entries}
+    listed = given.values() if isinstance(given, dict) else ()
+    away = {str(entry["word"]) for entries in listed for entry in entries}
     return frozenset(away.union(*(words(name) for name in data.classes)))
 
 

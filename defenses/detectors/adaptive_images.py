@@ -44,10 +44,10 @@ class Success:
 
     def _precision(self, codes: HashCodes, rows: Tensor | slice) -> Tensor:
         labels = self._labels[rows if isinstance(rows, slice) else rows.cpu().numpy()]
-        found = retrieval_average_precision(
+        precision = retrieval_average_precision(
             codes, self._data.codes, labels, self._data.labels.numpy()
         )
-        return torch.from_numpy(found)
+        return torch.from_numpy(precision)
 
     def of(self, codes: HashCodes, rows: Tensor | None = None) -> Tensor:
         """(b,) bool, on the CPU, of the codes of queries `rows` (all by default).
@@ -136,11 +136,11 @@ class AdaptiveTargeted(Attack):
         if self._data is None:
             raise UsageError(f"{type(self).__name__}: call fit with the database before run")
         clean, bounds = batch.inputs["image"], victim.bounds["image"]
-        found = (self.first or self.attack).run(victim, batch, targets, budget).to(clean)
-        found = round_toward(clean, budget.project(clean, found, bounds))
+        moved = (self.first or self.attack).run(victim, batch, targets, budget).to(clean)
+        moved = round_toward(clean, budget.project(clean, moved, bounds))
         search = _Search(self, self._data, victim, batch, targets, budget)
-        search.judge(found, torch.arange(len(clean), device=clean.device))
-        for start in (clean,) if self.first is None else (clean, found):
+        search.judge(moved, torch.arange(len(clean), device=clean.device))
+        for start in (clean,) if self.first is None else (clean, moved):
             for weight in self.weights:
                 search.descend(start, weight)
         return search.best

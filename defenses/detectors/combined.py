@@ -81,8 +81,8 @@ class Combined(CodeDetector):
         ]  # fmt: skip
         batch = clean.rows(held)
         values = [
-            torch.stack([part.score(victim, one, modality) for part in self._parts], dim=1)
-            for one in (batch, *self._abnormal(victim, known, batch, modality))
+            torch.stack([part.score(victim, items, modality) for part in self._parts], dim=1)
+            for items in (batch, *self._abnormal(victim, known, batch, modality))
         ]
         truth = torch.cat([torch.full((len(batch),), float(n > 0)) for n in range(ABNORMAL + 1)])
         table = torch.cat(values)
@@ -116,7 +116,7 @@ class Combined(CodeDetector):
             Noise().perturb(victim, batch, None, budget, modality, seed=0),
             method.perturb(victim, batch, targets, budget, modality, seed=0),
         ]
-        return [one.batch for one in moved]
+        return [result.batch for result in moved]
 
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality

@@ -176,10 +176,10 @@ def any_code_accepted(
     for codes, label in zip(sent, labels.tolist(), strict=True):
         key = tuple(codes[1].tolist())
         if key not in known:
-            found = predictions(own, codes[1], every, moving=0)
+            predicted = predictions(own, codes[1], every, moving=0)
             pair = torch.stack([every, codes[1].expand_as(every)], dim=1)
-            passed = detector.judge(pair, table[found]) <= threshold
-            known[key] = set(found[passed].tolist())
+            passed = detector.judge(pair, table[predicted]) <= threshold
+            known[key] = set(predicted[passed].tolist())
         result.append(bool(known[key] - {label}))
     return torch.tensor(result)
 

@@ -89,13 +89,13 @@ class CodeDetector(Detector):
                 f"{type(self).__name__}: call fit with clean rows and this victim before score; "
                 f"expected codes of {self._victim_bits} bits, got {victim.bits}"
             )
-        found = []
+        scores = []
         with frozen(victim), torch.no_grad():
             for inputs in batch.inputs[modality].split(BLOCK):
                 part = inputs.to(victim.device)
                 relaxed = victim.relax(part, modality)
-                found.append(self.penalty(victim, part, relaxed, modality).float().cpu())
-        return torch.cat(found) if found else torch.zeros(0)
+                scores.append(self.penalty(victim, part, relaxed, modality).float().cpu())
+        return torch.cat(scores) if scores else torch.zeros(0)
 
     @abstractmethod
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:
@@ -130,16 +130,16 @@ def label_centres(codes: Tensor, labels: Tensor, least: int) -> Tensor:
     Of each label set that at least `least` rows carry, and of each class over all rows that have
     it. Raises DataError where no row has a label.
     """
-    found = [
+    groups = [
         vote(codes[rows])
-        for rows in ((labels == one).all(dim=1) for one in label_sets(labels))
+        for rows in ((labels == labelled).all(dim=1) for labelled in label_sets(labels))
         if int(rows.sum()) >= least
     ]
     members = labels.bool()
-    found += [vote(codes[rows]) for rows in members.T if bool(rows.any())]
-    if not found:
+    groups += [vote(codes[rows]) for rows in members.T if bool(rows.any())]
+    if not groups:
         raise DataError("majority codes need labels: expected rows with some, got none")
-    centres: Tensor = torch.stack(found).unique(dim=0)
+    centres: Tensor = torch.stack(groups).unique(dim=0)
     return centres
 
 

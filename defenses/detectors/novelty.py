@@ -99,11 +99,11 @@ class Novelty(CodeDetector):
         if not self._known:
             raise UsageError("novelty: expected fit() with clean items before by_layer()")
         coder = self._inside or victim
-        found = _parts(coder, coder.encode(batch.inputs[modality], modality))
+        parts = _parts(coder, coder.encode(batch.inputs[modality], modality))
         return {
             name: torch.from_numpy(neighbours(codes, self._known[name][1], 1)[1][:, 0]).float()
             / codes.bits
-            for name, (_, codes) in found.items()
+            for name, (_, codes) in parts.items()
         }
 
 

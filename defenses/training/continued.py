@@ -45,7 +45,7 @@ class Continued(Hardening):
 
     def check(self, victim: HashVictim) -> None:
         """Raise UsageError: no pictures, no weights to train."""
-        if not any(victim.is_image(one) for one in victim.bounds):
+        if not any(victim.is_image(modality) for modality in victim.bounds):
             raise UsageError(
                 f"--defense: expected a victim of images, got one of {', '.join(victim.bounds)}"
             )

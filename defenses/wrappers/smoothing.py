@@ -246,6 +246,6 @@ def certified_recall(
     agreement = (codes.signs() * held) @ database.signs().T  # held bits: equal − different
     different = (held.sum(axis=1, keepdims=True) - agreement) / 2
     worst = different + (~held).sum(axis=1, keepdims=True)
-    found = ((worst <= within) & relevant).sum(axis=1)
+    kept = ((worst <= within) & relevant).sum(axis=1)
     count = relevant.sum(axis=1)
-    return np.where(count > 0, found / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, kept / np.maximum(count, 1), np.nan)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
+from advhash.measures.paired_runs import Queries, compare, map_lost, standings
 from advhash.reports.attack import tables
-from advhash.reports.attack.pairs import Queries, compare, headline, load_queries, map_lost
-from advhash.reports.attack.ranks import standings
+from advhash.reports.attack.queries import load_queries, rival
 from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import (
     Chapter,
     Source,
-    Told,
+    Statement,
     attack_fact,
     covered,
     data_fact,
@@ -33,7 +33,14 @@ from advhash.reports.elements.plots import (
     interval_figure,
 )
 from advhash.reports.elements.verdict import STRENGTHS, Verdict, run_labels, verdict
-from advhash.reports.record import EXAMPLE_RULE, GAIN, Example, Record, Retrieved, load_record
+from advhash.reports.record import (
+    EXAMPLE_RULE,
+    GAIN,
+    Example,
+    Record,
+    Retrieved,
+    load_record,
+)
 from advhash.reports.vocabulary import figure, label_of
 
 
@@ -83,20 +90,20 @@ def _rank(place: int, count: int) -> str:
 
 
 def _shown(folder: Path, record: Record, pictures: Pictures) -> list[Shown]:
-    def items(found: Sequence[Retrieved]) -> list[Item]:
-        return [Item(one, pictures.add(folder, one.picture)) for one in found]
+    def items(retrieved: Sequence[Retrieved]) -> list[Item]:
+        return [Item(item, pictures.add(folder, item.picture)) for item in retrieved]
 
     return [
         Shown(
-            one,
+            example,
             _rank(place, len(record.examples)),
-            pictures.add(folder, one.clean_picture),
-            pictures.add(folder, one.perturbation_picture),
-            pictures.add(folder, one.adversarial_picture),
-            items(one.before),
-            items(one.after),
+            pictures.add(folder, example.clean_picture),
+            pictures.add(folder, example.perturbation_picture),
+            pictures.add(folder, example.adversarial_picture),
+            items(example.before),
+            items(example.after),
         )
-        for place, one in enumerate(record.examples)
+        for place, example in enumerate(record.examples)
     ]
 
 
@@ -106,9 +113,11 @@ def _effects(runs: Sequence[Run], goal: str, main: str, names: Mapping[str, str]
         metric = run.record.metrics.get(main)
         if run.record.attack.goal != goal or metric is None:
             continue
-        found = {name: run.record.metrics.get(key) for name, key in names.items()}
+        metrics = {name: run.record.metrics.get(key) for name, key in names.items()}
         references = {
-            name: other.value for name, other in found.items() if other and other.value is not None
+            name: other.value
+            for name, other in metrics.items()
+            if other and other.value is not None
         }
         effects.append(Effect(run.label, metric, references))
     return effects
@@ -151,19 +160,19 @@ def _drawings(runs: Sequence[Run]) -> list[Drawing]:
 
 def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
-    found: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
+    figures: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
     for run in runs:
-        record, main = run.record, headline(run.record)
+        record, main = run.record, run.record.headline().main
         metric = record.metrics.get(main)
         if record.budget.eps is None or metric is None:
             continue
         protocol = record.protocol
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
         name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
-        lines = found.setdefault((main, record.budget.norm), {})
+        lines = figures.setdefault((main, record.budget.norm), {})
         lines.setdefault(name, {})[record.budget.eps] = metric
     drawings = []
-    for (main, norm), lines in found.items():
+    for (main, norm), lines in figures.items():
         grown = [
             Growth(name, sorted(points.items()))
             for name, points in lines.items()
@@ -201,9 +210,9 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
-def _told(label: str, found: Verdict) -> Told:
-    word = found.word if found.word.startswith("No ") else f"{found.word} attack"
-    return Told(label, found.lead, found.details, word)
+def _statement(label: str, outcome: Verdict) -> Statement:
+    word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
+    return Statement(label, outcome.lead, outcome.details, word)
 
 
 def _source(folder: Path, label: str, record: Record) -> Source:
@@ -244,14 +253,15 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 damage,
             )
         )
-    pairs = compare(records, [run.queries for run in runs])
+    rivals = [rival(run.record, run.queries) for run in runs]
+    pairs = compare(rivals)
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")
     if len(runs) > 1:
-        one = len({record.victim.label for record in records}) == 1
+        alone = len({record.victim.label for record in records}) == 1
         title = f"{len(runs)} runs against {victims} on {datasets}"
-        heading = f"How well {victims} withstand{'s' if one else ''} {len(runs)} attack runs"
+        heading = f"How well {victims} withstand{'s' if alone else ''} {len(runs)} attack runs"
     else:
         title = f"{first.attack.name} against {victims} on {datasets}"
         heading = f"How well {victims} withstands {first.attack.name} ({first.budget.text})"
@@ -266,7 +276,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 "first": runs[0],
                 "tables": {
                     "threat": tables.threat(runs),
-                    "leaderboard": tables.leaderboard(runs, standings(records, pairs)),
+                    "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
                     "results": tables.results(runs),
                     "directions": tables.directions(runs),
                     "planted": tables.planted(runs),
@@ -282,8 +292,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 "rule": EXAMPLE_RULE,
                 "gain": GAIN,
             },
-            told=[_told(run.label, run.verdict) for run in runs],
-            sources=[_source(*one) for one in zip(folders, labels, records, strict=True)],
+            statements=[_statement(run.label, run.verdict) for run in runs],
+            sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],
             datasets=[record.dataset.name for record in records],
             flags=[(run.label, flag) for run in runs for flag in run.record.flags],
             deviations=[

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from advhash.measures.intervals import Difference, Metric
-from advhash.reports.attack.pairs import Pair, same_task
+from advhash.measures.intervals import Difference, Metric, apart, share_lost
+from advhash.measures.paired_runs import Pair, between, same_size
+from advhash.reports.attack.queries import task
 from advhash.reports.elements.verdict import (
-    apart,
     length,
     metric_of,
     percent,
@@ -16,8 +16,6 @@ from advhash.reports.elements.verdict import (
     with_interval,
 )
 from advhash.reports.record import Record
-
-SAME_L2 = 0.05  # relative difference up to which two L2 distances count as the same
 
 
 def findings(
@@ -29,18 +27,6 @@ def findings(
         *_projection(records, labels, pairs),
         *_blend(records, labels, pairs),
     ]
-
-
-def _between(pairs: Sequence[Pair], one: int, other: int) -> Difference | None:
-    """The difference of two places on the page, whichever has more first."""
-    for pair in pairs:
-        if {pair.first, pair.second} == {one, other}:
-            found = pair.difference
-            if found.value is None or found.value >= 0:
-                return found
-            low, high = (None if x is None else -x for x in (found.high, found.low))
-            return Difference(-found.value, low, high, found.n, found.p)
-    return None
 
 
 def _compared(one: Metric, other: Metric, difference: Difference | None) -> str:
@@ -70,7 +56,7 @@ def _differences(records: Sequence[Record]) -> list[str]:
         },
         "the seed": {record.run.seed for record in records},
     }
-    differing = [aspect for aspect, found in aspects.items() if len(found) > 1]
+    differing = [aspect for aspect, kinds in aspects.items() if len(kinds) > 1]
     if not differing:
         return []
     return [
@@ -89,7 +75,7 @@ def _projection(
     sentences = []
     for place, bounded in runs:
         unbounded = next(
-            (run for run in runs if run[1].budget.norm == "none" and same_task(run[1], bounded)),
+            (run for run in runs if run[1].budget.norm == "none" and task(run[1]) == task(bounded)),
             None,
         )
         if bounded.budget.norm == "none" or unbounded is None:
@@ -110,8 +96,8 @@ def _projection(
             )
             + f"{with_interval(after)}"
         )
-        if clean is not None and before.value > clean and after.value < before.value:
-            lost = (before.value - after.value) / (before.value - clean)
+        lost = None if clean is None else share_lost(before.value, after.value, clean)
+        if lost is not None and lost > 0:
             text += (
                 f": it loses {percent(lost)} of its effect over clean queries "
                 f"({percent(before.value)} → {percent(after.value)}, clean {percent(clean)})"
@@ -122,7 +108,7 @@ def _projection(
                 over, bounded.protocol.query_modality if bounded.budget.norm == "linf" else ""
             )
             text += f" Before the projection it left the budget by {far} on average."
-        difference = _between(pairs, unbounded[0], place)
+        difference = between(pairs, unbounded[0], place)
         sentences.append(f"{text} {_compared(before, after, difference)}")
     return sentences
 
@@ -135,14 +121,14 @@ def _blend(records: Sequence[Record], labels: Sequence[str], pairs: Sequence[Pai
         if metric_of(record, "tmap").value is not None and metric_of(record, "l2").value
     ]
     sentences = []
-    for one, other in combinations(named, 2):
-        plain, method = (one, other) if one[0].attack.name == "blend" else (other, one)
+    for first, other in combinations(named, 2):
+        plain, method = (first, other) if first[0].attack.name == "blend" else (other, first)
         if plain[0].attack.name != "blend" or method[0].attack.name == "blend":
             continue
-        near, far = sorted((plain[3] or 0.0, method[3] or 0.0))
-        if not same_task(plain[0], method[0]) or far - near > SAME_L2 * far:
+        alike = same_size(plain[3] or 0.0, method[3] or 0.0)
+        if task(plain[0]) != task(method[0]) or not alike:
             continue
-        paired = _between(pairs, plain[4], method[4])
+        paired = between(pairs, plain[4], method[4])
         better = (method[2].value or 0.0) - (plain[2].value or 0.0)
         sentences.append(
             f"At the same L2 ({method[3]:.2f} and {plain[3]:.2f}), moving the query toward a "

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.pairs import Pair
-from advhash.reports.attack.ranks import Standing
+from advhash.measures.paired_runs import Pair, Standing
 from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.numbers import as_distance, as_number
 from advhash.reports.elements.tables import (
@@ -89,18 +88,24 @@ def shown(runs: Sequence[Run]) -> list[str]:
     return [*_shares(runs), *DISTANCES]
 
 
+def rank(standing: Standing) -> str:
+    """A rank as it is written, "2" or a range such as "2–3"."""
+    best, worst = standing.best, standing.worst
+    return str(best) if best == worst else f"{best}–{worst}"
+
+
 def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | None:
     """The strongest attack first; None where no two runs were paired."""
     if not standings:
         return None
     rows = []
-    for one in standings:
-        record = runs[one.run].record
+    for standing in standings:
+        record = runs[standing.run].record
         rows.append(
             row(
-                named(runs[one.run].label),
-                number(one.rank),
-                points(record.metrics.get(one.metric)),
+                named(runs[standing.run].label),
+                number(rank(standing)),
+                points(record.metrics.get(standing.metric)),
                 _distance(record, "linf"),
                 _plain(record, "l2"),
             )
@@ -161,20 +166,20 @@ def results(runs: Sequence[Run]) -> Table:
 def directions(runs: Sequence[Run]) -> Table | None:
     """The same queries against each kind of database code; None where there is one alone."""
 
-    def cells(run: Run, way: str, found: Mapping[str, Metric | None]) -> list[TableCell]:
+    def cells(run: Run, way: str, metrics: Mapping[str, Metric | None]) -> list[TableCell]:
         protocol = run.record.protocol
         headline = way == f"{protocol.query_modality}-{protocol.database}"
         return row(
             TableCell(way, note="(headline)" if headline else ""),
             named(run.label),
-            (points(found.get(name)) for name in shares),
+            (points(metrics.get(name)) for name in shares),
         )
 
     shares = _shares(runs)
     rows = [
-        cells(run, way, found)
+        cells(run, way, metrics)
         for run in runs
-        for way, found in run.record.metrics_by_direction.items()
+        for way, metrics in run.record.metrics_by_direction.items()
     ]
     if not rows:
         return None
@@ -212,8 +217,8 @@ def planted(runs: Sequence[Run]) -> Table | None:
 
 def thresholds(runs: Sequence[Run]) -> list[Table]:
     """Collision of targeted runs, evasion of untargeted ones, of those that have a threshold."""
-    found = [run for run in runs if "threshold_bits" in run.record.metrics]
-    aims = {goal: [run for run in found if run.record.attack.goal == goal] for goal in RATES}
+    judged = [run for run in runs if "threshold_bits" in run.record.metrics]
+    aims = {goal: [run for run in judged if run.record.attack.goal == goal] for goal in RATES}
     return [_threshold(aims[goal], *RATES[goal]) for goal in RATES if aims[goal]]
 
 
@@ -236,7 +241,7 @@ def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
     )
 
 
-def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
+def pairs(runs: Sequence[Run], paired: Sequence[Pair]) -> Table | None:
     """The paired differences; None where there is none."""
 
     def cells(pair: Pair) -> list[TableCell]:
@@ -254,9 +259,9 @@ def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
         "In t-MAP, above 0 means that the first is the stronger attack. "
         if name == "tmap"
         else "In MAP, above 0 means that the second is the stronger attack. "
-        for name in dict.fromkeys(pair.metric for pair in found)
+        for name in dict.fromkeys(pair.metric for pair in paired)
     )
-    if not found:
+    if not paired:
         return None
     return Table(
         "Compared pairwise",
@@ -268,5 +273,5 @@ def pairs(runs: Sequence[Run], found: Sequence[Pair]) -> Table | None:
             Column("Second run", wide=True),
             *columns("Figure", "Difference", "Queries", "p", "p adjusted"),
         ],
-        [cells(pair) for pair in found],
+        [cells(pair) for pair in paired],
     )

@@ -63,7 +63,7 @@ MAX_FILE = 1_000_000  # bytes of an env.json: none of ours comes near it
 
 
 @dataclass(frozen=True)
-class Told:
+class Statement:
     """The verdict on a run in plain words.
 
     label: what the page calls the run
@@ -105,7 +105,7 @@ class Chapter:
     template:   the file with its macros, one for each of TOPICS that it speaks on: the name of one
                 of ours, or the path of another package's
     values:     what the macros see
-    told:       a verdict a run
+    statements: a verdict a run
     flags:      (label of the run, flag)
     deviations: (what deviates from its paper, how)
     """
@@ -115,7 +115,7 @@ class Chapter:
     heading: str
     template: str
     values: Mapping[str, Any]
-    told: Sequence[Told]
+    statements: Sequence[Statement]
     sources: Sequence[Source]
     datasets: Sequence[str]
     flags: Sequence[tuple[str, Flag]] = ()
@@ -192,8 +192,8 @@ def _versions(file: Path) -> dict[str, str]:
     packages = body.get("packages") if isinstance(body, dict) else None
     if not isinstance(packages, dict):
         return {}
-    found = {"Python": body.get("python"), **{name: packages.get(name) for name in SHOWN}}
-    return {name: version for name, version in found.items() if isinstance(version, str)}
+    versions = {"Python": body.get("python"), **{name: packages.get(name) for name in SHOWN}}
+    return {name: version for name, version in versions.items() if isinstance(version, str)}
 
 
 def known(knowledge: Sequence[str]) -> list[str]:
@@ -202,7 +202,7 @@ def known(knowledge: Sequence[str]) -> list[str]:
     >>> known(["labels", "something else"])
     ['has labels of the data']
     """
-    return [KNOWLEDGE[one] for one in knowledge if one in KNOWLEDGE]
+    return [KNOWLEDGE[name] for name in knowledge if name in KNOWLEDGE]
 
 
 def covered(names: Sequence[str], plural: str) -> str:
@@ -211,7 +211,7 @@ def covered(names: Sequence[str], plural: str) -> str:
     >>> covered(["a", "b", "a"], "things"), covered("abcd", "things")
     ('a and b', '4 things')
     """
-    found = list(dict.fromkeys(names))
-    if len(found) > 3:
-        return f"{len(found)} {plural}"
-    return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > 3:
+        return f"{len(distinct)} {plural}"
+    return " and ".join(part for part in (", ".join(distinct[:-1]), *distinct[-1:]) if part)

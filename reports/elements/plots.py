@@ -213,7 +213,7 @@ def curves(history: History) -> list[Curve]:
     [('a', 'loss', (2.0,))]
     """
     phases = list(dict.fromkeys(str(row.get("phase", "training")) for row in history))
-    found = []
+    drawn = []
     for phase in phases:
         rows = [row for row in history if str(row.get("phase", "training")) == phase]
         columns = dict.fromkeys(
@@ -229,27 +229,27 @@ def curves(history: History) -> list[Curve]:
                 for place, row in enumerate(rows)
                 if not isinstance(row.get(column, ""), str)
             ]
-            found.append(
+            drawn.append(
                 Curve(phase, column, counter, *(tuple(axis) for axis in zip(*points, strict=True)))
             )
-    return found
+    return drawn
 
 
 def history_figures(history: History) -> list[tuple[str, bytes]]:
     """(phase, figure) for each phase that has a curve: one line a column; MAX_PHASES at most."""
-    found = curves(history)
-    phases = list(dict.fromkeys(curve.phase for curve in found))
+    drawn = curves(history)
+    phases = list(dict.fromkeys(curve.phase for curve in drawn))
     with matplotlib.rc_context(STYLE):
         return [
-            (phase, _phase_figure([curve for curve in found if curve.phase == phase]))
+            (phase, _phase_figure([curve for curve in drawn if curve.phase == phase]))
             for phase in phases[:MAX_PHASES]
         ]
 
 
-def _phase_figure(found: Sequence[Curve]) -> bytes:
-    figure = Figure(figsize=(3.7, 2.6 + 0.2 * (len(found) // 2)), layout="constrained")
+def _phase_figure(drawn: Sequence[Curve]) -> bytes:
+    figure = Figure(figsize=(3.7, 2.6 + 0.2 * (len(drawn) // 2)), layout="constrained")
     axes = figure.add_subplot()
-    for place, curve in enumerate(found):
+    for place, curve in enumerate(drawn):
         axes.plot(
             curve.x,
             curve.y,
@@ -260,14 +260,14 @@ def _phase_figure(found: Sequence[Curve]) -> bytes:
             linewidth=1.4,
             label=_short(curve.column.lstrip("_"), 22),
         )
-    values = [value for curve in found for value in curve.y]
+    values = [value for curve in drawn for value in curve.y]
     if min(values) > 0 and max(values) > 50 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_xlabel(found[0].counter)
-    axes.set_title(_short(found[0].phase, 38), fontsize=10)
+    axes.set_xlabel(drawn[0].counter)
+    axes.set_title(_short(drawn[0].phase, 38), fontsize=10)
     axes.grid(color="#e5e7eb", linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return svg_of(figure)

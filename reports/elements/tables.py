@@ -118,4 +118,4 @@ def chance(p: float | None) -> TableCell:
 
 def row(*cells: TableCell | Iterable[TableCell]) -> list[TableCell]:
     """A row of cells and of runs of cells."""
-    return [one for part in cells for one in ([part] if isinstance(part, TableCell) else part)]
+    return [cell for part in cells for cell in ([part] if isinstance(part, TableCell) else part)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advhash.measures.intervals import Difference, Metric
+from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
 
 NO_VALUE = "–"
@@ -79,13 +79,6 @@ def metric_of(record: Record, name: str) -> Metric:
 def with_interval(metric: Metric) -> str:
     """A share and its interval in words."""
     return f"{percent(metric.value)} ({interval(metric)})"
-
-
-def apart(one: Metric, other: Metric) -> bool | None:
-    """Whether two intervals lie apart; None where one of them does not exist."""
-    if one.low is None or one.high is None or other.low is None or other.high is None:
-        return None
-    return one.high < other.low or other.high < one.low
 
 
 def verdict(record: Record, lost: Difference | None = None) -> Verdict:
@@ -159,10 +152,10 @@ def _untargeted(record: Record, lost: Difference | None) -> Verdict:
         doubt = " The interval does not lie above zero, so no clear effect is shown."
     if clear is False:
         return Verdict("No clear effect", lead + doubt, details)
-    if chance.value is None or own.value <= chance.value:
+    share = None if chance.value is None else share_lost(own.value, moved.value, chance.value)
+    if share is None:
         lead += " Clean queries do no better than chance, so there was nothing to lose."
         return Verdict("No verdict", lead, details)
-    share = (own.value - moved.value) / (own.value - chance.value)
     lead += f" That is {percent(share)} of what the victim had above chance."
     if clear is None:
         lead += " Too few queries to generalise."

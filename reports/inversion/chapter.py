@@ -10,10 +10,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advhash.measures.intervals import Difference, Metric
+from advhash.measures.intervals import Difference, Metric, largest_gap
 from advhash.reports.elements.chapters import (
     Chapter,
-    Told,
+    Statement,
     data_fact,
     known,
     source_of,
@@ -96,12 +96,12 @@ def sweep_figure(record: InversionRecord) -> Drawing | None:
         return None
 
     def draw(figure: Figure) -> None:
-        for place, (label, found, column) in enumerate(panels):
+        for place, (label, sweep, column) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), place + 1)
-            found = sorted(found, key=lambda point: int(getattr(point, column)))
-            x = [int(getattr(point, column)) for point in found]
-            _lines(axes, x, [("codes", [p.accuracy for p in found]),
-                             ("undefended", [p.accuracy_undefended for p in found])])  # fmt: skip
+            sweep = sorted(sweep, key=lambda point: int(getattr(point, column)))
+            x = [int(getattr(point, column)) for point in sweep]
+            _lines(axes, x, [("codes", [p.accuracy for p in sweep]),
+                             ("undefended", [p.accuracy_undefended for p in sweep])])  # fmt: skip
             axes.set_xscale("log", base=2)
             axes.set_xticks(x, [str(value) for value in x])
             axes.minorticks_off()
@@ -144,11 +144,7 @@ def bits_figure(record: InversionRecord) -> Drawing:
         axes.set_ylabel("mean over the database (−1 to 1)")
         figure.legend(loc="outside lower center", ncols=5, frameon=False)
 
-    worst = max(
-        abs(mean - wanted)
-        for party in record.bits
-        for mean, wanted in zip(party.means, party.wanted, strict=True)
-    )
+    worst = max(largest_gap(party.means, party.wanted) for party in record.bits)
     caption = f"Grey: ±0.2. Farthest from the class codes: {worst:.3f}."
     return Drawing(_figure(7.0, 3.2, draw), "Mean of each bit of each party", caption)
 
@@ -162,11 +158,11 @@ def roc_figure(record: InversionRecord) -> Drawing | None:
     def draw(figure: Figure) -> None:
         for place, kind in enumerate(kinds):
             axes = figure.add_subplot(1, len(kinds), place + 1)
-            rows = [one for one in record.detection if one.inputs == kind]
-            for number, one in enumerate(rows):
+            rows = [entry for entry in record.detection if entry.inputs == kind]
+            for number, entry in enumerate(rows):
                 axes.plot(
-                    one.fpr, one.tpr, color=COLOURS[number], linestyle=DASHES[number],
-                    label=one.detector if not place else None,
+                    entry.fpr, entry.tpr, color=COLOURS[number], linestyle=DASHES[number],
+                    label=entry.detector if not place else None,
                 )  # fmt: skip
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
             axes.set_title(kind, fontsize=10)
@@ -233,11 +229,14 @@ def detectors_table(record: InversionRecord) -> Table:
         ],
         [
             row(
-                TableCell(one.inputs),
-                TableCell(one.detector),
-                map(points, (one.false_alarms, one.detected, one.detected_randomised, one.auroc)),
+                TableCell(entry.inputs),
+                TableCell(entry.detector),
+                map(
+                    points,
+                    (entry.false_alarms, entry.detected, entry.detected_randomised, entry.auroc),
+                ),
             )
-            for one in record.detection
+            for entry in record.detection
         ],
     )
 
@@ -257,15 +256,15 @@ def labels_table(record: InversionRecord) -> Table:
 
 def accuracy_table(record: InversionRecord) -> Table:
     """What sending codes costs."""
-    found = record.metrics
+    metrics = record.metrics
     return Table(
         "Accuracy",
         "Accuracy of the federation in percent.",
         of_figures("accuracy", "accuracy_undefended", "accuracy_loss"),
         [
             row(
-                points(found.get("accuracy")),
-                points(found.get("accuracy_undefended")),
+                points(metrics.get("accuracy")),
+                points(metrics.get("accuracy_undefended")),
                 points(record.differences.get("accuracy_loss")),
             )
         ],
@@ -316,18 +315,18 @@ def verdicts(record: InversionRecord) -> list[str]:
 
 def _trained_on_ssim(record: InversionRecord) -> list[str]:
     """What of the gain of a decoder trained on SSIM is the code, and what the training."""
-    found, told, over = (
+    gain, informed, over = (
         record.differences.get(name)
         for name in ("gain_decoder_ssim", "gain_class_decoder_ssim",
                      "gain_decoder_ssim_over_class_decoder")
     )  # fmt: skip
-    if found is None or told is None or over is None:
+    if gain is None or informed is None or over is None:
         return []
-    if found.value is None or told.value is None or over.value is None:
+    if gain.value is None or informed.value is None or over.value is None:
         return []
     return [
-        f"A decoder trained on SSIM itself gains {found.value:.3f} from codes{_between(found, 1)} "
-        f"and {told.value:.3f} from the class alone{_between(told, 1)}: the code adds "
+        f"A decoder trained on SSIM itself gains {gain.value:.3f} from codes{_between(gain, 1)} "
+        f"and {informed.value:.3f} from the class alone{_between(informed, 1)}: the code adds "
         f"{over.value:.3f}{_between(over, 1)}."
     ]
 
@@ -402,7 +401,7 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
             "accuracy": accuracy_table(record),
             "knowledge": known(attack.knowledge),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],

@@ -125,4 +125,6 @@ class InversionRecord(Document):
     @property
     def of_pictures(self) -> bool:
         """Whether pictures were reconstructed: rows of tables have neither SSIM nor PSNR."""
-        return any(one.ssim is not None for world in self.worlds for one in world.attackers)
+        return any(
+            attacker.ssim is not None for world in self.worlds for attacker in world.attackers
+        )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.chapters import Chapter, Told, data_fact, source_of
+from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, svg_of
@@ -46,21 +46,23 @@ DASHED = {"codes_only", "dlcmh_binary", "retrain_same_time", "chance"}
 
 def verdict(record: LifelongRecord) -> list[str]:
     """What was found, in sentences, with intervals."""
-    found = {name: record.metrics[name] or Metric() for name in TOLD}
-    changed = found["old_codes_changed"].value
+    metrics = {name: record.metrics[name] or Metric() for name in TOLD}
+    changed = metrics["old_codes_changed"].value
     sentences = [
-        f"An increment takes {_share(found['increment_seconds_ratio'])} of the time of retraining "
-        f"on everything (processor time: {_share(found['increment_cpu_seconds_ratio'])}).",
+        f"An increment takes {_share(metrics['increment_seconds_ratio'])} of the time of "
+        "retraining on everything (processor time: "
+        f"{_share(metrics['increment_cpu_seconds_ratio'])}).",
         "On queries of new categories, its MAP is "
-        f"{_gain(found['map_new_gain'])} the frozen networks and "
-        f"{_gain(found['map_new_gain_same_time'])} retraining in the same time.",
+        f"{_gain(metrics['map_new_gain'])} the frozen networks and "
+        f"{_gain(metrics['map_new_gain_same_time'])} retraining in the same time.",
         "Part of that are codes learnt with the labels of the rows: among rows never trained on it "
-        f"is {_gain(found['map_new_gain_untrained'])} the frozen networks and "
-        f"{_gain(found['map_new_gain_same_time_untrained'])} retraining in the same time; with all "
-        f"rows hashed by the networks, {_gain(found['map_new_gain_hashed'])} the frozen ones.",
-        f"Against full retraining, all queries {_lost(found['map_all_gap'])}.",
-        f"Queries of phase 1 {_lost(found['forgetting_old'])} among the rows of phase 1 by the "
-        f"last increment; with naive fine-tuning they {_lost(found['forgetting_old_finetune'])}.",
+        f"is {_gain(metrics['map_new_gain_untrained'])} the frozen networks and "
+        f"{_gain(metrics['map_new_gain_same_time_untrained'])} retraining in the same time; with "
+        "all rows hashed by the networks, "
+        f"{_gain(metrics['map_new_gain_hashed'])} the frozen ones.",
+        f"Against full retraining, all queries {_lost(metrics['map_all_gap'])}.",
+        f"Queries of phase 1 {_lost(metrics['forgetting_old'])} among the rows of phase 1 by the "
+        f"last increment; with naive fine-tuning they {_lost(metrics['forgetting_old_finetune'])}.",
         "No old code changed."
         if changed == 0
         else f"Of the old codes, {100 * changed:.1f} % changed."
@@ -335,8 +337,10 @@ def costs_table(record: LifelongRecord) -> Table:
     """What training took."""
     threads = record.protocol.threads
 
-    def changed(one: TimeRow) -> str:
-        return NO_VALUE if one.stage == 0 or one.method in HASHES_ALL else as_percent(one.changed)
+    def changed(cost: TimeRow) -> str:
+        return (
+            NO_VALUE if cost.stage == 0 or cost.method in HASHES_ALL else as_percent(cost.changed)
+        )
 
     return Table(
         "Costs",
@@ -348,14 +352,14 @@ def costs_table(record: LifelongRecord) -> Table:
         ],
         [
             row(
-                TableCell(NAMES[one.method]),
-                number(one.stage),
-                number(as_number(one.seconds, 1)),
-                number(as_number(one.cpu_seconds, 1)),
-                number(as_number(one.epochs, 1)),
-                number(changed(one)),
+                TableCell(NAMES[cost.method]),
+                number(cost.stage),
+                number(as_number(cost.seconds, 1)),
+                number(as_number(cost.cpu_seconds, 1)),
+                number(as_number(cost.epochs, 1)),
+                number(changed(cost)),
             )
-            for one in record.times
+            for cost in record.times
         ],
     )
 
@@ -373,12 +377,12 @@ def robustness_table(record: LifelongRecord) -> Table | None:
         ],
         [
             row(
-                TableCell("fitted in phase 1" if one.attack == "stale" else "fitted anew"),
-                number(one.stage),
-                map(points, (one.tmap, one.tmap_clean, one.tmap_chance)),
-                number(as_number(one.l2)),
+                TableCell("fitted in phase 1" if entry.attack == "stale" else "fitted anew"),
+                number(entry.stage),
+                map(points, (entry.tmap, entry.tmap_clean, entry.tmap_chance)),
+                number(as_number(entry.l2)),
             )
-            for one in record.robustness
+            for entry in record.robustness
         ],
     )
 
@@ -395,7 +399,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
         "data set": data.settings,
     }
     facts = [
-        *((one.name, f"Source: {one.source}.") for one in (victim, record.rival)),
+        *((method.name, f"Source: {method.source}.") for method in (victim, record.rival)),
         ("Data set", data_fact(data)),
     ]
     lead, *more = verdict(record)
@@ -414,10 +418,12 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
             "costs": costs_table(record),
             "robustness": robustness_table(record),
         },
-        told=[Told(label, lead, more)],
+        statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],
-        deviations=[(one.name, text) for one in (victim, record.rival) for text in one.deviations],
+        deviations=[
+            (method.name, text) for method in (victim, record.rival) for text in method.deviations
+        ],
         attributions=[data.attribution],
     )

@@ -64,7 +64,7 @@ def to_csv(table: Table) -> str:
         ]
     ]
     for row in table.rows:
-        spread = [one for cell in row for one in (cell, *[TableCell()] * (cell.span - 1))]
+        spread = [covered for cell in row for covered in (cell, *[TableCell()] * (cell.span - 1))]
         line = []
         for (_, interval), cell in zip(columns, spread, strict=False):
             line.append(_safe(cell.words))

@@ -63,14 +63,14 @@ def _alone(paths: Sequence[Path]) -> Iterator[Path]:
 
 def chapters(paths: Sequence[Path], pictures: Pictures) -> list[Chapter]:
     """What these runs say, kind by kind. Raises RunError."""
-    found: dict[str, list[Path]] = {schema: [] for schema in KINDS}
+    groups: dict[str, list[Path]] = {schema: [] for schema in KINDS}
     for path in _alone(paths):
         schema = schema_of(path) or ATTACK  # what cannot be told is refused as a damaged attack run
         if schema not in KINDS:
             raise RunError(f"expected a run that a page can show, got {path} of schema {schema!r}")
-        found[schema].append(path)
+        groups[schema].append(path)
     made = []
-    for schema, group in found.items():
+    for schema, group in groups.items():
         if not group:
             continue
         try:

@@ -82,16 +82,16 @@ class _Show:
     def __init__(self) -> None:
         self.shown: list[Table | Drawing] = []
 
-    def __call__(self, one: Table | Drawing) -> Markup:
-        self.shown.append(one)
+    def __call__(self, item: Table | Drawing) -> Markup:
+        self.shown.append(item)
         parts: Any = _templates().get_template("parts.html").module
-        return Markup(parts.table(one) if isinstance(one, Table) else parts.drawing(one))
+        return Markup(parts.table(item) if isinstance(item, Table) else parts.drawing(item))
 
 
-def _sections(found: Sequence[Chapter]) -> list[Section]:
+def _sections(made: Sequence[Chapter]) -> list[Section]:
     """The topics on which a chapter has something to say, in their order."""
     said = {topic: Section(topic, heading, [], []) for topic, heading in TOPICS.items()}
-    for chapter in found:
+    for chapter in made:
         show = _Show()
         values = {**chapter.values, "show": show}
         macros = _templates().get_template(chapter.template).make_module(values)
@@ -107,13 +107,13 @@ def _sections(found: Sequence[Chapter]) -> list[Section]:
                 ) from None
             if text.strip():
                 section.parts.append(Part(chapter.name, Markup(text)))  # the macro escaped it
-    return [one for topic, one in said.items() if one.parts or topic in ALWAYS]
+    return [section for topic, section in said.items() if section.parts or topic in ALWAYS]
 
 
-def _flags(found: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
+def _flags(made: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     """Each distinct flag with the runs that carry it, the gravest first."""
     distinct: dict[tuple[str, str, str], tuple[Flag, list[str]]] = {}
-    for chapter in found:
+    for chapter in made:
         for label, flag in chapter.flags:
             key = (flag.level, flag.name, flag.message)
             distinct.setdefault(key, (flag, []))[1].append(label)
@@ -130,30 +130,34 @@ def draw(paths: Sequence[Path]) -> Page:
     if not paths:
         raise RunError("expected at least one run folder, got none")
     pictures = Pictures()
-    found = chapters(paths, pictures)
-    told = [one for chapter in found for one in chapter.told]
-    datasets = covered([name for chapter in found for name in chapter.datasets], "data sets")
-    alone = len(found) == 1
-    sections = _sections(found)
+    made = chapters(paths, pictures)
+    statements = [statement for chapter in made for statement in chapter.statements]
+    datasets = covered([name for chapter in made for name in chapter.datasets], "data sets")
+    alone = len(made) == 1
+    sections = _sections(made)
     html = (
         _templates()
         .get_template("page.html")
         .render(
-            title=found[0].title if alone else f"{len(told)} runs on {datasets}",
-            heading=found[0].heading if alone else f"What {len(told)} runs found on {datasets}",
-            told=told,
+            title=made[0].title if alone else f"{len(statements)} runs on {datasets}",
+            heading=made[0].heading
+            if alone
+            else f"What {len(statements)} runs found on {datasets}",
+            statements=statements,
             sections=sections,
-            sources=[one for chapter in found for one in chapter.sources],
-            flags=_flags(found),
-            deviations=list(dict.fromkeys(one for chapter in found for one in chapter.deviations)),
+            sources=[source for chapter in made for source in chapter.sources],
+            flags=_flags(made),
+            deviations=list(
+                dict.fromkeys(deviation for chapter in made for deviation in chapter.deviations)
+            ),
             attributions=list(
-                dict.fromkeys(line for chapter in found for line in chapter.attributions if line)
+                dict.fromkeys(line for chapter in made for line in chapter.attributions if line)
             ),
             pictures=pictures.css(),
             version=__version__,
         )
     )
-    shown = [(one.topic, item) for one in sections for item in one.shown]
+    shown = [(section.topic, item) for section in sections for item in section.shown]
     return Page(
         html,
         [(topic, item) for topic, item in shown if isinstance(item, Table)],

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from advhash.data.load import load_dataset
-from advhash.data.paths import Found, Reads, reader_of
+from advhash.data.paths import Reads, Recognised, reader_of
 from advhash.errors import DataError
 from advhash.registry import DATASETS, VICTIMS
 
@@ -124,7 +124,7 @@ def test_every_reader_that_a_path_can_mean_is_registered() -> None:
         reads = entry.build.reads  # type: ignore[attr-defined]
         data = load_dataset(entry.build.default_dataset)  # type: ignore[attr-defined]
         carries = frozenset(data.modalities)
-        assert reads.place(Found("x", {}, "", carries)) is not None, "its own default"
+        assert reads.place(Recognised("x", {}, "", carries)) is not None, "its own default"
 
 
 def test_the_command_line_takes_a_flat_folder_and_says_who_reads_it(

@@ -481,7 +481,7 @@ def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path:
     ] == LISTED
     assert result.output.count("accepted_adaptive") == len(LISTED)
     chapter = detection_chapter(out, Pictures())
-    assert list(chapter.values["record"].found) == LISTED
+    assert list(chapter.values["record"].by_name) == LISTED
     attackers = chapter.sources[0].settings["adaptive attackers"]
     assert list(attackers) == LISTED
     assert [one["steps"] for one in attackers.values()] == [5] * len(LISTED)

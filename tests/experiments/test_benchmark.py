@@ -36,8 +36,8 @@ from advhash.experiments.costs import Costs, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
 from advhash.measures.intervals import Metric
+from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS
-from advhash.reports.attack.pairs import Queries
 from advhash.reports.benchmark import (
     BENCHMARK,
     BenchmarkRecord,

@@ -86,7 +86,7 @@ def test_a_page_shows_what_the_command_wrote(document: dict[str, Any], tmp_path:
     record = CertificateRecord.read(file)
     assert record.document() == document
     chapter = certificate_chapter(file, Pictures())
-    assert len(chapter.told[0].more) == len(document["radii"]) == 3
+    assert len(chapter.statements[0].more) == len(document["radii"]) == 3
     assert [flag.name for _, flag in chapter.flags] == [one["name"] for one in document["flags"]]
     assert "L2 0.05" in page([file])
 

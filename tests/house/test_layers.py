@@ -90,6 +90,21 @@ def test_reports_draw_what_records_hold(file: Path) -> None:
     assert {folder_of(name) for name in modules_of(file)} <= DRAWS
 
 
+COMPUTES = {"numpy", "pandas", "pyarrow", "scipy", "sklearn", "statistics", "torch"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "reports").rglob("*.py")), ids=lambda f: f.name)
+def test_reports_leave_computing_to_measures(file: Path) -> None:
+    """A mean, an interval or a test on a page is made where figures are made."""
+    packages = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            packages.add((node.module or "").split(".")[0])
+    assert not packages & COMPUTES
+
+
 def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
     """The modules of one circle, the first one again at its end; empty where there is none."""
     above: list[str] = []

@@ -31,8 +31,9 @@ from typer.testing import CliRunner
 from advhash.cli.app import app
 from advhash.errors import RunError, StorageError
 from advhash.measures.intervals import Difference
-from advhash.reports.attack.pairs import Pair
-from advhash.reports.attack.ranks import standings
+from advhash.measures.paired_runs import Pair, standings
+from advhash.reports.attack.queries import rival
+from advhash.reports.attack.tables import rank
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.tables import Column, Table, TableCell
 from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_tables
@@ -214,7 +215,8 @@ def ranks(folder: Path, pairs: list[tuple[int, int, float, float]], metric: str)
         for value in values.values()
     ]
     found = [Pair(a, b, metric, Difference(d, None, None, 9, p), p) for a, b, d, p in pairs]
-    return [(one.run, one.rank) for one in standings(records, found)]
+    rivals = [rival(record, None) for record in records]
+    return [(one.run, rank(one)) for one in standings(rivals, found)]
 
 
 def test_ranks_are_ranges_where_the_order_is_open(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from report_scene import (
 from advhash.attacks.base import Knowledge
 from advhash.errors import RunError, StorageError
 from advhash.measures.intervals import Metric, holm, paired_difference
-from advhash.reports.attack.pairs import compare, load_queries
+from advhash.measures.paired_runs import compare
+from advhash.reports.attack.queries import load_queries, rival
 from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.plots import curves, history_figures, interval_figure
@@ -301,7 +302,8 @@ def rivals(tmp_path: Path) -> list[Path]:
 
 def compared(folders: list[Path]) -> list:
     records = [record_of(folder) for folder in folders]
-    return compare(records, [load_queries(*pair) for pair in zip(folders, records, strict=True)])
+    pairs = zip(folders, records, strict=True)
+    return compare([rival(record, load_queries(folder, record)) for folder, record in pairs])
 
 
 def section(html: str) -> str:

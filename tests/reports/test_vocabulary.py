@@ -17,9 +17,10 @@ import pytest
 from report_scene import every_kind
 from source_tree import FILES, ROOT, folder_of, named
 
-from advhash.api.result import FIRST
+from advhash.api.result import DISTANCES
 from advhash.cli.console import print_rows
 from advhash.measures.intervals import Metric
+from advhash.reports.headline import HEADLINES, OWN
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import draw
 from advhash.reports.record import schema_of
@@ -164,7 +165,8 @@ def test_the_terminal_prints_label_and_name(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_notebook_shows_figures_of_the_table() -> None:
-    assert [name for name in FIRST if name not in PLAIN] == []
+    leading = [name for one in HEADLINES.values() for name in one.figures]
+    assert [name for name in (*leading, *OWN, *DISTANCES) if name not in PLAIN] == []
 
 
 def test_the_documentation_has_the_table() -> None:

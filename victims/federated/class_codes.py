@@ -86,8 +86,8 @@ def _spread(codes: Tensor, least: int, generator: torch.Generator) -> bool:
         other = others[torch.randint(len(others), (1,), generator=generator)][0]
         swapped = codes.clone()
         swapped[[row, other], bit] = codes[[other, row], bit]
-        found = _lacking(swapped, least).square().sum()
-        if found <= worst:
+        shortfall = _lacking(swapped, least).square().sum()
+        if shortfall <= worst:
             codes.copy_(swapped)
-            worst = found
+            worst = shortfall
     return bool(worst == 0)

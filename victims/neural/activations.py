@@ -47,7 +47,7 @@ def recorded(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     Hooks are removed at the end, so that a copy of the network carries none.
     """
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     handles = []
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -55,7 +55,7 @@ def recorded(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             nonlocal calls
-            found[f"{name}#{calls}" if calls else name] = inputs[0]
+            outputs[f"{name}#{calls}" if calls else name] = inputs[0]
             calls += 1
 
         return note
@@ -66,7 +66,7 @@ def recorded(network: nn.Module) -> Iterator[dict[str, Tensor]]:
                 module.inplace = False
             handles.append(module.register_forward_pre_hook(hook(name or "activation")))
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -78,16 +78,16 @@ def layers_of(network: nn.Module, forward: Callable[[], object]) -> list[Layer]:
     Raises UsageError where there is none: hooks see modules, not calls of functions.
     """
     smooth = {name for name, module in network.named_modules() if _kind(module) in SMOOTH}
-    with torch.no_grad(), recorded(network) as found:
+    with torch.no_grad(), recorded(network) as outputs:
         forward()
-    if not found:
+    if not outputs:
         raise UsageError(
             "expected a network with activation modules (nn.ReLU, nn.GELU, …), got none: hooks do "
             "not see functions such as torch.relu"
         )
     return [
         Layer(name, values[0].numel(), name.partition("#")[0] in smooth)
-        for name, values in found.items()
+        for name, values in outputs.items()
     ]
 
 
@@ -156,12 +156,12 @@ class Moments:
             fired = [a + b for a, b in zip(fired, counts, strict=True)] if fired else counts
             squares = [a + b for a, b in zip(squares, sums, strict=True)] if squares else sums
         spread = [
-            (total / (len(split) * len(one))) ** 0.5
-            for total, one in zip(squares, fired, strict=True)
+            (total / (len(split) * len(bits))) ** 0.5
+            for total, bits in zip(squares, fired, strict=True)
         ]
         return cls(fired, spread, len(split))
 
     @property
     def varying(self) -> Tensor:
         """(total,) bool: units that fire for some rows and not for others."""
-        return torch.cat([(one > 0) & (one < self.rows) for one in self.fired])
+        return torch.cat([(counts > 0) & (counts < self.rows) for counts in self.fired])

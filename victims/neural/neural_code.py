@@ -86,9 +86,9 @@ class ActivationCode(HashVictim):
 
     def entering(self, inputs: Tensor) -> list[Tensor]:
         """(B, …) what enters each chosen activation."""
-        with recorded(self.network) as found:
+        with recorded(self.network) as outputs:
             self.run_network(inputs)
-        return [found[layer.name] for layer in self.sites]
+        return [outputs[layer.name] for layer in self.sites]
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         values = self.entering(inputs)

@@ -157,7 +157,9 @@ class PDQ(PerceptualHash):
         new = old if self.shrink == "none" else fitted_size(*old, self.shrink)
         if new == old:
             return pixels
-        return torch.stack([resize(one, *new, "bicubic") for one in pixels.unbind(1)], dim=1)
+        return torch.stack(
+            [resize(channel, *new, "bicubic") for channel in pixels.unbind(1)], dim=1
+        )
 
     def _smooth(self, luminance: Tensor) -> Tensor:
         """(B,16,16) of (B,H,W), as one linear operator."""

@@ -133,8 +133,8 @@ def agreed(accelerator: Accelerator, value: int) -> int:
     """The main process's value, in every process."""
     if accelerator.num_processes == 1:
         return value
-    told = torch.tensor(value if is_main_process() else 0, device=accelerator.device)
-    return int(accelerator.reduce(told, "sum"))
+    shared = torch.tensor(value if is_main_process() else 0, device=accelerator.device)
+    return int(accelerator.reduce(shared, "sum"))
 
 
 def lead(device: torch.device) -> None:

@@ -40,7 +40,7 @@ class Captioned:
 def assemble(
     target: Path,
     name: str,
-    found: Captioned,
+    captioned: Captioned,
     size: int,
     vocabulary: int,
     where: str,
@@ -49,15 +49,15 @@ def assemble(
     warnings: list[str],
     **card: object,
 ) -> Dataset:
-    texts = [words(caption) for caption in found.captions]
-    parts = np.array(found.parts)
-    labelled: npt.NDArray[np.bool_] = found.labels.sum(1) > 0
+    texts = [words(caption) for caption in captioned.captions]
+    parts = np.array(captioned.parts)
+    labelled: npt.NDArray[np.bool_] = captioned.labels.sum(1) > 0
     database = np.flatnonzero(((parts == "train") | (parts == "held_out")) & labelled)
     known = frequent_words((texts[row] for row in database.tolist()), vocabulary)
     if not known and len(database):
         raise _no_words([texts[row] for row in database.tolist()], where)
     counts = count_words(texts, known)
-    items = Items(found.names, found.labels, found.load, found.captions, counts)
+    items = Items(captioned.names, captioned.labels, captioned.load, captioned.captions, counts)
     usable = ~items.searched_only
     rows: dict[str, Rows] = {
         "database": database,
@@ -79,7 +79,7 @@ def assemble(
         name,
         stored,
         np.searchsorted(database, train),
-        found.classes,
+        captioned.classes,
         increments=increments,
         vocabulary=known,
         card={
@@ -89,7 +89,9 @@ def assemble(
             "items_without_label_left_out": int((~labelled).sum()),
             "database_without_known_word": int((~usable)[database].sum()),
             "giveaway_words": splits.giveaway_words(
-                [texts[row] for row in database.tolist()], found.labels[database], found.classes
+                [texts[row] for row in database.tolist()],
+                captioned.labels[database],
+                captioned.classes,
             ),
             "warnings": [*warnings, *more],
         },

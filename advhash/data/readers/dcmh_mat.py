@@ -163,26 +163,28 @@ def _build(
         there: dict[str, Variable] = {}
         for path in shared.inside(folder, files, "the list of .mat files"):
             there = {**stack.enter_context(variables(path)), **there}
-        found = {
+        arrays = {
             kind: there[known]
             for kind, names in VARIABLES.items()
             for known in reversed(names)
             if known in there
         }
-        if not {"tags", "labels"} <= found.keys() or not {"pictures", "files"} & found.keys():
+        if not {"tags", "labels"} <= arrays.keys() or not {"pictures", "files"} & arrays.keys():
             got = ", ".join(printable(known) for known in sorted(there)) or "none"
             raise layout.missing(folder, f"got the variables {got}")
-        labels, tags, form = _tables(found["labels"], found["tags"], choices.label_form)
-        if "pictures" in found:
+        labels, tags, form = _tables(arrays["labels"], arrays["tags"], choices.label_form)
+        if "pictures" in arrays:
             names = [f"item {row}" for row in range(len(labels))]
-            load = _picture_loader(found["pictures"], len(labels), choices)
+            load = _picture_loader(arrays["pictures"], len(labels), choices)
         else:
-            where = found["files"].where
-            names = [shared.below(photos, name.strip(), where) for name in found["files"].strings()]
-            load = _file_loader(found["files"].where, names, photos, choices)
+            where = arrays["files"].where
+            names = [
+                shared.below(photos, name.strip(), where) for name in arrays["files"].strings()
+            ]
+            load = _file_loader(arrays["files"].where, names, photos, choices)
         if len(names) != len(labels):
             raise DataError(
-                f"expected {len(labels)} names, as there are labels, in {found['files'].where}, "
+                f"expected {len(labels)} names, as there are labels, in {arrays['files'].where}, "
                 f"got {len(names)}"
             )
         items = Items([printable(known) for known in names], labels, load, (), tags)

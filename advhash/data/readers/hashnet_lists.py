@@ -71,70 +71,56 @@ class Choices:
     label_form: LabelForm
 
 
-@DATASETS.register("flickr25k", source="Huiskes and Lew, MIR 2008; lists as of ProS-GAN, CVPR 2021")
-def read_flickr25k(
-    *,
-    root: str | None = None,
-    images: str | None = None,
-    size: int = 224,
-    fit: Fit = "centre",
-    validation: int = 500,
-    overlap: Overlap = "refuse",
-    seed: int = 0,
-    label_form: LabelForm = "auto",
-) -> Dataset:
-    """MIRFlickr-25K from list files: images, 38 labels; published split 1,700 to 23,300."""
-    return _read(
-        "flickr25k",
-        ("flickr25k", "FLICKR-25K"),
-        Choices(root, images, size, fit, validation, overlap, seed, label_form),
-        source="https://press.liacs.nl/mirflickr/",
-        licence="photos: Creative Commons licences of their owners; see the source",
-    )
+def _register(
+    name: str, *folders: str, cited: str, summary: str, source: str, licence: str
+) -> None:
+    """Register a data set whose lists were published.
+
+    folders: where it is looked for; cited: whose data set and whose lists it is
+    """
+
+    def read(
+        *,
+        root: str | None = None,
+        images: str | None = None,
+        size: int = 224,
+        fit: Fit = "centre",
+        validation: int = 500,
+        overlap: Overlap = "refuse",
+        seed: int = 0,
+        label_form: LabelForm = "auto",
+    ) -> Dataset:
+        choices = Choices(root, images, size, fit, validation, overlap, seed, label_form)
+        return _read(name, folders, choices, source=source, licence=licence)
+
+    read.__doc__ = summary
+    DATASETS.register(name, source=cited)(read)
 
 
-@DATASETS.register("nuswide", source="Chua et al., CIVR 2009; lists as of HashNet, ICCV 2017")
-def read_nuswide(
-    *,
-    root: str | None = None,
-    images: str | None = None,
-    size: int = 224,
-    fit: Fit = "centre",
-    validation: int = 500,
-    overlap: Overlap = "refuse",
-    seed: int = 0,
-    label_form: LabelForm = "auto",
-) -> Dataset:
-    """NUS-WIDE from list files: images, 21 labels (or 81, as the lists have them)."""
-    return _read(
-        "nuswide",
-        ("nuswide", "NUS-WIDE", "nuswide_81"),
-        Choices(root, images, size, fit, validation, overlap, seed, label_form),
-        source="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
-        licence="photos belong to their Flickr owners; for research",
-    )
-
-
-@DATASETS.register("coco", source="Lin et al., ECCV 2014; lists as of HashNet, ICCV 2017")
-def read_coco(
-    *,
-    root: str | None = None,
-    images: str | None = None,
-    size: int = 224,
-    fit: Fit = "centre",
-    validation: int = 500,
-    overlap: Overlap = "refuse",
-    seed: int = 0,
-    label_form: LabelForm = "auto",
-) -> Dataset:
-    """MS-COCO from list files: images, 80 labels; published split 5,000 to about 117,000."""
-    return _read(
-        "coco",
-        ("coco", "MS-COCO"),
-        Choices(root, images, size, fit, validation, overlap, seed, label_form),
-        source="https://cocodataset.org",
-        licence="annotations: CC BY 4.0; photos: Flickr terms of use",
-    )
+_register(
+    "flickr25k",
+    *("flickr25k", "FLICKR-25K"),
+    cited="Huiskes and Lew, MIR 2008; lists as of ProS-GAN, CVPR 2021",
+    summary="MIRFlickr-25K from list files: images, 38 labels; published split 1,700 to 23,300.",
+    source="https://press.liacs.nl/mirflickr/",
+    licence="photos: Creative Commons licences of their owners; see the source",
+)
+_register(
+    "nuswide",
+    *("nuswide", "NUS-WIDE", "nuswide_81"),
+    cited="Chua et al., CIVR 2009; lists as of HashNet, ICCV 2017",
+    summary="NUS-WIDE from list files: images, 21 labels (or 81, as the lists have them).",
+    source="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
+    licence="photos belong to their Flickr owners; for research",
+)
+_register(
+    "coco",
+    *("coco", "MS-COCO"),
+    cited="Lin et al., ECCV 2014; lists as of HashNet, ICCV 2017",
+    summary="MS-COCO from list files: images, 80 labels; published split 5,000 to about 117,000.",
+    source="https://cocodataset.org",
+    licence="annotations: CC BY 4.0; photos: Flickr terms of use",
+)
 
 
 @DATASETS.register("image_lists", source="your own lists, in the form of HashNet and ProS-GAN")
@@ -219,13 +205,13 @@ def read_list(
         at = f", line {blank}" if labels else ""
         raise DataError(f"{label_file}{at}: expected labels, got none: add them, or take it out")
     table = read_table(labels, label_file, digits=digits_of(asked), expected="labels as numbers")
-    found = text_labels(table, asked, label_file)
-    if len(found) != len(names):
+    labelled = text_labels(table, asked, label_file)
+    if len(labelled) != len(names):
         raise DataError(
-            f"expected labels in each of the {len(names)} lines of {label_file}, got {len(found)}: "
-            "leave out headers and remarks"
+            f"expected labels in each of the {len(names)} lines of {label_file}, got "
+            f"{len(labelled)}: leave out headers and remarks"
         )
-    return Listed(tuple(names), found.hot.unpack().astype(np.uint8), files, found.form)
+    return Listed(tuple(names), labelled.hot.unpack().astype(np.uint8), files, labelled.form)
 
 
 def _name_and_labels(line: str) -> tuple[str, str]:

@@ -121,11 +121,11 @@ def read_near_duplicates(
 
     def build(*_: Path) -> Dataset:
         if folder is None or files is None:
-            found = _emoji(size, seed)
+            named = _emoji(size, seed)
         else:
-            found = _photos(folder, files, size, seed)
+            named = _photos(folder, files, size, seed)
         with decode.measured() as sizes:
-            keys, images = _distinct(found, pictures)
+            keys, images = _distinct(named, pictures)
         data = _assemble(keys, images, seed, embedded=folder is None)
         card = {**data.card, "packages": packages}
         if folder is not None:
@@ -192,12 +192,12 @@ def _photos(
 
 
 def _distinct(
-    found: Iterator[tuple[str, Pixels]], pictures: int
+    named: Iterator[tuple[str, Pixels]], pictures: int
 ) -> tuple[list[str], npt.NDArray[np.uint8]]:
     """The first `pictures` with different names and different pixels."""
     kept: dict[str, Pixels] = {}
     seen: set[bytes] = set()
-    for key, picture in found:
+    for key, picture in named:
         pixels = picture.tobytes()
         if key not in kept and pixels not in seen:
             kept[key] = picture

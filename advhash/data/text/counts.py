@@ -37,16 +37,18 @@ def words(text: str) -> list[str]:
     lower = re.sub(r"['’ʻʼ]", "", _plain(text).lower())
     if lower.isascii():
         return re.findall(r"[a-z0-9]+", lower)
-    found: list[str] = []
-    for (is_word, spaced), run in itertools.groupby(_characters(lower), lambda one: one[:2]):
+    words: list[str] = []
+    for (is_word, spaced), run in itertools.groupby(
+        _characters(lower), lambda character: character[:2]
+    ):
         characters = [character for _, _, character in run]
         if is_word and spaced:
-            found.append("".join(characters))
+            words.append("".join(characters))
         elif is_word:
             pairs = [first + second for first, second in itertools.pairwise(characters)]
             alternating = itertools.zip_longest(characters, pairs)
-            found += [part for both in alternating for part in both if part is not None]
-    return found
+            words += [part for both in alternating for part in both if part is not None]
+    return words
 
 
 def _plain(text: str) -> str:
@@ -68,16 +70,16 @@ def _plain(text: str) -> str:
 
 def _characters(text: str) -> list[tuple[bool, bool, str]]:
     """Each character with its marks: whether it is of a word, whether its script writes spaces."""
-    found: list[tuple[bool, bool, str]] = []
+    characters: list[tuple[bool, bool, str]] = []
     for char in text:
         kind = _kind(char)
-        if kind == "M" and found and found[-1][0]:
-            is_word, spaced, before = found[-1]
-            found[-1] = (is_word, spaced, before + char)
+        if kind == "M" and characters and characters[-1][0]:
+            is_word, spaced, before = characters[-1]
+            characters[-1] = (is_word, spaced, before + char)
         else:
             is_word = kind in ("L", "N")
-            found.append((is_word, not (is_word and _script(char) in UNSPACED), char))
-    return found
+            characters.append((is_word, not (is_word and _script(char) in UNSPACED), char))
+    return characters
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -44,8 +44,8 @@ class Lexicon:
     def scores(self, gradient: Tensor) -> Tensor:
         """(B,W) the change of a loss, to first order, by one more of each word."""
         columns = self.columns[:-1].to(gradient.device)
-        found = F.pad(gradient, (0, 1))[:, columns] * self.amounts[:-1].to(gradient)
-        return found.sum(dim=2)
+        gains = F.pad(gradient, (0, 1))[:, columns] * self.amounts[:-1].to(gradient)
+        return gains.sum(dim=2)
 
     def changed(self, texts: Tensor, words: Tensor, times: Tensor) -> Tensor:
         """(B,V) texts with words (B,n) put in, as often as (B,n) `times` say; negative: out."""
@@ -74,17 +74,17 @@ def _lexicon(vocabulary: tuple[str, ...]) -> Lexicon:
         from advhash.data.readers.openmoji import features
 
         place = {name: column for column, name in enumerate(vocabulary)}
-        for word, found in zip(words, added, strict=True):
+        for word, counts in zip(words, added, strict=True):
             for feature, times in features([word]).items():
                 if feature.startswith(GRAM) and feature in place:
-                    found[place[feature]] = times
+                    counts[place[feature]] = times
     added.append({})
-    most = max(1, *(len(found) for found in added))
+    most = max(1, *(len(counts) for counts in added))
     columns = torch.full((len(added), most), size)
     amounts = torch.zeros(len(added), most)
-    for row, found in enumerate(added):
-        columns[row, : len(found)] = torch.tensor(list(found), dtype=torch.int64)
-        amounts[row, : len(found)] = torch.tensor(list(found.values()), dtype=torch.float32)
+    for row, counts in enumerate(added):
+        columns[row, : len(counts)] = torch.tensor(list(counts), dtype=torch.int64)
+        amounts[row, : len(counts)] = torch.tensor(list(counts.values()), dtype=torch.float32)
     return Lexicon(size, words, columns, amounts)
 
 

@@ -127,8 +127,8 @@ def token_ids(
     place = {word.removeprefix("word:"): number for number, word in enumerate(known) if number > 1}
     ids = np.full((len(texts), length), PADDING, np.int64)
     for row, text in enumerate(texts):
-        found = [place.get(word, UNKNOWN) for word in text[:length]] or [UNKNOWN]
-        ids[row, : len(found)] = found
+        tokens = [place.get(word, UNKNOWN) for word in text[:length]] or [UNKNOWN]
+        ids[row, : len(tokens)] = tokens
     return ids
 
 
@@ -142,10 +142,10 @@ def _embeddings(texts: Sequence[str]) -> Tensor:
         write_tensors(folder / _FILE, {"embeddings": embed_sentences(texts)})
 
     def read(folder: Path) -> Tensor:
-        found = read_tensors(folder / _FILE)["embeddings"]
-        if found.shape != (len(texts), EMBEDDING) or not bool(found.isfinite().all()):
+        embeddings = read_tensors(folder / _FILE)["embeddings"]
+        if embeddings.shape != (len(texts), EMBEDDING) or not bool(embeddings.isfinite().all()):
             raise ValueError(f"expected {len(texts)} embeddings of {EMBEDDING} numbers")
-        return found
+        return embeddings
 
     return cached("sentences", key, build, read)
 

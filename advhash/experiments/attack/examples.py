@@ -207,7 +207,9 @@ def build_examples(
         rows=np.asarray(rows, dtype=np.int64)[chosen],
         adversarial=None if moved is None else moved[torch.as_tensor(chosen)],
         database=dataset.database,
-        database_rows=[item.row for one in examples for item in (*one.before, *one.after)],
+        database_rows=[
+            item.row for example in examples for item in (*example.before, *example.after)
+        ],
     )
     return examples
 

@@ -156,8 +156,8 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     targets, metrics = outcome.targets, measured.metrics
     noise = None
     if config.attack.name not in ("noise", "token-noise"):
-        found = noise_precision(attacked, database)
-        noise = None if found is None else float(np.nanmean(found))
+        precision = noise_precision(attacked, database)
+        noise = None if precision is None else float(np.nanmean(precision))
     raised = [Flag(**flag) for flag in attacked.trained.card.get("flags", [])]
     raised += check_victim(
         metrics["map"] or Metric(),

@@ -100,8 +100,8 @@ def operating_columns(
         seen[name] = HashCodes.concatenate(again)
     related = relevance(wanted, data.labels.numpy())
     columns = {}
-    for name, found in seen.items():
-        far = np.where(related, distances(found, data.codes), np.inf).min(axis=1)
+    for name, hits in seen.items():
+        far = np.where(related, distances(hits, data.codes), np.inf).min(axis=1)
         columns[BITS + name] = np.where(np.isinf(far), np.nan, far)
     return columns
 

@@ -118,8 +118,8 @@ def attack_rows(
         batch = split.rows(rows[start : start + protocol.batch_size])
         clean.append(batch.inputs[modality])
         clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        found = piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
-        for name, values in found.items():
+        block = piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
+        for name, values in block.items():
             parts.setdefault(name, []).append(values)
         progress("attacking queries", start + len(batch), len(rows))
     moved = torch.cat(parts["moved"])

@@ -111,16 +111,17 @@ def poison_metrics(
     nothing = np.zeros((len(codes), labels.shape[1]), np.uint8)
     before = histograms(query, codes, labels, nothing)
     aimed = aimed_at(labels, items.labels, items.targets)
-    found = aimed.any(axis=1)
+    reached = aimed.any(axis=1)
     seed = derive_seed(config.seed, "bootstrap")
 
     def rates(planted: HashCodes) -> Floats:
-        return hit_rates(query, before, planted, aimed)[found]
+        return hit_rates(query, before, planted, aimed)[reached]
 
     moved, clean = rates(items.codes), rates(items.clean_codes)
     chance = hit_at(
         DistanceHistograms(
-            np.full((int(found.sum()), 1), len(codes) + count), aimed[found].sum(axis=1)[:, None]
+            np.full((int(reached.sum()), 1), len(codes) + count),
+            aimed[reached].sum(axis=1)[:, None],
         ),
         FIRST,
     )

@@ -72,8 +72,8 @@ class Outcome:
             "words": torch.from_numpy(self.codes.words.view(np.int64)),
             "bits": torch.tensor(self.codes.bits),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
-            **{f"column {name}": torch.from_numpy(one) for name, one in self.columns.items()},
-            **{f"note {name}": one for name, one in self.notes.items()},
+            **{f"column {name}": torch.from_numpy(column) for name, column in self.columns.items()},
+            **{f"note {name}": note for name, note in self.notes.items()},
         }
         if self.targets is not None:
             kept["targets"] = torch.from_numpy(self.targets)
@@ -98,7 +98,7 @@ class Outcome:
             moved=kept["moved"],
             clean_codes=codes("clean_words"),
             codes=codes("words"),
-            columns={name: one.numpy() for name, one in _named(kept, "column").items()},
+            columns={name: column.numpy() for name, column in _named(kept, "column").items()},
             seconds=float(kept["seconds"]),
             notes=_named(kept, "note"),
         )
@@ -120,7 +120,7 @@ class Attacked:
 def _named(kept: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a kind, without it."""
     start = f"{kind} "
-    return {name[len(start) :]: one for name, one in kept.items() if name.startswith(start)}
+    return {name[len(start) :]: tensor for name, tensor in kept.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ class Scores:
 
 def score_columns(kept: Mapping[str, Tensor]) -> dict[str, Columns]:
     """The columns by direction of which `Scores.tensors` were kept."""
-    found: dict[str, Columns] = {}
+    columns: dict[str, Columns] = {}
     for name, values in _named(kept, "score").items():
         direction, _, column = name.partition(" ")
-        found.setdefault(direction, {})[column] = values.numpy()
-    return found
+        columns.setdefault(direction, {})[column] = values.numpy()
+    return columns
 
 
 def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float]) -> RunInfo:

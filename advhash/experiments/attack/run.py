@@ -154,8 +154,8 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
                 shown=_shown(known, [cell]),
             )
         cells = [
-            replace(planned_cell(one, known), fit=f"fit {radius}")
-            for radius, one in zip(radii, _siblings(config, radii), strict=True)
+            replace(planned_cell(sibling, known), fit=f"fit {radius}")
+            for radius, sibling in zip(radii, _siblings(config, radii), strict=True)
         ]
         budget = config.budget.model_copy(update={"eps": ",".join(radii)})
         return AttackPlan(
@@ -256,12 +256,12 @@ def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]
 
 def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
     """The config of each radius. Raises ConfigError."""
-    found = []
+    parts = []
     for radius in radii:
         budget = BudgetConfig.build({**config.budget.model_dump(), "eps": radius})
         budget.resolve(Budget("none", math.inf))
-        found.append(config.model_copy(update={"budget": budget}))
-    return found
+        parts.append(config.model_copy(update={"budget": budget}))
+    return parts
 
 
 def _label(known: PlannedVictim, config: AttackConfig) -> str:

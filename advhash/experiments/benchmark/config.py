@@ -45,14 +45,14 @@ class GridConfig(Table):
     def _named(cls, items: Any) -> Any:
         if not isinstance(items, list):
             return items
-        return [parse_method(one) if isinstance(one, str) else one for one in items]
+        return [parse_method(item) if isinstance(item, str) else item for item in items]
 
     @field_validator("budgets", mode="before")
     @classmethod
     def _radii(cls, items: Any) -> Any:
         if not isinstance(items, list):
             return items
-        return [{"eps": one} if isinstance(one, str | float | int) else one for one in items]
+        return [{"eps": item} if isinstance(item, str | float | int) else item for item in items]
 
 
 class SuiteConfig(Run):

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from advhash.measures.hierarchical import crossed_mean, crossed_ratio
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
-from advhash.reports.attack.pairs import SEED, Queries
-from advhash.reports.record import main_metric
+from advhash.measures.paired_runs import SEED, Queries
+from advhash.reports.headline import HEADLINES
 
 Floats = npt.NDArray[np.float64]
 TARGETED = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean")
@@ -42,10 +42,10 @@ class Axes:
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Axes:
         return cls(
-            [*sorted({one.victim_seed for one in samples if one.victim_seed is not None})]
+            [*sorted({sample.victim_seed for sample in samples if sample.victim_seed is not None})]
             or [None],
-            sorted({one.attack_seed for one in samples}),
-            np.unique(np.concatenate([one.queries.rows for one in samples])),
+            sorted({sample.attack_seed for sample in samples}),
+            np.unique(np.concatenate([sample.queries.rows for sample in samples])),
         )
 
 
@@ -56,18 +56,18 @@ def stacked(samples: Sequence[Sample], name: str, axes: Axes | None = None) -> F
     """
     axes = axes or Axes.of(samples)
     values = np.full((len(axes.victim_seeds), len(axes.attack_seeds), 1, len(axes.rows)), np.nan)
-    for one in samples:
-        rows = np.searchsorted(axes.rows, one.queries.rows)
-        attack = axes.attack_seeds.index(one.attack_seed)
-        seed = one.victim_seed
+    for sample in samples:
+        rows = np.searchsorted(axes.rows, sample.queries.rows)
+        attack = axes.attack_seeds.index(sample.attack_seed)
+        seed = sample.victim_seed
         victim = slice(None) if seed is None else axes.victim_seeds.index(seed)
-        values[victim, attack, 0, rows] = one.queries.columns[name]
+        values[victim, attack, 0, rows] = sample.queries.columns[name]
     return values
 
 
 def overall(victims: Sequence[Sequence[Sample]], name: str, axes: Axes | None = None) -> Floats:
     """As `stacked`, of the mean over victims, which are no sample of anything: none is drawn."""
-    axes = axes or Axes.of([one for samples in victims for one in samples])
+    axes = axes or Axes.of([sample for samples in victims for sample in samples])
     return np.asarray(np.mean([stacked(samples, name, axes) for samples in victims], axis=0))
 
 
@@ -88,15 +88,15 @@ def summary(samples: Sequence[Sample], goal: str) -> dict[str, Metric]:
     columns = {name: stacked(samples, name) for name in (TARGETED if targeted else UNTARGETED)}
     if targeted:
         columns["tmap_ceiling"] = stacked(samples, "tmap_ceiling")
-    found = {name: mean_over(values) for name, values in columns.items()}
+    figures = {name: mean_over(values) for name, values in columns.items()}
     if targeted:
         value, floor, ceiling = (columns[name] for name in ("tmap", "tmap_clean", "tmap_ceiling"))
-        found["tmap_normalised"] = (
+        figures["tmap_normalised"] = (
             ratio_metric(value.ravel(), floor.ravel(), ceiling.ravel(), SEED)
             if len(samples) == 1
             else crossed_ratio(value - floor, ceiling - floor, SEED, same_seeds=True)
         )
-    return found
+    return figures
 
 
 def ranks(
@@ -113,11 +113,11 @@ def ranks(
     """
     if not entries:
         return {}
-    axes = Axes.of([one for victims in entries.values() for some in victims for one in some])
+    axes = Axes.of([sample for victims in entries.values() for some in victims for sample in some])
     values = {
-        label: overall(victims, main_metric(goal), axes) for label, victims in entries.items()
+        label: overall(victims, HEADLINES[goal].main, axes) for label, victims in entries.items()
     }
-    sign = 1 if (goal == "targeted") is strongest else -1
+    sign = HEADLINES[goal].sign * (1 if strongest else -1)
     ahead = dict.fromkeys(entries, 1)
     for label, own in values.items():
         for other, theirs in values.items():

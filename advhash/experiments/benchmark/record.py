@@ -14,11 +14,12 @@ from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
 from advhash.measures.sanity import Flag
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
-from advhash.reports.record import Record, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import Record
 
 
 @dataclass(frozen=True)
-class Found:
+class FinishedCell:
     """A finished cell with what its run says."""
 
     cell: SuiteCell
@@ -29,11 +30,11 @@ class Found:
 def suite_record(
     suite: Suite,
     missing: Mapping[str, Missing],
-    read: Mapping[str, Found],
+    read: Mapping[str, FinishedCell],
     place: Place,
 ) -> BenchmarkRecord:
     """What a suite found. missing: why cells gave nothing; read: those that are finished."""
-    infos, found = [], [read[cell.key] for cell in suite.cells if cell.key in read]
+    infos, done = [], [read[cell.key] for cell in suite.cells if cell.key in read]
     for cell in suite.cells:
         gone, figures, spent = missing.get(cell.key), {}, None
         if cell.key in read:
@@ -57,11 +58,11 @@ def suite_record(
             )
         )
     config = suite.config
-    groups: dict[tuple[str, str, str], dict[str, dict[str, list[Found]]]] = {}
-    for one in found:
-        cell = one.cell
+    groups: dict[tuple[str, str, str], dict[str, dict[str, list[FinishedCell]]]] = {}
+    for run in done:
+        cell = run.cell
         place_ = groups.setdefault((cell.dataset, cell.budget, cell.goal), {})
-        place_.setdefault(cell.victim, {}).setdefault(cell.method, []).append(one)
+        place_.setdefault(cell.victim, {}).setdefault(cell.method, []).append(run)
     rows: list[Row] = []
     methods: list[Method] = []
     victims: list[Standing] = []
@@ -79,16 +80,16 @@ def suite_record(
         suite=config.model_dump(mode="json"),
         executor=place.executor,
         report=str(place.final / "report.html"),
-        failed=[one.key for one in infos if one.status == "failed"],
-        left=[one.key for one in infos if one.status == "left"],
-        flags=[*seed_flags(suite), *_unequal(groups), *_raised(found)],
+        failed=[info.key for info in infos if info.status == "failed"],
+        left=[info.key for info in infos if info.status == "left"],
+        flags=[*seed_flags(suite), *_unequal(groups), *_raised(done)],
         rows=rows,
         methods=methods,
         victims=victims,
-        knowledge={one.cell.method: one.record.attack.knowledge for one in found},
-        data={one.cell.dataset: one.record.dataset.fingerprint for one in found},
-        deviations=_deviations(found),
-        attributions=sorted({one.record.dataset.attribution for one in found} - {""}),
+        knowledge={run.cell.method: run.record.attack.knowledge for run in done},
+        data={run.cell.dataset: run.record.dataset.fingerprint for run in done},
+        deviations=_deviations(done),
+        attributions=sorted({run.record.dataset.attribution for run in done} - {""}),
         cells=infos,
     )
 
@@ -105,55 +106,55 @@ def seed_flags(suite: Suite) -> list[Flag]:
     if config.victim_seeds == 1:
         once |= {cell.victim: None for cell in suite.cells if cell.victim_seed is not None}
     if once:
-        told = f"{', '.join(once)}: one training each, so no interval covers another one."
-        flags.append(Flag("one_training", "warning", told))
+        message = f"{', '.join(once)}: one training each, so no interval covers another one."
+        flags.append(Flag("one_training", "warning", message))
     if config.attack_seeds == 1:
-        told = (
+        message = (
             "One seed of the attacks: no interval covers other targets or an attack trained anew."
         )
-        flags.append(Flag("one_attack_seed", "warning", told))
+        flags.append(Flag("one_attack_seed", "warning", message))
     return flags
 
 
-def _raised(found: Sequence[Found]) -> list[Flag]:
+def _raised(done: Sequence[FinishedCell]) -> list[Flag]:
     """One flag for each kind that runs raised, in the words of the first run."""
     first: dict[tuple[str, str], tuple[SuiteCell, Flag]] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    for one in found:
-        kinds = {(flag.name, flag.level): flag for flag in one.record.flags}
+    for run in done:
+        kinds = {(flag.name, flag.level): flag for flag in run.record.flags}
         counts.update(kinds.keys())
         for kind, flag in kinds.items():
-            first.setdefault(kind, (one.cell, flag))
+            first.setdefault(kind, (run.cell, flag))
     return [
         Flag(
             flag.name,
             flag.level,
-            f"{counts[kind]} of {len(found)} runs (see the tables), the first {cell.method} on "
+            f"{counts[kind]} of {len(done)} runs (see the tables), the first {cell.method} on "
             f"{cell.victim}, {cell.dataset}, {cell.budget}: {flag.message}",
         )
         for kind, (cell, flag) in first.items()
     ]
 
 
-def _deviations(found: Sequence[Found]) -> dict[str, list[str]]:
+def _deviations(done: Sequence[FinishedCell]) -> dict[str, list[str]]:
     """Of victims with their defences, and of attacks; once each, whatever the settings."""
-    told: dict[str, dict[str, None]] = {}
-    for one in found:
+    deviations: dict[str, dict[str, None]] = {}
+    for run in done:
         for name, info in (
-            (one.record.victim.label, one.record.victim),
-            (one.record.attack.name, one.record.attack),
+            (run.record.victim.label, run.record.victim),
+            (run.record.attack.name, run.record.attack),
         ):
             if info.deviations:
-                told.setdefault(name, {}).update(dict.fromkeys(info.deviations))
-    return {name: list(texts) for name, texts in told.items()}
+                deviations.setdefault(name, {}).update(dict.fromkeys(info.deviations))
+    return {name: list(texts) for name, texts in deviations.items()}
 
 
 Setting = tuple[str, str, Any]  # data set, budget, goal
-Table = Mapping[str, Mapping[str, Sequence[Found]]]  # victim → method → cells
+Table = Mapping[str, Mapping[str, Sequence[FinishedCell]]]  # victim → method → cells
 
 
-def _samples(found: Sequence[Found]) -> list[Sample]:
-    return [one.sample for one in found]
+def _samples(done: Sequence[FinishedCell]) -> list[Sample]:
+    return [run.sample for run in done]
 
 
 def _rows(key: Setting, table: Table) -> list[Row]:
@@ -161,12 +162,12 @@ def _rows(key: Setting, table: Table) -> list[Row]:
     rows = []
     for victim, by_method in table.items():
         order = ranks(
-            {method: [_samples(found)] for method, found in by_method.items()},
+            {method: [_samples(done)] for method, done in by_method.items()},
             goal,
             strongest=True,
         )
-        for method, found in by_method.items():
-            spent = found[0].record.budget
+        for method, done in by_method.items():
+            spent = done[0].record.budget
             rows.append(
                 Row(
                     dataset=dataset,
@@ -176,14 +177,14 @@ def _rows(key: Setting, table: Table) -> list[Row]:
                     norm=spent.norm,
                     eps=spent.eps,
                     goal=goal,
-                    cells=len(found),
+                    cells=len(done),
                     rank=order[method],
-                    metrics=summary(_samples(found), goal),
+                    metrics=summary(_samples(done), goal),
                     flags=dict(
                         Counter(
                             name
-                            for one in found
-                            for name in {flag.name: None for flag in one.record.flags}
+                            for run in done
+                            for name in {flag.name: None for flag in run.record.flags}
                         )
                     ),
                 )
@@ -200,7 +201,7 @@ def _methods(key: Setting, table: Table) -> list[Method]:
         return []
     entries = {method: [_samples(table[victim][method]) for victim in victims] for method in names}
     order = ranks(entries, goal, strongest=True)
-    found = [
+    methods = [
         Method(
             dataset=dataset,
             budget=budget,
@@ -208,11 +209,11 @@ def _methods(key: Setting, table: Table) -> list[Method]:
             method=method,
             victims=victims,
             rank=order[method],
-            main=mean_over(overall(samples, main_metric(goal))),
+            main=mean_over(overall(samples, HEADLINES[goal].main)),
         )
         for method, samples in entries.items()
     ]
-    return sorted(found, key=lambda one: one.rank)
+    return sorted(methods, key=lambda entry: entry.rank)
 
 
 def _unequal(groups: Mapping[Setting, Table]) -> list[Flag]:
@@ -223,23 +224,23 @@ def _unequal(groups: Mapping[Setting, Table]) -> list[Flag]:
         for victim, by_method in table.items():
             if missing := all_methods - set(by_method):
                 where = f"{dataset}, {goal}"
-                told = f"{len(by_method)} of {len(missing) + len(by_method)} attacks"
-                places.setdefault((victim, where, told), []).append(budget)
+                faced = f"{len(by_method)} of {len(missing) + len(by_method)} attacks"
+                places.setdefault((victim, where, faced), []).append(budget)
     return [
         Flag(
             "fewer_attacks",
             "warning",
-            f"{victim} faced {told} ({where}, {', '.join(budgets)}): under the others it could "
+            f"{victim} faced {faced} ({where}, {', '.join(budgets)}): under the others it could "
             "stand lower among the victims.",
         )
-        for (victim, where, told), budgets in places.items()
+        for (victim, where, faced), budgets in places.items()
     ]
 
 
 def _standings(key: Setting, table: Table, rows: Sequence[Row]) -> list[Standing]:
     """Each victim under the attack whose mean moves it most."""
     dataset, budget, goal = key
-    main, sign = main_metric(goal), 1 if goal == "targeted" else -1
+    main, sign = HEADLINES[goal].main, HEADLINES[goal].sign
     worst: dict[str, Row] = {}
     for row in rows:
         value = row.metrics[main].value
@@ -253,7 +254,7 @@ def _standings(key: Setting, table: Table, rows: Sequence[Row]) -> list[Standing
         goal,
         strongest=False,
     )
-    found = [
+    entries = [
         Standing(
             dataset=dataset,
             budget=budget,
@@ -265,4 +266,4 @@ def _standings(key: Setting, table: Table, rows: Sequence[Row]) -> list[Standing
         )
         for victim, row in worst.items()
     ]
-    return sorted(found, key=lambda one: one.rank)
+    return sorted(entries, key=lambda entry: entry.rank)

@@ -12,12 +12,12 @@ from advhash.experiments.attack.record import score_columns
 from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
-from advhash.experiments.benchmark.record import Found, suite_record
+from advhash.experiments.benchmark.record import FinishedCell, suite_record
 from advhash.experiments.benchmark.suite import THREADS, Suite, SuiteCell, plan_suite
 from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.measures.paired_runs import Queries
 from advhash.registry import ATTACKS, EXPERIMENTS
-from advhash.reports.attack.pairs import Queries
 from advhash.reports.benchmark import BenchmarkRecord
 from advhash.reports.record import TARGETED_METRICS, Record
 from advhash.storage.cells import Result
@@ -46,7 +46,7 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecor
 
     def plan(self, config: SuiteConfig) -> BenchmarkPlan:
         suite = plan_suite(config)
-        victims = [name for name, one in suite.parts.items() if isinstance(one, PlannedVictim)]
+        victims = [name for name, part in suite.parts.items() if isinstance(part, PlannedVictim)]
         learnt = {cell.attack.fit for cell in suite.cells if _trains(cell)}
         return BenchmarkPlan(
             config=suite.config,
@@ -60,23 +60,23 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecor
         )
 
     def compute(self, cell: SuiteCell, place: Place) -> Result:
-        found = AttackExperiment().compute(cell.attack, place)
-        tensors = {name: one for name, one in found.tensors.items() if name not in PICTURES}
-        return Result(found.document, tensors)
+        result = AttackExperiment().compute(cell.attack, place)
+        tensors = {name: tensor for name, tensor in result.tensors.items() if name not in PICTURES}
+        return Result(result.document, tensors)
 
     def judge(
         self, plan: BenchmarkPlan, results: Sequence[Result | Missing], place: Place
     ) -> BenchmarkRecord:
-        missing, found = dict[str, Missing](), dict[str, Found]()
+        missing, finished = dict[str, Missing](), dict[str, FinishedCell]()
         for done, (cell, result) in enumerate(zip(plan.cells, results, strict=True)):
             if isinstance(result, Missing):
                 missing[cell.key] = result
             else:
                 record = Record.from_document(result.document)
                 sample = Sample(cell.victim_seed, cell.attack_seed, _queries(record, result))
-                found[cell.key] = Found(cell, record, sample)
+                finished[cell.key] = FinishedCell(cell, record, sample)
             place.progress("reading cells", done + 1, len(plan.cells))
-        return suite_record(plan.suite, missing, found, place)
+        return suite_record(plan.suite, missing, finished, place)
 
 
 def _trains(cell: SuiteCell) -> bool:

@@ -130,20 +130,23 @@ def plan_suite(config: SuiteConfig) -> Suite:
 def _by_protocol(cells: list[SuiteCell]) -> list[SuiteCell]:
     """Figures of different protocols are not compared: their data sets are called differently."""
     settings = [cell.config.protocol.model_dump(mode="json") for cell in cells]
-    apart = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
+    apart = [name for name in settings[0] if len({repr(setting[name]) for setting in settings}) > 1]
     return [
         replace(
             cell,
             dataset=", ".join(
-                [cell.dataset, *(f"{name}={one[name]}" for name in apart if one[name] is not None)]
+                [
+                    cell.dataset,
+                    *(f"{name}={setting[name]}" for name in apart if setting[name] is not None),
+                ]
             ),
         )
-        for cell, one in zip(cells, settings, strict=True)
+        for cell, setting in zip(cells, settings, strict=True)
     ]
 
 
 def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iterator[SuiteCell]:
-    hardens = any(one.name != UNDEFENDED for one in grid.defenses)
+    hardens = any(defense.name != UNDEFENDED for defense in grid.defenses)
     if grid.defense_budget != BudgetConfig() and not hardens:
         raise UsageError(
             "defense_budget is what a defence is trained against: name one in defenses"
@@ -169,14 +172,16 @@ def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iter
         drawn = known.learns and victim.seed is None
         identity, names = known.identity, (label, known.names[1])
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
-            one = base.model_copy(update={"attack": attack, "budget": budget})
+            config = base.model_copy(update={"attack": attack, "budget": budget})
             with _telling(f"{label} on {known.data.name}, {method_label(attack)}", parts=True):
-                planned = planned_cell(one, known)
+                planned = planned_cell(config, known)
             for victim_seed, seed in product(
                 range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)
             ):
                 trained = suite.seed + victim_seed if drawn else None
-                yield _cell(one, planned, known, identity, names, trained, suite.seed + seed, parts)
+                yield _cell(
+                    config, planned, known, identity, names, trained, suite.seed + seed, parts
+                )
 
 
 @contextmanager
@@ -214,8 +219,8 @@ def _cell(
     attack: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
     given = {} if victim_seed is None else {"seed": victim_seed}
     seeded, resolved = (
-        one.model_copy(update={"seed": seed, "victim": one.victim.model_copy(update=given)})
-        for one in (config, planned.config)
+        written.model_copy(update={"seed": seed, "victim": written.victim.model_copy(update=given)})
+        for written in (config, planned.config)
     )
     if known.learns:  # the seed of the victim, else that of the run
         identity = {**identity, "seed": seeded.victim_seed}

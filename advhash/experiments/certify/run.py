@@ -69,11 +69,13 @@ class CodesCell:
     def compute(self, place: Place) -> Result:
         trained: Trained = place.part("victim")
         victim, images = _smoothed(self.config, trained.victim), _queries(self.config, trained.data)
-        found = {}
-        for name, one in (("smoothed", victim), ("unsmoothed", victim.victim)):
-            found[f"{name} database"] = one.database_codes(trained.data, str(self.config.database))
-            found[f"{name} queries"] = one.encode(images.inputs[CERTIFIED], CERTIFIED)
-        return Result(None, {name: _kept(codes) for name, codes in found.items()})
+        columns = {}
+        for name, model in (("smoothed", victim), ("unsmoothed", victim.victim)):
+            columns[f"{name} database"] = model.database_codes(
+                trained.data, str(self.config.database)
+            )
+            columns[f"{name} queries"] = model.encode(images.inputs[CERTIFIED], CERTIFIED)
+        return Result(None, {name: _kept(codes) for name, codes in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class CertificateCell:
     def compute(self, place: Place) -> Result:
         trained: Trained = place.part("victim")
         batch = _queries(self.config, trained.data)
-        found = certify(
+        certificate = certify(
             _smoothed(self.config, trained.victim),
             batch.inputs[CERTIFIED][self.start : self.stop],
             samples=self.config.samples,
@@ -107,7 +109,7 @@ class CertificateCell:
             first=self.start,
             progress=place.progress,
         )
-        tensors = {"codes": _kept(found.codes), "lower": torch.from_numpy(found.lower)}
+        tensors = {"codes": _kept(certificate.codes), "lower": torch.from_numpy(certificate.lower)}
         return Result(None, tensors)
 
 
@@ -156,7 +158,9 @@ class Certification(
     ) -> CertificateRecord:
         codes, *blocks = (result.tensors for result in results)
         config, trained = plan.config, place.part("victim")
-        document = _document(config, trained, {n: _again(one) for n, one in codes.items()}, blocks)
+        document = _document(
+            config, trained, {n: _again(stored) for n, stored in codes.items()}, blocks
+        )
         head = file_document(CERTIFY, self.name, config, trained, place)
         return CertificateRecord.from_document(head | document)
 
@@ -238,12 +242,12 @@ def _document(
     victim, data = _smoothed(config, trained.victim), trained.data
     within, direction = config.within, str(config.database)
     assert within is not None
-    stored, stored_bare = (codes[f"{one} database"] for one in ("smoothed", "unsmoothed"))
+    stored, stored_bare = (codes[f"{kind} database"] for kind in ("smoothed", "unsmoothed"))
     boot = derive_seed(config.seed, "bootstrap")
     labels = _queries(config, data).labels.numpy()
     database_labels = data.database.labels.numpy()
     relevant = labels.astype(np.int64) @ database_labels.T.astype(np.int64) > 0
-    found = Certificate(
+    certificate = Certificate(
         _again(torch.cat([block["codes"] for block in blocks])),
         torch.cat([block["lower"] for block in blocks]).numpy(),
         victim.sigma,
@@ -251,7 +255,7 @@ def _document(
     )
 
     def kept(held: Bools, rows: Bools) -> Metric:
-        return mean_metric(certified_recall(held, found.codes, stored, rows, within), boot)
+        return mean_metric(certified_recall(held, certificate.codes, stored, rows, within), boot)
 
     counts = histograms(codes["smoothed queries"], stored, labels, database_labels)
     plain = histograms(codes["unsmoothed queries"], stored_bare, labels, database_labels)
@@ -264,7 +268,7 @@ def _document(
         "precision_clean": mean_metric(precision_within(counts, within), boot),
         "recall_clean": kept(every, relevant),
         "irrelevant_clean": kept(every, ~relevant),
-        "bits_abstained": mean_metric((~found.held(0)).sum(axis=1), boot),
+        "bits_abstained": mean_metric((~certificate.held(0)).sum(axis=1), boot),
     }
     most = largest_radius(victim.sigma, config.samples, config.alpha, victim.bits)
     sane = check_codes(stored, stored[:0], len(np.unique(database_labels, axis=0)))
@@ -290,7 +294,9 @@ def _document(
                 "radius": radius,
                 "metrics": {
                     name: vars(metric)
-                    for name, metric in _at(config, found, radius, relevant, kept, boot).items()
+                    for name, metric in _at(
+                        config, certificate, radius, relevant, kept, boot
+                    ).items()
                 },
             }
             for radius in config.radii
@@ -322,18 +328,18 @@ def _smoothed(config: CertifyConfig, victim: HashVictim) -> Smoothed:
 
 def _at(
     config: CertifyConfig,
-    found: Certificate,
+    certificate: Certificate,
     radius: float,
     relevant: Bools,
     kept: Callable[[Bools, Bools], Metric],
     boot: int,
 ) -> dict[str, Metric]:
     """What holds whatever an attack within the L2 `radius` does."""
-    held = found.held(radius)
-    fresh = found.held_when_served(radius, votes=config.served_votes, level=config.level)
+    held = certificate.held(radius)
+    fresh = certificate.held_when_served(radius, votes=config.served_votes, level=config.level)
     return {
         "bits_certified": mean_metric(held.sum(axis=1), boot),
-        "flips_bound": mean_metric(found.flips(radius), boot),
+        "flips_bound": mean_metric(certificate.flips(radius), boot),
         "recall_certified": kept(held, relevant),
         "irrelevant_certified": kept(held, ~relevant),
         "bits_served": mean_metric(fresh.sum(axis=1), boot),
@@ -349,8 +355,9 @@ def _flags(config: CertifyConfig, most: float, codes: dict[str, dict[str, float]
             Flag(
                 "radius_out_of_reach",
                 "warning",
-                f"No bit can be certified at {', '.join(f'{one:g}' for one in beyond)}, whatever "
-                f"the hash: with these samples, alpha and sigma radii end below {most:.3g}.",
+                f"No bit can be certified at {', '.join(f'{radius:g}' for radius in beyond)}, "
+                "whatever the hash: with these samples, alpha and sigma radii end below "
+                f"{most:.3g}.",
             )
         )
     before = codes.get("undefended", codes["unsmoothed"])

@@ -63,8 +63,8 @@ class DetectorCell:
 
     def compute(self, place: Place) -> Result:
         judge = judge_images if _of_images(self.config) else judge_slices
-        found: dict[str, Any] = judge(self.config, self.detector, place)
-        return Result(found)
+        document: dict[str, Any] = judge(self.config, self.detector, place)
+        return Result(document)
 
 
 def _of_images(config: DetectConfig) -> bool:

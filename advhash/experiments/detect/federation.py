@@ -75,16 +75,16 @@ def judged(
     scores, predicted = [], []
     with seeded(seed), torch.no_grad():
         for batch in [rows] if isinstance(rows, Batch) else rows.batches(BLOCK):
-            found = detector.inspect(victim, victim.sent(batch.to(victim.device).inputs))
-            scores.append(found[0].cpu())
-            predicted.append(found[1].cpu())
+            inspected = detector.inspect(victim, victim.sent(batch.to(victim.device).inputs))
+            scores.append(inspected[0].cpu())
+            predicted.append(inspected[1].cpu())
     return torch.cat(scores).double().numpy(), torch.cat(predicted)
 
 
 def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
     """ROC of every detector on every kind of abnormal input, for the page of a run."""
     clean = data.query.rows(torch.arange(len(data.query)))
-    found = []
+    rows = []
     for kind in KINDS:
         odd = abnormal_batch(kind, victim, data, clean, derive_seed(seed, f"abnormal {kind}"))
         for entry in DETECTORS:
@@ -98,7 +98,7 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
             )
             rule, paired = DeployedRule.set_on(validation), kind in PAIRED
             fpr, tpr = roc_curve(strange, normal)
-            found.append(
+            rows.append(
                 Roc(
                     inputs=kind,
                     detector=entry.name,
@@ -108,7 +108,7 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
                     tpr=tpr,
                 )
             )
-    return found
+    return rows
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ STEPS_ALONE = "--adaptive: expected steps alone for a hash of images"
 
 def code_detectors() -> list[str]:
     """The detectors that judge codes of any victim of images, not the parties of a federation."""
-    return [one.name for one in DETECTORS if issubclass(one.build, CodeDetector)]  # type: ignore[arg-type]
+    return [entry.name for entry in DETECTORS if issubclass(entry.build, CodeDetector)]  # type: ignore[arg-type]
 
 
 def judges_codes(name: str) -> bool:
@@ -216,15 +216,16 @@ def noise_like(victim: HashVictim, clean: Batch, moved: Batch, seed: int) -> Bat
     far = (moved.inputs[MOVED] - clean.inputs[MOVED]).flatten(1).norm(dim=1).tolist()
     parts = []
     for row, size in enumerate(far):
-        one = Batch(
+        single = Batch(
             {name: values[row : row + 1] for name, values in clean.inputs.items()},
             clean.labels[row : row + 1],
             clean.index[row : row + 1],
         )
         if size > 0:
             budget = Budget("l2", size)
-            one = Noise().perturb(victim, one, None, budget, MOVED, seed=seed + row).batch.to("cpu")
-        parts.append(one.inputs[MOVED])
+            noisy = Noise().perturb(victim, single, None, budget, MOVED, seed=seed + row)
+            single = noisy.batch.to("cpu")
+        parts.append(single.inputs[MOVED])
     return _with(clean, torch.cat(parts))
 
 
@@ -238,7 +239,7 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     rows = trained.data.validation
     batches = (rows.rows(torch.arange(len(rows))), inputs.clean, inputs.moved)
     validation, normal, strange = (
-        detector.score(victim, one, MOVED).double().numpy() for one in batches
+        detector.score(victim, batch, MOVED).double().numpy() for batch in batches
     )
     paired = inputs.attack is not None or config.inputs in PAIRED
     rule, operating = operating_metrics(validation, strange, normal, boot, paired=paired)
@@ -274,7 +275,9 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     return {
         "threshold": rule.threshold,
         "adaptive": adaptive,
-        "metrics": {name: None if one is None else vars(one) for name, one in metrics.items()},
+        "metrics": {
+            name: None if metric is None else vars(metric) for name, metric in metrics.items()
+        },
         "roc": {"fpr": fpr, "tpr": tpr},
     }
 

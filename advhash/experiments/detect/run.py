@@ -64,18 +64,18 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
         self, plan: Plan[DetectConfig, Cells], results: Sequence[Result], place: Place
     ) -> DetectionRecord:
         config, trained = plan.config, place.part("victim")
-        inputs, *found = (result.document for result in results)
+        inputs, *documents = (result.document for result in results)
         document = file_document(DETECT, self.name, config, trained, place)
         document |= _document(config, trained, inputs)
         tables = {
-            cell.detector.name: one
-            for cell, one in zip(plan.cells[1:], found, strict=True)
+            cell.detector.name: document
+            for cell, document in zip(plan.cells[1:], documents, strict=True)
             if isinstance(cell, DetectorCell)
         }
         assert config.detector is not None
         if config.detector.name == EVERY:
             return DetectionRecord.from_document({**document, "detectors": tables})
-        return DetectionRecord.from_document({**document, **found[0]})
+        return DetectionRecord.from_document({**document, **documents[0]})
 
 
 def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
@@ -90,15 +90,17 @@ def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
     content = _content(planned, known)
     inputs = InputsCell(config, content_key(content), names, (made, *known.names), count)
     cells: list[Cells] = [inputs]
-    for one in planned.detectors:
+    for detector in planned.detectors:
         own = {
             "inputs": content,
-            "detector": one.model_dump(mode="json"),
-            "digest": DETECTORS[one.name].digest,
+            "detector": detector.model_dump(mode="json"),
+            "digest": DETECTORS[detector.name].digest,
             "adaptive": config.adaptive.model_dump(mode="json"),
         }
-        label = (method_label(one), made, *known.names)
-        cells.append(DetectorCell(config, one, content_key(own), (*names, "inputs"), label, count))
+        label = (method_label(detector), made, *known.names)
+        cells.append(
+            DetectorCell(config, detector, content_key(own), (*names, "inputs"), label, count)
+        )
     return Plan(
         config=config,
         cells=cells,
@@ -107,7 +109,7 @@ def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
         shown={
             "victim": {"name": known.name, "settings": known.settings},
             "defense": None if config.defense is None else config.defense.model_dump(),
-            "detectors": [one.model_dump() for one in planned.detectors],
+            "detectors": [detector.model_dump() for detector in planned.detectors],
             "inputs": config.inputs if attack is None else attack.name,
             "attack": None if attack is None else attack.model_dump(),
             "budget": config.budget.model_dump(),

@@ -234,9 +234,9 @@ def code_metrics(
     }
     groups = int(max(known_classes.max(), classes.max())) + 1
     for suffix, codes, wanted in (("", test, classes), ("_train", known, known_classes)):
-        rows, found = clusters(codes, groups, boot)
+        rows, assigned = clusters(codes, groups, boot)
         for name, way in (("purity", False), ("one_to_one", True)):
-            right = cluster_classes(found, wanted[rows], one_to_one=way) == wanted[rows]
+            right = cluster_classes(assigned, wanted[rows], one_to_one=way) == wanted[rows]
             metrics[f"kmeans_{name}{suffix}"] = mean_metric(right, boot)
     asked = {"": test} if moved is None else {"": test, "_adversarial": moved}
     predicted = logistic_classes(list(asked.values()), known, known_classes, boot)
@@ -258,8 +258,8 @@ def measured_pixels(sets: Sets, boot: int) -> Coder:
     asked = {"": sets.test} if sets.moved is None else {"": sets.test, "_adversarial": sets.moved}
     metrics: dict[str, Metric | None] = dict.fromkeys(METRICS)
     for suffix, images in asked.items():
-        found = pixel_knn_classes(images.flatten(1).numpy(), known, sets.train_classes)
-        metrics[f"knn_accuracy{suffix}"] = mean_metric(found == sets.test_classes, boot)
+        nearest = pixel_knn_classes(images.flatten(1).numpy(), known, sets.train_classes)
+        metrics[f"knn_accuracy{suffix}"] = mean_metric(nearest == sets.test_classes, boot)
     return Coder(
         label="pixels",
         kind="pixels",

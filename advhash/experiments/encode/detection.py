@@ -78,14 +78,14 @@ def detected(
             continue
         normal = _scores(name, detector, victim, sets.test)
         for kind, images in kinds.items():
-            found = _scores(name, detector, victim, images)
+            scores = _scores(name, detector, victim, images)
             rows += [
                 Detection(
                     detector=label,
                     inputs=kind,
-                    auroc=area_under_roc(found[label], normal[label], boot),
+                    auroc=area_under_roc(scores[label], normal[label], boot),
                 )
-                for label in found
+                for label in scores
             ]
     return rows, flags
 

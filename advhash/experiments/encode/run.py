@@ -146,18 +146,22 @@ def _shown(config: EncodeConfig, known: PlannedVictim) -> dict[str, Any]:
 def _record(plan: EncodePlan, results: Sequence[Result], place: Place) -> EncodingRecord:
     trained: Trained = place.part("victim")
     sets: Sets = place.part("sets")
-    found = list(zip(plan.cells, results, strict=True))
-    moved = next((one.document for cell, one in found if isinstance(cell, MovedPictures)), None)
-    coded = {cell.slot: one.document for cell, one in found if isinstance(cell, CoderCell)}
-    (odd,) = (one.document for cell, one in found if isinstance(cell, DetectionCell))
-    coders = [Coder.model_validate(one["coder"]) for one in coded.values() if one["coder"]]
+    pairs = list(zip(plan.cells, results, strict=True))
+    moved = next(
+        (result.document for cell, result in pairs if isinstance(cell, MovedPictures)), None
+    )
+    coded = {cell.slot: result.document for cell, result in pairs if isinstance(cell, CoderCell)}
+    (odd,) = (result.document for cell, result in pairs if isinstance(cell, DetectionCell))
+    coders = [
+        Coder.model_validate(document["coder"]) for document in coded.values() if document["coder"]
+    ]
     if coded.get("network", {"coder": None})["coder"] is None:  # one code alone has a SimHash
         several, _ = label_of("simhash of the code", str(trained.card["name"]))
         coders = [
             coder.model_copy(update={"label": "SimHash"}) if coder.label == several else coder
             for coder in coders
         ]
-    sites = [one["sites"] for one in coded.values() if one.get("sites")]
+    sites = [document["sites"] for document in coded.values() if document.get("sites")]
     return EncodingRecord(
         schema_=ENCODING,
         command="encode",
@@ -196,7 +200,7 @@ def _flags(coded: dict[Any, dict[str, Any]], trained: Trained) -> list[Flag]:
             Flag("no_initial_network", "info", f"{name} is not trained: no code before training.")
         )
     networks = [coded[slot] for slot in coded if slot.startswith("network")]
-    missing = next((one["why"] for one in networks if one["coder"] is None), None)
+    missing = next((network["why"] for network in networks if network["coder"] is None), None)
     if missing is not None:
         flags.append(Flag("no_neural_code", "info", f"No neural code of {name}: {missing}."))
     smooth = sum(coded[slot].get("smooth", 0) for slot in ("code", "network") if slot in coded)

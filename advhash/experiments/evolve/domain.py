@@ -62,7 +62,7 @@ class Range:
     def precision(self, attack: Attack) -> Floats:
         """(N,) t-AP of the queries after the attack, which is fitted here."""
         attack.fit(self.trained.victim, self.served, self.budget, seed=self.seed)
-        split, found = self.served.dataset.split(self.split), []
+        split, blocks = self.served.dataset.split(self.split), []
         for start in range(0, len(self.rows), BATCH):
             rows = slice(start, start + BATCH)
             moved = attack.perturb(
@@ -72,7 +72,7 @@ class Range:
                 self.budget,
                 seed=derive_seed(self.seed, "attack queries"),
             )
-            found.append(
+            blocks.append(
                 precisions(
                     moved.codes,
                     self.served.codes,
@@ -81,7 +81,7 @@ class Range:
                     Scoring(),
                 )
             )
-        return np.concatenate(found)
+        return np.concatenate(blocks)
 
     def normalised(self, precision: Floats) -> float:
         """(t-MAP − that of clean queries) / (ceiling − that of clean queries)."""

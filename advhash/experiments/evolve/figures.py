@@ -32,21 +32,24 @@ class _Arms:
         self._results = results
 
     def of(self, arm: str) -> list[SearchResult]:
-        return [one for one in self._results if one.arm == arm]
+        return [result for result in self._results if result.arm == arm]
 
     def best(self, arm: str, figure: str = "fitness") -> Floats:
         """A figure of the best candidate of each search; NaN where there was none."""
-        return np.array([one.figures.get(figure, np.nan) for one in self.of(arm)])
+        return np.array([result.figures.get(figure, np.nan) for result in self.of(arm)])
 
     def rate(self, arm: str) -> Floats:
         """Candidates a second; NaN where there was none."""
         return np.array(
-            [one.candidates / one.seconds if one.seconds else np.nan for one in self.of(arm)]
+            [
+                result.candidates / result.seconds if result.seconds else np.nan
+                for result in self.of(arm)
+            ]
         )
 
     def hits(self, arm: str) -> Floats:
         return np.array(
-            [one.lookups.get("full", 0) / max(1, one.candidates) for one in self.of(arm)]
+            [result.lookups.get("full", 0) / max(1, result.candidates) for result in self.of(arm)]
         )
 
 
@@ -56,26 +59,31 @@ def search_metrics(
     """Over repeats; boot: seed of the bootstrap. See docs/search.md for each."""
     arms = _Arms(results)
     cached, uncached = arms.of("cached"), arms.of("uncached")
-    reached = [_reached(one, two) for one, two in zip(cached, uncached, strict=True)]
-    checked, false = sum(one.checked for one in cached), sum(one.false for one in cached)
+    reached = [_reached(result, plain) for result, plain in zip(cached, uncached, strict=True)]
+    checked, false = (
+        sum(result.checked for result in cached),
+        sum(result.false for result in cached),
+    )
     metrics: dict[str, Metric | None] = {
         "speedup": mean_metric(arms.rate("cached") / arms.rate("uncached"), boot),
         "hit_rate": mean_metric(arms.hits("cached"), boot),
-        "repeat_rate": mean_metric([one.repeated / max(1, one.candidates) for one in cached], boot),
+        "repeat_rate": mean_metric(
+            [result.repeated / max(1, result.candidates) for result in cached], boot
+        ),
         "best_fitness": mean_metric(arms.best("cached"), boot),
         "best_fitness_uncached": mean_metric(arms.best("uncached"), boot),
         "time_to_uncached": mean_metric(
             [
-                1.0 if seconds is None else min(1.0, seconds / two.seconds)
-                for seconds, two in zip(reached, uncached, strict=True)
+                1.0 if seconds is None else min(1.0, seconds / plain.seconds)
+                for seconds, plain in zip(reached, uncached, strict=True)
             ],
             boot,
         ),
         "reached_uncached": rate_metric([seconds is not None for seconds in reached], boot),
         "false_hit_rate": rate_metric(np.arange(checked) < false, boot),
         "hash_overhead": _overhead(cached, boot),
-        "candidates": mean_metric([one.candidates for one in cached], boot),
-        "candidates_uncached": mean_metric([one.candidates for one in uncached], boot),
+        "candidates": mean_metric([result.candidates for result in cached], boot),
+        "candidates_uncached": mean_metric([result.candidates for result in uncached], boot),
     }
     if domain == "nas":
         for figure in ("test", "mean"):
@@ -120,11 +128,11 @@ def _reached(cached: SearchResult, uncached: SearchResult) -> float | None:
 def _overhead(results: Sequence[SearchResult], boot: int) -> Metric:
     """Seconds of one hash by those of one evaluation."""
     hashes, evaluations = [], []
-    for one in results:
-        found = one.cache
-        evaluated = found["misses"] + found["partial_hits"]
-        hashes.append(found["hash_seconds"] / max(1.0, evaluated + found["full_hits"]))
-        evaluations.append(found["evaluation_seconds"] / max(1.0, evaluated))
+    for result in results:
+        cache = result.cache
+        evaluated = cache["misses"] + cache["partial_hits"]
+        hashes.append(cache["hash_seconds"] / max(1.0, evaluated + cache["full_hits"]))
+        evaluations.append(cache["evaluation_seconds"] / max(1.0, evaluated))
     return ratio_of_means(hashes, evaluations, boot)
 
 
@@ -135,7 +143,7 @@ def search_flags(
 ) -> list[Flag]:
     """What a reader must know."""
     flags = []
-    empty = [one for one in results if one.candidates == 0]
+    empty = [result for result in results if result.candidates == 0]
     if empty:
         flags.append(
             Flag(
@@ -154,13 +162,13 @@ def search_flags(
                 f"A hash costs {100 * overhead.value:.1f} % of an evaluation: more than 5 %.",
             )
         )
-    for one in held_out:
-        if one.difference.low is None or one.difference.low <= 0:
+    for trial in held_out:
+        if trial.difference.low is None or trial.difference.low <= 0:
             flags.append(
                 Flag(
                     "not_better",
                     "info",
-                    f"The attack that was found does not beat dhta on {one.victim}: the interval "
+                    f"The attack that was found does not beat dhta on {trial.victim}: the interval "
                     "of the difference is not above zero.",
                 )
             )

@@ -92,7 +92,7 @@ class Evolve(Experiment[SearchConfig, SearchTask, EvolvePlan, SearchRecord]):
         else:
             victims = _victims(config)
             parts = {"victim": victims[0], "other": victims[1]}
-            inputs = content_key([one.identity for one in victims])
+            inputs = content_key([victim.identity for victim in victims])
         repeats = config.search.repeats
         assert repeats is not None
         searches = [
@@ -103,8 +103,8 @@ class Evolve(Experiment[SearchConfig, SearchTask, EvolvePlan, SearchRecord]):
         study = []
         if config.domain == "nas":
             study = [
-                SearchTask(config, "cached", repeat, inputs, **one)  # type: ignore[arg-type]
-                for one in STUDIED
+                SearchTask(config, "cached", repeat, inputs, **study)  # type: ignore[arg-type]
+                for study in STUDIED
                 for repeat in range(repeats)
             ]
         return EvolvePlan(
@@ -200,7 +200,7 @@ def _arms(config: SearchConfig) -> list[str]:
 
 def _record(plan: EvolvePlan, documents: Sequence[dict[str, Any]], place: Place) -> SearchRecord:
     config, boot = plan.config, derive_seed(plan.config.seed, "bootstrap")
-    results = [SearchResult(**one) for one in documents[: plan.searches]]
+    results = [SearchResult(**document) for document in documents[: plan.searches]]
     place.seconds["searches"] = place.seconds["all"]
     coarseness: list[Coarseness] = []
     noise: list[NoiseStudy] = []
@@ -211,7 +211,7 @@ def _record(plan: EvolvePlan, documents: Sequence[dict[str, Any]], place: Place)
         with place.timed("studies"):
             table = read_table(None if config.table is None else Path(config.table))
             domain = CellDomain(table, keyed=config.search.keyed)
-            coarseness = [Coarseness(**one) for one in domain.study(STUDIED_BITS)]
+            coarseness = [Coarseness(**study) for study in domain.study(STUDIED_BITS)]
             noise = _noise(config, documents[plan.searches :], boot)
     else:
         where = validation_range(config, place.part("victim"))
@@ -247,13 +247,13 @@ def _noise(
     """documents: of `STUDIED`, as many as there are repeats of each."""
     repeats = config.search.repeats or 1
     studies = []
-    for number, one in enumerate(STUDIED):
+    for number, study in enumerate(STUDIED):
         mine = documents[number * repeats : (number + 1) * repeats]
         studies.append(
             NoiseStudy(
-                noise=one["noise"],
-                max_num_evals=int(one["max_num_evals"]),
-                remove_probability=one["remove_probability"],
+                noise=study["noise"],
+                max_num_evals=int(study["max_num_evals"]),
+                remove_probability=study["remove_probability"],
                 quality=mean_metric([doc["figures"].get("mean", np.nan) for doc in mine], boot),
                 claimed=mean_metric([doc["figures"].get("fitness", np.nan) for doc in mine], boot),
                 candidates=mean_metric([doc["candidates"] for doc in mine], boot),

@@ -26,8 +26,8 @@ STEPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the radius: what the tuned dhta cho
 
 def best_candidate(results: Sequence[SearchResult]) -> Any:
     """The best candidate of the searches with the functional cache; None where there is none."""
-    found = [one for one in results if one.arm == "cached" and one.best is not None]
-    return max(found, key=lambda one: one.figures["fitness"]).best if found else None
+    searches = [result for result in results if result.arm == "cached" and result.best is not None]
+    return max(searches, key=lambda result: result.figures["fitness"]).best if searches else None
 
 
 def on_held_out(
@@ -43,7 +43,7 @@ def on_held_out(
     All have the same budget of passes: a winner with diversity takes fewer steps. dhta runs as it
     is and with the best of `STEPS`, chosen like the winner: on the queries of the search.
     """
-    genome, found = read_genome(winner), []
+    genome, trials = read_genome(winner), []
     steps = config.search.steps
 
     def dhta(step: float = 0.1) -> Attack:
@@ -65,8 +65,8 @@ def on_held_out(
         )
         ours = AttackDomain(judged, steps=steps, bits=0).attack(genome)
         attacks = {"winner": ours, "dhta": dhta(), "dhta_tuned": dhta(tuned)}
-        arrays = {name: judged.precision(one) for name, one in attacks.items()}
-        found.append(
+        arrays = {name: judged.precision(attack) for name, attack in attacks.items()}
+        trials.append(
             HeldOut(
                 victim=trained.card["name"],
                 searched=number == 0,
@@ -90,16 +90,16 @@ def on_held_out(
             )
         )
     progress("held-out queries", 2, 2)
-    return found
+    return trials
 
 
 def exported(config: SearchConfig, place: Range, winner: Any) -> str:
     """The winner as the file that `advhash attack --config` runs."""
     steps = read_genome(winner).steps(config.search.steps)
-    found = config.turned_into(
+    turned = config.turned_into(
         AttackConfig,
         attack={"name": "evolved", "steps": steps, **winner},
         budget={**config.budget.model_dump(), "eight_bit": True},  # as the search moved pictures
         protocol={"targets": config.targets, "queries": config.search.held_out},
     )
-    return resolve(found, place.trained).to_toml()
+    return resolve(turned, place.trained).to_toml()

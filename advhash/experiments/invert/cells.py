@@ -126,7 +126,7 @@ class World(Stage):
         assert isinstance(victim, HashVFL)
         party, settings = config.protocol.query_modality, config.attack.settings
         samples = Samples.of(config, data)
-        method, found = reconstruct(
+        method, drawn = reconstruct(
             victim,
             settings,
             "codes" if self.name == "codes" else "embeddings",
@@ -137,7 +137,7 @@ class World(Stage):
             derive_seed(config.seed, "attack"),
             place.progress,
         )
-        tensors = {f"found/{name}": inputs for name, inputs in found.items()}
+        tensors = {f"found/{name}": inputs for name, inputs in drawn.items()}
         merits = [
             [name, None if np.isnan(merit) else merit] for name, merit in method.merits.items()
         ]
@@ -166,7 +166,7 @@ class ClassDecoder(Stage):
         victim, data, config = trained.victim, trained.data, self.config
         assert isinstance(victim, HashVFL)
         samples = Samples.of(config, data)
-        found = class_decoder(
+        drawn = class_decoder(
             victim,
             data,
             samples.auxiliary,
@@ -177,7 +177,7 @@ class ClassDecoder(Stage):
             place.progress,
             loss=self.loss,
         )
-        return Result({}, {"found": found})
+        return Result({}, {"found": drawn})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +189,9 @@ class TranscriptAttack(Stage):
         return []
 
     def compute(self, place: Place) -> Result:
-        told, labels = attack_transcript(place.part("victim"), self.config, place.progress)
+        figures, labels = attack_transcript(place.part("victim"), self.config, place.progress)
         return Result(
-            told.model_dump(mode="json"), {"label_from_gradients": torch.from_numpy(labels)}
+            figures.model_dump(mode="json"), {"label_from_gradients": torch.from_numpy(labels)}
         )
 
 
@@ -236,11 +236,11 @@ def reconstruct(
     method: CodeInversion = INVERSIONS.create("code-inversion", {**settings, "observed": observed})
     method.fit(victim, auxiliary, validation, party, seed=seed, progress=progress)
     sent = observe(victim, attacked, party, method.observed, seed=derive_seed(seed, "attacked"))
-    found = {
+    drawn = {
         name: member.reconstruct(victim, sent, party, seed=seed)
         for name, member in method.members.items()
     }
-    return method, found
+    return method, drawn
 
 
 def matching(
@@ -260,14 +260,14 @@ def matching(
     Also says which of the two ways the validation rows favour: "matching" or "picture".
     """
 
-    def hits(split: Split, truth: Tensor, found: Tensor | None) -> Floats:
+    def hits(split: Split, truth: Tensor, pictures: Tensor | None) -> Floats:
         inputs = split.rows(torch.arange(len(split))).inputs[party]
-        if found is None:
+        if pictures is None:
             sent = observe(victim, split, party, "codes", seed=seed)[truth]
             exact = torch.from_numpy(victim.encode(inputs, party).signs())
             far = torch.cdist(sent.double(), exact.double()).round(decimals=6)
         else:
-            far = pixel_distances(found, inputs)
+            far = pixel_distances(pictures, inputs)
         return reidentified(
             far, truth, split.labels.argmax(dim=1), candidates=int(settings["candidates"]),
             seed=seed,
@@ -276,7 +276,9 @@ def matching(
     held = observe(victim, data.validation, party, "codes", seed=seed)
     drawn = method.reconstruct(victim, held, party, seed=seed)
     every = torch.arange(len(data.validation))
-    by_code, by_picture = (hits(data.validation, every, found).mean() for found in (None, drawn))
+    by_code, by_picture = (
+        hits(data.validation, every, pictures).mean() for pictures in (None, drawn)
+    )
     return hits(data.query, rows, None), "matching" if by_code > by_picture else "picture"
 
 

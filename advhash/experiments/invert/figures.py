@@ -33,7 +33,7 @@ class Seen:
     merits: of each attacker on validation data, None where it is no number
     """
 
-    found: dict[str, Tensor]
+    drawn: dict[str, Tensor]
     merits: dict[str, float | None]
     chosen: str
     columns: dict[str, dict[str, Floats]] = field(default_factory=dict)
@@ -42,8 +42,8 @@ class Seen:
     def of(cls, result: Result) -> Seen:
         """What a cell of a world kept."""
         merits = dict(result.document["merits"])
-        found = {name: result.tensors[f"found/{name}"] for name in merits}
-        return cls(found, merits, result.document["chosen"])
+        drawn = {name: result.tensors[f"found/{name}"] for name in merits}
+        return cls(drawn, merits, result.document["chosen"])
 
 
 def rated_attacker(
@@ -66,8 +66,8 @@ def rated_attacker(
         pictures = {key: mean_metric(columns[key], seed) for key in ("ssim", "psnr")}
         pictures["gain"] = paired_difference(columns["ssim"], base["ssim"], seed)
         if informed is not None:
-            told = paired_difference(columns["ssim"], informed["ssim"], seed)
-            pictures["gain_over_told"] = told
+            over_class = paired_difference(columns["ssim"], informed["ssim"], seed)
+            pictures["gain_over_told"] = over_class
     return Attacker(
         name=name,
         chosen=chosen,
@@ -104,14 +104,14 @@ def leakage(
     codes = observe(victim, data.query, party, "codes", seed=seed)
     near = nearest_class(codes, victim.class_codes.cpu()) == labels
     common = data.database.labels.argmax(dim=1).bincount().argmax()
-    found = {
+    picked = {
         "nearest_class_code": rate_metric(near.double().numpy(), boot),
         "clustering": rate_metric(clustered(codes, labels, len(data.classes), seed), boot),
         "most_common_class": rate_metric((labels == common).double().numpy(), boot),
     }
     if gradients is not None:
-        found["gradients"] = rate_metric(gradients, boot)
-    return found
+        picked["gradients"] = rate_metric(gradients, boot)
+    return picked
 
 
 def write_samples(
@@ -147,9 +147,9 @@ def sample_pictures(
     labels = attacked.labels.argmax(dim=1)
     first = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()][:GRID_ROWS]
     columns: dict[str, Tensor] = {"original": true, "class mean": own_class}
-    columns |= {f"codes: {name}": found for name, found in worlds["codes"].found.items()}
+    columns |= {f"codes: {name}": drawn for name, drawn in worlds["codes"].drawn.items()}
     for name in ("embeddings", "undefended"):
-        columns[name] = worlds[name].found[worlds[name].chosen]
+        columns[name] = worlds[name].drawn[worlds[name].chosen]
     return write_pictures(folder, data, attacked, rows, first, columns)
 
 

@@ -129,8 +129,8 @@ def _checked(config: InvertConfig, known: PlannedVictim, settings: Mapping[str, 
 
 def _own(known: PlannedVictim) -> dict[str, Any]:
     """All settings of the victim."""
-    found = known.settings if known.ready is None else known.ready.card["settings"]
-    return dict(found or {})
+    settings = known.settings if known.ready is None else known.ready.card["settings"]
+    return dict(settings or {})
 
 
 def _variant(known: PlannedVictim, **changed: Any) -> TrainConfig:

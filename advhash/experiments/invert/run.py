@@ -35,7 +35,7 @@ from advhash.experiments.invert.figures import (
     write_samples,
 )
 from advhash.experiments.invert.plan import WORLDS, InvertPlan, plan_inversion
-from advhash.experiments.invert.transcripts import Told
+from advhash.experiments.invert.transcripts import TranscriptFigures
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import (
@@ -86,9 +86,9 @@ class Invert(Experiment[InvertConfig, Stage, InvertPlan, InversionRecord]):
 
     def compute(self, cell: Stage, place: Place) -> Result:
         began = time.perf_counter()
-        found = cell.compute(place)
+        result = cell.compute(place)
         seconds = time.perf_counter() - began
-        return Result({**found.document, "seconds": seconds}, found.tensors)
+        return Result({**result.document, "seconds": seconds}, result.tensors)
 
     def judge(self, plan: InvertPlan, results: Sequence[Result], place: Place) -> InversionRecord:
         return _record(plan, _Results.of(plan.cells, results), place)
@@ -107,7 +107,7 @@ class _Results:
     class_only: dict[Loss, Tensor]
     matched: Floats
     favoured: str
-    told: Told | None
+    transcript: TranscriptFigures | None
     gradients: Floats | None
     sweeps: list[tuple[Sweep, Result]]
     seconds: dict[str, float]
@@ -115,11 +115,13 @@ class _Results:
     @classmethod
     def of(cls, cells: Sequence[Stage], results: Sequence[Result]) -> _Results:
         pairs = list(zip(cells, results, strict=True))
-        worlds = {cell.name: one for cell, one in pairs if isinstance(cell, World)}
-        transcripts = [one for cell, one in pairs if isinstance(cell, TranscriptAttack)]
+        worlds = {cell.name: result for cell, result in pairs if isinstance(cell, World)}
+        transcripts = [result for cell, result in pairs if isinstance(cell, TranscriptAttack)]
         codes = worlds["codes"]
         seconds = {
-            name: sum(one.document["seconds"] for cell, one in pairs if isinstance(cell, kinds))
+            name: sum(
+                result.document["seconds"] for cell, result in pairs if isinstance(cell, kinds)
+            )
             for name, kinds in (
                 ("reconstruction", (World, ClassDecoder)),
                 ("transcript", TranscriptAttack),
@@ -127,13 +129,22 @@ class _Results:
             )
         }
         return cls(
-            {name: Seen.of(one) for name, one in worlds.items()},
-            {c.loss: one.tensors["found"] for c, one in pairs if isinstance(c, ClassDecoder)},
+            {name: Seen.of(result) for name, result in worlds.items()},
+            {c.loss: result.tensors["found"] for c, result in pairs if isinstance(c, ClassDecoder)},
             codes.tensors["matched"].numpy(),
             codes.document["favoured"],
-            next((Told.model_validate(one.document) for one in transcripts), None),
-            next((one.tensors["label_from_gradients"].numpy() for one in transcripts), None),
-            [(cell, one) for cell, one in pairs if isinstance(cell, Sweep)],
+            next(
+                (
+                    TranscriptFigures.model_validate(transcript.document)
+                    for transcript in transcripts
+                ),
+                None,
+            ),
+            next(
+                (transcript.tensors["label_from_gradients"].numpy() for transcript in transcripts),
+                None,
+            ),
+            [(cell, result) for cell, result in pairs if isinstance(cell, Sweep)],
             seconds,
         )
 
@@ -192,24 +203,24 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
     own_class = _class_means(samples, party, labels)
     base = reconstruction_columns(own_class, true)
     class_only = {
-        loss: reconstruction_columns(found, true) for loss, found in results.class_only.items()
+        loss: reconstruction_columns(drawn, true) for loss, drawn in results.class_only.items()
     }
     candidates, draw = int(config.attack.settings["candidates"]), derive_seed(seed, "candidates")
     shown = []
     for name, world in results.worlds.items():
         rated = []
-        for attacker, found in world.found.items():
-            columns = reconstruction_columns(found, true)
+        for attacker, drawn in world.drawn.items():
+            columns = reconstruction_columns(drawn, true)
             columns["hit"], chance = reidentified(
-                pixel_distances(found, inputs), rows, kinds, candidates=candidates, seed=draw
+                pixel_distances(drawn, inputs), rows, kinds, candidates=candidates, seed=draw
             )
             world.columns[attacker] = columns
             informed = class_only[_loss_of(attacker)]
             chosen, merit = attacker == world.chosen, world.merits[attacker]
             rated.append(rated_attacker(attacker, chosen, merit, columns, base, boot, informed))
         shown.append(WorldRow(name=name, text=WORLDS[name], attackers=rated))
-    told = results.told
-    shown += [] if told is None else told.worlds
+    transcript = results.transcript
+    shown += [] if transcript is None else transcript.worlds
     figures = _Figures(
         score="ssim" if victim.is_image(party) else "mse",
         boot=boot,
@@ -237,8 +248,8 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
             validation=len(data.validation),
             auxiliary=len(samples.auxiliary),
             candidates=candidates,
-            transcript_samples=0 if told is None else told.samples,
-            transcript_bytes=0 if told is None else told.bytes,
+            transcript_samples=0 if transcript is None else transcript.samples,
+            transcript_bytes=0 if transcript is None else transcript.bytes,
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),
@@ -264,7 +275,12 @@ def _class_means(samples: Samples, party: str, labels: Tensor) -> Tensor:
 
 
 def _metrics(figures: _Figures, victim: HashVFL) -> dict[str, Metric | None]:
-    boot, told, mean, best = figures.boot, figures.results.told, figures.mean, figures.best
+    boot, transcript, mean, best = (
+        figures.boot,
+        figures.results.transcript,
+        figures.mean,
+        figures.best,
+    )
     metrics: dict[str, Metric | None] = {
         "accuracy": rate_metric(figures.right, boot),
         "accuracy_undefended": rate_metric(figures.right_twin, boot),
@@ -283,7 +299,7 @@ def _metrics(figures: _Figures, victim: HashVFL) -> dict[str, Metric | None]:
         "reidentification_by_code": rate_metric(figures.results.matched, boot),
         "reidentification_undefended": rate_metric(best("undefended")["hit"], boot),
         **{name: single_metric(value) for name, value in victim.privacy().items()},
-        **({} if told is None else told.metrics),
+        **({} if transcript is None else transcript.metrics),
     }
     if "ssim" in figures.class_only:
         metrics["ssim_class_decoder_ssim"] = mean(figures.class_only["ssim"]["ssim"])
@@ -291,7 +307,7 @@ def _metrics(figures: _Figures, victim: HashVFL) -> dict[str, Metric | None]:
 
 
 def _differences(figures: _Figures) -> dict[str, Difference | None]:
-    boot, told, score = figures.boot, figures.results.told, figures.score
+    boot, transcript, score = figures.boot, figures.results.transcript, figures.score
     base, gain = figures.base[score], figures.gain
     codes, worlds = figures.best("codes")[score], figures.results.worlds
     informed = figures.class_only[_loss_of(worlds["codes"].chosen)][score]
@@ -302,7 +318,7 @@ def _differences(figures: _Figures) -> dict[str, Difference | None]:
         "gain_embeddings": gain(figures.best("embeddings")[score], base),
         "gain_undefended": gain(figures.best("undefended")[score], base),
         "reidentification_over_chance": paired_difference(figures.hits, figures.chance, boot),
-        **({} if told is None else told.differences),
+        **({} if transcript is None else transcript.differences),
     }
     if "ssim" in figures.class_only:
         alone = figures.class_only["ssim"]["ssim"]

@@ -53,7 +53,7 @@ TEXTS = {
 }
 
 
-class Told(BaseModel):
+class TranscriptFigures(BaseModel):
     """What the transcript gives away."""
 
     samples: int
@@ -90,7 +90,7 @@ def transcript_of(trained: Trained, seed: int, progress: Progress) -> Transcript
 
 def attack_transcript(
     trained: Trained, config: InvertConfig, progress: Progress
-) -> tuple[Told, Floats]:
+) -> tuple[TranscriptFigures, Floats]:
     """Reconstruct training samples from the transcript, and the same ones from a single code.
 
     Also (n,) of 0/1 for the training rows: whether the last gradient gives the label away.
@@ -141,15 +141,15 @@ def attack_transcript(
             "neighbours": nearest_mean(seen, seen[known], inputs[known], NEIGHBOURS),
         }
         merits = {}
-        for attacker, found in drawn.items():
-            judged = reconstruction_columns(found[held_rows], inputs[held_rows])
+        for attacker, pictures in drawn.items():
+            judged = reconstruction_columns(pictures[held_rows], inputs[held_rows])
             merits[attacker] = float((judged["ssim"] if score == "ssim" else -judged["mse"]).mean())
         best = max(merits, key=merits.__getitem__)
         rated = []
         for attacker, merit in merits.items():
-            found = drawn[attacker][secret]
-            columns = reconstruction_columns(found, true)
-            far = pixel_distances(found, true)
+            pictures = drawn[attacker][secret]
+            columns = reconstruction_columns(pictures, true)
+            far = pixel_distances(pictures, true)
             columns["hit"], chance = reidentified(
                 far, truth, labels[secret], candidates=candidates, seed=draw
             )
@@ -167,11 +167,11 @@ def attack_transcript(
     metrics[f"{score}_transcript_class_mean"] = mean_metric(base[score], boot)
     last = down[:, -1]
     guessed = nearest_class(-last, victim.class_codes.cpu())
-    told = Told(
+    figures = TranscriptFigures(
         samples=count,
         bytes=size,
         worlds=worlds,
         metrics=dict(metrics),
         differences=dict(differences),
     )
-    return told, (guessed == labels).double().numpy()
+    return figures, (guessed == labels).double().numpy()

@@ -50,7 +50,7 @@ def attack_stages(
     batch = data.query.rows(rows)
     first = data.database.labels[arrived_rows(data, order, 0)].numpy()
     targets = choose_targets("disjoint", batch.labels.numpy(), first, seed, rows=rows)
-    found = []
+    judged = []
     stale = None
     for stage, (victim, tables) in enumerate(zip(cell.victims, cell.tables, strict=True)):
         here = subset(data, arrived_rows(data, order, stage))
@@ -84,14 +84,14 @@ def attack_stages(
                 "tmap_chance": chance_average_precision(relevant, len(labels)),
                 "l2": moved.double().numpy(),
             }
-            found.append(
+            judged.append(
                 Robustness(
                     name,
                     stage,
                     {key: _spread(v, rows, len(data.query)) for key, v in values.items()},
                 )
             )
-    return found
+    return judged
 
 
 def _spread(values: Floats, rows: Rows, count: int) -> Floats:

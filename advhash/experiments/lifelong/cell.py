@@ -318,13 +318,15 @@ class _Course:
     def _precision(self, query: HashCodes, table: HashCodes, rows: Tensor, known: int) -> Floats:
         """AP of each query among these database rows; NaN where it is not known at that stage."""
         labels = self.data.database.labels[rows].numpy()
-        found = average_precision(histograms(query, table, self.data.query.labels.numpy(), labels))
-        return np.where(self.query_stage <= known, found, np.nan)
+        precision = average_precision(
+            histograms(query, table, self.data.query.labels.numpy(), labels)
+        )
+        return np.where(self.query_stage <= known, precision, np.nan)
 
     def _mean(self, stage: int, victim: HashVictim) -> float:
         """MAP of all queries on hashed codes, mean of image → text and text → image."""
         hashed = self._hashed(victim, stage)
-        found = [
+        columns = [
             self._precision(
                 victim.encode_split(self.data.query, modality),
                 hashed[database],
@@ -333,13 +335,13 @@ class _Course:
             )
             for modality, database in (("image", "text"), ("text", "image"))
         ]
-        return float(np.nanmean(found))
+        return float(np.nanmean(columns))
 
     def chance(self, stage: int) -> Floats:
         labels = self.data.database.labels[self.arrived[stage]].int()
         relevant = (self.data.query.labels.int() @ labels.T > 0).sum(dim=1).numpy()
-        found = chance_average_precision(relevant, len(labels))
-        return np.where(self.query_stage <= stage, found, np.nan)
+        precision = chance_average_precision(relevant, len(labels))
+        return np.where(self.query_stage <= stage, precision, np.nan)
 
 
 def _with_features(data: Dataset, backbone: torch.nn.Module, device: torch.device) -> Dataset:

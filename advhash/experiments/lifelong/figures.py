@@ -83,14 +83,14 @@ class CellFigures:
     ) -> Floats:
         """(N,) AP, the mean over the directions of `way`; NaN for queries of another group."""
         prefix = "first_" if group == "first" else "" if view == "served" else f"{view}_"
-        found = self.columns[method, stage]
-        values = np.mean([found[prefix + name] for name in WAYS[way]], axis=0)
+        column = self.columns[method, stage]
+        values = np.mean([column[prefix + name] for name in WAYS[way]], axis=0)
         return np.where(self._members(stage, group), values, np.nan)
 
     def kept(self, method: str, stage: int, prefix: str = "before_") -> Floats:
         """(N,) AP of what was known one stage before, with the codes and networks of `stage`."""
-        found = self.columns[method, stage]
-        return np.asarray(np.mean([found[prefix + name] for name in WAYS["mean"]], axis=0))
+        column = self.columns[method, stage]
+        return np.asarray(np.mean([column[prefix + name] for name in WAYS["mean"]], axis=0))
 
     def _members(self, stage: int, group: Group) -> npt.NDArray[np.bool_]:
         when = self.query_stage
@@ -266,17 +266,17 @@ def timing_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
     """What was trained: seconds, epochs and changed codes of each method and stage."""
     rows: list[Row] = []
     for method, stage in cells[0].timing:
-        found = [cell.timing[method, stage] for cell in cells]
-        if found[0].seconds is None:
+        timings = [cell.timing[method, stage] for cell in cells]
+        if timings[0].seconds is None:
             continue
 
         def of(name: str, method: str = method, stage: int = stage) -> Metric:
-            def take(one: CellFigures, at: int) -> Floats:
-                return np.array([getattr(one.timing[method, at], name)], dtype=np.float64)
+            def take(trained: CellFigures, at: int) -> Floats:
+                return np.array([getattr(trained.timing[method, at], name)], dtype=np.float64)
 
             return crossed_mean(stacked(cells, take, [stage]), seed)
 
-        epochs = [timing.epochs for timing in found if timing.epochs is not None]
+        epochs = [timing.epochs for timing in timings if timing.epochs is not None]
         rows.append(
             {
                 "method": method,
@@ -284,7 +284,7 @@ def timing_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
                 "seconds": of("seconds"),
                 "cpu_seconds": of("cpu_seconds"),
                 "epochs": float(np.mean(epochs)) if epochs else None,
-                "changed": max(timing.changed for timing in found),
+                "changed": max(timing.changed for timing in timings),
             }
         )
     return rows
@@ -294,15 +294,15 @@ def robustness_rows(cells: Sequence[CellFigures], seed: int) -> list[Row]:
     """t-MAP of the stale and the fresh attack after each stage, over the cells that have it."""
     attacked = [cell for cell in cells if cell.robustness]
     rows: list[Row] = []
-    keys = dict.fromkeys((one.attack, one.stage) for cell in attacked for one in cell.robustness)
+    keys = dict.fromkeys((row.attack, row.stage) for cell in attacked for row in cell.robustness)
     for attack, stage in keys:
 
         def of(name: str, attack: str = attack, stage: int = stage) -> Metric:
             def take(cell: CellFigures, stage: int) -> Floats:
-                (one,) = (
-                    one for one in cell.robustness if (one.attack, one.stage) == (attack, stage)
+                (row,) = (
+                    row for row in cell.robustness if (row.attack, row.stage) == (attack, stage)
                 )
-                return one.values[name]
+                return row.values[name]
 
             return crossed_mean(stacked(attacked, take, [stage]), seed)
 

@@ -94,7 +94,7 @@ class Lifelong(Experiment[LifelongConfig, OrderCell, LifelongPlan, LifelongRecor
 
     def compute(self, cell: OrderCell, place: Place) -> Result:
         data, device = cell.data(), torch.device(cell.device)
-        found = run_cell(
+        figures = run_cell(
             data,
             cell.order,
             cell.seed,
@@ -107,14 +107,14 @@ class Lifelong(Experiment[LifelongConfig, OrderCell, LifelongPlan, LifelongRecor
         if cell.attack is not None:
             attacked = attack_stages(
                 data,
-                found,
+                figures,
                 cell.order,
                 cell.seed,
                 settings=cell.attack,
                 queries=cell.queries,
                 progress=place.progress,
             )
-        return _kept(found, attacked)
+        return _kept(figures, attacked)
 
     def judge(self, plan: LifelongPlan, results: Sequence[Result], place: Place) -> LifelongRecord:
         cells = [_figures(cell, done) for cell, done in zip(plan.cells, results, strict=True)]
@@ -258,9 +258,9 @@ def _kept(cell: Lifetime, attacked: list[Robustness]) -> Result:
     for stage in cell.stages:
         for way, values in stage.columns.items():
             tensors[f"map/{stage.method}/{stage.stage}/{way}"] = torch.from_numpy(values.copy())
-    for one in attacked:
-        for name, values in one.values.items():
-            tensors[f"attack/{one.attack}/{one.stage}/{name}"] = torch.from_numpy(values.copy())
+    for row in attacked:
+        for name, values in row.values.items():
+            tensors[f"attack/{row.attack}/{row.stage}/{name}"] = torch.from_numpy(values.copy())
     stages = [
         {name: value for name, value in vars(stage).items() if name != "columns"}
         for stage in cell.stages

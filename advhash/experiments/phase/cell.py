@@ -70,18 +70,18 @@ def train_and_measure(
     sampled = replace(data, train_rows=torch.from_numpy(np.sort(rows)))
     taught = _taught(data, rows, noise, seed)
     victim: NeuralCode = VICTIMS.create("neural-code", settings).to(device)
-    found: dict[int, dict[str, float]] = {}
+    figures: dict[int, dict[str, float]] = {}
     for epoch in victim.learn(taught, seed=seed):
         if epoch in times:
             now = copy.deepcopy(victim)
             with torch.random.fork_rng():
                 now.keep_bits(sampled.train, seed)
-                found[epoch] = {
+                figures[epoch] = {
                     "bits": float(now.bits),
                     **_encoding(now, data, sampled, seed),
                     **_attacked(now, data, attacker, seed),
                 }
-    return found
+    return figures
 
 
 def _taught(data: Dataset, rows: npt.NDArray[np.int64], noise: float, seed: int) -> Dataset:
@@ -109,18 +109,18 @@ def _encoding(victim: NeuralCode, data: Dataset, sampled: Dataset, seed: int) ->
             victim.logits(batch.inputs["image"].to(victim.device)).argmax(dim=1).cpu()
             for batch in data.query.batches(256)
         ]
-    found = {
+    figures = {
         "knn_accuracy": knn_classes(test, known, known_classes) == classes,
         "logistic_accuracy": guess == classes,
         "accuracy": torch.cat(predicted).numpy() == classes,
     }
     for name, way in (("purity", False), ("one_to_one", True)):
         named = cluster_classes(groups, classes[rows], one_to_one=way)
-        found[f"kmeans_{name}"] = named == classes[rows]
+        figures[f"kmeans_{name}"] = named == classes[rows]
     return {
         "redundancy_train": redundancy_ratio(everything),
         "redundancy_test": redundancy_ratio(test),
-        **{name: float(right.mean()) for name, right in found.items()},
+        **{name: float(right.mean()) for name, right in figures.items()},
     }
 
 

@@ -24,7 +24,7 @@ from advhash.experiments.prepare.data_cell import DataCell
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.victim import data_settings, load_data
 from advhash.measures.intervals import Metric, single_metric
-from advhash.measures.regimes import REGIMES, eta_squared, regimes, unexplained
+from advhash.measures.regimes import REGIMES, eta_squared, means_by, regimes, unexplained
 from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Effect, PhaseRecord, Point, Snapshot
@@ -77,7 +77,7 @@ class PhaseChart(Experiment[PhaseConfig, Training, PhasePlan, PhaseRecord]):
         return _plan(config)
 
     def compute(self, cell: Training, place: Place) -> Result:
-        found = train_and_measure(
+        measured = train_and_measure(
             cell.data(),
             cell.victim,
             Attacker(
@@ -92,11 +92,13 @@ class PhaseChart(Experiment[PhaseConfig, Training, PhasePlan, PhaseRecord]):
             seed=cell.seed,
             device=torch.device(cell.device),
         )
-        return Result({str(epoch): one for epoch, one in found.items()})
+        return Result({str(epoch): figures for epoch, figures in measured.items()})
 
     def judge(self, plan: PhasePlan, results: Sequence[Result], place: Place) -> PhaseRecord:
-        found = [{int(epoch): one for epoch, one in done.document.items()} for done in results]
-        return _record(plan, found, place)
+        trainings = [
+            {int(epoch): figures for epoch, figures in done.document.items()} for done in results
+        ]
+        return _record(plan, trainings, place)
 
 
 def _plan(config: PhaseConfig) -> PhasePlan:
@@ -176,7 +178,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
     )
 
 
-def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRecord:
+def _record(plan: PhasePlan, trainings: Sequence[Figures], place: Place) -> PhaseRecord:
     config, grid = plan.config, plan.config.phase
     cells = [
         Snapshot(
@@ -190,7 +192,7 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
             repeat=task.repeat,
             figures=dict(figures),
         )
-        for task, times in zip(plan.cells, found, strict=True)
+        for task, times in zip(plan.cells, trainings, strict=True)
         for epoch, figures in times.items()
     ]
     judged = _regimes(plan, cells)
@@ -213,12 +215,12 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
     ]
     metrics: dict[str, Metric | None] = {
         f"share_{name}": Metric(
-            value=sum(one == name for _, one in judged) / len(judged), n=len(judged)
+            value=sum(regime == name for _, regime in judged) / len(judged), n=len(judged)
         )
         for name in REGIMES
     }
     for regime in REGIMES:
-        points = {point for point, one in judged if one == regime}
+        points = {point for point, judgement in judged if judgement == regime}
         for outcome in ("tmap", "auroc"):
             values = [cell.figures[outcome] for cell in cells if cell.point in points]
             metrics[f"{outcome}_{regime}"] = (
@@ -238,7 +240,7 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
         attack={"name": task.attack, **task.attack_settings},
         budget=str(plan.budget),
         dataset=dataset_info(plan.data),
-        axes={name: [float(one) for one in levels] for name, levels in grid.axes.items()},
+        axes={name: [float(level) for level in levels] for name, levels in grid.axes.items()},
         repeats=grid.repeats,
         queries=min(grid.queries, len(plan.data.query)),
         thresholds={
@@ -248,7 +250,7 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
         flags=_flags(plan),
         metrics=metrics,
         effects=effects,
-        regimes=[(point, one) for point, one in judged],
+        regimes=[(point, regime) for point, regime in judged],
         cells=cells,
     )  # fmt: skip
 
@@ -256,13 +258,11 @@ def _record(plan: PhasePlan, found: Sequence[Figures], place: Place) -> PhaseRec
 def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
     """Of each point, by the mean over repeats of redundancy (training) and K-NN accuracy."""
     grid = plan.config.phase
-    groups: dict[Point, list[Snapshot]] = {}
-    for cell in cells:
-        groups.setdefault(cell.point, []).append(cell)
-
-    def mean(point: Point, outcome: str) -> float:
-        return float(np.mean([cell.figures[outcome] for cell in groups[point]]))
-
+    points = [cell.point for cell in cells]
+    redundancy, accuracy = (
+        means_by([cell.figures[outcome] for cell in cells], points)
+        for outcome in ("redundancy_train", "knn_accuracy")
+    )
     judged = []
     for epochs, sample, decay, noise in product(
         grid.epochs, grid.samples, grid.weight_decays, grid.noises
@@ -272,8 +272,8 @@ def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
             for width in sorted(grid.widths)
         ]
         named = regimes(
-            [mean(point, "redundancy_train") for point in line],
-            [mean(point, "knn_accuracy") for point in line],
+            [redundancy[point] for point in line],
+            [accuracy[point] for point in line],
             under=grid.under,
             sufficient=grid.sufficient,
             saturation=grid.saturation,

@@ -57,7 +57,7 @@ def introduce(
                 "attacks that need one refuse it, which says nothing about its robustness.",
             )
         )
-    found = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)
+    metrics = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)
     return {
         "name": name,
         "settings": {},
@@ -69,7 +69,7 @@ def introduce(
             "fingerprint": data.fingerprint(),
             "pictures": data.pictures,
         },
-        "metrics": {key: vars(metric) for key, metric in found.items()},
+        "metrics": {key: vars(metric) for key, metric in metrics.items()},
         "flags": [vars(flag) for flag in flags],
         "seconds": 0.0,
     }

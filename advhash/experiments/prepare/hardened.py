@@ -189,10 +189,10 @@ def _harden(
     if isinstance(defense, Wrapping):
         return defense.wrap(victim)
     defense.check(victim)
-    modalities = [one for one in victim.bounds if victim.is_image(one)]
+    modalities = [modality for modality in victim.bounds if victim.is_image(modality)]
     victim = copy.deepcopy(victim)  # the state loads its weights into it
     victim.training_state = state
-    first = resume(victim, [f"harden {one}" for one in modalities])
+    first = resume(victim, [f"harden {modality}" for modality in modalities])
     for number, modality in enumerate(modalities):
         if number < first:
             continue

@@ -155,11 +155,11 @@ class PlannedVictim:
         known, config, device = self._known, self.config, resolve_device(self.config.device)
         defense = config.defense
         if known.ready is not None:  # a checkpoint, or a function of the user
-            found: dict[str, Any] = dict(cache_identity(known.ready))
+            identity: dict[str, Any] = dict(cache_identity(known.ready))
             if defense is not None:
-                found["precision"] = precision(device)
+                identity["precision"] = precision(device)
         else:
-            found = {
+            identity = {
                 "victim": config.victim.name,
                 "method": VICTIMS[config.victim.name].digest,
                 "settings": known.settings,
@@ -168,17 +168,17 @@ class PlannedVictim:
                 "device": device.type,
                 "precision": precision(device),
             }
-        found["seed"] = config.victim_seed if self.learns else None
-        found["defense"] = None
+        identity["seed"] = config.victim_seed if self.learns else None
+        identity["defense"] = None
         if defense is not None:
             takes_budget = DEFENSES.create(defense.name, defense.settings).takes_budget
-            found["defense"] = [
+            identity["defense"] = [
                 defense.name,
                 DEFENSES.settings(defense.name, defense.settings),
                 DEFENSES[defense.name].digest,
                 repr(config.defense_budget.resolve(DEFAULT)) if takes_budget else None,
             ]
-        return found
+        return identity
 
     @property
     def is_built(self) -> bool:

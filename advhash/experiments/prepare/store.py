@@ -92,7 +92,7 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     )
     # what was trained at one size takes no other, see `fit_data`
     sizes = [] if "image_size" in card["settings"] else check_pictures(data.pictures)
-    card["flags"] = [vars(one) for one in (flag, *sizes)]
+    card["flags"] = [vars(raised) for raised in (flag, *sizes)]
 
 
 def fit_data(folder: Path, victim: HashVictim, card: dict[str, Any], data: Dataset) -> Dataset:

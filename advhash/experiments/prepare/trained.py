@@ -39,7 +39,7 @@ class Trained:
     seed: int | None = None  # where the victim has one of its own
 
     def __repr__(self) -> str:
-        defenses = "".join(f" + {one['name']}" for one in self.defenses)
+        defenses = "".join(f" + {defense['name']}" for defense in self.defenses)
         return f"<{self.card['name']}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
 
     @property
@@ -59,7 +59,7 @@ class Trained:
     @property
     def deviations(self) -> list[str]:
         """Where the victim and its defences differ from their sources."""
-        applied = [DEFENSES[one["name"]] for one in self.defenses]
+        applied = [DEFENSES[defense["name"]] for defense in self.defenses]
         entries = [VICTIMS[self.card["name"]], *applied] if self.folder else applied
         return [text for entry in entries for text in entry.deviations]
 
@@ -84,11 +84,11 @@ def _fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
 
 def fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
     """SHA-256 of the weights and of the defences around them."""
-    found = _fingerprint(folder, victim, card)
+    digest = _fingerprint(folder, victim, card)
     defenses = card.get("defenses")
     if not defenses:
-        return found
-    return hashlib.sha256(f"{found} {json.dumps(defenses, sort_keys=True)}".encode()).hexdigest()
+        return digest
+    return hashlib.sha256(f"{digest} {json.dumps(defenses, sort_keys=True)}".encode()).hexdigest()
 
 
 def train_document(trained: Trained) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def joint_metrics(
         "joint_accuracy_adversarial": after == labels,
         "joint_success": won,
     }
-    return {name: rate_metric(one.double().numpy(), seed) for name, one in columns.items()}
+    return {name: rate_metric(column.double().numpy(), seed) for name, column in columns.items()}
 
 
 def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:

@@ -33,7 +33,8 @@ from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Metric, mean_metric, paired_difference
 from advhash.measures.sanity import Flag, check_indicators
-from advhash.reports.record import AttackInfo, main_metric
+from advhash.reports.headline import HEADLINES
+from advhash.reports.record import AttackInfo
 from advhash.reports.transfer import TRANSFER, MatrixEntry, Method, TransferRecord, Victim
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
@@ -120,8 +121,8 @@ def matrix_record(
             },
         ),
         victims=[
-            Victim(label=one.label, database=one.database, info=victim_info(one.trained))
-            for one in members
+            Victim(label=member.label, database=member.database, info=victim_info(member.trained))
+            for member in members
         ],
         methods=infos,
         dataset=dataset_info(trained.data),
@@ -168,7 +169,7 @@ def _judged(
         )
         for inputs in (outcome.clean, outcome.moved)
     )
-    found = retrieval_columns(
+    scores = retrieval_columns(
         clean,
         codes,
         target.codes,
@@ -186,25 +187,25 @@ def _judged(
         rows=outcome.rows.numpy(),
         codes=codes,
         wanted=outcome.labels if outcome.targets is None else outcome.targets,
-        columns=found,
+        columns=scores,
         noise=noise,
     )
 
 
 def _cell(column: Column, seed: int) -> MatrixEntry:
-    found, main = column.columns, main_metric(column.goal)
+    scores, main = column.columns, HEADLINES[column.goal].main
     targeted = column.goal == "targeted"
 
     def over(base: npt.NDArray[np.float64]) -> Any:
-        ahead, behind = (found[main], base) if targeted else (base, found[main])
+        ahead, behind = (scores[main], base) if targeted else (base, scores[main])
         return paired_difference(ahead, behind, seed)
 
     return MatrixEntry(
         method=column.method,
         source=column.source,
         target=column.target,
-        metrics=retrieval_metrics(found, seed),
-        gain=over(found["tmap_clean" if targeted else "map"]),
+        metrics=retrieval_metrics(scores, seed),
+        gain=over(scores["tmap_clean" if targeted else "map"]),
         over_noise=None if column.noise is None else over(column.noise),
     )
 
@@ -216,7 +217,7 @@ def _headline(
     metrics: dict[str, Metric | None] = {}
     for method in methods:
         mine = [column for column in columns if column.method == method]
-        main = main_metric(mine[0].goal)
+        main = HEADLINES[mine[0].goal].main
         for name, same in (("own", True), ("transferred", False)):
             kept = [
                 column.columns[main] for column in mine if (column.source == column.target) is same
@@ -235,8 +236,8 @@ def _flags(
     ]
     for made in methods:
         for flag in check_indicators(made.info.indicators):
-            told = f"{made.label} on {made.source}: {flag.message}"
-            flags.append(Flag(flag.name, flag.level, told))
+            message = f"{made.label} on {made.source}: {flag.message}"
+            flags.append(Flag(flag.name, flag.level, message))
     for cell in cells:
         if cell.source == cell.target and (cell.gain.low is None or cell.gain.low <= 0):
             flags.append(

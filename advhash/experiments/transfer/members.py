@@ -62,7 +62,7 @@ class PlannedMember:
 
 def labels_of(tables: Sequence[LabelledVictim] | Sequence[LabelledMethod]) -> list[str]:
     """The names as the command gave them. Raises UsageError for two equal ones."""
-    labels = [one.label or method_label(one) for one in tables]
+    labels = [table.label or method_label(table) for table in tables]
     for label in labels:
         if labels.count(label) > 1:
             raise UsageError(f"expected different victims and methods, got {label} twice")
