@@ -167,7 +167,14 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     )
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
-    raised += check_attack(metrics, noise, fitted.budget, targets is not None)
+    known = measured.scores.columns[str(config.protocol.database)]
+    gained = (
+        known["map"] - known["map_adversarial"]
+        if targets is None
+        else known["tmap"] - known["tmap_clean"]
+    )
+    gain = mean_metric(gained, derive_seed(config.seed, "bootstrap"))
+    raised += check_attack(metrics, noise, fitted.budget, targets is not None, gain)
     raised += check_indicators(fitted.attack.summarise(outcome.notes))
     if not config.budget.eight_bit:
         raised.append(
