@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from advhash.errors import ConfigError
+
+if TYPE_CHECKING:  # torch is imported where it computes: a wrong radius is told without it
+    from torch import Tensor
 
 Norm = Literal["linf", "l2", "l0", "none"]
 Bounds = tuple[float, float]
@@ -44,11 +44,14 @@ def clipped(values: Tensor, bounds: tuple[float, float]) -> Tensor:
 
     `torch.clamp` of torch 2.14 passes none at the bounds, so not through black or white pixels.
 
+    >>> import torch
     >>> x = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0], requires_grad=True)
     >>> clipped(x, (0, 1)).sum().backward()
     >>> x.grad.tolist()
     [0.0, 1.0, 1.0, 1.0, 0.0]
     """
+    import torch
+
     low, high = bounds
     raised = torch.where(values < low, torch.full_like(values, low), values)
     return torch.where(raised > high, torch.full_like(raised, high), raised)
@@ -59,6 +62,8 @@ def round_toward(clean: Tensor, moved: Tensor) -> Tensor:
 
     Clean pixels lie on the grid of 255ths, so the result is never farther from them than `moved`.
     """
+    import torch
+
     steps = (moved - clean) * 255
     # A step that is whole up to float error is kept: 8.0000001 and 7.9999999 are both 8.
     whole = steps.round()
@@ -124,6 +129,8 @@ class Budget:
 
     def distance(self, clean: Tensor, moved: Tensor) -> Tensor:
         """(B,) distance of each item in this budget's norm (L∞ for "none")."""
+        import torch
+
         change = (moved - clean).flatten(1)
         if self.norm == "l2":
             length: Tensor = torch.linalg.vector_norm(change, dim=1)
@@ -135,6 +142,8 @@ class Budget:
     def project(self, clean: Tensor, moved: Tensor, bounds: Bounds) -> Tensor:
         """A point inside ball and bounds: projected onto the ball (l0: the largest changes kept),
         then clipped to the bounds, which cannot leave the ball. Tokens stay whole numbers."""
+        import torch
+
         change = moved - clean
         if self.norm == "linf":
             change = change.clamp(-self.eps, self.eps)

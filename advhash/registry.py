@@ -9,18 +9,28 @@ A method is one class or function and one decorator:
 The registry reads the settings from the signature: a keyword without a default is required, an
 unknown keyword or a wrong type names the field and the nearest valid name. A preset is a named
 set of settings that replaces the defaults, e.g. `preset="paper"`.
+
+What is listed, completed and refused needs no import of a method: `methods.json` holds names,
+summaries, settings and presets of all that advhash has (`python tests/test_method_index.py` writes
+it, a test compares it). Other packages are known by their entry points. A method is imported when
+it is looked up; its constructor alone decides over what it does.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
 import inspect
+import json
+import os
+import re
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,10 +40,84 @@ from advhash.errors import ConfigError, UnknownName, UsageError, nearest
 
 T = TypeVar("T")
 Settings = dict[str, Any]
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+INDEX = Path(__file__).with_name("methods.json")
+
+
+class Method(ABC):
+    """What is known of a method, imported or not: enough to list it and to refuse settings."""
+
+    name: str
+    source: str
+    presets: Mapping[str, Settings]
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """First line of the docstring."""
+
+    @property
+    @abstractmethod
+    def model(self) -> type[BaseModel]:
+        """The pydantic model of the constructor's keyword-only arguments."""
+
+    @abstractmethod
+    def fact(self, name: str) -> Any:
+        """An attribute of the class that its registry keeps, as JSON: a class is `module:name`."""
+
+    def check_names(self, kind: str, given: Mapping[str, object]) -> None:
+        """Raise ConfigError for the first key that is no setting, with the nearest one."""
+        for key in given:
+            if key != "preset" and key not in self.model.model_fields:
+                known = sorted(self.model.model_fields)
+                raise ConfigError(
+                    f"{kind} {self.name!r} has no setting {key!r}: {nearest(key, known)}"
+                    f"Known: {', '.join(known)}"
+                )
+
+    def settings(self, kind: str, given: Mapping[str, object]) -> Settings:
+        """All settings, defaults included, after `preset` and then `given` were applied.
+
+        Raises ConfigError: an unknown key, a wrong type, a missing required setting.
+        """
+        return self._validated(kind, given, partly=False)
+
+    def check(self, kind: str, given: Mapping[str, object], *, partly: bool = False) -> None:
+        """Raise ConfigError for what `settings` refuses.
+
+        partly: further settings will come, e.g. from the data: none is missing yet
+        """
+        self._validated(kind, given, partly=partly)
+
+    def _validated(self, kind: str, given: Mapping[str, object], *, partly: bool) -> Settings:
+        given = dict(given)
+        preset = given.pop("preset", None)
+        base: Settings = {}
+        if preset not in (None, "small"):  # "small" names the defaults
+            if not isinstance(preset, str) or preset not in self.presets:
+                known = ["small", *self.presets]
+                raise ConfigError(
+                    f"{kind} {self.name!r} has no preset {preset!r}: "
+                    f"{nearest(str(preset), known)}Known: {', '.join(sorted(known))}"
+                )
+            base = dict(self.presets[preset])
+        self.check_names(kind, given)
+        try:
+            return dict(self.model.model_validate({**base, **given}))
+        except ValidationError as error:
+            wrong = [one for one in error.errors() if not (partly and one["type"] == "missing")]
+            if not wrong:
+                return {}
+            first = wrong[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
+                + ("" if first["type"] == "missing" else f", got {first['input']!r}")
+            ) from None
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class Entry(Method, Generic[T]):
     """One registered method: its name, what builds it, its source and its presets."""
 
     name: str
@@ -43,7 +127,6 @@ class Entry(Generic[T]):
 
     @property
     def summary(self) -> str:
-        """First line of the docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
     @property
@@ -75,13 +158,12 @@ class Entry(Generic[T]):
         with what it was before.
         """
         file = inspect.getsourcefile(inspect.unwrap(self.build))
-        if self.build.__module__.partition(".")[0] == "advhash" or file is None:
+        if _is_ours(self.build) or file is None:
             return ""
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
     @functools.cached_property
     def model(self) -> type[BaseModel]:
-        """The pydantic model of the constructor's keyword-only arguments."""
         target: Any = self.build
         if inspect.isclass(target) and not is_dataclass(target):
             target = target.__init__
@@ -92,71 +174,75 @@ class Entry(Generic[T]):
                 raise TypeError(f"{self.name}: {parameter.name} must be keyword-only")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints[parameter.name], default)
-        return create_model(
-            f"{self.name}_settings",
-            __config__=ConfigDict(
-                extra="forbid",
-                allow_inf_nan=False,
-                arbitrary_types_allowed=True,
-                protected_namespaces=(),
-                validate_default=False,
-            ),
-            **fields,
-        )
+        return _model(self.name, fields)
 
-    def check_names(self, kind: str, given: Mapping[str, object]) -> None:
-        """Raise ConfigError for the first key that is no setting, with the nearest one."""
-        for key in given:
-            if key != "preset" and key not in self.model.model_fields:
-                known = sorted(self.model.model_fields)
-                raise ConfigError(
-                    f"{kind} {self.name!r} has no setting {key!r}: {nearest(key, known)}"
-                    f"Known: {', '.join(known)}"
-                )
+    def fact(self, name: str) -> Any:
+        found = getattr(self.build, name)
+        if inspect.isclass(found):
+            return f"{found.__module__}:{found.__name__}"
+        return sorted(found) if isinstance(found, frozenset) else found
 
-    def settings(self, kind: str, given: Mapping[str, object]) -> Settings:
-        """All settings, defaults included, after `preset` and then `given` were applied.
 
-        Raises ConfigError: an unknown key, a wrong type, a missing required setting.
-        """
-        given = dict(given)
-        preset = given.pop("preset", None)
-        base: Settings = {}
-        if preset not in (None, "small"):  # "small" names the defaults
-            if not isinstance(preset, str) or preset not in self.presets:
-                known = ["small", *self.presets]
-                raise ConfigError(
-                    f"{kind} {self.name!r} has no preset {preset!r}: "
-                    f"{nearest(str(preset), known)}Known: {', '.join(sorted(known))}"
-                )
-            base = dict(self.presets[preset])
-        self.check_names(kind, given)
-        try:
-            return dict(self.model.model_validate({**base, **given}))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
-                + ("" if first["type"] == "missing" else f", got {first['input']!r}")
-            ) from None
+class Listed(Method):
+    """A method of advhash as the index has it, not imported.
+
+    module: whose import registers it
+    """
+
+    def __init__(self, name: str, record: Mapping[str, Any]) -> None:
+        self.name = name
+        self.module: str = record["module"]
+        self.source = record["source"]
+        self.presets = record.get("presets", {})
+        self._record = record
+
+    @property
+    def summary(self) -> str:
+        return str(self._record["summary"])
+
+    @functools.cached_property
+    def model(self) -> type[BaseModel]:
+        fields: dict[str, Any] = {}
+        for name, text in self._record.get("settings", {}).items():
+            kind, equals, default = text.partition(" = ")
+            fields[name] = (kind, ast.literal_eval(default) if equals else ...)
+        return _model(self.name, fields)
+
+    def fact(self, name: str) -> Any:
+        return self._record["facts"][name]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `advhash list`. presets: None of a package's method that was not imported."""
+
+    name: str
+    source: str
+    summary: str
+    presets: tuple[str, ...] | None
 
 
 class Registry(Generic[T]):
     """A table of methods of one kind.
 
-    modules: imported when a name is first looked up
+    modules: each imported when a name of its is first looked up
+    facts:   attributes of the classes that the index keeps
     beside:  methods with a command of their own whose names may be given for one of these
     """
 
     def __init__(
-        self, kind: str, modules: tuple[str, ...], beside: Registry[Any] | None = None
+        self,
+        kind: str,
+        modules: tuple[str, ...],
+        *,
+        facts: tuple[str, ...] = (),
+        beside: Registry[Any] | None = None,
     ) -> None:
         self.kind = kind
-        self._modules = modules
+        self.modules = modules
+        self.facts = facts
         self._beside = beside
         self._entries: dict[str, Entry[T]] = {}
-        self._loaded = False
 
     def register(
         self, name: str, *, source: str, presets: Mapping[str, Settings] | None = None
@@ -164,7 +250,7 @@ class Registry(Generic[T]):
         """Decorator. Raises ValueError where the name is taken, TypeError where a method lacks."""
 
         def decorate(build: Callable[..., T]) -> Callable[..., T]:
-            if name in self._entries:
+            if name in self._entries or (name in self._listed and not _is_ours(build)):
                 raise ValueError(f"{self.kind} {name!r} is registered already")
             if inspect.isabstract(build):
                 lacks = ", ".join(sorted(getattr(build, "__abstractmethods__", ())))
@@ -174,40 +260,94 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
-        for module in self._modules:
-            importlib.import_module(module)
+    @functools.cached_property
+    def _listed(self) -> dict[str, Listed]:
+        """The methods of advhash, by name."""
+        known = _index().get(self.kind, {}) if self.modules else {}
+        return {name: Listed(name, record) for name, record in known.items()}
+
+    @functools.cached_property
+    def _points(self) -> dict[str, EntryPoint]:
+        """The methods that installed packages bring, by the names of their entry points.
+
+        Raises UsageError where one has the name of another method.
+        """
+        found: dict[str, EntryPoint] = {}
         for point in entry_points(group=f"advhash.{self.kind}s"):
-            try:
-                point.load()
-            except Exception as error:  # code of others can raise anything
-                package = point.dist.name if point.dist else "an unknown package"
+            if point.name in self._listed or point.name in found:
                 raise UsageError(
-                    f"{package} registers {_article(self.kind)} in {point.value!r}, which raised "
-                    f"{type(error).__name__}: {error}; repair or uninstall {package}"
-                ) from error
-        self._loaded = True
+                    f"{_package(point)} brings {_article(self.kind)} {point.name!r}, which is "
+                    f"registered already; repair or uninstall {_package(point)}"
+                )
+            found[point.name] = point
+        return found
+
+    def names(self) -> list[str]:
+        """The names of all methods, none imported."""
+        return sorted({*self._entries, *self._listed, *self._points})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries or name in self._listed or name in self._points
+
+    def rows(self) -> Iterator[Row]:
+        """What `advhash list` prints of each method, none imported."""
+        for name in self.names():
+            known = self._entries.get(name) or self._listed.get(name)
+            if known is not None:
+                yield Row(name, known.source, known.summary, ("small", *known.presets))
+            else:
+                told = "Of an installed package: imported when it is used."
+                yield Row(name, _package(self._points[name]), told, None)
+
+    def is_place(self, name: str) -> bool:
+        """Whether a name is that of a file or folder rather than of a method."""
+        return name not in self and ("/" in name or "\\" in name or os.path.exists(name))
+
+    def describe(self, name: str) -> Method:
+        """What is known of a method; one of advhash is not imported. Raises as a look-up does."""
+        if name in self._listed and name not in self._points:  # which refuse a name that is taken
+            return self._entries.get(name) or self._listed[name]
+        return self[name]
+
+    def brought(self) -> Iterator[Entry[T]]:
+        """The methods of installed packages, imported. Raises UsageError for a broken package."""
+        for name in self._points:
+            yield self[name]
 
     def __iter__(self) -> Iterator[Entry[T]]:
-        self._load()
+        """Every method, imported."""
+        for module in self.modules:
+            importlib.import_module(module)
+        for point in self._points.values():
+            _load(self.kind, point)
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
     def __getitem__(self, name: str) -> Entry[T]:
-        self._load()
-        if name not in self._entries:
-            beside = [entry.name for entry in self._beside or ()]
-            if self._beside is not None and name in beside:
+        """A method, imported. Raises UnknownName, UsageError."""
+        if name in self._entries:
+            return self._entries[name]
+        if name in self._listed and name not in self._points:
+            importlib.import_module(self._listed[name].module)
+        elif name in self._points:
+            point = self._points[name]
+            _load(self.kind, point)
+            if name not in self._entries:
                 raise UsageError(
-                    f"{name} is no {self.kind} but one of the {self._beside.kind}s: it runs alone "
-                    f"(`advhash attack --method {name}`)"
+                    f"{_package(point)} brings {_article(self.kind)} {name!r} in {point.value!r}, "
+                    f"which registers none of that name; repair or uninstall {_package(point)}"
                 )
-            raise UnknownName(self.kind, name, [*self._entries, *beside])
+        elif self._beside is not None and name in self._beside:
+            raise UsageError(
+                f"{name} is no {self.kind} but one of the {self._beside.kind}s: it runs alone "
+                f"(`advhash attack --method {name}`)"
+            )
+        else:
+            beside = [] if self._beside is None else self._beside.names()
+            raise UnknownName(self.kind, name, [*self.names(), *beside])
         return self._entries[name]
 
     def settings(self, name: str, given: Mapping[str, object] | None = None) -> Settings:
-        """The full settings of a method; see `Entry.settings`."""
+        """The full settings of a method; see `Method.settings`."""
         return self[name].settings(self.kind, given or {})
 
     def create(self, name: str, given: Mapping[str, object] | None = None) -> T:
@@ -219,6 +359,59 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:  # a constructor refuses a value
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
+
+
+def is_external(name: str) -> bool:
+    """Whether a victim's name has the form `module:function`.
+
+    >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
+    (True, False, False)
+    """
+    return _FUNCTION.fullmatch(name) is not None
+
+
+@functools.cache
+def _index() -> dict[str, dict[str, Any]]:
+    """The methods of advhash by kind and name."""
+    found: dict[str, dict[str, Any]] = json.loads(INDEX.read_text("utf-8"))
+    return found
+
+
+def _model(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+    """The pydantic model of settings: each a type, or its text, and a default; `...` has none."""
+    return create_model(
+        f"{name}_settings",
+        __module__=__name__,  # where the texts of types are understood
+        __config__=ConfigDict(
+            extra="forbid",
+            allow_inf_nan=False,
+            arbitrary_types_allowed=True,
+            protected_namespaces=(),
+            validate_default=False,
+        ),
+        **fields,
+    )
+
+
+def _is_ours(build: Callable[..., object]) -> bool:
+    """Whether advhash itself defines a method."""
+    return build.__module__.partition(".")[0] == "advhash"
+
+
+def _load(kind: str, point: EntryPoint) -> None:
+    """Import what a package brings. Raises UsageError where that fails."""
+    try:
+        point.load()
+    except Exception as error:  # code of others can raise anything
+        package = _package(point)
+        raise UsageError(
+            f"{package} registers {_article(kind)} in {point.value!r}, which raised "
+            f"{type(error).__name__}: {error}; repair or uninstall {package}"
+        ) from error
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown package"
 
 
 def _article(noun: str) -> str:
@@ -238,6 +431,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.perceptual.hashes",
         "advhash.victims.neural.neural_code",
     ),
+    facts=("default_dataset",),
 )
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.inversion.code_inversion",))
 ATTACKS: Registry[Any] = Registry(
@@ -256,6 +450,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.bridge.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
+    facts=("norms",),
     beside=INVERSIONS,
 )
 DEFENSES: Registry[Any] = Registry(
@@ -305,6 +500,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
         "advhash.experiments.transfer.run",
-        "advhash.experiments.defend",
+        "advhash.experiments.defend.run",
     ),
+    facts=("config", "alone"),
 )

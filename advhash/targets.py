@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from advhash.chance import Chance
 from advhash.errors import ConfigError, DataError
 
 TargetRule = Literal["disjoint", "uniform", "weighted"]
@@ -39,6 +38,8 @@ def choose_targets(
 
     Raises ConfigError: an unknown rule; DataError: no set is left for a query.
     """
+    from advhash.chance import Chance
+
     if rule not in get_args(TargetRule):
         raise ConfigError(f"targets: expected {', '.join(get_args(TargetRule))}, got {rule!r}")
     sets, counts = label_sets(database)

@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from advhash.cli.console import progress_display
-from advhash.experiments.defend import Defend, DefendConfig
+from advhash.experiments.defend.config import DefendConfig
+from advhash.experiments.defend.run import Defend
 from advhash.experiments.experiment import run
 from advhash.reports.elements.plots import COLOURS, STYLE
 

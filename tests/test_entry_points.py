@@ -113,6 +113,45 @@ def test_a_package_brings_victims_attacks_and_data_sets(site: Path) -> None:
     assert changed["metrics"]["map_image_image"]["value"] != before
 
 
+def test_what_a_package_brings_is_listed_completed_and_refused_without_its_import(
+    site: Path,
+) -> None:
+    (site / "plugin_module.py").write_text("raise RuntimeError('imported')")
+    listed = advhash(site, "list", "attacks")
+    assert listed.returncode == 0, listed.stderr
+    row = next(line for line in listed.stdout.splitlines() if "shake" in line)
+    assert row.split()[-1] == "advhash-plugin"
+    for arguments, told in (
+        (("--victim", "cornr", "--method", "shake"), "did you mean 'corner'?"),
+        (("--victim", "dpsh", "--method", "shaek"), "did you mean 'shake'?"),
+        (("--victim", "dpsh", "--method", "dhta", "--dataset", "fwe"), "did you mean 'few'?"),
+        (("--victim", "dpsh", "--method", "shake"), "RuntimeError: imported"),
+    ):
+        refused = advhash(site, "attack", *arguments)
+        assert refused.returncode == 2
+        assert told in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "told"),
+    [
+        ("dpsh", "brings a victim 'dpsh', which is registered already"),
+        (
+            "centre",
+            "brings a victim 'centre' in 'plugin_module', which registers none of that name",
+        ),
+    ],
+)
+def test_an_entry_point_has_the_name_of_its_own_method(site: Path, point: str, told: str) -> None:
+    points = site / "advhash_plugin-1.0.dist-info/entry_points.txt"
+    points.write_text(POINTS.replace("corner", point))
+    refused = advhash(site, "attack", "--victim", point, "--method", "dhta")
+    assert refused.returncode == 2
+    assert f"advhash-plugin {told}" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [

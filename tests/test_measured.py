@@ -16,7 +16,8 @@ import pytest
 from advhash.data.readers import openmoji
 from advhash.experiments.attack.run import attack
 from advhash.experiments.benchmark.config import SuiteConfig
-from advhash.experiments.benchmark.suite import load_suite, plan_suite
+from advhash.experiments.benchmark.shipped import load_suite
+from advhash.experiments.benchmark.suite import plan_suite
 from advhash.experiments.config import AttackConfig
 from advhash.reports.record import Record
 

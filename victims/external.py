@@ -9,7 +9,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,17 +24,6 @@ from advhash.data.dataset import Dataset, Modality
 from advhash.data.paths import Reads
 from advhash.errors import UsageError, nearest
 from advhash.victims.base import HashVictim
-
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def is_external(name: str) -> bool:
-    """Whether a victim's name has the form `module:function`.
-
-    >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
-    (True, False, False)
-    """
-    return _NAME.fullmatch(name) is not None
 
 
 def import_function(name: str) -> Callable[[Tensor], Any]:

@@ -37,12 +37,12 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import victim_metrics
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries
-from advhash.registry import ATTACKS
+from advhash.registry import ATTACKS, is_external
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.run_folder import RunFolder, refuse_partial
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, is_external
+from advhash.victims.external import ExternalVictim
 
 Victim = Trained | HashVictim | Callable[[Tensor], Any]
 Table = str | Mapping[str, Any]

@@ -77,8 +77,7 @@ def _inversion(values: dict[str, Any]) -> str | None:
     """`invert` where the method reconstructs: `advhash attack` stays its alias."""
     from advhash.registry import INVERSIONS
 
-    name = values["attack"]["name"]
-    return "invert" if name in {entry.name for entry in INVERSIONS} else None
+    return "invert" if values["attack"]["name"] in INVERSIONS else None
 
 
 def _matched(run: Path, norm: str | None, eps: str | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def benchmark(
     Finished cells are kept: the same command goes on after an interrupt or a kill.
     """
     from advhash.experiments.benchmark.config import SuiteConfig
-    from advhash.experiments.benchmark.suite import load_suite
+    from advhash.experiments.benchmark.shipped import load_suite
     from advhash.experiments.config_text import read_toml
 
     if (suite is None) is (config is None):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from advhash.cli.console import print_metrics
+from advhash.cli.options import checked
 
 if TYPE_CHECKING:
     from advhash.codes.code_files import LabelledCodes
@@ -182,7 +183,6 @@ def export_codes(
     from advhash.codes.packed import HashCodes
     from advhash.compute.progress import silent
     from advhash.experiments.config import TrainConfig
-    from advhash.experiments.prepare.victim import train
 
     given = {"--dataset": dataset, "--modality": modality, "--bits": bits, "--seed": seed}
     if source.endswith(SUFFIX):
@@ -199,8 +199,12 @@ def export_codes(
             values["dataset"] = {"name": dataset}
         if seed is not None:
             values["seed"] = seed
+        parsed = checked(TrainConfig, values)
+
+        from advhash.experiments.prepare.victim import train
+
         with nullcontext(silent) if quiet else progress_display() as progress:
-            trained = train(TrainConfig.build(values), progress)
+            trained = train(parsed, progress)
         victim, searched = trained.victim, trained.data
         if part == "database":
             split = searched.database

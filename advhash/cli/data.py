@@ -37,12 +37,17 @@ def data_show(
     as_json: Json = False,
 ) -> None:
     """The card of a data set: counts, labels, chance, licence, warnings."""
-    from advhash.cli.console import print_json
-    from advhash.data.load import load_dataset, save_image_grid
+    from advhash.registry import DATASETS
 
     given = tables(settings)
     if set(given) - {"dataset"}:
         raise ConfigError(f"--set: expected dataset.key=value, got {' '.join(settings or [])}")
+    if not DATASETS.is_place(name):
+        DATASETS.describe(name).check(DATASETS.kind, given.get("dataset", {}))
+
+    from advhash.cli.console import print_json
+    from advhash.data.load import load_dataset, save_image_grid
+
     data = load_dataset(name, given.get("dataset", {}))
     if image_grid is not None:
         save_image_grid(data, image_grid)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Container, Iterable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -34,11 +35,15 @@ from advhash.cli.options import (
     Sets,
     Settings,
     TrustCode,
+    checked,
     gather,
     new_file,
     working,
 )
 from advhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from advhash.experiments.config import Run
 
 OPTIONS = {  # of tables, and of lists of them
     "victim": "--victim",
@@ -145,17 +150,13 @@ def brought() -> set[str]:
 
 
 def command_of(kind: str) -> Any:
-    """The command of a kind that a package brings: the shared options, all else by `--set`.
-
-    Raises UsageError where the package is broken.
-    """
-    from advhash.registry import EXPERIMENTS
+    """The command of a kind that a package brings: the shared options, all else by `--set`."""
 
     def options() -> Tables:
         return {}
 
     options.__name__ = kind
-    options.__doc__ = EXPERIMENTS[kind].summary
+    options.__doc__ = "A kind of run that an installed package brings."
     alone = typer.Typer()
     alone.command(kind)(experiment(kind, show=show_headline)(options))
     return typer.main.get_command(alone)
@@ -179,10 +180,16 @@ def _how(shared: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields(kind: str) -> Container[str]:
     """Names of the tables and settings of the config of a kind."""
+    return config_of(kind).model_fields
+
+
+def config_of(kind: str) -> type[Run]:
+    """The config of a kind of run, without the run. Raises UsageError for a broken package."""
     from advhash.registry import EXPERIMENTS
 
-    fields: Container[str] = EXPERIMENTS[kind].build.config.model_fields  # type: ignore[attr-defined]
-    return fields
+    module, _, name = EXPERIMENTS.describe(kind).fact("config").partition(":")
+    found: type[Run] = getattr(import_module(module), name)
+    return found
 
 
 def _settings(
@@ -230,14 +237,23 @@ def execute(
 
     values: the tables of its config; None to continue the run at `resume`
     """
-    from advhash.cli.console import print_json, print_pictures
     from advhash.compute.executor import check_executor
-    from advhash.experiments import experiment as experiments
     from advhash.registry import EXPERIMENTS
+    from advhash.storage.run_folder import RunFolder
 
     check_executor(executor)
     if values is None:
         assert resume is not None
+        RunFolder.interrupted(resume)
+    else:
+        parsed = checked(config_of(kind), values, trust_code=trust_code)
+        if not dry_run:
+            new_place(out, alone=EXPERIMENTS.describe(kind).fact("alone"))
+
+    from advhash.cli.console import print_json, print_pictures
+    from advhash.experiments import experiment as experiments
+
+    if resume is not None:
         with working(quiet) as progress:
             record = experiments.resume(
                 resume,
@@ -249,14 +265,9 @@ def execute(
             )
     else:
         chosen = EXPERIMENTS.create(kind)
-        parsed = chosen.config.build(values).trusting(trust_code)
         if dry_run:
             print_json(experiments.describe(chosen, parsed))
             return
-        if out is not None and chosen.alone and out.suffix == ".json":
-            new_file(out)
-        else:
-            new_folder(out)
         with working(quiet) as progress:
             record = experiments.run(
                 chosen, parsed, out, progress, executor=executor, max_minutes=max_minutes
@@ -269,7 +280,12 @@ def execute(
     after(record)
 
 
-def new_folder(out: Path | None) -> None:
-    """Raise UsageError, before any work, for an `--out` that is there."""
-    if out is not None and out.exists():
+def new_place(out: Path | None, *, alone: bool) -> None:
+    """Raise UsageError, before any work, for an `--out` that is there.
+
+    alone: whether `FILE.json` is the document without a run folder
+    """
+    if alone and out is not None and out.suffix == ".json":
+        new_file(out)
+    elif out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")

@@ -25,13 +25,10 @@ def list_entries(
     rows = [
         {
             "kind": table.removesuffix("s"),
-            "name": entry.name,
-            "source": entry.source,
-            "summary": entry.summary,
-            "presets": ["small", *entry.presets],
+            **vars(row),
         }
         for table in ([kind] if kind else KINDS)
-        for entry in getattr(registry, table.upper())
+        for row in getattr(registry, table.upper()).rows()
     ]
     if as_json:
         print_json({"schema": "advhash/list/1", "entries": rows})

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,7 +16,9 @@ from advhash.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from advhash.compute.progress import Progress
+    from advhash.experiments.config import Run
 
+Kind = TypeVar("Kind", bound="Run")
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
     *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
@@ -43,8 +45,7 @@ def fail(*lines: str) -> None:
 def complete(kind: str, incomplete: str) -> list[str]:
     from advhash import registry
 
-    table = getattr(registry, kind.upper())
-    return [entry.name for entry in table if entry.name.startswith(incomplete)]
+    return [name for name in getattr(registry, kind.upper()).names() if name.startswith(incomplete)]
 
 
 def complete_victims(incomplete: str) -> list[str]:
@@ -192,6 +193,18 @@ def gather(
     values = merge(read_toml(config) if config else {}, given)
     values = merge(values, tables(settings))
     return {key: value for key, value in values.items() if value != {}}
+
+
+def checked(kind: type[Kind], values: dict[str, Any], *, trust_code: bool = False) -> Kind:
+    """The config of these tables, refused for what can be seen without importing a method.
+
+    Raises ConfigError, UnknownName, UsageError.
+    """
+    from advhash.experiments.methods import check_methods
+
+    config = kind.build(values).trusting(trust_code)
+    check_methods(config)
+    return config
 
 
 def new_file(out: Path | None) -> None:

@@ -31,7 +31,6 @@ def report(
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
     from advhash.cli.console import print_json
-    from advhash.cli.execute import brought
     from advhash.registry import EXPERIMENTS
     from advhash.reports.page.exports import write_figures, write_tables
     from advhash.reports.page.render import render
@@ -39,8 +38,7 @@ def report(
 
     for run in runs:
         refuse_partial(run)
-    if brought():
-        list(EXPERIMENTS)  # their chapters
+    list(EXPERIMENTS.brought())  # their chapters
     for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
         if folder is not None and folder.exists():
             raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")

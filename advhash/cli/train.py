@@ -22,6 +22,7 @@ from advhash.cli.options import (
     Settings,
     TrustCode,
     Victim,
+    checked,
     gather,
     working,
 )
@@ -48,9 +49,6 @@ def train(
     """Train a victim (or take it from the cache) and print its figures."""
     from advhash.cli.console import print_json
     from advhash.experiments.config import TrainConfig
-    from advhash.experiments.prepare.hardened import prepare
-    from advhash.experiments.prepare.trained import export_checkpoint, train_document
-    from advhash.victims.training.acceleration import leave
 
     values = gather(
         config,
@@ -68,8 +66,14 @@ def train(
         raise UsageError("expected --victim (see `advhash list victims`)")
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
+    parsed = checked(TrainConfig, values, trust_code=trust_code)
+
+    from advhash.experiments.prepare.hardened import prepare
+    from advhash.experiments.prepare.trained import export_checkpoint, train_document
+    from advhash.victims.training.acceleration import leave
+
     with working(quiet or not is_main_process()) as progress:
-        trained = prepare(TrainConfig.build(values).trusting(trust_code), progress)
+        trained = prepare(parsed, progress)
     leave()
     if not is_main_process():
         return

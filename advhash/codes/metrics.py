@@ -22,8 +22,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import digamma
-from scipy.stats import hypergeom
 
 from advhash.codes.hamming import DistanceHistograms, Labels, distances, histograms, packed
 from advhash.codes.packed import HashCodes
@@ -54,6 +52,8 @@ PUBLISHED: dict[Convention, str] = {
 
 def _harmonic(count: npt.NDArray[np.int64]) -> Floats:
     """H_n = 1 + 1/2 + … + 1/n, H_0 = 0."""
+    from scipy.special import digamma
+
     return np.asarray(digamma(count + 1.0) + np.euler_gamma)
 
 
@@ -208,6 +208,8 @@ def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
 
     Raises ValueError: top_k below 1.
     """
+    from scipy.stats import hypergeom  # half a second to import
+
     _check_cut(top_k)
     before = counts.total.cumsum(axis=1) - counts.total  # rows nearer than each level
     taken = np.clip(top_k - before, 0, counts.total)

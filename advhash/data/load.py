@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +55,7 @@ def load_dataset(
 
 def is_path(name: str) -> bool:
     """Whether a name stands for a folder or a file rather than for a registered data set."""
-    if name in {entry.name for entry in DATASETS}:
-        return False
-    separators = {os.sep, os.altsep or os.sep}
-    return bool(separators & set(name)) or os.path.exists(os.path.expanduser(name))
+    return DATASETS.is_place(name)
 
 
 def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -> Image.Image:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
-from advhash.data.dataset import Dataset
 from advhash.errors import ConfigError, nearest
-from advhash.registry import Registry
+from advhash.registry import ATTACKS, DEFENSES, DETECTORS, VICTIMS, Registry
 from advhash.targets import TargetRule
+
+if TYPE_CHECKING:
+    from advhash.data.dataset import Dataset
 
 Model = TypeVar("Model", bound="Table")
 Other = TypeVar("Other", bound="Run")
@@ -133,8 +135,16 @@ class Run(Table):
 
     Whether the user trusts code that the config names is told with the command, never in a file: a
     config from a stranger could name any function. It is neither read from a file nor written.
+
+    registries: where the names in its tables of methods are found, by the names of those tables
     """
 
+    registries: ClassVar[Mapping[str, Registry[Any]]] = {
+        "attack": ATTACKS,
+        "defense": DEFENSES,
+        "detector": DETECTORS,
+        "rival": VICTIMS,
+    }
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     _trust_code: bool = PrivateAttr(default=False)

@@ -37,7 +37,6 @@ from advhash.experiments.costs import foretold, note_cost
 from advhash.experiments.prepare.code_key import code_version, same_code
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.registry import EXPERIMENTS
-from advhash.reports.page.render import render
 from advhash.reports.record import Document
 from advhash.storage.cache import cache_name
 from advhash.storage.cells import CellStore, Result
@@ -363,6 +362,8 @@ def run(
         record = kind.judge(plan, results, place)
         folder.write_text("metrics.json", record.dumps())
         if not alone:
+            from advhash.reports.page.render import render  # draws, by matplotlib
+
             render([folder.path], folder.path / "report.html")
         steps.finish()
     if not kind.lasts:

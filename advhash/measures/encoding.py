@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
@@ -153,6 +152,8 @@ def cluster_classes(assigned: Classes, classes: Classes, *, one_to_one: bool) ->
     if not one_to_one:
         return np.asarray(table.argmax(axis=1)[assigned])
     names = np.full(len(table), -1)
+    from scipy.optimize import linear_sum_assignment
+
     cluster, label = linear_sum_assignment(table, maximize=True)
     names[cluster] = label
     return np.asarray(names[assigned])

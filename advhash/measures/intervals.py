@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, bootstrap, monte_carlo_test, permutation_test
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
@@ -43,6 +42,8 @@ class Difference(Metric):
 
 
 def _interval(samples: tuple[Floats, ...], statistic: Any, seed: int) -> tuple[float, float] | None:
+    from scipy.stats import bootstrap  # half a second to import
+
     with warnings.catch_warnings():  # degenerate: every resample is equal; there is no interval
         warnings.simplefilter("ignore")
         result = bootstrap(
@@ -92,6 +93,8 @@ def rate_metric(values: npt.ArrayLike, seed: int) -> Metric:
     >>> round(rate_metric([1, 1, 1], seed=0).low, 6)
     0.292402
     """
+    from scipy.stats import binomtest
+
     kept = np.asarray(values, dtype=np.float64)
     kept = kept[~np.isnan(kept)]
     if ((kept < 0) | (kept > 1)).any():
@@ -130,6 +133,8 @@ def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike, seed: int) ->
 
 
 def _sign_flip_p(differences: Floats, seed: int) -> float:
+    from scipy.stats import monte_carlo_test, permutation_test
+
     moved = differences[differences != 0]
     if len(moved) < 2:
         return 1.0  # a single one: its sign and the opposite sign are equally extreme

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
@@ -120,6 +119,8 @@ def clustered(codes: Tensor, labels: Tensor, classes: int, seed: int) -> Floats:
     groups = KMeans(count, n_init=5, random_state=seed % 2**32).fit_predict(codes.numpy())
     table = np.zeros((count, classes))
     np.add.at(table, (groups, labels.numpy()), 1)
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(-table)
     name = np.full(count, -1)
     name[rows] = columns

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from advhash.registry import VICTIMS
 
 PAGE = "README.md"
@@ -25,6 +23,8 @@ def model_card(card: Mapping[str, Any]) -> str:
 
     Names and settings may come from strangers: they are shown as code, on one line each.
     """
+    from huggingface_hub import ModelCard
+
     data = card["data"]
     name = f"{card['name']}-{_word(data['name'])}-{card['bits']}"
     content = f"---\n{_front(name, card)}\n---\n\n# {name}\n\n{_body(card)}"
@@ -32,6 +32,8 @@ def model_card(card: Mapping[str, Any]) -> str:
 
 
 def _front(name: str, card: Mapping[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
     data = card["data"]
     word = _word(data["name"])
     results = [

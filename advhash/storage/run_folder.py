@@ -23,8 +23,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advhash import __version__
 from advhash.errors import RunError
 from advhash.storage.files import storage_errors, write_json, write_text
@@ -56,6 +54,8 @@ _PACKAGES = (
 
 def environment() -> dict[str, object]:
     """Versions and machine, for `env.json`."""
+    import torch
+
     packages = {}
     for name in _PACKAGES:
         try:

@@ -11,9 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import kornia.augmentation as augment
 import torch
-from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor
 
 from advhash.budget import clipped
@@ -25,31 +23,38 @@ from advhash.victims.base import HashVictim
 Transform = Callable[[Tensor], Tensor]
 
 
+def _augmentation() -> Any:
+    """kornia's module, where a transform is first drawn: most attacks draw none."""
+    import kornia.augmentation
+
+    return kornia.augmentation
+
+
 @functools.cache
 def _cropping(height: int, width: int) -> Any:
-    return augment.RandomResizedCrop(
+    return _augmentation().RandomResizedCrop(
         (height, width), scale=(0.8, 1.0), ratio=(0.9, 1.1), same_on_batch=True, p=1.0
     )
 
 
 @functools.cache
 def _resizing() -> Any:
-    return augment.RandomAffine(0.0, scale=(0.8, 1.1), same_on_batch=True, p=1.0)
+    return _augmentation().RandomAffine(0.0, scale=(0.8, 1.1), same_on_batch=True, p=1.0)
 
 
 @functools.cache
 def _flipping() -> Any:
-    return augment.RandomHorizontalFlip(same_on_batch=True, p=0.5)
+    return _augmentation().RandomHorizontalFlip(same_on_batch=True, p=0.5)
 
 
 @functools.cache
 def _colouring() -> Any:
-    return augment.ColorJitter(0.2, 0.2, 0.2, 0.05, same_on_batch=True, p=1.0)
+    return _augmentation().ColorJitter(0.2, 0.2, 0.2, 0.05, same_on_batch=True, p=1.0)
 
 
 @functools.cache
 def _noise() -> Any:
-    return augment.RandomGaussianNoise(0.0, 4 / 255, same_on_batch=True, p=1.0)
+    return _augmentation().RandomGaussianNoise(0.0, 4 / 255, same_on_batch=True, p=1.0)
 
 
 def crop(images: Tensor) -> Tensor:
@@ -84,6 +89,8 @@ def noise(images: Tensor) -> Tensor:
 
 def jpeg(images: Tensor) -> Tensor:
     """JPEG at a quality of 60 to 95 with smooth roundings."""
+    from kornia.enhance import jpeg_codec_differentiable
+
     quality = torch.empty(1, device=images.device).uniform_(60, 95)
     compressed: Tensor = jpeg_codec_differentiable(images, quality.expand(len(images)))
     return compressed

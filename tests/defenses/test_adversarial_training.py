@@ -32,7 +32,8 @@ from advhash.errors import CheckpointError, UsageError
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.suite import plan_suite
 from advhash.experiments.config import TrainConfig
-from advhash.experiments.defend import Defend, DefendConfig, _checks
+from advhash.experiments.defend.config import DefendConfig
+from advhash.experiments.defend.run import Defend, _checks
 from advhash.experiments.experiment import run
 from advhash.experiments.prepare.hardened import prepare
 from advhash.experiments.prepare.trained import export_checkpoint

@@ -31,7 +31,8 @@ from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Axes, Sample, ranks, stacked, summary
 from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
-from advhash.experiments.benchmark.suite import SuiteCell, load_suite, plan_suite, shipped_suites
+from advhash.experiments.benchmark.shipped import load_suite, shipped_suites
+from advhash.experiments.benchmark.suite import SuiteCell, plan_suite
 from advhash.experiments.costs import Costs, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
@@ -376,7 +377,7 @@ def test_a_killed_command_goes_on_in_its_folder(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "abandon", lambda self, **_: self._unlock())  # as a kill does
-        patch.setattr("advhash.experiments.experiment.render", never)
+        patch.setattr("advhash.reports.page.render.render", never)
         with pytest.raises(AssertionError):
             benchmark(SuiteConfig.build(ONE), tmp_path / "run")
     assert (tmp_path / "run.partial").is_dir()

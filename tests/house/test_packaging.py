@@ -100,7 +100,8 @@ def content(wheel: Path) -> list[str]:
 
 def test_the_wheel_holds_every_module_and_nothing_else(content: list[str]) -> None:
     package = ROOT / "advhash"
-    data = [package / "py.typed", package / "functional/nas_table.json.gz", *files("*.html")]
+    data = [package / "py.typed", package / "methods.json"]
+    data += [package / "functional/nas_table.json.gz", *files("*.html")]
     data += (package / "experiments/benchmark/suites").glob("*.toml")
     expected = sorted(installed(file) for file in [*files("*.py"), *data])
     assert sorted(name for name in content if ".dist-info/" not in name) == expected

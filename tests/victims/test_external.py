@@ -30,8 +30,8 @@ from advhash.experiments.prepare.brought import introduce
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, export_checkpoint
 from advhash.experiments.prepare.victim import train
-from advhash.registry import ATTACKS
-from advhash.victims.external import ExternalVictim, import_function, is_external
+from advhash.registry import ATTACKS, is_external
+from advhash.victims.external import ExternalVictim, import_function
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SOURCE = """

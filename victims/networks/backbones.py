@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advhash.data.dataset import Split
 from advhash.errors import ConfigError, UsageError, nearest
+from advhash.victims.networks.library import timm
 from advhash.victims.networks.pretrained import LITE0, pretrained_network
 
 SMALL = "test_resnet"  # 0.37 M parameters: the default for images of 32 px
@@ -108,16 +109,15 @@ def build_backbone(
                 "load the data at that size, or use another backbone"
             )
         return _measured(name, cnnf(), image_size, IMAGENET_MEAN, IMAGENET_STD, frozen)
-    import timm  # takes seconds to import, and small networks need none of it
-
-    if not timm.is_model(name):
-        close = nearest(name, ["cnnf", *timm.list_models()])
+    library = timm()
+    if not library.is_model(name):
+        close = nearest(name, ["cnnf", *library.list_models()])
         raise ConfigError(f"unknown backbone {name!r}: {close}Known: cnnf and all models of timm")
-    config = timm.get_pretrained_cfg(name)
+    config = library.get_pretrained_cfg(name)
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
     size = {"img_size": image_size} if fixed else {}
     try:
-        create = pretrained_network if pretrained else timm.create_model
+        create = pretrained_network if pretrained else library.create_model
         network = create(name, num_classes=0, **size)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         if pretrained:

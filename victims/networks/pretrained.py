@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from advhash.errors import UsageError
+from advhash.victims.networks.library import timm
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -36,18 +37,16 @@ def pretrained_network(name: str, **settings: Any) -> Any:
 
     Raises UsageError: the package holds other weights, or the network cannot be reached.
     """
-    import timm  # takes seconds to import, and small networks need none of it
-
     file = lite0_file() if name == LITE0 else None
     if file is not None:
-        network = timm.create_model(name, pretrained=False, **settings)
+        network = timm().create_model(name, pretrained=False, **settings)
         wanted = network.state_dict()
         tensors = renamed(_read(file), [len(stage) for stage in network.blocks])
         network.load_state_dict({key: tensors[key] for key in wanted})
         return network
     source = _source(name)
     overlay = None if source is None else {"file": source}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    return timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
 
 
 def lite0_file() -> Path | None:
@@ -102,9 +101,7 @@ def renamed(tensors: Mapping[str, Tensor], stages: list[int]) -> dict[str, Tenso
 
 def _source(name: str) -> str | None:
     """A file in the hub's cache, or None where timm may fetch it. Raises UsageError: offline."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
+    config = timm().get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         return None  # timm says that there are no weights
     address = str(config.url)

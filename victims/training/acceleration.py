@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast
 from torch import Tensor, nn
 
 from advhash.compute.processes import is_main_process, process_count
 from advhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _VARIABLE = "ACCELERATE_MIXED_PRECISION"  # of accelerate itself
 
@@ -56,6 +57,10 @@ def precision(device: torch.device) -> str:
 
 def accelerated(device: torch.device) -> Accelerator:
     """A new Accelerator for training on the device. Under torchrun: one of its processes."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
+
     wanted = precision(device)
     if process_count() == 1 and AcceleratorState._shared_state:
         before = AcceleratorState()
@@ -122,6 +127,8 @@ def equalise(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
 
     Statistics of batch normalisation are those of a share.
     """
+    from accelerate.utils import broadcast
+
     if accelerator.num_processes == 1:
         return
     for values in tensors:

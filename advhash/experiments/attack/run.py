@@ -42,7 +42,6 @@ from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import ATTACKS, EXPERIMENTS
-from advhash.reports.page.render import render
 from advhash.reports.record import SIBLINGS, Record, Siblings
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
@@ -195,6 +194,8 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
         if not plan.radii:
             (cell,), (result,) = plan.cells, results
             return _finished(cell, result, place, place.folder, place.final)
+        from advhash.reports.page.render import render
+
         records = []
         for radius, cell, result in zip(plan.radii, plan.cells, results, strict=True):
             name = f"eps-{radius.replace('/', '_')}"

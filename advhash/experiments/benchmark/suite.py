@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from advhash.attacks.base import Attack
-from advhash.errors import ConfigError, UnknownName, UsageError, nearest
+from advhash.errors import ConfigError, UnknownName, UsageError
 from advhash.experiments.attack.run import (
     AttackCell,
     PlannedAttack,
@@ -24,7 +23,7 @@ from advhash.experiments.attack.run import (
 )
 from advhash.experiments.benchmark.config import GridConfig, SuiteConfig
 from advhash.experiments.config import AttackConfig, BudgetConfig
-from advhash.experiments.config_text import method_label, read_toml
+from advhash.experiments.config_text import method_label
 from advhash.experiments.experiment import Part
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -34,7 +33,6 @@ from advhash.storage.cache import content_key
 
 UNDEFENDED = "none"
 THREADS = 1  # of each process: figures are the same for any executor and number of workers
-SHIPPED = Path(__file__).with_name("suites")
 
 
 @dataclass(frozen=True)
@@ -82,24 +80,6 @@ class Suite:
     config: SuiteConfig
     cells: list[SuiteCell]
     parts: dict[str, Part]
-
-
-def shipped_suites() -> list[str]:
-    """Names of the suites that come with the package."""
-    return sorted(file.stem for file in SHIPPED.glob("*.toml"))
-
-
-def load_suite(name: str) -> dict[str, Any]:
-    """The tables of a suite: one that is shipped, or a file. Raises UsageError, ConfigError."""
-    if name in shipped_suites():
-        return read_toml(SHIPPED / f"{name}.toml")
-    file = Path(name)
-    if not file.is_file():
-        raise UsageError(
-            f"--suite: expected a file or one of {', '.join(shipped_suites())}, got {name!r}: "
-            f"{nearest(name, shipped_suites())}no such file"
-        )
-    return read_toml(file)
 
 
 def plan_suite(config: SuiteConfig) -> Suite:

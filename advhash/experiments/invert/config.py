@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from advhash.experiments.config import BudgetConfig, Hardened, MethodConfig, ProtocolConfig
+from advhash.registry import INVERSIONS, Registry
 
 
 class InvertConfig(Hardened):
@@ -15,6 +17,11 @@ class InvertConfig(Hardened):
     budget:   expected empty, since no input is moved
     protocol: `queries` and `query_modality`, the party, decide; nothing is retrieved
     """
+
+    registries: ClassVar[Mapping[str, Registry[Any]]] = {
+        **Hardened.registries,
+        "attack": INVERSIONS,
+    }
 
     command: Literal["invert"] = "invert"
     attack: MethodConfig = Field(default_factory=lambda: MethodConfig(name="code-inversion"))

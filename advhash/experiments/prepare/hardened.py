@@ -22,11 +22,10 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.store import check_converged, store_victim
 from advhash.experiments.prepare.trained import Trained, cache_identity, fingerprint
 from advhash.experiments.prepare.victim import plan_victim, train
-from advhash.registry import DEFENSES, VICTIMS
+from advhash.registry import DEFENSES, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.victims.base import HashVictim
-from advhash.victims.external import is_external
 from advhash.victims.training.acceleration import precision
 from advhash.victims.training.phase import resume
 from advhash.victims.training.state import TrainingState

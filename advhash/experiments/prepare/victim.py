@@ -22,12 +22,12 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, fingerprint
-from advhash.registry import DATASETS, VICTIMS
+from advhash.registry import DATASETS, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, import_function, is_external, stated_size
+from advhash.victims.external import ExternalVictim, import_function, stated_size
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
@@ -76,15 +76,14 @@ def sized(
         return config
     if is_path(name):
         name = reader_of(Path(name).expanduser().resolve(), victim.reads).reader
-    if name in {entry.name for entry in DATASETS} and "size" in DATASETS[name].model.model_fields:
+    if name in DATASETS and "size" in DATASETS[name].model.model_fields:
         return DatasetConfig.build({"name": config.name, **config.settings, "size": side})
     return config
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether `--victim` names a folder or file rather than a registered victim."""
-    known = {entry.name for entry in VICTIMS}
-    return name not in known and ("/" in name or "\\" in name or Path(name).exists())
+    return VICTIMS.is_place(name)
 
 
 def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, Any], str] | None:

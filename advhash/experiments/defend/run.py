@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +22,13 @@ from advhash.errors import UsageError
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import Metrics
-from advhash.experiments.config import BudgetConfig, Hardened
+from advhash.experiments.defend.config import TARGETED, UNTARGETED, DefendConfig
 from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.transfer.cell import Move
-from advhash.experiments.transfer.config import (
-    LabelledMethod,
-    LabelledVictim,
-    MatrixConfig,
-    TransferConfig,
-)
 from advhash.experiments.transfer.matrix import Column, judge_moves, matrix_record, members_of
-from advhash.experiments.transfer.members import Member, labels_of
+from advhash.experiments.transfer.members import Member
 from advhash.experiments.transfer.run import Matrix, plan_matrix
 from advhash.measures.intervals import mean_metric, ratio_of_means
 from advhash.measures.sanity import Flag, check_collapse
@@ -45,53 +38,9 @@ from advhash.storage.cells import Result
 from advhash.targets import choose_targets
 
 Floats = npt.NDArray[np.float64]
-TARGETED, UNTARGETED = "autohash", "autohash-untargeted"
 CHECKED = 30  # queries of the checks
 SENT = 500  # queries a picture that the attacker without gradients may send
 SLACK = 0.02  # by which a sequence may rise without being a sign
-
-
-class DefendConfig(MatrixConfig, Hardened):
-    """`advhash defend`: a victim, its defence, and the budget that both are attacked under.
-
-    defense_budget: what the defence is trained against; by default the budget of the attacks
-    """
-
-    command: Literal["defend"] = "defend"
-    victim: LabelledVictim
-    defense: LabelledMethod
-
-    def matrix(self) -> TransferConfig:
-        """The matrix of the victim with and without the defence. Raises ConfigError."""
-        victim = self.victim.model_dump(exclude_unset=True)
-        plain, defense = labels_of([self.victim]), labels_of([self.defense])
-        hardened = {
-            **victim,
-            "label": "+".join([*plain, *defense]),
-            "defense": self.defense.model_dump(exclude={"label"}),
-            "defense_budget": self.defense_budget.model_dump(),
-        }
-        return self.turned_into(
-            TransferConfig,
-            victims=[{**victim, "label": plain[0]}, hardened],
-            attacks=[{"name": TARGETED}, {"name": UNTARGETED}],
-        )
-
-    def written(self, matrix: TransferConfig) -> DefendConfig:
-        """The same with every default, from the matrix that has them."""
-        plain, hardened = matrix.victims
-        label = labels_of([self.defense])[0]
-        defense = {**hardened.settings["defense"], "label": label}
-        trained_at = hardened.settings.get("defense_budget", self.defense_budget.model_dump())
-        return self.model_copy(
-            update={
-                **{name: getattr(matrix, name) for name in ("device", "dataset", "protocol")},
-                "victim": plain,
-                "defense": LabelledMethod.build(defense),
-                "defense_budget": BudgetConfig.build(trained_at),
-                "budget": self.budget.written(DEFAULT),
-            }
-        )
 
 
 @EXPERIMENTS.register("defend", source="Athalye, Carlini, Wagner, ICML 2018")

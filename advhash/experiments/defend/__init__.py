@@ -1,0 +1,1 @@
+"""What a defence is worth against attackers who know it."""

@@ -1,0 +1,112 @@
+"""What a config names, checked against the registries: nothing is imported to refuse it.
+
+The plan of a run checks again, with the methods themselves and their data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from advhash.budget import Budget, Norm
+from advhash.experiments.attack.radii import split_eps
+from advhash.experiments.config import (
+    AttackConfig,
+    BudgetConfig,
+    DatasetConfig,
+    MethodConfig,
+    Run,
+    Table,
+    VictimConfig,
+)
+from advhash.experiments.transfer.config import LabelledVictim
+from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS, Registry, is_external
+
+STAND_INS = ("none", "all")  # no defence, in a list of them; every detector
+
+
+def check_methods(config: Run) -> None:
+    """Refuse names and settings that no method has, and radii that are none.
+
+    A checkpoint, a function of the user and data at a path pass: what they are is seen later.
+
+    Raises UnknownName, ConfigError, UsageError.
+    """
+    _check(config, config.registries, several=isinstance(config, AttackConfig))
+
+
+def _check(table: Table, registries: Mapping[str, Registry[Any]], *, several: bool) -> None:
+    """The tables of a table. several: whether `eps` may hold several radii."""
+    tables = list(_tables(table))
+    for name, one in tables:
+        if isinstance(one, VictimConfig):
+            _check_victim(one)
+        elif isinstance(one, MethodConfig):
+            if name in registries:
+                _check_method(one, registries[name], partly=name == "rival")
+        elif isinstance(one, DatasetConfig):
+            _check_dataset(
+                one, [victim for _, victim in tables if isinstance(victim, VictimConfig)]
+            )
+        elif not isinstance(one, BudgetConfig):
+            _check(one, registries, several=False)
+    if registries.get("attack") is not ATTACKS:  # no input is moved: the plan refuses any budget
+        return
+    words = any(_moves_words(one) for name, one in tables if name == "attack")
+    for name, one in tables:
+        if isinstance(one, BudgetConfig):
+            _check_budget(one, "l0" if words and name == "budget" else "linf", several=several)
+
+
+def _tables(table: Table) -> Iterator[tuple[str, Table]]:
+    """The tables in a table by their names, those of a list by that of one."""
+    for name in type(table).model_fields:
+        value = getattr(table, name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Table):
+                yield name.removesuffix("s") if one is not value else name, one
+
+
+def _check_method(table: MethodConfig, registry: Registry[Any], *, partly: bool = False) -> None:
+    """partly: whether further settings come from the data."""
+    if table.name not in STAND_INS:
+        registry.describe(table.name).check(registry.kind, table.settings, partly=partly)
+
+
+def _check_victim(table: VictimConfig) -> None:
+    if is_external(table.name) or VICTIMS.is_place(table.name):
+        return
+    given = table.settings
+    if isinstance(table, LabelledVictim):
+        budget, defense = given.pop("defense_budget", {}), given.pop("defense", None)
+        _check_budget(BudgetConfig.build(budget), "linf", several=False)
+        if defense is not None:
+            named = {"name": defense} if isinstance(defense, str) else defense
+            _check_method(MethodConfig.build(named), DEFENSES)
+    VICTIMS.describe(table.name).check(VICTIMS.kind, given, partly=True)
+
+
+def _check_dataset(table: DatasetConfig, victims: Sequence[VictimConfig]) -> None:
+    """victims: where all have the same default data set, a table without a name means that one."""
+    defaults = {
+        VICTIMS.describe(one.name).fact("default_dataset") for one in victims if one.name in VICTIMS
+    }
+    name = table.name or (defaults.pop() if len(defaults) == 1 else None)
+    if name is not None and not DATASETS.is_place(name):
+        DATASETS.describe(name).check(DATASETS.kind, table.settings)
+
+
+def _moves_words(table: Table) -> bool:
+    """Whether a radius without a norm counts words for this attack."""
+    return (
+        isinstance(table, MethodConfig)
+        and table.name in ATTACKS
+        and "l0" in ATTACKS.describe(table.name).fact("norms")
+    )
+
+
+def _check_budget(table: BudgetConfig, norm: Norm, *, several: bool) -> None:
+    """norm: of a radius without one; several: whether `eps` may hold several radii."""
+    radii = split_eps(table.eps) if several and isinstance(table.eps, str) else [table.eps]
+    for eps in radii:
+        table.model_copy(update={"eps": eps}).resolve(Budget(norm, 1))
