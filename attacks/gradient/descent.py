@@ -197,8 +197,12 @@ class GradientAttack(DatabaseAttack):
         labels: Tensor,
         budget: Budget,
         merit: Merit | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
-        """The best iterate of each image over all restarts, by `merit` where one is given."""
+        """The best iterate of each image over all restarts, by `merit` where one is given.
+
+        start: (B,3,H,W) images to begin at, drawn into the budget; by default the clean ones
+        """
         seen = victim
         if self.transforms:
             from advhash.attacks.gradient.transforms import Transformed
@@ -210,15 +214,17 @@ class GradientAttack(DatabaseAttack):
             own = soft_code(relaxed, 1.0, scale)
             aim = replace(self.aim(clean, own, labels), merit=merit)
             rows = torch.arange(len(clean), device=clean.device)
-            start = aim.left(own, rows)
+            before = aim.left(own, rows)
             judged = similarity(own, aim.anchors)
             if seen is not victim:
                 drawn = seen.relax(clean, "image")
-                start = start + aim.left(drawn, rows)
+                before = before + aim.left(drawn, rows)
                 judged = similarity(soft_code(drawn, 1.0, scale), aim.anchors)
         best = Best.of(clean)
         for restart in range(self.restarts):
             moved = clean.clone()
+            if start is not None:
+                moved = budget.project(clean, start, victim.bounds["image"])
             if self.random_start or restart:
                 moved = random_point(clean, budget, victim.bounds["image"], self.chance(len(clean)))
             self._descend_once(
@@ -226,8 +232,8 @@ class GradientAttack(DatabaseAttack):
             )
             if not bool((best.left > 0).any()):
                 break
-        gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
-        self.note("stalled", ~gained[start > 0])
+        gained = (best.left < before) | ((best.left == before) & (best.loss < judged - 1e-6))
+        self.note("stalled", ~gained[before > 0])
         return best.images
 
     def _single_step(
