@@ -96,6 +96,7 @@ class Attack(ABC):
     knowledge:  what the attacker has
     norms:      the budgets that it can work under; settings may decide
     trains:     whether `fit` is costly, so that its result is cached
+    settings_of_run: settings that `fit` does not read: another value needs no other fit
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
     couples_queries: whether the result of a query may depend on the others of its block, so that
         figures depend on the size of blocks; of all others they do not
@@ -108,6 +109,7 @@ class Attack(ABC):
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     norms: frozenset[Norm] = frozenset({"linf", "l2", "none"})
     trains: ClassVar[bool] = False
+    settings_of_run: ClassVar[frozenset[str]] = frozenset()
     fit_depends_on_budget: bool = True
     couples_queries: ClassVar[bool] = False
     history: History

@@ -1,4 +1,4 @@
-"""autohash: the worst case per query over a fixed ensemble, without a setting to tune.
+"""autohash: the worst case per query over a fixed ensemble, with nothing to tune.
 
 What AutoAttack (Croce & Hein, ICML 2020) is to classifiers: members with different objectives, and
 of each query the result that hurts most. Judged is what retrieval is judged by, the expected
@@ -19,6 +19,7 @@ from advhash.attacks.base import Attack, AttackData, DatabaseAttack, Goal, Knowl
 from advhash.attacks.black_box.baselines import Blend, Noise
 from advhash.attacks.black_box.nes import NES, NESUntargeted
 from advhash.attacks.gradient.anchors import centre_codes, expect_reachable, relevant_codes
+from advhash.attacks.gradient.channels import Served, channels
 from advhash.attacks.gradient.descent import Aim, GradientAttack
 from advhash.attacks.gradient.hiding import (
     KNOWS_LABELS,
@@ -91,6 +92,9 @@ class AutoHash(DatabaseAttack):
     and the best is kept. A query that reaches 1 is not attacked further. At the end `nes` tries the
     others with queries alone: that it does better is a sign of masked gradients.
 
+    survive: what happens to pictures before they are hashed, e.g. "jpeg75", by one name or several:
+        all members face what comes back, `nes` too (see `gradient/channels.py`)
+
     Deviations:
     - its own method: AutoAttack's idea with members and a criterion for retrieval
     """
@@ -99,7 +103,9 @@ class AutoHash(DatabaseAttack):
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = GradientAttack.knowledge | Blend.knowledge
 
-    def __init__(self) -> None:
+    def __init__(self, *, survive: str | tuple[str, ...] = ()) -> None:
+        self.survive = survive
+        channels(survive)
         self.history = []
         self._fitted: dict[str, Attack] = {}
 
@@ -139,6 +145,7 @@ class AutoHash(DatabaseAttack):
     ) -> Tensor:
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         served, labels = self.served, batch.labels if targets is None else targets
+        victim = Served.behind(self.survive, victim)
         if targets is not None:
             expect_reachable(served.labels, targets)
         clean = batch.inputs["image"]

@@ -98,6 +98,21 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "t-MAP of the attacked pictures after Pillow’s JPEG of quality 75."),
         Figure("tmap_jpeg90", "t-MAP after JPEG 90", "share", "attacker",
                "t-MAP of the attacked pictures after Pillow’s JPEG of quality 90."),
+        Figure("map_adversarial_survived", "MAP attacked, as it arrives", "share", "defender",
+               "MAP of the attacked pictures after what the attack was made to survive "
+               "(`survive`), the mean over its channels."),
+        Figure("tmap_survived", "t-MAP as it arrives", "share", "attacker",
+               "t-MAP of the attacked pictures after what the attack was made to survive "
+               "(`survive`), the mean over its channels."),
+        Figure("tmap_normalised_jpeg75", "normalised, after JPEG 75", "share", "attacker",
+               "t-MAP normalised of the attacked pictures after Pillow’s JPEG of quality 75; floor "
+               "and ceiling are those without a file."),
+        Figure("tmap_normalised_jpeg90", "normalised, after JPEG 90", "share", "attacker",
+               "t-MAP normalised of the attacked pictures after Pillow’s JPEG of quality 90; floor "
+               "and ceiling are those without a file."),
+        Figure("tmap_normalised_survived", "normalised, as it arrives", "share", "attacker",
+               "t-MAP normalised after what the attack was made to survive; floor and ceiling are "
+               "those of pictures as they are."),
         Figure("map_optimistic", "MAP, ties optimistic", "share", "neither",
                "MAP where relevant rows stand first among equal distances: an upper bound."),
         Figure("map_pessimistic", "MAP, ties pessimistic", "share", "neither",

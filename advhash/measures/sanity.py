@@ -211,11 +211,16 @@ def check_targets(query: Labels, targets: Labels) -> list[Flag]:
 
 
 def check_attack(
-    metrics: Mapping[str, Metric | None], noise: float | None, budget: Budget, targeted: bool
+    metrics: Mapping[str, Metric | None],
+    noise: float | None,
+    budget: Budget,
+    targeted: bool,
+    gain: Metric | None = None,
 ) -> list[Flag]:
     """Signs that the attack, not the victim, decided the figure.
 
     noise: t-MAP (targeted) or MAP (untargeted) of uniform noise under the same budget
+    gain:  how much the attack raised t-MAP, or lowered MAP, paired over the queries
     """
     flags = []
 
@@ -226,15 +231,20 @@ def check_attack(
     reached = value("tmap" if targeted else "map_adversarial")
     start = value("tmap_clean" if targeted else "map")
     sign = 1 if targeted else -1
-    if reached is not None and start is not None and sign * (reached - start) <= 0.005:
-        flags.append(
-            Flag(
-                "no_effect",
-                "warning",
-                f"The attack changes {'t-MAP' if targeted else 'MAP'} from {start:.3f} to "
-                f"{reached:.3f} only: it failed, which says nothing about stronger attacks.",
+    if reached is not None and start is not None:
+        unsure = gain is not None and gain.low is not None and gain.low <= 0
+        if unsure or sign * (reached - start) <= 0.005:
+            held = " only"
+            if gain is not None and unsure:
+                held = f" (the interval of the change, [{gain.low:.3f}, {gain.high:.3f}], holds 0)"
+            flags.append(
+                Flag(
+                    "no_effect",
+                    "warning",
+                    f"The attack changes {'t-MAP' if targeted else 'MAP'} from {start:.3f} to "
+                    f"{reached:.3f}{held}: it failed, which says nothing about stronger attacks.",
+                )
             )
-        )
     if reached is not None and noise is not None and sign * (reached - noise) <= 0:
         flags.append(
             Flag(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
+from advhash.attacks.gradient.channels import Served, channels
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import (
     TINY,
@@ -97,6 +98,9 @@ class GradientAttack(DatabaseAttack):
     transforms, samples: expectation over transformation (Athalye et al., ICML 2018): descend the
         mean real code of `samples` draws of these transforms of the image, one after the other;
         see docs/attacks/transforms.md
+    survive: what happens to pictures before they are hashed, e.g. "jpeg75" (see `channels.py`), by
+        one name or several: gradients, the code at which an image rests and the best iterate are
+        those of what comes back, of several the mean real code
 
     With transforms, the wrong bits of an image are those of that mean code and of its plain code
     together: fresh draws alone would choose lucky iterates. That costs a forward pass more a step.
@@ -134,6 +138,7 @@ class GradientAttack(DatabaseAttack):
     restarts: int = 1
     transforms: tuple[str, ...] = ()
     samples: int = 1
+    survive: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or not self.step > 0:
@@ -154,6 +159,7 @@ class GradientAttack(DatabaseAttack):
             check_transforms(self.transforms, self.samples)
         elif self.samples != 1:
             raise ValueError(f"samples={self.samples} are draws of transforms: name some")
+        channels(self.survive)
         self.history = []
 
     def run(
@@ -162,6 +168,7 @@ class GradientAttack(DatabaseAttack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
+        victim = Served.behind(self.survive, victim)
         with self.drawing(batch):
             if self.single:
                 return self._single_step(victim, batch.inputs["image"], labels, budget)
@@ -190,8 +197,12 @@ class GradientAttack(DatabaseAttack):
         labels: Tensor,
         budget: Budget,
         merit: Merit | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
-        """The best iterate of each image over all restarts, by `merit` where one is given."""
+        """The best iterate of each image over all restarts, by `merit` where one is given.
+
+        start: (B,3,H,W) images to begin at, drawn into the budget; by default the clean ones
+        """
         seen = victim
         if self.transforms:
             from advhash.attacks.gradient.transforms import Transformed
@@ -203,15 +214,17 @@ class GradientAttack(DatabaseAttack):
             own = soft_code(relaxed, 1.0, scale)
             aim = replace(self.aim(clean, own, labels), merit=merit)
             rows = torch.arange(len(clean), device=clean.device)
-            start = aim.left(own, rows)
+            before = aim.left(own, rows)
             judged = similarity(own, aim.anchors)
             if seen is not victim:
                 drawn = seen.relax(clean, "image")
-                start = start + aim.left(drawn, rows)
+                before = before + aim.left(drawn, rows)
                 judged = similarity(soft_code(drawn, 1.0, scale), aim.anchors)
         best = Best.of(clean)
         for restart in range(self.restarts):
             moved = clean.clone()
+            if start is not None:
+                moved = budget.project(clean, start, victim.bounds["image"])
             if self.random_start or restart:
                 moved = random_point(clean, budget, victim.bounds["image"], self.chance(len(clean)))
             self._descend_once(
@@ -219,8 +232,8 @@ class GradientAttack(DatabaseAttack):
             )
             if not bool((best.left > 0).any()):
                 break
-        gained = (best.left < start) | ((best.left == start) & (best.loss < judged - 1e-6))
-        self.note("stalled", ~gained[start > 0])
+        gained = (best.left < before) | ((best.left == before) & (best.loss < judged - 1e-6))
+        self.note("stalled", ~gained[before > 0])
         return best.images
 
     def _single_step(

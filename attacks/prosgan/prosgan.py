@@ -20,6 +20,8 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, label_sets, majority
+from advhash.attacks.gradient.channels import Served, channels
+from advhash.attacks.gradient.descent import GradientAttack
 from advhash.attacks.gradient.objectives import (
     hash_term,
     hash_term_tmm,
@@ -74,6 +76,10 @@ class ProSGAN(Attack):
     bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
                    away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
                    alpha, discriminator, modulated and width have other defaults: see `Mode`
+    survive:       what happens to pictures before they are hashed, e.g. "jpeg75", by one name or
+                   several: the generator learns from the codes of what comes back
+    refine:        gradient steps from the generator's image toward the code, each a forward and a
+                   backward pass through the victim; 0 is one forward pass of the generator
     held_out:      share of the label sets, drawn by the seed, that no network is trained on; the
                    last row of the history compares them, on validation rows, with the others
 
@@ -100,6 +106,7 @@ class ProSGAN(Attack):
     )
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
     trains: ClassVar[bool] = True
+    settings_of_run: ClassVar[frozenset[str]] = frozenset({"refine"})
 
     epochs: int | None = None
     batch_size: int = 48
@@ -128,6 +135,8 @@ class ProSGAN(Attack):
     theta_scale: float = 0.125
     positive_share: float = 0.75
     bounded: bool = False
+    survive: str | tuple[str, ...] = ()
+    refine: int = 0
     held_out: float = 0.0
 
     def __post_init__(self) -> None:
@@ -153,8 +162,11 @@ class ProSGAN(Attack):
                 f"expected rec_warmup in [0,1] and alpha > 0, got {self.rec_warmup} and "
                 f"{self.alpha}"
             )
+        if self.refine < 0:
+            raise ValueError(f"expected refine >= 0, got {self.refine}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"expected held_out in [0,1), got {self.held_out}")
+        channels(self.survive)
         self.fit_depends_on_budget = self.bounded
         if self.bounded:
             self.norms = frozenset({"linf", "l2"})
@@ -179,6 +191,7 @@ class ProSGAN(Attack):
         self.check_budget(budget)
         self.history = []
         self._data = data
+        victim = Served.behind(self.survive, victim)
         sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
         with seeded(seed), frozen(victim):
             if self.prototype == "prototype":
@@ -237,9 +250,15 @@ class ProSGAN(Attack):
         if self._generator is None or self._data is None or targets is None:
             raise UsageError("ProSGAN: call fit or restore before run")
         expect_reachable(self._data.labels, targets)
-        condition, _ = self.supervise(targets)
+        condition, codes = self.supervise(targets)
+        clean = batch.inputs["image"]
         with torch.no_grad():
-            return self.generate(batch.inputs["image"], condition, budget)
+            images = self.generate(clean, condition, budget)
+        if not self.refine:
+            return images
+        return Refinement.of(self.refine, self.survive, codes).descend(
+            Served.behind(self.survive, victim), clean, targets, budget, start=images
+        )
 
     def supervise(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(B,C) targets → (B,F) condition of the generator, (B,K) ±1 code to reach."""
@@ -363,6 +382,26 @@ class ProSGAN(Attack):
             still = validated(victim, data, sets, lambda images, _: images, lambda t: aim(t)[1])
             row[f"{name}_tmap_clean"] = still["validation_tmap"]
         self.history.append({"phase": "held out", **row})
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Refinement(GradientAttack):
+    """Some gradient steps toward the codes that a generator aimed at.
+
+    codes: (B,K) ±1
+    """
+
+    codes: Tensor
+    alphas: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(cls, steps: int, survive: str | tuple[str, ...], codes: Tensor) -> Refinement:
+        """A descent of `steps` steps toward (B,K) codes, that can cross the ball in all of them."""
+        step = min(0.5, max(0.1, 2 / steps))
+        return cls(codes=codes, steps=steps, step=step, survive=survive)
+
+    def anchors(self, labels: Tensor) -> Tensor:
+        return self.codes
 
 
 def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,14 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import AttackData
+from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.black_box.baselines import Noise
 from advhash.attacks.prosgan.networks import Generator, within
-from advhash.attacks.prosgan.prosgan import ProSGAN
+from advhash.attacks.prosgan.prosgan import ProSGAN, Refinement
 from advhash.attacks.prosgan.validation import split_sets
 from advhash.budget import Budget
 from advhash.codes import HashCodes
@@ -124,6 +126,36 @@ def test_bounded_state_round_trip_and_batch_of_one(
     assert float((alone - whole[:1]).abs().max()) <= 1.01 / 255  # float error, then rounding
 
 
+def test_steps_from_the_generator_lead_nearer_its_code(
+    victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    """And further than as many steps from the query, within the same budget."""
+    budget = BUDGETS[0]
+    fitted = ProSGAN(bounded=True, learning_rate=3e-3, **QUICK).fit(victim, served, budget, seed=0)
+    goal = fitted.supervise(targets)[1].numpy()
+
+    def wrong(attack: Attack) -> npt.NDArray[np.int64]:
+        moved = attack.perturb(victim, queries, targets, budget)
+        assert bool((moved.distance <= budget.eps + 1e-5).all())
+        return np.asarray((moved.codes.signs() != goal).sum(axis=1))
+
+    def refined(steps: int) -> ProSGAN:
+        attack = ProSGAN(bounded=True, learning_rate=3e-3, refine=steps, **QUICK)
+        return attack.restore(victim, served, fitted.state())
+
+    plain, few, more = wrong(fitted), wrong(refined(2)), wrong(refined(10))
+    assert bool((few <= plain).all())
+    assert more.sum() < few.sum() < plain.sum()
+    alone = Refinement.of(2, (), torch.from_numpy(goal).float())
+    alone.fit(victim, served, budget)
+    assert few.sum() < wrong(alone).sum()
+
+
+def test_fewer_than_no_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match="refine >= 0, got -1"):
+        ATTACKS.create("prosgan", {"refine": -1})
+
+
 def test_bounded_needs_a_bound(
     victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
 ) -> None:
@@ -224,6 +256,7 @@ def test_a_fitted_generator_serves_other_queries_budgets_and_target_rules(
     hard = fitted(eight, {}, bounded=True)
     assert not hard.cached
     assert fitted(eight, {"targets": "weighted", "queries": 3}, bounded=True).cached
+    assert fitted(eight, {}, bounded=True, refine=3).fingerprint == hard.fingerprint
     other = fitted(sixteen, {}, bounded=True)
     assert not other.cached
     assert len({first.fingerprint, hard.fingerprint, other.fingerprint}) == 3

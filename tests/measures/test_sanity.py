@@ -184,6 +184,19 @@ class TestAttack:
         flags = attacked(tmap=0.8, tmap_clean=0.1, overrun=overrun)
         assert flags == ({"projected": "warning"} if flagged else {})
 
+    @pytest.mark.parametrize(("low", "flagged"), [(-0.001, True), (0.0, True), (0.001, False)])
+    @pytest.mark.parametrize("targeted", [True, False])
+    def test_a_change_whose_interval_holds_nothing(
+        self, low: float, flagged: bool, targeted: bool
+    ) -> None:
+        metrics = {"tmap": Metric(0.17), "tmap_clean": Metric(0.12),
+                   "map": Metric(0.6), "map_adversarial": Metric(0.55)}  # fmt: skip
+        gain = Metric(0.05, low, 0.11, 30)
+        flags = check_attack(metrics, None, BALL, targeted, gain)
+        assert [flag.name for flag in flags] == (["no_effect"] if flagged else [])
+        for flag in flags:
+            assert "holds 0" in flag.message
+
     def test_the_overrun_is_told_in_the_units_of_the_budget(self) -> None:
         (flag,) = check_attack({"overrun": Metric(30 / 255)}, None, BALL, targeted=True)
         assert "L∞ 8/255 by 30.0/255" in flag.message

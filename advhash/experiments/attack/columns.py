@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.attacks.gradient.channels import Channel, Names, channel, channels
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import (
     Scoring,
@@ -15,7 +16,6 @@ from advhash.codes.metrics import (
     stable_average_precision,
 )
 from advhash.codes.packed import HashCodes
-from advhash.data.codec import through_codec
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.measures.reconstruction import structural_similarity
 from advhash.victims.base import HashVictim
@@ -23,7 +23,7 @@ from advhash.victims.base import HashVictim
 Floats = npt.NDArray[np.float64]
 Columns = dict[str, Floats]
 Labels = npt.NDArray[np.uint8]
-JPEG_QUALITIES = (75, 90)
+JPEG = ("jpeg75", "jpeg90")
 
 
 def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
@@ -123,24 +123,28 @@ def codec_columns(
     database_labels: Labels,
     targeted: bool,
     scoring: Scoring,
+    survive: Names = (),
     batch_size: int = 256,
 ) -> Columns:
     """Average precision of each of N adversarial images after Pillow's JPEG: `tmap_jpeg75` …
 
-    moved:  (N,3,H,W) in [0,1]; every quality of JPEG_QUALITIES is one column
-    wanted: (N,C) the target's labels where `targeted`, else the query's own, and the columns are
-            `map_adversarial_jpeg75` …
+    moved:   (N,3,H,W) in [0,1]; every one of JPEG is a column
+    wanted:  (N,C) the target's labels where `targeted`, else the query's own, and the columns are
+             `map_adversarial_jpeg75` …
+    survive: channels that the attack was made for; where there are some, `tmap_survived` is the
+             mean over what comes back from each of them
     """
-    columns = {}
-    for quality in JPEG_QUALITIES:
-        codes = HashCodes.concatenate(
-            [
-                victim.encode(through_codec(part, quality), modality)
-                for part in moved.split(batch_size)
-            ]
-        )
-        name = f"{'tmap' if targeted else 'map_adversarial'}_jpeg{quality}"
-        columns[name] = precisions(codes, database, wanted, database_labels, scoring)
+
+    def after(way: Channel) -> Floats:
+        parts = [victim.encode(way(part), modality) for part in moved.split(batch_size)]
+        codes = HashCodes.concatenate(parts)
+        return precisions(codes, database, wanted, database_labels, scoring)
+
+    name = "tmap" if targeted else "map_adversarial"
+    columns = {f"{name}_{way}": after(channel(way)) for way in JPEG}
+    ways = channels(survive)
+    if ways:
+        columns[f"{name}_survived"] = np.mean([after(way) for way in ways], axis=0)
     return columns
 
 

@@ -30,7 +30,7 @@ from advhash.experiments.attack.record import Attacked, Metrics, Scores
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import joint_metrics
-from advhash.measures.intervals import Metric, mean_metric, single_metric
+from advhash.measures.intervals import Metric, mean_metric, ratio_metric, single_metric
 from advhash.measures.sanity import (
     Flag,
     check_attack,
@@ -85,9 +85,17 @@ def measure(
             database_labels=data.database.labels.numpy(),
             targeted=targeted,
             scoring=protocol.scoring,
+            survive=getattr(attacked.fitted.attack, "survive", ()),
         )
         outcome.columns.update(after)
         metrics |= {name: mean_metric(values, boot) for name, values in after.items()}
+        if targeted:
+            known = scores.columns[database]
+            span = known["tmap_clean"], known["tmap_ceiling"]
+            metrics |= {
+                name.replace("tmap", "tmap_normalised"): ratio_metric(values, *span, boot)
+                for name, values in after.items()
+            }
     sent = attacked.fitted.attack.summarise(outcome.notes).get("queries_per_image")
     if sent is not None:
         metrics["queries_per_image"] = single_metric(sent)
@@ -159,7 +167,14 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     )
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
-    raised += check_attack(metrics, noise, fitted.budget, targets is not None)
+    known = measured.scores.columns[str(config.protocol.database)]
+    gained = (
+        known["map"] - known["map_adversarial"]
+        if targets is None
+        else known["tmap"] - known["tmap_clean"]
+    )
+    gain = mean_metric(gained, derive_seed(config.seed, "bootstrap"))
+    raised += check_attack(metrics, noise, fitted.budget, targets is not None, gain)
     raised += check_indicators(fitted.attack.summarise(outcome.notes))
     if not config.budget.eight_bit:
         raised.append(

@@ -53,7 +53,9 @@ def fit_attack(
         **cache_identity(trained),
         "attack": name,
         "method": ATTACKS[name].digest,
-        "settings": settings,
+        "settings": {
+            key: value for key, value in settings.items() if key not in attack.settings_of_run
+        },
         "seed": config.seed,
         "database": data.database,
         "modality": data.modality,

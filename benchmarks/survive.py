@@ -1,0 +1,180 @@
+"""What is left of an attack after a file: plain, and made to survive it (`attack.survive`).
+
+Per victim, budget and method one row for each set of channels, judged as the picture is and after
+files that the attack was made for or never saw. The seed decides over victim, queries and targets.
+Writes `benchmarks/survive.json`, cell by cell, so that it can be stopped and started again, and the
+table between its marks in `docs/attacks/survive.md`. With 300 queries about 50 minutes on one core:
+
+    OMP_NUM_THREADS=1 python benchmarks/survive.py [--queries 300] [--seeds 0 1]
+    python benchmarks/survive.py --page    # only write the table from the json
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advhash.attacks.base import AttackData
+from advhash.attacks.gradient.channels import channel
+from advhash.budget import Budget
+from advhash.codes.metrics import Scoring
+from advhash.codes.packed import HashCodes
+from advhash.compute.progress import silent
+from advhash.experiments.attack.columns import precisions
+from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config import TrainConfig
+from advhash.experiments.prepare.ceiling import target_ceilings
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.victim import train
+from advhash.measures.intervals import mean_metric, ratio_metric
+from advhash.registry import ATTACKS
+from advhash.storage.run_folder import environment
+from advhash.targets import choose_targets
+
+OUT = Path(__file__).with_suffix(".json")
+PAGE = OUT.parents[1] / "docs/attacks/survive.md"
+VICTIMS = ("dpsh", "dlcmh")
+RADII = (8, 16)
+METHODS: dict[str, dict[str, Any]] = {"dhta": {}, "sdha": {}, "autohash": {}}
+SETS: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "jpeg75": ("jpeg75",),
+    "jpeg60, jpeg75, jpeg90, webp75": ("jpeg60", "jpeg75", "jpeg90", "webp75"),
+}
+Way = Callable[[Tensor], Tensor]
+
+
+def twice(images: Tensor) -> Tensor:
+    return channel("jpeg75")(channel("jpeg75")(images))
+
+
+JUDGES: dict[str, Way] = {
+    "as it is": lambda images: images,
+    "JPEG 75": channel("jpeg75"),
+    "JPEG 60": channel("jpeg60"),
+    "JPEG 90": channel("jpeg90"),
+    "JPEG 75, 4:4:4": channel("jpeg75-444"),
+    "WebP 75": channel("webp75"),
+    "JPEG 75 twice": twice,
+}
+
+
+@functools.cache
+def trained(victim: str, seed: int) -> tuple[Trained, dict[str, object]]:
+    config = TrainConfig.build({"seed": seed, "victim": {"name": victim}})
+    return train(config), PlannedVictim.of(config).identity
+
+
+def measure(
+    victim: str, seed: int, radius: int, method: str, survive: tuple[str, ...], queries: int
+) -> dict[str, Any]:
+    """Metrics of one attack, a pair of t-MAP and normalised t-MAP for each judge."""
+    known, identity = trained(victim, seed)
+    model, data, served = known.victim, known.data, known.victim.default_database
+    codes, budget = model.database_codes(data, served), Budget("linf", radius / 255)
+    seen = AttackData(data, codes, served, "image")
+    batch = data.query.rows(choose_queries(data.query, queries, derive_seed(seed, "queries")))
+    labels = data.database.labels.numpy()
+    drawn = derive_seed(seed, "targets")
+    wanted = choose_targets("disjoint", batch.labels.numpy(), labels, drawn)
+    ceiling = target_ceilings(model, seen, wanted, scoring=Scoring(), identity=identity,
+                              progress=silent)  # fmt: skip
+    attack = ATTACKS.create(method, {**METHODS[method], "survive": survive})
+    attack.fit(model, seen, budget)
+    boot, began = derive_seed(seed, "bootstrap"), time.process_time()
+    parts, targets = [], torch.from_numpy(wanted)
+    for rows in torch.arange(len(batch.labels)).split(100):
+        inputs = {"image": batch.inputs["image"][rows]}
+        part = type(batch)(inputs, batch.labels[rows], batch.index[rows])
+        moved = attack.perturb(model, part, targets[rows], budget, seed=derive_seed(seed, "attack"))
+        parts.append(moved.batch.inputs["image"])
+    seconds, images = time.process_time() - began, torch.cat(parts)
+
+    def score(way: Way, pictures: Tensor) -> Any:
+        found = HashCodes.concatenate([model.encode(way(p), "image") for p in pictures.split(256)])
+        return precisions(found, codes, wanted, labels, Scoring())
+
+    clean = score(JUDGES["as it is"], batch.inputs["image"])
+    judged = {name: score(way, images) for name, way in JUDGES.items()}
+    return {
+        "tmap": {name: vars(mean_metric(column, boot)) for name, column in judged.items()},
+        "normalised": {
+            name: vars(ratio_metric(column, clean, ceiling, boot))
+            for name, column in judged.items()
+        },
+        "tmap_clean": float(clean.mean()),
+        "tmap_ceiling": float(ceiling.mean()),
+        "seconds_per_image": seconds / len(images),
+        "queries": len(images),
+    }
+
+
+def cells(seeds: list[int]) -> Iterator[tuple[str, tuple[str, int, int, str, str]]]:
+    for seed in seeds:
+        for victim in VICTIMS:
+            for radius in RADII:
+                for method in METHODS:
+                    for name in SETS:
+                        key = victim, seed, radius, method, name
+                        yield ", ".join(str(part) for part in key), key
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: normalised t-MAP with its interval behind each judge."""
+    titles = ["victim", "seed", "L∞", "attack", "made to survive", *JUDGES, "CPU s an image"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, (victim, seed, radius, method, survive) in cells([0, 1]):
+        cell = found["cells"].get(name)
+        if cell is None:
+            continue
+        shown = [
+            f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
+            if judge in ("as it is", "JPEG 75")
+            else f"{m['value']:.3f}"
+            for judge, m in cell["normalised"].items()
+        ]
+        first = [victim, str(seed), f"{radius}/255", method, survive]
+        lines.append(" | ".join(["|", *first, *shown, f"{cell['seconds_per_image']:.3f} |"])
+                     .replace("| | ", "| "))  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def write_page(found: dict[str, Any]) -> None:
+    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- measured -->\n")
+    _, ended, after = rest.partition("<!-- end -->")
+    PAGE.write_text(before + begun + table(found) + ended + after, "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--again", action="store_true", help="measure finished cells again")
+    parser.add_argument("--page", action="store_true", help="write the table only")
+    given = parser.parse_args()
+    kept = OUT.exists() and (given.page or not given.again)
+    found: dict[str, Any] = json.loads(OUT.read_text("utf-8")) if kept else {"cells": {}}
+    for name, (victim, seed, radius, method, survive) in [] if given.page else cells(given.seeds):
+        if name not in found["cells"]:
+            found["cells"][name] = measure(victim, seed, radius, method, SETS[survive],
+                                           given.queries)  # fmt: skip
+            found["environment"] = environment()
+            OUT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            m = found["cells"][name]["normalised"]
+            print(name, *(f"{judge} {m[judge]['value']:.3f}" for judge in JUDGES), sep=" | ",
+                  flush=True)  # fmt: skip
+    write_page(found)
+
+
+if __name__ == "__main__":
+    main()
