@@ -278,6 +278,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                     "threat": tables.threat(runs),
                     "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
                     "results": tables.results(runs),
+                    "after_files": tables.after_files(runs),
                     "directions": tables.directions(runs),
                     "planted": tables.planted(runs),
                     "thresholds": tables.thresholds(runs),

@@ -23,11 +23,13 @@ from advhash.reports.elements.tables import (
     titled,
 )
 from advhash.reports.elements.verdict import metric_of
+from advhash.reports.headline import HEADLINES
 from advhash.reports.record import TARGETED_METRICS, Record
 
 OWN = ("map_chance", "map", "map_adversarial")
 CODECS = ("_clean", "", "_png", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
 PLANTED = ("poison_hit10", "poison_hit10_clean", "poison_hit10_gain", "poison_hit10_chance")
+AFTER = ("_jpeg90", "_jpeg75", "_survived")  # what figures after a file are called by
 DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
 RATES = {  # goal → label of the table, its figure, what that is
     "targeted": (
@@ -160,6 +162,28 @@ def results(runs: Sequence[Run]) -> Table:
         "– where a figure does not exist.",
         [Column("Run"), *of_figures(*shown(runs))],
         [cells(run) for run in runs],
+    )
+
+
+def after_files(runs: Sequence[Run]) -> Table | None:
+    """The headline figures beside those after a file; None where no run moved pictures."""
+    figures = [
+        f"{name}{part}"
+        for goal in dict.fromkeys(run.record.attack.goal for run in runs)
+        for name in HEADLINES[goal].brief[: 2 if goal == "targeted" else 1]
+        for part in ("", *AFTER)
+    ]
+    kept = [name for name in figures if any(run.record.metrics.get(name) for run in runs)]
+    if not any(name.endswith(AFTER) for name in kept):
+        return None
+    return Table(
+        "After a file",
+        "The attacked pictures as they are, and as they come back from a file. In percent.",
+        [Column("Run"), *of_figures(*kept)],
+        [
+            row(named(run.label), (points(run.record.metrics.get(name)) for name in kept))
+            for run in runs
+        ],
     )
 
 

@@ -600,3 +600,16 @@ def test_parts_of_a_record_that_do_not_fit_together_are_one_line(tmp_path: Path)
     with pytest.raises(RunError, match="whose parts do not fit together") as got:
         page([folder])
     assert "\n" not in str(got.value)
+
+
+def test_figures_after_a_file_stand_beside_those_without(tmp_path: Path) -> None:
+    plain, filed = make_run(tmp_path / "plain"), make_run(tmp_path / "filed")
+    assert "After a file" not in page([plain])
+    document = json.loads((filed / "metrics.json").read_text())
+    document["metrics"]["tmap_jpeg75"] = vars(Metric(0.3217, 0.3, 0.34, 9))
+    (filed / "metrics.json").write_text(json.dumps(document))
+    text = page([plain, filed])
+    table = text[text.index("as they come back from a file") :].split("</table>")[0]
+    assert "t-MAP after JPEG 75" in table
+    assert "32.2" in table
+    assert table.count("76.5") == 2  # of both runs as they are
