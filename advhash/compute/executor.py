@@ -123,16 +123,24 @@ def _begin_worker() -> None:
 
 
 def _interruptible(function: Callable[[Task], Result], task: Task) -> Result:
-    """Call a function that SIGTERM interrupts, so that it leaves nothing half written behind."""
+    """Call a function that SIGTERM interrupts, so that it leaves nothing half written behind.
+
+    The process ends then: the pool would take what is raised for the result of the task, and wait
+    for ever for a worker that it has told to end.
+    """
+    numbers: list[int] = []
 
     def raised(number: int, _: object) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
+        numbers.append(number)
         raise Terminated(number)
 
-    signal.signal(signal.SIGTERM, raised)
     try:
+        signal.signal(signal.SIGTERM, raised)
         return function(task)
     finally:
+        if numbers:
+            os._exit(128 + numbers[0])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

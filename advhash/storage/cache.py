@@ -29,7 +29,7 @@ from typing import TypeVar
 import platformdirs
 from safetensors import SafetensorError
 
-from advhash.errors import CheckpointError, StorageError, exhausted
+from advhash.errors import CheckpointError, StorageError, UsageError, exhausted
 from advhash.storage.documents import read_json
 from advhash.storage.files import (
     partial_folder,
@@ -69,7 +69,9 @@ def cache_root() -> Path:
     given = os.environ.get("ADVHASH_CACHE")
     try:
         return user_path(given) if given else platformdirs.user_cache_path("advhash")
-    except RuntimeError:  # neither $HOME nor the list of users tells it
+    except (RuntimeError, UsageError):  # neither $HOME nor the list of users tells it
+        if given and not given.startswith("~"):
+            raise
         raise StorageError(
             f"expected a home folder for the cache, got {given or 'none'}: set ADVHASH_CACHE to a "
             "folder that can be written, in full"

@@ -22,7 +22,6 @@ from advhash.attacks.gradient.targeted import DHTA
 from advhash.cli import app
 from advhash.codes.packed import HashCodes
 from advhash.data.load import load_dataset
-from advhash.experiments import experiment
 from advhash.experiments.attack.record import Outcome
 
 VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
@@ -87,7 +86,7 @@ def test_an_interrupted_run_goes_on_with_the_same_command(
     out = tmp_path / "again"
     arguments = (*ALL, "--out", str(out))
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "render", lambda *_: 1 / 0)
+        patch.setattr("advhash.reports.page.render.render", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError) as stopped:
             command(capsys, *arguments)
     assert f"`advhash transfer --resume {out}`" in stopped.value.__notes__[0]
