@@ -19,7 +19,7 @@ from advhash.attacks.base import Attack, AttackData, DatabaseAttack, Goal, Knowl
 from advhash.attacks.black_box.baselines import Blend, Noise
 from advhash.attacks.black_box.nes import NES, NESUntargeted
 from advhash.attacks.gradient.anchors import centre_codes, expect_reachable, relevant_codes
-from advhash.attacks.gradient.channels import Served, channels
+from advhash.attacks.gradient.channels import Channelled, channels
 from advhash.attacks.gradient.descent import Aim, GradientAttack
 from advhash.attacks.gradient.hiding import (
     KNOWS_LABELS,
@@ -145,7 +145,7 @@ class AutoHash(DatabaseAttack):
     ) -> Tensor:
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         served, labels = self.served, batch.labels if targets is None else targets
-        victim = Served.behind(self.survive, victim)
+        victim = Channelled.behind(self.survive, victim)
         if targets is not None:
             expect_reachable(served.labels, targets)
         clean = batch.inputs["image"]

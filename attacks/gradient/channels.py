@@ -61,7 +61,7 @@ class Channel:
         if not (torch.is_grad_enabled() and images.requires_grad):
             return exact
         modelled = self.model(images)
-        return modelled + (exact - modelled).detach()
+        return exact + (modelled - modelled.detach())  # which adds 0
 
 
 @functools.cache
@@ -107,7 +107,7 @@ def channels(names: Names) -> tuple[Channel, ...]:
     return tuple(channel(name) for name in listed if name)
 
 
-class Served(HashVictim):
+class Channelled(HashVictim):
     """`victim` behind channels: its real codes are means over what comes back from each of them.
 
     ways: one or more

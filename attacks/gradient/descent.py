@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import DatabaseAttack, Goal, Knowledge
-from advhash.attacks.gradient.channels import Served, channels
+from advhash.attacks.gradient.channels import Channelled, channels
 from advhash.attacks.gradient.objectives import similarity, soft_code
 from advhash.attacks.gradient.steps import (
     TINY,
@@ -168,7 +168,7 @@ class GradientAttack(DatabaseAttack):
         """(B,3,H,W) images on the 8-bit grid. Raises UsageError before `fit` and for L0."""
         self.check_budget(budget)
         labels = batch.labels if targets is None else targets
-        victim = Served.behind(self.survive, victim)
+        victim = Channelled.behind(self.survive, victim)
         with self.drawing(batch):
             if self.single:
                 return self._single_step(victim, batch.inputs["image"], labels, budget)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -105,6 +105,7 @@ class THA(GradientAttack):
     """
 
     trains: ClassVar[bool] = True
+    settings_of_run = frozenset(setting.name for setting in fields(GradientAttack))
     fit_depends_on_budget = False  # annotated, it would become a setting
 
     prototype_steps: int = 600

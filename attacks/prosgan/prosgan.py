@@ -20,7 +20,7 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, label_sets, majority
-from advhash.attacks.gradient.channels import Served, channels
+from advhash.attacks.gradient.channels import Channelled, channels
 from advhash.attacks.gradient.descent import GradientAttack
 from advhash.attacks.gradient.objectives import (
     hash_term,
@@ -191,7 +191,7 @@ class ProSGAN(Attack):
         self.check_budget(budget)
         self.history = []
         self._data = data
-        victim = Served.behind(self.survive, victim)
+        victim = Channelled.behind(self.survive, victim)
         sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
         with seeded(seed), frozen(victim):
             if self.prototype == "prototype":
@@ -257,7 +257,7 @@ class ProSGAN(Attack):
         if not self.refine:
             return images
         return Refinement.of(self.refine, self.survive, codes).descend(
-            Served.behind(self.survive, victim), clean, targets, budget, start=images
+            Channelled.behind(self.survive, victim), clean, targets, budget, start=images
         )
 
     def supervise(self, targets: Tensor) -> tuple[Tensor, Tensor]:

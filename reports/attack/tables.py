@@ -23,7 +23,6 @@ from advhash.reports.elements.tables import (
     titled,
 )
 from advhash.reports.elements.verdict import metric_of
-from advhash.reports.headline import HEADLINES
 from advhash.reports.record import TARGETED_METRICS, Record
 
 OWN = ("map_chance", "map", "map_adversarial")
@@ -167,14 +166,12 @@ def results(runs: Sequence[Run]) -> Table:
 
 def after_files(runs: Sequence[Run]) -> Table | None:
     """The headline figures beside those after a file; None where no run moved pictures."""
-    figures = [
-        f"{name}{part}"
-        for goal in dict.fromkeys(run.record.attack.goal for run in runs)
-        for name in HEADLINES[goal].brief[: 2 if goal == "targeted" else 1]
-        for part in ("", *AFTER)
-    ]
-    kept = [name for name in figures if any(run.record.metrics.get(name) for run in runs)]
-    if not any(name.endswith(AFTER) for name in kept):
+    kept: list[str] = []
+    for name in dict.fromkeys(name for run in runs for name in run.record.headline().brief):
+        known = (name + part for part in AFTER)
+        after = [name for name in known if any(run.record.metrics.get(name) for run in runs)]
+        kept += [name, *after] if after else []
+    if not kept:
         return None
     return Table(
         "After a file",

@@ -282,3 +282,24 @@ def test_documents_show_the_measured_numbers_and_the_demand_is_met() -> None:
             rival = found[victim, seed, budget, "dhta"]["metrics"]["tmap_normalised"]
             assert metric["value"] >= rival["value"] / 2
             assert row["seconds_fit"] < 15 * 60
+
+
+def test_another_descent_needs_no_other_prototype_network(
+    victim: HashVictim, served: AttackData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    trained = Trained(
+        victim, served.dataset, "dpsh", {}, {}, folder=None, fingerprint="of this test",
+        origin="trained", seconds=0.0,
+    )  # fmt: skip
+
+    def fitted(**settings: Any) -> FittedAttack:
+        attack = {"name": "tha", "hidden": 16, "feature": 8, "prototype_steps": 3, **settings}
+        config = AttackConfig.build({"victim": {"name": "dpsh"}, "attack": attack})
+        return fit_attack(config, trained, served)
+
+    assert not fitted().cached
+    again = fitted(steps=3, survive="jpeg75")
+    assert again.cached
+    assert (again.attack.steps, again.attack.survive) == (3, "jpeg75")  # type: ignore[attr-defined]
+    assert not fitted(hidden=17).cached
