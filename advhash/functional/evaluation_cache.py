@@ -203,11 +203,17 @@ class EquivalenceCache:
         """The figures of a key; `evaluate` is called unless they are known well enough.
 
         hash_seconds: what the key cost, charged on hits and misses alike
+
+        Raises ValueError for figures that are not finite; StorageError.
         """
         hit = self._hit(key, hash_seconds)
         if hit is not None:
             return hit
         evaluation = evaluate()
+        figures = evaluation.figures.items()
+        odd = {name: value for name, value in figures if not math.isfinite(value)}
+        if odd:
+            raise ValueError(f"expected finite figures of {key!r}, got {odd}")
         return self._add(key, evaluation, hash_seconds)
 
     def _hit(self, key: str, hash_seconds: float) -> Lookup | None:

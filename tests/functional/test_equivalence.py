@@ -377,3 +377,12 @@ def test_a_mean_over_no_evaluations_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="division by zero"):
         cache.evaluate("a", lambda: Evaluation({"fitness": 1.0}, 1.0), hash_seconds=0.0)
     cache.close()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_figures_that_are_not_finite_are_the_fault_of_who_brings_them(value: float) -> None:
+    """They are not kept: the next look-up would call the file damaged."""
+    cache = EquivalenceCache()
+    with pytest.raises(ValueError, match="expected finite figures of 'a'"):
+        cache.evaluate("a", lambda: Evaluation({"fitness": value}, 1.0), hash_seconds=0.0)
+    assert len(cache) == 0
