@@ -1,7 +1,8 @@
 """What is left of an attack after a file: plain, and made to survive it (`attack.survive`).
 
 Per victim, budget and method one row for each set of channels, judged as the picture is and after
-files that the attack was made for or never saw. The seed decides over victim, queries and targets.
+files that the attack was made for or never saw; beside them the gradient attacks through random
+smooth JPEGs (`attack.transforms`). The seed decides over victim, queries and targets.
 Writes `benchmarks/survive.json`, cell by cell, so that it can be stopped and started again, and the
 table between its marks in `docs/attacks/survive.md`. With 300 queries about 50 minutes on one core:
 
@@ -46,10 +47,12 @@ PAGE = OUT.parents[1] / "docs/attacks/survive.md"
 VICTIMS = ("dpsh", "dlcmh")
 RADII = (8, 16)
 METHODS: dict[str, dict[str, Any]] = {"dhta": {}, "sdha": {}, "autohash": {}}
-SETS: dict[str, tuple[str, ...]] = {
-    "nothing": (),
-    "jpeg75": ("jpeg75",),
-    "jpeg60, jpeg75, jpeg90, webp75": ("jpeg60", "jpeg75", "jpeg90", "webp75"),
+SETS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "jpeg75": {"survive": ("jpeg75",)},
+    "jpeg60, jpeg75, jpeg90, webp75": {"survive": ("jpeg60", "jpeg75", "jpeg90", "webp75")},
+    "random JPEG, 1 draw": {"transforms": ("jpeg",)},
+    "random JPEG, 4 draws": {"transforms": ("jpeg",), "samples": 4},
 }
 Way = Callable[[Tensor], Tensor]
 
@@ -76,7 +79,7 @@ def trained(victim: str, seed: int) -> tuple[Trained, dict[str, object]]:
 
 
 def measure(
-    victim: str, seed: int, radius: int, method: str, survive: tuple[str, ...], queries: int
+    victim: str, seed: int, radius: int, method: str, made: dict[str, Any], queries: int
 ) -> dict[str, Any]:
     """Metrics of one attack, a pair of t-MAP and normalised t-MAP for each judge."""
     known, identity = trained(victim, seed)
@@ -89,7 +92,7 @@ def measure(
     wanted = choose_targets("disjoint", batch.labels.numpy(), labels, drawn)
     ceiling = target_ceilings(model, seen, wanted, scoring=Scoring(), identity=identity,
                               progress=silent)  # fmt: skip
-    attack = ATTACKS.create(method, {**METHODS[method], "survive": survive})
+    attack = ATTACKS.create(method, {**METHODS[method], **made})
     attack.fit(model, seen, budget)
     boot, began = derive_seed(seed, "bootstrap"), time.process_time()
     parts, targets = [], torch.from_numpy(wanted)
@@ -124,7 +127,9 @@ def cells(seeds: list[int]) -> Iterator[tuple[str, tuple[str, int, int, str, str
         for victim in VICTIMS:
             for radius in RADII:
                 for method in METHODS:
-                    for name in SETS:
+                    for name, made in SETS.items():
+                        if "transforms" in made and method == "autohash":
+                            continue  # which takes none
                         key = victim, seed, radius, method, name
                         yield ", ".join(str(part) for part in key), key
 
