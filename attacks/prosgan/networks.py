@@ -56,10 +56,11 @@ class Generator(nn.Module):
     shrink:    the network works on the image folded by this factor (pixel unshuffle)
     residual:  add the output to the image, from 0 at first; else it is the image, as published
     modulated: the condition also scales and shifts the channels before each residual block (FiLM:
-               Perez et al., AAAI 2018) and has a linear map of its own to the output, which is not
-               squashed by tanh
+               Perez et al., AAAI 2018), and the output is not squashed by tanh
+    offset:    the condition also has a linear map of its own to the output: a learnt universal
+               perturbation per target, which the rest adapts to the image
 
-    Published: width 64, downs 2, blocks 6, lifts 4, shrink 1, residual False, modulated False.
+    Published: width 64, downs 2, blocks 6, lifts 4, shrink 1, the others False.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Generator(nn.Module):
         shrink: int,
         residual: bool,
         modulated: bool = False,
+        offset: bool = False,
     ) -> None:
         super().__init__()
         self.shrink, self.residual, self.modulated = shrink, residual, modulated
@@ -101,12 +103,14 @@ class Generator(nn.Module):
         if modulated:
             scales = [nn.Linear(condition, 2 * deep) for _ in range(blocks)]
             self.modulations = nn.ModuleList(scales)
-            self.direct = nn.Linear(condition, 3 * self.padded**2)
+        self.offset = nn.Linear(condition, 3 * self.padded**2) if offset else None
+        if modulated:
             for layer in scales:
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-            nn.init.zeros_(self.direct.weight)
-            nn.init.zeros_(self.direct.bias)
+        if self.offset is not None:
+            nn.init.zeros_(self.offset.weight)
+            nn.init.zeros_(self.offset.bias)
 
     def forward(self, images: Tensor, condition: Tensor) -> Tensor:
         """(B,3,H,W) in [0,1], (B,F) → (B,3,H,W); with `residual` not yet clipped to [0,1].
@@ -120,9 +124,9 @@ class Generator(nn.Module):
         maps = self.condition(self.spread(condition).unflatten(1, self.start))
         decoded = self._decode(torch.cat([maps, folded], dim=1), condition)
         out = F.pixel_shuffle(self.out(torch.cat([decoded, folded], dim=1)), self.shrink)
-        if self.modulated:
-            out = out + self.direct(condition).view_as(out)
-        else:
+        if self.offset is not None:
+            out = out + self.offset(condition).view_as(out)
+        if not self.modulated:
             out = torch.tanh(out)
         moved: Tensor = padded + out if self.residual else (out + 1) / 2
         return moved[:, :, :height, :width]

@@ -2,7 +2,7 @@
 
 1. A PrototypeNet learns, for each label set, a feature and a prototype code p.
 2. A generator turns image and feature into an image whose code is p: one forward pass a query.
-   It minimises   w_rec·MSE + 5·(1 − mean(h∘p)) + LSGAN.
+   It minimises   w_rec·MSE + 5·(1 − mean(h∘p)) + LSGAN,   by default with w_ssim·(1 − SSIM) added.
 3. A discriminator, updated at every third step, predicts [labels, real or fake].
 
 `bounded` trains the generator inside the budget of the run, which the published method lacks.
@@ -46,6 +46,7 @@ from advhash.budget import Budget, round_toward
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Modality
 from advhash.errors import RefusedError, UsageError
+from advhash.measures.reconstruction import structural_similarity
 from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.training.descent import seeded
@@ -64,7 +65,8 @@ class ProSGAN(Attack):
     epochs, batch_size, learning_rate: Adam (.5,.999) on generator and discriminator
     decay:         "cosine" to 0, or "linear" to 0 over the second half, as published
     rec_weight:    weight of the squared distance; without a budget this alone keeps it small
-    rec_warmup:    share of the steps over which that weight rises from a tenth
+    ssim_weight:   weight of 1 − SSIM, which the published loss lacks
+    rec_warmup:    share of the steps over which both weights rise from a tenth
     objective, hash_weight, alpha: h = tanh(α·u/s), s the mean |u| of the training images;
                    "cvpr" is 1 − mean h∘p, of weight 5, "tmm" mean (1 − h∘p)², of weight 1
     discriminator: False trains without it
@@ -75,7 +77,8 @@ class ProSGAN(Attack):
     theta_scale, positive_share: of its loss, see `prototype_loss`; a share of 0 is as published
     bounded:       train inside the L∞ or L2 budget of the run, so that the projection takes nothing
                    away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
-                   alpha, discriminator, modulated and width have other defaults: see `Mode`
+                   ssim_weight, alpha, discriminator, offset and width have other defaults: see
+                   `Mode`
     survive:       what happens to pictures before they are hashed, e.g. "jpeg75", by one name or
                    several: the generator learns from the codes of what comes back
     refine:        gradient steps from the generator's image toward the code, each a forward and a
@@ -88,9 +91,12 @@ class ProSGAN(Attack):
     - real codes are divided by their mean size before tanh, since the victims' are unbounded
     - target sets without a label are left out
     - with `bounded`, which is not published, the change is drawn into the ball by `within`, and by
-      default there is neither discriminator nor reconstruction, and the condition also reaches
-      each residual block and the output
+      default there is neither discriminator nor reconstruction, and the condition also has a map
+      of its own to the output
     Deviations of the defaults only:
+    - the condition also reaches each residual block, without which generators of high weights
+      settle on leaving the image as it is
+    - 1 − SSIM is minimised beside the squared distance, which alone spreads noise over flat areas
     - small networks that work on the folded image and add a residual to it, where the published
       generator paints the whole image
     - the reconstruction weight rises over the first part and the rate decays as a cosine; the
@@ -113,6 +119,7 @@ class ProSGAN(Attack):
     learning_rate: float | None = None
     decay: Decay = "cosine"
     rec_weight: float | None = None
+    ssim_weight: float | None = None
     rec_warmup: float = 0.5
     hash_weight: float | None = None
     objective: Literal["cvpr", "tmm"] = "cvpr"
@@ -126,6 +133,7 @@ class ProSGAN(Attack):
     shrink: int = 2
     residual: bool = True
     modulated: bool | None = None
+    offset: bool | None = None
     discriminator_width: int = 8
     discriminator_depth: int = 4
     hidden: int = 1024
@@ -146,7 +154,7 @@ class ProSGAN(Attack):
         if (
             min(*counts, *widths, self.discriminator_depth) < 1
             or min(self.downs, self.blocks) < 0
-            or min(mode.rec_weight, self.hash_weight or 0) < 0
+            or min(mode.rec_weight, mode.ssim_weight, self.hash_weight or 0) < 0
         ):
             raise ValueError("expected positive sizes and counts and weights >= 0")
         expect_positive(theta_scale=self.theta_scale)
@@ -290,6 +298,7 @@ class ProSGAN(Attack):
             shrink=self.shrink,
             residual=self.residual,
             modulated=self._mode.modulated,
+            offset=self._mode.offset,
         )
         return generator.to(victim.device)
 
@@ -334,12 +343,19 @@ class ProSGAN(Attack):
                         fake = lsgan(critic(moved.detach()), sets[drawn], real=False)
                         terms["discriminator"] = (real + fake) / 2
                         descend(judge, terms["discriminator"])
+                    critic.requires_grad_(False)  # their gradients of this term would be dropped
                     terms["gan"] = lsgan(critic(moved), sets[drawn], real=True)
+                    critic.requires_grad_(True)
                 soft = soft_code(victim.relax(moved, "image"), mode.alpha, scale)
                 terms["hash"] = hash_loss(soft, codes[drawn])
-                terms["reconstruction"] = reconstruction(moved if self.bounded else raw, images)
-                weight = mode.rec_weight * risen(self.rec_warmup, step / steps)
-                loss = hash_weight * terms["hash"] + weight * terms["reconstruction"]
+                seen_as = moved if self.bounded else raw
+                terms["reconstruction"] = reconstruction(seen_as, images)
+                visible = mode.rec_weight * terms["reconstruction"]
+                if mode.ssim_weight:
+                    terms["unlikeness"] = 1 - structural_similarity(seen_as, images).mean()
+                    visible = visible + mode.ssim_weight * terms["unlikeness"]
+                risen_to = risen(self.rec_warmup, step / steps)
+                loss = hash_weight * terms["hash"] + risen_to * visible
                 descend(maker, loss + terms["gan"] if mode.discriminator else loss)
                 for name, term in terms.items():
                     seen.setdefault(name, []).append(term.item())

@@ -20,6 +20,8 @@ PAPER = {
     "shrink": 1,
     "residual": False,
     "modulated": False,
+    "offset": False,
+    "ssim_weight": 0.0,
     "discriminator_width": 64,
     "discriminator_depth": 5,
     "hidden": 4096,
@@ -37,9 +39,11 @@ class Mode:
 
     epochs: int
     rec_weight: float
+    ssim_weight: float
     alpha: float
     discriminator: bool
     modulated: bool
+    offset: bool
     width: int
     learning_rate: float
 
@@ -50,10 +54,10 @@ class Mode:
 
 
 FREE = Mode(
-    epochs=30, rec_weight=15.0, alpha=1.0, discriminator=True, modulated=False, width=16,
-    learning_rate=3e-3,
+    epochs=30, rec_weight=70.0, ssim_weight=3.0, alpha=1.0, discriminator=True, modulated=True,
+    offset=False, width=16, learning_rate=3e-3,
 )  # fmt: skip
 HARD = Mode(
-    epochs=120, rec_weight=0.0, alpha=0.5, discriminator=False, modulated=True, width=32,
-    learning_rate=1e-3,
+    epochs=120, rec_weight=0.0, ssim_weight=0.0, alpha=0.5, discriminator=False, modulated=True,
+    offset=True, width=32, learning_rate=1e-3,
 )  # fmt: skip
