@@ -15,6 +15,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.data.paths import Reads
 from advhash.errors import UsageError
+from advhash.measures.sanity import Flag
 from advhash.victims.training.state import UNSAVED, TrainingState
 
 MOST_BITS = 1024
@@ -152,6 +153,10 @@ class HashVictim(nn.Module, ABC):
     def stored_rows(self, data: Dataset) -> Tensor:
         """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
         return torch.zeros(len(data.database), dtype=torch.bool)
+
+    def doubts(self) -> list[Flag]:
+        """What a reader must know of this victim before believing a figure."""
+        return []
 
     def query_modality(self, asked: Modality) -> Modality:
         """The modality that queries go through where `asked` is wanted: itself."""
