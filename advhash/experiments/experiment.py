@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -231,8 +232,12 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
 
 @dataclass(frozen=True)
 class _Work(Generic[CellType]):
-    """A cell, or a part, as it is sent to another process."""
+    """A cell, or a part, as it is sent to another process, which keeps the parts of one run.
 
+    run: names the run; parts have their names in it
+    """
+
+    run: str
     kind: str
     parts: Mapping[str, Part]
     threads: int
@@ -242,10 +247,24 @@ class _Work(Generic[CellType]):
 
     def __call__(self) -> Result | Missing | None:
         torch.set_num_threads(self.threads)
-        kind, place = EXPERIMENTS.create(self.kind), Place(self.parts)
+        kind, place = EXPERIMENTS.create(self.kind), _kept_place(self.run, self.parts)
         if self.cell is not None:
             return _result(kind, self.cell, place, self.until)
         return _built(kind, self.part, place, self.until)
+
+
+_PLACES: dict[str, Place] = {}  # of the run whose work this process did last
+
+
+def _kept_place(run: str, parts: Mapping[str, Part]) -> Place:
+    """A place for these parts of a run, with those that this process built for it before."""
+    before, place = _PLACES.get(run), Place(parts)
+    if before is not None:
+        before.forget(but=tuple(parts))
+        place._built = before._built
+    _PLACES.clear()
+    _PLACES[run] = place
+    return place
 
 
 def _elsewhere(work: _Work[Any]) -> Result | Missing | None:
@@ -413,6 +432,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     place: Place
     steps: Steps
     until: _Deadline | None
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def results(self) -> list[Result | Missing]:
         """What each cell gave, in order."""
@@ -466,7 +486,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
         names = {part, *getattr(needing, "parts", self.plan.parts)} - {""}
         parts = {name: self.plan.parts[name] for name in names}
         threads = torch.get_num_threads()
-        return _Work(self.kind.name, parts, threads, self.until, cell, part)
+        return _Work(self.run, self.kind.name, parts, threads, self.until, cell, part)
 
     def _run(self, works: Sequence[_Work[CellType]], stage: str) -> list[Result | Missing | None]:
         def lost(work: _Work[CellType]) -> Result | Missing | None:
