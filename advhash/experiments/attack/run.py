@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.gradient.precision import expect_precision
 from advhash.budget import Budget, expect_room
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
@@ -524,6 +525,7 @@ def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     attack = config.attack.written(ATTACKS)
     method: Attack = ATTACKS.create(attack.name, attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
+    expect_precision(attack.settings.get("precision", "no"), torch.device(known.device))
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={
