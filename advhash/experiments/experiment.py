@@ -15,6 +15,7 @@ page, and what an interrupted command is told. `resume` goes on with a folder of
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 import uuid
@@ -43,6 +44,8 @@ from advhash.storage.cache import cache_name
 from advhash.storage.cells import CellStore, Result
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment, new_run_id
+
+logger = logging.getLogger(__name__)
 
 
 class Cell(Protocol):
@@ -105,6 +108,7 @@ class Plan(Generic[Config, CellType]):
             the executor; parts in no stage are built where a cell first needs them. By default all
             parts, one after another
     threads: of every process; None: as many as this one has
+    whole:  why its work stays one cell, where no executor can divide it; the user is told
     label:  of the folder, where the command names none
     shown:  what `--dry-run` prints beside kind, seed, device and cells
     """
@@ -114,6 +118,7 @@ class Plan(Generic[Config, CellType]):
     parts: Mapping[str, Part] = field(default_factory=dict)
     stages: Sequence[Sequence[str]] = ()
     threads: int | None = None
+    whole: str = ""
     label: str = ""
     shown: Mapping[str, Any] = field(default_factory=dict)
 
@@ -371,6 +376,8 @@ def run(
         assert kind.keeps_going
         until = _Deadline.after(max_minutes, executor)
     plan = kind.plan(config)
+    if plan.whole and executor != "inline":
+        logger.info("--executor %s: %s", executor, plan.whole)
     stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
     final = out or Path("runs") / new_run_id(plan.label or kind.name)
 

@@ -64,9 +64,11 @@ def test_blocks_are_cells_and_the_ceilings_come_first(cache: Path) -> None:
 
 
 def test_an_attack_that_couples_queries_is_one_block(cache: Path) -> None:
-    cells = AttackExperiment().plan(config(attack={"name": "universal"})).cells
-    blocks = [(cell.first, cell.stop) for cell in cells if isinstance(cell, Block)]
+    plan = AttackExperiment().plan(config(attack={"name": "universal"}))
+    blocks = [(cell.first, cell.stop) for cell in plan.cells if isinstance(cell, Block)]
     assert blocks == [(0, 20), (0, 9)]
+    assert "one worker attacks all of them" in plan.whole
+    assert AttackExperiment().plan(config()).whole == ""
 
 
 def test_several_budgets_share_the_ceilings(cache: Path) -> None:

@@ -222,6 +222,7 @@ class AttackExperiment(
                 cells=_divided([cell], known),
                 attacks=[cell],
                 parts=_parts(known, [cell]),
+                whole=_whole(cell),
                 label=_label(known, config),
                 shown=_shown(known, [cell]),
             )
@@ -235,6 +236,7 @@ class AttackExperiment(
             cells=_divided(attacks, known),
             attacks=attacks,
             parts=_parts(known, attacks),
+            whole=_whole(attacks[0]),
             label=f"{_label(known, config)}-budgets",
             shown=_shown(known, attacks),
             radii=radii,
@@ -279,12 +281,26 @@ class AttackExperiment(
         )
 
 
+def _method(attack: AttackCell) -> Attack:
+    method: Attack = ATTACKS.create(attack.config.attack.name, attack.config.attack.settings)
+    return method
+
+
+def _whole(attack: AttackCell) -> str:
+    """Why the queries are one cell; "" where blocks of them are."""
+    if not _method(attack).couples_queries:
+        return ""
+    return (
+        f"{attack.config.attack.name} lets the queries of a block decide over each other, so that "
+        "one worker attacks all of them"
+    )
+
+
 def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block | Ceiling]:
     """The cells of attacks on one victim: the ceilings, which take longest, then the blocks."""
     cells: list[Block | Ceiling] = []
     for attack in attacks:
-        config = attack.config
-        method: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
+        config, method = attack.config, _method(attack)
         if method.goal == "targeted" and attack is attacks[0]:
             cells += [Ceiling(attack, database) for database in known.victim.directions]
         for count, planted in ((attack.amount, False), (config.protocol.poison or 0, True)):
