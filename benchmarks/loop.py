@@ -2,9 +2,9 @@
 
 `loop`: CPU milliseconds an image and pass, in turns on one victim, one thread, 100 images, the
 median of the repeats: the victim's own forward and backward pass; PGD of torchattacks, whose loss
-is cross-entropy; `mainstay` in float32 and, where the processor computes in it, in bf16. Passes are
-those of images under attack: one at rest that fills up a batch counts for nothing. Beside them the
-seconds that `torch.compile` takes for the victim and what a pass takes then, and what refilling the
+is cross-entropy, in full batches; `mainstay` in float32 and, where the processor computes in it, in
+bf16, in the smaller batches that images at rest leave. Passes are those of all images in a batch,
+of those at rest that fill it up too. Beside them the seconds that `torch.compile` takes for the victim and what a pass takes then, and what refilling the
 batch with queries that wait could save at most: every pass at the price of a full batch.
 
 `workers`: wall seconds and CPU seconds of `advhash attack` from an empty cache of ceilings, the
@@ -95,7 +95,8 @@ class Loop:
 
     def bare(self, network: Callable[[Tensor], Tensor] | None = None, size: int = COUNT) -> float:
         """Milliseconds an image of a pass of `size` images."""
-        images, used = self.queries.inputs["image"][:size], network or Real(self.victim)
+        images = self.queries.inputs["image"][:size]
+        used = Real(self.victim) if network is None else network
         with frozen(self.victim):
             self.passed(images, used)
             began = time.process_time()
@@ -232,7 +233,7 @@ def page(found: dict[str, Any]) -> str:
             shown = [f"{ms[key]:.3f}" if key in ms else "–" for key in ("victim", "torchattacks", "advhash", "advhash_bf16")]  # fmt: skip
             rows.append([name, *shown, f"{compiled['ms']:.3f}", f"{compiled['warm_up_s']:.0f}", f"{loop['refilled_saves']:.0%}"])  # fmt: skip
         parts += [
-            "CPU milliseconds an image and pass, 100 queries in one batch:\n\n",
+            "CPU milliseconds an image and pass, 100 queries in one batch, which images at rest leave in the attack alone:\n\n",
             table(rows),
             "\nImages come to rest one by one. oneDNN compiles kernels for each size of a batch, some "
             "30 a network, and keeps 1,024: with every size from 100 down they were compiled again in "

@@ -100,8 +100,8 @@ def attack_batches(
 ) -> dict[str, Tensor]:
     """What the attack makes of queries `block` of those aimed at, batch by batch.
 
-    block: first and last but one; None: all. It begins at a multiple of the batch size, so that the
-        queries stand beside the same ones however they are divided
+    block: its first query and the one behind its last; None: all. It begins at a multiple of the
+        batch size, so that queries stand beside the same ones however they are divided
     """
     protocol, victim, split = config.protocol, trained.victim, trained.data.query
     modality, rows, targets = protocol.query_modality, aimed.rows, aimed.targets
