@@ -7,6 +7,7 @@ that its own state_dict would give them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +23,14 @@ from advhash.storage.foreign_text import visible
 from advhash.storage.pickle_opcodes import Call, View
 from advhash.storage.torch_file import TorchFile, open_torch_file, text_table
 
-MOST_MODULES = 20_000
+MOST_PARTS = 400_000  # attributes, parameters, buffers and modules, of all modules together
 MOST_DEPTH = 24  # of modules in modules
 SEARCHED = 3  # dicts inside each other in which a model is looked for
 LISTED = 6  # names in a message
-_KNOWN = ("torch", "torchvision", "timm", "collections", "builtins", "__builtin__", "numpy")
+_KNOWN = re.compile(
+    r"(torch\.nn\.(modules|parameter)|torchvision\.models|timm)\..*"
+    r"|collections\.OrderedDict|(builtins|__builtin__)\.(set|frozenset)"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def _stored(path: Path) -> Iterator[ForeignModel]:
 
 
 def _pickled(file: TorchFile, part: str | None) -> ForeignModel:
-    models = dict(_models(file.root, "", 0))
+    models = dict(_models(file.root, "", 0, set()))
     if part is not None:
         if part not in models:
             raise Unreadable(f"no model under {visible(part)!r}: {_choice(models)}")
@@ -86,7 +90,7 @@ def _pickled(file: TorchFile, part: str | None) -> ForeignModel:
     if len(models) != 1:
         raise Unreadable(_choice(models))
     views, numbers = next(iter(models.values()))
-    called = [str(name) for name in file.called if name.module.partition(".")[0] not in _KNOWN]
+    called = [str(name) for name in file.called if not _KNOWN.fullmatch(str(name))]
     return ForeignModel(
         {name: view.shape for name, view in views.items()},
         views,
@@ -107,8 +111,14 @@ def _choice(models: Mapping[str, object]) -> str:
 _Model = tuple[dict[str, View], dict[str, float]]
 
 
-def _models(value: Any, path: str, depth: int) -> Iterator[tuple[str, _Model]]:
-    """The models in a value with the keys that lead to them."""
+def _models(value: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, _Model]]:
+    """The models in a value with the keys that lead to them.
+
+    seen: what was looked at, which is not looked at again
+    """
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     if _attributes(value):
         yield path, _module(value)
         return
@@ -118,7 +128,7 @@ def _models(value: Any, path: str, depth: int) -> Iterator[tuple[str, _Model]]:
         yield path, (views, {})
     elif depth < SEARCHED:
         for name, part in table.items():
-            yield from _models(part, f"{path}.{name}" if path else name, depth + 1)
+            yield from _models(part, f"{path}.{name}" if path else name, depth + 1, seen)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -132,21 +142,23 @@ def _module(root: Call) -> _Model:
     views: dict[str, View] = {}
     numbers: dict[str, float] = {}
     waiting: list[tuple[str, Any, int]] = [("", root, 0)]
-    seen = 0
+    parts = 0
     while waiting:
         prefix, value, depth = waiting.pop()
-        seen += 1
-        if depth > MOST_DEPTH or seen > MOST_MODULES:
-            raise Unreadable("modules that hold one another, or very many of them")
         kept = _attributes(value)
+        groups = [text_table(kept.get(name)) for name in ("_parameters", "_buffers")]
+        modules = text_table(kept.get("_modules"))
+        parts += len(kept) + len(modules) + sum(map(len, groups))
+        if depth > MOST_DEPTH or parts > MOST_PARTS:
+            raise Unreadable("modules that hold one another, or very many of them")
         for name, number in kept.items():
             if type(number) in (int, float) and math.isfinite(number):
                 numbers[prefix + name] = float(number)
-        for group in ("_parameters", "_buffers"):
-            for name, tensor in text_table(kept.get(group)).items():
+        for group in groups:
+            for name, tensor in group.items():
                 if isinstance(tensor, View):
                     views[prefix + name] = tensor
-        for name, module in text_table(kept.get("_modules")).items():
+        for name, module in modules.items():
             if module is not None:
                 waiting.append((f"{prefix}{name}.", module, depth + 1))
     return views, numbers
