@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +86,7 @@ def save_victim(
     folder: Path, victim: HashVictim, *, name: str, settings: Mapping[str, Any], **card: Any
 ) -> None:
     """Write weights and card into an existing folder. Further keywords go into the card."""
-    write_tensors(folder / WEIGHTS, victim.state_dict())
+    _write_weights(folder / WEIGHTS, victim.state_dict())
     body = {
         "schema": SCHEMA,
         "name": name,
@@ -97,6 +99,25 @@ def save_victim(
         **card,
     }
     write_text(folder / CARD, json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Save weights without a copy of them in memory. Raises StorageError.
+
+    For a folder that nobody reads yet: what a kill leaves in it has a name of safetensors' own.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with storage_errors(path):
+        path.touch()
+        mode = path.stat().st_mode  # as the umask has it; safetensors writes for the owner alone
+        try:
+            safetensors.torch.save_file(plain, path)
+        except safetensors.SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        path.chmod(mode)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class ForeignModel:
 
     shapes:  of each tensor, by its name in the state_dict
     places:  where each lies: two names with one place share their tensor
-    read:    the tensor of a name
+    read:    the tensor of a name, which lasts until the next is read
     numbers: plain numbers that were attributes of modules, by their dotted names
     called:  what its pickle would have called, but for parts of known packages
     """

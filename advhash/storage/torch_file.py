@@ -76,11 +76,18 @@ class TorchFile:
         self._fill = fill
         stored = [storage.size * width_of(storage) for storage in pickle.storages.values()]
         self._left = READINGS * sum(stored)
+        self._largest = max(stored, default=0)
+        self._buffer: Tensor | None = None
 
     def tensor(self, view: View) -> Tensor:
-        """The numbers of a view, on the CPU, in memory of their own. Raises OSError, Unreadable."""
+        """The numbers of a view, on the CPU. Raises OSError, Unreadable.
+
+        They lie in one buffer for all readings: clone what shall last beyond the next.
+        """
         storage = view.storage
-        content = torch.empty(storage.size * width_of(storage), dtype=torch.uint8)
+        if self._buffer is None:
+            self._buffer = torch.empty(self._largest, dtype=torch.uint8)
+        content = self._buffer[: storage.size * width_of(storage)]
         self._left -= len(content)
         if self._left < 0:
             raise Unreadable("many tensors that are slices of a large storage: save clones of them")

@@ -12,8 +12,6 @@ from torch import Tensor
 from advhash.experiments.prepare.imported import import_checkpoint
 from advhash.storage.checkpoint import load_victim
 
-BIT_EQUAL = {*MODELS}
-
 
 def pictures(count: int, size: int) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(5))
@@ -32,9 +30,8 @@ def compare(name: str, folder: Path, count: int) -> None:
     clear = expected.abs() > 1e-5 * expected.abs().max()
     assert clear.float().mean() > 0.99
     assert torch.equal((got > 0)[clear], (expected > 0)[clear])
-    if name in BIT_EQUAL:
-        assert torch.equal(got, expected) or torch.equal(got.tanh(), expected)
-    assert len({tuple(row) for row in (got > 0).tolist()}) > 1  # the picture decides
+    assert torch.equal(got, expected) or torch.equal(got.tanh(), expected)  # the same modules
+    assert got.std(dim=0).min() > 0  # the picture decides
     assert card["imported"]["sha256"]
 
 

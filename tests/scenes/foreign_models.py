@@ -63,7 +63,8 @@ class ListedResNet(nn.Module):
         self.iter_num, self.scale = 400, 1.7
 
     def forward(self, pictures):
-        return self.activation(self.scale * self.hash_layer(self.feature_layers(pictures).flatten(1)))
+        values = self.hash_layer(self.feature_layers(pictures).flatten(1))
+        return self.activation(self.scale * values)
 
 
 class Wrapped(nn.Module):

@@ -69,26 +69,28 @@ class Layout:
     extra: tuple[str, ...]
 
 
-def recognise(shapes: Shapes, architecture: str | None = None) -> Layout:
+def recognise(shapes: Shapes, architecture: str | None, image_size: int) -> Layout:
     """The layout of a file's tensors.
 
     architecture: what the user says it is
+    image_size:   pixels a side, on which some tensors of transformers depend
 
     Raises UsageError where it must be said, CheckpointError where there is no hash layer.
     """
     names = _unwrapped(shapes)
-    known = {name: shapes[source] for name, source in names.items()}
-    architecture = architecture or _architecture(known)
-    if architecture in OWN:
-        return _own(architecture, names, known)
-    return _other(architecture, names, known)
+    if architecture is None:
+        architecture = _architecture({name: shapes[source] for name, source in names.items()})
+    recognised = _own if architecture in OWN else _other
+    return recognised(architecture, names, shapes, image_size)
 
 
-def empty_classifier(architecture: str, bits: int, hidden: tuple[int, ...]) -> Classifier:
+def empty_classifier(
+    architecture: str, bits: int, hidden: tuple[int, ...], image_size: int
+) -> Classifier:
     """The network without memory for its tensors. Raises ConfigError."""
     with torch.device("meta"):
         return build_classifier(
-            architecture, bits=bits, hidden=hidden, normalise="none", image_size=224
+            architecture, bits=bits, hidden=hidden, normalise="none", image_size=image_size
         )
 
 
@@ -120,8 +122,8 @@ def _architecture(shapes: Shapes) -> str:
         for name, blocks in VGG.items():
             if sum(blocks) == len(convolutions):
                 return name + normed
-    if "layer1.0.conv1.weight" in shapes and (name := _resnet(shapes)):
-        return f"torchvision:{name}"
+    if "layer1.0.conv1.weight" in shapes and (resnet := _resnet(shapes)):
+        return f"torchvision:{resnet}"
     hint = f"; the names are those of EfficientNet: {LITE}" if "_conv_stem.weight" in shapes else ""
     shown = ", ".join(list(shapes)[:3]) or "none"
     raise UsageError(f"{ASK}: the network of tensors called {shown} … is not known{hint}")
@@ -145,7 +147,7 @@ def _resnet(shapes: Shapes) -> str | None:
     return GROUPED.get((name, width, below))
 
 
-def _own(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layout:
+def _own(architecture: str, names: Mapping[str, str], shapes: Shapes, image_size: int) -> Layout:
     """AlexNet or VGG: fully connected layers by the places that published code gives them."""
     alexnet = architecture == "alexnet"
     publisher = "ProS-GAN, CgAT, SAAT or torchvision"
@@ -153,11 +155,11 @@ def _own(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layout:
     first, second, last = ("1", "4", "6") if alexnet else ("0", "3", "6")
     places = {f"classifier.{first}": "hidden.0", f"classifier.{second}": "hidden.1"}
     places |= {f"classifier.{last}": "hash_layer", "hash_layer": "hash_layer", "cl1": "hidden.0"}
-    if f"hash_layer.{last}.weight" in shapes:
+    if f"hash_layer.{last}.weight" in names:
         publisher, normalise = "DeepHash-pytorch", "imagenet"
         places = {f"hash_layer.{first}": "hidden.0", f"hash_layer.{second}": "hidden.1"}
         places |= {f"hash_layer.{last}": "hash_layer"}
-    elif f"classifier.classifier{second}.weight" in shapes:
+    elif f"classifier.classifier{second}.weight" in names:
         publisher = "HashNet"
     sources: dict[str, list[str]] = {}
     for name, source in names.items():
@@ -166,26 +168,27 @@ def _own(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layout:
         plain = re.sub(r"^classifier\.classifier(\d)\.", r"classifier.\1.", plain)
         layer, _, part = plain.rpartition(".")
         sources.setdefault(f"{places.get(layer, layer)}.{part}", []).append(source)
-    back = {source: name for name, source in names.items()}
     widths = [
-        shapes[back[sources[f"hidden.{place}.weight"][0]]][0]
+        shapes[source][0]
         for place in range(2)
-        if f"hidden.{place}.weight" in sources
+        for source in sources.get(f"hidden.{place}.weight", ())[:1]
+        if len(shapes[source]) == 2
     ]
     if len(widths) < 2:
         raise CheckpointError(
             f"expected the two fully connected layers of {architecture}, got {len(widths)}: "
             "expected another --arch"
         )
-    return _finished(architecture, tuple(widths), normalise, publisher, sources, shapes, back)
+    hidden = (widths[0], widths[1])
+    return _finished(architecture, hidden, normalise, publisher, sources, shapes, image_size)
 
 
-def _other(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layout:
+def _other(architecture: str, names: Mapping[str, str], shapes: Shapes, image_size: int) -> Layout:
     """A network of torchvision or timm, with its own last layer or a head behind it."""
     library, _, plain = architecture.partition(":")
     expected = {
         name.removeprefix("backbone.")
-        for name in empty_classifier(architecture, 1, ()).state_dict()
+        for name in empty_classifier(architecture, 1, (), image_size).state_dict()
         if name.startswith("backbone.") and not name.endswith(COUNTER)
     }
     heads: tuple[str, ...] = HEADS
@@ -193,7 +196,7 @@ def _other(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layou
         with torch.device("meta"):
             heads = (last_linear(torchvision_network(plain)), *HEADS)
     if "_conv_stem.weight" in names:
-        names, shapes = _ported(architecture, names, shapes)
+        names = _ported(architecture, names, image_size)
     listed = any(name.startswith("feature_layers.") for name in names)
     publisher = "DeepHash-pytorch, HashNet, ProS-GAN, CgAT or SAAT" if listed else library
 
@@ -209,8 +212,7 @@ def _other(architecture: str, names: Mapping[str, str], shapes: Shapes) -> Layou
         layer, _, part = name.rpartition(".")
         target = _of_stages(name.removeprefix(prefix))
         sources.setdefault(f"hash_layer.{part}" if layer == head else target, []).append(source)
-    back = {source: name for name, source in names.items()}
-    return _finished(architecture, (), None, publisher, sources, shapes, back)
+    return _finished(architecture, (), None, publisher, sources, shapes, image_size)
 
 
 def _layers(names: Iterable[str], prefix: str) -> set[str]:
@@ -226,12 +228,9 @@ def _of_stages(name: str) -> str:
     return name
 
 
-def _ported(
-    architecture: str, names: Mapping[str, str], shapes: Shapes
-) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+def _ported(architecture: str, names: Mapping[str, str], image_size: int) -> dict[str, str]:
     """Names of ports of EfficientNet under those of timm. Raises CheckpointError."""
-    network = empty_classifier(architecture, 1, ()).backbone
-    blocks = getattr(network, "blocks", ())
+    blocks = getattr(empty_classifier(architecture, 1, (), image_size).backbone, "blocks", ())
     try:
         moved = renamed(dict.fromkeys(names), [len(stage) for stage in blocks])  # type: ignore[arg-type]
     except (KeyError, IndexError, ValueError):
@@ -241,11 +240,7 @@ def _ported(
             f"the file has the names of EfficientNet, which do not fit {architecture}: expected "
             f"another --arch, {LITE}"
         )
-    pairs = list(zip(moved, names, strict=True))
-    return (
-        {new: names[old] for new, old in pairs},
-        {new: shapes[old] for new, old in pairs},
-    )
+    return {new: names[old] for new, old in zip(moved, names, strict=True)}
 
 
 def _finished(
@@ -255,10 +250,10 @@ def _finished(
     publisher: str,
     sources: Mapping[str, list[str]],
     shapes: Shapes,
-    back: Mapping[str, str],
+    image_size: int,
 ) -> Layout:
     """The layout with the names that a `Classifier` has. Raises CheckpointError: no hash layer."""
-    heads = [shapes[back[source]] for source in sources.get("hash_layer.weight", [])]
+    heads = [shapes[source] for source in sources.get("hash_layer.weight", [])]
     if not heads or len(heads[0]) != 2:
         raise CheckpointError(
             f"no hash layer behind {architecture}: expected a linear layer of K outputs called "
@@ -273,7 +268,7 @@ def _finished(
         name if name.startswith("hash_layer.") else f"backbone.{name}": tuple(listed)
         for name, listed in sources.items()
     }
-    wanted = empty_classifier(architecture, bits, hidden).state_dict().keys()
+    wanted = empty_classifier(architecture, bits, hidden, image_size).state_dict().keys()
     extra = [listed for name, listed in targets.items() if name not in wanted]
     return Layout(
         architecture,

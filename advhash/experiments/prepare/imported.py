@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
 from advhash.data.images.decode import decode, quietly, reason
@@ -63,8 +63,8 @@ def import_checkpoint(
         raise UsageError(f"expected --normalise {known}, got {normalise!r}")
     images = _pictures(pictures, image_size)
     with open_model(file, part) as model:
-        layout = recognise(model.shapes, architecture)
-        _compare(file, layout, model)
+        layout = recognise(model.shapes, architecture, image_size)
+        _compare(file, layout, model, image_size)
         beta = _scale(model) if scale is None else scale
         chosen = normalise or layout.normalise
         settings: dict[str, Any] = {
@@ -84,6 +84,7 @@ def import_checkpoint(
         name: _trial(victim.network, images, name)
         for name in ([chosen] if chosen else NORMALISATIONS)
     }
+    del images
     if chosen is None:
         undecided = UsageError(
             f"expected --normalise {', '.join(NORMALISATIONS)}: what the code of {file.name} did "
@@ -133,9 +134,9 @@ def _check_new(out: Path) -> None:
         raise UsageError(f"expected a new folder for --as, got {out}, which exists")
 
 
-def _compare(file: Path, layout: Layout, model: ForeignModel) -> None:
+def _compare(file: Path, layout: Layout, model: ForeignModel, image_size: int) -> None:
     """Raise CheckpointError unless the file has the tensors of the network, and no others."""
-    network = empty_classifier(layout.architecture, layout.bits, layout.hidden)
+    network = empty_classifier(layout.architecture, layout.bits, layout.hidden, image_size)
     expected = {
         name: tuple(value.shape)
         for name, value in network.state_dict().items()
@@ -169,22 +170,21 @@ def _fill(file: Path, network: Classifier, layout: Layout, model: ForeignModel) 
     """Copy the tensors of the file into a network. Raises CheckpointError."""
     tensors = network.state_dict()
     if "hash_layer.bias" not in layout.sources:
-        tensors["hash_layer.bias"].zero_()
+        nn.init.zeros_(network.hash_layer.bias)
     for name, sources in layout.sources.items():
-        target = tensors[name]
-        value = model.read(sources[0])
+        target, value = tensors[name], model.read(sources[0])
         if value.is_floating_point() != target.is_floating_point():
             raise CheckpointError(
                 f"{file}: expected {target.dtype} in {visible(sources[0])!r}, got {value.dtype}"
             )
         target.copy_(value)
-        if not bool(torch.isfinite(target).all()):
+        if target.numel() and not all(map(torch.isfinite, torch.aminmax(target))):
             raise CheckpointError(
                 f"{file}: expected finite weights, got NaN or infinity in {visible(sources[0])!r}"
             )
         for other in sources[1:]:
             if model.places[other] != model.places[sources[0]] and not torch.equal(
-                model.read(other), value
+                model.read(other).to(target.dtype), target
             ):
                 raise CheckpointError(
                     f"{file}: {visible(sources[0])!r} and {visible(other)!r} stand for one tensor "
