@@ -61,6 +61,8 @@ def open_model(path: Path, part: str | None = None) -> Iterator[ForeignModel]:
     """
     try:
         if path.suffix.lower() == ".safetensors":
+            if part is not None:
+                raise Unreadable(f"safetensors, which hold one model: expected no --part {part}")
             with _stored(path) as model:
                 yield model
         else:

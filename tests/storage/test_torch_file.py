@@ -471,6 +471,5 @@ def test_100_megabytes_take_seconds_and_little_memory(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     seconds, memory = map(float, done.stdout.split()[-2:])
-    print(f"{seconds:.2f} s, {memory / size:.2f} times the file")
     assert seconds < 5, seconds
     assert memory < 3 * size, memory / size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -31,6 +31,8 @@ class HashLayer(HashVictim):
     image_size:   pixels, from the data
     scale:        β
     """
+
+    settings_decide: ClassVar[bool] = True
 
     bits: int = 32
     architecture: str = "torchvision:resnet18"

@@ -159,10 +159,13 @@ def _compare(file: Path, layout: Layout, model: ForeignModel, image_size: int) -
         for source in layout.sources.get(name, ()):
             shape = model.shapes[source]
             if shape != tuple(value.shape):
-                turned = " (transposed?)" if shape == tuple(value.shape)[::-1] else ""
+                features = network.hash_layer.in_features
+                turned = shape == tuple(value.shape)[::-1] or (
+                    name == "hash_layer.weight" and shape[0] == features
+                )
                 raise CheckpointError(
                     f"{does_not_fit}: expected {tuple(value.shape)} in {visible(source)!r}, got "
-                    f"{shape}{turned}; expected another --arch or the weights as torch keeps them"
+                    f"{shape}{' (transposed?)' * turned}; expected another --arch or the weights as torch keeps them"
                 )
 
 
