@@ -125,8 +125,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     if folder.suffix.lower() in _PICKLES:
         raise CheckpointError(
             f"expected a checkpoint folder ({WEIGHTS} and {CARD}), got {folder}: pickled models "
-            "are refused since they can run code; train with `advhash train` or convert the "
-            "weights to safetensors"
+            "are refused since they can run code; `advhash import FILE --as NAME` reads many "
+            "without running them, or train with `advhash train`"
         )
     if not folder.exists():
         raise CheckpointError(f"expected a checkpoint folder, got {folder}: no such folder")
@@ -135,7 +135,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     file = folder / CARD
     if not file.is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
-        held = f"pickles ({', '.join(pickles[:3])}), which are refused" if pickles else "none"
+        refused = "which are refused: try `advhash import FILE --as NAME`"
+        held = f"pickles ({', '.join(pickles[:3])}), {refused}" if pickles else "none"
         raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {held}")
     try:
         return check_card(read_json(file, _MAX_CARD))

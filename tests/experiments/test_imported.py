@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from foreign_models import MODELS, Foreign, foreign
+import torchvision
+from foreign_models import MODELS, Foreign, foreign, forget, stirred, throw_away
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -120,7 +123,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "missing": (lambda state: state.pop("layer1.0.conv1.weight"), "tensors are missing, first"),
     "extra": (lambda state: state.update(more=torch.ones(2)), "which has no 'more'"),
     "transposed": (
-        lambda state: state.update({HEAD: state[HEAD].T.contiguous()}), r"got .96, 24. \(transposed\?\)"
+        lambda state: state.update({HEAD: state[HEAD].T.contiguous()}),
+        r"got \(96, 24\) \(transposed\?\)",
     ),
     "other shape": (
         lambda state: state.update({STEM: state[STEM][:, :1].clone()}), r"got \(\d+, 1, 3, 3\)"
@@ -256,3 +260,27 @@ def test_commands_take_an_imported_victim(
     assert (tmp_path / "run/report.html").is_file()
     code, _, told = advhash("train", "--victim", "hash-layer", "-q")
     assert (code, "advhash import" in told, told.count("\n")) == (2, True, 1)
+
+
+def test_the_transcript_of_the_page_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, advhash: Callable[..., tuple[int, str, str]]
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/import.md").read_text("utf-8")
+    transcript = re.findall(r"```console\n(.*?)```", page, re.DOTALL)[0]
+    code = throw_away(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = stirred(code.ListedResNet(torchvision.models.resnet18(), 32))
+    network.scale = 1.0
+    torch.save(network, tmp_path / "theirs.pth")  # noqa: TID251
+    forget(code)
+    monkeypatch.chdir(tmp_path)
+    printed = ""
+    for command in re.findall(r"^\$ advhash (.*)$", transcript, re.MULTILINE):
+        words = shlex.split(command)
+        status, out, err = advhash(*words, *(["-q"] if words[0] == "attack" else []))
+        assert (status == 0) == ("--normalise" in words or words[0] == "attack"), err
+        printed += f"$ advhash {command}\n" + (out + err) * (words[0] != "attack")
+    # what depends on the versions of torch and of its libraries
+    figures = re.compile(r"\d+ codes|\d+% ones|\|z\| [\d.]+|code [0-9a-f]+")
+    assert figures.sub("…", printed) == figures.sub("…", transcript)

@@ -163,9 +163,10 @@ def _compare(file: Path, layout: Layout, model: ForeignModel, image_size: int) -
                 turned = shape == tuple(value.shape)[::-1] or (
                     name == "hash_layer.weight" and shape[0] == features
                 )
+                hint = " (transposed?)" if turned else ""
                 raise CheckpointError(
                     f"{does_not_fit}: expected {tuple(value.shape)} in {visible(source)!r}, got "
-                    f"{shape}{' (transposed?)' * turned}; expected another --arch or the weights as torch keeps them"
+                    f"{shape}{hint}; expected another --arch or the weights as torch keeps them"
                 )
 
 
