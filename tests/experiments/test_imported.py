@@ -278,9 +278,11 @@ def test_the_transcript_of_the_page_is_what_is_printed(
     printed = ""
     for command in re.findall(r"^\$ advhash (.*)$", transcript, re.MULTILINE):
         words = shlex.split(command)
-        status, out, err = advhash(*words, *(["-q"] if words[0] == "attack" else []))
-        assert (status == 0) == ("--normalise" in words or words[0] == "attack"), err
-        printed += f"$ advhash {command}\n" + (out + err) * (words[0] != "attack")
+        printed += f"$ advhash {command}\n"
+        if words[0] == "import":  # attacks are another test's
+            status, out, err = advhash(*words)
+            assert (status == 0) == ("--normalise" in words), err
+            printed += out + err
     # what depends on the versions of torch and of its libraries
-    figures = re.compile(r"\d+ codes|\d+% ones|\|z\| [\d.]+|code [0-9a-f]+")
+    figures = re.compile(r"\d+ of 8 codes|\d+% ones|\|z\| [\d.]+|code [0-9a-f]+")
     assert figures.sub("…", printed) == figures.sub("…", transcript)

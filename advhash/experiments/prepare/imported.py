@@ -121,7 +121,7 @@ def import_checkpoint(
 def trial_text(trial: Mapping[str, Any]) -> str:
     """A trial in a line."""
     return (
-        f"{trial['distinct']} codes of {trial['pictures']} pictures, {trial['ones']:.0%} ones, "
+        f"{trial['distinct']} of {trial['pictures']} codes distinct, {trial['ones']:.0%} ones, "
         f"median |z| {trial['median']:.3g}, first code {trial['first_code']}"
     )
 
