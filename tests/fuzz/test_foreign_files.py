@@ -272,7 +272,8 @@ queries = 5
 
 def read_suite(folder: Path) -> None:
     from advhash.experiments.benchmark.config import SuiteConfig
-    from advhash.experiments.benchmark.suite import load_suite, plan_suite
+    from advhash.experiments.benchmark.shipped import load_suite
+    from advhash.experiments.benchmark.suite import plan_suite
 
     config = SuiteConfig.build(load_suite(str(folder / "suite.toml")))
     plan_suite(config).config.to_toml()

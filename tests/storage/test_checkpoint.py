@@ -349,7 +349,9 @@ def test_a_pickle_is_refused_unread_with_what_to_do_instead(
     file = tmp_path / f"model{suffix}"
     if exists:
         file.write_bytes(EVIL_PICKLE)
-    with pytest.raises(CheckpointError, match="can run code; train with `advhash train`") as got:
+    with pytest.raises(
+        CheckpointError, match="can run code; `advhash import FILE --as NAME`"
+    ) as got:
         load_victim(file)
     assert got.value.exit_code == 3
     assert "\n" not in str(got.value)
