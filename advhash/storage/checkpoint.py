@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 DIGEST = "sha256 of the tensors"
-_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 _MAX_CARD = 16 * 2**20
 SPARE_TENSORS = 1000
 Shapes = Mapping[str, tuple[int, ...]]
@@ -122,7 +122,7 @@ def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a checkpoint folder. Raises CheckpointError with what to do instead."""
-    if folder.suffix.lower() in _PICKLES:
+    if folder.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"expected a checkpoint folder ({WEIGHTS} and {CARD}), got {folder}: pickled models "
             "are refused since they can run code; `advhash import FILE --as NAME` reads many "
@@ -134,7 +134,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"expected a checkpoint folder, got {folder}: a file")
     file = folder / CARD
     if not file.is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
         refused = "which are refused: try `advhash import FILE --as NAME`"
         held = f"pickles ({', '.join(pickles[:3])}), {refused}" if pickles else "none"
         raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {held}")

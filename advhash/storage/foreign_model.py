@@ -26,7 +26,9 @@ from advhash.storage.torch_file import TorchFile, open_torch_file, text_table
 MOST_PARTS = 400_000  # attributes, parameters, buffers and modules, of all modules together
 MOST_DEPTH = 24  # of modules in modules
 SEARCHED = 3  # dicts inside each other in which a model is looked for
+MOST_NAME = 1000  # characters of the name of a tensor
 LISTED = 6  # names in a message
+MOST_CALLED = 50  # names that are kept of what was not called
 _KNOWN = re.compile(
     r"(torch\.nn\.(modules|parameter)|torchvision\.models|timm)\..*"
     r"|collections\.OrderedDict|(builtins|__builtin__)\.(set|frozenset)"
@@ -87,18 +89,20 @@ def _pickled(file: TorchFile, part: str | None) -> ForeignModel:
     models = dict(_models(file.root, "", 0, set()))
     if part is not None:
         if part not in models:
-            raise Unreadable(f"no model under {visible(part)!r}: {_choice(models)}")
+            raise Unreadable(f"no model under {visible(part[:80])!r}: {_choice(models)}")
         models = {part: models[part]}
     if len(models) != 1:
         raise Unreadable(_choice(models))
     views, numbers = next(iter(models.values()))
+    if max(map(len, views), default=0) > MOST_NAME:
+        raise Unreadable(f"a tensor whose name has more than {MOST_NAME:,} characters")
     called = [str(name) for name in file.called if not _KNOWN.fullmatch(str(name))]
     return ForeignModel(
         {name: view.shape for name, view in views.items()},
         views,
         lambda name: file.tensor(views[name]),
         numbers,
-        tuple(sorted(called)),
+        tuple(sorted(called)[:MOST_CALLED]),
     )
 
 
@@ -106,7 +110,7 @@ def _choice(models: Mapping[str, object]) -> str:
     """What to do with several models, or none."""
     if not models:
         return "a pickle without named tensors: save the state_dict() of the model"
-    names = [visible(name) or "." for name in list(models)[:LISTED]]
+    names = [visible(name[:80]) or "." for name in list(models)[:LISTED]]
     return f"{len(models)} models; expected --part with one of {', '.join(names)}"
 
 
@@ -151,7 +155,7 @@ def _module(root: Call) -> _Model:
         groups = [text_table(kept.get(name)) for name in ("_parameters", "_buffers")]
         modules = text_table(kept.get("_modules"))
         parts += len(kept) + len(modules) + sum(map(len, groups))
-        if depth > MOST_DEPTH or parts > MOST_PARTS:
+        if depth > MOST_DEPTH or parts > MOST_PARTS or len(prefix) > MOST_NAME:
             raise Unreadable("modules that hold one another, or very many of them")
         for name, number in kept.items():
             if type(number) in (int, float) and math.isfinite(number):

@@ -34,7 +34,7 @@ from advhash.storage.pickle_opcodes import (
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the stream of before torch 1.6
 STREAM_VERSION = 1001
-MOST_ENTRIES = 50_000
+MOST_ENTRIES = 20_000
 READINGS = 4  # of all storages: each is read for every tensor in it
 BYTE_ORDER = "numbers in another byte order: save it on a usual machine"
 DESCRIPTORS = (0, 16, 24)  # bytes behind an entry that repeat its checksum and sizes
@@ -162,11 +162,13 @@ def _expect_few(stream: BufferedReader) -> None:
         stream.seek(place)
         mark, _, end, _ = END64_PLACE.unpack(stream.read(END64_PLACE.size))
         if mark == b"PK\x06\x07":
-            stream.seek(min(end, size))
+            if end != place - END64.size:  # `zipfile` looks there, whatever is stated
+                raise Unreadable("an archive whose end is not where it says")
+            stream.seek(end)
             parts64 = END64.unpack(stream.read(END64.size))
-            count, length = parts64[7], parts64[8]
+            count, length = max(count, parts64[7]), parts64[8]
     stream.seek(0)
-    if count > MOST_ENTRIES or length > MOST_ENTRIES * 256:
+    if count > MOST_ENTRIES or length > MOST_ENTRIES * 128:
         raise Unreadable(f"an archive of {count:,} entries, over {MOST_ENTRIES:,}")
 
 
@@ -217,15 +219,18 @@ def _streamed(stream: BufferedReader) -> TorchFile:
         raise Unreadable("a list of storages that does not fit its pickle")
     places: dict[str, int] = {}
     place = stream.tell()
+    size = stream.seek(0, os.SEEK_END)
     for key in keys:
         storage = pickle.storages[key]
+        if place > size:
+            break
         stream.seek(place)
         count = int.from_bytes(stream.read(8), "little")
         if count != storage.size:
             raise Unreadable(f"{count:,} numbers where its pickle says {storage.size:,}")
         places[key] = place + 8
         place += 8 + count * width_of(storage)
-    if place != stream.seek(0, os.SEEK_END):
+    if place != size:
         raise Unreadable("storages that do not add up to the size of the file")
 
     def fill(key: str, target: memoryview) -> None:

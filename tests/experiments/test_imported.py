@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from foreign_models import MODELS, Foreign, foreign, forget, stirred, throw_away
@@ -117,6 +118,14 @@ def test_the_scale_of_hashnet_is_kept(tmp_path: Path) -> None:
     assert document["not_called"] == ["their_code.ListedResNet"]
 
 
+def test_the_scale_of_a_layer_is_none_of_the_network(tmp_path: Path) -> None:
+    network = timm.create_model("test_vit", num_classes=16, img_size=64)
+    assert network.blocks[0].attn.scale < 1
+    torch.save(network, tmp_path / "a.pth")  # noqa: TID251
+    document = imported(tmp_path / "a.pth", tmp_path / "mine", architecture="timm:test_vit")
+    assert document["victim"]["settings"]["scale"] == 1
+
+
 Change = Callable[[dict[str, Tensor]], object]
 BIAS, HEAD, STEM = "fc.bias", "fc.weight", "conv1.0.weight"
 WRONG: dict[str, tuple[Change, str]] = {
@@ -183,6 +192,7 @@ def test_a_layer_kept_twice_with_other_numbers_is_refused(tmp_path: Path) -> Non
         ({"image_size": 0}, UsageError, "expected --image-size"),
         ({"scale": -1.0}, ConfigError, "expected scale above 0"),
         ({"scale": math.nan}, ConfigError, "scale"),
+        ({"scale": 1e30}, ConfigError, "expected scale at most"),
         ({"part": "model"}, CheckpointError, "expected no --part"),
         ({"pictures": Path("nowhere")}, DataError, "expected a folder of pictures"),
     ],
@@ -202,6 +212,9 @@ def test_a_name_that_is_taken_is_refused(theirs: Foreign, tmp_path: Path) -> Non
         imported(theirs.file, tmp_path / "mine")
     with pytest.raises(UsageError, match="a victim of advhash has this name"):
         imported(theirs.file, Path("dpsh"))
+    for name in ("a:b", "new.pth"):
+        with pytest.raises(UsageError, match="choose a plain name"):
+            imported(theirs.file, Path(name))
 
 
 def test_pictures_of_the_user_are_tried(theirs: Foreign, tmp_path: Path) -> None:

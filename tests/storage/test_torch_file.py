@@ -269,7 +269,7 @@ def test_a_hostile_pickle_ends_in_one_line(kind: str, tmp_path: Path) -> None:
         tensors(archive(tmp_path, data))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def module(inner: bytes) -> bytes:
@@ -389,6 +389,42 @@ def test_a_damaged_archive_is_refused(change: Any, message: str, tmp_path: Path)
     file = archive(tmp_path, of(tensor()))
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(CheckpointError, match=message):
+        tensors(file)
+
+
+def test_an_archive_with_another_end_than_it_says_is_refused(tmp_path: Path) -> None:
+    file = save({"a": torch.ones(3), "b": torch.ones(2)}, tmp_path / "a.pt")
+    content = bytearray(file.read_bytes())
+    place = content.rindex(b"PK\x06\x07") + 8
+    content[place : place + 8] = struct.pack("<Q", 0)
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not where it says"):
+        tensors(file)
+
+
+def test_names_without_end_are_refused(tmp_path: Path) -> None:
+    """Wrappers in wrappers, and modules whose names grow from level to level."""
+    long = "module." * 1000
+    file = save({long + "a": torch.ones(1), long + "b": torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="more than 1,000 characters"):
+        tensors(file)
+    network = nn.Sequential(nn.Linear(1, 1))
+    for _ in range(6):
+        network = nn.Sequential(OrderedDict({"x" * 400: network}))
+    with pytest.raises(CheckpointError, match="very many"):
+        tensors(save(network, tmp_path / "a.pt"))
+
+
+def test_a_stream_that_states_more_numbers_than_fit_anywhere_is_refused(tmp_path: Path) -> None:
+    values = {"a": torch.ones(3), "b": torch.ones(4)}
+    file = save(values, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    size = struct.pack("<q", 2**62)
+    content = file.read_bytes()
+    for count in (3, 4):
+        content = content.replace(struct.pack("<q", count), size)
+        content = content.replace(bytes([0x4B, count]) + b"N", b"\x8a\x08" + size + b"N", 1)
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="do not add up"):
         tensors(file)
 
 

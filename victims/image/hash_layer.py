@@ -15,6 +15,8 @@ from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.image.pairwise import check_images
 from advhash.victims.networks.classifiers import build_classifier
 
+MOST_SCALE = 1e6  # of what is left of float32 beyond it, no gradient is
+
 
 @VICTIMS.register("hash-layer", source="weights of others, by `advhash import`")
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -44,6 +46,8 @@ class HashLayer(HashVictim):
     def __post_init__(self) -> None:
         super().__init__()
         expect_positive(bits=self.bits, image_size=self.image_size, scale=self.scale)
+        if self.scale > MOST_SCALE:
+            raise ValueError(f"expected scale at most {MOST_SCALE:,.0f}, got {self.scale:g}")
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
         self.network = build_classifier(

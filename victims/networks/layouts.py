@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from advhash.errors import CheckpointError, UsageError
+from advhash.storage.foreign_text import visible
 from advhash.victims.base import MOST_BITS
 from advhash.victims.networks.classifiers import (
     OWN,
@@ -27,6 +28,7 @@ from advhash.victims.networks.classifiers import (
 from advhash.victims.networks.pretrained import renamed
 
 Shapes = Mapping[str, tuple[int, ...]]
+MOST_WRAPPERS = 4
 WRAPPERS = ("module.", "model.", "net.", "network.", "hash_model.")
 LEARNING = ("hash_targets", "random_center")  # buffers of losses that live beside the network
 HEADS = ("hash_layer", "fc", "classifier", "head", "head.fc", "hash", "linear", "last_linear", "1")
@@ -97,7 +99,8 @@ def empty_classifier(
 def _unwrapped(shapes: Iterable[str]) -> dict[str, str]:
     """The names without what modules around the network put before them → those of the file."""
     names = {name: name for name in shapes if name.rpartition(".")[2] not in LEARNING}
-    while wrapper := next((word for word in WRAPPERS if _all_begin(names, word)), ""):
+    for _ in range(MOST_WRAPPERS):
+        wrapper = next((word for word in WRAPPERS if _all_begin(names, word)), "")
         names = {name.removeprefix(wrapper): source for name, source in names.items()}
     return names
 
@@ -125,7 +128,7 @@ def _architecture(shapes: Shapes) -> str:
     if "layer1.0.conv1.weight" in shapes and (resnet := _resnet(shapes)):
         return f"torchvision:{resnet}"
     hint = f"; the names are those of EfficientNet: {LITE}" if "_conv_stem.weight" in shapes else ""
-    shown = ", ".join(list(shapes)[:3]) or "none"
+    shown = visible(", ".join(name[:80] for name in list(shapes)[:3])) or "none"
     raise UsageError(f"{ASK}: the network of tensors called {shown} … is not known{hint}")
 
 

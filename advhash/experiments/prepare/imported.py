@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,8 @@ from advhash.data.load import load_dataset
 from advhash.data.paths import PICTURES
 from advhash.errors import CheckpointError, DataError, UsageError
 from advhash.measures.encoding import distinct_codes
-from advhash.registry import VICTIMS
-from advhash.storage.checkpoint import read_card, save_victim
+from advhash.registry import VICTIMS, is_external
+from advhash.storage.checkpoint import PICKLES, read_card, save_victim
 from advhash.storage.files import partial_folder, sha256, storage_errors
 from advhash.storage.foreign_model import ForeignModel, open_model
 from advhash.storage.foreign_text import visible
@@ -30,6 +31,7 @@ from advhash.victims.networks.layouts import COUNTER, Layout, empty_classifier, 
 NAME = "hash-layer"
 TRIED = 8  # pictures
 LISTED = 4  # names in a message
+SCALE = re.compile(r"((module|model|net|network)\.)*scale")  # of the network, not of a layer
 SHOWN = 64  # bits of a code that is shown
 
 
@@ -130,6 +132,10 @@ def _check_new(out: Path) -> None:
     """Raise UsageError where a checkpoint of that name would not be found, or is there."""
     if str(out) in VICTIMS:
         raise UsageError(f"--as {out}: a victim of advhash has this name; choose another")
+    if is_external(str(out)) or out.suffix.lower() in PICKLES:
+        raise UsageError(
+            f"--as {out}: --victim takes it for a function or a pickle; choose a plain name"
+        )
     if out.exists() or out.is_symlink():
         raise UsageError(f"expected a new folder for --as, got {out}, which exists")
 
@@ -165,7 +171,7 @@ def _compare(file: Path, layout: Layout, model: ForeignModel, image_size: int) -
                 )
                 hint = " (transposed?)" if turned else ""
                 raise CheckpointError(
-                    f"{does_not_fit}: expected {tuple(value.shape)} in {visible(source)!r}, got "
+                    f"{does_not_fit}: expected {tuple(value.shape)} in {_shown(source)}, got "
                     f"{shape}{hint}; expected another --arch or the weights as torch keeps them"
                 )
 
@@ -179,26 +185,26 @@ def _fill(file: Path, network: Classifier, layout: Layout, model: ForeignModel) 
         target, value = tensors[name], model.read(sources[0])
         if value.is_floating_point() != target.is_floating_point():
             raise CheckpointError(
-                f"{file}: expected {target.dtype} in {visible(sources[0])!r}, got {value.dtype}"
+                f"{file}: expected {target.dtype} in {_shown(sources[0])}, got {value.dtype}"
             )
         target.copy_(value)
         if target.numel() and not all(map(torch.isfinite, torch.aminmax(target))):
             raise CheckpointError(
-                f"{file}: expected finite weights, got NaN or infinity in {visible(sources[0])!r}"
+                f"{file}: expected finite weights, got NaN or infinity in {_shown(sources[0])}"
             )
         for other in sources[1:]:
             if model.places[other] != model.places[sources[0]] and not torch.equal(
                 model.read(other).to(target.dtype), target
             ):
                 raise CheckpointError(
-                    f"{file}: {visible(sources[0])!r} and {visible(other)!r} stand for one tensor "
+                    f"{file}: {_shown(sources[0])} and {_shown(other)} stand for one tensor "
                     "and differ: the file mixes two networks; save the state_dict() of one"
                 )
 
 
 def _scale(model: ForeignModel) -> float:
     """β, which HashNet's code keeps as a plain number of the module."""
-    scales = [value for name, value in model.numbers.items() if name.rpartition(".")[2] == "scale"]
+    scales = [value for name, value in model.numbers.items() if SCALE.fullmatch(name)]
     return scales[0] if scales and scales[0] > 0 else 1.0
 
 
@@ -244,4 +250,8 @@ def _pictures(folder: Path | None, size: int) -> Tensor:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(repr(visible(name)) for name in names[:LISTED]) + more
+    return ", ".join(_shown(name) for name in names[:LISTED]) + more
+
+
+def _shown(name: str) -> str:
+    return repr(visible(name[:100]))
