@@ -439,6 +439,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.image.pairwise",
         "advhash.victims.image.hashnet",
         "advhash.victims.image.csq",
+        "advhash.victims.image.hash_layer",
         "advhash.victims.cross_modal.dlcmh",
         "advhash.victims.cross_modal.dcmh",
         "advhash.victims.federated.hashvfl",

@@ -54,6 +54,7 @@ class HashVictim(nn.Module, ABC):
     default_dataset: ClassVar[str] = "digits"
     reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
+    settings_decide: ClassVar[bool] = False  # over codes: its weights alone do not tell it apart
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:

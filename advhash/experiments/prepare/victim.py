@@ -251,7 +251,7 @@ def _from_checkpoint(
     stored = card.get("data")
     if config.dataset.name is not None or not isinstance(stored, dict):
         known = stored.get("settings") if isinstance(stored, dict) else None
-        side = (known or {}).get("size")
+        side = (known or {}).get("size") or card["settings"].get("image_size")
         data = load_data(sized(config.dataset, victim, side), victim)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
