@@ -62,6 +62,11 @@ class HashVictim(nn.Module, ABC):
         return {}
 
     @classmethod
+    def picture_side(cls, settings: Mapping[str, object]) -> int | None:
+        """The side at which pictures of a folder are read for these settings; None: as ever."""
+        return None
+
+    @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
         """The data as a victim of these settings sees them: of a federation, the parts."""
         return data

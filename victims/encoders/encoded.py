@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -78,6 +79,11 @@ class Encoded(_Fitted):
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         check_images(data)
         return {}
+
+    @classmethod
+    def picture_side(cls, settings: Mapping[str, object]) -> int | None:
+        name = str(settings.get("encoder"))
+        return open_encoder(name, pretrained=False, online=False).preprocessing.crop
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
