@@ -102,6 +102,8 @@ class GradientAttack(DatabaseAttack):
         mean gradient at N random points around the image of the step before, less the gradient
         there; 0: none; N + 1 forward and backward passes a step
     reach: β, how far those points lie: uniform in ±β times the budget's radius
+    rest: whether an image is left alone once its code is the anchor; False spends all steps on it,
+        so that its bits move away from their thresholds: for victims other than this one
     random_start: whether to start at a random point of the ball instead of at the image
     restarts: how many descents, from the second on from random points; an image that rests is not
         descended again
@@ -117,8 +119,8 @@ class GradientAttack(DatabaseAttack):
 
     The gradient is taken at the rounded image (the float iterate runs beside it), so that the code
     seen at each step is the code of the image that would be returned. An image rests when its code
-    equals the anchor; the iterate with the fewest wrong bits is returned, then the lowest
-    −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
+    equals the anchor, unless `rest` is False; the iterate with the fewest wrong bits is returned,
+    then the lowest −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
 
     `indicators` are shares in [0,1] over the images that did not rest at the start:
 
@@ -149,6 +151,7 @@ class GradientAttack(DatabaseAttack):
     scales: int = 1
     neighbours: int = 0
     reach: float = 1.5
+    rest: bool = True
     random_start: bool = False
     restarts: int = 1
     transforms: tuple[str, ...] = ()
@@ -304,7 +307,8 @@ class GradientAttack(DatabaseAttack):
         rule = resolve_rule(self.rule, budget)
         length = step_length(self.step, rule, budget, clean[0].numel())
         stepper = Stepper(rule, length, self.momentum, clean)
-        active, chance = (best.left > 0).nonzero().flatten(), self.chance(len(clean))
+        wanted = best.left > 0 if self.rest else torch.ones_like(best.left)
+        active, chance = wanted.nonzero().flatten(), self.chance(len(clean))
         variance = torch.zeros_like(clean) if self.neighbours else None
         radius = self.reach * step_length(1.0, "sign", budget, clean[0].numel())
         for iteration in range(self.steps + 1):
@@ -318,7 +322,7 @@ class GradientAttack(DatabaseAttack):
                     left = left + aim.left(victim.relax(image, "image"), active)
                 judged = similarity(soft_code(relaxed, 1.0, scale[active]), goal)
                 best.offer(active, image.detach(), left, judged)
-            if iteration == self.steps or bool((left == 0).all()):
+            if iteration == self.steps or (self.rest and bool((left == 0).all())):
                 break
             slope = partial(self._slope, seen, aim, alpha, scale[active], active, chance[active])
             if self.nesterov:
@@ -339,7 +343,7 @@ class GradientAttack(DatabaseAttack):
             moved[active] = budget.project(
                 origin, stepper.move(moved[active], gradient, active), bounds
             )
-            active = active[left > 0]
+            active = active[left > 0] if self.rest else active
 
     def _slope(
         self,
