@@ -10,6 +10,7 @@ Writes `benchmarks/ensembles.json`, cell by cell, so that it can be stopped and 
 the table between its marks in `docs/attacks/transfer.md`. About 25 minutes on one core:
 
     OMP_NUM_THREADS=1 python benchmarks/ensembles.py [--queries 100] [--seeds 0]
+        [--data cifar10 digits] [--radii 16 8] [--methods "MI, DI" prosgan]
     python benchmarks/ensembles.py --page    # only write the tables from the json
 """
 
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +62,9 @@ VICTIMS: dict[str, dict[str, Any]] = {
     "hashnet": {"backbone": "test_byobnet", "bits": 48},
     "csq": {"backbone": "test_vit", "bits": 64},
 }
-DATA = ("digits", "cifar10")
+DATA: dict[str, dict[str, Any]] = {"cifar10": {"epochs": 8}, "digits": {}}  # settings of victims
 RADII = (16, 8)
-PASSES = 180  # forward and backward, through one victim, for each query
+PASSES = 120  # forward and backward, through one victim, for each query
 MOMENTUM = {"rest": False, "momentum": 1.0}
 METHODS: dict[str, tuple[int, dict[str, Any]]] = {  # passes a step, settings of dhta
     "as it is": (1, {}),
@@ -69,7 +72,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {  # passes a step, settings of
     "MI": (1, MOMENTUM),
     "MI, DI": (1, {**MOMENTUM, "diversity": 0.7}),
     "NI, SI": (4, {**MOMENTUM, "nesterov": True, "scales": 4}),
-    "VMI": (6, {**MOMENTUM, "neighbours": 5}),
+    "VMI": (4, {**MOMENTUM, "neighbours": 3}),
 }
 GAN = "prosgan"
 EPOCHS = 10  # of ProS-GAN through an ensemble of three; through a single source three times as many
@@ -81,7 +84,11 @@ def members(data: str, seed: int) -> dict[str, tuple[Member, dict[str, object]]]
     found = {}
     for name, settings in VICTIMS.items():
         config = TrainConfig.build(
-            {"seed": seed, "victim": {"name": name, **settings}, "dataset": {"name": data}}
+            {
+                "seed": seed,
+                "victim": {"name": name, **settings, **DATA[data]},
+                "dataset": {"name": data},
+            }
         )
         trained = train(config)
         codes = trained.victim.database_codes(trained.data, "image")
@@ -183,13 +190,12 @@ def judged(
     }
 
 
-def cells(seeds: list[int], methods: list[str]) -> Iterator[tuple[str, tuple[str, int, int, str]]]:
-    for seed in seeds:
-        for data in DATA:
-            for radius in RADII:
-                for method in methods:
-                    key = data, seed, radius, method
-                    yield ", ".join(str(part) for part in key), key
+def cells(
+    seeds: Iterable[int], sets: Iterable[str], radii: Iterable[int], methods: Iterable[str]
+) -> Iterator[tuple[str, tuple[str, int, int, str]]]:
+    for seed, data, radius, method in itertools.product(seeds, sets, radii, methods):
+        key = data, seed, radius, method
+        yield ", ".join(str(part) for part in key), key
 
 
 def shown(metric: Mapping[str, Any]) -> str:
@@ -201,7 +207,7 @@ def tables(found: dict[str, Any]) -> str:
     titles = ("data", "seed", "L∞", "made by", "ensemble of three", "best single of three",
               "difference", "CPU s an image: ensemble, single")  # fmt: skip
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    every = list(cells([0, 1, 2], [*METHODS, GAN]))
+    every = list(cells([0, 1, 2], DATA, RADII, [*METHODS, GAN]))
     for name, (data, seed, radius, method) in every:
         cell = found["cells"].get(name)
         if cell is None:
@@ -243,13 +249,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    present = [name for name in DATA if name != "cifar10" or os.environ.get("ADVHASH_DATA")]
+    parser.add_argument("--data", nargs="+", choices=DATA, default=present)
+    parser.add_argument("--radii", type=int, nargs="+", choices=RADII, default=RADII)
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, GAN], default=list(METHODS))
     parser.add_argument("--again", action="store_true", help="measure finished cells again")
     parser.add_argument("--page", action="store_true", help="write the tables only")
     given = parser.parse_args()
     kept = OUT.exists() and (given.page or not given.again)
     found: dict[str, Any] = json.loads(OUT.read_text("utf-8")) if kept else {"cells": {}}
-    for name, key in [] if given.page else cells(given.seeds, given.methods):
+    wanted = cells(given.seeds, given.data, given.radii, given.methods)
+    for name, key in [] if given.page else wanted:
         if name not in found["cells"]:
             found["cells"][name] = measure(*key, given.queries)
             found["environment"] = environment()
