@@ -184,8 +184,8 @@ def verdicts(record: TransferRecord) -> list[str]:
         line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
         joint = [c.over_single for c in mine if c.over_single is not None]
         if joint:
-            ahead = sum(one.low is not None and one.low > 0 for one in joint)
-            behind = sum(one.high is not None and one.high < 0 for one in joint)
+            ahead = sum(gain.low is not None and gain.low > 0 for gain in joint)
+            behind = sum(gain.high is not None and gain.high < 0 for gain in joint)
             line += (
                 f" Made for an ensemble it is ahead of the best member alone on {ahead} and behind "
                 f"on {behind} of {len(joint)} victims outside of it, by the interval of the "
@@ -259,11 +259,11 @@ def matrix_table(record: TransferRecord, method: str) -> Table:
     gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
     members = {ensemble.label: ensemble.members for ensemble in record.ensembles}
     single = ["over_single"] if members else []
-    told = (
+    caption = (
         f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points."
     )
     if members:
-        told += (
+        caption += (
             " Over the best member: an ensemble less that one of its members which alone does best "
             "on the other half of the queries; every gradient of an ensemble costs one of each "
             "member."
@@ -276,7 +276,7 @@ def matrix_table(record: TransferRecord, method: str) -> Table:
 
     return Table(
         f"{method} from victim to victim",
-        told,
+        caption,
         [
             *columns("Made for", "Judged on"),
             *of_figures(*figures, "gain"),

@@ -53,7 +53,9 @@ class Ensemble(HashVictim):
         self.bits = sum(member.bits for member in members)
         self.history = []
         self.differentiable = all(member.differentiable for member in members)
-        self.no_gradient = next((one.no_gradient for one in members if one.no_gradient), "")
+        self.no_gradient = next(
+            (member.no_gradient for member in members if member.no_gradient), ""
+        )
 
     @classmethod
     def of(cls, members: Sequence[HashVictim], split: Split, modality: Modality) -> Self:
@@ -75,7 +77,7 @@ class Ensemble(HashVictim):
 
     def database_codes(self, data: Dataset, database: str) -> HashCodes:
         """The codes that the members serve, one behind the other."""
-        return HashCodes.beside([one.database_codes(data, database) for one in self._parts])
+        return HashCodes.beside([member.database_codes(data, database) for member in self._parts])
 
     def is_image(self, modality: Modality) -> bool:
         return all(member.is_image(modality) for member in self._parts)
@@ -84,7 +86,9 @@ class Ensemble(HashVictim):
     def directions(self) -> tuple[str, ...]:
         """Those that all members have."""
         first, *others = self._parts
-        return tuple(name for name in first.directions if all(name in o.directions for o in others))
+        return tuple(
+            name for name in first.directions if all(name in member.directions for member in others)
+        )
 
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
         """The members are trained already."""

@@ -124,7 +124,7 @@ def _planned_move(
 
     source: one victim, or the members of an ensemble; its config is that of the first
     """
-    member = source[0]
+    member, labels = source[0], tuple(part.label for part in source)
     asked = member.planned.config.turned_into(
         AttackConfig,
         attack=table.model_dump(exclude={"label"}),
@@ -133,10 +133,10 @@ def _planned_move(
     )
     return Move(
         method=label,
-        source=",".join(one.label for one in source),
+        source=",".join(labels),
         config=resolve(asked, member.planned),
         victim=identities[member.label]
         if len(source) == 1
-        else {"ensemble": [identities[one.label] for one in source]},
-        members=tuple(one.label for one in source),
+        else {"ensemble": [identities[name] for name in labels]},
+        members=labels,
     )
