@@ -22,9 +22,11 @@ from advhash.attacks.gradient.targeted import DHTA
 from advhash.cli import app
 from advhash.codes.packed import HashCodes
 from advhash.data.load import load_dataset
+from advhash.errors import UsageError
 from advhash.experiments.attack.record import Outcome
 from advhash.experiments.transfer.config import TransferConfig
 from advhash.experiments.transfer.run import Transfer
+from advhash.victims.image.csq import CSQ
 
 VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
 VICTIMS_LABELLED = ["dpsh+epochs=2", "dpsh+epochs=2+bits=16", "dpsh+seed=5+epochs=2"]
@@ -528,3 +530,16 @@ def test_a_dry_run_counts_an_ensemble_s_members_once(
     plan = json.loads(out)
     assert (plan["trainings"], plan["cells"]) == (3, 2 * 4)
     assert plan["sources"] == [VICTIMS_LABELLED[:2]]
+
+
+def test_victims_of_other_ranges_are_no_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two victims that read the same column of data in different ways."""
+    made = CSQ.__post_init__
+
+    def signed(victim: CSQ) -> None:
+        made(victim)
+        victim.bounds = {"image": (-1.0, 1.0)}
+
+    monkeypatch.setattr(CSQ, "__post_init__", signed)
+    with pytest.raises(UsageError, match="expected victims of the same inputs"):
+        planned(["one", "two"])

@@ -160,13 +160,9 @@ def planned_ensembles(
                 f"--source {text}: expected victims that serve the same database, got "
                 f"{' and '.join(databases)}; add --database, e.g. --database image"
             )
-        asked = [member.planned.victim.query_modality(modality) for member in ensemble]
-        ranges = [
-            member.planned.victim.bounds.get(name)
-            for member, name in zip(ensemble, asked, strict=True)
-        ]
-        if any(one != ranges[0] for one in ranges):
-            raise UsageError(f"--source {text}: expected victims of the same inputs")
+        victims = [member.planned.victim for member in ensemble]
+        joint = Ensemble(victims, [1.0] * len(victims))  # which refuses other inputs
+        joint.check_modality(victims[0].query_modality(modality))
         if any({id(one) for one in ensemble} == {id(one) for one in other} for other in ensembles):
             raise UsageError(f"--source {text}: expected different ensembles, got it twice")
         ensembles.append(ensemble)
