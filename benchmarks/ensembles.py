@@ -7,7 +7,8 @@ gradient is one of three victims. The best single source is chosen, for each hal
 the other half. Pictures are moved by `dhta` with the settings of METHODS, or made by ProS-GAN. The
 seed decides over victims, queries and targets.
 Writes `benchmarks/ensembles.json`, cell by cell, so that it can be stopped and started again, and
-the table between its marks in `docs/attacks/transfer.md`. About 25 minutes on one core:
+the tables between its marks in `docs/attacks/transfer.md`. About 15 minutes of one core, without
+ProS-GAN, which is measured only where it is named:
 
     OMP_NUM_THREADS=1 python benchmarks/ensembles.py [--queries 100] [--seeds 0]
         [--data cifar10 digits] [--radii 16 8] [--methods "MI, DI" prosgan]
@@ -203,7 +204,7 @@ def shown(metric: Mapping[str, Any]) -> str:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """Markdown: over all targets, a row a method; then every target of the default method."""
+    """Markdown: over all targets, a row a method; then every target of two of the methods."""
     titles = ("data", "seed", "L∞", "made by", "ensemble of three", "best single of three",
               "difference", "CPU s an image: ensemble, single")  # fmt: skip
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
@@ -224,14 +225,15 @@ def tables(found: dict[str, Any]) -> str:
     lines += ["", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, (data, seed, radius, method) in every:
         cell = found["cells"].get(name)
-        if cell is None or method not in ("no rest", "MI, DI"):
+        if cell is None or method not in ("MI, DI", GAN):
             continue
         for target, one in cell["targets"].items():
             if target == "all":
                 continue
             alone = ", ".join(f"{key} {m['value']:.3f}" for key, m in one["singles"].items())
+            made = GAN if method == GAN else f"dhta, {method}"
             lines.append(
-                f"| {data} | {seed} | {radius}/255 | dhta, {method} | {target} | "
+                f"| {data} | {seed} | {radius}/255 | {made} | {target} | "
                 f"{one['floor']['value']:.3f} → {one['ceiling']['value']:.3f} | "
                 f"{one['own']['value']:.3f} | {alone} | {one['ensemble']['value']:.3f} | "
                 f"{shown(one['difference_normalised'])} |"
