@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,8 @@ from advhash.attacks.gradient.steps import (
     resolve_rule,
     step_length,
 )
-from advhash.budget import Budget, round_toward
+from advhash.budget import Budget, clipped, round_toward
+from advhash.chance import Chance
 from advhash.data.dataset import Batch, Modality
 from advhash.victims.base import HashVictim
 
@@ -111,6 +113,16 @@ class GradientAttack(DatabaseAttack):
     momentum: μ of MI-FGSM (Dong et al., CVPR 2018); 0: none
     diversity: probability of a random shrink and pad (DI, Xie et al., CVPR 2019); 0: none; it costs
         a second forward pass
+    nesterov: take the gradient where momentum alone would lead, at x − η·μ·g (NI-FGSM, Lin et al.,
+        ICLR 2020); it costs a second forward pass
+    scales: m, the gradient is the mean over x, x/2, …, x/2^(m−1) (SI-FGSM, Lin et al., ICLR 2020);
+        m forward and backward passes a step
+    neighbours: N of variance tuning (VMI-FGSM, Wang & He, CVPR 2021): to the gradient is added the
+        mean gradient at N random points around the image of the step before, less the gradient
+        there; 0: none; N + 1 forward and backward passes a step
+    reach: β, how far those points lie: uniform in ±β times the budget's radius
+    rest: whether an image is left alone once its code is the anchor; False spends all steps on it,
+        so that its bits move away from their thresholds: for victims other than this one
     random_start: whether to start at a random point of the ball instead of at the image
     restarts: how many descents, from the second on from random points; an image that rests is not
         descended again
@@ -129,8 +141,8 @@ class GradientAttack(DatabaseAttack):
 
     The gradient is taken at the rounded image (the float iterate runs beside it), so that the code
     seen at each step is the code of the image that would be returned. An image rests when its code
-    equals the anchor; the iterate with the fewest wrong bits is returned, then the lowest
-    −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
+    equals the anchor, unless `rest` is False; the iterate with the fewest wrong bits is returned,
+    then the lowest −⟨tanh(u/s), b⟩/K to the anchor b, whatever the objective.
 
     `indicators` are shares in [0,1] over the images that did not rest at the start:
 
@@ -143,6 +155,7 @@ class GradientAttack(DatabaseAttack):
       same for unbounded codes
     - the gradient is taken at the 8-bit image, an image rests once its code is the anchor, and the
       best iterate is returned, not the last one
+    - the points of `nesterov` and `neighbours` are drawn into [0,1]
     """
 
     goal: ClassVar[Goal] = "targeted"
@@ -156,6 +169,11 @@ class GradientAttack(DatabaseAttack):
     alphas: tuple[float, ...] = (0.5, 0.7, 1.0, 1.5)
     momentum: float = 0.0
     diversity: float = 0.0
+    nesterov: bool = False
+    scales: int = 1
+    neighbours: int = 0
+    reach: float = 1.5
+    rest: bool = True
     random_start: bool = False
     restarts: int = 1
     transforms: tuple[str, ...] = ()
@@ -175,6 +193,16 @@ class GradientAttack(DatabaseAttack):
             raise ValueError(
                 "expected momentum >= 0 and a probability diversity in [0, 1], got "
                 f"momentum={self.momentum}, diversity={self.diversity}"
+            )
+        if self.nesterov and (not self.momentum or self.rule == "adam"):
+            raise ValueError(
+                "nesterov looks ahead along the momentum: expected momentum > 0 and a rule other "
+                f"than adam, got momentum={self.momentum}, rule={self.rule}"
+            )
+        if self.scales < 1 or self.neighbours < 0 or not 0 < self.reach < math.inf:
+            raise ValueError(
+                "expected scales >= 1, neighbours >= 0 and reach > 0, got "
+                f"scales={self.scales}, neighbours={self.neighbours}, reach={self.reach}"
             )
         if self.transforms:
             from advhash.attacks.gradient.transforms import check_transforms
@@ -302,9 +330,12 @@ class GradientAttack(DatabaseAttack):
         rule = resolve_rule(self.rule, budget)
         length = step_length(self.step, rule, budget, clean[0].numel())
         stepper = Stepper(rule, length, self.momentum, clean)
-        active, chance = (best.left > 0).nonzero().flatten(), self.chance(len(clean))
+        wanted = best.left > 0 if self.rest else torch.ones_like(best.left, dtype=torch.bool)
+        active, chance = wanted.nonzero().flatten(), self.chance(len(clean))
         origin, moved, goal, size = (part[active] for part in (clean, moved, aim.anchors, scale))
         awake = torch.ones_like(active, dtype=torch.bool)  # others fill up the batch
+        variance = torch.zeros_like(clean) if self.neighbours else None
+        radius = self.reach * step_length(1.0, "sign", budget, clean[0].numel())
         for iteration in range(self.steps + 1):
             alpha = self.alphas[min(iteration, self.steps - 1) * len(self.alphas) // self.steps]
             image = round_toward(origin, moved).requires_grad_()
@@ -315,20 +346,57 @@ class GradientAttack(DatabaseAttack):
                     left = left + aim.left(victim.relax(image, "image"), active)
                 judged = similarity(soft_code(relaxed, 1.0, size), goal)
                 best.offer(active, image.detach(), left, judged, awake)
-            awake = awake & (left > 0)
+            if self.rest:
+                awake = awake & (left > 0)
             if iteration == self.steps or not bool(awake.any()):
                 break
-            if self.diversity:
-                relaxed = seen.relax(diversified(image, self.diversity, chance[active]), "image")
-            codes = soft_code(relaxed, alpha, size)
-            (gradient,) = torch.autograd.grad(aim.objective(codes, image, active).sum(), image)
+            slope = partial(self._slope, seen, aim, alpha, size, active, chance[active])
+            if self.nesterov:
+                image = clipped(stepper.ahead(moved, active), bounds).requires_grad_()
+            gradient, codes = slope(image, None if self.nesterov else relaxed)
             if first and iteration == 0:
                 largest = gradient.flatten(1).abs().amax(dim=1)
-                self.note("zero_gradient", (largest < TINY)[awake])
-                self.note("saturated", (codes.detach().abs() > SATURATED)[awake])
+                self.note("zero_gradient", (largest < TINY)[left > 0])
+                self.note("saturated", (codes.abs() > SATURATED)[left > 0])
+            if variance is not None:
+                around = torch.zeros_like(gradient)
+                for _ in range(self.neighbours):
+                    near = chance[active].uniform(*clean.shape[1:], low=-radius, high=radius)
+                    point = clipped(image.detach() + near, bounds).requires_grad_()
+                    around += slope(point)[0] / self.neighbours
+                plain, gradient = gradient, gradient + variance[active]
+                variance[active] = around - plain
             moved = budget.project(origin, stepper.move(moved, gradient, active), bounds)
             kept = staying(awake)
             if kept is not None:
                 active, origin, moved, goal, size, awake = (
                     part[kept] for part in (active, origin, moved, goal, size, awake)
                 )
+
+    def _slope(
+        self,
+        seen: HashVictim,
+        aim: Aim,
+        alpha: float,
+        scale: Tensor,
+        rows: Tensor,
+        chance: Chance,
+        image: Tensor,
+        relaxed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(b,3,H,W) gradient of the objective at images `rows`, a leaf; (b,K) soft codes there.
+
+        relaxed: (b,K) the real codes of `image`, where they are known with their graph
+        """
+        total, first = torch.zeros_like(image), torch.empty(0)
+        for scaled in range(self.scales):
+            if scaled or self.diversity or relaxed is None:
+                copies = image / 2**scaled
+                if self.diversity:
+                    copies = diversified(copies, self.diversity, chance)
+                relaxed = seen.relax(copies, "image")
+            codes = soft_code(relaxed, alpha, scale)
+            (gradient,) = torch.autograd.grad(aim.objective(codes, image, rows).sum(), image)
+            total += gradient / self.scales
+            first = first if scaled else codes.detach()
+        return total, first
