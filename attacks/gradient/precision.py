@@ -31,6 +31,11 @@ def computes_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def reduced_passes(precision: Precision, device: torch.device) -> torch.autocast:
+    """A context in which networks pass in `precision`; in "no" it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 class Reduced(HashVictim):
     """`victim` whose networks pass forward and backward in bfloat16; codes come as float32."""
 
@@ -49,7 +54,7 @@ class Reduced(HashVictim):
         return victim if precision == "no" else cls(victim)
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        with torch.autocast(inputs.device.type, torch.bfloat16):
+        with reduced_passes("bf16", inputs.device):
             return self.victim.relax(inputs, modality).float()
 
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:

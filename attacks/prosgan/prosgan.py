@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from advhash.attacks.base import Attack, AttackData, Goal, Knowledge, frozen
 from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, label_sets, majority
@@ -30,6 +31,7 @@ from advhash.attacks.gradient.objectives import (
     soft_code,
     typical_size,
 )
+from advhash.attacks.gradient.precision import Precision, Reduced, reduced_passes
 from advhash.attacks.gradient.prototype import PrototypeNet
 from advhash.attacks.prosgan.networks import (
     Decay,
@@ -83,6 +85,8 @@ class ProSGAN(Attack):
                    several: the generator learns from the codes of what comes back
     refine:        gradient steps from the generator's image toward the code, each a forward and a
                    backward pass through the victim; 0 is one forward pass of the generator
+    precision:     "bf16" trains with the passes of all networks in bfloat16, where the
+                   processor computes in it; their weights stay in float32
     held_out:      share of the label sets, drawn by the seed, that no network is trained on; the
                    last row of the history compares them, on validation rows, with the others
 
@@ -145,6 +149,7 @@ class ProSGAN(Attack):
     bounded: bool = False
     survive: str | tuple[str, ...] = ()
     refine: int = 0
+    precision: Precision = "no"
     held_out: float = 0.0
 
     def __post_init__(self) -> None:
@@ -199,7 +204,7 @@ class ProSGAN(Attack):
         self.check_budget(budget)
         self.history = []
         self._data = data
-        victim = Channelled.behind(self.survive, victim)
+        victim = Channelled.behind(self.survive, Reduced.of(self.precision, victim))
         sets, unseen = split_sets(label_sets(data.labels), self.held_out, seed)
         with seeded(seed), frozen(victim):
             if self.prototype == "prototype":
@@ -321,8 +326,13 @@ class ProSGAN(Attack):
             width=self.discriminator_width,
             depth=self.discriminator_depth,
         ).to(device)
-        maker = torch.optim.Adam(generator.parameters(), mode.learning_rate, BETAS)
-        judge = torch.optim.Adam(critic.parameters(), mode.learning_rate, BETAS)
+
+        def judged(pictures: Tensor) -> Tensor:
+            with reduced_passes(self.precision, device):
+                return critic(pictures).float()
+
+        maker = torch.optim.Adam(generator.parameters(), mode.learning_rate, BETAS, fused=True)
+        judge = torch.optim.Adam(critic.parameters(), mode.learning_rate, BETAS, fused=True)
         hash_loss, published = TERMS[self.objective]
         hash_weight = published if self.hash_weight is None else self.hash_weight
         steps, step = mode.epochs * -(-len(train) // self.batch_size), 0
@@ -334,17 +344,19 @@ class ProSGAN(Attack):
                 batch = train.rows(rows).to(device)
                 images = batch.inputs["image"]
                 drawn = torch.randint(len(sets), (len(rows),)).to(device)
-                raw = generator(images, conditions[drawn])
+                with reduced_passes(self.precision, device):
+                    raw = generator(images, conditions[drawn]).float()
                 moved = self._limited(images, raw, budget)
                 terms: dict[str, Tensor] = {}
                 if mode.discriminator:
                     if step % DISCRIMINATOR_EVERY == 0:
-                        real = lsgan(critic(images), batch.labels, real=True)
-                        fake = lsgan(critic(moved.detach()), sets[drawn], real=False)
+                        with parametrize.cached():  # one spectral norm for both
+                            real = lsgan(judged(images), batch.labels, real=True)
+                            fake = lsgan(judged(moved.detach()), sets[drawn], real=False)
                         terms["discriminator"] = (real + fake) / 2
                         descend(judge, terms["discriminator"])
                     critic.requires_grad_(False)  # their gradients of this term would be dropped
-                    terms["gan"] = lsgan(critic(moved), sets[drawn], real=True)
+                    terms["gan"] = lsgan(judged(moved), sets[drawn], real=True)
                     critic.requires_grad_(True)
                 soft = soft_code(victim.relax(moved, "image"), mode.alpha, scale)
                 terms["hash"] = hash_loss(soft, codes[drawn])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.black_box.baselines import Noise
+from advhash.attacks.gradient.precision import computes_bf16
 from advhash.attacks.prosgan.networks import Generator, within
 from advhash.attacks.prosgan.prosgan import ProSGAN, Refinement
 from advhash.attacks.prosgan.validation import split_sets
@@ -32,7 +33,7 @@ from advhash.victims.base import HashVictim
 BUDGETS = [Budget("linf", 16 / 255), Budget("l2", 2.0)]
 UNBOUNDED = Budget("none", math.inf)
 SMALL: dict[str, Any] = {"width": 8, "blocks": 1, "prototype_steps": 100, "hidden": 64}
-QUICK: dict[str, Any] = {**SMALL, "epochs": 4, "batch_size": 24}
+QUICK: dict[str, Any] = {**SMALL, "epochs": 6, "batch_size": 24}
 TINY: dict[str, Any] = {**SMALL, "epochs": 1, "batch_size": 100, "prototype_steps": 5}
 
 
@@ -101,7 +102,7 @@ def test_an_untrained_generator_has_gradients_and_does_nothing(norm: Any) -> Non
 
 @pytest.fixture(scope="module")
 def unbounded(victim: HashVictim, served: AttackData) -> ProSGAN:
-    visible: dict[str, Any] = {"rec_weight": 15.0, "ssim_weight": 0.0}
+    visible: dict[str, Any] = {"rec_weight": 15.0, "ssim_weight": 0.0, "modulated": False}
     return ProSGAN(discriminator=False, **visible, **QUICK).fit(victim, served, UNBOUNDED, seed=0)
 
 
@@ -314,3 +315,28 @@ def test_another_descent_needs_no_other_prototype_network(
     assert again.cached
     assert (again.attack.steps, again.attack.survive) == (3, "jpeg75")  # type: ignore[attr-defined]
     assert not fitted(hidden=17).cached
+
+
+# Training in bfloat16
+
+
+def test_trains_in_bf16_where_the_processor_computes_in_it(
+    victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    """Weights stay in float32, and what is reached is about the same; elsewhere it is refused."""
+    reduced = ProSGAN(precision="bf16", **QUICK)
+    if not computes_bf16(torch.device("cpu")):
+        with pytest.raises(UsageError, match="expected a processor that computes in it"):
+            reduced.fit(victim, served, UNBOUNDED)
+        return
+    reduced.fit(victim, served, UNBOUNDED, seed=0)
+    assert all(values.dtype == torch.float32 for values in reduced.state().values())
+    whole = ProSGAN(**QUICK).fit(victim, served, UNBOUNDED, seed=0)
+    reached = [
+        tmap(attack.perturb(victim, queries, targets, UNBOUNDED).codes, targets, served)
+        for attack in (reduced, whole)
+    ]
+    assert reached[0] == pytest.approx(reached[1], abs=0.1)
+    assert not torch.equal(
+        reduced.state()["generator.out.weight"], whole.state()["generator.out.weight"]
+    )
