@@ -80,6 +80,11 @@ class LabelledCodes:
     path: Path | None = None
     form: Form = "multi-hot"
 
+    @classmethod
+    def unlabelled(cls, codes: HashCodes, path: Path | None = None) -> LabelledCodes:
+        """Codes whose relevance lies elsewhere: one class, which no row has."""
+        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), path)
+
     @property
     def labelled(self) -> Labels:
         return Labels(self.labels, self.form)
@@ -372,5 +377,3 @@ def _stated_form(path: Path) -> LabelForm:
     except DataError:
         return "auto"
     return _STATED.get(str(stated), "auto")
-
-

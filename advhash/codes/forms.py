@@ -148,8 +148,7 @@ def _form_of_numbers(
     if seen.other is None:
         if {-1.0, 0.0} <= seen.values:
             raise DataError(
-                f"{where}: expected two values, got -1, 0 and 1: sign(0) is no bit; decide it "
-                "first"
+                f"{where}: expected two values, got -1, 0 and 1: sign(0) is no bit; decide it first"
             )
         return "signs" if -1.0 in seen.values else "bits"
     if numbers.dtype in (np.uint8, np.int8):
@@ -257,7 +256,7 @@ def _packed(octets: npt.NDArray[np.uint8], width: int) -> HashCodes:
 
 def _width(bits: int | None, stored: int, where: object) -> int:
     if bits is not None and bits > stored:
-        raise DataError(f"{where}: expected at least {bits} bits (--bits), got {stored} in the file")
+        raise DataError(f"{where}: expected at least the {bits} bits of --bits, got {stored}")
     width = stored if bits is None else bits
     if width > MOST_BITS:
         raise DataError(f"{where}: expected at most {MOST_BITS} bits, got {width}")
@@ -280,9 +279,7 @@ def _check(
             wrong = ~((part >= least) & (part <= most) & (np.floor(part) == part))
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
-        raise _wrong(
-            rows, _FOUND[form], start + row, column, where, f"as --form {form} has it"
-        )
+        raise _wrong(rows, _FOUND[form], start + row, column, where, f"as --form {form} has it")
 
 
 def _octets_of_words(

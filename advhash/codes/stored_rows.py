@@ -92,7 +92,7 @@ def holds_labels(path: Path) -> bool:
         if suffix == ".npz":
             return "labels" in _members(path)
         if suffix in LINES:
-            first = next(_documents(path), None)
+            _, first = next(json_lines(path), (0, None))
             return isinstance(first, dict) and any(name in first for name in LABELS)
         if suffix == ".parquet":
             return any(name in _schema(path).names for name in LABELS)
@@ -258,16 +258,17 @@ def _word_column(
 # ---- JSON lines
 
 
-def _documents(path: Path) -> Iterator[Any]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with the numbers of their lines. Raises DataError, OSError."""
     with path.open("rb") as stream:
         place = 0
         while line := stream.readline(_LONGEST_LINE + 1):
             place += 1
             if len(line) > _LONGEST_LINE:
-                raise DataError(f"{path}, line {place}: longer than {_LONGEST_LINE:,} characters")
+                raise DataError(f"{path}, line {place}: longer than {_LONGEST_LINE:,} bytes")
             if line.strip():
                 try:
-                    yield parse_json(line)
+                    yield place, parse_json(line)
                 except Unreadable as error:
                     raise DataError(
                         f"{path}, line {place}: expected a JSON value ({reason(error)})"
@@ -277,22 +278,23 @@ def _documents(path: Path) -> Iterator[Any]:
 def _fields(path: Path) -> dict[str, list[Any]]:
     """The fields of all lines, by name, those of the first line."""
     table: dict[str, list[Any]] = {}
-    for row, document in enumerate(_documents(path)):
+    for place, document in json_lines(path):
         if not isinstance(document, dict):
-            raise DataError(f"{path}, row {row}: expected an object as before, got a value")
-        if row == 0:
-            table = {name: [] for name in document}
+            raise DataError(f"{path}, line {place}: expected an object as before, got a value")
+        table = table or {name: [] for name in document}
         for name, values in table.items():
             if name not in document:
-                raise DataError(f"{path}, row {row}: expected a field {name!r} as before, got none")
+                raise DataError(
+                    f"{path}, line {place}: expected a field {name!r} as before, got none"
+                )
             values.append(document[name])
     return table
 
 
 def _json_lines(path: Path, how: Reading) -> StoredRows:
-    first = next(_documents(path), None)
+    _, first = next(json_lines(path), (0, None))
     if not isinstance(first, dict):
-        return _of_values(path, list(_documents(path)))
+        return _of_values(path, [value for _, value in json_lines(path)])
     table = _fields(path)
     rows = _of_values(path, table[_chosen(path, list(table), how.column, CODES)])
     called = next((name for name in IDS if name in table), None)
@@ -311,7 +313,9 @@ def _of_values(path: Path, values: list[Any]) -> StoredRows:
     for row, value in enumerate(values):
         plain = isinstance(value, list) and all(isinstance(part, int | float) for part in value)
         if not plain:
-            raise DataError(f"{path}, row {row}: expected a list of numbers, or a word, in each row")
+            raise DataError(
+                f"{path}, row {row}: expected a list of numbers, or a word, in each row"
+            )
         if len(value) != len(values[0]):
             raise DataError(
                 f"{path}, row {row}: expected {len(values[0])} values as before, got {len(value)}"
@@ -456,7 +460,9 @@ def _index(path: Path) -> StoredRows:
         name = type(index).__name__
         values, ids = _reconstructed(faiss, index, binary)
     except (RuntimeError, AssertionError, MemoryError) as error:
-        raise DataError(f"{path}: not an index whose rows faiss gives back ({_short(error)})") from None
+        raise DataError(
+            f"{path}: not an index whose rows faiss gives back ({_short(error)})"
+        ) from None
     finally:
         faiss.set_deserialization_vector_byte_limit(bound)
     called = None if np.array_equal(ids, np.arange(len(ids))) else tuple(map(str, ids.tolist()))
