@@ -332,7 +332,7 @@ def with_labels(
     if labels is None and path.suffix.lower() != ".npz" and not holds_labels(path):
         raise DataError(
             f"{path}: has codes alone; expected a second file with their labels: --labels "
-            "FILE, of a database --database-labels FILE"
+            "FILE, of a database --database-labels FILE (or, of `advhash eval`, --relevance FILE)"
         )
     labelled = read_labels(labels or path, label_form)
     return LabelledCodes(stored.codes, labelled.hot, form=labelled.form)

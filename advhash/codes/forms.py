@@ -231,12 +231,12 @@ def codes_of(rows: StoredRows, form: CodeForm, bits: int | None, where: object) 
         return _packed(octets, _width(bits, width, where))
     numbers = rows.numbers
     assert numbers is not None
-    octets = form in _RANGES
-    width = _width(bits, numbers.shape[1] * (8 if octets else 1), where)
+    bytewise = form in _RANGES
+    width = _width(bits, numbers.shape[1] * (8 if bytewise else 1), where)
     parts = []
     for start, part in _blocks(numbers):
         _check(rows, part, form, start, where)
-        if octets:
+        if bytewise:
             shifted = part.astype(np.int16) + (128 if form == "binary" else 0)
             parts.append(_packed(shifted.astype(np.uint8), width))
         else:
@@ -290,7 +290,7 @@ def _octets_of_words(
     assert words is not None
     if not words:
         return np.zeros((0, 1), np.uint8), 8
-    decoded = []
+    decoded: list[bytes] = []
     for row, word in enumerate(words):
         content = _bytes_of(word, form)
         if content is None:

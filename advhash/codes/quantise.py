@@ -39,7 +39,7 @@ def thresholds(database: npt.NDArray[Any], quantiser: Quantiser) -> Thresholds:
         sums = np.zeros(width)
         for part in _blocks(database):
             sums += np.asarray(part, np.float64).sum(axis=0)
-        return sums / rows
+        return np.asarray(sums / rows)
     if quantiser == "median":
         step = max(1, _VALUES // rows)
         columns = (database[:, start : start + step] for start in range(0, width, step))

@@ -134,7 +134,7 @@ class GradedPairs(Relevance):
         shape = counts.total.shape
         places, size = queries * shape[1] + far, shape[0] * shape[1]
         hits = np.bincount(places, minlength=size).reshape(shape)
-        gain = np.bincount(places, grades, minlength=size).reshape(shape)
+        gain = np.bincount(places, grades, minlength=size).astype(np.float64).reshape(shape)
         starts = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=shape[0]))])
         order = np.lexsort((-grades, queries))
         return DistanceHistograms(counts.total, hits), LevelGains(gain, starts, grades[order])
@@ -185,4 +185,5 @@ def _comparable(rows: npt.NDArray[Any], similarity: Similarity) -> npt.NDArray[n
     values = np.asarray(rows, np.float32)
     if similarity == "dot":
         return values
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / lengths, np.float32)

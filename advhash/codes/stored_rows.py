@@ -79,8 +79,8 @@ def read_rows(path: Path, how: Reading) -> StoredRows:
             return _index(path)
     if suffix in PICKLES:
         raise DataError(
-            f"{path}: a pickle, which can run code, is not read: expected {FORMATS}; write codes by "
-            "np.save('codes.npy', codes.numpy())"
+            f"{path}: expected {FORMATS}, got a pickle, which can run code and is not read: "
+            "np.save('codes.npy', codes.numpy()) writes codes, `advhash import` reads models"
         )
     raise DataError(f"{path}: expected {FORMATS}")
 
