@@ -189,7 +189,8 @@ def evaluate_codes(
         "queries": len(query),
         "database": len(gallery),
         "bits": query.codes.bits,
-        "forms": {"queries": query.described(), "database": gallery.described()},
+        "forms": {"queries": query.form, "database": gallery.form},
+        "read_as": {"queries": query.described(), "database": gallery.described()},
         "classes": None,
         "label_form": None,
         **said,
@@ -218,11 +219,8 @@ def _reading(form: str, quantise: str | None, bits: int | None, column: str | No
 
 def _floats_alone(*sides: tuple[Path, StoredCodes]) -> bool:
     """Whether both sides are floats, and none of the files has labels."""
-    from advhash.codes.stored_rows import holds_labels
-
-    if any(stored.floats is None for _, stored in sides):
-        return False
-    return not any(holds_labels(file) for file, _ in sides)
+    floats = all(stored.floats is not None for _, stored in sides)
+    return floats and not any(stored.has_labels(file) for file, stored in sides)
 
 
 def _by_labels(
@@ -263,9 +261,10 @@ def _by_judgements(
     asked, known = (Side(name, len(side), side.ids, ids) for name, side, ids in sides)
     judgements = read_judgements(file, asked, known, split=split, ignore=ignore)
     query, gallery = (side for _, side, _ in sides)
+    known_codes = LabelledCodes.unlabelled(gallery.codes)
     figures = evaluate(
         LabelledCodes.unlabelled(query.codes[judgements.queries]),
-        gallery.mapped or LabelledCodes.unlabelled(gallery.codes),
+        known_codes if gallery.mapped is None else gallery.mapped,
         relevance=judgements.pairs,
         **settings,
     )
@@ -318,8 +317,14 @@ def import_codes(
     column: Column = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a file of codes and labels to the format that can be mapped and sharded."""
-    from advhash.codes.code_files import SUFFIX, read_stored, with_labels, write_codes
+    """Convert a file of codes, and their labels, to the format that can be mapped and sharded."""
+    from advhash.codes.code_files import (
+        SUFFIX,
+        LabelledCodes,
+        read_stored,
+        with_labels,
+        write_codes,
+    )
 
     if out.suffix != SUFFIX:
         raise UsageError(f"expected a file name that ends in {SUFFIX}, got {out.name!r}")
@@ -331,7 +336,10 @@ def import_codes(
     how = _reading(form, quantise, bits, column)
     fitted = None if fit is None else read_stored(fit, how)
     stored = read_stored(source, how, database=fitted)
-    data = with_labels(source, stored, labels, label_form)
+    if labels is None and not stored.has_labels(source):
+        data = LabelledCodes.unlabelled(stored.codes)
+    else:
+        data = with_labels(source, stored, labels, label_form)
     write_codes(out, data)
     _tell(out, data, as_json, stored.described())
 
@@ -414,10 +422,10 @@ def _tell(out: Path, data: LabelledCodes, as_json: bool, described: str = "") ->
     else:
         if described:
             tell(f"read as {described}")
-        tell(
-            f"{out}: {len(data)} codes of {data.codes.bits} bits, {data.labels.bits} classes "
-            f"(labels: {data.form})"
-        )
+        labelled = f"{data.labels.bits} classes (labels: {data.form})"
+        if data.form == "none":
+            labelled = "no labels"
+        tell(f"{out}: {len(data)} codes of {data.codes.bits} bits, {labelled}")
 
 
 def _forms(by_side: Mapping[str, str]) -> str:
@@ -446,7 +454,7 @@ def _relevant(document: Mapping[str, Any]) -> str:
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
     """Figures of codes from outside."""
-    tell(f"read as {_forms(document['forms'])}")
+    tell(f"read as {_forms(document['read_as'])}")
     tell(
         f"{document['queries']} queries against {document['database']} codes of "
         f"{document['bits']} bits, {_relevant(document)}"

@@ -9,7 +9,7 @@ little-endian:
     12      4     K, bits of a code
     16      8     M, rows
     24      4     C, classes (columns of labels)
-    28      4     0: labels are multi-hot; 1: they were class numbers
+    28      4     0: labels are multi-hot; 1: they were class numbers; 2: none, C is 1
     32      32    SHA-256 of everything from offset 64 on
     64      8·M·⌈K/64⌉  code words: bit k of a row is bit k mod 64 of its word ⌊k/64⌋; unused bits 0
     …       8·M·⌈C/64⌉  label words, likewise
@@ -64,7 +64,7 @@ _MAGIC = b"ADVHCODE"
 _HEADER = struct.Struct("<8sIIQII32s")
 _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
-_FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
+_FORMS: tuple[Form, ...] = ("multi-hot", "class numbers", "none")  # by their number in a header
 _STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
 
 
@@ -83,7 +83,7 @@ class LabelledCodes:
     @classmethod
     def unlabelled(cls, codes: HashCodes, path: Path | None = None) -> LabelledCodes:
         """Codes whose relevance lies elsewhere: one class, which no row has."""
-        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), path)
+        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), path, "none")
 
     @property
     def labelled(self) -> Labels:
@@ -124,8 +124,8 @@ def write_codes(path: Path, data: LabelledCodes) -> None:
     """Write codes and labels to `path`, whole or not at all, in the format of its suffix.
 
     `.codes` (ours), `.npz` (uint8 arrays `codes` and `labels`, and `label_form`, which says that
-    labels of one column are multi-hot too), `.npy` and `.txt` (codes alone, 0 and 1, one row a
-    line). Raises UsageError for another suffix, StorageError.
+    labels of one column are multi-hot too; without labels `codes` alone), `.npy` and `.txt` (codes
+    alone, 0 and 1, one row a line). Raises UsageError for another suffix, StorageError.
     """
     writers = {SUFFIX: _write_own, ".npz": _write_npz, ".npy": _write_npy, ".txt": _write_text}
     if path.suffix not in writers:
@@ -151,7 +151,10 @@ def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:
 
 def _write_npz(stream: BinaryIO, data: LabelledCodes) -> None:
     codes, labels = (part.unpack().astype(np.uint8) for part in (data.codes, data.labels))
-    np.savez_compressed(stream, codes=codes, labels=labels, label_form=np.array("multi-hot"))
+    if data.form == "none":
+        np.savez_compressed(stream, codes=codes)
+    else:
+        np.savez_compressed(stream, codes=codes, labels=labels, label_form=np.array("multi-hot"))
 
 
 def _write_npy(stream: BinaryIO, data: LabelledCodes) -> None:
@@ -251,6 +254,10 @@ class StoredCodes:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def has_labels(self, path: Path) -> bool:
+        """Whether the file that they were read from has labels of its own. Raises DataError."""
+        return holds_labels(path) if self.mapped is None else self.mapped.form != "none"
+
     def described(self) -> str:
         """In which form which bits were read."""
         behind = f" ({self.source})" if self.source else ""
@@ -326,10 +333,10 @@ def with_labels(
     path: Path, stored: StoredCodes, labels: Path | None, label_form: LabelForm
 ) -> LabelledCodes:
     """What was read from `path`, with the labels of a second file, or its own. Raises DataError."""
-    if labels is None and stored.mapped is not None:
+    if labels is None and stored.mapped is not None and stored.mapped.form != "none":
         _expect_form(path, stored.mapped.form, label_form)
         return stored.mapped
-    if labels is None and path.suffix.lower() != ".npz" and not holds_labels(path):
+    if labels is None and path.suffix.lower() != ".npz" and not stored.has_labels(path):
         raise DataError(
             f"{path}: has codes alone; expected a second file with their labels: --labels "
             "FILE, of a database --database-labels FILE (or, of `advhash eval`, --relevance FILE)"
@@ -365,7 +372,9 @@ def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
 
 
 def _expect_form(path: Path, form: Form, asked: LabelForm) -> None:
-    """Raise DataError where a file of ours holds labels that are not of the form asked for."""
+    """Raise DataError where a file of ours holds no labels of the form asked for."""
+    if form == "none":
+        raise DataError(f"{path}: has codes alone: import it again with --labels FILE")
     if asked not in ("auto", _STATED[form]):
         raise DataError(f"{path}: its labels were {form}, expected {asked}: import it again")
 

@@ -18,7 +18,7 @@ from advhash.codes.text_rows import TextTable, is_ambiguous
 from advhash.errors import DataError
 
 LabelForm = Literal["auto", "classes", "multi-hot"]  # as asked for
-Form = Literal["class numbers", "multi-hot"]  # as read
+Form = Literal["class numbers", "multi-hot", "none"]  # as read; none: there are no labels
 MOST_CLASSES = 1 << 20
 ROWS = 1 << 16  # checked and packed at a time
 

@@ -318,7 +318,8 @@ def graded_gain(
     the gain is linear, as trec_eval and BEIR have it, not 2^g − 1), divided by that of the best
     order. In a random order of the n rows of a level, each rank holds each row with probability
     1/n, so that its gain is on average ḡ, the level's mean grade. DCG is linear in the gains, and
-    the best order has no ties that matter, so that the expectation is exactly
+    IDCG, that of the best order, knows no ties, so that the expectation is exactly (McSherry and
+    Najork, ECIR 2008)
 
         E[NDCG] = Σ_levels ḡ · Σ_{ranks of the level, up to top_k} 1/log2(1 + r) / IDCG
 

@@ -408,9 +408,9 @@ def test_class_numbers_stay_class_numbers_in_our_format(tmp_path: Path) -> None:
     found = map_codes(tmp_path / f"a{SUFFIX}")
     assert (found.form, found.labels.bits, found[1:].form) == ("class numbers", 5, "class numbers")
     content = bytearray((tmp_path / f"a{SUFFIX}").read_bytes())
-    content[28] = 2
+    content[28] = 3
     (tmp_path / f"a{SUFFIX}").write_bytes(content)
-    with pytest.raises(DataError, match="labels of form 2"):
+    with pytest.raises(DataError, match="labels of form 3"):
         map_codes(tmp_path / f"a{SUFFIX}")
 
 

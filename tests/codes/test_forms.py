@@ -149,7 +149,7 @@ def test_every_form_gives_the_same_codes(tmp_path: Path, name: str) -> None:
     assert equal(stored.codes, HashCodes.pack(bits))
     assert stored.form == form
     assert f"{form}, {WIDTH} bits" in stored.described()
-    asked = read_stored(tmp_path / name, Reading(form=form, quantise=how.quantise))  # type: ignore[arg-type]
+    asked = read_stored(tmp_path / name, Reading(form=form, quantise=how.quantise))
     assert equal(asked.codes, stored.codes)
     cut = read_stored(tmp_path / name, Reading(quantise=how.quantise, bits=19))
     assert equal(cut.codes, HashCodes.pack(bits[:, :19]))
@@ -349,7 +349,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, Reading, str]] = {
         "row 1: expected finite embeddings, got nan in column 1",
     ),
     "rows of zeros": (
-        lambda file: np.save(file, [[0.3, 1], [0, 0], [0, 0]]),
+        lambda file: np.save(file, [[0.3, 1.0], [0.0, 0.0], [0.0, 0.0]]),
         ".npy",
         Reading(quantise="mean"),
         r"row 1: expected an embedding, got zeros alone \(so are 2 rows\)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ GRADED = {("q9", "d0"): 2, ("q7", "d5"): 1, ("q9", "d3"): 1, ("q7", "d1"): 0}
 CSR = ([0, 2], [0, 2, 4], [[0, 2], [1, 3]], [[0.0, 1.0], [2.0, 1.0]])
 
 
-def sides(**given: object) -> tuple[Side, Side]:
+def sides() -> tuple[Side, Side]:
     return Side("queries", 3, QUERIES), Side("database", 4, DOCUMENTS)
 
 
@@ -33,9 +34,7 @@ def beir(folder: Path, *splits: str) -> Path:
     return folder
 
 
-def parts(
-    judgements: Judgements,
-) -> tuple[list[int], list[int], list[list[int]], list[list[float]]]:
+def parts(judgements: Judgements) -> tuple[list[Any], ...]:
     """Queries, starts, and rows and grades of each query in the order of the rows."""
     pairs = judgements.pairs
     rows, grades = [], []
@@ -68,9 +67,8 @@ def test_a_beir_folder_names_the_rows_by_its_lines(tmp_path: Path) -> None:
 def test_every_file_of_judgements_gives_the_same_pairs(
     tmp_path: Path, name: str, text: str
 ) -> None:
-    lines = [
-        text.format(query=query, row=row, grade=grade) for (query, row), grade in GRADED.items()
-    ]
+    judged = ((*pair, grade) for pair, grade in GRADED.items())
+    lines = [text.format(query=query, row=row, grade=grade) for query, row, grade in judged]
     (tmp_path / name).write_text("\n".join(lines))
     assert parts(read_judgements(tmp_path / name, *sides())) == CSR
 

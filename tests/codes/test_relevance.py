@@ -1,4 +1,4 @@
-"""Labels, identities, graded pairs and neighbours are one contract; NDCG by hand and brute force."""
+"""Labels, identities, graded pairs and neighbours are one contract; NDCG by brute force."""
 
 from __future__ import annotations
 
