@@ -260,7 +260,8 @@ class ExternalVictim(HashVictim):
         """Raise UsageError for bytes that are neither 0 and 1 nor signs: their sign is no bit."""
         if codes.dtype not in (torch.uint8, torch.int8):
             return
-        other = codes[(codes < -1) | (codes > 1)]
+        wide = codes.to(torch.int16)
+        other = wide[(wide < -1) | (wide > 1)]
         if len(other):
             kind = str(codes.dtype).removeprefix("torch.")
             form = "ubinary" if codes.dtype == torch.uint8 else "binary"
