@@ -126,7 +126,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("precision_within_2", "precision within 2 bits", "share", "defender",
                "Precision of hash lookup: 0 where nothing lies within the radius."),
         Figure("ndcg", "NDCG", "share", "defender",
-               "Normalised discounted cumulative gain, 1 for a relevant row."),
+               "Normalised discounted cumulative gain, 1 for a relevant row, or its grade."),
         Figure("ndcg_at_10", "NDCG at 10", "share", "defender",
                "NDCG of the first 10 rows; the gain is the grade that judgements give, else 1 for "
                "a relevant row; null where nothing says what is relevant."),

@@ -446,8 +446,10 @@ def _relevant(document: Mapping[str, Any]) -> str:
     else:
         without = document["queries"] - said["queries_judged"]
         parts = [f"{said['pairs']} judgements in {said['file']}, rows by {said['rows_called_by']}"]
-        parts += [f"{without} queries without any left out"] if without else []
-        parts += [f"{said['ignored']} of unknown rows left out"] if said["ignored"] else []
+        parts += [f"{without} queries without a judgement left out"] if without else []
+        parts += (
+            [f"{said['ignored']} judgements of unknown rows left out"] if said["ignored"] else []
+        )
         said = "; ".join(parts)
     return f"{said}; {document['empty_queries']} queries without a relevant row"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +228,7 @@ class TestJudgedByFiles:
             "read as ubinary, 32 bits\n12 queries against 60 codes of 32 bits, "
         )
         assert "50 judgements in beir/qrels/test.tsv, rows by ids" in shown
-        assert "2 queries without any left out; 0 queries without a relevant row" in shown
+        assert "2 queries without a judgement left out; 0 queries without a relevant row" in shown
         _, shown, _ = command(capsys, *self.FLOATS, "--quiet")
         assert shown.startswith("read as floats, 32 bits (sign)\n")
         assert "relevant: the nearest floats (cosine)" in shown
@@ -302,6 +305,26 @@ class TestJudgedByFiles:
         assert err.count("\n") == 1
         assert out == ""
         assert not list(folder.glob("a.codes"))
+
+
+def test_the_page_of_stored_codes_is_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are made, its commands run, and every line that it shows is printed."""
+    page = Path(__file__).resolve().parents[2] / "docs/how_to/own_codes.md"
+    text = page.read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    runpy.run_path(str(tmp_path / "make.py"))
+    shown = 0
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in block.split("$ advhash ")[1:]:
+            words, *expected = part.splitlines()
+            _, out, err = command(capsys, *shlex.split(words))
+            printed = [line.rstrip() for line in (out + err).splitlines()]
+            assert [line for line in printed if "pairs/s" not in line] == expected
+            shown += len(expected)
+    assert shown > 30
 
 
 def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
