@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.codes.forms import (
-    AS_FOUND,
+    AS_RECOGNISED,
     MOST_BITS,
     CodeForm,
     Reading,
@@ -266,7 +266,7 @@ class StoredCodes:
 
 def read_stored(
     path: Path,
-    how: Reading = AS_FOUND,
+    how: Reading = AS_RECOGNISED,
     *,
     database: StoredCodes | None = None,
     verify: bool = True,
@@ -278,7 +278,7 @@ def read_stored(
     Raises DataError; UsageError for a quantiser that has no floats to work on.
     """
     if path.suffix.lower() == SUFFIX:
-        if how != AS_FOUND:
+        if how != AS_RECOGNISED:
             raise UsageError(
                 f"{path}: a {SUFFIX} file says itself what it holds: leave out --form, --quantise, "
                 "--bits and --column"
@@ -317,7 +317,7 @@ def read_codes(
     *,
     label_form: LabelForm = "auto",
     verify: bool = True,
-    how: Reading = AS_FOUND,
+    how: Reading = AS_RECOGNISED,
 ) -> LabelledCodes:
     """Codes and labels from a file of any known format.
 

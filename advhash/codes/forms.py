@@ -37,7 +37,7 @@ _HEX = re.compile(r"[0-9a-fA-F]+")
 _BASE64 = re.compile(r"[0-9a-zA-Z+/_-]+={0,2}")
 _LEAST_BASE64 = 8  # signs of a word that is taken for one
 _QUANTISE = "embeddings become bits by --quantise sign, mean or median"
-_FOUND: dict[CodeForm, str] = {
+_VALUES: dict[CodeForm, str] = {
     "bits": "0 or 1",
     "signs": "-1 or 1",
     "ubinary": "bytes, 0 to 255",
@@ -62,7 +62,7 @@ class Reading:
     column: str | None = None
 
 
-AS_FOUND = Reading()
+AS_RECOGNISED = Reading()
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def _check(
             wrong = ~((part >= least) & (part <= most) & (np.floor(part) == part))
     if wrong.any():
         row, column = np.argwhere(wrong)[0].tolist()
-        raise _wrong(rows, _FOUND[form], start + row, column, where, f"as --form {form} has it")
+        raise _wrong(rows, _VALUES[form], start + row, column, where, f"as --form {form} has it")
 
 
 def _octets_of_words(

@@ -326,7 +326,7 @@ def graded_gain(
     >>> counts = DistanceHistograms(np.array([[2, 1]]), np.array([[2, 0]]))
     >>> gains = LevelGains(np.array([[4.0, 0.0]]), np.array([0, 2]), np.array([3.0, 1.0]))
     >>> graded_gain(counts, gains).round(4).tolist()  # grades 3, 1 and 1, 3 are equally likely
-    [0.8985]
+    [0.8984]
     """
     levels = _Levels(counts, top_k)
     depth = counts.rows if top_k is None else min(top_k, counts.rows)
