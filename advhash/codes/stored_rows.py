@@ -452,14 +452,19 @@ def _index(path: Path) -> StoredRows:
         ) from None
     with path.open("rb") as stream:
         binary = stream.read(2) == b"IB"
-    bound = faiss.get_deserialization_vector_byte_limit()
+    bound, size = faiss.get_deserialization_vector_byte_limit(), path.stat().st_size
     try:
         # what a file states of its sizes is bounded by its own size before it takes memory
-        faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 1))
+        faiss.set_deserialization_vector_byte_limit(max(size, 1))
         index = faiss.read_index_binary(str(path)) if binary else faiss.read_index(str(path))
+        if not 0 <= index.ntotal <= size:  # a row takes a byte at least
+            raise Unreadable(f"{index.ntotal} rows in {size} bytes")
+        check_unpacked(index.ntotal * index.d * (1 if binary else 4))
         name = type(index).__name__
         values, ids = _reconstructed(faiss, index, binary)
-    except (RuntimeError, AssertionError, MemoryError) as error:
+        if not len(values) == len(ids) == index.ntotal:
+            raise Unreadable(f"{len(values)} rows where it states {index.ntotal}")
+    except (RuntimeError, AssertionError, MemoryError, ValueError, IndexError) as error:
         raise DataError(
             f"{path}: not an index whose rows faiss gives back ({_short(error)})"
         ) from None
