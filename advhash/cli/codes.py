@@ -233,6 +233,10 @@ def _by_labels(
     from advhash.codes.code_files import read_labels, with_labels
     from advhash.experiments.evaluate import evaluate
 
+    if targets is None and settings["convention"] is None:
+        identified = _by_identities(sides, label_form, settings)
+        if identified is not None:
+            return identified
     read, gallery = (with_labels(*side, label_form) for side in sides)
     query = read.fitted(gallery)
     aims = None
@@ -242,6 +246,34 @@ def _by_labels(
     return figures, {
         "classes": max(read.labels.bits, gallery.labels.bits),
         "label_form": {"queries": read.form, "database": gallery.form},
+        "relevance": {"by": "labels"},
+    }
+
+
+def _by_identities(
+    sides: Sequence[tuple[Path, StoredCodes, Path | None]],
+    label_form: Any,
+    settings: Mapping[str, Any],
+) -> tuple[Evaluation, dict[str, Any]] | None:
+    """The figures of `_by_labels` where class numbers are so many that each gets no column."""
+    from advhash.codes.code_files import LabelledCodes, read_class_numbers
+    from advhash.codes.relevance import identities
+    from advhash.experiments.evaluate import evaluate
+
+    if not all(labels is not None or side.has_labels(file) for file, side, labels in sides):
+        return None
+    asked, known = (read_class_numbers(labels or file, label_form) for file, _, labels in sides)
+    if asked is None or known is None or not len(asked) or not len(known):
+        return None
+    fits = [len(asked), len(known)] == [len(side) for _, side, _ in sides]
+    pairs = identities(asked, known) if fits else None
+    if pairs is None:
+        return None
+    query, gallery = (LabelledCodes.unlabelled(side.codes) for _, side, _ in sides)
+    figures = evaluate(query, gallery, relevance=pairs, **settings)
+    return figures, {
+        "classes": 1 + int(max(asked.max(), known.max())),
+        "label_form": dict.fromkeys(("queries", "database"), "class numbers"),
         "relevance": {"by": "labels"},
     }
 

@@ -39,9 +39,10 @@ from advhash.codes.labels import (
     Form,
     LabelForm,
     Labels,
+    class_numbers,
     digits_of,
+    expect_one_meaning,
     read_labels as as_labels,
-    text_labels,
 )
 from advhash.codes.packed import HashCodes
 from advhash.codes.quantise import Thresholds, above, thresholds
@@ -353,14 +354,30 @@ def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
 
     Raises DataError.
     """
-    suffix = path.suffix.lower()
-    if suffix == SUFFIX:
+    if path.suffix.lower() == SUFFIX:
         mapped = map_codes(path)
         _expect_form(path, mapped.form, form)
         return mapped.labelled
+    return as_labels(*_label_values(path, form))
+
+
+def read_class_numbers(path: Path, form: LabelForm = "auto") -> npt.NDArray[np.int64] | None:
+    """The class numbers (N,) of a file; None: it has a column a class. Raises DataError."""
+    if path.suffix.lower() == SUFFIX:
+        return None
+    return class_numbers(*_label_values(path, form))
+
+
+def _label_values(
+    path: Path, form: LabelForm
+) -> tuple[npt.NDArray[Any], LabelForm, Path, npt.NDArray[np.int64] | None]:
+    """What is read as labels: the values, their form as far as known, where, and their lines."""
+    suffix = path.suffix.lower()
     if suffix in TEXT:
         with reading(path), path.open(encoding="utf-8-sig", errors="replace") as stream:
-            return text_labels(read_table(stream, path, digits=digits_of(form)), form, path)
+            table = read_table(stream, path, digits=digits_of(form))
+        expect_one_meaning(table, form, path)
+        return table.values, form, path, table.lines
     if suffix == ".npy":
         with reading(path):
             array = loaded(path, "r")
@@ -368,7 +385,7 @@ def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
         array = column_of(path, LABELS)
     if suffix == ".npz" and form == "auto":
         form = _stated_form(path)
-    return as_labels(array, form, path)
+    return array, form, path, None
 
 
 def _expect_form(path: Path, form: Form, asked: LabelForm) -> None:

@@ -21,6 +21,8 @@ from advhash.codes.packed import HashCodes
 
 Similarity = Literal["cosine", "dot"]
 _PAIRS = 1 << 20  # whose distances are taken at a time
+_LEAST_IDENTITIES = 4096  # classes, from which on a column for each costs more than pairs do
+_MOST_PAIRS = 1 << 26
 _SIMILARITIES = 1 << 25  # in memory at a time, as float32
 _EQUAL = 1e-6  # similarities that differ by rounding, relative to the largest
 
@@ -117,6 +119,9 @@ class GradedPairs(Relevance):
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
         return cls(starts, order[np.repeat(first, counts) + within], np.ones(starts[-1]))
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def kernel_labels(self, classes: int) -> HashCodes:
         return HashCodes.pack(np.zeros((len(self.starts) - 1, classes), bool))
 
@@ -138,6 +143,19 @@ class GradedPairs(Relevance):
         starts = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=shape[0]))])
         order = np.lexsort((-grades, queries))
         return DistanceHistograms(counts.total, hits), LevelGains(gain, starts, grades[order])
+
+
+def identities(query: npt.NDArray[np.int64], database: npt.NDArray[np.int64]) -> GradedPairs | None:
+    """Pairs for class numbers that are rather identities: many classes of few rows.
+
+    None where one column a class is the smaller way: few classes, or too many pairs.
+    """
+    known, counts = np.unique(database, return_counts=True)
+    if max(query.max(initial=0), known.max(initial=0)) < _LEAST_IDENTITIES:
+        return None
+    place = np.searchsorted(known, query).clip(0, len(known) - 1)
+    pairs = int(np.where(known[place] == query, counts[place], 0).sum())
+    return None if pairs > _MOST_PAIRS else GradedPairs.of_identities(query, database)
 
 
 def float_neighbours(

@@ -354,7 +354,7 @@ def _parquet(path: Path, how: Reading) -> StoredRows:
     called = next((name for name in IDS if name in names), None)
     ids = None
     if called is not None:
-        ids = tuple(str(value) for value in _arrow_column(path, called).to_pylist())
+        ids = as_ids(column_of(path, (called,)), path)
     rest = [name for name in names if name not in (*IDS, *LABELS)]
     if how.column is None and len(rest) > 1 and not set(rest) & set(CODES):
         columns = [_of_arrow(path, name, _arrow_column(path, name)) for name in rest]
@@ -382,6 +382,7 @@ def _arrow_column(path: Path, name: str) -> Any:
             # rows that repeat take no bytes in the file, and their place in memory all the same
             check_unpacked(max(sum(sizes), file.metadata.num_rows))
             column = file.read(columns=[name]).column(0)
+            column.validate(full=True)  # offsets, and whether texts are UTF-8
     except (pa.ArrowException, OSError, Unreadable) as error:
         raise DataError(f"expected a Parquet file {path}, got: {reason(error)}") from None
     if column.null_count:

@@ -20,7 +20,13 @@ from advhash.codes.metrics import (
     normalised_gain,
     recall_at,
 )
-from advhash.codes.relevance import GradedPairs, Relevance, SharedLabels, float_neighbours
+from advhash.codes.relevance import (
+    GradedPairs,
+    Relevance,
+    SharedLabels,
+    float_neighbours,
+    identities,
+)
 
 
 def judged(
@@ -152,6 +158,18 @@ def test_identities_give_the_figures_of_one_column_each() -> None:
     by_pairs, _ = judged(GradedPairs.of_identities(asked, known), query, database)
     assert np.array_equal(by_labels.relevant, by_pairs.relevant)
     assert (by_labels.relevant_rows == 0).any()  # identities that the database has not
+
+
+def test_class_numbers_are_identities_where_they_are_many_of_few_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = np.arange(5000)
+    pairs = identities(np.array([7, 4999, 6000]), known)
+    assert pairs is not None
+    assert (pairs.starts.tolist(), pairs.rows.tolist()) == ([0, 1, 2, 2], [7, 4999])
+    assert identities(np.array([7]), known[:4000]) is None
+    monkeypatch.setattr(module, "_MOST_PAIRS", 1)
+    assert identities(np.array([7, 4999]), known) is None
 
 
 def test_a_query_without_a_relevant_row_follows_the_rule() -> None:

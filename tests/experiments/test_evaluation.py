@@ -16,7 +16,7 @@ import pytest
 from command_line import command
 from sklearn.metrics import average_precision_score
 
-from advhash.codes import HashCodes
+from advhash.codes import HashCodes, relevance
 from advhash.codes.code_files import LabelledCodes, write_codes
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import chance_average_precision
@@ -325,6 +325,31 @@ def test_the_page_of_stored_codes_is_what_happens(
             assert [line for line in printed if "pairs/s" not in line] == expected
             shown += len(expected)
     assert shown > 30
+
+
+def test_identities_by_the_ten_thousand_have_the_figures_of_their_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 rows with an identity each were 50 MB of columns; now they are pairs."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = generator.random((20_000, 32)) < 0.5
+    np.savez("database.npz", codes=rows, labels=generator.permutation(20_000))
+    chosen = generator.integers(0, 20_000, 30)
+    moved = rows[chosen] ^ (generator.random((30, 32)) < 0.1)
+    np.savez("query.npz", codes=moved, labels=np.load("database.npz")["labels"][chosen])
+    words = ("eval", "--codes", "query.npz", "--database", "database.npz")
+    pairs = document(capsys, *words)
+    monkeypatch.setattr(relevance, "_LEAST_IDENTITIES", 1 << 20)
+    columns = document(capsys, *words)
+    assert pairs["classes"] == columns["classes"] == 20_000
+    assert pairs["label_form"] == columns["label_form"]
+    for name in ("map", "map_chance", "ndcg", "ndcg_at_10", "recall_at_10"):
+        assert pairs[name] == pytest.approx(columns[name], abs=1e-12)
+    monkeypatch.setattr(relevance, "_LEAST_IDENTITIES", 4096)
+    monkeypatch.setattr(relevance, "_MOST_PAIRS", 29)
+    assert document(capsys, *words)["map"] == columns["map"]
+    assert 0.1 < pairs["map"] < 1
 
 
 def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
