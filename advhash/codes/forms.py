@@ -163,7 +163,9 @@ def _form_of_numbers(
     value = numbers[row, column]
     if not np.isfinite(value):
         raise _wrong(rows, "0 and 1 or of -1 and 1", row, column, where)
-    if numbers.dtype.kind != "f" or value == np.floor(value):
+    if rows.lines is not None and numbers.shape[1] == 1:
+        advice = f"words in hex are --form hex, {_QUANTISE}"
+    elif numbers.dtype.kind != "f" or value == np.floor(value):
         advice = f"packed bytes are --form ubinary or binary, {_QUANTISE}"
     else:
         advice = _QUANTISE

@@ -119,9 +119,6 @@ class GradedPairs(Relevance):
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
         return cls(starts, order[np.repeat(first, counts) + within], np.ones(starts[-1]))
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def kernel_labels(self, classes: int) -> HashCodes:
         return HashCodes.pack(np.zeros((len(self.starts) - 1, classes), bool))
 

@@ -204,21 +204,21 @@ def _text(path: Path, how: Reading) -> StoredRows:
         peeked = list(itertools.islice(numbered_words(stream), _PEEKED))
     as_words = how.form in ("hex", "base64")
     column, called, header = None, None, False
+    wanted = CODES if how.column is None else (how.column.lower(),)
     if len(peeked) > 1 and len(peeked[0][1]) > 1:
         names = [name.strip("\"'").lower() for name in peeked[0][1]]
-        wanted = (how.column.lower(),) if how.column else CODES
         column = next((names.index(name) for name in wanted if name in names), None)
         called = next((names.index(name) for name in IDS if name in names), None)
         header = column is not None and column < len(peeked[1][1])
-    if how.column is not None and not header:
-        raise DataError(f"{path}: expected a column {how.column!r}, got no header with it")
     alone = all(len(words) == 1 for _, words in peeked)
     if not header and alone:
-        header = len(peeked) > 1 and peeked[0][1][0].strip("\"'").lower() in CODES
+        header = len(peeked) > 1 and peeked[0][1][0].strip("\"'").lower() in wanted
         rest = [words[0] for _, words in peeked[header:]]
         as_words = as_words or any(number(word) is None for word in rest)
         column = 0
-    if column is None or not (as_words or called is not None or how.column):
+    if how.column is not None and not header:
+        raise DataError(f"{path}: expected a column {how.column!r}, got no header with it")
+    if column is None or not (as_words or (header and not alone)):
         return _numbers(path, how)
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         return _word_column(path, stream, column, called, header)

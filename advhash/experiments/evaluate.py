@@ -118,7 +118,7 @@ def evaluate(
     cannot be, and what `advhash.compute.executor.run_tasks` raises.
     """
     labelled = relevance is None
-    relevance = relevance or SharedLabels(query.labels)
+    relevance = SharedLabels(query.labels) if relevance is None else relevance
     _check(query, database, targets, labelled)
     if not labelled and (convention is not None or targets is not None):
         given = "--targets" if targets is not None else f"--convention {convention}"

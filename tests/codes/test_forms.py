@@ -107,6 +107,12 @@ STORED: dict[str, tuple[str, Callable[[Path, Bits], Any]]] = {
             file, "id,hash", [f"im{row}.jpg,{word}" for row, word in enumerate(hexes(bits))]
         ),
     ),
+    "files.csv": (
+        "hex",
+        lambda file, bits: comma_separated(
+            file, '"file";"hash"', [f'"a b.jpg";"{word}"' for word in hexes(bits)]
+        ),
+    ),
     "base64.txt": ("base64", lambda file, bits: file.write_text("\n".join(base64s(bits)))),
     "a.jsonl": ("bits", lambda file, bits: lines(file, bits.astype(int).tolist())),
     "hex.jsonl": ("hex", lambda file, bits: lines(file, hexes(bits))),
@@ -165,6 +171,23 @@ def test_ids_come_with_the_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", codes=packed(some_bits()), ids=["d"])
     with pytest.raises(DataError, match="expected as many ids as rows, got 1 and 40"):
         read_stored(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.csv", "a.parquet", "a.jsonl", "a.npz"])
+def test_a_column_of_any_name_is_asked_for(tmp_path: Path, name: str) -> None:
+    words = hexes(some_bits())
+    write: dict[str, Callable[[Path], Any]] = {
+        "a.csv": lambda file: comma_separated(file, "Finger", words),
+        "b.csv": lambda file: comma_separated(file, "x,Finger", [f"7,{word}" for word in words]),
+        "a.parquet": lambda file: table(file, codes=words, Finger=words),
+        "a.jsonl": lambda file: lines(file, [{"x": 7, "Finger": word} for word in words]),
+        "a.npz": lambda file: np.savez(file, codes=np.eye(3), Finger=words),
+    }
+    write[name](tmp_path / name)
+    stored = read_stored(tmp_path / name, Reading(column="Finger"))
+    assert equal(stored.codes, HashCodes.pack(some_bits()))
+    with pytest.raises(DataError, match="'Thumb', got"):
+        read_stored(tmp_path / name, Reading(column="Thumb"))
 
 
 def test_bits_of_perceptual_hashes_are_in_row_order(tmp_path: Path) -> None:
@@ -329,6 +352,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, Reading, str]] = {
         ".jsonl",
         Reading(),
         "line 2: expected a field 'code' as before",
+    ),
+    "hex of digits in text": (
+        lambda file: file.write_text("12345678\n87654321\n"),
+        ".txt",
+        Reading(),
+        "line 1: expected 0, 1 or -1, got '1.23457e\\+07' .words in hex are --form hex",
     ),
     "floats": (
         lambda file: np.save(file, [[0.3, -1.2]]),
