@@ -82,9 +82,9 @@ class LabelledCodes:
     form: Form = "multi-hot"
 
     @classmethod
-    def unlabelled(cls, codes: HashCodes, path: Path | None = None) -> LabelledCodes:
+    def unlabelled(cls, codes: HashCodes) -> LabelledCodes:
         """Codes whose relevance lies elsewhere: one class, which no row has."""
-        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), path, "none")
+        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), form="none")
 
     @property
     def labelled(self) -> Labels:
@@ -237,7 +237,7 @@ class StoredCodes:
 
     codes:  the bits
     form:   in which form they were stored
-    source: what kind of file it is, where its name does not say it
+    source: what kind of file it is, where its name does not say it, and what made bits of floats
     floats: (N,D) the embeddings that the bits were made of; None: it holds bits
     limits: (D,) the thresholds that made bits of them
     ids:    what the rows are called; None: the file does not say it
@@ -309,7 +309,8 @@ def read_stored(
             f"{floats.shape[1]}"
         )
     codes = HashCodes.pack(above(floats, limits))
-    return StoredCodes(codes, form, f"{rows.source or how.quantise}", floats, limits, rows.ids)
+    source = ", ".join(part for part in (rows.source, how.quantise) if part)
+    return StoredCodes(codes, form, source, floats, limits, rows.ids)
 
 
 def read_codes(

@@ -31,7 +31,7 @@ from advhash.storage.documents import (
 TEXT = (".txt", ".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
 FAISS = (".faiss", ".index")
-PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
+PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CODES = ("codes", "code", "hash", "embeddings", "embedding", "vectors", "vector", "emb")
 IDS = ("ids", "id", "_id")
 LABELS = ("labels", "label")
