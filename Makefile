@@ -7,7 +7,7 @@ WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: audit demo screenshot test test-browser test-all bench tables docs lint types clean
+.PHONY: audit demo screenshot test test-browser test-all bench measure tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,9 @@ bench: $(STAMP)
 tables: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python tools/figures_page.py
+
+measure: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/measure.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

@@ -363,13 +363,25 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
 
 
+ENCODER_PREFIXES = ("timm", "hf")  # see advhash.victims.encoders.sources
+
+
+def is_encoder(name: str) -> bool:
+    """Whether a victim's name is that of an encoder: a known prefix, a colon, a model.
+
+    >>> is_encoder("timm:resnet18"), is_encoder("hf:./clip"), is_encoder("my_hashes:average")
+    (True, True, False)
+    """
+    return name.partition(":")[0] in ENCODER_PREFIXES and ":" in name
+
+
 def is_external(name: str) -> bool:
-    """Whether a victim's name has the form `module:function`.
+    """Whether a victim's name has the form `module:function`, and is no encoder's.
 
     >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
     (True, False, False)
     """
-    return _FUNCTION.fullmatch(name) is not None
+    return _FUNCTION.fullmatch(name) is not None and not is_encoder(name)
 
 
 @functools.cache
@@ -427,14 +439,17 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.image.pairwise",
         "advhash.victims.image.hashnet",
         "advhash.victims.image.csq",
+        "advhash.victims.image.hash_layer",
         "advhash.victims.cross_modal.dlcmh",
         "advhash.victims.cross_modal.dcmh",
         "advhash.victims.federated.hashvfl",
         "advhash.victims.perceptual.hashes",
         "advhash.victims.neural.neural_code",
+        "advhash.victims.encoders.encoded",
     ),
     facts=("default_dataset",),
 )
+QUANTISERS: Registry[Any] = Registry("quantiser", ("advhash.victims.encoders.quantisers",))
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.inversion.code_inversion",))
 ATTACKS: Registry[Any] = Registry(
     "attack",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from advhash.measures.intervals import Difference, Metric
 from advhash.measures.sanity import Flag
@@ -61,6 +62,16 @@ class Victim(Part):
     info: VictimInfo
 
 
+class Ensemble(Part):
+    """A source made of several victims.
+
+    members: their labels
+    """
+
+    label: str
+    members: list[str]
+
+
 class Method(Part):
     """One attack as fitted to one source."""
 
@@ -74,6 +85,8 @@ class MatrixEntry(Part):
 
     gain:      paired over queries: t-MAP − t-MAP of clean queries; untargeted: MAP lost
     over_noise: the same against uniform noise under the same budget; null where there is none
+    over_single: of an ensemble on a victim outside of it, the same against its best member alone,
+        which is chosen for each half of the queries on the other half
     """
 
     method: str
@@ -82,6 +95,7 @@ class MatrixEntry(Part):
     metrics: dict[str, Metric | None]
     gain: Difference
     over_noise: Difference | None
+    over_single: Difference | None = None
 
 
 class Check(Part):
@@ -111,6 +125,7 @@ class TransferRecord(Document):
     command: Literal["transfer", "defend"]
     run: RunInfo
     victims: list[Victim]
+    ensembles: list[Ensemble] = Field(default_factory=list)
     methods: list[Method]
     dataset: DatasetInfo
     budgets: dict[str, BudgetInfo]  # of each method
@@ -143,6 +158,11 @@ class TransferRecord(Document):
         """The victims in order."""
         return [victim.label for victim in self.victims]
 
+    @property
+    def sources(self) -> list[str]:
+        """What attacks are made for: the victims, then the ensembles."""
+        return [*self.labels, *(ensemble.label for ensemble in self.ensembles)]
+
 
 def verdicts(record: TransferRecord) -> list[str]:
     """What was found: a sentence for each method, or what a defence changes."""
@@ -156,11 +176,21 @@ def verdicts(record: TransferRecord) -> list[str]:
         line = f"{method} ({record.budgets[method].text}): {name} "
         line += f"{with_interval(own or Metric())} on the victim that it was made for, "
         line += f"{with_interval(moved or Metric())} on others."
-        others = [c for c in record.cells if c.method == method and c.source != c.target]
+        mine = [c for c in record.cells if c.method == method]
+        others = [c for c in mine if c.source in record.labels and c.source != c.target]
         shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
         beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
         line += f" On {len(shown)} of {len(others)} others the interval of its gain is above zero"
         line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
+        joint = [c.over_single for c in mine if c.over_single is not None]
+        if joint:
+            ahead = sum(gain.low is not None and gain.low > 0 for gain in joint)
+            behind = sum(gain.high is not None and gain.high < 0 for gain in joint)
+            line += (
+                f" Made for an ensemble it is ahead of the best member alone on {ahead} and behind "
+                f"on {behind} of {len(joint)} victims outside of it, by the interval of the "
+                "difference."
+            )
         lines.append(line)
     return lines
 
@@ -185,15 +215,15 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
 
 def heat_map(record: TransferRecord, method: str) -> Drawing:
     """The source × target matrix of a method in percent, intervals below each figure."""
-    labels, headline = record.labels, record.headline(method)
+    labels, sources, headline = record.labels, record.sources, record.headline(method)
     metrics = [
         [record.at(method, source, target).metrics.get(headline.main) for target in labels]
-        for source in labels
+        for source in sources
     ]
     values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in metrics]
     with matplotlib.rc_context(STYLE):
-        side = 1.1 * len(labels)
-        figure = Figure(figsize=(2.6 + side, 1.6 + 0.7 * side), layout="constrained")
+        width, height = 1.1 * len(labels), 0.77 * len(sources)
+        figure = Figure(figsize=(2.6 + width, 1.6 + height), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
         for row, line in enumerate(metrics):
@@ -204,7 +234,7 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
                 ink = "black" if values[row][column] > 55 else "white"
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
         axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(sources)), sources)
         axes.set_xlabel("judged on")
         axes.set_ylabel("made for")
         axes.spines[:].set_visible(False)
@@ -227,23 +257,41 @@ def matrix_table(record: TransferRecord, method: str) -> Table:
     targeted = record.goal(method) == "targeted"
     figures = record.headline(method).figures
     gain = "t-MAP − t-MAP of clean queries" if targeted else "MAP lost"
+    members = {ensemble.label: ensemble.members for ensemble in record.ensembles}
+    single = ["over_single"] if members else []
+    caption = (
+        f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points."
+    )
+    if members:
+        caption += (
+            " Over the best member: an ensemble less that one of its members which alone does best "
+            "on the other half of the queries; every gradient of an ensemble costs one of each "
+            "member."
+        )
+
+    def note(cell: MatrixEntry) -> str:
+        if cell.source == cell.target:
+            return "itself"
+        return "a member" if cell.target in members.get(cell.source, ()) else ""
+
     return Table(
         f"{method} from victim to victim",
-        f"In percent, 95 % intervals in small print. Gain: {gain}, paired over queries, in points.",
+        caption,
         [
             *columns("Made for", "Judged on"),
             *of_figures(*figures, "gain"),
             Column("p"),
-            *of_figures("over_noise"),
+            *of_figures("over_noise", *single),
         ],
         [
             row(
                 named(cell.source),
-                named(cell.target, "itself" if cell.source == cell.target else ""),
+                named(cell.target, note(cell)),
                 (points(cell.metrics[name]) for name in figures),
                 points(cell.gain),
                 chance(cell.gain.p),
                 points(cell.over_noise),
+                *(points(getattr(cell, name)) for name in single),
             )
             for cell in record.cells
             if cell.method == method

@@ -240,6 +240,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "t-MAP − t-MAP of clean queries, untargeted: MAP lost; paired over queries."),
         Figure("over_noise", "gain over noise", "points", "attacker",
                "The same against uniform noise under the same budget."),
+        Figure("over_single", "gain over the best member", "points", "attacker",
+               "Made for an ensemble, against its best member alone, chosen on other queries."),
     ),
     "Defences": (
         Figure("map_clean", "MAP clean", "share", "defender",

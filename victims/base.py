@@ -15,6 +15,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.data.paths import Reads
 from advhash.errors import UsageError
+from advhash.measures.sanity import Flag
 from advhash.victims.training.state import UNSAVED, TrainingState
 
 MOST_BITS = 1024
@@ -53,11 +54,17 @@ class HashVictim(nn.Module, ABC):
     default_dataset: ClassVar[str] = "digits"
     reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
+    settings_decide: ClassVar[bool] = False  # over codes: its weights alone do not tell it apart
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         """The constructor arguments that follow from the data (number of classes, sizes …)."""
         return {}
+
+    @classmethod
+    def picture_side(cls, settings: Mapping[str, object]) -> int | None:
+        """The side at which pictures of a folder are read for these settings; None: as ever."""
+        return None
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
@@ -152,6 +159,10 @@ class HashVictim(nn.Module, ABC):
     def stored_rows(self, data: Dataset) -> Tensor:
         """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
         return torch.zeros(len(data.database), dtype=torch.bool)
+
+    def doubts(self) -> list[Flag]:
+        """What a reader must know of this victim before believing a figure."""
+        return []
 
     def query_modality(self, asked: Modality) -> Modality:
         """The modality that queries go through where `asked` is wanted: itself."""

@@ -15,7 +15,7 @@ from advhash.attacks.base import AttackData
 from advhash.compute.progress import Progress
 from advhash.experiments.attack.columns import distance_metrics
 from advhash.experiments.attack.measure import examples, flags, measure
-from advhash.experiments.attack.perturb import attack_rows
+from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
 from advhash.experiments.attack.record import Attacked, make_record, write_queries
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import fit_attack
@@ -37,10 +37,9 @@ def _attacked(
     """The attack, fitted on the data of the victim, and what it makes of the queries."""
     fitted = fit_attack(config, trained, served, progress)
     before = replace(trained, data=asked.data)
-    outcome = attack_rows(
-        config, before, fitted, asked.rows, asked.targets, piece=_made, progress=progress
-    )
-    return Attacked(config, before, fitted, outcome)
+    aimed = Aimed(asked.rows, asked.targets)
+    made = attack_batches(config, before, fitted, aimed, piece=_made, progress=progress)
+    return Attacked(config, before, fitted, joined_outcome(config, before, fitted, aimed, [made]))
 
 
 def without_database(

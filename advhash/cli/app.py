@@ -25,6 +25,7 @@ from advhash.cli.encode import encode
 from advhash.cli.endings import run_to_its_end
 from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
+from advhash.cli.imported import import_model
 from advhash.cli.invert import invert
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
@@ -89,6 +90,7 @@ app.command()(compare)
 app.command()(defend)
 app.command()(detect)
 app.command()(encode)
+app.command("import")(import_model)
 app.command()(invert)
 app.command("phase-chart")(phase_chart)
 app.command()(report)

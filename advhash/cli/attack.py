@@ -127,6 +127,14 @@ def attack(
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),
         Sets("protocol.poison"),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="no, or bf16 where the processor computes in it: of gradients. (default: no)",
+        ),
+        Sets("attack.precision"),
+    ] = None,
     float_pixels: Annotated[
         bool, typer.Option("--float", help="Do not round pixels to 8 bits (marked in the report).")
     ] = False,

@@ -32,7 +32,7 @@ def print_transfer(record: TransferRecord) -> None:
         main = record.headline(method).main
         tell(f"{method} ({budget.text}): {label_of(main)}; rows: made for, columns: judged on")
         rows = []
-        for source in record.labels:
+        for source in record.sources:
             row = {"": source}
             for target in record.labels:
                 row[target] = figure(record.at(method, source, target).metrics[main])
@@ -59,6 +59,13 @@ def transfer(
         str | None,
         typer.Option("--methods", help="Attacks, settings with +: dhta,prosgan+epochs=10"),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            help="An ensemble of victims to attack as well: dpsh,csq; once for each.",
+        ),
+    ] = None,
     dataset: DatasetName = None,
     norm: Norm = None,
     eps: Annotated[
@@ -71,11 +78,13 @@ def transfer(
 ) -> dict[str, Any]:
     """Attack each victim, judge the same pictures on all: the source × target matrix.
 
-    Every target answers from its own database, hashed by itself.
+    Every target answers from its own database, hashed by itself. Ensembles of victims are further
+    sources.
     """
     from advhash.experiments.config_text import parse_method
 
     def named(text: str | None) -> list[dict[str, Any]] | None:
         return None if text is None else [parse_method(part) for part in text.split(",")]
 
-    return {"victims": named(victims), "attacks": named(methods)}
+    sources = [text.split(",") for text in source] if source else None
+    return {"victims": named(victims), "attacks": named(methods), "sources": sources}

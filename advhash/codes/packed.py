@@ -69,6 +69,18 @@ class HashCodes:
             raise ValueError(f"expected codes of {parts[0].bits} bits only, got a mixture")
         return cls(np.concatenate([part.words for part in parts]), parts[0].bits)
 
+    @classmethod
+    def beside(cls, parts: Sequence[HashCodes]) -> HashCodes:
+        """The bits of all parts, one behind the other in each row.
+
+        Raises ValueError where the numbers of rows differ.
+
+        >>> one, other = HashCodes.pack([[1, 0]]), HashCodes.pack([[1]])
+        >>> HashCodes.beside([one, other]).unpack().tolist()
+        [[True, False, True]]
+        """
+        return cls.pack(np.concatenate([part.unpack() for part in parts], axis=1))
+
     def unpack(self) -> npt.NDArray[np.bool_]:
         """(N,K) bits."""
         octets = np.ascontiguousarray(self.words.astype("<u8")).view(np.uint8)

@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
 from advhash.errors import ConfigError, nearest
-from advhash.registry import ATTACKS, DEFENSES, DETECTORS, VICTIMS, Registry
+from advhash.registry import ATTACKS, DEFENSES, DETECTORS, VICTIMS, Registry, is_encoder
 from advhash.storage.documents import WHOLE
 from advhash.targets import TargetRule
 
@@ -72,9 +79,20 @@ class MethodConfig(Named):
 
 
 class VictimConfig(MethodConfig):
-    """seed: of its training and of its defence; None: the seed of the run."""
+    """A victim; `timm:NAME` and the like name the victim "encoder" with that encoder.
+
+    seed: of its training and of its defence; None: the seed of the run
+    """
 
     seed: int | None = Field(default=None, ge=0, lt=2**63, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_prefix(cls, values: Any) -> Any:
+        name = values.get("name") if isinstance(values, Mapping) else None
+        if isinstance(name, str) and is_encoder(name):
+            return {**values, "name": "encoder", "encoder": name}
+        return values
 
 
 class DatasetConfig(Named):

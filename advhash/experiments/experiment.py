@@ -15,8 +15,10 @@ page, and what an interrupted command is told. `resume` goes on with a folder of
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +44,8 @@ from advhash.storage.cache import cache_name
 from advhash.storage.cells import CellStore, Result
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment, new_run_id
+
+logger = logging.getLogger(__name__)
 
 
 class Cell(Protocol):
@@ -104,6 +108,7 @@ class Plan(Generic[Config, CellType]):
             the executor; parts in no stage are built where a cell first needs them. By default all
             parts, one after another
     threads: of every process; None: as many as this one has
+    whole:  why its work stays one cell, where no executor can divide it; the user is told
     label:  of the folder, where the command names none
     shown:  what `--dry-run` prints beside kind, seed, device and cells
     """
@@ -113,6 +118,7 @@ class Plan(Generic[Config, CellType]):
     parts: Mapping[str, Part] = field(default_factory=dict)
     stages: Sequence[Sequence[str]] = ()
     threads: int | None = None
+    whole: str = ""
     label: str = ""
     shown: Mapping[str, Any] = field(default_factory=dict)
 
@@ -231,8 +237,12 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
 
 @dataclass(frozen=True)
 class _Work(Generic[CellType]):
-    """A cell, or a part, as it is sent to another process."""
+    """A cell, or a part, as it is sent to another process, which keeps the parts of one run.
 
+    run: names the run; parts have their names in it
+    """
+
+    run: str
     kind: str
     parts: Mapping[str, Part]
     threads: int
@@ -242,10 +252,24 @@ class _Work(Generic[CellType]):
 
     def __call__(self) -> Result | Missing | None:
         torch.set_num_threads(self.threads)
-        kind, place = EXPERIMENTS.create(self.kind), Place(self.parts)
+        kind, place = EXPERIMENTS.create(self.kind), _kept_place(self.run, self.parts)
         if self.cell is not None:
             return _result(kind, self.cell, place, self.until)
         return _built(kind, self.part, place, self.until)
+
+
+_PLACES: dict[str, Place] = {}  # of the run whose work this process did last
+
+
+def _kept_place(run: str, parts: Mapping[str, Part]) -> Place:
+    """A place for these parts of a run, with those that this process built for it before."""
+    before, place = _PLACES.get(run), Place(parts)
+    if before is not None:
+        before.forget(but=tuple(parts))
+        place._built = before._built
+    _PLACES.clear()
+    _PLACES[run] = place
+    return place
 
 
 def _elsewhere(work: _Work[Any]) -> Result | Missing | None:
@@ -352,6 +376,8 @@ def run(
         assert kind.keeps_going
         until = _Deadline.after(max_minutes, executor)
     plan = kind.plan(config)
+    if plan.whole and executor != "inline":
+        logger.info("--executor %s: %s", executor, plan.whole)
     stores = [CellStore(kind.name, cell.key) for cell in plan.cells]
     final = out or Path("runs") / new_run_id(plan.label or kind.name)
 
@@ -413,6 +439,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     place: Place
     steps: Steps
     until: _Deadline | None
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def results(self) -> list[Result | Missing]:
         """What each cell gave, in order."""
@@ -466,7 +493,7 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
         names = {part, *getattr(needing, "parts", self.plan.parts)} - {""}
         parts = {name: self.plan.parts[name] for name in names}
         threads = torch.get_num_threads()
-        return _Work(self.kind.name, parts, threads, self.until, cell, part)
+        return _Work(self.run, self.kind.name, parts, threads, self.until, cell, part)
 
     def _run(self, works: Sequence[_Work[CellType]], stage: str) -> list[Result | Missing | None]:
         def lost(work: _Work[CellType]) -> Result | Missing | None:

@@ -155,6 +155,28 @@ def compare(rivals: Sequence[Rival]) -> list[Pair]:
     return [replace(pair, adjusted=p) for pair, p in zip(pairs, adjusted, strict=True)]
 
 
+def best_elsewhere(rivals: Sequence[Floats], *, sign: int = 1) -> Floats:
+    """(N,) of each query the figure of the rival that is best on queries other than it.
+
+    Queries at even places take the rival with the best mean at odd ones, and the other way about;
+    so the choice among several flatters none of them.
+
+    rivals: (N,) each, of the same queries in the same order; NaN where a query is left out
+    sign:   1 where a higher figure is better, else −1
+
+    >>> best_elsewhere([np.array([0.9, 0.0, 0.9, 0.0]), np.array([0.1, 0.2, 0.1, 0.2])]).tolist()
+    [0.1, 0.0, 0.1, 0.0]
+    """
+    table = np.stack(rivals)
+    chosen = np.empty(table.shape[1])
+    for here in (0, 1):
+        seen = table[:, 1 - here :: 2]
+        known = ~np.isnan(seen)
+        means = np.where(known, seen, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        chosen[here::2] = table[np.argmax(sign * means), here::2]
+    return chosen
+
+
 def map_lost(queries: Queries | None) -> Difference | None:
     """What attacked queries lose of MAP, query by query; None for a targeted run."""
     if queries is None or queries.targets is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 DIGEST = "sha256 of the tensors"
-_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 _MAX_CARD = 16 * 2**20
 SPARE_TENSORS = 1000
 Shapes = Mapping[str, tuple[int, ...]]
@@ -84,7 +86,7 @@ def save_victim(
     folder: Path, victim: HashVictim, *, name: str, settings: Mapping[str, Any], **card: Any
 ) -> None:
     """Write weights and card into an existing folder. Further keywords go into the card."""
-    write_tensors(folder / WEIGHTS, victim.state_dict())
+    _write_weights(folder / WEIGHTS, victim.state_dict())
     body = {
         "schema": SCHEMA,
         "name": name,
@@ -99,13 +101,32 @@ def save_victim(
     write_text(folder / CARD, json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False))
 
 
+def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Save weights without a copy of them in memory. Raises StorageError.
+
+    For a folder that nobody reads yet: what a kill leaves in it has a name of safetensors' own.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with storage_errors(path):
+        path.touch()
+        mode = path.stat().st_mode  # as the umask has it; safetensors writes for the owner alone
+        try:
+            safetensors.torch.save_file(plain, path)
+        except safetensors.SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        path.chmod(mode)
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a checkpoint folder. Raises CheckpointError with what to do instead."""
-    if folder.suffix.lower() in _PICKLES:
+    if folder.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"expected a checkpoint folder ({WEIGHTS} and {CARD}), got {folder}: pickled models "
-            "are refused since they can run code; train with `advhash train` or convert the "
-            "weights to safetensors"
+            "are refused since they can run code; `advhash import FILE --as NAME` reads many "
+            "without running them, or train with `advhash train`"
         )
     if not folder.exists():
         raise CheckpointError(f"expected a checkpoint folder, got {folder}: no such folder")
@@ -113,8 +134,9 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"expected a checkpoint folder, got {folder}: a file")
     file = folder / CARD
     if not file.is_file():
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
-        held = f"pickles ({', '.join(pickles[:3])}), which are refused" if pickles else "none"
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+        refused = "which are refused: try `advhash import FILE --as NAME`"
+        held = f"pickles ({', '.join(pickles[:3])}), {refused}" if pickles else "none"
         raise CheckpointError(f"expected {CARD} in checkpoint {folder}, got {held}")
     try:
         return check_card(read_json(file, _MAX_CARD))

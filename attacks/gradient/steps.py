@@ -83,6 +83,16 @@ class Stepper:
         self._moments = torch.zeros(2, *like.shape).to(like) if rule == "adam" else None
         self._taken = 0
 
+    def ahead(self, moved: Tensor, rows: Tensor) -> Tensor:
+        """`moved` (b, …) where the momentum alone would lead, μ·length·g away: NI-FGSM.
+
+        Lin et al., ICLR 2020. Along "l2" the step has the length μ·length, since g, which is not a
+        sign, has no size of its own there. "adam" has no such point.
+        """
+        assert self._average is not None
+        rule: Literal["l2", "plain"] = "l2" if self.rule == "l2" else "plain"
+        return stepped(moved, self._average[rows], rule, self.momentum * self.length)
+
     def move(self, moved: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
         """`moved` (b, …), images `rows` of the batch, a step on along −`gradient`.
 

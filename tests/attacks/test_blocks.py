@@ -28,6 +28,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {  # every draw of the attacks o
     "start": ("hag", {"steps": 3, "random_start": True}),
     "restarts": ("cgat", {"steps": 3, "restarts": 3}),
     "diversity": ("hag", {"steps": 4, "diversity": 0.5}),
+    "neighbours": ("hag", {"steps": 3, "neighbours": 2, "momentum": 0.9, "nesterov": True}),
     "transforms": ("hag", {"steps": 3, "transforms": ["noise", "crop"], "samples": 2}),
     "momentum": ("mainstay", {"steps": 3, "momentum": 0.9, "random_start": True}),
     "adam": ("sdha", {"steps": 3, "rule": "adam", "random_start": True}),

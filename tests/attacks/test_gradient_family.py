@@ -231,6 +231,134 @@ def test_momentum_adds_normalised_gradients_of_each_image() -> None:
     assert torch.allclose(moved, -one - (0.5 * one + two), atol=1e-5)
 
 
+class Bent(Projection):
+    """Its gradient is another one at every image; images are all inside [0,1], no bit rests."""
+
+    def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        codes: Tensor = torch.sin(3 * super().relax(inputs, modality))
+        return codes
+
+
+def published(
+    victim: Projection, scene: Scene, attack: GradientAttack, points: list[list[Tensor]]
+) -> Tensor:
+    """NI, SI and VMI written out, image by image, as the papers have them.
+
+    points: of each step the (B,3,H,W) draws of the neighbours
+    """
+    length, images = attack.step * BALL.eps, scene.queries.inputs["image"]
+    anchors = attack.anchors(scene.targets)
+    scale = victim.relax(images, "image").detach().abs().mean(dim=1)
+    results = []
+    for row in range(len(images)):
+        clean = images[row]
+
+        def slope(x: Tensor, row: int = row) -> Tensor:
+            total = torch.zeros_like(x)
+            for power in range(attack.scales):
+                point = x.clone().requires_grad_()
+                soft = torch.tanh(victim.relax(point[None] / 2**power, "image")[0] / scale[row])
+                loss = -(soft * anchors[row]).mean()
+                total += torch.autograd.grad(loss, point)[0] / attack.scales
+            return total
+
+        x, velocity = clean.clone(), torch.zeros_like(clean)
+        variance = torch.zeros_like(clean)
+        for step in range(attack.steps):
+            at = x
+            if attack.nesterov:
+                at = (x - length * attack.momentum * velocity).clamp(0, 1)
+            gradient = slope(at)
+            whole = gradient + variance
+            velocity = attack.momentum * velocity + whole / whole.abs().mean()
+            if attack.neighbours:
+                near = [slope((at + draw[row]).clamp(0, 1)) for draw in points[step]]
+                variance = torch.stack(near).mean(dim=0) - gradient
+            x = (x - length * velocity.sign()).clamp(clean - BALL.eps, clean + BALL.eps)
+            x = x.clamp(0, 1)
+        results.append(x)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"nesterov": True},
+        {"scales": 3},
+        {"neighbours": 2, "reach": 1.5},
+        {"nesterov": True, "scales": 2, "neighbours": 2, "reach": 0.5},
+    ],
+    ids=str,
+)
+def test_transfer_settings_against_the_papers(
+    settings: dict[str, Any], scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descent returns its best iterate: here the last one, and never rounded."""
+    victim = Bent().eval()
+    seen = scene.seen_by(victim)
+    attack = made("dhta", seen, steps=4, momentum=0.9, alphas=[1.0], rest=False, **settings)
+    draws: list[Tensor] = []
+    real = Chance.uniform
+    anchors = attack.anchors(scene.targets)
+    attack.anchors = lambda labels: anchors  # type: ignore[method-assign]
+
+    def kept(chance: Chance, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        draws.append(real(chance, *shape, low=low, high=high))
+        return draws[-1]
+
+    offered: list[Tensor] = []
+    monkeypatch.setattr(Chance, "uniform", kept)
+    monkeypatch.setattr(
+        "advhash.attacks.gradient.descent.round_toward",
+        lambda clean, moved: [offered.append(moved.clone()), moved.clone()][1],
+    )
+    attack.perturb(victim, seen.queries, seen.targets, BALL, eight_bit=False)
+    count = attack.neighbours
+    points = [draws[step * count : (step + 1) * count] for step in range(4)]
+    for step_draws in points:
+        for draw in step_draws:
+            assert float(draw.abs().max()) <= attack.reach * BALL.eps
+            assert float(draw.abs().max()) > 0.9 * attack.reach * BALL.eps
+    wanted = published(victim, seen, attack, points)
+    assert torch.allclose(offered[4], wanted, atol=1e-4)
+    assert not torch.allclose(
+        offered[4],
+        published(victim, seen, made("dhta", seen, steps=4, momentum=0.9, alphas=[1.0]), []),
+        atol=1e-3,
+    )
+
+
+def test_without_rest_all_steps_are_spent_on_margins(scene: Scene) -> None:
+    ball, margins = Budget("linf", 48 / 255), []
+    for rest in (True, False):
+        attack = made("mainstay", scene, rest=rest, steps=30)
+        anchors = attack.anchors(scene.targets)
+        attack.loss = lambda codes, goal: -(codes * goal).mean(dim=1)  # type: ignore[method-assign]
+        result = attacked(attack, scene, budget=ball)
+        assert (result.codes.signs() == anchors.numpy()).all()  # rested, had they been let
+        relaxed = scene.victim.relax(result.batch.inputs["image"], "image").detach()
+        margins.append(float((relaxed * anchors).mean()))
+    assert margins[1] > 1.1 * margins[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"nesterov": True}, "momentum > 0"),
+        ({"nesterov": True, "momentum": 1.0, "rule": "adam"}, "other than adam"),
+        ({"scales": 0}, "scales >= 1"),
+        ({"neighbours": -1}, "neighbours >= 0"),
+        ({"neighbours": 2, "reach": 0.0}, "reach > 0"),
+    ],
+    ids=str,
+)
+def test_transfer_settings_that_mean_nothing_are_refused(
+    settings: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(ConfigError, match=word):
+        ATTACKS.create("dhta", settings)
+
+
 def test_diversity_keeps_the_size_and_passes_the_gradient() -> None:
     torch.manual_seed(0)
     images, chance = torch.rand(6, 3, 20, 20, requires_grad=True), Chance(0, torch.arange(6))
@@ -271,6 +399,12 @@ def test_untargeted_falls_to_chance_and_targeted_rises(name: str, scene: Scene) 
     [
         {"momentum": 1.0},
         {"diversity": 0.7},
+        {"momentum": 1.0, "nesterov": True},
+        {"momentum": 1.0, "nesterov": True, "rule": "l2"},
+        {"scales": 3},
+        {"neighbours": 2},
+        {"momentum": 1.0, "nesterov": True, "scales": 2, "diversity": 0.5, "neighbours": 1},
+        {"rest": False},
         {"random_start": True},
         {"restarts": 3},
         {"rule": "adam"},

@@ -22,7 +22,11 @@ from advhash.attacks.gradient.targeted import DHTA
 from advhash.cli import app
 from advhash.codes.packed import HashCodes
 from advhash.data.load import load_dataset
+from advhash.errors import UsageError
 from advhash.experiments.attack.record import Outcome
+from advhash.experiments.transfer.config import TransferConfig
+from advhash.experiments.transfer.run import Transfer
+from advhash.victims.image.csq import CSQ
 
 VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
 VICTIMS_LABELLED = ["dpsh+epochs=2", "dpsh+epochs=2+bits=16", "dpsh+seed=5+epochs=2"]
@@ -351,3 +355,191 @@ def test_pictures_without_classes_train_no_victim_in_any_order(
                             "--dataset", str(tmp_path), "--eps", "8/255", "--dry-run")  # fmt: skip
     assert code == 3
     assert "is trained on classes" in told
+
+
+# Ensembles as sources
+
+PAIR = "dpsh+epochs=2,dpsh+bits=16+epochs=2"  # settings in another order than --victims has them
+PAIR_LABEL = "dpsh+epochs=2,dpsh+epochs=2+bits=16"
+JOINT = (
+    "transfer", "--victims", VICTIMS, "--source", PAIR, "--methods",
+    "dhta+steps=6,mainstay-untargeted+steps=4", *FAST, *EPS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("joint") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["advhash", *JOINT, "--out", str(folder)])
+        app.main()
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def test_an_ensemble_is_a_further_row(
+    joint: tuple[Path, dict[str, Any]], finished: tuple[Path, dict[str, Any]]
+) -> None:
+    document = joint[1]
+    assert document["ensembles"] == [{"label": PAIR_LABEL, "members": VICTIMS_LABELLED[:2]}]
+    found, before = (cells(one, "dhta+steps=6") for one in (document, finished[1]))
+    assert set(found) - set(before) == {(PAIR_LABEL, target) for target in VICTIMS_LABELLED}
+    assert {place: found[place] for place in before} == before  # the other rows are as they were
+    assert (
+        document["metrics"]["tmap_transferred:dhta+steps=6"]
+        == (finished[1]["metrics"]["tmap_transferred:dhta+steps=6"])
+    )
+    for target in VICTIMS_LABELLED[:2]:  # both members are hit
+        assert found[PAIR_LABEL, target]["gain"]["low"] > 0
+    page = (joint[0] / "report.html").read_text("utf-8")
+    assert PAIR_LABEL in page
+    assert "gain over the best member" in page
+
+
+def test_it_is_compared_with_its_best_member_on_victims_outside(
+    joint: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, document = joint
+    rows = pq.read_table(folder / "queries.parquet").to_pylist()
+    outside = VICTIMS_LABELLED[2]
+    for method, figure, sign in (
+        ("dhta+steps=6", "tmap", 1),
+        ("mainstay-untargeted+steps=4", "map_adversarial", -1),
+    ):
+        found = cells(document, method)
+        assert all(
+            (cell["over_single"] is not None) == (place == (PAIR_LABEL, outside))
+            for place, cell in found.items()
+        )
+
+        def column(source: str, method: str = method, figure: str = figure) -> list[float]:
+            return [
+                row[figure]
+                for row in rows
+                if (row["method"], row["source"], row["target"]) == (method, source, outside)
+            ]
+
+        singles = np.array([column(one) for one in VICTIMS_LABELLED[:2]])
+        gains = []
+        for query, value in enumerate(column(PAIR_LABEL)):
+            elsewhere = singles[:, 1 - query % 2 :: 2].mean(axis=1)
+            gains.append(sign * (value - singles[np.argmax(sign * elsewhere), query]))
+        assert np.isclose(found[PAIR_LABEL, outside]["over_single"]["value"], np.mean(gains))
+
+
+def test_an_ensemble_is_moved_elsewhere_and_again_from_its_config(
+    joint: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    again = ["-q", "--json", "--executor", "local", "--out", str(tmp_path / "again")]
+    code, out, told = command(capsys, "transfer", "--config", str(joint[0] / "config.toml"), *again)
+    assert code == 0, told
+    assert json.loads(out)["cells"] == joint[1]["cells"]
+    kept = (tmp_path / "again/config.toml").read_text("utf-8")
+    assert kept == (joint[0] / "config.toml").read_text("utf-8")
+
+
+def planned(*sources: list[str], **settings: Any) -> dict[str, Any]:
+    """The cells of ensembles by source, in a plan of three victims."""
+    tables = [
+        {"name": "dpsh", "epochs": 2, "label": "one", **settings},
+        {"name": "csq", "epochs": 2, "label": "two"},
+        {"name": "dpsh", "epochs": 2, "seed": 5, "label": "three"},
+    ]
+    config = TransferConfig.build(
+        {
+            "victims": tables,
+            "attacks": [{"name": "dhta"}],
+            "sources": sources,
+            "dataset": {"name": "digits", "size": 16},
+        }
+    )
+    return {cell.source: cell for cell in Transfer().plan(config).cells}
+
+
+def test_the_cell_of_an_ensemble_is_named_by_all_its_members() -> None:
+    first = planned(["one", "two"], ["two", "three"])
+    other = planned(["one", "two"], ["two", "three"], bits=16)
+    assert first["one,two"].key != other["one,two"].key
+    assert first["two,three"].key == other["two,three"].key
+    assert len({cell.key for cell in first.values()}) == 5
+    assert first["one,two"].amount == 2  # of what its cost grows with
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (["dpsh,nope"], "got 'nope'"),
+        (["dpsh+bits=8,csq"], "got 'dpsh+bits=8'"),
+        (["dpsh,"], "got ''"),
+        (["dpsh"], "two victims or more"),
+        (["dpsh,csq,dpsh"], "got dpsh a second time"),
+        (["dpsh,csq,dpsh+seed=0"], "got dpsh+seed=0 a second time"),  # the seed of the run
+        (["dpsh,csq", "csq,dpsh"], "got it twice"),
+    ],
+)
+def test_what_is_no_ensemble_is_refused_before_any_training(
+    given: list[str],
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", lambda *_: 1 / 0)
+    sources = [part for one in given for part in ("--source", one)]
+    code, _, told = command(
+        capsys, "transfer", "--victims", "dpsh,csq,dpsh+seed=0", *sources, "--methods", "dhta",
+        *FAST, *EPS, "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 2, told
+    assert word in told
+    assert len(told.strip().splitlines()) == 1, told
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("victims", "data", "word"),
+    [
+        ("dpsh,dlcmh", ["--dataset", "openmoji"], "same database, got image and fused"),
+        ("dpsh,hashvfl", ["--dataset", "digits"], "other data"),
+    ],
+)
+def test_an_ensemble_of_other_inputs_or_databases_is_refused(
+    victims: str,
+    data: list[str],
+    word: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", lambda *_: 1 / 0)
+    code, _, told = command(
+        capsys, "transfer", "--victims", victims, "--source", victims, "--methods", "dhta",
+        *data, "-q", *EPS,
+    )  # fmt: skip
+    assert code == 2, told
+    assert word in told
+    assert len(told.strip().splitlines()) == 1, told
+
+
+def test_a_dry_run_counts_an_ensemble_s_members_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
+    code, out, _ = command(capsys, *JOINT, "--dry-run")
+    assert code == 0
+    plan = json.loads(out)
+    assert (plan["trainings"], plan["cells"]) == (3, 2 * 4)
+    assert plan["sources"] == [VICTIMS_LABELLED[:2]]
+
+
+def test_victims_of_other_ranges_are_no_ensemble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two victims that read the same column of data in different ways."""
+    made = CSQ.__post_init__
+
+    def signed(victim: CSQ) -> None:
+        made(victim)
+        victim.bounds = {"image": (-1.0, 1.0)}
+
+    monkeypatch.setattr(CSQ, "__post_init__", signed)
+    with pytest.raises(UsageError, match="expected victims of the same inputs"):
+        planned(["one", "two"])

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tomllib
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+import timm
 import torch
-from damage import codes_signed_anew, damaged, signed_anew
+from damage import codes_signed_anew, damaged, resealed, signed_anew
 from PIL import Image
 from report_scene import MAKERS, make_run
 
@@ -46,6 +48,7 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.config_text import read_toml
 from advhash.experiments.evaluate import evaluate
 from advhash.experiments.experiment import describe
+from advhash.experiments.prepare.imported import import_checkpoint
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, train_document
 from advhash.functional import nas
@@ -321,7 +324,8 @@ queries = 5
 
 def read_suite(folder: Path) -> None:
     from advhash.experiments.benchmark.config import SuiteConfig
-    from advhash.experiments.benchmark.suite import load_suite, plan_suite
+    from advhash.experiments.benchmark.shipped import load_suite
+    from advhash.experiments.benchmark.suite import plan_suite
 
     config = SuiteConfig.build(load_suite(str(folder / "suite.toml")))
     plan_suite(config).config.to_toml()
@@ -507,6 +511,51 @@ def read_cached(folder: Path) -> None:
     assert _cached(folder) == '{"fitness": 0.5}'
 
 
+def make_foreign(zipped: bool, whole: bool) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = timm.create_model("test_resnet", num_classes=8)
+        value = network if whole else {"epoch": 3, "state_dict": network.state_dict()}
+        file = folder / "model.pth"
+        torch.save(value, file, _use_new_zipfile_serialization=zipped)  # noqa: TID251
+
+    return make
+
+
+FOREIGN = ("timm:test_resnet", "none", 32)
+
+
+def read_foreign(folder: Path) -> None:
+    architecture, normalise, size = FOREIGN
+    document = import_checkpoint(
+        folder / "model.pth",
+        folder / "out",
+        architecture=architecture,
+        normalise=normalise,
+        image_size=size,
+    )
+    json.dumps(document, allow_nan=False)
+    load_victim(folder / "out")
+
+
+def foreign_command(folder: Path) -> list[str]:
+    architecture, normalise, size = FOREIGN
+    return [
+        *("import", str(folder / "model.pth"), "--as", str(folder / "out"), "--arch", architecture),
+        *("--normalise", normalise, "--image-size", str(size)),
+    ]
+
+
+def reseal(folder: Path) -> None:
+    if zipfile.is_zipfile(folder / "model.pth"):
+        resealed(folder / "model.pth")
+
+
+def foreign_kind(zipped: bool, whole: bool) -> Kind:
+    return Kind(make_foreign(zipped, whole), read_foreign, foreign_command, reseal, "model.pth")
+
+
 KINDS: dict[str, Kind] = {
     "checkpoint": Kind(
         make_checkpoint, read_checkpoint,
@@ -517,6 +566,11 @@ KINDS: dict[str, Kind] = {
         lambda folder: ("train", "--victim", str(folder)),
         perhaps_signed,
     ),
+    **{
+        f"foreign pickle, {what}, {container}": foreign_kind(zipped, what == "model")
+        for what in ("model", "state")
+        for container, zipped in (("archive", True), ("stream", False))
+    },
     "two runs": Kind(
         make_finished, read_finished,
         lambda folder: ("compare", str(folder / "a"), str(folder / "b")),

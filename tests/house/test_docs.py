@@ -62,6 +62,17 @@ def test_every_page_that_a_script_writes_is_in_the_list() -> None:
         assert f"`benchmarks/{script.name}`" in text
 
 
+def test_one_command_measures_every_page() -> None:
+    """`make measure` knows each script that writes a page, and pages that are there."""
+    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+    measure = runpy.run_path(str(ROOT / "benchmarks/measure.py"))
+    names = {script.name for script in measure["SCRIPTS"]}
+    assert {script.name for script in tables["scripts"]()} <= names
+    assert all((ROOT / "benchmarks" / name).is_file() for name in names)
+    listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
+    assert {page for script in measure["SCRIPTS"] for page in script.pages} <= listed.keys()
+
+
 def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
     tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
     listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))

@@ -7,7 +7,10 @@ import hashlib
 import json
 import math
 import sqlite3
+import struct
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -193,3 +196,22 @@ def codes_signed_anew(file: Path) -> None:
     if len(content) >= 64:
         digest = hashlib.sha256(content[64:]).digest()
         file.write_bytes(content[:32] + digest + content[64:])
+
+
+def resealed(file: Path) -> None:
+    """The checksums of a zip archive whose entries are stored, as a stranger would write them."""
+    content = bytearray(file.read_bytes())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members, place = archive.infolist(), archive.start_dir
+        for member in members:
+            start = member.header_offset
+            name, extra = struct.unpack("<2H", content[start + 26 : start + 30])
+            data = start + 30 + name + extra
+            checksum = struct.pack("<I", zlib.crc32(content[data : data + member.file_size]))
+            content[start + 14 : start + 18] = checksum
+            content[place + 16 : place + 20] = checksum
+            place += 46 + sum(struct.unpack("<3H", content[place + 28 : place + 34]))
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError):
+        return  # it was damaged beyond its kind
+    file.write_bytes(content)

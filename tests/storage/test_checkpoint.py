@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import resource
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -347,7 +349,9 @@ def test_a_pickle_is_refused_unread_with_what_to_do_instead(
     file = tmp_path / f"model{suffix}"
     if exists:
         file.write_bytes(EVIL_PICKLE)
-    with pytest.raises(CheckpointError, match="can run code; train with `advhash train`") as got:
+    with pytest.raises(
+        CheckpointError, match="can run code; `advhash import FILE --as NAME`"
+    ) as got:
         load_victim(file)
     assert got.value.exit_code == 3
     assert "\n" not in str(got.value)
@@ -394,6 +398,29 @@ def test_tensors_round_trip_whatever_their_layout(tmp_path: Path) -> None:
 def test_missing_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected safetensors in"):
         read_tensors(tmp_path / "gone.safetensors")
+
+
+def test_weights_are_written_as_all_else(tmp_path: Path) -> None:
+    """The bytes that safetensors makes, which name a victim, and who may read them."""
+    victim = make_victim()
+    umask = os.umask(0o022)
+    try:
+        save_victim(tmp_path, victim, name="dpsh", settings={})
+    finally:
+        os.umask(umask)
+    assert (tmp_path / WEIGHTS).read_bytes() == safetensors.torch.save(victim.state_dict())
+    assert (tmp_path / WEIGHTS).stat().st_mode & 0o777 == 0o644
+
+
+def test_weights_on_a_full_disk_end_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        save_victim(tmp_path, make_victim(), name="dpsh", settings={})
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(

@@ -21,7 +21,7 @@ from torch import Tensor
 GREY = (19595, 38470, 7471)  # ITU-R 601: 0.299, 0.587 and 0.114 of 65536
 PRECISION = 22  # bits behind the point of a weight
 PILLOW = int(PIL.__version__.partition(".")[0])
-Filter = Literal["bicubic", "lanczos"]
+Filter = Literal["bilinear", "bicubic", "lanczos"]
 
 
 def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
@@ -68,9 +68,16 @@ def _bicubic(place: float) -> float:
     return ((-0.5 * far + 2.5) * far - 4) * far + 2 if far < 2 else 0.0
 
 
-WINDOWS: Mapping[Filter, tuple[Callable[[float], float], float]] = {  # and half of its width, in
-    "bicubic": (_bicubic, 2.0), "lanczos": (_lanczos, 3.0),  # pixels of the smaller picture
-}  # fmt: skip
+def _bilinear(place: float) -> float:
+    """1 − |x| for |x| < 1."""
+    return max(1.0 - abs(place), 0.0)
+
+
+WINDOWS: Mapping[Filter, tuple[Callable[[float], float], float]] = {
+    "bilinear": (_bilinear, 1.0),  # and half of its width, in pixels of the smaller picture
+    "bicubic": (_bicubic, 2.0),
+    "lanczos": (_lanczos, 3.0),
+}
 
 
 @functools.lru_cache(maxsize=64)

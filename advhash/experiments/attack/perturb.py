@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,33 @@ def choose_queries(split: Split, count: int | None, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(drawn))
 
 
+@dataclass(frozen=True)
+class Aimed:
+    """Which rows of the query split are attacked, and toward what.
+
+    targets: (N,C); None when untargeted
+    """
+
+    rows: Tensor
+    targets: npt.NDArray[np.uint8] | None
+
+    @classmethod
+    def of(cls, config: AttackConfig, trained: Trained, attack: Attack) -> Aimed:
+        """The queries of a run and their targets, decided by its seed."""
+        protocol, split = config.protocol, trained.data.query
+        rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
+        if attack.goal != "targeted":
+            return cls(rows, None)
+        targets = choose_targets(
+            protocol.targets,
+            split.labels[rows].numpy(),
+            trained.data.database.labels.numpy(),
+            derive_seed(config.seed, "targets"),
+            rows=rows.numpy(),
+        )
+        return cls(rows, targets)
+
+
 def attack_queries(
     piece: Piece,
     config: AttackConfig,
@@ -51,47 +79,38 @@ def attack_queries(
 
     prefix: of the names of the pieces, where one cell has several attacks
     """
-    protocol, split = config.protocol, trained.data.query
-    rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
-    targets = None
-    if fitted.attack.goal == "targeted":
-        targets = choose_targets(
-            protocol.targets,
-            split.labels[rows].numpy(),
-            trained.data.database.labels.numpy(),
-            derive_seed(config.seed, "targets"),
-            rows=rows.numpy(),
-        )
-    return attack_rows(
-        config,
-        trained,
-        fitted,
-        rows,
-        targets,
-        piece=lambda name, make: piece(f"{prefix}{name}", make),
-        progress=progress,
-    )
+    aimed = Aimed.of(config, trained, fitted.attack)
+
+    def named(name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        return piece(f"{prefix}{name}", make)
+
+    parts = attack_batches(config, trained, fitted, aimed, piece=named, progress=progress)
+    return joined_outcome(config, trained, fitted, aimed, [parts])
 
 
-def attack_rows(
+def attack_batches(
     config: AttackConfig,
     trained: Trained,
     fitted: FittedAttack,
-    rows: Tensor,
-    targets: npt.NDArray[np.uint8] | None,
+    aimed: Aimed,
+    block: tuple[int, int] | None = None,
     *,
     piece: Piece,
     progress: Progress = silent,
-) -> Outcome:
-    """Attack the given rows of the query split, toward the given (N,C) targets, batch by batch."""
-    protocol, victim, split = config.protocol, trained.victim, trained.data.query
-    modality = protocol.query_modality
-    labels = split.labels[rows].numpy()
+) -> dict[str, Tensor]:
+    """What the attack makes of queries `block` of those aimed at, batch by batch.
 
+    block: its first query and the one behind its last; None: all. It begins at a multiple of the
+        batch size, so that queries stand beside the same ones however they are divided
+    """
+    protocol, victim, split = config.protocol, trained.victim, trained.data.query
+    modality, rows, targets = protocol.query_modality, aimed.rows, aimed.targets
+    first, stop = block or (0, len(rows))
     seed = derive_seed(config.seed, "attack queries")  # with their numbers it names their draws
 
     def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
         aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+        clean_codes = victim.encode(batch.inputs[modality], modality)
         fitted.attack.forget()
         begin = time.perf_counter()
         result = fitted.attack.perturb(
@@ -106,45 +125,59 @@ def attack_rows(
         )
         return {
             "moved": result.batch.inputs[modality].cpu(),
+            "clean_words": torch.from_numpy(clean_codes.words.view(np.int64)),
             "words": torch.from_numpy(result.codes.words.view(np.int64)),
             "overrun": result.overrun.cpu(),
-            "seconds": torch.tensor(time.perf_counter() - begin, dtype=torch.float64),
+            "seconds": torch.tensor([time.perf_counter() - begin], dtype=torch.float64),
             **{f"{NOTE}{name}": kept for name, kept in fitted.attack.notes().items()},
         }
 
-    clean, clean_codes = [], []
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(rows), protocol.batch_size):
-        batch = split.rows(rows[start : start + protocol.batch_size])
-        clean.append(batch.inputs[modality])
-        clean_codes.append(victim.encode(batch.inputs[modality], modality))
-        block = piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s))  # type: ignore[misc]
-        for name, values in block.items():
-            parts.setdefault(name, []).append(values)
+    batches = []
+    for start in range(first, stop, protocol.batch_size):
+        batch = split.rows(rows[start : min(start + protocol.batch_size, stop)])
+        batches.append(piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s)))  # type: ignore[misc]
         progress("attacking queries", start + len(batch), len(rows))
-    moved = torch.cat(parts["moved"])
-    columns = distance_columns(
-        torch.cat(clean), moved, "image" if victim.is_image(modality) else modality
-    )
+    return joined(batches)
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all parts, name by name, in order."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+
+
+def joined_outcome(
+    config: AttackConfig,
+    trained: Trained,
+    fitted: FittedAttack,
+    aimed: Aimed,
+    blocks: Sequence[Mapping[str, Tensor]],
+) -> Outcome:
+    """The outcome of all queries, of which `attack_batches` made these blocks, in order."""
+    parts, victim, split = joined(blocks), trained.victim, trained.data.query
+    modality = config.protocol.query_modality
+    clean, moved = split.rows(aimed.rows).inputs[modality], parts["moved"]
+    columns = distance_columns(clean, moved, "image" if victim.is_image(modality) else modality)
     if modality == "text" and fitted.budget.norm == "l0":
         measure = WordBudget(fitted.budget, trained.data.vocabulary)
-        columns["words_changed"] = measure.distance(torch.cat(clean), moved).double().numpy()
-    columns["overrun"] = torch.cat(parts["overrun"]).double().numpy()
-    words = torch.cat(parts["words"]).numpy().view(np.uint64)
+        columns["words_changed"] = measure.distance(clean, moved).double().numpy()
+    columns["overrun"] = parts["overrun"].double().numpy()
+
+    def codes(name: str) -> HashCodes:
+        return HashCodes(parts[name].numpy().view(np.uint64), victim.bits)
+
     return Outcome(
-        rows=rows,
-        labels=labels,
-        targets=targets,
-        clean=torch.cat(clean),
+        rows=aimed.rows,
+        labels=split.labels[aimed.rows].numpy(),
+        targets=aimed.targets,
+        clean=clean,
         moved=moved,
-        clean_codes=HashCodes.concatenate(clean_codes),
-        codes=HashCodes(words, victim.bits),
+        clean_codes=codes("clean_words"),
+        codes=codes("words"),
         columns=columns,
-        seconds=sum(float(value) for value in parts["seconds"]),
+        seconds=float(parts["seconds"].sum()),
         notes={
-            name.removeprefix(NOTE): torch.cat(kept)
-            for name, kept in parts.items()
-            if name.startswith(NOTE)
+            name.removeprefix(NOTE): kept for name, kept in parts.items() if name.startswith(NOTE)
         },
     )
 

@@ -15,12 +15,9 @@ import numpy.typing as npt
 from advhash.codes.hamming import DistanceHistograms, distances, histograms
 from advhash.codes.metrics import hit_at
 from advhash.codes.packed import HashCodes
-from advhash.compute.progress import Progress
 from advhash.errors import UsageError
-from advhash.experiments.attack.perturb import Piece, attack_queries
-from advhash.experiments.attack.record import Metrics
+from advhash.experiments.attack.record import Metrics, Outcome
 from advhash.experiments.config import AttackConfig
-from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, rate_metric
@@ -85,26 +82,28 @@ def hit_rates(
     return hit_at(counts, first)
 
 
+def planted(config: AttackConfig, trained: Trained) -> tuple[AttackConfig, Trained]:
+    """Config and victim with which the pictures to plant are attacked as queries are.
+
+    The pictures are rows of the validation split, which neither victim nor database have.
+    """
+    asked = {"queries": config.protocol.poison}
+    wanted = config.model_copy(update={"protocol": config.protocol.model_copy(update=asked)})
+    data = dataclasses.replace(trained.data, query=trained.data.validation)
+    return wanted, dataclasses.replace(trained, data=data)
+
+
 def poison_metrics(
-    piece: Piece,
-    config: AttackConfig,
-    trained: Trained,
-    fitted: FittedAttack,
-    codes: HashCodes,
-    progress: Progress,
+    config: AttackConfig, trained: Trained, items: Outcome, codes: HashCodes
 ) -> Metrics:
     """`poison_hit10` with its controls: the same pictures unmoved, and a random order.
 
-    The pictures are rows of the validation split, which neither victim nor database have; the
-    queries are all of the split, unmoved: `--queries` says how many are attacked, not how many ask.
+    items: what the attack made of the `planted` pictures; codes: of the database
+
+    The queries are all of the split, unmoved: `--queries` says how many are attacked, not how many
+    ask.
     """
     modality, data = config.protocol.query_modality, trained.data
-    own = dataclasses.replace(trained, data=dataclasses.replace(data, query=data.validation))
-    count = int(config.protocol.poison or 0)
-    wanted = config.model_copy(
-        update={"protocol": config.protocol.model_copy(update={"queries": count})}
-    )
-    items = attack_queries(piece, wanted, own, fitted, progress, prefix="poison-")
     assert items.targets is not None
     query = trained.victim.encode_split(data.query, modality)
     labels = data.query.labels.numpy()
@@ -120,7 +119,7 @@ def poison_metrics(
     moved, clean = rates(items.codes), rates(items.clean_codes)
     chance = hit_at(
         DistanceHistograms(
-            np.full((int(reached.sum()), 1), len(codes) + count),
+            np.full((int(reached.sum()), 1), len(codes) + len(items.rows)),
             aimed[reached].sum(axis=1)[:, None],
         ),
         FIRST,

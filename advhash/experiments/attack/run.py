@@ -1,31 +1,43 @@
-"""`advhash attack`: a victim, an attack, one budget or several, and the record of each."""
+"""`advhash attack`: a victim, an attack, one budget or several, and the record of each.
+
+Cells are blocks of queries, as many as a batch holds, and the ceilings of t-MAP: what a query
+becomes is decided by seed and query, so that an executor divides one attack. Figures are taken of
+all of them together, in `judge`.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol as Contract
 
 import torch
+from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.gradient.precision import expect_precision
 from advhash.budget import Budget, expect_room
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.measure import examples, flags, measure
-from advhash.experiments.attack.perturb import attack_queries
-from advhash.experiments.attack.planted import check_poison, poison_metrics
+from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
+from advhash.experiments.attack.planted import (
+    check_poison,
+    planted as planted_pictures,
+    poison_metrics,
+)
 from advhash.experiments.attack.radii import split_eps
 from advhash.experiments.attack.record import (
     Attacked,
     Outcome,
+    Scores,
     make_record,
     run_info,
-    score_columns,
     write_queries,
 )
 from advhash.experiments.config import (
@@ -37,6 +49,7 @@ from advhash.experiments.config import (
 )
 from advhash.experiments.config_text import method_label
 from advhash.experiments.experiment import Experiment, Part, Place, Plan, run
+from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -125,19 +138,78 @@ class AttackCell:
         return (self.victim, self.codes, self.fit)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackPlan(Plan[AttackConfig, AttackCell]):
-    """Cells in ascending order of ε; `radii`: as the user wrote them, where there are several."""
+@dataclass(frozen=True)
+class Block:
+    """Some queries of an attack, or some pictures to be planted; its result is what they become.
 
+    first, stop: their places among those attacked
+    """
+
+    attack: AttackCell
+    first: int
+    stop: int
+    planted: bool = False
+
+    @property
+    def key(self) -> str:
+        return content_key([self.attack.key, self.planted, self.first, self.stop])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.attack.parts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.attack.names
+
+    @property
+    def amount(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The ceilings of t-MAP for one direction, which `measure` finds in the cache then."""
+
+    attack: AttackCell
+    database: str
+
+    @property
+    def key(self) -> str:
+        return content_key([self.attack.key, "ceiling", self.database])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.attack.parts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("ceiling of t-MAP", *self.attack.names[1:])
+
+    @property
+    def amount(self) -> int:
+        return self.attack.amount  # as many as queries: the rates of kinds of cells stay alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackPlan(Plan[AttackConfig, Block | Ceiling]):
+    """The cells of one attack or of several, in ascending order of ε.
+
+    radii: as the user wrote them, where there are several
+    """
+
+    attacks: Sequence[AttackCell]
     radii: Sequence[str] = ()
 
 
 @EXPERIMENTS.register("attack", source="the registered attack")
-class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record | Siblings]):
+class AttackExperiment(
+    Experiment[AttackConfig, AttackCell | Block | Ceiling, AttackPlan, Record | Siblings]
+):
     """Attack the queries of a data set and measure what they retrieve then."""
 
     name, config, record, code = "attack", AttackConfig, Record, CODE
-    lasts = False
+    lasts, stage = False, "blocks"
 
     def plan(self, config: AttackConfig) -> AttackPlan:
         eps = config.budget.eps
@@ -147,62 +219,57 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             cell = planned_cell(config, known)
             return AttackPlan(
                 config=cell.config,
-                cells=[cell],
+                cells=_divided([cell], known),
+                attacks=[cell],
                 parts=_parts(known, [cell]),
+                whole=_whole(cell),
                 label=_label(known, config),
                 shown=_shown(known, [cell]),
             )
-        cells = [
+        attacks = [
             replace(planned_cell(sibling, known), fit=f"fit {radius}")
             for radius, sibling in zip(radii, _siblings(config, radii), strict=True)
         ]
         budget = config.budget.model_copy(update={"eps": ",".join(radii)})
         return AttackPlan(
-            config=cells[0].config.model_copy(update={"budget": budget}),
-            cells=cells,
-            parts=_parts(known, cells),
+            config=attacks[0].config.model_copy(update={"budget": budget}),
+            cells=_divided(attacks, known),
+            attacks=attacks,
+            parts=_parts(known, attacks),
+            whole=_whole(attacks[0]),
             label=f"{_label(known, config)}-budgets",
-            shown=_shown(known, cells),
+            shown=_shown(known, attacks),
             radii=radii,
         )
 
-    def compute(self, cell: AttackCell, place: Place) -> Result:
-        config, trained = cell.config, place.part(cell.victim)
-        codes, fitted = place.part(cell.codes), place.part(cell.fit)
-        with place.timed("attack"):
-            outcome = attack_queries(place.piece, config, trained, fitted, place.progress)
-        database = codes[str(config.protocol.database)]
-        with place.timed("metrics"):
-            attacked = Attacked(config, trained, fitted, outcome)
-            measured = measure(attacked, codes, cache_identity(trained), place.progress)
-        if config.protocol.poison:
-            measured.metrics.update(
-                poison_metrics(place.piece, config, trained, fitted, database, place.progress)
+    def compute(self, cell: AttackCell | Block | Ceiling, place: Place) -> Result:
+        """A block, the ceilings of a direction, or a whole attack, as a suite has it."""
+        if isinstance(cell, Block):
+            return Result(
+                {}, _attack_block(cell.attack, cell.first, cell.stop, cell.planted, place)
             )
-        record = make_record(
-            attacked,
-            measured.scores,
-            metrics=measured.metrics,
-            flags=flags(attacked, measured, database),
-            examples=[],
-            folder=Path(),
-            seconds=place.seconds,
-        )
-        return Result(record.document(), {**outcome.tensors(), **measured.scores.tensors()})
+        if isinstance(cell, Ceiling):
+            _find_ceilings(cell, place)
+            return Result({})
+        queries = _attack_block(cell, 0, None, False, place)
+        poison = cell.config.protocol.poison
+        items = [_attack_block(cell, 0, None, True, place)] if poison else None
+        outcome, record, scores = _measured(cell, [queries], items, place)
+        return Result(record.document(), {**outcome.tensors(), **scores.tensors()})
 
     def judge(self, plan: AttackPlan, results: Sequence[Result], place: Place) -> Record | Siblings:
+        blocks = [(cell, done.tensors) for cell, done in zip(plan.cells, results, strict=True)]
         if not plan.radii:
-            (cell,), (result,) = plan.cells, results
-            return _finished(cell, result, place, place.folder, place.final)
+            return _finished(plan.attacks[0], blocks, place, place.folder, place.final)
         from advhash.reports.page.render import render
 
         records = []
-        for radius, cell, result in zip(plan.radii, plan.cells, results, strict=True):
+        for radius, cell in zip(plan.radii, plan.attacks, strict=True):
             name = f"eps-{radius.replace('/', '_')}"
             folder = place.folder / name
             write_text(folder / "config.toml", cell.config.to_toml())
             write_json(folder / "env.json", environment())
-            record = _finished(cell, result, place, folder, place.final / name)
+            record = _finished(cell, blocks, place, folder, place.final / name)
             write_text(folder / "metrics.json", record.dumps())
             render([folder], folder / "report.html", foreign=False)
             records.append(record)
@@ -212,6 +279,115 @@ class AttackExperiment(Experiment[AttackConfig, AttackCell, AttackPlan, Record |
             report=str(place.final / "report.html"),
             runs=[record.document() for record in records],
         )
+
+
+def _method(attack: AttackCell) -> Attack:
+    method: Attack = ATTACKS.create(attack.config.attack.name, attack.config.attack.settings)
+    return method
+
+
+def _whole(attack: AttackCell) -> str:
+    """Why the queries are one cell; "" where blocks of them are."""
+    if not _method(attack).couples_queries:
+        return ""
+    return (
+        f"{attack.config.attack.name} lets the queries of a block decide over each other, so that "
+        "one worker attacks all of them"
+    )
+
+
+def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block | Ceiling]:
+    """The cells of attacks on one victim: the ceilings, which take longest, then the blocks."""
+    cells: list[Block | Ceiling] = []
+    for attack in attacks:
+        config, method = attack.config, _method(attack)
+        if method.goal == "targeted" and attack is attacks[0]:
+            cells += [Ceiling(attack, database) for database in known.victim.directions]
+        for count, planted in ((attack.amount, False), (config.protocol.poison or 0, True)):
+            size = max(count, 1) if method.couples_queries else config.protocol.batch_size
+            cells += [
+                Block(attack, first, min(first + size, count), planted)
+                for first in range(0, count, size)
+            ]
+    return cells
+
+
+def _seen(cell: AttackCell, planted: bool, place: Place) -> tuple[AttackConfig, Trained]:
+    """Config and victim of the queries, or of the pictures that are planted."""
+    trained: Trained = place.part(cell.victim)
+    return planted_pictures(cell.config, trained) if planted else (cell.config, trained)
+
+
+def _attack_block(
+    cell: AttackCell, first: int, stop: int | None, planted: bool, place: Place
+) -> dict[str, Tensor]:
+    """What the attack makes of queries, or of pictures to be planted. stop: None: the last."""
+    config, trained = _seen(cell, planted, place)
+    fitted = place.part(cell.fit)
+    aimed = Aimed.of(config, trained, fitted.attack)
+    prefix = "poison-" if planted else ""
+    return attack_batches(
+        config,
+        trained,
+        fitted,
+        aimed,
+        (first, len(aimed.rows) if stop is None else stop),
+        piece=lambda name, make: place.piece(f"{prefix}{name}", make),
+        progress=place.progress,
+    )
+
+
+def _find_ceilings(cell: Ceiling, place: Place) -> None:
+    """Into the cache, for any target."""
+    config, trained = cell.attack.config, place.part(cell.attack.victim)
+    codes = place.part(cell.attack.codes)[cell.database]
+    modality = config.protocol.query_modality
+    target_ceilings(
+        trained.victim,
+        AttackData(trained.data, codes, cell.database, modality),
+        trained.data.database.labels[:0].numpy(),
+        scoring=config.protocol.scoring,
+        identity=cache_identity(trained),
+        progress=place.progress,
+    )
+
+
+def _measured(
+    cell: AttackCell,
+    queries: Sequence[Mapping[str, Tensor]],
+    items: Sequence[Mapping[str, Tensor]] | None,
+    place: Place,
+) -> tuple[Outcome, Record, Scores]:
+    """All figures of an attack, of which these blocks were made.
+
+    queries: those of the queries; items: those of the pictures that are planted
+    """
+    config, trained = cell.config, place.part(cell.victim)
+    codes, fitted = place.part(cell.codes), place.part(cell.fit)
+    database = codes[str(config.protocol.database)]
+
+    def outcome_of(blocks: Sequence[Mapping[str, Tensor]], planted: bool) -> Outcome:
+        seen = _seen(cell, planted, place)
+        return joined_outcome(*seen, fitted, Aimed.of(*seen, fitted.attack), blocks)
+
+    began = time.perf_counter()
+    outcome = outcome_of(queries, False)
+    attacked = Attacked(config, trained, fitted, outcome)
+    measured = measure(attacked, codes, cache_identity(trained), place.progress)
+    if items is not None:
+        planted = outcome_of(items, True)
+        measured.metrics.update(poison_metrics(config, trained, planted, database))
+    spent = {"attack": outcome.seconds, "metrics": time.perf_counter() - began}
+    record = make_record(
+        attacked,
+        measured.scores,
+        metrics=measured.metrics,
+        flags=flags(attacked, measured, database),
+        examples=[],
+        folder=Path(),
+        seconds={**place.seconds, **spent},
+    )
+    return outcome, record, measured.scores
 
 
 def attack(config: AttackConfig, out: Path | None = None, progress: Progress = silent) -> Record:
@@ -284,20 +460,33 @@ def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
     }
 
 
-def _finished(cell: AttackCell, result: Result, place: Place, folder: Path, final: Path) -> Record:
+def _finished(
+    cell: AttackCell,
+    blocks: Sequence[tuple[Block | Ceiling, Mapping[str, Tensor]]],
+    place: Place,
+    folder: Path,
+    final: Path,
+) -> Record:
     """The record of one budget, with its pictures and `queries.parquet` in `folder`."""
-    config, trained = cell.config, place.part("victim")
-    record = Record.from_document(result.document)
-    modality = config.protocol.query_modality
-    outcome = Outcome.from_tensors(result.tensors, trained.data.query, modality)
-    scores = score_columns(result.tensors)
-    database = place.part("codes")[str(config.protocol.database)]
+
+    def made(planted: bool) -> list[Mapping[str, Tensor]]:
+        return [
+            tensors
+            for block, tensors in blocks
+            if isinstance(block, Block) and block.attack is cell and block.planted == planted
+        ]
+
+    began = time.perf_counter()
+    config, trained = cell.config, place.part(cell.victim)
+    items = made(True) if config.protocol.poison else None
+    outcome, record, scores = _measured(cell, made(False), items, place)
+    database = place.part(cell.codes)[str(config.protocol.database)]
     folder.mkdir(parents=True, exist_ok=True)
     attacked = Attacked(config, trained, place.part(cell.fit), outcome)
-    shown = examples(attacked, scores, database, folder)
-    write_queries(folder / "queries.parquet", outcome, scores)
-    seconds = {**place.seconds, **record.run.seconds}
-    run = run_info(final, config.seed, config.device, seconds)
+    shown = examples(attacked, scores.columns, database, folder)
+    write_queries(folder / "queries.parquet", outcome, scores.columns)
+    spent = place.seconds["all"] + time.perf_counter() - began
+    run = run_info(final, config.seed, config.device, {**record.run.seconds, "all": spent})
     return record.model_copy(update={"run": run, "examples": shown})
 
 
@@ -352,6 +541,7 @@ def resolve(config: AttackConfig, known: Known) -> AttackConfig:
     attack = config.attack.written(ATTACKS)
     method: Attack = ATTACKS.create(attack.name, attack.settings)
     method.check_budget(config.budget.resolve(method.default_budget))
+    expect_precision(attack.settings.get("precision", "no"), torch.device(known.device))
     protocol = _check_threat(config, victim, method, data)
     return config.model_copy(
         update={

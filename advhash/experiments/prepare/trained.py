@@ -75,11 +75,12 @@ class Trained:
 
 
 def _fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
-    """SHA-256 of the weights; where there are none, of name and settings, which then decide."""
-    if victim.state_dict():
-        return sha256(folder / WEIGHTS)
+    """SHA-256 of the weights, and of name and settings where these decide too, or alone."""
+    weights = [sha256(folder / WEIGHTS)] if victim.state_dict() else []
+    if weights and not victim.settings_decide:
+        return weights[0]
     settings = json.dumps(card["settings"], sort_keys=True)
-    return hashlib.sha256(f"{card['name']} {settings}".encode()).hexdigest()
+    return hashlib.sha256(" ".join([card["name"], settings, *weights]).encode()).hexdigest()
 
 
 def fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:

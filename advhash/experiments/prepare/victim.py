@@ -100,7 +100,11 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
         return None
     build = VICTIMS[name].build
     VICTIMS[name].check_names("victim", config.victim.settings)
-    data = load_data(config.dataset, build)  # type: ignore[arg-type]
+    asked = config.dataset
+    if asked.name and is_path(asked.name):
+        side = build.picture_side(config.victim.settings)  # type: ignore[attr-defined]
+        asked = sized(asked, build, side)  # type: ignore[arg-type]
+    data = load_data(asked, build)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
     data = build.view(data, settings)  # type: ignore[attr-defined]
@@ -251,7 +255,7 @@ def _from_checkpoint(
     stored = card.get("data")
     if config.dataset.name is not None or not isinstance(stored, dict):
         known = stored.get("settings") if isinstance(stored, dict) else None
-        side = (known or {}).get("size")
+        side = (known or {}).get("size") or card["settings"].get("image_size")
         data = load_data(sized(config.dataset, victim, side), victim)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}

@@ -16,7 +16,7 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
-from advhash.experiments.transfer.members import Member
+from advhash.experiments.transfer.members import Member, joined
 from advhash.registry import ATTACKS
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
@@ -33,12 +33,26 @@ class Move:
     method, source: their labels
     config: of that attack, with every default written out
     victim: names all that decides over the victim
+    members: of an ensemble, by their labels, in order; of one victim its own
     """
 
     method: str
     source: str
     config: AttackConfig
     victim: Mapping[str, Any]
+    members: tuple[str, ...]
+
+    @property
+    def amount(self) -> int:
+        """What the cost grows with: each gradient costs one of every member."""
+        return len(self.members)
+
+    def made_for(self, place: Place) -> Member:
+        """The victim that the attack is made for, or the ensemble."""
+        members: list[Member] = [place.part(label) for label in self.members]
+        if len(members) == 1:
+            return members[0]
+        return joined(self.source, members, self.config.protocol.query_modality)
 
     @property
     def key(self) -> str:
@@ -66,8 +80,7 @@ class Move:
 def move_queries(cell: Move, place: Place) -> Result:
     """The moved queries of a cell, batch by batch, and the attack as records tell it."""
     began = time.perf_counter()
-    config, source = cell.config, place.part(cell.source)
-    assert isinstance(source, Member)
+    config, source = cell.config, cell.made_for(place)
     seen = source.seen(config.protocol.query_modality)
     fitted = fit_attack(config, source.trained, seen, place.progress)
     outcome = attack_queries(place.piece, config, source.trained, fitted, place.progress)

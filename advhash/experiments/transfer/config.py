@@ -47,9 +47,11 @@ class TransferConfig(MatrixConfig):
         (a name, or a table of a name and settings) hardens it under `defense_budget`, or else under
         the budget of the attacks
     attacks: the methods, with their settings
+    sources: ensembles that attacks are made for too, each by the labels of two victims or more
     """
 
     command: Literal["transfer"] = "transfer"
     victims: list[LabelledVictim] = Field(min_length=2)
     attacks: list[LabelledMethod] = Field(min_length=1)
+    sources: list[list[str]] = Field(default_factory=list)
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)

@@ -31,11 +31,19 @@ from advhash.experiments.prepare.trained import cache_identity
 from advhash.experiments.transfer.cell import Move
 from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
-from advhash.measures.intervals import Metric, mean_metric, paired_difference
+from advhash.measures.intervals import Difference, Metric, mean_metric, paired_difference
+from advhash.measures.paired_runs import best_elsewhere
 from advhash.measures.sanity import Flag, check_indicators
 from advhash.reports.headline import HEADLINES
 from advhash.reports.record import AttackInfo
-from advhash.reports.transfer import TRANSFER, MatrixEntry, Method, TransferRecord, Victim
+from advhash.reports.transfer import (
+    TRANSFER,
+    Ensemble,
+    MatrixEntry,
+    Method,
+    TransferRecord,
+    Victim,
+)
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
 
@@ -74,7 +82,7 @@ def judge_moves(
     noises: dict[tuple[str, str], npt.NDArray[np.float64] | None] = {}
     for cell, done in zip(plan.cells, results, strict=True):
         attack = cell.attack()
-        split = place.part(cell.source).trained.data.query
+        split = members[0].trained.data.query
         outcome = Outcome.from_tensors(done.tensors, split, config.protocol.query_modality)
         for target in members:
             asked = cell.method, target.label
@@ -105,7 +113,12 @@ def matrix_record(
         for cell, done in zip(plan.cells, results, strict=True)
     ]
     boot = derive_seed(config.seed, "bootstrap")
-    cells = [_cell(column, boot) for column in columns]
+    ensembles = {cell.source: cell.members for cell in plan.cells if len(cell.members) > 1}
+    cells = [
+        _cell(column, _rivals(column, columns, ensembles.get(column.source, ())), boot)
+        for column in columns
+    ]
+    alone = [column for column in columns if column.source not in ensembles]
     budgets = {cell.method: cell.attack().budget for cell in plan.cells}
     trained = members[0].trained
     return TransferRecord(
@@ -124,6 +137,9 @@ def matrix_record(
             Victim(label=member.label, database=member.database, info=victim_info(member.trained))
             for member in members
         ],
+        ensembles=[
+            Ensemble(label=label, members=list(names)) for label, names in ensembles.items()
+        ],
         methods=infos,
         dataset=dataset_info(trained.data),
         budgets={
@@ -138,7 +154,7 @@ def matrix_record(
             empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
         ),
         flags=_flags(members, cells, infos),
-        metrics=_headline(list(budgets), columns, boot),
+        metrics=_headline(list(budgets), alone, boot),
         cells=cells,
     )
 
@@ -192,11 +208,26 @@ def _judged(
     )
 
 
-def _cell(column: Column, seed: int) -> MatrixEntry:
+def _rivals(
+    column: Column, columns: Sequence[Column], members: Sequence[str]
+) -> list[npt.NDArray[np.float64]]:
+    """What the members of an ensemble reach alone where it is judged on a victim outside of it."""
+    if column.target in members:
+        return []
+    return [
+        other.columns[HEADLINES[other.goal].main]
+        for other in columns
+        if (other.method, other.target) == (column.method, column.target)
+        and other.source in members
+    ]
+
+
+def _cell(column: Column, rivals: Sequence[npt.NDArray[np.float64]], seed: int) -> MatrixEntry:
+    """rivals: what single sources reach, where there are some to compare with"""
     scores, main = column.columns, HEADLINES[column.goal].main
     targeted = column.goal == "targeted"
 
-    def over(base: npt.NDArray[np.float64]) -> Any:
+    def over(base: npt.NDArray[np.float64]) -> Difference:
         ahead, behind = (scores[main], base) if targeted else (base, scores[main])
         return paired_difference(ahead, behind, seed)
 
@@ -207,13 +238,16 @@ def _cell(column: Column, seed: int) -> MatrixEntry:
         metrics=retrieval_metrics(scores, seed),
         gain=over(scores["tmap_clean" if targeted else "map"]),
         over_noise=None if column.noise is None else over(column.noise),
+        over_single=over(best_elsewhere(rivals, sign=HEADLINES[column.goal].sign))
+        if rivals
+        else None,
     )
 
 
 def _headline(
     methods: Sequence[str], columns: Sequence[Column], seed: int
 ) -> dict[str, Metric | None]:
-    """Of each method: on its own victims, and transferred, over queries."""
+    """Of each method: on its own victims, and from one victim to others, over queries."""
     metrics: dict[str, Metric | None] = {}
     for method in methods:
         mine = [column for column in columns if column.method == method]

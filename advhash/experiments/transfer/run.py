@@ -8,7 +8,7 @@ published code). Queries and targets are the same in every cell, and cells on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advhash.experiments.attack.run import resolve
@@ -17,7 +17,12 @@ from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.transfer.cell import CODE, Move, move_queries
 from advhash.experiments.transfer.config import LabelledMethod, Settings, TransferConfig
 from advhash.experiments.transfer.matrix import judge_moves, matrix_record
-from advhash.experiments.transfer.members import PlannedMember, labels_of, planned_members
+from advhash.experiments.transfer.members import (
+    PlannedMember,
+    labels_of,
+    planned_ensembles,
+    planned_members,
+)
 from advhash.registry import EXPERIMENTS
 from advhash.reports.transfer import TransferRecord
 from advhash.storage.cells import Result
@@ -58,11 +63,14 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
     methods = labels_of(config.attacks)
     members = planned_members(config)
     identities = {member.label: member.planned.identity for member in members}
+    ensembles = planned_ensembles(config, members, identities)
+    sources = [[member] for member in members] + ensembles
     cells = [
-        _planned_move(config, member, identities[member.label], table, label)
+        _planned_move(config, source, identities, table, label)
         for table, label in zip(config.attacks, methods, strict=True)
-        for member in members
+        for source in sources
     ]
+    labels = [[member.label for member in ensemble] for ensemble in ensembles]
     first = cells[0].config
     written = config.model_copy(
         update={
@@ -70,8 +78,9 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
             "victims": [member.table for member in members],
             "attacks": [
                 LabelledMethod.build({**cell.config.attack.model_dump(), "label": cell.method})
-                for cell in cells[:: len(members)]
+                for cell in cells[:: len(sources)]
             ],
+            "sources": labels,
             "dataset": first.dataset,
             "protocol": config.protocol.model_copy(
                 update={"query_modality": first.protocol.query_modality}
@@ -94,8 +103,9 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
                     **cell.config.attack.model_dump(),
                     "budget": str(cell.attack().budget),
                 }
-                for cell in cells[:: len(members)]
+                for cell in cells[:: len(sources)]
             },
+            **({"sources": labels} if labels else {}),
             "dataset": {"name": data.name, "database": len(data.database)},
             "protocol": written.protocol.model_dump(mode="json"),
             "queries": min(queries or len(data.query), len(data.query)),
@@ -105,12 +115,16 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
 
 def _planned_move(
     config: TransferConfig,
-    member: PlannedMember,
-    identity: dict[str, Any],
+    source: Sequence[PlannedMember],
+    identities: Mapping[str, dict[str, Any]],
     table: LabelledMethod,
     label: str,
 ) -> Move:
-    """The attack as `advhash attack` would run it, with its victim's own database."""
+    """The attack as `advhash attack` would run it, with its victim's own database.
+
+    source: one victim, or the members of an ensemble; its config is that of the first
+    """
+    member, labels = source[0], tuple(part.label for part in source)
     asked = member.planned.config.turned_into(
         AttackConfig,
         attack=table.model_dump(exclude={"label"}),
@@ -119,7 +133,10 @@ def _planned_move(
     )
     return Move(
         method=label,
-        source=member.label,
+        source=",".join(labels),
         config=resolve(asked, member.planned),
-        victim=identity,
+        victim=identities[member.label]
+        if len(source) == 1
+        else {"ensemble": [identities[name] for name in labels]},
+        members=labels,
     )

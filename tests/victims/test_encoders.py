@@ -1,0 +1,309 @@
+"""Encoders of others as victims: Pillow's path to the bit, cuts by formula, cards that last."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from advhash.data import Dataset
+from advhash.data.load import load_dataset
+from advhash.errors import ConfigError, DataError, UsageError
+from advhash.experiments.config import AttackConfig, TrainConfig
+from advhash.experiments.prepare.victim import train
+from advhash.registry import QUANTISERS, VICTIMS, is_external
+from advhash.storage.checkpoint import load_victim, save_victim
+from advhash.victims.encoders.encoded import Encoded
+from advhash.victims.encoders.preprocessing import Preprocessing
+from advhash.victims.encoders.quantisers import ITQ, Quantiser, principal_axes
+
+SMALL: dict[str, Any] = {"encoder": "timm:test_resnet", "pretrained": False}
+PLAIN = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    data = load_dataset("digits", {})
+    return dataclasses.replace(
+        data, database=data.database.take(torch.arange(200)), train_rows=torch.arange(120)
+    )
+
+
+def encoder(**settings: Any) -> Encoded:
+    torch.manual_seed(0)
+    victim: Encoded = VICTIMS.create("encoder", {**SMALL, **settings})
+    return victim
+
+
+# What comes before the network
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(32, 32), (61, 40), (90, 200), (20, 300)])
+def test_preprocessing_is_that_of_timm_to_the_bit(name: Any, shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    crop, share = 48, 0.875
+    theirs = create_transform(
+        (3, crop, crop), interpolation=name, crop_pct=share, mean=PLAIN, std=PLAIN
+    )
+    ours = Preprocessing(crop, int(crop / share), name, PLAIN, PLAIN)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    assert torch.equal(ours(images)[0], theirs(Image.fromarray(pixels)))
+
+
+def test_a_picture_is_moved_as_it_is_stored() -> None:
+    """The gradient reaches pixels of the stored size, and leaves those beyond the crop alone."""
+    images = torch.full((1, 3, 40, 40), 0.5, requires_grad=True)
+    Preprocessing(20, 40, "bicubic", PLAIN, PLAIN)(images).sum().backward()
+    assert images.grad is not None
+    reached = images.grad[0, 0] != 0
+    assert bool(reached[10:30, 10:30].all())
+    assert int(reached.sum()) == 400
+
+
+# The cuts
+
+
+@pytest.fixture(scope="module")
+def features() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    mixed = torch.randn(400, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    return mixed + 3
+
+
+def fitted(name: str, features: Tensor, bits: int, seed: int = 0) -> Tensor:
+    quantiser: Quantiser = QUANTISERS.create(name)
+    cut = quantiser.fit(features, bits, torch.Generator().manual_seed(seed))
+    return cut(features)
+
+
+def test_sign_mean_and_median_by_hand() -> None:
+    rows = torch.tensor([[1.0, -1.0], [2.0, -3.0], [6.0, 10.0]])
+    assert torch.equal(fitted("sign", rows, 2), rows)
+    assert torch.allclose(fitted("mean", rows, 2), rows - torch.tensor([3.0, 2.0]))
+    assert torch.allclose(fitted("median", rows, 2), rows - torch.tensor([2.0, -1.0]))
+
+
+def test_principal_components_are_uncorrelated_and_sorted(features: Tensor) -> None:
+    values = fitted("pca-sign", features, 5).double()
+    covariance = values.T @ values / len(values)
+    assert torch.allclose(covariance, covariance.diag().diag(), atol=1e-3)
+    assert bool((covariance.diag().diff() <= 0).all())
+
+
+def test_itq_rotates_toward_the_signs(features: Tensor) -> None:
+    """‖sign V·R − V·R‖ falls from the first rotation on, R stays one, and W spans the same axes."""
+
+    def loss(values: Tensor) -> float:
+        return float((torch.where(values > 0, 1.0, -1.0) - values).square().sum())
+
+    def after(rounds: int) -> Tensor:
+        return ITQ(rounds=rounds).fit(features, 6, torch.Generator().manual_seed(0))(features)
+
+    losses = [loss(after(rounds)) for rounds in (0, 1, 5, 50)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+    centre, axes = principal_axes(features, 6)
+    plain = (features.double() - centre) @ axes
+    assert torch.allclose(plain.norm(dim=1), after(50).double().norm(dim=1), rtol=1e-4)
+
+
+def test_random_cuts_follow_the_seed(features: Tensor) -> None:
+    for name in ("lsh", "itq"):
+        first, again, other = (fitted(name, features, 8, seed) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first > 0, other > 0)
+    assert fitted("lsh", features, 64).shape == (400, 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": 64}, "quantise=mean makes one bit of each of 96 features"),
+        ({"quantise": "itq", "bits": 97}, "expected at most 96 bits, one a feature, got 97"),
+        ({"quantise": "pca-sign", "bits": 9, "dimensions": 8}, "expected at most 8 bits"),
+        ({"quantise": "lsh", "bits": 0}, "expected bits above 0"),
+        ({"dimensions": 97}, "has 96 features: expected dimensions from 1 to that, got 97"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encoder(**settings)
+
+
+# The victim
+
+
+def test_only_training_rows_are_learnt_from(digits: Dataset) -> None:
+    """Other queries and other rows that are only searched leave the cut as it is."""
+    rest = torch.arange(120, 200)
+    changed = digits.database.take(torch.cat([torch.arange(120), rest.flip(0)]))
+    other = dataclasses.replace(digits, database=changed, query=digits.validation)
+    first, second = (encoder(quantise="itq", bits=16) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    first.fit(digits, seed=0)
+    second.fit(other, seed=0)
+    assert torch.equal(first.centre, second.centre)
+    assert torch.equal(first.projection, second.projection)
+    moved = dataclasses.replace(digits, train_rows=torch.arange(60, 180))
+    assert not torch.equal(first.centre, second.fit(moved, seed=0).centre)
+
+
+def test_a_checkpoint_needs_nobody_else(digits: Dataset, tmp_path: Path) -> None:
+    settings = {**SMALL, "quantise": "lsh", "bits": 24, "dimensions": 50, "online": False}
+    victim = encoder(quantise="lsh", bits=24, dimensions=50).fit(digits, seed=0)
+    save_victim(tmp_path, victim, name="encoder", settings=settings)
+    again, _ = load_victim(tmp_path)
+    images = digits.query.inputs["image"][:20]
+    batch = digits.query.rows(torch.arange(20)).inputs["image"]
+    assert len(images) == len(batch)
+    assert torch.equal(victim.relax(batch, "image"), again.relax(batch, "image"))
+
+
+def test_training_mode_changes_nothing(digits: Dataset) -> None:
+    victim = encoder().fit(digits, seed=0)
+    batch = digits.query.rows(torch.arange(8)).inputs["image"]
+    before = victim.relax(batch, "image")
+    assert torch.equal(before, victim.train().relax(batch, "image"))
+    assert not any(parameter.requires_grad for parameter in victim.parameters())
+
+
+def test_signs_after_a_relu_and_cut_features_are_flagged(digits: Dataset) -> None:
+    """The features of test_resnet are means of a ReLU."""
+    assert [flag.name for flag in encoder(quantise="sign").fit(digits, seed=0).doubts()] == [
+        "one_sided"
+    ]
+    assert encoder(quantise="mean").fit(digits, seed=0).doubts() == []
+    cut = encoder(quantise="mean", dimensions=64).fit(digits, seed=0)
+    assert [flag.name for flag in cut.doubts()] == ["cut_dimensions"]
+
+
+def test_features_that_are_none_are_refused(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = encoder()
+    for value, message in ((torch.nan, "finite features"), (1.0, "the same for all")):
+        fixed = torch.full((1, 96), value)
+        monkeypatch.setattr(victim, "features", lambda images, f=fixed: f.expand(len(images), -1))
+        with pytest.raises(DataError, match=message):
+            victim.fit(digits, seed=0)
+
+
+# By prefix
+
+
+def test_a_prefix_names_the_victim_encoder() -> None:
+    given = {"name": "timm:test_resnet", "quantise": "sign"}
+    config = TrainConfig.build({"victim": given})
+    assert config.victim.name == "encoder"
+    assert config.victim.settings == {"encoder": "timm:test_resnet", "quantise": "sign"}
+    attack = AttackConfig.build({"victim": {"name": "hf:./clip"}, "attack": {"name": "dhta"}})
+    assert attack.victim.settings == {"encoder": "hf:./clip"}
+    assert not is_external("timm:resnet18")
+    assert is_external("my_hashes:average")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_resne", "did you mean 'test_resnet'"),
+        ("timm:", "expected the name of a model behind timm:"),
+        ("keras:x", "expected timm:…, hf:…"),
+        ("hf:/no/such/folder", "expected a folder or a model on this machine"),
+    ],
+)
+def test_encoders_that_are_not_there_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        encoder(encoder=name)
+
+
+def test_trained_by_its_prefix(tmp_path: Path) -> None:
+    """Through the cache and back, with the victim's own settings in its card."""
+    given = {"name": "timm:test_resnet", "pretrained": False, "quantise": "lsh", "bits": 32}
+    trained = train(TrainConfig.build({"victim": given, "dataset": {"name": "digits"}}))
+    assert trained.card["settings"]["encoder"] == "timm:test_resnet"
+    assert trained.victim.bits == 32
+    assert trained.card["metrics"]["map_image_image"]["value"] > 0.1
+
+
+# transformers
+
+
+def tiny(kind: str, folder: Path) -> Any:
+    """A model of that kind with random weights and its preprocessing, saved into the folder."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    text = {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 12,
+    }  # fmt: skip
+    size = {"height": 32, "width": 32}
+    if kind == "vit":
+        model = transformers.ViTModel(transformers.ViTConfig(**vision))
+        processor = transformers.ViTImageProcessor(size=size)
+    elif kind == "dinov2":
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**vision, mlp_ratio=2))
+        processor = transformers.ViTImageProcessor(size=size, resample=3)
+    elif kind == "clip":
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+        model = transformers.CLIPModel(config)
+        processor = transformers.CLIPImageProcessor(
+            size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}
+        )
+    else:
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+        model = transformers.SiglipModel(config)
+        processor = transformers.SiglipImageProcessor(size=size, resample=3)
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "clip", "siglip"])
+def test_a_model_of_transformers_sees_what_it_sees_at_home(kind: str, tmp_path: Path) -> None:
+    """Bits as its own processor and model give them, wherever a feature is not next to 0."""
+    model, processor = tiny(kind, tmp_path)
+    victim = encoder(encoder=f"hf:{tmp_path}", quantise="sign", pretrained=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
+    prepared = processor([Image.fromarray(each) for each in pixels], return_tensors="pt")
+    with torch.no_grad():
+        if kind in ("clip", "siglip"):
+            theirs = model.get_image_features(**prepared)
+            theirs = getattr(theirs, "pooler_output", theirs)
+        else:
+            theirs = model(**prepared).pooler_output
+        ours = victim.relax(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, "image")
+    scale = float(theirs.abs().mean())
+    clear = theirs.abs() > 1e-2 * scale
+    assert torch.equal((ours > 0)[clear], (theirs > 0)[clear])
+    assert float((ours - theirs).abs().max()) < 1e-2 * scale
+
+
+def test_a_model_of_texts_is_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=20,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="expected a model of pictures, got bert"):
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    model, _ = tiny("vit", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # noqa: TID251
+    with pytest.raises(UsageError, match="safetensors"):
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True)

@@ -1,0 +1,1 @@
+"""Networks of somebody else whose features are cut to bits: timm, transformers."""
