@@ -126,7 +126,13 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("precision_within_2", "precision within 2 bits", "share", "defender",
                "Precision of hash lookup: 0 where nothing lies within the radius."),
         Figure("ndcg", "NDCG", "share", "defender",
-               "Normalised discounted cumulative gain, 1 for a relevant row."),
+               "Normalised discounted cumulative gain, 1 for a relevant row, or its grade."),
+        Figure("ndcg_at_10", "NDCG at 10", "share", "defender",
+               "NDCG of the first 10 rows; the gain is the grade that judgements give, else 1 for "
+               "a relevant row; null where nothing says what is relevant."),
+        Figure("recall_at_10", "recall at 10", "share", "defender",
+               "Share of the relevant rows that stand among the first 10; of embeddings without "
+               "labels or judgements, of the 10 nearest by their floats."),
         Figure("precision_at_k", "precision at k", "share", "defender",
                "Share of relevant rows among the first k (`--top-k`)."),
         Figure("recall_at_k", "recall at k", "share", "defender",

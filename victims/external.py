@@ -155,7 +155,7 @@ class ExternalVictim(HashVictim):
 
     function: gets (B,3,H,W) float32 images in [0,1], a copy that it may write into, and returns
               (B,K) numbers, a torch tensor or what numpy makes an array of. Real: a bit is 1 iff
-              > 0. All 0 and 1, or bool: the bits
+              > 0. All 0 and 1, or bool: the bits. Bytes that hold eight bits each are refused
     name:     `module:function`, for messages
     sample:   (B,3,H,W) images to try it on, which decide over K, 0/1 codes and gradients
 
@@ -241,7 +241,9 @@ class ExternalVictim(HashVictim):
             value = self.function(inputs.clone())
         except Exception as error:  # the user's own code can raise anything
             raise UsageError(f"{called}, it raised {_reason(error)}") from error
-        codes = self._numbers(value, len(inputs)).to(inputs.device, torch.float32)
+        numbers = self._numbers(value, len(inputs))
+        self._check_unpacked(numbers)
+        codes = numbers.to(inputs.device, torch.float32)
         shape = tuple(codes.shape)
         wanted = (len(inputs), self.bits or "K")
         bits = shape[1] if len(shape) == 2 else 0
@@ -253,6 +255,22 @@ class ExternalVictim(HashVictim):
         if not bool(codes.isfinite().all()):
             raise UsageError(f"victim {self.name}: expected finite codes, got NaN or infinity")
         return codes
+
+    def _check_unpacked(self, codes: Tensor) -> None:
+        """Raise UsageError for bytes that are neither 0 and 1 nor signs: their sign is no bit."""
+        if codes.dtype not in (torch.uint8, torch.int8):
+            return
+        wide = codes.to(torch.int16)
+        other = wide[(wide < -1) | (wide > 1)]
+        if len(other):
+            kind = str(codes.dtype).removeprefix("torch.")
+            form = "ubinary" if codes.dtype == torch.uint8 else "binary"
+            octets = "codes" if form == "ubinary" else "(codes.astype(int) + 128).astype('uint8')"
+            raise UsageError(
+                f"victim {self.name}: expected one number a bit, got {kind} codes such as "
+                f"{int(other[0])}, as packed bytes ({form}) have them: return np.unpackbits("
+                f"{octets}, axis=1), or real codes as floats"
+            )
 
     def _numbers(self, value: Any, count: int) -> Tensor:
         """What came back as one tensor of real numbers. Raises UsageError."""
@@ -268,7 +286,9 @@ class ExternalVictim(HashVictim):
                 hint = "return one of its entries, e.g. found[0]"
             else:
                 try:
-                    return torch.as_tensor(np.asarray([_plain(part) for part in value], float))
+                    array = np.asarray([_plain(part) for part in value])
+                    plain = array.dtype.kind in "biuf"
+                    return torch.as_tensor(array if plain else array.astype(float))
                 except Exception as error:
                     hint = f"numpy makes no array of it ({_reason(error)}); {hint}"
         elif not isinstance(value, Tensor):

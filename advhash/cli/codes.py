@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +15,9 @@ from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 if TYPE_CHECKING:
-    from advhash.codes.code_files import LabelledCodes
+    from advhash.codes.code_files import LabelledCodes, StoredCodes
+    from advhash.codes.forms import Reading
+    from advhash.experiments.evaluate import Evaluation
 
 codes_app = typer.Typer(
     help="Files of codes: convert them, or write those of a victim.", no_args_is_help=True
@@ -35,6 +37,29 @@ Form = Annotated[
         help="What labels are. auto: one column is class numbers, several are multi-hot.",
     ),
 ]
+Stored = Annotated[
+    Literal["auto", "bits", "signs", "ubinary", "binary", "floats", "hex", "base64"],
+    typer.Option(
+        "--form",
+        help="How codes are stored: 0 and 1, -1 and 1, packed bytes (uint8, or int8 minus 128), "
+        "embeddings, words. auto: as recognised.",
+    ),
+]
+Quantise = Annotated[
+    Literal["sign", "mean", "median"] | None,
+    typer.Option(
+        "--quantise",
+        help="Bits of floats: above 0, or above the mean or median of the database.",
+    ),
+]
+Bits = Annotated[
+    int | None,
+    typer.Option("--bits", help="The first bits or dimensions alone. (default: all)"),
+]
+Column = Annotated[
+    str | None,
+    typer.Option("--column", help="The column or array of the codes. (default: by its name)"),
+]
 
 
 def evaluate_codes(
@@ -50,6 +75,36 @@ def evaluate_codes(
         typer.Option("--targets", help="Labels the queries are meant to retrieve: t-MAP."),
     ] = None,
     label_form: Form = "auto",
+    form: Stored = "auto",
+    quantise: Quantise = None,
+    bits: Bits = None,
+    column: Column = None,
+    relevance: Annotated[
+        Path | None,
+        typer.Option(
+            "--relevance",
+            help="Instead of labels: a BEIR folder, TREC qrels, or pairs of query and document.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which qrels of a BEIR folder. (default: test)")
+    ] = None,
+    query_ids: Annotated[
+        Path | None,
+        typer.Option("--query-ids", help="What the queries are called there, one a row."),
+    ] = None,
+    database_ids: Annotated[
+        Path | None,
+        typer.Option("--database-ids", help="What the rows of the database are called there."),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option("--ignore-unknown", help="Leave out judgements of rows that are not here."),
+    ] = False,
+    similarity: Annotated[
+        Literal["cosine", "dot"],
+        typer.Option("--similarity", help="Of floats whose neighbours are what is relevant."),
+    ] = "cosine",
     top_k: Annotated[
         int | None, typer.Option("--top-k", help="Cut the ranking. (default: all of it)")
     ] = None,
@@ -76,14 +131,16 @@ def evaluate_codes(
 ) -> None:
     """MAP of codes from anyone's model, exact under ties, with bounds, chance and intervals.
 
-    Files: .codes (ours), .npz with arrays `codes` (N,K) and `labels`, .npy, or text. Labels are
-    class numbers (N,), or 0 and 1 (N,C).
+    Files: .codes (ours), .npz with arrays `codes` (N,K) and `labels`, .npy, text, .jsonl, .parquet,
+    faiss indices. Codes: bits, packed bytes, hex, base64, or floats to quantise. Relevant is what
+    shares a label (class numbers (N,), or 0 and 1 (N,C)), what --relevance says, or, of floats
+    without either, the nearest floats.
     """
     from advhash.cli.console import print_json, progress_display
-    from advhash.codes.code_files import read_codes, read_labels
+    from advhash.codes.code_files import read_stored
     from advhash.compute.executor import check_executor
     from advhash.compute.progress import silent
-    from advhash.experiments.evaluate import check_out, evaluate, write_queries
+    from advhash.experiments.evaluate import check_out, write_queries
 
     check_executor(executor)
     if shards is not None and shards < 1:
@@ -92,24 +149,39 @@ def evaluate_codes(
         raise UsageError(f"expected --seed 0 or above, got {seed}")
     if out is not None:
         check_out(out)
-    read = read_codes(codes, labels, label_form=label_form)
-    gallery = read_codes(database, database_labels, label_form=label_form)
-    query = read.fitted(gallery)
-    aims = None
-    if targets is not None:
-        aims = read_labels(targets, label_form).fitted(gallery.labelled, "targets").hot
+    named = {
+        "--split": split,
+        "--query-ids": query_ids,
+        "--database-ids": database_ids,
+        "--ignore-unknown": ignore_unknown or None,
+    }
+    given = [name for name, value in named.items() if value is not None]
+    if relevance is None and given:
+        raise UsageError(f"{', '.join(given)} goes with --relevance")
+    labelled = (labels or database_labels or targets) is not None
+    if relevance is not None and labelled:
+        raise UsageError("expected labels or --relevance, got both: leave one of them out")
+    how = _reading(form, quantise, bits, column)
+    gallery = read_stored(database, how)
+    query = read_stored(codes, how, database=gallery)
+    settings: dict[str, Any] = {
+        "top_k": top_k,
+        "shards": shards or default_shards(len(gallery), executor),
+        "executor": executor,
+    }
+    judged = {"empty": empty, "convention": convention}
     with nullcontext(silent) if quiet else progress_display() as progress:
-        figures = evaluate(
-            query,
-            gallery,
-            targets=aims,
-            top_k=top_k,
-            empty=empty,
-            convention=convention,
-            shards=shards or default_shards(len(gallery), executor),
-            executor=executor,
-            progress=progress,
-        )
+        settings["progress"] = progress
+        if relevance is not None:
+            sides = (("queries", query, query_ids), ("database", gallery, database_ids))
+            figures, said = _by_judgements(
+                relevance, sides, split, ignore_unknown, {**settings, **judged}
+            )
+        elif labelled or not _floats_alone((codes, query), (database, gallery)):
+            files = ((codes, query, labels), (database, gallery, database_labels))
+            figures, said = _by_labels(files, targets, label_form, {**settings, **judged})
+        else:
+            figures, said = _by_neighbours(query, gallery, similarity, {**settings, **judged})
     if out is not None:
         write_queries(out, figures)
     document: dict[str, Any] = {
@@ -117,8 +189,11 @@ def evaluate_codes(
         "queries": len(query),
         "database": len(gallery),
         "bits": query.codes.bits,
-        "classes": max(read.labels.bits, gallery.labels.bits),
-        "label_form": {"queries": read.form, "database": gallery.form},
+        "forms": {"queries": query.form, "database": gallery.form},
+        "read_as": {"queries": query.described(), "database": gallery.described()},
+        "classes": None,
+        "label_form": None,
+        **said,
         "ties": "expected",
         "empty": empty,
         "top_k": top_k,
@@ -131,6 +206,126 @@ def evaluate_codes(
         print_evaluation(document)
 
 
+def _reading(form: str, quantise: str | None, bits: int | None, column: str | None) -> Reading:
+    from advhash.codes.forms import Reading
+
+    if bits is not None and bits < 1:
+        raise UsageError(f"expected --bits above 0, got {bits}")
+    if form == "floats" and quantise is None:
+        raise UsageError("--form floats has no bits: add --quantise sign, mean or median")
+    given: Any = (None if form == "auto" else form, quantise, bits, column)
+    return Reading(*given)
+
+
+def _floats_alone(*sides: tuple[Path, StoredCodes]) -> bool:
+    """Whether both sides are floats, and none of the files has labels."""
+    floats = all(stored.floats is not None for _, stored in sides)
+    return floats and not any(stored.has_labels(file) for file, stored in sides)
+
+
+def _by_labels(
+    sides: Sequence[tuple[Path, StoredCodes, Path | None]],
+    targets: Path | None,
+    label_form: Any,
+    settings: Mapping[str, Any],
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Figures where relevant is what shares a label, and what is said of it."""
+    from advhash.codes.code_files import read_labels, with_labels
+    from advhash.experiments.evaluate import evaluate
+
+    if targets is None and settings["convention"] is None:
+        identified = _by_identities(sides, label_form, settings)
+        if identified is not None:
+            return identified
+    read, gallery = (with_labels(*side, label_form) for side in sides)
+    query = read.fitted(gallery)
+    aims = None
+    if targets is not None:
+        aims = read_labels(targets, label_form).fitted(gallery.labelled, "targets").hot
+    figures = evaluate(query, gallery, targets=aims, **settings)
+    return figures, {
+        "classes": max(read.labels.bits, gallery.labels.bits),
+        "label_form": {"queries": read.form, "database": gallery.form},
+        "relevance": {"by": "labels"},
+    }
+
+
+def _by_identities(
+    sides: Sequence[tuple[Path, StoredCodes, Path | None]],
+    label_form: Any,
+    settings: Mapping[str, Any],
+) -> tuple[Evaluation, dict[str, Any]] | None:
+    """The figures of `_by_labels` where class numbers are so many that each gets no column."""
+    from advhash.codes.code_files import LabelledCodes, read_class_numbers
+    from advhash.codes.relevance import identities
+    from advhash.experiments.evaluate import evaluate
+
+    if not all(labels is not None or side.has_labels(file) for file, side, labels in sides):
+        return None
+    asked, known = (read_class_numbers(labels or file, label_form) for file, _, labels in sides)
+    if asked is None or known is None or not len(asked) or not len(known):
+        return None
+    fits = [len(asked), len(known)] == [len(side) for _, side, _ in sides]
+    pairs = identities(asked, known) if fits else None
+    if pairs is None:
+        return None
+    query, gallery = (LabelledCodes.unlabelled(side.codes) for _, side, _ in sides)
+    figures = evaluate(query, gallery, relevance=pairs, **settings)
+    return figures, {
+        "classes": 1 + int(max(asked.max(), known.max())),
+        "label_form": dict.fromkeys(("queries", "database"), "class numbers"),
+        "relevance": {"by": "labels"},
+    }
+
+
+def _by_judgements(
+    file: Path,
+    sides: Sequence[tuple[str, StoredCodes, Path | None]],
+    split: str | None,
+    ignore: bool,
+    settings: Mapping[str, Any],
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Figures of the queries that a file judges, and what is said of it."""
+    from advhash.codes.code_files import LabelledCodes
+    from advhash.codes.judgements import Side, read_judgements
+    from advhash.experiments.evaluate import evaluate
+
+    asked, known = (Side(name, len(side), side.ids, ids) for name, side, ids in sides)
+    judgements = read_judgements(file, asked, known, split=split, ignore=ignore)
+    query, gallery = (side for _, side, _ in sides)
+    known_codes = LabelledCodes.unlabelled(gallery.codes)
+    figures = evaluate(
+        LabelledCodes.unlabelled(query.codes[judgements.queries]),
+        known_codes if gallery.mapped is None else gallery.mapped,
+        relevance=judgements.pairs,
+        **settings,
+    )
+    return figures, {
+        "relevance": {
+            "by": "judgements",
+            "file": judgements.source,
+            "pairs": len(judgements.pairs.rows),
+            "queries_judged": len(judgements.queries),
+            "rows_called_by": judgements.rows,
+            "ignored": judgements.ignored,
+        }
+    }
+
+
+def _by_neighbours(
+    query: StoredCodes, database: StoredCodes, similarity: Any, settings: Mapping[str, Any]
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Figures where the nearest floats are what should be found, and what is said of it."""
+    from advhash.experiments.evaluate import evaluate_neighbours
+
+    rest = dict(settings)
+    if rest.pop("convention") is not None:
+        raise UsageError("--convention takes labels")
+    rest.pop("empty")  # every query has neighbours
+    figures = evaluate_neighbours(query, database, similarity=similarity, **rest)
+    return figures, {"relevance": {"by": "neighbours", "similarity": similarity}}
+
+
 def default_shards(rows: int, executor: str) -> int:
     """One shard inline, where threads share the work; elsewhere enough to share it out."""
     return 1 if executor == "inline" else max(2, min(64, rows // 100_000))
@@ -138,20 +333,47 @@ def default_shards(rows: int, executor: str) -> int:
 
 @codes_app.command("import")
 def import_codes(
-    source: Annotated[Path, typer.Argument(help="An .npz, .npy or text file.")],
+    source: Annotated[Path, typer.Argument(help="A file of codes, as `advhash eval` takes it.")],
     out: Annotated[Path, typer.Argument(help="The .codes file to write.")],
     labels: Labels = None,
     label_form: Form = "auto",
+    form: Stored = "auto",
+    quantise: Quantise = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            "--fit", help="Floats of the database, which set the thresholds of --quantise."
+        ),
+    ] = None,
+    bits: Bits = None,
+    column: Column = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a file of codes and labels to the format that can be mapped and sharded."""
-    from advhash.codes.code_files import SUFFIX, read_codes, write_codes
+    """Convert a file of codes, and their labels, to the format that can be mapped and sharded."""
+    from advhash.codes.code_files import (
+        SUFFIX,
+        LabelledCodes,
+        read_stored,
+        with_labels,
+        write_codes,
+    )
 
     if out.suffix != SUFFIX:
         raise UsageError(f"expected a file name that ends in {SUFFIX}, got {out.name!r}")
-    data = read_codes(source, labels, label_form=label_form)
+    if (fit is None) is (quantise in ("mean", "median")):
+        raise UsageError(
+            "--fit FILE goes with --quantise mean or median: the database, whose rows set the "
+            "thresholds; of the database, the file itself"
+        )
+    how = _reading(form, quantise, bits, column)
+    fitted = None if fit is None else read_stored(fit, how)
+    stored = read_stored(source, how, database=fitted)
+    if labels is None and not stored.has_labels(source):
+        data = LabelledCodes.unlabelled(stored.codes)
+    else:
+        data = with_labels(source, stored, labels, label_form)
     write_codes(out, data)
-    _tell(out, data, as_json)
+    _tell(out, data, as_json, stored.described())
 
 
 @codes_app.command("export")
@@ -214,7 +436,7 @@ def export_codes(
     _tell(out, data, as_json)
 
 
-def _tell(out: Path, data: LabelledCodes, as_json: bool) -> None:
+def _tell(out: Path, data: LabelledCodes, as_json: bool, described: str = "") -> None:
     from advhash.cli.console import print_json
 
     if as_json:
@@ -227,27 +449,49 @@ def _tell(out: Path, data: LabelledCodes, as_json: bool) -> None:
                 "classes": data.labels.bits,
                 "label_form": data.form,
             }
+            | ({"read_as": described} if described else {})
         )
     else:
-        tell(
-            f"{out}: {len(data)} codes of {data.codes.bits} bits, {data.labels.bits} classes "
-            f"(labels: {data.form})"
+        if described:
+            tell(f"read as {described}")
+        labelled = f"{data.labels.bits} classes (labels: {data.form})"
+        if data.form == "none":
+            labelled = "no labels"
+        tell(f"{out}: {len(data)} codes of {data.codes.bits} bits, {labelled}")
+
+
+def _forms(by_side: Mapping[str, str]) -> str:
+    """In which form something was written, of both sides where they differ."""
+    same = by_side["queries"] == by_side["database"]
+    if same:
+        return by_side["queries"]
+    return f"queries {by_side['queries']}, database {by_side['database']}"
+
+
+def _relevant(document: Mapping[str, Any]) -> str:
+    """What was relevant, and to how many of the queries nothing was."""
+    said = document["relevance"]
+    if said["by"] == "neighbours":
+        return f"relevant: the nearest floats ({said['similarity']})"
+    if said["by"] == "labels":
+        said = f"{document['classes']} classes (labels: {_forms(document['label_form'])})"
+    else:
+        without = document["queries"] - said["queries_judged"]
+        parts = [f"{said['pairs']} judgements in {said['file']}, rows by {said['rows_called_by']}"]
+        parts += [f"{without} queries without a judgement left out"] if without else []
+        parts += (
+            [f"{said['ignored']} judgements of unknown rows left out"] if said["ignored"] else []
         )
-
-
-def _forms(document: Mapping[str, Any]) -> str:
-    """In which form the labels were written, of both sides where they differ."""
-    of = document["label_form"]
-    same = of["queries"] == of["database"]
-    return of["queries"] if same else f"queries {of['queries']}, database {of['database']}"
+        said = "; ".join(parts)
+    return f"{said}; {document['empty_queries']} queries without a relevant row"
 
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
     """Figures of codes from outside."""
+    tell(f"read as {_forms(document['read_as'])}")
     tell(
         f"{document['queries']} queries against {document['database']} codes of "
-        f"{document['bits']} bits, {document['classes']} classes (labels: {_forms(document)}); "
-        f"{document['empty_queries']} queries without a relevant row"
+        f"{document['bits']} bits, {_relevant(document)}"
     )
     print_metrics(document["metrics"])
     tell(f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s")

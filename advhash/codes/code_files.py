@@ -1,4 +1,4 @@
-"""Files of codes with labels: our own format, and NumPy and text files from anyone's model.
+"""Files of codes with labels: our own format, and those in which others keep codes.
 
 A `.codes` file can be mapped into memory, so that a gallery need not fit. All numbers are
 little-endian:
@@ -9,7 +9,7 @@ little-endian:
     12      4     K, bits of a code
     16      8     M, rows
     24      4     C, classes (columns of labels)
-    28      4     0: labels are multi-hot; 1: they were class numbers
+    28      4     0: labels are multi-hot; 1: they were class numbers; 2: none, C is 1
     32      32    SHA-256 of everything from offset 64 on
     64      8·M·⌈K/64⌉  code words: bit k of a row is bit k mod 64 of its word ⌊k/64⌋; unused bits 0
     …       8·M·⌈C/64⌉  label words, likewise
@@ -19,32 +19,45 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from advhash.codes.forms import (
+    AS_RECOGNISED,
+    MOST_BITS,
+    CodeForm,
+    Reading,
+    codes_of,
+    floats_of,
+    recognised,
+)
 from advhash.codes.labels import (
     Form,
     LabelForm,
     Labels,
+    class_numbers,
     digits_of,
+    expect_one_meaning,
     read_labels as as_labels,
-    text_labels,
 )
 from advhash.codes.packed import HashCodes
+from advhash.codes.quantise import Thresholds, above, thresholds
+from advhash.codes.stored_rows import (
+    LABELS,
+    TEXT,
+    column_of,
+    holds_labels,
+    loaded,
+    member,
+    read_rows,
+    reading,
+)
 from advhash.codes.text_rows import read_table
 from advhash.errors import DataError, UsageError
-from advhash.storage.documents import (
-    BROKEN_ARRAYS,
-    check_archive,
-    expect_file,
-    reason,
-)
 from advhash.storage.files import partial_file
 
 SUFFIX = ".codes"
@@ -52,11 +65,8 @@ _MAGIC = b"ADVHCODE"
 _HEADER = struct.Struct("<8sIIQII32s")
 _VERSION = 1
 _ROWS = 1 << 16  # packed and checked at a time
-_MOST_BITS = 1024
-_TEXT = (".txt", ".csv", ".tsv")
-_FORMS: tuple[Form, ...] = ("multi-hot", "class numbers")  # by their number in a header
+_FORMS: tuple[Form, ...] = ("multi-hot", "class numbers", "none")  # by their number in a header
 _STATED: dict[str, LabelForm] = {"multi-hot": "multi-hot", "class numbers": "classes"}
-_FORMATS = f"{SUFFIX}, .npz (arrays `codes` and `labels`), .npy, or text (.txt, .csv, .tsv)"
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,11 @@ class LabelledCodes:
     labels: HashCodes
     path: Path | None = None
     form: Form = "multi-hot"
+
+    @classmethod
+    def unlabelled(cls, codes: HashCodes) -> LabelledCodes:
+        """Codes whose relevance lies elsewhere: one class, which no row has."""
+        return cls(codes, HashCodes.pack(np.zeros((len(codes), 1), bool)), form="none")
 
     @property
     def labelled(self) -> Labels:
@@ -110,8 +125,8 @@ def write_codes(path: Path, data: LabelledCodes) -> None:
     """Write codes and labels to `path`, whole or not at all, in the format of its suffix.
 
     `.codes` (ours), `.npz` (uint8 arrays `codes` and `labels`, and `label_form`, which says that
-    labels of one column are multi-hot too), `.npy` and `.txt` (codes alone, 0 and 1, one row a
-    line). Raises UsageError for another suffix, StorageError.
+    labels of one column are multi-hot too; without labels `codes` alone), `.npy` and `.txt` (codes
+    alone, 0 and 1, one row a line). Raises UsageError for another suffix, StorageError.
     """
     writers = {SUFFIX: _write_own, ".npz": _write_npz, ".npy": _write_npy, ".txt": _write_text}
     if path.suffix not in writers:
@@ -137,7 +152,10 @@ def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:
 
 def _write_npz(stream: BinaryIO, data: LabelledCodes) -> None:
     codes, labels = (part.unpack().astype(np.uint8) for part in (data.codes, data.labels))
-    np.savez_compressed(stream, codes=codes, labels=labels, label_form=np.array("multi-hot"))
+    if data.form == "none":
+        np.savez_compressed(stream, codes=codes)
+    else:
+        np.savez_compressed(stream, codes=codes, labels=labels, label_form=np.array("multi-hot"))
 
 
 def _write_npy(stream: BinaryIO, data: LabelledCodes) -> None:
@@ -196,7 +214,7 @@ def checksum(path: Path) -> str:
 
 
 def _read_header(path: Path) -> _Header:
-    with _reading(path), path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         octets = stream.read(_HEADER.size)
     if octets[:8] != _MAGIC:
         raise DataError(f"{path}: expected a {SUFFIX} file (`advhash codes import` makes one)")
@@ -205,7 +223,7 @@ def _read_header(path: Path) -> _Header:
     _, version, bits, rows, classes, form, digest = _HEADER.unpack(octets)
     if version != _VERSION:
         raise DataError(f"{path}: expected format version {_VERSION}, got {version}")
-    if not 1 <= bits <= _MOST_BITS or classes < 1 or form >= len(_FORMS):
+    if not 1 <= bits <= MOST_BITS or classes < 1 or form >= len(_FORMS):
         raise DataError(
             f"{path}: damaged, as it states {bits} bits, {classes} classes and labels of form "
             f"{form}"
@@ -213,50 +231,120 @@ def _read_header(path: Path) -> _Header:
     return _Header(bits, rows, classes, _FORMS[form], digest)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what can be wrong with a file as such into one DataError line."""
-    try:
-        expect_file(path)
-        yield
-    except FileNotFoundError:
-        raise DataError(f"expected a file, got {path}: not there") from None
-    except IsADirectoryError:
-        raise DataError(f"expected a file, got the folder {path}") from None
-    except PermissionError:
-        raise DataError(f"cannot read {path}: no permission") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {reason(error)}") from None
-    except MemoryError:
-        raise DataError(f"{path}: does not fit in memory; use a {SUFFIX} file") from None
+@dataclass(frozen=True)
+class StoredCodes:
+    """Codes of N rows as a file holds them, and what else it says of these rows.
+
+    codes:  the bits
+    form:   in which form they were stored
+    source: what kind of file it is, where its name does not say it, and what made bits of floats
+    floats: (N,D) the embeddings that the bits were made of; None: it holds bits
+    limits: (D,) the thresholds that made bits of them
+    ids:    what the rows are called; None: the file does not say it
+    mapped: the rows of a `.codes` file, with the labels in it
+    """
+
+    codes: HashCodes
+    form: CodeForm = "bits"
+    source: str = ""
+    floats: npt.NDArray[Any] | None = None
+    limits: Thresholds | None = None
+    ids: tuple[str, ...] | None = None
+    mapped: LabelledCodes | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def has_labels(self, path: Path) -> bool:
+        """Whether the file that they were read from has labels of its own. Raises DataError."""
+        return holds_labels(path) if self.mapped is None else self.mapped.form != "none"
+
+    def described(self) -> str:
+        """In which form which bits were read."""
+        behind = f" ({self.source})" if self.source else ""
+        return f"{self.form}, {self.codes.bits} bits{behind}"
+
+
+def read_stored(
+    path: Path,
+    how: Reading = AS_RECOGNISED,
+    *,
+    database: StoredCodes | None = None,
+    verify: bool = True,
+) -> StoredCodes:
+    """The codes in a file of any known format and form, labelled or not.
+
+    database: of queries, the rows that they are searched in: theirs are the thresholds of floats
+
+    Raises DataError; UsageError for a quantiser that has no floats to work on.
+    """
+    if path.suffix.lower() == SUFFIX:
+        if how != AS_RECOGNISED:
+            raise UsageError(
+                f"{path}: a {SUFFIX} file says itself what it holds: leave out --form, --quantise, "
+                "--bits and --column"
+            )
+        mapped = map_codes(path, verify=verify)
+        return StoredCodes(mapped.codes, source=f"a {SUFFIX} file", mapped=mapped)
+    rows = read_rows(path, how)
+    form = recognised(rows, how, path)
+    if form != "floats":
+        codes = codes_of(rows, form, how.bits, path)
+        return StoredCodes(codes, form, rows.source, ids=rows.ids)
+    if how.quantise is None:
+        raise DataError(f"{path}: floats have no bits: add --quantise sign, mean or median")
+    floats = floats_of(rows, how.bits, path)
+    if database is None:
+        limits = thresholds(floats, how.quantise) if len(floats) else np.zeros(floats.shape[1])
+    elif database.limits is None:
+        raise DataError(
+            f"{path}: expected {database.form} as in the database, got floats: both sides are "
+            "quantised, or none"
+        )
+    else:
+        limits = database.limits
+    if floats.shape[1] != len(limits):
+        raise DataError(
+            f"{path}: expected embeddings of {len(limits)} dimensions as in the database, got "
+            f"{floats.shape[1]}"
+        )
+    codes = HashCodes.pack(above(floats, limits))
+    source = ", ".join(part for part in (rows.source, how.quantise) if part)
+    return StoredCodes(codes, form, source, floats, limits, rows.ids)
 
 
 def read_codes(
-    path: Path, labels: Path | None = None, *, label_form: LabelForm = "auto", verify: bool = True
+    path: Path,
+    labels: Path | None = None,
+    *,
+    label_form: LabelForm = "auto",
+    verify: bool = True,
+    how: Reading = AS_RECOGNISED,
 ) -> LabelledCodes:
     """Codes and labels from a file of any known format.
 
     labels: a file with the labels, needed where `path` has none; see `read_labels`
+    how:    what the user says of the codes; by default they are recognised
 
-    Codes are (N,K) of 0 and 1 or of −1 and 1, 1 ≤ K ≤ 1024. Raises DataError.
+    Raises DataError, UsageError.
     """
-    if path.suffix.lower() == SUFFIX:
-        mapped = map_codes(path, verify=verify)
-        if labels is None:
-            _expect_form(path, mapped.form, label_form)
-            return mapped
-        codes = mapped.codes
-    else:
-        codes = _pack(path, _read_array(path, "codes"))
-        if codes.bits > _MOST_BITS:
-            raise DataError(f"{path}: expected at most {_MOST_BITS} bits, got {codes.bits}")
-        if labels is None and path.suffix.lower() != ".npz":
-            raise DataError(
-                f"{path}: has codes alone; expected a second file with their labels: --labels "
-                "FILE, of a database --database-labels FILE"
-            )
+    return with_labels(path, read_stored(path, how, verify=verify), labels, label_form)
+
+
+def with_labels(
+    path: Path, stored: StoredCodes, labels: Path | None, label_form: LabelForm
+) -> LabelledCodes:
+    """What was read from `path`, with the labels of a second file, or its own. Raises DataError."""
+    if labels is None and stored.mapped is not None and stored.mapped.form != "none":
+        _expect_form(path, stored.mapped.form, label_form)
+        return stored.mapped
+    if labels is None and path.suffix.lower() != ".npz" and not stored.has_labels(path):
+        raise DataError(
+            f"{path}: has codes alone; expected a second file with their labels: --labels "
+            "FILE, of a database --database-labels FILE (or, of `advhash eval`, --relevance FILE)"
+        )
     labelled = read_labels(labels or path, label_form)
-    return LabelledCodes(codes, labelled.hot, form=labelled.form)
+    return LabelledCodes(stored.codes, labelled.hot, form=labelled.form)
 
 
 def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
@@ -267,22 +355,44 @@ def read_labels(path: Path, form: LabelForm = "auto") -> Labels:
 
     Raises DataError.
     """
-    suffix = path.suffix.lower()
-    if suffix == SUFFIX:
+    if path.suffix.lower() == SUFFIX:
         mapped = map_codes(path)
         _expect_form(path, mapped.form, form)
         return mapped.labelled
-    if suffix in _TEXT:
-        with _reading(path), path.open(encoding="utf-8-sig", errors="replace") as stream:
-            return text_labels(read_table(stream, path, digits=digits_of(form)), form, path)
-    array = _read_array(path, "labels")
+    return as_labels(*_label_values(path, form))
+
+
+def read_class_numbers(path: Path, form: LabelForm = "auto") -> npt.NDArray[np.int64] | None:
+    """The class numbers (N,) of a file; None: it has a column a class. Raises DataError."""
+    if path.suffix.lower() == SUFFIX:
+        return None
+    return class_numbers(*_label_values(path, form))
+
+
+def _label_values(
+    path: Path, form: LabelForm
+) -> tuple[npt.NDArray[Any], LabelForm, Path, npt.NDArray[np.int64] | None]:
+    """What is read as labels: the values, their form as far as known, where, and their lines."""
+    suffix = path.suffix.lower()
+    if suffix in TEXT:
+        with reading(path), path.open(encoding="utf-8-sig", errors="replace") as stream:
+            table = read_table(stream, path, digits=digits_of(form))
+        expect_one_meaning(table, form, path)
+        return table.values, form, path, table.lines
+    if suffix == ".npy":
+        with reading(path):
+            array = loaded(path, "r")
+    else:
+        array = column_of(path, LABELS)
     if suffix == ".npz" and form == "auto":
         form = _stated_form(path)
-    return as_labels(array, form, path)
+    return array, form, path, None
 
 
 def _expect_form(path: Path, form: Form, asked: LabelForm) -> None:
-    """Raise DataError where a file of ours holds labels that are not of the form asked for."""
+    """Raise DataError where a file of ours holds no labels of the form asked for."""
+    if form == "none":
+        raise DataError(f"{path}: has codes alone: import it again with --labels FILE")
     if asked not in ("auto", _STATED[form]):
         raise DataError(f"{path}: its labels were {form}, expected {asked}: import it again")
 
@@ -290,90 +400,7 @@ def _expect_form(path: Path, form: Form, asked: LabelForm) -> None:
 def _stated_form(path: Path) -> LabelForm:
     """What an .npz that we wrote says of its labels."""
     try:
-        stated = _member(path, "label_form")
+        stated = member(path, "label_form")
     except DataError:
         return "auto"
     return _STATED.get(str(stated), "auto")
-
-
-def _read_array(path: Path, name: str) -> npt.NDArray[np.generic]:
-    with _reading(path):
-        if path.suffix.lower() == ".npy":
-            return _loaded(path, "r")
-        if path.suffix.lower() == ".npz":
-            return _member(path, name)
-        if path.suffix.lower() in _TEXT:
-            return _text_codes(path)
-    raise DataError(f"{path}: expected {_FORMATS}")
-
-
-def _loaded(path: Path, mode: str | None) -> npt.NDArray[np.generic]:
-    try:
-        array = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
-    except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an array that NumPy reads ({reason(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: expected one array, got an archive; name it .npz")
-    return array
-
-
-def _member(path: Path, name: str) -> npt.NDArray[np.generic]:
-    try:
-        check_archive(path)
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if name not in archive:
-                held = ", ".join(archive.files) or "none"
-                raise DataError(f"{path}: expected an array named {name!r}, got {held}")
-            array: npt.NDArray[np.generic] = archive[name]
-            return array
-    except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an archive that NumPy reads ({reason(error)})") from None
-
-
-def _text_codes(path: Path) -> npt.NDArray[np.generic]:
-    """Rows of −1, 0 and 1 as numbers in any form, or of 0 and 1 with nothing between."""
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        table = read_table(stream, path, expected="0, 1 or -1")
-    wrong = ~np.isin(table.values, (-1, 0, 1))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0].tolist()
-        raise DataError(
-            f"{path}, line {table.lines[row]}: expected 0, 1 or -1, got "
-            f"'{table.values[row, column]:g}'"
-        )
-    return table.values.astype(np.int8)
-
-
-def _pack(path: Path, array: npt.NDArray[np.generic]) -> HashCodes:
-    """Codes (N,K) of 0 and 1 or −1 and 1 as packed bits."""
-    if array.size == 0 and (array.ndim < 2 or not len(array)):
-        array = array.reshape(0, 1)  # an empty file: refused where rows are needed
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise DataError(f"{path}: expected codes (N, columns), got shape {array.shape}")
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{path}: expected numbers as codes, got {array.dtype}")
-    _check_two_values(path, array)
-    parts = [
-        HashCodes.pack(np.asarray(array[start : start + _ROWS]) > 0)
-        for start in range(0, len(array), _ROWS)
-    ]
-    return HashCodes.concatenate(parts) if parts else HashCodes.pack(array)
-
-
-def _check_two_values(path: Path, array: npt.NDArray[np.generic]) -> None:
-    """Raise DataError where codes have a third value."""
-    seen: set[float] = set()
-    for start in range(0, len(array), _ROWS):
-        part = np.asarray(array[start : start + _ROWS])
-        wrong = ~np.isin(part, (-1, 0, 1))
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0].tolist()
-            raise DataError(
-                f"{path}: expected codes of 0 and 1 or of -1 and 1, got {part[row, column]} "
-                f"in row {start + row}, column {column}"
-            )
-        seen |= set(np.unique(part).tolist())
-    if {-1, 0} <= seen:
-        raise DataError(
-            f"{path}: expected two values, got -1, 0 and 1: sign(0) is no bit; decide it first"
-        )

@@ -18,7 +18,7 @@ from advhash.codes.text_rows import TextTable, is_ambiguous
 from advhash.errors import DataError
 
 LabelForm = Literal["auto", "classes", "multi-hot"]  # as asked for
-Form = Literal["class numbers", "multi-hot"]  # as read
+Form = Literal["class numbers", "multi-hot", "none"]  # as read; none: there are no labels
 MOST_CLASSES = 1 << 20
 ROWS = 1 << 16  # checked and packed at a time
 
@@ -84,33 +84,51 @@ def read_labels(
 
     Raises DataError: another shape, a value that is no class number, or neither 0 nor 1.
     """
+    numbers = class_numbers(labels, asked, where, lines)
+    if numbers is None:
+        table = labels if labels.ndim == 2 else labels[:, None]
+        parts = [_bits(part, start, where, lines) for start, part in _blocks(table)]
+        return Labels(HashCodes.concatenate(parts) if parts else HashCodes.pack(table), "multi-hot")
+    classes = 1 + int(numbers.max(initial=0))
+    packed = [HashCodes.pack(hot) for hot in _one_hot(numbers, classes)]
+    empty = HashCodes.pack(np.zeros((0, classes)))
+    return Labels(HashCodes.concatenate(packed) if packed else empty, "class numbers")
+
+
+def class_numbers(
+    labels: npt.NDArray[Any],
+    asked: LabelForm,
+    where: object,
+    lines: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64] | None:
+    """(N,) class numbers, checked; None: the labels are multi-hot. Raises DataError as above."""
     form = form_of(labels.shape, asked, where)
     if labels.dtype.kind not in "biuf":
         raise DataError(f"{where}: expected numbers as labels, got {labels.dtype}")
     if form == "multi-hot":
-        table = labels if labels.ndim == 2 else labels[:, None]
-        parts = [_bits(part, start, where, lines) for start, part in _blocks(table)]
-        return Labels(HashCodes.concatenate(parts) if parts else HashCodes.pack(table), form)
+        return None
     column = labels.reshape(-1)
-    numbers = [_class_numbers(part, start, where, lines) for start, part in _blocks(column)]
-    classes = 1 + max((int(part.max()) for part in numbers), default=0)
-    packed = [HashCodes.pack(hot) for part in numbers for hot in _one_hot(part, classes)]
-    empty = HashCodes.pack(np.zeros((0, classes)))
-    return Labels(HashCodes.concatenate(packed) if packed else empty, form)
+    parts = [_class_numbers(part, start, where, lines) for start, part in _blocks(column)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def text_labels(table: TextTable, asked: LabelForm, where: object) -> Labels:
     """Labels from a text that was read with `digits=None`, or True where multi-hot is asked for.
 
-    Raises DataError as well where words like 10 and 11 may be class numbers or bits.
+    Raises DataError.
     """
+    expect_one_meaning(table, asked, where)
+    return read_labels(table.values, asked, where, table.lines)
+
+
+def expect_one_meaning(table: TextTable, asked: LabelForm, where: object) -> None:
+    """Raise DataError where words like 10 and 11 of a text may be class numbers or bits."""
     if asked == "auto" and is_ambiguous(table):
         raise DataError(
             f"{where}: expected class numbers, or 0 and 1 with blanks between, got "
             f"{table.values[0, 0]:.0f} and the like, which may be either: say so by the label form "
             "(classes or multi-hot)"
         )
-    return read_labels(table.values, asked, where, table.lines)
 
 
 def digits_of(asked: LabelForm) -> bool | None:

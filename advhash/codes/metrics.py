@@ -286,6 +286,84 @@ def normalised_gain(
     return _close(value, relevant, empty)
 
 
+@dataclass(frozen=True)
+class LevelGains:
+    """Grades of the relevant rows of N queries, by distance.
+
+    gain:   (N,K+1) their sum at each distance 0..K
+    starts: (N+1,) where the grades of a query begin in `grades`, and where the last ones end
+    grades: the grades above 0, those of a query in descending order
+    """
+
+    gain: Floats
+    starts: npt.NDArray[np.int64]
+    grades: Floats
+
+    @property
+    def queries(self) -> npt.NDArray[np.int64]:
+        """Whose each grade is."""
+        return np.repeat(np.arange(len(self.gain)), np.diff(self.starts))
+
+
+def graded_gain(
+    counts: DistanceHistograms,
+    gains: LevelGains,
+    *,
+    top_k: int | None = None,
+    empty: Empty = "zero",
+) -> Floats:
+    """(N,) NDCG with the grade as gain, discount 1/log2(1 + rank), ties by expectation.
+
+    DCG = Σ_r g_r / log2(1 + r) over the ranks r up to top_k (Järvelin & Kekäläinen, ACM TOIS 2002;
+    the gain is linear, as trec_eval and BEIR have it, not 2^g − 1), divided by that of the best
+    order. In a random order of the n rows of a level, each rank holds each row with probability
+    1/n, so that its gain is on average ḡ, the level's mean grade. DCG is linear in the gains, and
+    IDCG, that of the best order, knows no ties, so that the expectation is exactly (McSherry and
+    Najork, ECIR 2008)
+
+        E[NDCG] = Σ_levels ḡ · Σ_{ranks of the level, up to top_k} 1/log2(1 + r) / IDCG
+
+    >>> counts = DistanceHistograms(np.array([[2, 1]]), np.array([[2, 0]]))
+    >>> gains = LevelGains(np.array([[4.0, 0.0]]), np.array([0, 2]), np.array([3.0, 1.0]))
+    >>> graded_gain(counts, gains).round(4).tolist()  # grades 3, 1 and 1, 3 are equally likely
+    [0.8984]
+    """
+    levels = _Levels(counts, top_k)
+    depth = counts.rows if top_k is None else min(top_k, counts.rows)
+    discount = 1 / np.log2(np.arange(2, depth + 2))
+    summed = np.concatenate([[0.0], np.cumsum(discount)])
+    mean = gains.gain / np.maximum(levels.rows, 1)
+    span = (
+        summed[np.minimum(levels.edges[:, 1:], depth)]
+        - summed[np.minimum(levels.edges[:, :-1], depth)]
+    )
+    reached = (mean * span).sum(axis=1)
+    ranks = np.arange(len(gains.grades)) - np.repeat(gains.starts[:-1], np.diff(gains.starts))
+    kept = ranks < depth
+    best = np.bincount(
+        gains.queries[kept], gains.grades[kept] * discount[ranks[kept]], minlength=len(reached)
+    )
+    value = np.minimum(reached / np.where(best > 0, best, 1.0), 1.0)
+    value = np.where(np.isclose(reached, best, rtol=1e-12, atol=0), 1.0, value)  # sums round
+    return _close(value, counts.relevant_rows, empty)
+
+
+def graded_recall(counts: DistanceHistograms, gains: LevelGains, top_k: int) -> Floats:
+    """(N,) share of all grades of a query that lie among the first top_k, ties by expectation.
+
+    Of neighbours, whose grade is the chance of being one, this is the expected recall.
+
+    >>> counts = DistanceHistograms(np.array([[1, 2]]), np.array([[1, 1]]))
+    >>> gains = LevelGains(np.array([[1.0, 1.0]]), np.array([0, 2]), np.array([1.0, 1.0]))
+    >>> graded_recall(counts, gains, 2).tolist()
+    [0.75]
+    """
+    levels = _Levels(counts, top_k)
+    seen = gains.gain * (levels.seen / np.maximum(levels.rows, 1))
+    whole = gains.gain.sum(axis=1)
+    return np.asarray(np.minimum(seen.sum(axis=1) / np.where(whole > 0, whole, 1.0), 1.0))
+
+
 def _ranked_hits(
     query: HashCodes,
     database: HashCodes,

@@ -70,7 +70,7 @@ def read_table(
             words of one length, and one begins with 0, as no number does
     expected: what a word is meant to be, for messages
     """
-    numbered_lines = _numbered(text)
+    numbered_lines = numbered_words(text)
     first, second = next(numbered_lines, None), next(numbered_lines, None)
     index = False
     if first is not None and second is not None and _is_header(first[1], second[1]):
@@ -109,7 +109,7 @@ def read_table(
     return TextTable(np.array(rows, np.float32).reshape(len(rows), -1), numbered)
 
 
-def _numbered(text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def numbered_words(text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The lines that say something, split up, with their numbers."""
     for place, line in enumerate(text, start=1):
         if line.strip() and not line.lstrip().startswith(COMMENT):

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advhash.codes.code_files import LabelledCodes
+from advhash.codes.code_files import LabelledCodes, StoredCodes
 from advhash.codes.hamming import DistanceHistograms, histograms
 from advhash.codes.metrics import (
     Convention,
     Empty,
+    LevelGains,
     average_precision,
     chance_average_precision,
+    graded_gain,
+    graded_recall,
     normalised_gain,
     precision_at,
     precision_recall_curve,
@@ -26,6 +29,7 @@ from advhash.codes.metrics import (
     recall_at,
 )
 from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import Relevance, SharedLabels, Similarity, float_neighbours
 from advhash.codes.sharding import sharded_histograms
 from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UsageError
@@ -34,6 +38,7 @@ from advhash.storage.tables import write_table
 
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
+_FIRST = 10  # of recall_at_10 and ndcg_at_10
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Evaluation:
     """Per-query columns (N,), the curve, and how long the evaluation took.
 
     columns: `map`, `map_optimistic`, … of each query; NaN where it is left out
-    curve:   precision and recall within every Hamming radius 0..K
+    curve:   precision and recall within every Hamming radius 0..K; None where nothing is relevant
+             but neighbours
     empty_queries: queries without a relevant row; empty_targets: the same by their targets
     seconds: from codes in memory to MAP, its bounds and chance, for labels and targets; loading,
              compiling the kernel, the further columns and the intervals are not in it
@@ -49,7 +55,7 @@ class Evaluation:
     """
 
     columns: Mapping[str, Floats]
-    curve: tuple[Floats, Floats]
+    curve: tuple[Floats, Floats] | None
     empty_queries: int
     empty_targets: int | None
     seconds: float
@@ -69,15 +75,19 @@ class Evaluation:
             "empty_queries": self.empty_queries,
             "empty_targets": self.empty_targets,
             "metrics": {name: vars(metric) for name, metric in metrics.items()},
-            "precision_recall": {
-                "radius": list(range(len(self.curve[0]))),
-                "precision": _numbers(self.curve[0]),
-                "recall": _numbers(self.curve[1]),
-            },
+            "precision_recall": None if self.curve is None else _curve(*self.curve),
             "confidence": CONFIDENCE,
             "resamples": RESAMPLES,
             "seed": seed,
         }
+
+
+def _curve(precision: Floats, recall: Floats) -> dict[str, Any]:
+    return {
+        "radius": list(range(len(precision))),
+        "precision": _numbers(precision),
+        "recall": _numbers(recall),
+    }
 
 
 def _numbers(values: Floats) -> list[float | None]:
@@ -88,6 +98,7 @@ def evaluate(
     query: LabelledCodes,
     database: LabelledCodes,
     *,
+    relevance: Relevance | None = None,
     targets: HashCodes | None = None,
     top_k: int | None = None,
     empty: Empty = "zero",
@@ -98,6 +109,7 @@ def evaluate(
 ) -> Evaluation:
     """MAP with its bounds under ties, chance, and what else follows from the histograms.
 
+    relevance:  what is relevant to the queries; None: rows that share a label
     targets:    labels (N,C) that the queries are meant to retrieve: adds `tmap`, `tmap_chance`
     top_k:      cuts the ranking for MAP and NDCG, and adds `precision_at_k` and `recall_at_k`
     convention: adds `map_<convention>`, as published code would state it
@@ -105,28 +117,36 @@ def evaluate(
     Raises DataError where the parts do not fit or a side is empty, UsageError for settings that
     cannot be, and what `advhash.compute.executor.run_tasks` raises.
     """
-    _check(query, database, targets)
-    if top_k is not None and top_k < 1:
-        raise UsageError(f"expected --top-k above 0, got {top_k}")
+    labelled = relevance is None
+    relevance = SharedLabels(query.labels) if relevance is None else relevance
+    _check(query, database, targets, labelled)
+    if not labelled and (convention is not None or targets is not None):
+        given = "--targets" if targets is not None else f"--convention {convention}"
+        raise UsageError(f"{given} takes labels: leave out --relevance")
+    _check_cut(top_k)
     if convention is not None and (convention == "prosgan") is not (top_k is None):
         cut = "the whole ranking: no --top-k" if convention == "prosgan" else "a --top-k"
         raise UsageError(f"--convention {convention} takes {cut}")
     top_k = None if top_k is None else min(top_k, len(database))
     histograms(query.codes[:1], query.codes[:1], query.labels[:1], query.labels[:1])  # compile
     began = time.perf_counter()
-    wanted = (query.labels,) if targets is None else (query.labels, targets)
-    counts = sharded_histograms(
+    own = relevance.kernel_labels(database.labels.bits)
+    wanted = (own,) if targets is None else (own, targets)
+    counted = sharded_histograms(
         query.codes, wanted, database, shards=shards, executor=executor, progress=progress
     )
-    columns = _columns(counts[0], "map", top_k, empty)
+    counts, gains = relevance.judged(counted[0], query.codes, database.codes)
+    columns = _columns(counts, "map", top_k, empty)
     if targets is not None:
-        columns |= _columns(counts[1], "tmap", top_k, empty)
+        columns |= _columns(counted[1], "tmap", top_k, empty)
     seconds = time.perf_counter() - began
-    columns["precision_within_2"] = precision_within(counts[0], _RADIUS, empty=empty)
-    columns["ndcg"] = normalised_gain(counts[0], top_k=top_k, empty=empty)
+    columns["precision_within_2"] = precision_within(counts, _RADIUS, empty=empty)
+    columns["ndcg"] = _gain(counts, gains, top_k, empty)
+    columns["ndcg_at_10"] = _gain(counts, gains, _FIRST, empty)
+    columns["recall_at_10"] = recall_at(counts, _FIRST, empty=empty)
     if top_k is not None:
-        columns["precision_at_k"] = precision_at(counts[0], top_k, empty=empty)
-        columns["recall_at_k"] = recall_at(counts[0], top_k, empty=empty)
+        columns["precision_at_k"] = precision_at(counts, top_k, empty=empty)
+        columns["recall_at_k"] = recall_at(counts, top_k, empty=empty)
     if convention is not None:
         columns[f"map_{convention}"] = published_average_precision(
             convention,
@@ -138,12 +158,71 @@ def evaluate(
         )
     return Evaluation(
         columns,
-        precision_recall_curve(counts[0], empty=empty),
-        int((counts[0].relevant_rows == 0).sum()),
-        None if targets is None else int((counts[1].relevant_rows == 0).sum()),
+        precision_recall_curve(counts, empty=empty),
+        int((counts.relevant_rows == 0).sum()),
+        None if targets is None else int((counted[1].relevant_rows == 0).sum()),
         seconds,
         len(query) * len(database) * len(wanted),
     )
+
+
+def evaluate_neighbours(
+    query: StoredCodes,
+    database: StoredCodes,
+    *,
+    similarity: Similarity = "cosine",
+    top_k: int | None = None,
+    shards: int = 1,
+    executor: str = "inline",
+    progress: Progress = silent,
+) -> Evaluation:
+    """How many of the nearest embeddings their codes find: `recall_at_10`, under ties expected.
+
+    Both sides are floats with their bits. MAP and NDCG are left out (NaN), as nothing says what is
+    relevant; so is `recall_at_10` where the database has fewer than 10 rows.
+
+    top_k: adds `recall_at_k`, of the `top_k` nearest
+
+    Raises as `evaluate` does.
+    """
+    gallery, asked = (LabelledCodes.unlabelled(side.codes) for side in (database, query))
+    _check(asked, gallery, None, False)
+    _check_cut(top_k)
+    assert query.floats is not None
+    assert database.floats is not None
+    histograms(asked.codes[:1], asked.codes[:1], asked.labels[:1], asked.labels[:1])  # compile
+    began = time.perf_counter()
+    (total,) = sharded_histograms(
+        asked.codes,
+        (asked.labels,),
+        gallery,
+        shards=shards,
+        executor=executor,
+        progress=progress,
+    )
+    absent = np.full(len(query), np.nan)
+    cuts = {"recall_at_10": _FIRST} | ({} if top_k is None else {"recall_at_k": top_k})
+    columns = dict.fromkeys(("map", "ndcg_at_10", *cuts), absent)
+    for name, cut in cuts.items():
+        if cut <= len(database):
+            pairs = float_neighbours(query.floats, database.floats, cut, similarity)
+            counts, gains = pairs.judged(total, query.codes, database.codes)
+            columns[name] = graded_recall(counts, gains, cut)
+    seconds = time.perf_counter() - began
+    return Evaluation(columns, None, 0, None, seconds, len(query) * len(database))
+
+
+def _gain(
+    counts: DistanceHistograms, gains: LevelGains | None, top_k: int | None, empty: Empty
+) -> Floats:
+    if gains is None:
+        return normalised_gain(counts, top_k=top_k, empty=empty)
+    return graded_gain(counts, gains, top_k=top_k, empty=empty)
+
+
+def _check_cut(top_k: int | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"expected --top-k above 0, got {top_k}")
 
 
 def _columns(
@@ -163,7 +242,9 @@ def _columns(
     }
 
 
-def _check(query: LabelledCodes, database: LabelledCodes, targets: HashCodes | None) -> None:
+def _check(
+    query: LabelledCodes, database: LabelledCodes, targets: HashCodes | None, labelled: bool
+) -> None:
     for name, part in (("queries", query), ("the database", database)):
         if len(part) == 0:
             raise DataError(f"expected at least one row in {name}, got none")
@@ -173,7 +254,7 @@ def _check(query: LabelledCodes, database: LabelledCodes, targets: HashCodes | N
             f"got {query.codes.bits}"
         )
     for name, labels in (("queries", query.labels), ("targets", targets)):
-        if labels is not None and labels.bits != database.labels.bits:
+        if labelled and labels is not None and labels.bits != database.labels.bits:
             raise DataError(
                 f"expected {database.labels.bits} label columns of the {name} as in the "
                 f"database, got {labels.bits}"

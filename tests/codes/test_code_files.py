@@ -41,7 +41,7 @@ def same(left: LabelledCodes, right: LabelledCodes) -> bool:
     )
 
 
-@pytest.mark.parametrize("bits", [1, 64, 65, 1024])
+@pytest.mark.parametrize("bits", [1, 64, 65, 1024, 3072])
 @pytest.mark.parametrize("rows", [0, 1, 1000])
 def test_our_format_round_trips(tmp_path: Path, bits: int, rows: int) -> None:
     data = sample(rows, bits)
@@ -254,7 +254,7 @@ def test_text_that_is_no_code_names_the_line(tmp_path: Path, text: str, message:
         ([[0, 1], [-1, 1]], r"got -1, 0 and 1: sign\(0\) is no bit"),
         ([0, 1], r"expected codes \(N, columns\), got shape \(2,\)"),
         (np.zeros((2, 0)), "got shape"),
-        (np.zeros((2, 1025)), "at most 1024 bits, got 1025"),
+        (np.zeros((2, 16385)), "at most 16384 bits, got 16385"),
         (np.array([["0", "1"]]), "expected numbers as codes"),
         (np.array([[0j, 1j]]), "expected numbers as codes"),
     ],
@@ -408,9 +408,9 @@ def test_class_numbers_stay_class_numbers_in_our_format(tmp_path: Path) -> None:
     found = map_codes(tmp_path / f"a{SUFFIX}")
     assert (found.form, found.labels.bits, found[1:].form) == ("class numbers", 5, "class numbers")
     content = bytearray((tmp_path / f"a{SUFFIX}").read_bytes())
-    content[28] = 2
+    content[28] = 3
     (tmp_path / f"a{SUFFIX}").write_bytes(content)
-    with pytest.raises(DataError, match="labels of form 2"):
+    with pytest.raises(DataError, match="labels of form 3"):
         map_codes(tmp_path / f"a{SUFFIX}")
 
 

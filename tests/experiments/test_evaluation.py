@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from command_line import command
 from sklearn.metrics import average_precision_score
 
-from advhash.codes import HashCodes
+from advhash.codes import HashCodes, relevance
 from advhash.codes.code_files import LabelledCodes, write_codes
 from advhash.codes.hamming import histograms
 from advhash.codes.metrics import chance_average_precision
@@ -124,6 +127,229 @@ def test_class_numbers_give_the_figures_of_their_columns(
         )  # fmt: skip
         assert one["classes"] == 1
         assert one["map"] != expected["map"]
+
+
+class TestJudgedByFiles:
+    """Embeddings of two modalities of BEIR's sort: 12 queries, 60 documents, 5 of each relevant."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        generator = np.random.default_rng(0)
+        topics = generator.normal(size=(12, 32))
+        documents = topics[np.arange(60) % 12] + generator.normal(size=(60, 32))
+        queries = topics + 0.5 * generator.normal(size=(12, 32))
+        for name, rows in (("queries", queries), ("documents", documents)):
+            np.save(f"{name}.npy", rows.astype(np.float32))
+            np.save(f"{name}-ubinary.npy", np.packbits(rows > 0, axis=1))
+        (tmp_path / "beir/qrels").mkdir(parents=True)
+        for name, count, sign in (("corpus", 60, "d"), ("queries", 12, "q")):
+            lines = (json.dumps({"_id": f"{sign}{row}"}) + "\n" for row in range(count))
+            (tmp_path / f"beir/{name}.jsonl").write_text("".join(lines))
+        pairs = [(row % 12, row, 1 + row // 12) for row in range(60) if row % 12 < 10]
+        (tmp_path / "beir/qrels/test.tsv").write_text(
+            "query-id\tcorpus-id\tscore\n" + "".join(f"q{q}\td{d}\t{g}\n" for q, d, g in pairs)
+        )
+        (tmp_path / "numbers.txt").write_text("".join(f"{q} 0 {d} {g}\n" for q, d, g in pairs))
+        hot = np.zeros((60, 12), int)
+        for query, row, _ in pairs:
+            hot[row, query] = 1
+        np.save("hot.npy", hot)
+        np.save("query-hot.npy", np.eye(12, dtype=int))
+        return tmp_path
+
+    UBINARY = ("eval", "--codes", "queries-ubinary.npy", "--database", "documents-ubinary.npy")
+    FLOATS = ("eval", "--codes", "queries.npy", "--database", "documents.npy", "--quantise", "sign")
+
+    def test_one_contract_gives_the_figures_of_labels(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Two queries have no judgement: they are left out, and skipped as labels have it."""
+        labels = ("--labels", "query-hot.npy", "--database-labels", "hot.npy", "--empty", "skip")
+        expected = document(capsys, *self.UBINARY, *labels)
+        judged = [
+            document(capsys, *words)
+            for words in (
+                (*self.UBINARY, "--relevance", "beir"),
+                (*self.FLOATS, "--relevance", "beir"),
+                (*self.UBINARY, "--relevance", "numbers.txt"),
+                (*self.UBINARY, "--relevance", "beir", "--executor", "local", "--shards", "3"),
+            )
+        ]
+        for found in judged:
+            for name in ("map", "map_chance", "recall_at_10", "precision_within_2"):
+                assert found[name] == pytest.approx(expected[name], abs=1e-12)
+            assert found["metrics"]["map"]["n"] == 10
+            assert found["relevance"]["queries_judged"] == 10
+            assert 0 < found["ndcg_at_10"] < 1
+            assert found["ndcg_at_10"] == judged[0]["ndcg_at_10"]
+            assert found["ndcg_at_10"] != expected["ndcg_at_10"]  # graded, where labels are not
+        assert judged[0]["forms"] == {"queries": "ubinary", "database": "ubinary"}
+        assert judged[1]["forms"] == {"queries": "floats", "database": "floats"}
+        assert judged[0]["relevance"]["rows_called_by"] == "ids"
+        assert judged[2]["relevance"]["rows_called_by"] == "row numbers"
+        assert judged[0]["label_form"] is None
+
+    def test_floats_alone_are_judged_by_their_neighbours(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        found = document(capsys, *self.FLOATS, "--top-k", 3, "--out", "figures.parquet")
+        rows = [np.load(f"{name}.npy") for name in ("queries", "documents")]
+        near = rows[0] @ (rows[1] / np.linalg.norm(rows[1], axis=1, keepdims=True)).T
+        far = ((rows[0] > 0)[:, None] != (rows[1] > 0)[None]).sum(axis=2)
+        for name, cut in (("recall_at_10", 10), ("recall_at_k", 3)):
+            shares = []
+            for similar, distance in zip(near, far, strict=True):
+                wanted = np.argsort(-similar)[:cut]
+                edge = np.sort(distance)[cut - 1]
+                inside = distance < edge
+                chance = (cut - inside.sum()) / (distance == edge).sum()
+                weight = inside + chance * (distance == edge)
+                shares.append(weight[wanted].sum() / cut)
+            assert found[name] == pytest.approx(np.mean(shares), abs=1e-12)
+        assert found["map"] is None
+        assert found["metrics"]["ndcg_at_10"] == {"value": None, "low": None, "high": None, "n": 0}
+        assert found["precision_recall"] is None
+        assert found["relevance"] == {"by": "neighbours", "similarity": "cosine"}
+        dot = document(capsys, *self.FLOATS, "--similarity", "dot")
+        assert dot["recall_at_10"] != found["recall_at_10"]
+
+    def test_a_database_of_fewer_rows_has_no_recall_at_10(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.save("documents.npy", np.load("documents.npy")[:9])
+        assert document(capsys, *self.FLOATS)["recall_at_10"] is None
+
+    def test_people_are_told_what_was_read(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        _, shown, _ = command(capsys, *self.UBINARY, "--relevance", "beir", "--quiet")
+        assert shown.startswith(
+            "read as ubinary, 32 bits\n12 queries against 60 codes of 32 bits, "
+        )
+        assert "50 judgements in beir/qrels/test.tsv, rows by ids" in shown
+        assert "2 queries without a judgement left out; 0 queries without a relevant row" in shown
+        _, shown, _ = command(capsys, *self.FLOATS, "--quiet")
+        assert shown.startswith("read as floats, 32 bits (sign)\n")
+        assert "relevant: the nearest floats (cosine)" in shown
+        assert "MAP clean     –" in shown
+
+    def test_codes_are_converted_with_the_thresholds_of_the_database(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Without labels too, as judgements stand elsewhere."""
+        for name in ("queries", "documents"):
+            words = ("codes", "import", f"{name}.npy", f"{name}.codes", "--quantise", "mean")
+            code, shown, err = command(capsys, *words, "--fit", "documents.npy")
+            assert code == 0, err
+            assert shown.startswith("read as floats, 32 bits (mean)\n")
+            assert shown.endswith(" of 32 bits, no labels\n")
+        mapped = document(
+            capsys, "eval", "--codes", "queries.codes", "--database", "documents.codes",
+            "--relevance", "beir", "--shards", 2,
+        )  # fmt: skip
+        whole = document(capsys, *self.FLOATS[:-1], "mean", "--relevance", "beir")
+        for name in ("map", "ndcg_at_10", "recall_at_10"):
+            assert mapped[name] == whole[name]
+        assert command(capsys, "codes", "export", "queries.codes", "back.npz")[0] == 0
+        assert np.load("back.npz").files == ["codes"]
+
+    @pytest.mark.parametrize(
+        ("words", "code", "message"),
+        [
+            (UBINARY, 3, "has codes alone; expected a second file with their labels"),
+            (FLOATS[:-2], 3, "embeddings become bits by --quantise sign, mean or median"),
+            ((*FLOATS[:-2], "--form", "floats"), 2, "--form floats has no bits: add --quantise"),
+            ((*UBINARY, "--relevance", "beir", "--labels", "hot.npy"), 2, "got both"),
+            ((*UBINARY, "--split", "test"), 2, "--split goes with --relevance"),
+            ((*UBINARY, "--ignore-unknown"), 2, "--ignore-unknown goes with --relevance"),
+            ((*UBINARY, "--relevance", "nothing"), 3, "expected a file, got nothing: not there"),
+            ((*UBINARY, "--relevance", "beir/qrels/test.tsv"), 3, "names 10 queries that are not"),
+            ((*UBINARY, "--relevance", "beir", "--bits", "33"), 3, "the 33 bits of --bits, got 32"),
+            ((*UBINARY, "--relevance", "beir", "--bits", "0"), 2, "expected --bits above 0, got 0"),
+            (
+                (*UBINARY, "--relevance", "beir", "--form", "hex"),
+                3,
+                "expected words for --form hex",
+            ),
+            (
+                (*UBINARY, "--relevance", "beir", "--convention", "prosgan"),
+                2,
+                "--convention prosgan takes labels: leave out --relevance",
+            ),
+            ((*FLOATS, "--convention", "prosgan"), 2, "--convention takes labels"),
+            (
+                (*UBINARY[:-1], "documents.npy", "--quantise", "mean", "--relevance", "beir"),
+                3,
+                "uint8 may be packed bits or embeddings",
+            ),
+            (
+                ("codes", "import", "queries.npy", "a.codes", "--quantise", "mean"),
+                2,
+                "--fit FILE goes with --quantise mean or median",
+            ),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        words: tuple[str, ...],
+        code: int,
+        message: str,
+    ) -> None:
+        quiet = () if words[0] == "codes" else ("--quiet",)
+        found, out, err = command(capsys, *words, *quiet)
+        assert found == code, err
+        assert message in err
+        assert err.count("\n") == 1
+        assert out == ""
+        assert not list(folder.glob("a.codes"))
+
+
+def test_the_page_of_stored_codes_is_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are made, its commands run, and every line that it shows is printed."""
+    page = Path(__file__).resolve().parents[2] / "docs/how_to/own_codes.md"
+    text = page.read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    runpy.run_path(str(tmp_path / "make.py"))
+    shown = 0
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in block.split("$ advhash ")[1:]:
+            words, *expected = part.splitlines()
+            _, out, err = command(capsys, *shlex.split(words))
+            printed = [line.rstrip() for line in (out + err).splitlines()]
+            assert [line for line in printed if "pairs/s" not in line] == expected
+            shown += len(expected)
+    assert shown > 30
+
+
+def test_identities_by_the_ten_thousand_have_the_figures_of_their_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 rows with an identity each were 50 MB of columns; now they are pairs."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = generator.random((20_000, 32)) < 0.5
+    np.savez("database.npz", codes=rows, labels=generator.permutation(20_000))
+    chosen = generator.integers(0, 20_000, 30)
+    moved = rows[chosen] ^ (generator.random((30, 32)) < 0.1)
+    np.savez("query.npz", codes=moved, labels=np.load("database.npz")["labels"][chosen])
+    words = ("eval", "--codes", "query.npz", "--database", "database.npz")
+    pairs = document(capsys, *words)
+    monkeypatch.setattr(relevance, "_LEAST_IDENTITIES", 1 << 20)
+    columns = document(capsys, *words)
+    assert pairs["classes"] == columns["classes"] == 20_000
+    assert pairs["label_form"] == columns["label_form"]
+    for name in ("map", "map_chance", "ndcg", "ndcg_at_10", "recall_at_10"):
+        assert pairs[name] == pytest.approx(columns[name], abs=1e-12)
+    monkeypatch.setattr(relevance, "_LEAST_IDENTITIES", 4096)
+    monkeypatch.setattr(relevance, "_MOST_PAIRS", 29)
+    assert document(capsys, *words)["map"] == columns["map"]
+    assert 0.1 < pairs["map"] < 1
 
 
 def test_eval_without_targets_has_no_tmap(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

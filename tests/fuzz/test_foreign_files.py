@@ -37,7 +37,9 @@ from damage import codes_signed_anew, damaged, resealed, signed_anew
 from PIL import Image
 from report_scene import MAKERS, make_run
 
-from advhash.codes.code_files import LabelledCodes, read_codes, write_codes
+from advhash.codes.code_files import LabelledCodes, read_codes, read_stored, write_codes
+from advhash.codes.forms import Reading
+from advhash.codes.judgements import Side, read_judgements
 from advhash.codes.packed import HashCodes
 from advhash.data.load import load_dataset
 from advhash.errors import AdvhashError
@@ -247,6 +249,56 @@ def codes_kind(suffix: str) -> Kind:
             codes_signed_anew(folder / "x.codes")
 
     return Kind(make_codes(suffix), read_code_file, code_command, after)
+
+
+def make_stored(suffix: str) -> Callable[[Path], None]:
+    """Codes as others keep them, with judgements in the way of BEIR."""
+
+    def make(folder: Path) -> None:
+        import faiss
+
+        octets = np.random.default_rng(0).integers(0, 256, (40, 9), np.uint8)
+        if suffix == ".parquet":
+            names = [f"d{row}" for row in range(40)]
+            pq.write_table(pa.table({"id": names, "codes": list(octets)}), folder / "x.parquet")
+        elif suffix == ".jsonl":
+            words = ({"_id": f"d{n}", "hash": row.tobytes().hex()} for n, row in enumerate(octets))
+            (folder / "x.jsonl").write_text("".join(json.dumps(word) + "\n" for word in words))
+        elif suffix == ".faiss":
+            index = faiss.index_binary_factory(72, "BIVF2")
+            index.cp.min_points_per_centroid = 1
+            index.train(octets)
+            index.add(octets)
+            faiss.write_index_binary(index, str(folder / "x.faiss"))
+        else:
+            np.savetxt(folder / "x.txt", octets / 255 - 0.5)
+        (folder / "beir/qrels").mkdir(parents=True)
+        for name in ("corpus", "queries"):
+            rows = (json.dumps({"_id": f"d{row}"}) + "\n" for row in range(40))
+            (folder / f"beir/{name}.jsonl").write_text("".join(rows))
+        judged = (f"d{row}\td{row % 7}\t{row % 3}\n" for row in range(40))
+        header = "query-id\tcorpus-id\tscore\n"
+        (folder / "beir/qrels/test.tsv").write_text(header + "".join(judged))
+
+    return make
+
+
+def read_stored_file(folder: Path) -> None:
+    file = next(folder.glob("x.*"))
+    how = Reading(quantise="mean") if file.suffix == ".txt" else Reading()
+    stored = read_stored(file, how)
+    asked, known = (Side(name, len(stored), stored.ids) for name in ("queries", "database"))
+    judgements = read_judgements(folder / "beir", asked, known)
+    query = LabelledCodes.unlabelled(stored.codes[judgements.queries])
+    database = LabelledCodes.unlabelled(stored.codes)
+    evaluate(query, database, relevance=judgements.pairs).document(0)
+
+
+def stored_command(folder: Path) -> list[str]:
+    file = str(next(folder.glob("x.*")))
+    more = ["--quantise", "mean"] if file.endswith(".txt") else []
+    beir = str(folder / "beir")
+    return ["eval", "--codes", file, "--database", file, "--relevance", beir, *more]
 
 
 def read_config(folder: Path) -> None:
@@ -526,6 +578,10 @@ KINDS: dict[str, Kind] = {
     **{f"run of {name}": run_of(name) for name in MAKERS if name != "attack"},
     "interrupted run": Kind(make_partial, read_partial),
     **{f"codes {suffix}": codes_kind(suffix) for suffix in (".codes", ".npz", ".npy", ".txt")},
+    **{
+        f"stored codes {suffix}": Kind(make_stored(suffix), read_stored_file, stored_command)
+        for suffix in (".parquet", ".jsonl", ".faiss", ".txt")
+    },
     "config": Kind(
         lambda folder: (folder / "config.toml").write_text(CONFIG), read_config,
         lambda folder: ("attack", "--config", str(folder / "config.toml"), "--dry-run"),

@@ -115,6 +115,34 @@ def test_all_kinds_of_codes_give_the_same_bits(
     assert bool((gradient != 0).any()) is differentiable
 
 
+@pytest.mark.parametrize(
+    ("form", "advice"), [("ubinary", r"unpackbits\(codes, axis=1\)"), ("binary", r"\+ 128\)")]
+)
+@pytest.mark.parametrize("rows", [np.asarray, list, torch.as_tensor])
+def test_packed_bytes_are_no_codes(
+    form: str, advice: str, rows: Callable[[Any], Any], images: Tensor
+) -> None:
+    """They were read as K/8 bits: 1 wherever a byte is above 0."""
+
+    def packed(images: Tensor) -> Any:
+        octets = np.packbits(average(images).numpy() > 0, axis=1)
+        return rows((octets.astype(int) - 128).astype(np.int8) if form == "binary" else octets)
+
+    with pytest.raises(UsageError, match=rf"one number a bit, got u?int8 .*{form}.*{advice}"):
+        ExternalVictim(packed, name="x:y", sample=images)
+
+
+@pytest.mark.parametrize(("dtype", "low"), [(np.uint8, 0), (np.int8, 0), (np.int8, -1)])
+def test_bits_and_signs_in_bytes_are_codes(
+    dtype: type[np.generic], low: int, images: Tensor
+) -> None:
+    def codes(images: Tensor) -> Any:
+        return np.where(average(images).numpy() > 0, 1, low).astype(dtype)
+
+    victim = ExternalVictim(codes, name="x:y", sample=images)
+    assert np.array_equal(victim.encode(images, "image").unpack(), average(images).numpy() > 0)
+
+
 def test_a_module_is_put_into_eval_mode_and_frozen_like_any_victim(digits: Dataset) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 12), nn.Dropout(0.5))
     batch = digits.query.rows(torch.arange(6))
