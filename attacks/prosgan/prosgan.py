@@ -329,7 +329,8 @@ class ProSGAN(Attack):
 
         def judged(pictures: Tensor) -> Tensor:
             with reduced_passes(self.precision, device):
-                return critic(pictures).float()
+                scores: Tensor = critic(pictures)
+                return scores.float()
 
         maker = torch.optim.Adam(generator.parameters(), mode.learning_rate, BETAS, fused=True)
         judge = torch.optim.Adam(critic.parameters(), mode.learning_rate, BETAS, fused=True)

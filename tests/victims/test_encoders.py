@@ -224,8 +224,13 @@ def test_encoders_that_are_not_there_are_refused(name: str, message: str) -> Non
         encoder(encoder=name)
 
 
-def test_trained_by_its_prefix(tmp_path: Path) -> None:
+def test_trained_by_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the cache and back, with the victim's own settings in its card."""
+
+    def pooled(victim: Encoded, images: Tensor) -> Tensor:  # as many features, without a network
+        return torch.nn.functional.adaptive_avg_pool2d(images, (4, 8)).flatten(1)
+
+    monkeypatch.setattr(Encoded, "features", pooled)
     given = {"name": "timm:test_resnet", "pretrained": False, "quantise": "lsh", "bits": 32}
     trained = train(TrainConfig.build({"victim": given, "dataset": {"name": "digits"}}))
     assert trained.card["settings"]["encoder"] == "timm:test_resnet"

@@ -108,6 +108,7 @@ class Encoded(_Fitted):
             raise DataError(f"{self.encoder}: expected finite features, got NaN or infinity")
         if bool((rows == rows[0]).all()):
             raise DataError(f"{self.encoder}: expected features that differ, got the same for all")
+        assert self.bits is not None  # since the constructor
         cut = self._quantiser.fit(rows, self.bits, torch.Generator().manual_seed(seed))
         self.centre.copy_(cut.centre)
         if cut.projection is not None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from advhash.codes import quantise
 from advhash.errors import ConfigError
 from advhash.registry import QUANTISERS
 
@@ -56,28 +57,35 @@ class Quantiser(ABC):
         """What is learnt of (N,D) features of the training rows, for K bits."""
 
 
-@QUANTISERS.register("sign", source="the packed embeddings of sentence-transformers")
-class Sign(Quantiser):
-    """A bit is 1 where its feature is positive: c = 0, nothing is learnt."""
+class Threshold(Quantiser):
+    """One bit of each feature, by the threshold that files of embeddings are cut at, too."""
+
+    rule: ClassVar[quantise.Quantiser]
 
     def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
-        return Cut(torch.zeros_like(features[0]))
+        limits = quantise.thresholds(features.numpy(), self.rule)
+        return Cut(torch.from_numpy(limits).to(features))
+
+
+@QUANTISERS.register("sign", source="the packed embeddings of sentence-transformers")
+class Sign(Threshold):
+    """A bit is 1 where its feature is positive: c = 0, nothing is learnt."""
+
+    rule = "sign"
 
 
 @QUANTISERS.register("mean", source="the centred sign")
-class Mean(Quantiser):
+class Mean(Threshold):
     """A bit is 1 where its feature is above its mean."""
 
-    def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
-        return Cut(features.double().mean(dim=0).to(features))
+    rule = "mean"
 
 
 @QUANTISERS.register("median", source="balanced bits")
-class Median(Quantiser):
+class Median(Threshold):
     """A bit is 1 where its feature is above its median: each is 1 in half of the training rows."""
 
-    def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
-        return Cut(features.double().quantile(0.5, dim=0).to(features))
+    rule = "median"
 
 
 @QUANTISERS.register("lsh", source="Charikar, STOC 2002")
