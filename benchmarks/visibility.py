@@ -56,7 +56,7 @@ EPOCHS = {  # of the shipped generator and of the official one: 15,000 pictures 
     "cifar10": (3, 3),
 }
 GENERATORS: dict[str, tuple[dict[str, Any], Any]] = {
-    "shipped": ({}, (15, 50, 70, 100)),
+    "shipped": ({}, (15, 30, 50, 70, 100)),
     "without SSIM": ({"ssim_weight": 0.0}, (15, 100)),
     "plain": ({"ssim_weight": 0.0, "modulated": False}, (15, 50, 100)),
     "official, reduced": (

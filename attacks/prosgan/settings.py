@@ -54,7 +54,7 @@ class Mode:
 
 
 FREE = Mode(
-    epochs=30, rec_weight=70.0, ssim_weight=3.0, alpha=1.0, discriminator=True, modulated=True,
+    epochs=30, rec_weight=30.0, ssim_weight=3.0, alpha=1.0, discriminator=True, modulated=True,
     offset=False, width=16, learning_rate=3e-3,
 )  # fmt: skip
 HARD = Mode(
