@@ -33,16 +33,28 @@ Model = TypeVar("Model", bound="Table")
 Other = TypeVar("Other", bound="Run")
 
 
-def _expect_whole_numbers(value: Any, name: str = "") -> None:
-    """Raise ConfigError for a whole number that no file of ours can hold, see `documents`."""
+LARGEST = 3.4e38  # that a float of 32 bits holds
+COUNTS = range(-(2**31), 2**31)  # sizes and counts beyond them fit no machine
+
+
+def _expect_numbers(value: Any, name: str = "") -> None:
+    """Raise ConfigError for numbers that nothing can be done with.
+
+    Whole numbers beyond 64 bits, which no file of ours can hold (see `documents`), where they are
+    seeds, and beyond 32 bits elsewhere; others beyond the floats of 32 bits that networks have.
+    """
     if isinstance(value, Mapping):
         for key, part in value.items():
-            _expect_whole_numbers(part, f"{name}.{key}" if name else str(key))
+            _expect_numbers(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list | tuple):
         for part in value:
-            _expect_whole_numbers(part, name)
+            _expect_numbers(part, name)
     elif isinstance(value, int) and value not in WHOLE:
         raise ConfigError(f"setting {name!r}: expected a whole number of 64 bits at most")
+    elif isinstance(value, int) and "seed" not in name.lower() and value not in COUNTS:
+        raise ConfigError(f"setting {name!r}: expected a whole number below 2^31, got {value}")
+    elif isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
+        raise ConfigError(f"setting {name!r}: expected a number up to {LARGEST}, got {value}")
 
 
 class Table(BaseModel):
@@ -51,7 +63,7 @@ class Table(BaseModel):
     @classmethod
     def build(cls: type[Model], values: Mapping[str, Any]) -> Model:
         """Validate. Raises ConfigError naming the field, what was expected and what came."""
-        _expect_whole_numbers(values)
+        _expect_numbers(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:

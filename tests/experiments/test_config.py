@@ -301,6 +301,23 @@ def test_a_whole_number_that_no_config_could_hold_is_refused(values: dict[str, A
         AttackConfig.build(values)
 
 
+@pytest.mark.parametrize(
+    ("victim", "message"),
+    [
+        ({"bits": 2**31}, "'victim.bits': expected a whole number below 2^31"),
+        ({"increments": [[2**40]]}, "'victim.increments': expected a whole number below 2^31"),
+        ({"learning_rate": 1e308}, "'victim.learning_rate': expected a number up to 3.4e[+]38"),
+    ],
+)
+def test_numbers_that_fit_no_machine_are_refused(victim: dict[str, Any], message: str) -> None:
+    """torch would end in a traceback; seeds may have 63 bits."""
+    with pytest.raises(ConfigError, match=message):
+        AttackConfig.build({"victim": {"name": "dpsh", **victim}, "attack": {"name": "dhta"}})
+    config = AttackConfig.build({"victim": {"name": "dpsh"}, "attack": {"name": "dhta"},
+                                 "seed": 2**62})  # fmt: skip
+    assert config.seed == 2**62
+
+
 def test_an_assignment_sets_one_value() -> None:
     """What stands on a second line is no further setting that nobody asked for."""
     keys, value = parse_assignment("victim.bits=16\nseed = 3")
