@@ -35,7 +35,9 @@ MOVED = (
 )
 
 
-def headed(text: str, commits: list[str], draws_changed: bool = False, anew: str = "") -> str:
+def headed(
+    text: str, commits: list[str], draws_changed: bool = False, changed: str = "", anew: str = ""
+) -> str:
     """A page with the line that says where its figures come from, beneath its title."""
     title, *rest = text.split("\n")
     if rest[1:2] and rest[1].startswith(OPENING):
@@ -43,7 +45,8 @@ def headed(text: str, commits: list[str], draws_changed: bool = False, anew: str
     *others, last = (f"`{commit}`" for commit in commits)
     named = f"s {', '.join(others)} and {last}" if others else f" {last}"
     again = f" Measured anew since: {anew}." if anew else ""
-    line = f"{OPENING}{named}.{MOVED if draws_changed else ''}{again}"
+    other = f" Since then {changed}." if changed else ""
+    line = f"{OPENING}{named}.{MOVED if draws_changed else ''}{other}{again}"
     return "\n".join([title, "", line, *rest])
 
 
