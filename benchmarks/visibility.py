@@ -172,7 +172,7 @@ def draw(rows: dict[str, Any]) -> None:
             axis.set_ylim(0, 1.02)
             if column == 0:
                 axis.set_ylabel("t-MAP")
-    axes[0][0].legend()
+    axes[0][0].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(FIGURE, metadata={"Date": None})
 
