@@ -19,9 +19,11 @@ from torch import Tensor
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
-from advhash.experiments.config import AttackConfig, TrainConfig
+from advhash.experiments.config import AttackConfig, TrainConfig, VictimConfig
+from advhash.experiments.config_text import method_label, parse_method
 from advhash.experiments.prepare.trained import fingerprint
 from advhash.experiments.prepare.victim import plan_victim, train
+from advhash.experiments.transfer.config import TransferConfig
 from advhash.registry import QUANTISERS, VICTIMS, is_external
 from advhash.storage.checkpoint import load_victim, save_victim
 from advhash.victims.encoders import encoded
@@ -211,6 +213,11 @@ def test_a_prefix_names_the_victim_encoder() -> None:
     assert config.victim.settings == {"encoder": "timm:test_resnet", "quantise": "sign"}
     attack = AttackConfig.build({"victim": {"name": "hf:./clip"}, "attack": {"name": "dhta"}})
     assert attack.victim.settings == {"encoder": "hf:./clip"}
+    named = parse_method("timm:test_resnet+quantise=itq+bits=8")
+    assert method_label(VictimConfig.build(named)) == "timm:test_resnet+quantise=itq+bits=8"
+    one = {"victims": [named], "attacks": [{"name": "dhta"}]}
+    with pytest.raises(ConfigError, match="setting 'victims': expected at least 2, got 1"):
+        TransferConfig.build(one)
     assert not is_external("timm:resnet18")
     assert is_external("my_hashes:average")
 
@@ -395,3 +402,10 @@ def test_a_folder_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no such folder") as refused:
         encoder(encoder=f"hf:{tmp_path}/none")
     assert "online" not in str(refused.value)
+
+
+def test_an_encoder_without_its_name_is_a_missing_setting(tmp_path: Path) -> None:
+    assert Encoded.picture_side({}) is None
+    config = TrainConfig.build({"victim": {"name": "encoder"}, "dataset": {"name": "digits"}})
+    with pytest.raises(ConfigError, match="encoder"):
+        plan_victim(config)

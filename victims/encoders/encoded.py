@@ -31,10 +31,10 @@ class _Fitted(HashVictim):
 @VICTIMS.register("encoder", source="the encoder's own; its bits by `victim.quantise`")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Encoded(_Fitted):
-    """The features of somebody else's network, cut to bits: only the cut is learnt.
+    """`timm:NAME`, `hf:FOLDER`: features of somebody else's network, cut to bits.
 
-    The cut is fitted to training rows. Pictures are resized, cropped and normalised inside, as the
-    encoder was made for, so that attacks move the picture as it is stored.
+    Only the cut is learnt, from training rows. Pictures are resized, cropped and normalised
+    inside, as the encoder was made for, so that attacks move the picture as it is stored.
 
     encoder:    `timm:NAME`, or `hf:` and a folder or id of transformers
     quantise:   sign, mean, median, itq, lsh or pca-sign
@@ -91,7 +91,9 @@ class Encoded(_Fitted):
 
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
-        name, online = str(settings.get("encoder")), settings.get("online") is True
+        if "encoder" not in settings:  # refused with the other settings
+            return None
+        name, online = str(settings["encoder"]), settings.get("online") is True
         return open_encoder(name, pretrained=False, online=online).preprocessing.crop
 
     @classmethod
