@@ -78,7 +78,7 @@ def describe(name: str, *, pretrained: bool, online: bool) -> str:
     if pretrained and folder.is_dir():
         files = sorted(folder.glob("*.safetensors"))
         weights = " ".join(
-            f"{file.name} {_digest(file, file.stat().st_mtime_ns)}" for file in files
+            f"{file.name} {_digest(file.resolve(), file.stat().st_mtime_ns)}" for file in files
         )
     elif pretrained:
         weights = str(getattr(config, "_commit_hash", None))
@@ -87,7 +87,7 @@ def describe(name: str, *, pretrained: bool, online: bool) -> str:
         "preprocessing": asdict(_processor(what, place, _side(config))),
         "weights": weights,
     }
-    return json.dumps(said, sort_keys=True)
+    return json.dumps(said, sort_keys=True, default=str)
 
 
 @functools.cache
@@ -193,8 +193,9 @@ def _without_bar(logging: Any) -> Iterator[None]:
 def _hf_config(what: str, online: bool) -> tuple[Any, dict[str, Any]]:
     """The configuration of a model, and how its files are to be asked for."""
     transformers = _transformers(what)
-    found = Path(what).expanduser().is_dir()
-    place: dict[str, Any] = {} if found else {"local_files_only": not online}
+    place: dict[str, Any] = (
+        {} if Path(what).expanduser().is_dir() else {"local_files_only": not online}
+    )
     try:
         config = transformers.AutoConfig.from_pretrained(
             _at(what), trust_remote_code=False, **place
@@ -239,14 +240,14 @@ def _transformers(what: str) -> Any:
 def _absent(what: str, online: bool, error: Exception) -> UsageError:
     folder = Path(what).expanduser()
     if folder.is_dir():
-        found, advice = _line(error), ""
+        cause, advice = _line(error), ""
     elif what.startswith((".", "/", "~")):  # no id of the hub looks like that
-        found, advice = "no such folder", ""
+        cause, advice = "no such folder", ""
     else:
-        found, advice = _line(error), "" if online else "; victim.online=true asks the network"
+        cause, advice = _line(error), "" if online else "; victim.online=true asks the network"
     return UsageError(
         f"encoder 'hf:{what}': expected a folder or a model on this machine with config.json "
-        f"and safetensors ({found}){advice}"
+        f"and safetensors ({cause}){advice}"
     )
 
 
