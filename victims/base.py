@@ -55,6 +55,7 @@ class HashVictim(nn.Module, ABC):
     reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
     settings_decide: ClassVar[bool] = False  # over codes: its weights alone do not tell it apart
+    from_files: ClassVar[frozenset[str]] = frozenset()  # the names of `source_arguments`
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
@@ -65,6 +66,11 @@ class HashVictim(nn.Module, ABC):
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
         """The side at which pictures of a folder are read for these settings; None: as ever."""
         return None
+
+    @classmethod
+    def source_arguments(cls, settings: Mapping[str, object]) -> dict[str, object]:
+        """The constructor arguments that follow from files which the full settings name."""
+        return {}
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:

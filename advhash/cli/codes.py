@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from advhash.codes.forms import Reading
     from advhash.experiments.evaluate import Evaluation
 
+_DECIDES = {  # what may say what is relevant, where an option decides anything
+    "similarity": ("neighbours",),
+    "label_form": ("labels",),
+    "empty": ("labels", "judgements"),
+}
+
 codes_app = typer.Typer(
     help="Files of codes: convert them, or write those of a victim.", no_args_is_help=True
 )
@@ -63,6 +69,7 @@ Column = Annotated[
 
 
 def evaluate_codes(
+    context: typer.Context,
     codes: Annotated[Path, typer.Option("--codes", help="Codes of the queries.")],
     database: Annotated[Path, typer.Option("--database", help="Codes of the database.")],
     labels: Labels = None,
@@ -164,6 +171,13 @@ def evaluate_codes(
     how = _reading(form, quantise, bits, column)
     gallery = read_stored(database, how)
     query = read_stored(codes, how, database=gallery)
+    if relevance is not None:
+        relevant = "judgements"
+    elif labelled or not _floats_alone((codes, query), (database, gallery)):
+        relevant = "labels"
+    else:
+        relevant = "neighbours"
+    _check_used(context, relevant)
     settings: dict[str, Any] = {
         "top_k": top_k,
         "shards": shards or default_shards(len(gallery), executor),
@@ -172,12 +186,13 @@ def evaluate_codes(
     judged = {"empty": empty, "convention": convention}
     with nullcontext(silent) if quiet else progress_display() as progress:
         settings["progress"] = progress
-        if relevance is not None:
+        if relevant == "judgements":
+            assert relevance is not None
             sides = (("queries", query, query_ids), ("database", gallery, database_ids))
             figures, said = _by_judgements(
                 relevance, sides, split, ignore_unknown, {**settings, **judged}
             )
-        elif labelled or not _floats_alone((codes, query), (database, gallery)):
+        elif relevant == "labels":
             files = ((codes, query, labels), (database, gallery, database_labels))
             figures, said = _by_labels(files, targets, label_form, {**settings, **judged})
         else:
@@ -215,6 +230,18 @@ def _reading(form: str, quantise: str | None, bits: int | None, column: str | No
         raise UsageError("--form floats has no bits: add --quantise sign, mean or median")
     given: Any = (None if form == "auto" else form, quantise, bits, column)
     return Reading(*given)
+
+
+def _check_used(context: typer.Context, relevant: str) -> None:
+    """Raise UsageError for an option that decides nothing where this says what is relevant."""
+    for name, where in _DECIDES.items():
+        source = context.get_parameter_source(name)
+        if relevant not in where and source is not None and source.name != "DEFAULT":
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{option} goes with {' or '.join(where)}, and here {relevant} say what is "
+                "relevant: leave it out"
+            )
 
 
 def _floats_alone(*sides: tuple[Path, StoredCodes]) -> bool:

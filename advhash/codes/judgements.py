@@ -11,6 +11,7 @@ evaluated, as trec_eval has it.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -238,7 +239,9 @@ def _judged(path: Path) -> Iterator[tuple[int, str, str, float]]:
 
 
 def _split(line: str, path: Path) -> list[str]:
-    separator = "\t" if "\t" in line else "," if path.suffix.lower() == ".csv" else None
+    if path.suffix.lower() == ".csv" and "\t" not in line:
+        return [part.strip() for part in next(csv.reader([line.strip("\r\n")]))]
+    separator = "\t" if "\t" in line else None
     return [part.strip() for part in line.strip("\r\n").split(separator)]
 
 

@@ -279,4 +279,7 @@ def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError
         )
     if first["type"] == "missing":
         return ConfigError(f"setting {where!r} is missing")
+    if first["type"] == "too_short":
+        expected, got = first["ctx"]["min_length"], first["ctx"]["actual_length"]
+        return ConfigError(f"setting {where!r}: expected at least {expected}, got {got}")
     return ConfigError(f"setting {where!r}: {first['msg'].lower()}, got {first['input']!r}")

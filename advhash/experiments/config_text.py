@@ -8,6 +8,7 @@ from typing import Any
 
 from advhash.errors import ConfigError
 from advhash.experiments.config import DatasetConfig, MethodConfig
+from advhash.registry import is_encoder
 from advhash.storage import documents
 from advhash.storage.documents import NotParsed, Unreadable, parse_toml, reason
 
@@ -102,9 +103,15 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_label(table: MethodConfig | DatasetConfig) -> str:
-    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder."""
+    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder.
+
+    An encoder is called as `--victim` calls it, `timm:resnet18+bits=16`.
+    """
     own = table.model_dump(exclude={"name"}, exclude_none=True)
-    return "+".join([Path(table.name or "").name, *map(_setting, own.items())])
+    name = Path(table.name or "").name
+    if name == "encoder" and is_encoder(str(own.get("encoder"))):
+        name = own.pop("encoder")
+    return "+".join([name, *map(_setting, own.items())])
 
 
 def _setting(pair: tuple[str, Any]) -> str:

@@ -62,6 +62,7 @@ def test_a_beir_folder_names_the_rows_by_its_lines(tmp_path: Path) -> None:
         ("trec.qrels", "{query}\t0\t{row}\t{grade}\n"),
         ("three.tsv", "{query}\t{row}\t{grade}\n"),
         ("three.csv", "{query},{row},{grade}.0\r\n"),
+        ("quoted.csv", '"{query}","{row}",{grade}\n'),
     ],
 )
 def test_every_file_of_judgements_gives_the_same_pairs(

@@ -214,6 +214,29 @@ class TestJudgedByFiles:
         dot = document(capsys, *self.FLOATS, "--similarity", "dot")
         assert dot["recall_at_10"] != found["recall_at_10"]
 
+    @pytest.mark.parametrize(
+        ("option", "value", "judged", "message"),
+        [
+            ("--empty", "error", False, "--empty goes with labels or judgements, and here neigh"),
+            ("--label-form", "classes", False, "--label-form goes with labels"),
+            ("--label-form", "classes", True, "and here judgements say what is relevant"),
+            ("--similarity", "dot", True, "--similarity goes with neighbours"),
+        ],
+    )
+    def test_options_that_decide_nothing_are_refused(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        option: str,
+        value: str,
+        judged: bool,
+        message: str,
+    ) -> None:
+        relevance = ("--relevance", "beir") if judged else ()
+        code, _, error = command(capsys, *self.FLOATS, *relevance, option, value)
+        assert code == 2
+        assert message in error
+
     def test_a_database_of_fewer_rows_has_no_recall_at_10(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

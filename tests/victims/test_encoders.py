@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -16,10 +19,14 @@ from torch import Tensor
 from advhash.data import Dataset
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
-from advhash.experiments.config import AttackConfig, TrainConfig
-from advhash.experiments.prepare.victim import train
+from advhash.experiments.config import AttackConfig, TrainConfig, VictimConfig
+from advhash.experiments.config_text import method_label, parse_method
+from advhash.experiments.prepare.trained import fingerprint
+from advhash.experiments.prepare.victim import plan_victim, train
+from advhash.experiments.transfer.config import TransferConfig
 from advhash.registry import QUANTISERS, VICTIMS, is_external
 from advhash.storage.checkpoint import load_victim, save_victim
+from advhash.victims.encoders import encoded
 from advhash.victims.encoders.encoded import Encoded
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.quantisers import ITQ, Quantiser, principal_axes
@@ -206,6 +213,11 @@ def test_a_prefix_names_the_victim_encoder() -> None:
     assert config.victim.settings == {"encoder": "timm:test_resnet", "quantise": "sign"}
     attack = AttackConfig.build({"victim": {"name": "hf:./clip"}, "attack": {"name": "dhta"}})
     assert attack.victim.settings == {"encoder": "hf:./clip"}
+    named = parse_method("timm:test_resnet+quantise=itq+bits=8")
+    assert method_label(VictimConfig.build(named)) == "timm:test_resnet+quantise=itq+bits=8"
+    one = {"victims": [named], "attacks": [{"name": "dhta"}]}
+    with pytest.raises(ConfigError, match="setting 'victims': expected at least 2, got 1"):
+        TransferConfig.build(one)
     assert not is_external("timm:resnet18")
     assert is_external("my_hashes:average")
 
@@ -312,3 +324,88 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # noqa: TID251
     with pytest.raises(UsageError, match="safetensors"):
         encoder(encoder=f"hf:{tmp_path}", pretrained=True)
+
+
+def changed(folder: Path, what: str) -> None:
+    """Another model under the same name: other weights, or another preprocessing."""
+    if what == "weights":
+        file = folder / "model.safetensors"
+        tensors = safetensors.torch.load_file(file)
+        moved = {name: value + 0.5 for name, value in tensors.items()}
+        safetensors.torch.save_file(moved, file, metadata={"format": "pt"})
+        return
+    file = folder / "preprocessor_config.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "image_mean": [0.1, 0.2, 0.3]}))
+
+
+@pytest.mark.parametrize("what", ["weights", "preprocessing"])
+def test_a_folder_that_changed_is_another_victim(what: str, tmp_path: Path) -> None:
+    tiny("vit", tmp_path)
+    given = {"victim": {"name": f"hf:{tmp_path}"}, "dataset": {"name": "digits"}}
+    config = TrainConfig.build(given)
+
+    def key() -> str:
+        planned = plan_victim(config)
+        assert planned is not None
+        return planned[2]
+
+    first = key()
+    assert key() == first
+    changed(tmp_path, what)
+    assert key() != first
+
+
+def test_a_checkpoint_needs_no_folder_of_transformers(digits: Dataset, tmp_path: Path) -> None:
+    """Neither its structure nor its preprocessing is read from the folder again."""
+    source = tmp_path / "model"
+    tiny("clip", source)
+    config = TrainConfig.build({"victim": {"name": f"hf:{source}"}, "dataset": {"name": "digits"}})
+    planned = plan_victim(config)
+    assert planned is not None
+    victim: Encoded = VICTIMS.create("encoder", planned[1]).fit(digits, seed=0)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    save_victim(kept, victim, name="encoder", settings=planned[1])
+    batch = digits.query.rows(torch.arange(8)).inputs["image"]
+    changed(source, "preprocessing")
+    again, card = load_victim(kept)
+    assert torch.equal(victim.relax(batch, "image"), again.relax(batch, "image"))
+    shutil.rmtree(source)
+    again, card = load_victim(kept)
+    assert torch.equal(victim.relax(batch, "image"), again.relax(batch, "image"))
+    other = {**card, "settings": {**card["settings"], "description": "{}"}}
+    assert fingerprint(kept, again, card) != fingerprint(kept, again, other)
+
+
+def test_a_description_of_somebody_else_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected a description that advhash wrote"):
+        encoder(encoder="hf:./none", description='{"config": {}}')
+
+
+def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def opened(name: str, *, pretrained: bool, online: bool) -> Any:
+        asked.append((name, pretrained, online))
+        return encoder_of_sources(SMALL["encoder"], pretrained=False, online=False)
+
+    encoder_of_sources = encoded.open_encoder
+    monkeypatch.setattr(encoded, "open_encoder", opened)
+    assert Encoded.picture_side({"encoder": "hf:a/b", "online": True}) == 160
+    assert asked == [("hf:a/b", False, True)]
+
+
+def test_a_folder_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder") as refused:
+        encoder(encoder=f"hf:{tmp_path}/none")
+    assert "online" not in str(refused.value)
+
+
+def test_an_encoder_without_its_name_is_a_missing_setting(tmp_path: Path) -> None:
+    assert Encoded.picture_side({}) is None
+    config = TrainConfig.build({"victim": {"name": "encoder"}, "dataset": {"name": "digits"}})
+    with pytest.raises(ConfigError, match="encoder"):
+        plan_victim(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from advhash.measures.sanity import Flag
 from advhash.registry import QUANTISERS, VICTIMS
 from advhash.victims.base import HashVictim
 from advhash.victims.encoders.quantisers import Cut, Quantiser
-from advhash.victims.encoders.sources import open_encoder
+from advhash.victims.encoders.sources import describe, open_encoder
 from advhash.victims.image.pairwise import check_images
 
 
@@ -31,10 +31,10 @@ class _Fitted(HashVictim):
 @VICTIMS.register("encoder", source="the encoder's own; its bits by `victim.quantise`")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Encoded(_Fitted):
-    """The features of somebody else's network, cut to bits: only the cut is learnt.
+    """`timm:NAME`, `hf:FOLDER`: features of somebody else's network, cut to bits.
 
-    The cut is fitted to training rows. Pictures are resized, cropped and normalised inside, as the
-    encoder was made for, so that attacks move the picture as it is stored.
+    Only the cut is learnt, from training rows. Pictures are resized, cropped and normalised
+    inside, as the encoder was made for, so that attacks move the picture as it is stored.
 
     encoder:    `timm:NAME`, or `hf:` and a folder or id of transformers
     quantise:   sign, mean, median, itq, lsh or pca-sign
@@ -42,6 +42,7 @@ class Encoded(_Fitted):
     dimensions: how many of the first features are used; by default all
     pretrained: with the encoder's weights; a checkpoint has its own
     online:     whether the encoder may be fetched from the network
+    description: what its files say, see `describe`; it follows from them
     """
 
     encoder: str
@@ -50,15 +51,23 @@ class Encoded(_Fitted):
     dimensions: int | None = None
     pretrained: bool = True
     online: bool = False
+    description: str = ""
+    settings_decide: ClassVar[bool] = True  # over the preprocessing, which no weight tells
+    from_files: ClassVar[frozenset[str]] = frozenset({"description"})
 
     def __post_init__(self) -> None:
         super().__init__()
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
         self._quantiser: Quantiser = QUANTISERS.create(self.quantise)
-        source = open_encoder(self.encoder, pretrained=self.pretrained, online=self.online)
+        source = open_encoder(
+            self.encoder,
+            pretrained=self.pretrained,
+            online=self.online,
+            description=self.description,
+        )
         self._features, self._preprocessing = source.features, source.preprocessing
-        self.all_dimensions, self.revision = source.dimensions, source.revision
+        self.all_dimensions = source.dimensions
         used = source.dimensions if self.dimensions is None else self.dimensions
         if not 1 <= used <= source.dimensions:
             raise ConfigError(
@@ -82,8 +91,16 @@ class Encoded(_Fitted):
 
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
-        name = str(settings.get("encoder"))
-        return open_encoder(name, pretrained=False, online=False).preprocessing.crop
+        if "encoder" not in settings:  # refused with the other settings
+            return None
+        name, online = str(settings["encoder"]), settings.get("online") is True
+        return open_encoder(name, pretrained=False, online=online).preprocessing.crop
+
+    @classmethod
+    def source_arguments(cls, settings: Mapping[str, object]) -> dict[str, object]:
+        name, pretrained = str(settings["encoder"]), settings["pretrained"] is True
+        said = describe(name, pretrained=pretrained, online=settings["online"] is True)
+        return {"description": said}
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)

@@ -6,11 +6,12 @@ nothing is fetched from a network unless the user asked for it.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from advhash.errors import ConfigError, UsageError, nearest
+from advhash.registry import ENCODER_PREFIXES
+from advhash.storage.files import sha256
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from advhash.victims.networks.library import timm
@@ -37,33 +40,74 @@ class Encoder:
     network:       its module; `features(network, pictures)` gives (B,D)
     dimensions:    D
     preprocessing: what comes before it
-    revision:      what tells this network apart from others of its name
     """
 
     network: nn.Module
     features: Callable[[nn.Module, Tensor], Tensor]
     dimensions: int
     preprocessing: Preprocessing
-    revision: str
 
 
-def open_encoder(name: str, *, pretrained: bool, online: bool) -> Encoder:
+def open_encoder(name: str, *, pretrained: bool, online: bool, description: str = "") -> Encoder:
     """The encoder that `prefix:what` names; without `pretrained` its structure, random weights.
+
+    description: see `describe`; with it, a structure needs no files of the encoder
 
     Raises UsageError: an unknown prefix or model, weights that are not on this machine, a missing
     package.
     """
+    prefix, what = _parts(name)
+    if prefix == "timm":
+        return _timm(what, pretrained)
+    return _hf(what, pretrained, online, description)
+
+
+def describe(name: str, *, pretrained: bool, online: bool) -> str:
+    """What the files of an encoder say besides the values of its weights, as JSON.
+
+    Configuration and preprocessing, which a checkpoint needs, and the digest or the commit of the
+    weights, which tells them apart from others of that name. Empty for timm, whose release says it
+    all. Raises UsageError.
+    """
+    prefix, what = _parts(name)
+    if prefix == "timm":
+        return ""
+    config, place = _hf_config(what, online)
+    folder = Path(what).expanduser()
+    weights = ""
+    if pretrained and folder.is_dir():
+        files = sorted(folder.glob("*.safetensors"))
+        weights = " ".join(
+            f"{file.name} {_digest(file.resolve(), file.stat().st_mtime_ns)}" for file in files
+        )
+    elif pretrained:
+        weights = str(getattr(config, "_commit_hash", None))
+    said = {
+        "config": config.to_diff_dict(),
+        "preprocessing": asdict(_processor(what, place, _side(config))),
+        "weights": weights,
+    }
+    return json.dumps(said, sort_keys=True, default=str)
+
+
+@functools.cache
+def _digest(file: Path, changed: int) -> str:
+    """SHA-256 of a file, read again where its time of change is another."""
+    return sha256(file)
+
+
+def _parts(name: str) -> tuple[str, str]:
     prefix, _, what = name.partition(":")
-    if prefix not in SOURCES:
+    if prefix not in ENCODER_PREFIXES:
         raise UsageError(
-            f"encoder {name!r}: expected {', '.join(f'{known}:…' for known in SOURCES)}"
+            f"encoder {name!r}: expected {', '.join(f'{known}:…' for known in ENCODER_PREFIXES)}"
         )
     if not what:
         raise UsageError(f"encoder {name!r}: expected the name of a model behind {prefix}:")
-    return SOURCES[prefix](what, pretrained, online)
+    return prefix, what
 
 
-def _timm(name: str, pretrained: bool, online: bool) -> Encoder:
+def _timm(name: str, pretrained: bool) -> Encoder:
     """A network of timm without its classifier, prepared as timm evaluates it."""
     library = timm()
     if not library.is_model(name):
@@ -92,8 +136,7 @@ def _timm(name: str, pretrained: bool, online: bool) -> Encoder:
     )
     dimensions = int(network.num_features)
     head = getattr(network, "head_hidden_size", None)
-    tag = published.get("tag") or ""
-    return Encoder(network, _call, int(head or dimensions), preprocessing, f"timm {name} {tag}")
+    return Encoder(network, _call, int(head or dimensions), preprocessing)
 
 
 def _call(network: nn.Module, pictures: Tensor) -> Tensor:
@@ -101,43 +144,117 @@ def _call(network: nn.Module, pictures: Tensor) -> Tensor:
     return values
 
 
-def _hf(what: str, pretrained: bool, online: bool) -> Encoder:
+def _hf(what: str, pretrained: bool, online: bool, description: str) -> Encoder:
     """The picture side of a model of transformers, from a folder or a hub's id."""
+    if description and not pretrained:
+        config, preprocessing = _described(what, description)
+        place: dict[str, Any] = {}
+    else:
+        config, place = _hf_config(what, online)
+        preprocessing = _processor(what, place, _side(config))
+    import transformers
+
+    try:
+        if pretrained:
+            with _without_bar(transformers.utils.logging):
+                network = transformers.AutoModel.from_pretrained(
+                    _at(what),
+                    config=config,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    **place,
+                )
+        else:
+            network = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _absent(what, online, error) from None
+    if not _sees(network):
+        raise UsageError(
+            f"encoder 'hf:{what}': expected a model of pictures, got {config.model_type}"
+        )
+    probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
+    with torch.no_grad():
+        dimensions = hf_features(network.eval(), probe).shape[1]
+    return Encoder(network, hf_features, dimensions, preprocessing)
+
+
+@contextmanager
+def _without_bar(logging: Any) -> Iterator[None]:
+    """Inside, transformers draws no progress bar of its own, which `--quiet` would not silence."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _hf_config(what: str, online: bool) -> tuple[Any, dict[str, Any]]:
+    """The configuration of a model, and how its files are to be asked for."""
+    transformers = _transformers(what)
+    place: dict[str, Any] = (
+        {} if Path(what).expanduser().is_dir() else {"local_files_only": not online}
+    )
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            _at(what), trust_remote_code=False, **place
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _absent(what, online, error) from None
+    return config, place
+
+
+def _described(what: str, description: str) -> tuple[Any, Preprocessing]:
+    """Configuration and preprocessing as `describe` wrote them."""
+    transformers = _transformers(what)
+    try:
+        said = json.loads(description)
+        config = transformers.AutoConfig.for_model(**said["config"])
+        prepared = {**said["preprocessing"]}
+        for key in ("mean", "std"):
+            prepared[key] = tuple(map(float, prepared[key]))
+        return config, Preprocessing(**prepared)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"encoder 'hf:{what}': expected a description that advhash wrote ({_line(error)})"
+        ) from None
+
+
+def _at(what: str) -> str:
+    """A folder with the home of the user written out, or an id of the hub."""
+    folder = Path(what).expanduser()
+    return str(folder) if folder.is_dir() else what
+
+
+def _transformers(what: str) -> Any:
     if importlib.util.find_spec("transformers") is None:
         raise UsageError(
             f"encoder 'hf:{what}' needs transformers: `pip install transformers` (the extra [hf])"
         )
     import transformers
 
+    return transformers
+
+
+def _absent(what: str, online: bool, error: Exception) -> UsageError:
     folder = Path(what).expanduser()
-    place: dict[str, Any] = {} if folder.is_dir() else {"local_files_only": not online}
-    at = str(folder) if folder.is_dir() else what
-    try:
-        config = transformers.AutoConfig.from_pretrained(at, trust_remote_code=False, **place)
-        if pretrained:
-            network = transformers.AutoModel.from_pretrained(
-                at, config=config, trust_remote_code=False, use_safetensors=True, **place
-            )
-        else:
-            network = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        advice = "" if online or folder.is_dir() else "; victim.online=true asks the network"
-        raise UsageError(
-            f"encoder 'hf:{what}': expected a folder or a model on this machine with config.json "
-            f"and safetensors ({_line(error)}){advice}"
-        ) from None
-    if not _sees(network):
-        raise UsageError(
-            f"encoder 'hf:{what}': expected a model of pictures, got {config.model_type}"
-        )
+    if folder.is_dir():
+        cause, advice = _line(error), ""
+    elif what.startswith((".", "/", "~")):  # no id of the hub looks like that
+        cause, advice = "no such folder", ""
+    else:
+        cause, advice = _line(error), "" if online else "; victim.online=true asks the network"
+    return UsageError(
+        f"encoder 'hf:{what}': expected a folder or a model on this machine with config.json "
+        f"and safetensors ({cause}){advice}"
+    )
+
+
+def _side(config: Any) -> int:
+    """The side of the pictures that a model is made for."""
     size = getattr(getattr(config, "vision_config", config), "image_size", 224)
-    preprocessing = _processor(at, place, int(size if isinstance(size, int) else size[0]))
-    probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
-    with torch.no_grad():
-        dimensions = hf_features(network.eval(), probe).shape[1]
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
-    revision = getattr(config, "_commit_hash", None) or digest.hexdigest()[:12]
-    return Encoder(network, hf_features, dimensions, preprocessing, f"hf {what} {revision}")
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _sees(network: nn.Module) -> bool:
@@ -161,12 +278,12 @@ def hf_features(network: nn.Module, pictures: Tensor) -> Tensor:
     return pooled.flatten(1)
 
 
-def _processor(at: str, place: Mapping[str, Any], size: int) -> Preprocessing:
+def _processor(what: str, place: Mapping[str, Any], size: int) -> Preprocessing:
     """What `preprocessor_config.json` says; without one, a plain square of the model's size."""
     import transformers
 
     try:
-        said, _ = transformers.ImageProcessingMixin.get_image_processor_dict(at, **place)
+        said, _ = transformers.ImageProcessingMixin.get_image_processor_dict(_at(what), **place)
     except OSError:
         said = {}
 
@@ -195,6 +312,3 @@ def _filter(name: object) -> Filter:
 
 def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-SOURCES: Mapping[str, Callable[[str, bool, bool], Encoder]] = {"timm": _timm, "hf": _hf}

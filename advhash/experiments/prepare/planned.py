@@ -114,6 +114,7 @@ class PlannedVictim:
         plain = VICTIMS[self.config.victim.name].build
         given = self.config.victim.settings
         fixed = {"name", *plain.data_arguments(known.data)} - set(given)  # type: ignore[attr-defined]
+        fixed |= plain.from_files  # type: ignore[attr-defined]
         kept = {key: value for key, value in known.settings.items() if key not in fixed}
         table = {"name": self.config.victim.name, "seed": self.config.victim.seed, **kept}
         return VictimConfig.build(table)

@@ -107,6 +107,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     data = load_data(asked, build)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
+    settings = {**settings, **build.source_arguments(settings)}  # type: ignore[attr-defined]
     data = build.view(data, settings)  # type: ignore[attr-defined]
     key = content_key(
         {
@@ -192,7 +193,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         check(cache_root() / "victims" / key)
         folder, victim, card = read(cache_root() / "victims" / key)
     given = config.victim.settings
-    fixed = {"name", *victim.data_arguments(data)} - set(given)
+    fixed = {"name", *victim.data_arguments(data)} - set(given) | victim.from_files
     kept = {key: value for key, value in settings.items() if key not in fixed}
     return Trained(
         victim.to(device),
