@@ -29,9 +29,9 @@ def test_ten_kills_at_random_moments_change_nothing(
 
     No process that they began outlives them, and no lock bars who continues.
     """
-    options, command = options_of(kind, tmp_path), COMMANDS.get(kind, kind)
+    options, command, where = options_of(kind, tmp_path), COMMANDS.get(kind, kind), "inline"
     if kind == "benchmark":  # workers are killed with the command that began them
-        options[options.index("inline")] = "local"
+        where = options[options.index("inline")] = "local"
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache-whole"))
     whole = tmp_path / "whole"
     began = time.monotonic()
@@ -46,7 +46,7 @@ def test_ten_kills_at_random_moments_change_nothing(
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         killed_after(chance.uniform(0.3, 1) * lasts, [*start, str(out)], tmp_path)
         if Path(f"{out}.partial/identity.json").is_file():
-            run(command, "--resume", out, "--executor", "inline")
+            run(command, "--resume", out, "--executor", where)
         elif not out.exists():  # killed before anything was begun: the same command starts again
             run(command, *options, "--out", out)
         found = json.loads((out / "metrics.json").read_text())
