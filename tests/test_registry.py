@@ -311,6 +311,7 @@ def test_settings_of_every_preset_survive_the_config_file(
 ) -> None:
     """TOML has no None: a setting may be None only where that is its default."""
     needed = {"classes": 3, "text_size": 5, "database_rows": 7, "shape": (3, 32, 32)}
+    needed |= {"encoder": "timm:test_resnet"}
     given = {key: needed[key] for key in needed if key in registry[name].model.model_fields}
     settings = registry.settings(name, {"preset": preset, **given})
     written = {key: value for key, value in settings.items() if value is not None}

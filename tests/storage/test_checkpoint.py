@@ -462,7 +462,8 @@ def test_a_victim_has_its_shapes_without_memory(name: str) -> None:
     """Its tensors on the meta device have the names and shapes that they have in memory."""
     build: type[HashVictim] = VICTIMS[name].build  # type: ignore[assignment]
     data = load_dataset(build.default_dataset)
-    known = VICTIMS.settings(name, build.data_arguments(data))
+    more = {"encoder": "timm:test_resnet", "pretrained": False} if name == "encoder" else {}
+    known = VICTIMS.settings(name, {**build.data_arguments(data), **more})
     with torch.device("meta"):
         outline: HashVictim = VICTIMS.create(name, known)
     whole: HashVictim = VICTIMS.create(name, known)
