@@ -464,9 +464,9 @@ def test_interrupted_run_resumes_to_the_same_figures(
         # a background job inherits an ignored SIGINT: Python then never raises KeyboardInterrupt
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    pieces = session_cache / "unfinished/attack"
+    begun = Path(f"{out}.partial/config.toml")
     deadline = time.monotonic() + 120
-    while not list(pieces.glob("*/*.safetensors")) and time.monotonic() < deadline:
+    while not begun.is_file() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
