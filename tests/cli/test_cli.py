@@ -456,6 +456,8 @@ def test_interrupted_run_resumes_to_the_same_figures(
     arguments = [*QUICK, "--set", "protocol.batch_size=4", "--out", str(out)]
     arguments[arguments.index("attack.steps=4")] = "attack.steps=400"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    cells = session_cache / "attack"
+    known = set(cells.glob("*"))
     process = subprocess.Popen(
         [sys.executable, "-m", "advhash", *arguments],
         stderr=subprocess.PIPE,
@@ -464,9 +466,8 @@ def test_interrupted_run_resumes_to_the_same_figures(
         # a background job inherits an ignored SIGINT: Python then never raises KeyboardInterrupt
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    begun = Path(f"{out}.partial/config.toml")
     deadline = time.monotonic() + 120
-    while not begun.is_file() and time.monotonic() < deadline:
+    while set(cells.glob("*")) <= known and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
