@@ -19,10 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from advhash.cli.console import print_rows
 from advhash.reports.record import TARGETED_METRICS
+from advhash.storage.cells import DOCUMENT, TENSORS, CellStore, Result
+from advhash.storage.checkpoint import read_tensors
+from advhash.storage.documents import read_json
 
 SMALL = ["--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"]
 QUICK = ["attack", *SMALL, "--method", "dhta", "--set", "attack.steps=4", "--queries", "24", "-q"]
@@ -450,14 +454,20 @@ def test_full_disk_leaves_no_run_that_looks_finished(
 def test_interrupted_run_resumes_to_the_same_figures(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, session_cache: Path
 ) -> None:
-    """Ctrl-C after the first batch: exit 130, a partial folder; --resume finishes it."""
-    _, document = finished
+    """Ctrl-C after the first block: exit 130, a partial folder; --resume finishes it."""
+    _, earlier = finished
     out = tmp_path / "run"
     arguments = [*QUICK, "--set", "protocol.batch_size=4", "--out", str(out)]
     arguments[arguments.index("attack.steps=4")] = "attack.steps=400"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     cells = session_cache / "attack"
-    known = set(cells.glob("*"))
+    known = set(cells.glob("[0-9a-f]*"))
+
+    def blocks() -> list[Path]:
+        """New cells that are blocks of queries; ceilings have no times of their own."""
+        done = set(cells.glob("[0-9a-f]*")) - known
+        return [cell for cell in done if "seconds" in read_tensors(cell / TENSORS)]
+
     process = subprocess.Popen(
         [sys.executable, "-m", "advhash", *arguments],
         stderr=subprocess.PIPE,
@@ -467,7 +477,7 @@ def test_interrupted_run_resumes_to_the_same_figures(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while set(cells.glob("*")) <= known and time.monotonic() < deadline:
+    while not blocks() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -478,6 +488,14 @@ def test_interrupted_run_resumes_to_the_same_figures(
     assert "Traceback" not in err
     assert not out.exists()
     assert Path(f"{out}.partial/config.toml").is_file()
+    done = blocks()
+    assert 1 <= len(done) < 6
+    store = CellStore("attack", done[0].name)
+    tensors = read_tensors(done[0] / TENSORS)
+    document = read_json(done[0] / DOCUMENT)["document"]
+    marked = {**tensors, "seconds": torch.full_like(tensors["seconds"], 24_000.0)}
+    store.forget()
+    store.result(lambda: Result(document, marked))  # used, not made again: it shows below
     resumed = subprocess.run(
         [sys.executable, "-m", "advhash", "attack", "--resume", str(out), "--json", "-q"],
         capture_output=True,
@@ -491,26 +509,37 @@ def test_interrupted_run_resumes_to_the_same_figures(
         check=True,
     )
     again, second = json.loads(resumed.stdout), json.loads(whole.stdout)
+    assert again["metrics"]["seconds_per_image"]["value"] > 1000
     for name, metric in second["metrics"].items():
         if not name.startswith("seconds"):
             assert again["metrics"][name] == metric, name
     assert out.is_dir()
     assert not Path(f"{out}.partial").exists()
-    assert again["victim"]["fingerprint"] == document["victim"]["fingerprint"]
+    assert again["victim"]["fingerprint"] == earlier["victim"]["fingerprint"]
 
 
-def test_interrupt_before_any_batch_leaves_nothing(
-    advhash: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("advhash.experiments.attack.run.target_ceilings", []),
+        ("advhash.attacks.gradient.targeted.DHTA.run", ["run.partial"]),
+    ],
+    ids=["before any cell", "after the ceilings"],
+)
+def test_an_interrupt_leaves_what_was_finished_and_nothing_else(
+    where: str, left: list[str], advhash: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A folder to go on with where a cell, here the ceilings of targets, is there; else none."""
+
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("advhash.attacks.gradient.targeted.DHTA.run", stop)
+    monkeypatch.setattr(where, stop)
     code, _, err = advhash(*QUICK, "--seed", "7", "--out", tmp_path / "run")
     assert code == 130
     assert "interrupted" in err
-    # finished cells, the ceilings of targets, are worth going on with
-    assert [path.name for path in tmp_path.iterdir()] in ([], ["run.partial"])
+    assert ("--resume" in err) == bool(left)
+    assert [path.name for path in tmp_path.iterdir()] == left
 
 
 def test_a_bug_keeps_its_traceback_and_exits_with_1(tmp_path: Path) -> None:
