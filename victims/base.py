@@ -166,7 +166,7 @@ class HashVictim(nn.Module, ABC):
         """(M,) bool, on the CPU: the database rows whose codes are stored, not hashed anew."""
         return torch.zeros(len(data.database), dtype=torch.bool)
 
-    def doubts(self) -> list[Flag]:
+    def flags(self) -> list[Flag]:
         """What a reader must know of this victim before believing a figure."""
         return []
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.codes.packed import HashCodes
-from advhash.codes.quantise import Quantiser
+from advhash.codes.quantise import Rule
 from advhash.codes.text_rows import number
 from advhash.errors import DataError
 
@@ -57,7 +57,7 @@ class Reading:
     """
 
     form: CodeForm | None = None
-    quantise: Quantiser | None = None
+    quantise: Rule | None = None
     bits: int | None = None
     column: str | None = None
 

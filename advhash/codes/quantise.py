@@ -15,32 +15,32 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-Quantiser = Literal["sign", "mean", "median"]
-QUANTISERS: tuple[Quantiser, ...] = get_args(Quantiser)
+Rule = Literal["sign", "mean", "median"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 Thresholds = npt.NDArray[np.float64]
 _VALUES = 1 << 24  # in memory at a time, as float64
 
 
-def thresholds(database: npt.NDArray[Any], quantiser: Quantiser) -> Thresholds:
+def thresholds(database: npt.NDArray[Any], rule: Rule) -> Thresholds:
     """(K,) of the rows (M,K) of a database, real numbers, which may be mapped from a file.
 
-    Raises ValueError: no row, or a quantiser that is none.
+    Raises ValueError: no row, or a rule that is none.
 
     >>> rows = np.array([[1.0, -3.0], [2.0, 1.0], [6.0, 5.0]])
-    >>> [thresholds(rows, name).tolist() for name in QUANTISERS]
+    >>> [thresholds(rows, name).tolist() for name in RULES]
     [[0.0, 0.0], [3.0, 1.0], [2.0, 1.0]]
     """
-    if quantiser not in QUANTISERS:
-        raise ValueError(f"expected {', '.join(QUANTISERS)}, got {quantiser!r}")
+    if rule not in RULES:
+        raise ValueError(f"expected {', '.join(RULES)}, got {rule!r}")
     if database.ndim != 2 or 0 in database.shape:
         raise ValueError(f"expected (M,K) rows of a database, got shape {database.shape}")
     rows, width = database.shape
-    if quantiser == "mean":
+    if rule == "mean":
         sums = np.zeros(width)
         for part in _blocks(database):
             sums += np.asarray(part, np.float64).sum(axis=0)
         return np.asarray(sums / rows)
-    if quantiser == "median":
+    if rule == "median":
         step = max(1, _VALUES // rows)
         columns = (database[:, start : start + step] for start in range(0, width, step))
         return np.concatenate([np.median(np.asarray(part, float), axis=0) for part in columns])

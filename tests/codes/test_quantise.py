@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from advhash.codes import quantise
-from advhash.codes.quantise import QUANTISERS, Quantiser, above, thresholds
+from advhash.codes.quantise import RULES, Rule, above, thresholds
 
 
 def embeddings(rows: int, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -15,9 +15,9 @@ def embeddings(rows: int, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("values", [1 << 24, 100])
-@pytest.mark.parametrize("quantiser", QUANTISERS)
+@pytest.mark.parametrize("quantiser", RULES)
 def test_thresholds_are_the_statistics_of_the_columns(
-    monkeypatch: pytest.MonkeyPatch, quantiser: Quantiser, values: int
+    monkeypatch: pytest.MonkeyPatch, quantiser: Rule, values: int
 ) -> None:
     """Whole or in blocks."""
     monkeypatch.setattr(quantise, "_VALUES", values)

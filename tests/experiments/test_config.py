@@ -304,8 +304,8 @@ def test_a_whole_number_that_no_config_could_hold_is_refused(values: dict[str, A
 @pytest.mark.parametrize(
     ("victim", "message"),
     [
-        ({"bits": 2**31}, "'victim.bits': expected a whole number below 2.31"),
-        ({"increments": [[2**40]]}, "'victim.increments': expected a whole number below 2.31"),
+        ({"bits": 2**31}, r"'victim.bits': expected a whole number below 2\^31"),
+        ({"increments": [[2**40]]}, r"'victim.increments': expected a whole number below 2\^31"),
         ({"learning_rate": 1e308}, "'victim.learning_rate': expected a number up to 3.4e[+]38"),
     ],
 )

@@ -105,6 +105,17 @@ def test_principal_components_are_uncorrelated_and_sorted(features: Tensor) -> N
     assert bool((covariance.diag().diff() <= 0).all())
 
 
+@pytest.mark.parametrize("name", ["pca-sign", "itq"])
+def test_more_bits_than_directions_are_refused(name: str, features: Tensor) -> None:
+    """Of few rows, and of features that never fire: their axes would be rounding errors."""
+    few, dead = features[:6], torch.cat([features, torch.zeros(400, 5)], dim=1)
+    assert fitted(name, few, 5).shape == (6, 5)
+    assert fitted(name, dead, 12).shape == (400, 12)
+    for rows, directions in ((few, 5), (dead, 12)):
+        with pytest.raises(ConfigError, match=f"differ in {directions} directions"):
+            fitted(name, rows, directions + 1)
+
+
 def test_itq_rotates_toward_the_signs(features: Tensor) -> None:
     """‖sign V·R − V·R‖ falls from the first rotation on, R stays one, and W spans the same axes."""
 
@@ -184,12 +195,12 @@ def test_training_mode_changes_nothing(digits: Dataset) -> None:
 
 def test_signs_after_a_relu_and_cut_features_are_flagged(digits: Dataset) -> None:
     """The features of test_resnet are means of a ReLU."""
-    assert [flag.name for flag in encoder(quantise="sign").fit(digits, seed=0).doubts()] == [
+    assert [flag.name for flag in encoder(quantise="sign").fit(digits, seed=0).flags()] == [
         "one_sided"
     ]
-    assert encoder(quantise="mean").fit(digits, seed=0).doubts() == []
+    assert encoder(quantise="mean").fit(digits, seed=0).flags() == []
     cut = encoder(quantise="mean", dimensions=64).fit(digits, seed=0)
-    assert [flag.name for flag in cut.doubts()] == ["cut_dimensions"]
+    assert [flag.name for flag in cut.flags()] == ["cut_dimensions"]
 
 
 def test_features_that_are_none_are_refused(

@@ -142,7 +142,7 @@ class Encoded(_Fitted):
                 progress("features", sum(map(len, parts)), len(split))
         return torch.cat(parts)
 
-    def doubts(self) -> list[Flag]:
+    def flags(self) -> list[Flag]:
         flags = []
         if bool(self.one_sided) and not self.projection.numel() and not bool(self.centre.any()):
             flags.append(

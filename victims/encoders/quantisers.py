@@ -60,7 +60,7 @@ class Quantiser(ABC):
 class Threshold(Quantiser):
     """One bit of each feature, by the threshold that files of embeddings are cut at, too."""
 
-    rule: ClassVar[quantise.Quantiser]
+    rule: ClassVar[quantise.Rule]
 
     def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
         limits = quantise.thresholds(features.numpy(), self.rule)
@@ -144,10 +144,21 @@ def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(D,) mean and (D,count) eigenvectors of the covariance, the largest eigenvalue first.
 
     Float64. The sign of an axis, which is free, makes its largest entry positive.
+
+    Raises ConfigError where the rows differ in fewer directions than that: the other axes would be
+    rounding errors, and their bits noise.
     """
     values = features.double()
     centre = values.mean(dim=0)
     centred = values - centre
-    axes = torch.linalg.eigh(centred.T @ centred)[1].flip(1)[:, :count]
+    spread, axes = torch.linalg.eigh(centred.T @ centred)
+    rounding = max(features.shape) * torch.finfo(features.dtype).eps
+    directions = int((spread > rounding**2 * spread.amax()).sum())
+    if count > directions:
+        raise ConfigError(
+            f"the features of the {len(features)} training rows differ in {directions} directions: "
+            f"expected at most as many bits, got {count}; set victim.bits, or use lsh"
+        )
+    axes = axes.flip(1)[:, :count]
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
     return centre, axes * torch.where(largest < 0, -1.0, 1.0)

@@ -180,7 +180,7 @@ class Ceiling:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return self.attack.parts
+        return (self.attack.victim, self.attack.codes)
 
     @property
     def names(self) -> tuple[str, ...]:

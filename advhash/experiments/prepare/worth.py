@@ -109,7 +109,7 @@ def joint_metrics(
 
 def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
     """Sanity of a victim before any attack: its codes, its randomness, its gradients."""
-    flags = victim.doubts()
+    flags = victim.flags()
     sets, _ = label_sets(data.database.labels.numpy())
     for modality in victim.bounds:
         codes = victim.encode_split(data.database, modality)
