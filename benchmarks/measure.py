@@ -74,7 +74,7 @@ SCRIPTS = (
 
 
 def read_state() -> dict[str, dict[str, str]]:
-    """Of each script the code that it was begun and finished with."""
+    """The code that each script was begun and finished with, by its name."""
     try:
         state: dict[str, dict[str, str]] = json.loads(STATE.read_text("utf-8"))
     except (OSError, ValueError):

@@ -351,7 +351,7 @@ def graded_gain(
 def graded_recall(counts: DistanceHistograms, gains: LevelGains, top_k: int) -> Floats:
     """(N,) share of all grades of a query that lie among the first top_k, ties by expectation.
 
-    Of neighbours, whose grade is the chance of being one, this is the expected recall.
+    With the chance of being a neighbour as the grade, this is the expected recall.
 
     >>> counts = DistanceHistograms(np.array([[1, 2]]), np.array([[1, 1]]))
     >>> gains = LevelGains(np.array([[1.0, 1.0]]), np.array([0, 2]), np.array([1.0, 1.0]))

@@ -107,7 +107,7 @@ def test_principal_components_are_uncorrelated_and_sorted(features: Tensor) -> N
 
 @pytest.mark.parametrize("name", ["pca-sign", "itq"])
 def test_more_bits_than_directions_are_refused(name: str, features: Tensor) -> None:
-    """Of few rows, and of features that never fire: their axes would be rounding errors."""
+    """Few rows, or features that never fire, leave axes that would be rounding errors."""
     few, dead = features[:6], torch.cat([features, torch.zeros(400, 5)], dim=1)
     assert fitted(name, few, 5).shape == (6, 5)
     assert fitted(name, dead, 12).shape == (400, 12)

@@ -1,4 +1,4 @@
-"""From features to bits: what is learnt of training rows, a centre and perhaps a projection.
+"""From features to bits: what is learnt from training rows, a centre and perhaps a projection.
 
 All are of one form, u = (x − c)·W with the bits u > 0, so that u itself is the differentiable
 surrogate of the code. They differ in what c and W are.
@@ -54,7 +54,7 @@ class Quantiser(ABC):
 
     @abstractmethod
     def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
-        """What is learnt of (N,D) features of the training rows, for K bits."""
+        """What is learnt from (N,D) features of the training rows, for K bits."""
 
 
 class Threshold(Quantiser):

@@ -247,7 +247,7 @@ def _cell(column: Column, rivals: Sequence[npt.NDArray[np.float64]], seed: int) 
 def _headline(
     methods: Sequence[str], columns: Sequence[Column], seed: int
 ) -> dict[str, Metric | None]:
-    """Of each method: on its own victims, and from one victim to others, over queries."""
+    """Each method on its own victims, and from one victim to others, over queries."""
     metrics: dict[str, Metric | None] = {}
     for method in methods:
         mine = [column for column in columns if column.method == method]
