@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from advhash.errors import ConfigError, DataError
+from advhash.shared_labels import label_sets, shares
 
 TargetRule = Literal["disjoint", "uniform", "weighted"]
-Labels = npt.NDArray[np.uint8]
-
-
-def label_sets(labels: Labels) -> tuple[Labels, npt.NDArray[np.int64]]:
-    """The distinct non-empty label sets (S,C) of the rows, sorted, and how often each occurs."""
-    sets, counts = np.unique(labels, axis=0, return_counts=True)
-    kept = sets.any(axis=1)
-    return sets[kept], counts[kept].astype(np.int64)
+_QUERIES = 256  # compared with all label sets at a time
 
 
 def choose_targets(
     rule: TargetRule,
-    query: Labels,
-    database: Labels,
+    query: npt.NDArray[Any],
+    database: npt.NDArray[Any],
     seed: int,
     *,
     rows: npt.NDArray[np.int64] | None = None,
-) -> Labels:
+) -> npt.NDArray[Any]:
     """(N,C) target label sets drawn from those of the database, of each query by (seed, query).
+
+    Where labels are groups, (N,L), a target is a group, or the groups that a row belongs to.
 
     rows: (N,) the numbers of the queries, e.g. in their split; by default their places
 
@@ -50,12 +46,17 @@ def choose_targets(
         weight = counts if rule == "weighted" else np.ones_like(counts)
         place = np.searchsorted(weight.cumsum(), drawn * weight.sum(), side="right")
         return np.asarray(sets[place])
-    free = ~((query.astype(np.int64) @ sets.astype(np.int64).T) > 0)  # (N,S)
-    stuck = np.flatnonzero(~free.any(axis=1))
-    if len(stuck):
+    chosen = np.zeros(len(query), np.int64)
+    stuck: list[int] = []
+    for start in range(0, len(query), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        free = ~shares(query[part], sets)
+        stuck += (start + np.flatnonzero(~free.any(axis=1))).tolist()
+        place = (drawn[part] * free.sum(axis=1)).astype(np.int64)
+        chosen[part] = (free.cumsum(axis=1) > place[:, None]).argmax(axis=1)
+    if stuck:
         raise DataError(
             f"{len(stuck)} queries (first: row {stuck[0]}) share a label with every label set of "
             "the database: expected a disjoint one; use targets=uniform"
         )
-    place = (drawn * free.sum(axis=1)).astype(np.int64)
-    return np.asarray(sets[(free.cumsum(axis=1) > place[:, None]).argmax(axis=1)])
+    return np.asarray(sets[chosen])

@@ -19,6 +19,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.data.text.edits import WordBudget
 from advhash.errors import UsageError
+from advhash.shared_labels import without_labels
 from advhash.victims.base import HashVictim, History
 from advhash.victims.federated.slices import OneSlice, slice_batch, slice_data
 
@@ -53,7 +54,7 @@ class AttackData:
 
     @property
     def labels(self) -> Tensor:
-        """(M,C) labels of the database."""
+        """Labels of the database: (M,C) multi-hot, or (M,L) groups."""
         return self.dataset.database.labels
 
 
@@ -100,6 +101,7 @@ class Attack(ABC):
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
     couples_queries: whether the result of a query may depend on the others of its block, so that
         figures depend on the size of blocks; of all others they do not
+    reads_classes: whether it learns the classes of the data one by one
     history:    what fitting recorded, one row a report step
     """
 
@@ -112,6 +114,7 @@ class Attack(ABC):
     settings_of_run: ClassVar[frozenset[str]] = frozenset()
     fit_depends_on_budget: bool = True
     couples_queries: ClassVar[bool] = False
+    reads_classes: ClassVar[bool] = False
     history: History
 
     def fit(
@@ -215,6 +218,11 @@ class Attack(ABC):
                 "made in torch"
             )
 
+    def check_data(self, data: Dataset) -> None:
+        """Raise DataError: data that the attack cannot learn from or work on."""
+        if self.reads_classes:
+            data.class_count(type(self).__name__)
+
     @final
     @contextmanager
     def drawing(self, batch: Batch, salt: int = 0) -> Iterator[Chance]:
@@ -266,7 +274,7 @@ class Attack(ABC):
         budget on text counts words. Only `seed` decides over chance, for each query with its
         `Batch.index`.
 
-        An attack whose `knowledge` does not name the query labels sees none: all are 0.
+        An attack whose `knowledge` does not name the query labels sees none.
 
         Raises UsageError: targets missing or superfluous, a modality that attack or victim lack,
         a norm that the attack cannot keep, an attack by gradients on a victim without, pictures
@@ -330,7 +338,7 @@ class Attack(ABC):
             torch.manual_seed(seed)
             inputs = {name: values.clone() for name, values in batch.inputs.items()}
             known = "query labels" in self.knowledge
-            labels = batch.labels.clone() if known else torch.zeros_like(batch.labels)
+            labels = batch.labels.clone() if known else without_labels(batch.labels)
             own = Batch(inputs, labels, batch.index.clone())
             aims = None if targets is None else targets.clone()
             raw = self._moved(victim, own, aims, budget, modality).detach().to(clean)

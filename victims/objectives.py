@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advhash.shared_labels import are_groups, label_counts, shared_groups
+
 
 def sign(codes: Tensor) -> Tensor:
     """±1 as HashCodes has it: +1 iff > 0, never 0. Carries no gradient."""
@@ -13,8 +15,16 @@ def sign(codes: Tensor) -> Tensor:
 
 
 def shared_label(first: Tensor, second: Tensor) -> Tensor:
-    """(A,B) float of 0/1: whether two multi-hot rows share a label."""
-    return (first.float() @ second.float().T > 0).float()
+    """(A,B) float of 0/1: whether two rows, multi-hot or of groups, share a label."""
+    return (shared_counts(first, second) > 0).float()
+
+
+def shared_counts(first: Tensor, second: Tensor) -> Tensor:
+    """(A,B) float: how many labels two rows share."""
+    if are_groups(first):
+        counts: Tensor = shared_groups(first, second)
+        return counts.float()
+    return first.float() @ second.float().T
 
 
 def cosine_label_similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -22,6 +32,9 @@ def cosine_label_similarity(first: Tensor, second: Tensor) -> Tensor:
 
     DLCMH (Xu et al., IEEE TCSVT 2024).
     """
+    if are_groups(first):
+        sizes = (label_counts(first)[:, None] * label_counts(second)).float().sqrt()
+        return shared_counts(first, second) / sizes.clamp_min(1)
     return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
 
 
@@ -30,8 +43,8 @@ def label_overlap(first: Tensor, second: Tensor) -> Tensor:
 
     HashNet (Cao et al., ICCV 2017).
     """
-    both = first.float() @ second.float().T
-    either = first.float().sum(dim=1, keepdim=True) + second.float().sum(dim=1) - both
+    both = shared_counts(first, second)
+    either = label_counts(first).float()[:, None] + label_counts(second).float() - both
     return both / either.clamp_min(1)
 
 

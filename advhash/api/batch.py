@@ -16,7 +16,8 @@ from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.targets import choose_targets, label_sets
+from advhash.shared_labels import Labels, are_groups, label_numbers, label_sets, without_labels
+from advhash.targets import choose_targets
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Asked:
     data: Dataset
     rows: Tensor
     index: npt.NDArray[np.int64]
-    targets: npt.NDArray[np.uint8] | None
+    targets: Labels | None
     labelled: bool
     given: bool
     replays: bool
@@ -65,8 +66,8 @@ def ask(
         if config.protocol.queries is not None:
             raise UsageError("expected protocol.queries only without a batch, which is whole")
         labelled = isinstance(batch, Batch)
-        classes = 1 if data is None else len(data.classes)
-        batch = _batch(batch, modality, classes, exact=config.budget.eight_bit)
+        known = None if data is None else data.database.labels
+        batch = _batch(batch, modality, known, exact=config.budget.eight_bit)
         index, rows = batch.index.numpy(), batch.index
         if data is not None and _of_queries(data, batch, modality):
             seen = data
@@ -93,12 +94,16 @@ def ask(
     return Asked(seen, rows, index, aims, labelled, False, replays)
 
 
-def _batch(given: Batch | Tensor, modality: str, classes: int, *, exact: bool) -> Batch:
-    """A batch of the CPU whose inputs and labels are what victims expect."""
+def _batch(given: Batch | Tensor, modality: str, known: Tensor | None, *, exact: bool) -> Batch:
+    """A batch of the CPU whose inputs and labels are what victims expect.
+
+    known: labels of the database, where there is one
+    """
+    known = torch.zeros(1, 1, dtype=torch.uint8) if known is None else known
     if isinstance(given, Tensor):
         if modality != "image":
             raise UsageError(f"expected a Batch with {modality!r}, got a tensor of images")
-        nothing = torch.zeros(len(given) if given.dim() else 0, classes, dtype=torch.uint8)
+        nothing = without_labels(known[:1]).repeat(len(given) if given.dim() else 0, 1)
         given = Batch({"image": given}, nothing, torch.arange(len(nothing)))
     if not isinstance(given, Batch):
         raise UsageError(
@@ -119,7 +124,15 @@ def _batch(given: Batch | Tensor, modality: str, classes: int, *, exact: bool) -
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # NaN too
             raise UsageError(f"expected images in [0,1], got values from {low:g} to {high:g}")
-    if classes > 1 and given.labels.shape != (len(given), classes):
+    if are_groups(known) is not are_groups(given.labels):
+        if are_groups(known):
+            raise DataError(
+                "expected groups as labels, int32 (N,L) as the database has, got "
+                f"{given.labels.dtype} {tuple(given.labels.shape)}"
+            )
+        raise DataError("expected labels with one column a class, got groups (int32)")
+    classes = known.shape[1]
+    if not are_groups(known) and classes > 1 and given.labels.shape != (len(given), classes):
         raise DataError(
             f"expected labels of shape {(len(given), classes)}, one column a class of the "
             f"database, got {tuple(given.labels.shape)}"
@@ -150,19 +163,22 @@ def _stored(batch: Batch, modality: str, *, exact: bool) -> Split:
         else values
         for name, values in batch.inputs.items()
     }
-    return Split(inputs, batch.labels.to(torch.uint8))
+    labels = batch.labels if are_groups(batch.labels) else batch.labels.to(torch.uint8)
+    return Split(inputs, labels)
 
 
 def _alone(stored: Split) -> Dataset:
     """A data set that is nothing but the batch, for methods that look at no database."""
     rows = torch.arange(len(stored))
-    names = tuple(str(column) for column in range(stored.labels.shape[1]))
+    columns = 0 if are_groups(stored.labels) else stored.labels.shape[1]
+    names = tuple(str(column) for column in range(columns))
     return Dataset("batch", {}, stored, rows, stored, stored, names)
 
 
-def _given(targets: Any, count: int, database: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _given(targets: Any, count: int, database: Labels) -> Labels:
     """Given targets, which must be label sets that rows of the database carry."""
-    wanted = (count, database.shape[1])
+    wanted, grouped = (count, database.shape[1]), are_groups(database)
+    kind = "groups" if grouped else "multi-hot labels"
     try:
         values = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
         shape = str(values.shape)
@@ -170,18 +186,21 @@ def _given(targets: Any, count: int, database: npt.NDArray[np.uint8]) -> npt.NDA
         values, shape = np.empty(0), "rows of different lengths"
     if values.shape != wanted:
         raise UsageError(
-            f"targets: expected {wanted} multi-hot labels, one row a query, or the name of a rule, "
+            f"targets: expected {wanted} {kind}, one row a query, or the name of a rule, "
             f"got {shape}"
         )
-    if not np.isin(values, (0, 1)).all():
+    if grouped and values.dtype.kind not in "iu":
+        raise UsageError(f"targets: expected whole numbers of groups, got {values.dtype}")
+    if not grouped and not np.isin(values, (0, 1)).all():
         raise UsageError("targets: expected 0 and 1 only, one column a class")
-    aims = values.astype(np.uint8)
+    aims = values.astype(np.int32) if grouped else values.astype(np.uint8)
     carried = {row.tobytes() for row in label_sets(database)[0]}
     for place, row in enumerate(aims):
         if row.tobytes() not in carried:
-            classes = ", ".join(map(str, np.flatnonzero(row))) or "none"
+            numbers = ", ".join(map(str, label_numbers(row))) or "none"
             raise DataError(
-                f"targets: no row of the database has the labels of target {place} (classes "
-                f"{classes}): expected label sets that database rows carry"
+                f"targets: no row of the database has the labels of target {place} "
+                f"({'groups' if grouped else 'classes'} {numbers}): expected label sets that "
+                "database rows carry"
             )
     return aims

@@ -22,6 +22,7 @@ from advhash.measures.paired_runs import Queries
 from advhash.reports.headline import HEADLINES, OWN, Headline
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
+from advhash.shared_labels import Labels
 
 THUMBNAILS = 4
 DISTANCES = (  # what else the view shows, in this order, where there is any
@@ -102,7 +103,7 @@ class AttackResult:
     adversarial: Tensor
     clean_codes: HashCodes
     codes: HashCodes
-    targets: npt.NDArray[np.uint8] | None
+    targets: Labels | None
     columns: Mapping[str, npt.NDArray[np.float64]]
     metrics: Mapping[str, Metric | None]
     messages: tuple[str, ...] = ()

@@ -13,15 +13,18 @@ import numpy.typing as npt
 
 from advhash.codes.packed import HashCodes
 from advhash.compute.cores import usable_cores
+from advhash.shared_labels import GroupIndex, are_groups, shared_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Labels = npt.NDArray[np.uint8] | HashCodes  # (N,C) multi-hot, as they are or packed
+# (N,C) multi-hot, as they are or packed; or (N,L) groups
+Labels = npt.NDArray[np.uint8] | npt.NDArray[np.int32] | HashCodes
 
 _QUERIES = 1024  # counted at a time: their histograms are held once a thread
 _COUNTED_ROWS = 1 << 30  # at most, in one call of the kernel: a count has half a word
 _TENSOR_PAIRS = 16_000_000  # pairs in memory at a time where codes are tensors
+_FAR_PAIRS = 1 << 20  # whose distances are taken at a time
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,24 @@ def distances(query: HashCodes, database: HashCodes) -> npt.NDArray[np.uint16]:
     return result
 
 
-def relevance(
-    query_labels: npt.NDArray[np.uint8], database_labels: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.bool_]:
-    """(N,M): whether query and database row share at least one label.
+def pair_distances(
+    query: HashCodes,
+    database: HashCodes,
+    queries: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """(P,) Hamming distances of pairs, given by their places on both sides.
 
-    Raises ValueError where the number of classes differs.
+    >>> codes = HashCodes.pack([[1, 0], [0, 1]])
+    >>> pair_distances(codes, codes, np.array([0, 0]), np.array([0, 1])).tolist()
+    [0, 2]
     """
-    if query_labels.shape[1] != database_labels.shape[1]:
-        raise ValueError(
-            f"expected {database_labels.shape[1]} label columns, got {query_labels.shape[1]}"
-        )
-    shared = query_labels.astype(np.float32) @ database_labels.astype(np.float32).T
-    return np.asarray(shared > 0)
+    far = np.zeros(len(rows), np.int64)
+    for start in range(0, len(rows), _FAR_PAIRS):
+        part = slice(start, start + _FAR_PAIRS)
+        differ = query.words[queries[part]] ^ database.words[rows[part]]
+        far[part] = np.bitwise_count(differ).sum(axis=1, dtype=np.int64)
+    return far
 
 
 @overload
@@ -106,8 +114,8 @@ def histograms(
 
     Packed codes are counted by the kernel in `bit_slices`, on all cores. Tensors (N,K) and (M,K)
     of real codes (bit = 1 iff > 0) with labels (N,C), (M,C) are counted where they are, such as on
-    a GPU. Rows are relevant where they share a label with the query. The database may be mapped
-    from a file.
+    a GPU. Rows are relevant where they share a label with the query: multi-hot ones, or groups
+    (N,L), (M,L), of which no column is made. The database may be mapped from a file.
 
     Raises ValueError where bits, label columns or numbers of rows do not fit, or a code is NaN.
 
@@ -119,6 +127,8 @@ def histograms(
     """
     if isinstance(query, HashCodes):
         assert isinstance(database, HashCodes)
+        if are_groups(query_labels) or are_groups(database_labels):
+            return _group_histograms(query, database, query_labels, database_labels)
         return _packed_histograms(query, database, packed(query_labels), packed(database_labels))
     assert not isinstance(database, HashCodes)
     return _tensor_histograms(query, database, query_labels, database_labels)
@@ -136,6 +146,23 @@ def _packed_histograms(
         for start in range(0, len(query), _QUERIES):
             chunk = slice(start, start + _QUERIES)
             _count(query[chunk], database, wanted[chunk], owned, total[chunk], relevant[chunk])
+    return DistanceHistograms(total, relevant)
+
+
+def _group_histograms(
+    query: HashCodes, database: HashCodes, wanted: Any, owned: Any
+) -> DistanceHistograms:
+    """All rows by the kernel, those of a shared group pair by pair: a block of pairs in memory."""
+    if not (are_groups(wanted) and are_groups(owned)):
+        raise ValueError("expected labels of one form, got groups and columns")
+    _check_labels((len(wanted), 1), (len(owned), 1), len(query), len(database))
+    nothing = (HashCodes.pack(np.zeros((len(side), 1), bool)) for side in (query, database))
+    total = _packed_histograms(query, database, *nothing).total
+    relevant = np.zeros_like(total)
+    for start, stop, queries, rows in GroupIndex(owned).blocks(wanted):
+        places = queries * total.shape[1] + pair_distances(query, database, queries + start, rows)
+        counted = np.bincount(places, minlength=(stop - start) * total.shape[1])
+        relevant[start:stop] = counted.reshape(stop - start, -1)
     return DistanceHistograms(total, relevant)
 
 
@@ -197,14 +224,18 @@ def _tensor_histograms(
     bits = database.shape[1]
     if query.shape[1] != bits:
         raise ValueError(f"expected codes of {bits} bits, got {query.shape[1]}")
-    _check_labels(
-        tuple(query_labels.shape), tuple(database_labels.shape), len(query), len(database)
-    )
+    grouped = are_groups(query_labels)
+    if grouped is not are_groups(database_labels):
+        raise ValueError("expected labels of one form, got groups and columns")
+    shapes = (tuple(query_labels.shape), tuple(database_labels.shape))
+    if grouped:
+        shapes = ((len(query_labels), 1), (len(database_labels), 1))
+    _check_labels(*shapes, len(query), len(database))
     if bool(query.isnan().any()) or bool(database.isnan().any()):
         raise ValueError("expected real codes, got NaN: the model that made them is broken")
     levels = bits + 1
     signs = torch.where(database > 0, 1.0, -1.0)
-    owned = database_labels.float()
+    owned = database_labels if grouped else database_labels.float()
     parts = []
     for chunk, wanted in zip(
         query.split(max(1, _TENSOR_PAIRS // max(1, len(database)))),
@@ -213,7 +244,7 @@ def _tensor_histograms(
     ):
         far = ((bits - torch.where(chunk > 0, 1.0, -1.0) @ signs.T) / 2).round().long()
         far += levels * torch.arange(len(chunk), device=far.device)[:, None]
-        hit = wanted.to(owned) @ owned.T > 0
+        hit = (shared_groups(wanted, owned) if grouped else wanted.to(owned) @ owned.T) > 0
         size = len(chunk) * levels
         parts.append(
             [

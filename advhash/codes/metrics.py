@@ -16,7 +16,7 @@ NaN here and leaves the mean) or is an `error`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from advhash.codes.hamming import DistanceHistograms, Labels, distances, histograms, packed
 from advhash.codes.packed import HashCodes
 from advhash.errors import DataError
+from advhash.shared_labels import are_groups, shares
 
 Floats = npt.NDArray[np.float64]
 LevelTies = Literal["expected", "optimistic", "pessimistic"]
@@ -372,14 +373,24 @@ def _ranked_hits(
     top_k: int | None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Of each query: the ranks (from 1) of its hits within the first k, ties by row, and its R."""
-    wanted, owned = packed(query_labels), packed(database_labels)
-    if wanted.bits != owned.bits:
-        raise ValueError(f"expected {owned.bits} label columns, got {wanted.bits}")
+    hits = _hits(query_labels, database_labels)
     for row in range(len(query)):
         single = slice(row, row + 1)
         order = np.argsort(distances(query[single], database)[0], kind="stable")[:top_k]
-        hit = (wanted.words[row] & owned.words).any(axis=1)
+        hit = hits(row)
         yield np.flatnonzero(hit[order]) + 1, int(hit.sum())
+
+
+def _hits(query_labels: Labels, database_labels: Labels) -> Callable[[int], npt.NDArray[np.bool_]]:
+    """Of a query, which database rows share a label with it."""
+    if not isinstance(query_labels, HashCodes) and are_groups(query_labels):
+        assert not isinstance(database_labels, HashCodes)
+        groups, known = query_labels, database_labels
+        return lambda row: shares(groups[row : row + 1], known)[0]
+    wanted, owned = packed(query_labels), packed(database_labels)
+    if wanted.bits != owned.bits:
+        raise ValueError(f"expected {owned.bits} label columns, got {wanted.bits}")
+    return lambda row: np.asarray((wanted.words[row] & owned.words).any(axis=1))
 
 
 def _precision_sum(ranks: npt.NDArray[np.int64]) -> float:
@@ -439,8 +450,8 @@ def published_average_precision(
 def retrieval_average_precision(
     query: HashCodes,
     database: HashCodes,
-    query_labels: npt.NDArray[np.uint8],
-    database_labels: npt.NDArray[np.uint8],
+    query_labels: Labels,
+    database_labels: Labels,
     *,
     ties: Ties = "expected",
     top_k: int | None = None,

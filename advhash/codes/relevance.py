@@ -15,14 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from advhash.codes.hamming import DistanceHistograms
+from advhash.codes.hamming import DistanceHistograms, pair_distances
 from advhash.codes.metrics import LevelGains
 from advhash.codes.packed import HashCodes
+from advhash.errors import DataError
+from advhash.shared_labels import NO_GROUP, GroupIndex
 
 Similarity = Literal["cosine", "dot"]
-_PAIRS = 1 << 20  # whose distances are taken at a time
 _LEAST_IDENTITIES = 4096  # classes, from which on a column for each costs more than pairs do
 _MOST_PAIRS = 1 << 26
+_MOST_PLACES = 1 << 28  # of groups in a table of rows
 _SIMILARITIES = 1 << 25  # in memory at a time, as float32
 _EQUAL = 1e-6  # similarities that differ by rounding, relative to the largest
 
@@ -112,12 +114,38 @@ class GradedPairs(Relevance):
         >>> GradedPairs.of_identities(np.array([7, 5]), np.array([5, 7, 7])).rows.tolist()
         [1, 2, 0]
         """
-        order = np.argsort(database, kind="stable")
-        first, last = (np.searchsorted(database[order], query, side) for side in ("left", "right"))
-        counts = last - first
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
-        return cls(starts, order[np.repeat(first, counts) + within], np.ones(starts[-1]))
+        index = GroupIndex(database[:, None])
+        starts = np.concatenate([[0], np.cumsum(index.counts(query[:, None]))]).astype(np.int64)
+        return cls(starts, index.pairs(query[:, None])[1], np.ones(starts[-1]))
+
+    def groups(self, rows: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """(N,1) a group for each query, and the groups (rows,L) of the database that say the same.
+
+        For what knows labels alone, as attacks and their targets: a row with a grade above 0 for a
+        query belongs to the group of its number. Grades are left out.
+
+        Raises DataError: a row that answers so many queries that no table holds them.
+
+        >>> pairs = GradedPairs.of(2, [0, 0, 1], [1, 2, 2], [1.0, 2.0, 1.0])
+        >>> pairs.groups(3)[1].tolist()
+        [[-1, -1], [0, -1], [0, 1]]
+        """
+        count = len(self.starts) - 1
+        relevant = self.grades > 0
+        queries = np.repeat(np.arange(count, dtype=np.int32), np.diff(self.starts))[relevant]
+        answered = self.rows[relevant]
+        order = np.argsort(answered, kind="stable")
+        answered, queries = answered[order], queries[order]
+        each = np.bincount(answered, minlength=rows)
+        most = max(int(each.max(initial=0)), 1)
+        if most * rows > _MOST_PLACES:
+            raise DataError(
+                f"expected rows that answer few queries each, got row {int(each.argmax())} which "
+                f"answers {most} (of {rows:,} rows): leave it out of the judgements"
+            )
+        owned = np.full((rows, most), NO_GROUP, np.int32)
+        owned[answered, np.arange(len(answered)) - np.repeat(each.cumsum() - each, each)] = queries
+        return np.arange(count, dtype=np.int32)[:, None], owned
 
     def kernel_labels(self, classes: int) -> HashCodes:
         return HashCodes.pack(np.zeros((len(self.starts) - 1, classes), bool))
@@ -128,11 +156,7 @@ class GradedPairs(Relevance):
         relevant = self.grades > 0
         queries = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[relevant]
         rows, grades = self.rows[relevant], self.grades[relevant]
-        far = np.zeros(len(rows), np.int64)
-        for start in range(0, len(rows), _PAIRS):
-            part = slice(start, start + _PAIRS)
-            differ = query.words[queries[part]] ^ database.words[rows[part]]
-            far[part] = np.bitwise_count(differ).sum(axis=1, dtype=np.int64)
+        far = pair_distances(query, database, queries, rows)
         shape = counts.total.shape
         places, size = queries * shape[1] + far, shape[0] * shape[1]
         hits = np.bincount(places, minlength=size).reshape(shape)

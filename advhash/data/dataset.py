@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from advhash.errors import DataError, UsageError
+from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
@@ -30,7 +31,7 @@ class Batch:
 
     inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts, (B,L) int64 tokens or
             (B,384) float32 embeddings
-    labels: (B,C) uint8 multi-hot
+    labels: (B,C) uint8 multi-hot, or (B,L) int32 groups; see advhash/shared_labels.py
     index:  (B,) int64, row in the split it came from
     """
 
@@ -155,7 +156,7 @@ class Dataset:
     database:   what queries search in; victims are trained on its rows `train_rows` only
     validation: for choosing settings and thresholds, never for a reported figure
     query:      the held-out queries
-    classes:    names of the C label columns
+    classes:    names of the C label columns; where labels are groups, names of the groups, or ()
     increments: for lifelong victims, the default order in which new categories arrive, each a
                 tuple of class names; an item is new if it carries any of them
     card:       what a reader must know: counts, source, licence, warnings
@@ -198,6 +199,31 @@ class Dataset:
             return None
         height, width = self.query.inputs["image"].shape[-2:]
         return {"fed": [width, height], "stored": self.card.get("stored_pictures")}
+
+    @property
+    def grouped(self) -> bool:
+        """Whether labels are groups, such as the pictures of one product, and no classes."""
+        return are_groups(self.database.labels)
+
+    @property
+    def label_count(self) -> int:
+        """How many labels there are: columns, or numbers of groups up to the largest."""
+        if not self.grouped:
+            return self.database.labels.shape[1]
+        return 1 + max(int(part.labels.max()) for part in self.stored.values() if len(part))
+
+    def class_count(self, user: str) -> int:
+        """How many classes there are, for a victim or an attack that learns them one by one.
+
+        Raises DataError: labels are groups.
+        """
+        if self.grouped:
+            raise DataError(
+                f"{user} learns classes: expected data with classes, got {self.name!r} with "
+                f"{self.label_count:,} groups of rows that belong together; take another method "
+                "or another data set"
+            )
+        return len(self.classes)
 
     @property
     def train(self) -> Split:

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from advhash.codes.metrics import chance_average_precision
 from advhash.data.dataset import Dataset, Modality, Split
 from advhash.errors import DataError
+from advhash.shared_labels import NO_GROUP, GroupIndex, are_groups, label_counts
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
@@ -194,18 +196,14 @@ def describe(data: Dataset) -> dict[str, object]:
         "database": data.database.labels,
         "train": data.train_labels,
     }
-    counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
-    labels = torch.cat([split.labels for split in data.stored.values()])
+    labels = _together([split.labels for split in data.stored.values()])
     _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))
     return {
         "items": {name: len(part) for name, part in of_split.items()},
-        "labels": {
-            label: {name: count[column] for name, count in counts.items()}
-            for column, label in enumerate(data.classes)
-        },
-        "labels_per_item": round(float(labels.sum(1, dtype=torch.float64).mean()), 4),
+        **({"groups": _groups(data)} if data.grouped else {"labels": _columns(data, of_split)}),
+        "labels_per_item": round(float(label_counts(labels).double().mean()), 4),
         "label_sets": len(set_sizes),
         "label_sets_with_one_item": int((set_sizes == 1).sum()),
         "relevant_fraction": round(float(relevant.mean() / len(data.database)), 6),
@@ -214,8 +212,38 @@ def describe(data: Dataset) -> dict[str, object]:
     }
 
 
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Labels of several splits; groups may have other widths."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, width - part.shape[1]), value=NO_GROUP) for part in parts])
+
+
+def _columns(data: Dataset, of_split: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
+    """Of each class, how many rows of each split carry it."""
+    counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
+    return {
+        label: {name: count[column] for name, count in counts.items()}
+        for column, label in enumerate(data.classes)
+    }
+
+
+def _groups(data: Dataset) -> dict[str, object]:
+    """How many groups the database has, and how many of its rows they hold."""
+    labels = data.database.labels
+    rows = torch.unique(labels[labels >= 0], return_counts=True)[1].sort().values
+    middle = int(rows[len(rows) // 2]) if len(rows) else 0
+    ends = (int(rows[0]), int(rows[-1])) if len(rows) else (0, 0)
+    return {
+        "count": len(rows),
+        "rows": {"smallest": ends[0], "median": middle, "largest": ends[1]},
+        "of_one_row": int((rows == 1).sum()),
+    }
+
+
 def relevant_counts(query: Tensor, database: Tensor) -> npt.NDArray[np.int64]:
     """(Q,) how many database items share a label with each query; labels (Q,C) and (N,C)."""
+    if are_groups(query):
+        return GroupIndex(database.numpy()).counts(query.numpy())
     columns = database.float().T
     counts = [(part.float() @ columns > 0).sum(1) for part in query.split(QUERY_BLOCK)]
     return torch.cat(counts).numpy()

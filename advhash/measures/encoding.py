@@ -236,15 +236,6 @@ def simhash(
     return HashCodes.concatenate(parts)
 
 
-def first_labels(labels: npt.NDArray[np.uint8]) -> Classes:
-    """(N,) the first label of each multi-hot row; a row without any counts as class 0.
-
-    >>> first_labels(np.array([[0, 1, 1], [1, 0, 0]], np.uint8)).tolist()
-    [1, 0]
-    """
-    return np.asarray(labels.argmax(axis=1), np.int64)
-
-
 def _drawn(codes: HashCodes, seed: int) -> Classes:
     """Rows that K-Means and logistic regression see, in order: all, or as many as fit."""
     most = max(1, MOST_VALUES // codes.bits)

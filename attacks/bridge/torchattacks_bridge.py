@@ -207,6 +207,7 @@ class ClassAPGD(IterativeAttack):
     """
 
     goal: ClassVar[Goal] = "untargeted"
+    reads_classes: ClassVar[bool] = True
     classes: ClassVar[tuple[int, int]] = (4, 10)  # which the loss needs, and which are tried
 
     def attacked(

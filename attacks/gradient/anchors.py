@@ -18,9 +18,18 @@ from advhash.attacks.gradient.objectives import circle_loss, prototype_loss
 from advhash.attacks.gradient.prototype import PrototypeNet
 from advhash.chance import Chance
 from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset
 from advhash.errors import DataError, UnknownName
+from advhash.shared_labels import (
+    MOST_COLUMNS,
+    are_groups,
+    columns,
+    label_counts,
+    label_numbers,
+    label_sets as label_sets_of,
+)
 from advhash.victims.base import HashVictim
-from advhash.victims.objectives import shared_label
+from advhash.victims.objectives import shared_counts, shared_label
 from advhash.victims.training.descent import seeded
 
 Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
@@ -28,12 +37,17 @@ Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
 
 def expect_reachable(labels: Tensor, targets: Tensor) -> None:
     """Raise DataError for the first of (B,C) targets that shares no label with any (M,C) row."""
-    offered = labels.bool().any(dim=0)
-    missed = (~(targets.to(offered.device).bool() & offered).any(dim=1)).nonzero().flatten()
+    if are_groups(labels):
+        wanted = targets.to(labels.device)
+        reached = (torch.isin(wanted, labels) & (wanted >= 0)).any(dim=1)
+    else:
+        offered = labels.bool().any(dim=0)
+        reached = (targets.to(offered.device).bool() & offered).any(dim=1)
+    missed = (~reached).nonzero().flatten()
     if len(missed):
         raise DataError(
             "expected a target that shares a label with some database row, "
-            f"got labels {targets[missed[0]].nonzero().flatten().tolist()}"
+            f"got labels {label_numbers(targets[missed[0]].cpu().numpy())}"
         )
 
 
@@ -43,9 +57,8 @@ def candidate_rows(labels: Tensor, target: Tensor) -> Tensor:
     Raises DataError where no row shares a label with the target: nothing could be retrieved.
     """
     expect_reachable(labels, target[None])
-    values = labels.float()
-    shared = values @ target.to(values)
-    score = shared * (labels.shape[1] + 1) - values.sum(dim=1)
+    shared = shared_counts(labels, target[None].to(labels))[:, 0]
+    score = shared * (labels.shape[1] + 1) - label_counts(labels).float()
     return (score == score.max()).nonzero().flatten()
 
 
@@ -83,11 +96,11 @@ def centre_codes(data: AttackData, labels: Tensor, *, graded: bool) -> Tensor:
     is the cosine of the label sets (mainstay code, SAAT, Yuan et al., IEEE TIFS 2023), else 1 for
     any shared label (CgAT, Wang et al., WWW 2023). An empty side counts 0.
     """
-    signs, rows = _signs(data), data.labels.float()
-    sets, places = torch.unique(labels.cpu().float(), dim=0, return_inverse=True)
-    shared = sets @ rows.T
+    signs, rows = _signs(data), data.labels
+    sets, places = torch.unique(labels.cpu(), dim=0, return_inverse=True)
+    shared = shared_counts(sets, rows)
     if graded:
-        size = sets.norm(dim=1, keepdim=True) * rows.norm(dim=1)
+        size = label_counts(sets).float().sqrt()[:, None] * label_counts(rows).float().sqrt()
         weight = shared / size.clamp_min(1e-8)
     else:
         weight = (shared > 0).float()
@@ -129,7 +142,14 @@ def prototype(data: AttackData, targets: Tensor, device: torch.device) -> Tensor
     """The code that a PrototypeNet gives the label set: ProS-GAN (Wang et al., CVPR 2021)."""
     network = fit_prototype(data, device=device)
     with torch.no_grad():
-        return torch.where(network(targets.to(device).float())[1] > 0, 1.0, -1.0).cpu()
+        read = columns(targets, label_columns(data.dataset)).to(device).float()
+        return torch.where(network(read)[1] > 0, 1.0, -1.0).cpu()
+
+
+def anchors_for(data: AttackData) -> list[str]:
+    """The registered anchors that these data have: groups may be too many for a PrototypeNet."""
+    crowded = _are_crowded(data.dataset)
+    return [name for name in ANCHORS if not (crowded and name == "prototype")]
 
 
 ANCHORS: dict[str, Anchor] = {
@@ -157,8 +177,24 @@ def anchor_codes(
 
 def label_sets(labels: Tensor) -> Tensor:
     """(S,C) the distinct non-empty label sets of (M,C) labels."""
-    sets: Tensor = torch.unique(labels, dim=0)
-    return sets[sets.sum(dim=1) > 0]
+    return torch.from_numpy(label_sets_of(labels.cpu().numpy())[0].copy()).to(labels.device)
+
+
+def label_columns(data: Dataset) -> int:
+    """How many inputs a network has that reads labels: one a class, or one a group.
+
+    Raises DataError: more groups than a network reads.
+    """
+    if _are_crowded(data):
+        raise DataError(
+            f"a PrototypeNet reads at most {MOST_COLUMNS:,} labels, one input each: expected no "
+            f"more groups in {data.name!r}, got {data.label_count:,}; use dhta or p2p"
+        )
+    return data.label_count
+
+
+def _are_crowded(data: Dataset) -> bool:
+    return data.grouped and data.label_count > MOST_COLUMNS
 
 
 def fit_prototype(
@@ -190,15 +226,19 @@ def fit_prototype(
     rows = data.dataset.train_rows
     if data.dataset.training is not None:
         rows = torch.arange(len(data.dataset.database))
-    codes, labels = _signs(data)[rows].to(device), data.labels[rows].float().to(device)
-    sets = (label_sets(data.labels) if sets is None else sets).float().to(device)
-    network = PrototypeNet(sets.shape[1], codes.shape[1], hidden=hidden, feature=feature).to(device)
+    codes, labels = _signs(data)[rows].to(device), data.labels[rows].to(device)
+    sets = (label_sets(data.labels) if sets is None else sets).to(device)
+    if not are_groups(labels):
+        labels, sets = labels.float(), sets.float()
+    count = label_columns(data.dataset)
+    network = PrototypeNet(count, codes.shape[1], hidden=hidden, feature=feature).to(device)
     optimiser = torch.optim.Adam(network.parameters(), learning_rate, betas=(0.5, 0.999))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [steps // 2, steps * 3 // 4])
     for step in range(steps):
-        targets = sets[torch.randint(len(sets), (batch_size,)).to(device)]
+        drawn = sets[torch.randint(len(sets), (batch_size,)).to(device)]
+        targets = columns(drawn, count).float()
         _, hashes, predicted = network(targets)
-        similar = shared_label(targets, labels)
+        similar = shared_label(drawn, labels)
         if circle:
             loss = circle_loss(hashes, codes, similar)
         else:

@@ -14,13 +14,20 @@ import torch
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
-from advhash.attacks.gradient.anchors import expect_reachable, fit_prototype, voted
+from advhash.attacks.gradient.anchors import (
+    expect_reachable,
+    fit_prototype,
+    label_columns,
+    voted,
+)
 from advhash.attacks.gradient.descent import GradientAttack
 from advhash.attacks.gradient.prototype import PrototypeNet
 from advhash.budget import Budget
 from advhash.compute.progress import Progress, silent
+from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.registry import ATTACKS
+from advhash.shared_labels import columns
 from advhash.victims.base import HashVictim
 from advhash.victims.training.descent import seeded
 
@@ -122,6 +129,9 @@ class THA(GradientAttack):
             )
         self._network: PrototypeNet | None = None
 
+    def check_data(self, data: Dataset) -> None:
+        label_columns(data)
+
     def fit(
         self,
         victim: HashVictim,
@@ -160,7 +170,7 @@ class THA(GradientAttack):
     def restore(self, victim: HashVictim, data: AttackData, state: Mapping[str, Tensor]) -> Self:
         super().fit(victim, data, self.default_budget)
         network = PrototypeNet(
-            data.labels.shape[1], data.codes.bits, hidden=self.hidden, feature=self.feature
+            label_columns(data.dataset), data.codes.bits, hidden=self.hidden, feature=self.feature
         )
         network.load_state_dict(dict(state))
         self._network = network.to(victim.device).eval()
@@ -172,4 +182,5 @@ class THA(GradientAttack):
             raise UsageError("THA: call fit or restore before run")
         with torch.no_grad():
             device = next(self._network.parameters()).device
-            return torch.where(self._network(labels.to(device).float())[1] > 0, 1.0, -1.0)
+            read = columns(labels, label_columns(self.served.dataset)).to(device).float()
+            return torch.where(self._network(read)[1] > 0, 1.0, -1.0)

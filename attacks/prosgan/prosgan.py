@@ -116,6 +116,7 @@ class ProSGAN(Attack):
     )
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
     trains: ClassVar[bool] = True
+    reads_classes: ClassVar[bool] = True
     settings_of_run: ClassVar[frozenset[str]] = frozenset({"refine"})
 
     epochs: int | None = None

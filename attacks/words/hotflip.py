@@ -32,7 +32,8 @@ def label_words(data: Dataset) -> frozenset[str]:
     given = data.card.get("giveaway_words", {})
     listed = given.values() if isinstance(given, dict) else ()
     away = {str(entry["word"]) for entries in listed for entry in entries}
-    return frozenset(away.union(*(words(name) for name in data.classes)))
+    named = () if data.grouped else data.classes  # a group is called as its pictures are
+    return frozenset(away.union(*(words(name) for name in named)))
 
 
 class WordAttack(DatabaseAttack):

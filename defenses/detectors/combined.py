@@ -26,6 +26,7 @@ from advhash.defenses.detectors.image_codes import (
 from advhash.errors import DataError
 from advhash.registry import DETECTORS
 from advhash.victims.base import HashVictim
+from advhash.victims.objectives import shared_label
 
 ABNORMAL = 2  # of them for each clean item: one of noise, one of an attack
 
@@ -99,14 +100,12 @@ class Combined(CodeDetector):
     ) -> list[Batch]:
         """Noise and dhta of `batch`, the anchors from the `known` rows."""
         budget = Budget("linf", self.eps)
-        names = tuple(str(number) for number in range(known.labels.shape[1]))
-        data = Dataset("known", {}, known, torch.arange(len(known)), known, known, names)
+        data = Dataset("known", {}, known, torch.arange(len(known)), known, known, ())
         codes = victim.encode_split(known, modality)
         seen = AttackData(data, codes, modality, modality)
         sets = label_sets(known.labels)
         order = Chance(0, batch.index).uniform(len(sets))
-        shared = batch.labels.cpu().float() @ sets.float().T > 0
-        order[shared] = -1.0
+        order[shared_label(batch.labels.cpu(), sets) > 0] = -1.0
         if bool((order.amax(dim=1) < 0).any()):
             raise DataError("combined attacks toward other labels: expected a disjoint label set")
         targets = sets[order.argmax(dim=1)]

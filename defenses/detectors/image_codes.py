@@ -25,6 +25,7 @@ from advhash.data.dataset import Batch, Dataset, Modality, Split
 from advhash.defenses.base import Detector
 from advhash.errors import DataError, UsageError
 from advhash.registry import DETECTORS
+from advhash.shared_labels import are_groups
 from advhash.victims.base import HashVictim
 
 BLOCK = 128  # items scored at a time
@@ -135,7 +136,7 @@ def label_centres(codes: Tensor, labels: Tensor, least: int) -> Tensor:
         for rows in ((labels == labelled).all(dim=1) for labelled in label_sets(labels))
         if int(rows.sum()) >= least
     ]
-    members = labels.bool()
+    members = labels[:, :0] if are_groups(labels) else labels.bool()
     groups += [vote(codes[rows]) for rows in members.T if bool(rows.any())]
     if not groups:
         raise DataError("majority codes need labels: expected rows with some, got none")

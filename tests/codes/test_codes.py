@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from advhash.codes import HashCodes, hamming
+from advhash.shared_labels import shares
 
 WIDTHS = [1, 63, 64, 65, 1000]
 
@@ -174,18 +175,18 @@ class TestHistograms:
 def test_relevance_is_at_least_one_shared_label() -> None:
     query = np.array([[1, 1, 0], [0, 0, 0]], np.uint8)
     database = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0]], np.uint8)
-    assert hamming.relevance(query, database).tolist() == [[True, False, False], [False] * 3]
+    assert shares(query, database).tolist() == [[True, False, False], [False] * 3]
 
 
 def test_relevance_survives_256_shared_labels() -> None:
     """A sum in uint8 would wrap to 0."""
     labels = np.ones((1, 256), np.uint8)
-    assert hamming.relevance(labels, labels).tolist() == [[True]]
+    assert shares(labels, labels).tolist() == [[True]]
 
 
 def test_relevance_refuses_different_numbers_of_classes() -> None:
     with pytest.raises(ValueError, match="expected 3 label columns, got 2"):
-        hamming.relevance(np.ones((1, 2), np.uint8), np.ones((1, 3), np.uint8))
+        shares(np.ones((1, 2), np.uint8), np.ones((1, 3), np.uint8))
 
 
 def test_nearest_ranks_by_distance_then_by_row() -> None:

@@ -186,7 +186,7 @@ def test_pairs_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> No
     query, database = codes(7, 1, 130), codes(50, 2, 130)
     pairs, _ = graded(7, 50, 0)
     whole, _ = judged(pairs, query, database)
-    monkeypatch.setattr(module, "_PAIRS", 3)
+    monkeypatch.setattr("advhash.codes.hamming._FAR_PAIRS", 3)
     parts, _ = judged(pairs, query, database)
     assert np.array_equal(whole.relevant, parts.relevant)
 

@@ -53,8 +53,8 @@ def test_default_sizes(copies: Dataset) -> None:
 def test_each_query_belongs_to_the_picture_it_was_made_from(copies: Dataset) -> None:
     database = to_unit(copies.database.inputs["image"]).flatten(1)
     for split in (copies.query, copies.validation):
-        assert bool((split.labels.sum(dim=1) == 1).all())
-        source = split.labels.argmax(dim=1)
+        assert split.labels.shape[1] == 1
+        source = split.labels[:, 0].long()
         images = to_unit(split.inputs["image"])
         nearest = torch.cdist(images[::KINDS].flatten(1), database).argmin(dim=1)  # the JPEG ones
         assert (nearest == source[::KINDS]).float().mean() > 0.95
@@ -68,8 +68,8 @@ def test_each_query_belongs_to_the_picture_it_was_made_from(copies: Dataset) -> 
 
 def test_sources_of_queries_are_never_trained_on(copies: Dataset) -> None:
     parts = [
-        set(copies.query.labels.argmax(dim=1).tolist()),
-        set(copies.validation.labels.argmax(dim=1).tolist()),
+        set(copies.query.labels.flatten().tolist()),
+        set(copies.validation.labels.flatten().tolist()),
         set(copies.train_rows.tolist()),
     ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 500
@@ -83,7 +83,7 @@ def test_no_picture_is_there_twice(copies: Dataset) -> None:
 def test_the_card_is_json_and_does_not_list_the_pictures(copies: Dataset) -> None:
     card = json.loads(json.dumps(copies.card, allow_nan=False))
     assert card == copies.card
-    assert "labels" not in card
+    assert not {"labels", "groups"} & set(card)
     assert card["sources"] == {"query": 75, "validation": 30}
     assert set(card["variants"]) == {variant.name for variant in VARIANTS}
     assert card["queries_without_relevant"] == 0
@@ -150,7 +150,7 @@ def test_a_broken_picture_is_named(photos: Path) -> None:
         load_dataset("near_duplicates", {"root": str(photos), "size": 16})
 
 
-def test_too_few_and_too_many(tmp_path: Path, photos: Path) -> None:
+def test_too_few(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="got no folder"):
         load_dataset("near_duplicates", {"root": str(tmp_path / "nowhere")})
     with pytest.raises(DataError, match=r"at least 20 images in .*, got 10: add images"):
@@ -159,8 +159,7 @@ def test_too_few_and_too_many(tmp_path: Path, photos: Path) -> None:
         Image.new("RGB", (9, 9)).save(file)
     with pytest.raises(DataError, match="20 different pictures, got 1"):
         load_dataset("near_duplicates", {"root": str(photos)})
-    for pictures in (19, 4001):
-        with pytest.raises(ConfigError, match=f"20 to 4000 pictures .*, got {pictures}"):
-            load_dataset("near_duplicates", {"pictures": pictures})
+    with pytest.raises(ConfigError, match="expected 20 pictures or more, got 19"):
+        load_dataset("near_duplicates", {"pictures": 19})
     with pytest.raises(ConfigError, match="size from 16"):
         load_dataset("near_duplicates", {"size": 8})

@@ -26,8 +26,9 @@ from advhash.experiments.encode.run import Encode
 from advhash.experiments.experiment import describe
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.victim import train
-from advhash.measures.encoding import first_labels, knn_classes, redundancy_ratio
+from advhash.measures.encoding import knn_classes, redundancy_ratio
 from advhash.reports.encoding import METRICS, EncodingRecord
+from advhash.shared_labels import first_labels
 
 SMALL = ["--set", "dataset.size=16", "--set", "most_bits=600", "--queries", "30", "-q"]
 HASH = ["--victim", "dph", "--bits", "12", "--set", "victim.epochs=2"]

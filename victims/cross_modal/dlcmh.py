@@ -94,7 +94,7 @@ class DLCMH(LifelongNetworks):
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         return {
             **super().data_arguments(data),
-            "classes": len(data.classes),
+            "classes": data.class_count("dlcmh"),
             "database_rows": len(data.database),
             "increments": data.increments,
         }

@@ -237,7 +237,7 @@ class HashVFL(HashVictim):
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         arguments: dict[str, object] = {
             "shape": whole_shape(data),
-            "classes": len(data.classes),
+            "classes": data.class_count("hashvfl"),
         }
         if data.parties:
             arguments |= {"parties": len(data.parties), "widths": data.parties}

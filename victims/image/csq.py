@@ -85,7 +85,7 @@ class CSQ(ImageHashing):
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
-        return {**super().data_arguments(data), "classes": len(data.classes)}
+        return {**super().data_arguments(data), "classes": data.class_count("csq")}
 
     def begin(self) -> None:
         self.get_buffer("centres").copy_(hash_centres(self.classes, self.bits))

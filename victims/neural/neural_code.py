@@ -219,7 +219,7 @@ class NeuralCode(ActivationCode):
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         check_images(data)
         size = data.database.inputs["image"].shape[-1]
-        return {"classes": len(data.classes), "image_size": size}
+        return {"classes": data.class_count("neural code"), "image_size": size}
 
     def logits(self, images: Tensor) -> Tensor:
         """(B,C) of (B,3,H,W) images in [0,1]: softmax of them is the prediction."""

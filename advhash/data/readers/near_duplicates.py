@@ -1,7 +1,7 @@
 """Near-duplicates: pictures as the database, altered copies of some of them as queries.
 
-The task of perceptual hashes. The label of a picture is its identity, so that one database row is
-relevant to a query: the picture that it was made from.
+The task of perceptual hashes. The label of a picture is its identity, a group of one, so that one
+database row is relevant to a query: the picture that it was made from.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from advhash.data.readers import image_folder, openmoji
 from advhash.data.readers.shared import check_size, stored_pictures
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
+from advhash.shared_labels import as_groups
 from advhash.storage.places import user_path
 
-MOST_PICTURES = 4000  # labels are a matrix of pictures × pictures
 LEAST_PICTURES = 20
 QUERY_SHARE, VALIDATION_SHARE = 0.15, 0.06
 Pixels = npt.NDArray[np.uint8]
@@ -102,11 +102,8 @@ def read_near_duplicates(
 ) -> Dataset:
     """500 pictures and JPEG, cropped, resized and darkened copies of 75 as queries: images."""
     check_size(size)
-    if not LEAST_PICTURES <= pictures <= MOST_PICTURES:
-        raise ConfigError(
-            f"expected {LEAST_PICTURES} to {MOST_PICTURES} pictures (labels are a matrix of "
-            f"pictures × pictures), got {pictures}"
-        )
+    if pictures < LEAST_PICTURES:
+        raise ConfigError(f"expected {LEAST_PICTURES} pictures or more, got {pictures}")
     folder = user_path(root) if root else None
     files, unread = (None, {}) if folder is None else _walk(folder)
     settings = {"root": root, "pictures": pictures, "size": size, "seed": seed}
@@ -218,7 +215,7 @@ def _assemble(keys: list[str], images: Pixels, seed: int, *, embedded: bool) -> 
     Victims may train on all others, so that no source of a query was ever trained on.
     """
     count = len(keys)
-    identity = torch.eye(count, dtype=torch.uint8)
+    identity = torch.from_numpy(as_groups(np.arange(count)))
     queries, checks = (max(round(count * share), 2) for share in (QUERY_SHARE, VALIDATION_SHARE))
     attribution = openmoji.ATTRIBUTION if embedded else ""
     data = Dataset(
@@ -232,7 +229,7 @@ def _assemble(keys: list[str], images: Pixels, seed: int, *, embedded: bool) -> 
         attribution=attribution,
     )
     card = splits.describe(data)
-    del card["labels"]  # one a picture: nothing to count
+    del card["groups"]  # one a picture: nothing to count
     return replace(
         data,
         card={

@@ -18,11 +18,11 @@ from advhash.codes.metrics import (
 from advhash.codes.packed import HashCodes
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.measures.reconstruction import structural_similarity
+from advhash.shared_labels import Labels
 from advhash.victims.base import HashVictim
 
 Floats = npt.NDArray[np.float64]
 Columns = dict[str, Floats]
-Labels = npt.NDArray[np.uint8]
 JPEG = ("jpeg75", "jpeg90")
 
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advhash.codes.hamming import distances, nearest, relevance
+from advhash.codes.hamming import distances, nearest
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split, to_unit
 from advhash.data.text.edits import spelled
 from advhash.reports.record import GAIN, Example, Retrieved
+from advhash.shared_labels import Labels, label_numbers, shares
 from advhash.storage.files import storage_errors
 
 MIN_SIDE = 96  # pixels: smaller pictures are enlarged, by whole factors, without smoothing
@@ -23,7 +24,6 @@ THUMBNAIL_SIDE = 128  # pixels: larger database pictures are reduced
 SAMPLES = "samples"
 
 Rows = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.uint8]
 
 
 def choose_examples(score: npt.ArrayLike, count: int = 6) -> Rows:
@@ -61,8 +61,8 @@ def retrieved(
     rows = nearest(query, database, count)[0]
     far = distances(query, database[rows])[0]
     near_labels = database_labels[rows]
-    own = relevance(query_labels[None], near_labels)[0]
-    target = None if target_labels is None else relevance(target_labels[None], near_labels)[0]
+    own = shares(query_labels[None], near_labels)[0]
+    target = None if target_labels is None else shares(target_labels[None], near_labels)[0]
     return [
         Retrieved(
             row=int(row),
@@ -161,7 +161,7 @@ def build_examples(
     moved = adversarial if modality == "image" else None
     labels = dataset.query.labels.cpu().numpy()
     database_labels = dataset.database.labels.cpu().numpy()
-    wanted = None if targets is None else targets.cpu().numpy().astype(np.uint8)
+    wanted = None if targets is None else targets.cpu().numpy()
     has_pictures = "image" in dataset.database.inputs
     examples = []
     for place in chosen.tolist():
@@ -215,4 +215,5 @@ def build_examples(
 
 
 def _class_names(classes: Sequence[str], labels: Labels) -> list[str]:
-    return [classes[column] for column in np.flatnonzero(labels).tolist()]
+    numbers = label_numbers(labels)
+    return [classes[number] if number < len(classes) else f"group {number}" for number in numbers]

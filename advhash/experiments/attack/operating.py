@@ -16,21 +16,23 @@ import numpy.typing as npt
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
-from advhash.codes.hamming import distances, relevance
+from advhash.codes.hamming import DistanceHistograms, histograms
 from advhash.codes.packed import HashCodes
 from advhash.data.codec import through_codec
 from advhash.experiments.attack.columns import Columns
 from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
+from advhash.shared_labels import Labels, are_groups
 from advhash.victims.base import HashVictim
 
 Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.uint8]
 CODECS: Mapping[str, int | None] = {"png": None, "jpeg90": 90, "jpeg75": 75}
 BITS = "bits_"  # prefix of the columns of distances
 
 
 def names_pictures(labels: Tensor) -> bool:
     """Whether each of (M,C) labels is that of one row only, as in a set of near-duplicates."""
+    if are_groups(labels):
+        return bool((labels[labels >= 0].unique(return_counts=True)[1] <= 1).all())
     return bool((labels.sum(dim=0) <= 1).all())
 
 
@@ -44,36 +46,30 @@ def pdq_threshold(bits: int) -> int:
 
 
 def unrelated_within(
-    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_]
+    counts: DistanceHistograms,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(N,K+1) unrelated rows within 0 … K bits of each of N clean pictures, and (N,) all of them.
 
-    codes, database: of N clean pictures and of M rows; unrelated: (N,M) whether they differ
+    counts: of N clean pictures and the database; its relevant rows show the same thing
     """
-    counts = np.zeros((len(codes), codes.bits + 1), np.int64)
-    for row, far in enumerate(distances(codes, database)):
-        counts[row] = np.bincount(far[unrelated[row]], minlength=codes.bits + 1)
-    return counts.cumsum(axis=1), counts.sum(axis=1)
+    unrelated = counts.total - counts.relevant
+    return unrelated.cumsum(axis=1), unrelated.sum(axis=1)
 
 
-def operating_threshold(
-    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], rate: float
-) -> int | None:
+def operating_threshold(counts: DistanceHistograms, rate: float) -> int | None:
     """The largest T with at most `rate` of the unrelated pairs within it.
 
     None where more pairs than that have equal codes, or none is unrelated.
     """
-    within, total = unrelated_within(codes, database, unrelated)
+    within, total = unrelated_within(counts)
     allowed = np.flatnonzero(within.sum(axis=0) <= rate * total.sum())
     return int(allowed[-1]) if len(allowed) and total.sum() else None
 
 
-def false_positives(
-    codes: HashCodes, database: HashCodes, unrelated: npt.NDArray[np.bool_], threshold: int | None
-) -> Floats:
+def false_positives(counts: DistanceHistograms, threshold: int | None) -> Floats:
     """(N,) share of its unrelated rows within T of each; NaN where there are none, or no T is."""
-    within, total = unrelated_within(codes, database, unrelated)
-    share = np.full(len(codes), np.nan)
+    within, total = unrelated_within(counts)
+    share = np.full(len(within), np.nan)
     if threshold is not None:
         np.divide(within[:, threshold], total, out=share, where=total > 0)
     return share
@@ -98,11 +94,11 @@ def operating_columns(
         parts = moved.split(256)
         again = [victim.encode(through_codec(part, quality), "image") for part in parts]
         seen[name] = HashCodes.concatenate(again)
-    related = relevance(wanted, data.labels.numpy())
     columns = {}
     for name, hits in seen.items():
-        far = np.where(related, distances(hits, data.codes), np.inf).min(axis=1)
-        columns[BITS + name] = np.where(np.isinf(far), np.nan, far)
+        related = histograms(hits, data.codes, wanted, data.labels.numpy()).relevant > 0
+        nearest = related.argmax(axis=1).astype(np.float64)
+        columns[BITS + name] = np.where(related.any(axis=1), nearest, np.nan)
     return columns
 
 
@@ -125,12 +121,16 @@ def operating_metrics(
     """
     held_out, other = data.dataset.validation, data.dataset.query
     clean = [
-        (victim.encode_split(split, "image"), data.codes, ~relevance(labels, data.labels.numpy()))
+        histograms(
+            victim.encode_split(split, "image"),
+            data.codes,
+            split.labels.numpy(),
+            data.labels.numpy(),
+        )
         for split in (held_out, other)
-        for labels in (split.labels.numpy(),)
     ]
-    threshold = operating_threshold(*clean[0], rate)
-    held_share, share = (false_positives(*pairs, threshold) for pairs in clean)
+    threshold = operating_threshold(clean[0], rate)
+    held_share, share = (false_positives(counts, threshold) for counts in clean)
     name = "collision_rate" if targeted else "evasion_rate"
 
     def rate_of(seen: str, bits: int | None) -> Metric | None:

@@ -23,6 +23,7 @@ from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS
+from advhash.shared_labels import Labels
 from advhash.targets import choose_targets
 
 # The tensors of a piece of the work, by its name: read where they were kept, made where not.
@@ -47,7 +48,7 @@ class Aimed:
     """
 
     rows: Tensor
-    targets: npt.NDArray[np.uint8] | None
+    targets: Labels | None
 
     @classmethod
     def of(cls, config: AttackConfig, trained: Trained, attack: Attack) -> Aimed:

@@ -21,9 +21,9 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, rate_metric
+from advhash.shared_labels import Labels, shares, without_labels
 
 FIRST = 10  # results that a user looks at
-Labels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 
@@ -51,13 +51,12 @@ def check_poison(config: AttackConfig, goal: str, database: str, rows: int) -> N
 def aimed_at(queries: Labels, own: Labels, targets: Labels) -> npt.NDArray[np.bool_]:
     """(N,P) whether a planted item is aimed at a query: shares its target, not its own labels.
 
-    queries: (N,C); own, targets: (P,C), multi-hot
+    queries: (N,C); own, targets: (P,C); multi-hot, or groups
 
     >>> aimed_at(np.array([[1, 0], [0, 1]]), np.array([[0, 1]]), np.array([[1, 0]])).tolist()
     [[True], [False]]
     """
-    wanted = queries.astype(np.int64)
-    return np.asarray((wanted @ targets.T > 0) & (wanted @ own.T == 0))
+    return np.asarray(shares(queries, targets) & ~shares(queries, own))
 
 
 def hit_rates(
@@ -107,8 +106,7 @@ def poison_metrics(
     assert items.targets is not None
     query = trained.victim.encode_split(data.query, modality)
     labels = data.query.labels.numpy()
-    nothing = np.zeros((len(codes), labels.shape[1]), np.uint8)
-    before = histograms(query, codes, labels, nothing)
+    before = histograms(query, codes, labels, without_labels(data.database.labels.numpy()))
     aimed = aimed_at(labels, items.labels, items.targets)
     reached = aimed.any(axis=1)
     seed = derive_seed(config.seed, "bootstrap")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -37,9 +36,9 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo,
 )
+from advhash.shared_labels import Labels, label_numbers
 from advhash.storage.tables import write_table
 
-Labels = npt.NDArray[np.uint8]
 Metrics = dict[str, Metric | None]
 
 
@@ -314,11 +313,12 @@ def write_queries(file: Path, outcome: Outcome, scores: Mapping[str, Columns]) -
 
     scores: columns by direction
 
-    Codes are in hexadecimal, one word of 64 bits after the other; labels are class numbers.
+    Codes are in hexadecimal, one word of 64 bits after the other; labels are numbers of classes or
+    groups.
     """
 
     def classes(labels: Labels) -> list[list[int]]:
-        return [np.flatnonzero(row).tolist() for row in labels]
+        return [label_numbers(row) for row in labels]
 
     def hexadecimal(codes: HashCodes) -> list[str]:
         return ["".join(f"{word:016x}" for word in row) for row in codes.words.tolist()]

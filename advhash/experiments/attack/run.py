@@ -516,6 +516,7 @@ def _check_threat(
             f"{', '.join(sorted(method.modalities))}, got {modality!r}"
         )
     method.check_gradients(victim)
+    method.check_data(data)
     if victim.is_image(modality):
         values = data.database.inputs[modality][0].numel()
         budget = config.budget.resolve(method.default_budget)

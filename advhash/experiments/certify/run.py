@@ -42,6 +42,7 @@ from advhash.measures.intervals import Metric, mean_metric
 from advhash.measures.sanity import Flag, check_codes, check_collapse, check_victim
 from advhash.registry import DEFENSES, EXPERIMENTS
 from advhash.reports.certificates import CERTIFY, CertificateRecord
+from advhash.shared_labels import shares
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.storage.run_folder import environment
@@ -246,7 +247,7 @@ def _document(
     boot = derive_seed(config.seed, "bootstrap")
     labels = _queries(config, data).labels.numpy()
     database_labels = data.database.labels.numpy()
-    relevant = labels.astype(np.int64) @ database_labels.T.astype(np.int64) > 0
+    relevant = shares(labels, database_labels)
     certificate = Certificate(
         _again(torch.cat([block["codes"] for block in blocks])),
         torch.cat([block["lower"] for block in blocks]).numpy(),

@@ -35,6 +35,7 @@ from advhash.measures.intervals import mean_metric, ratio_of_means
 from advhash.measures.sanity import Flag, check_collapse
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.transfer import Check, Defense, TransferRecord
+from advhash.shared_labels import Labels
 from advhash.storage.cells import Result
 from advhash.targets import choose_targets
 
@@ -237,7 +238,7 @@ def _runner(
     seen = AttackData(data, member.codes, member.database, modality)
     targets = choose_targets("disjoint", labels, database_labels, seed, rows=batch.index.numpy())
 
-    def scored(codes: HashCodes, wanted: npt.NDArray[np.uint8]) -> Floats:
+    def scored(codes: HashCodes, wanted: Labels) -> Floats:
         return precisions(
             codes,
             member.codes,

@@ -162,6 +162,7 @@ def plan_images(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
                 f"--method: {method.name} does not move images; expected one that does"
             )
         attack.check_gradients(victim)
+        attack.check_data(data)
         attack.check_budget(config.budget.resolve(attack.default_budget))
         update |= {"attack": method, "budget": config.budget.written(attack.default_budget)}
     fingerprint = None if other is None else other.fingerprint()

@@ -21,6 +21,7 @@ from advhash.data.parties import party_names, party_view
 from advhash.data.paths import Reads
 from advhash.errors import UsageError
 from advhash.registry import DATASETS
+from advhash.shared_labels import first_labels
 from advhash.victims.federated.hashvfl import HashVFL
 
 KINDS = ("mixed", "noise", "ood")
@@ -72,7 +73,7 @@ def abnormal_images(
     """
     images = batch.inputs["image"]
     if kind == "mixed":
-        classes = batch.labels.argmax(dim=1).numpy()
+        classes = first_labels(batch.labels.numpy())
         made = mixed_images(images, classes, Chance(seed, batch.index))
     elif kind == "noise":
         made = (Chance(seed, batch.index).uniform(*images.shape[1:]) * 255).round() / 255

@@ -19,7 +19,7 @@ from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import fit_attack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
-from advhash.measures.encoding import first_labels
+from advhash.shared_labels import first_labels
 from advhash.storage.cells import CellStore, Result
 
 Classes = npt.NDArray[np.int64]

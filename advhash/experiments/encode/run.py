@@ -28,6 +28,7 @@ from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.encoding import ENCODING, Coder, Detection, EncodingRecord, Site
 from advhash.reports.record import AttackInfo, BudgetInfo
+from advhash.shared_labels import label_counts
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 
@@ -108,6 +109,7 @@ def _attack(config: EncodeConfig, known: PlannedVictim) -> AttackConfig | None:
     if not method.can_move(known.victim, "image"):
         raise UsageError(f"--method: expected an attack on images, got {table.name}")
     method.check_gradients(known.victim)
+    method.check_data(known.data)
     method.check_budget(config.budget.resolve(method.default_budget))
     protocol = {"query_modality": "image", "queries": config.queries}
     alone = config.turned_into(AttackConfig, attack=table.model_dump(), protocol=protocol)
@@ -217,7 +219,7 @@ def _flags(coded: dict[Any, dict[str, Any]], trained: Trained) -> list[Flag]:
 
 
 def _several_labels(data: Dataset) -> list[Flag]:
-    several = int((data.query.labels.sum(dim=1) > 1).sum())
+    several = int((label_counts(data.query.labels) > 1).sum())
     if not several:
         return []
     return [

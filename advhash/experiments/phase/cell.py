@@ -18,7 +18,6 @@ from advhash.defenses.detectors.novelty import Novelty
 from advhash.measures.encoding import (
     cluster_classes,
     clusters,
-    first_labels,
     knn_classes,
     logistic_classes,
     redundancy_ratio,
@@ -26,6 +25,7 @@ from advhash.measures.encoding import (
 from advhash.measures.regimes import flip_labels
 from advhash.measures.roc import area_under_roc
 from advhash.registry import ATTACKS, VICTIMS
+from advhash.shared_labels import first_labels
 from advhash.targets import choose_targets
 from advhash.victims.neural.neural_code import NeuralCode
 

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from advhash.attacks.base import AttackData, frozen
-from advhash.attacks.gradient.anchors import ANCHORS, anchor_codes
+from advhash.attacks.gradient.anchors import anchor_codes, anchors_for
 from advhash.codes.metrics import Scoring, retrieval_average_precision
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
+from advhash.shared_labels import Labels, label_sets
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
-from advhash.targets import label_sets
 from advhash.victims.base import HashVictim
 
 _SEED = 0
@@ -30,7 +30,7 @@ _FILE = "ceilings.safetensors"
 def target_ceilings(
     victim: HashVictim,
     data: AttackData,
-    targets: npt.NDArray[np.uint8],
+    targets: Labels,
     *,
     scoring: Scoring,
     identity: dict[str, object],
@@ -40,14 +40,14 @@ def target_ceilings(
 
     identity: what names victim, data set and code for the cache
     """
-    database_labels = data.labels.numpy()
+    database_labels, anchors = data.labels.numpy(), anchors_for(data)
     sets, _ = label_sets(database_labels)
 
     def build(folder: Path) -> None:
         scores = []
         wanted = torch.from_numpy(sets)
-        for done, name in enumerate(ANCHORS):
-            progress(f"ceiling of t-MAP ({data.database} database)", done, len(ANCHORS))
+        for done, name in enumerate(anchors):
+            progress(f"ceiling of t-MAP ({data.database} database)", done, len(anchors))
             with frozen(victim):
                 codes = anchor_codes(name, victim, data, wanted, seed=_SEED)
             scores.append(
@@ -60,13 +60,13 @@ def target_ceilings(
                     top_k=scoring.top_k,
                 )
             )
-        progress(f"ceiling of t-MAP ({data.database} database)", len(ANCHORS), len(ANCHORS))
+        progress(f"ceiling of t-MAP ({data.database} database)", len(anchors), len(anchors))
         write_tensors(folder / _FILE, {"scores": torch.from_numpy(np.stack(scores))})
 
     content = {
         **identity,
         "database": data.database,
-        "anchors": sorted(ANCHORS),
+        "anchors": sorted(anchors),
         "ties": scoring.ties,
         "top_k": scoring.top_k,
         "seed": _SEED,
@@ -75,7 +75,7 @@ def target_ceilings(
     def read(folder: Path) -> npt.NDArray[np.float64]:
         scores: npt.NDArray[np.float64] = read_tensors(folder / _FILE)["scores"].numpy()
         inside = (scores >= 0) & (scores <= 1 + _ROUNDING)
-        if scores.shape != (len(ANCHORS), len(sets)) or not inside.all():
+        if scores.shape != (len(anchors), len(sets)) or not inside.all():
             raise ValueError("expected average precisions of all anchors")
         return np.asarray(scores.max(axis=0).clip(max=1))
 

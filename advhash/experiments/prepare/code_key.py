@@ -12,7 +12,8 @@ import torch
 
 from advhash.victims.training.acceleration import asked_precision
 
-GROUND = ("budget", "chance", "errors", "registry", "targets")  # modules that lie in no folder
+# modules that lie in no folder
+GROUND = ("budget", "chance", "errors", "registry", "shared_labels", "targets")
 PREPARED = (  # what decides over victims, fitted attacks and ceilings
     *("compute", "storage", "codes", "measures", "data", "functional"),
     *("victims", "attacks", "defenses", "experiments.prepare"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,13 +19,12 @@ from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.measures.encoding import bit_shares, distinct_codes
 from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
 from advhash.measures.sanity import Flag, check_codes, check_gradient
-from advhash.targets import label_sets
+from advhash.shared_labels import Labels, label_sets
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.ends import derived
 from advhash.victims.federated.hashvfl import HashVFL
 
 TWICE = 512  # rows of the database that are hashed twice, to see whether a victim is random
-Labels = npt.NDArray[np.uint8]
 
 
 def code_figures(codes: HashCodes) -> dict[str, float]:

@@ -44,6 +44,7 @@ from advhash.reports.transfer import (
     TransferRecord,
     Victim,
 )
+from advhash.shared_labels import Labels
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
 
@@ -62,7 +63,7 @@ class Column:
     goal: str
     rows: npt.NDArray[np.int64]
     codes: HashCodes
-    wanted: npt.NDArray[np.uint8]
+    wanted: Labels
     columns: Columns
     noise: npt.NDArray[np.float64] | None  # of the same figure, under noise
 
