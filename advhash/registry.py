@@ -444,6 +444,7 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.cross_modal.dcmh",
         "advhash.victims.federated.hashvfl",
         "advhash.victims.perceptual.hashes",
+        "advhash.victims.perceptual.block_means",
         "advhash.victims.neural.neural_code",
         "advhash.victims.encoders.encoded",
     ),

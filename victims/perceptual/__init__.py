@@ -1,5 +1,6 @@
 """Perceptual hashes with gradients."""
 
+from advhash.victims.perceptual.block_means import AHash, BlockHash, WHash
 from advhash.victims.perceptual.hashes import (
     PDQ,
     DHash,
@@ -8,4 +9,13 @@ from advhash.victims.perceptual.hashes import (
     dct_matrix,
 )
 
-__all__ = ["PDQ", "DHash", "PHash", "PerceptualHash", "dct_matrix"]
+__all__ = [
+    "PDQ",
+    "AHash",
+    "BlockHash",
+    "DHash",
+    "PHash",
+    "PerceptualHash",
+    "WHash",
+    "dct_matrix",
+]

@@ -2,27 +2,34 @@
 
 They are not trained. The code of a picture is that of the reference program, in the arithmetic of
 that program; the gradient is that of the same operator without its roundings. Pictures come at
-any size: each hash brings its own resize.
+any size: each hash brings its own resize. Hashes of means are in `block_means`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from abc import abstractmethod
 from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 import torch
+from PIL import Image
 from torch import Tensor
 
+from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
 from advhash.data.paths import Reads
 from advhash.errors import DataError
 from advhash.registry import VICTIMS
 from advhash.victims.base import HashVictim, expect_positive
+from advhash.victims.perceptual.kernels import both_products, luminance, running_means
 from advhash.victims.perceptual.resampling import (
+    Picture,
+    Pixels,
     eight_bit_pixels,
     fitted_size,
     grey,
@@ -31,12 +38,16 @@ from advhash.victims.perceptual.resampling import (
 )
 
 Floats = npt.NDArray[np.float32]
+Bits = npt.NDArray[np.bool_]
+LEAST_SIDE = 5  # PDQ gives a picture with a shorter side no bit and no quality
+QUALITY_SCALE = 90  # PDQ's quality is the sum of gradients over this, at most 100
 
 
 class PerceptualHash(HashVictim):
     """A hash that is computed, not learnt: `fit` has nothing to do and `history` stays empty.
 
     A bit is 1 iff its value is above the threshold of the picture, as everywhere: relaxed > 0.
+    Codes alone are taken from the pixels by Pillow, which `relax` equals, and many times as fast.
     """
 
     default_dataset = "near_duplicates"
@@ -48,6 +59,16 @@ class PerceptualHash(HashVictim):
         self.bounds = {"image": (0.0, 1.0)}
         self.history = []
         self.register_buffer("place", torch.empty(0), persistent=False)  # knows the device
+
+    @abstractmethod
+    def bits_of(self, picture: Picture) -> Bits:
+        """(K,) of one picture: what `relax` gives, above 0 or not."""
+
+    def binarise(self, inputs: Tensor, modality: Modality) -> HashCodes:
+        if bool(inputs.isnan().any()):
+            raise ValueError("expected pixels, got NaN: what made the picture is broken")
+        pixels = eight_bit_pixels(inputs.detach()).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return HashCodes.pack(np.stack([self.bits_of(Picture.of(each)) for each in pixels]))
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
@@ -91,7 +112,12 @@ class PHash(PerceptualHash):
         relaxed = values - middle(values).mean(dim=1, keepdim=True)
         return (relaxed / (2 * 255 * size)).float()
 
-    def _frequencies(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    def bits_of(self, picture: Picture) -> Bits:
+        size = self.side * self.highfreq_factor
+        values = self._frequencies(picture.small_grey(size, size))
+        return np.asarray(values > np.median(values))
+
+    def _frequencies(self, pixels: Pixels) -> npt.NDArray[np.float64]:
         """(K,) by scipy: in symmetric pictures many are 0 but for its rounding, which decides."""
         columns = scipy.fft.dct(pixels, axis=0)
         both = scipy.fft.dct(columns, axis=1)
@@ -115,6 +141,10 @@ class DHash(PerceptualHash):
         pixels = resize(grey(eight_bit_pixels(inputs)), self.side, self.side + 1)
         return (pixels.diff(dim=2) / 255).flatten(1).float()
 
+    def bits_of(self, picture: Picture) -> Bits:
+        small = picture.small_grey(self.side, self.side + 1)
+        return np.asarray(small[:, 1:] > small[:, :-1]).ravel()
+
 
 @VICTIMS.register("pdq", source="Facebook 2019, The TMK+PDQF and the PDQ algorithms")
 class PDQ(PerceptualHash):
@@ -123,15 +153,13 @@ class PDQ(PerceptualHash):
     Luminance, twice a box filter along rows and columns, one point of each of 64×64 cells, a DCT
     of which rows and columns 1 to 16 are kept, above their (lower) median or not. All in float32
     and in the order of the reference program, whose bits are numbered from the last to the first.
+    A picture with a side below 5 pixels has no bit that is 1, as there.
 
     shrink: 512, as of the published hashes: a picture with a longer side is first made to fit
         512×512 pixels in its own shape, by Pillow's bicubic filter; "none": it is hashed at its own
         size, as `pdqhash` does. Smaller pictures have one and the same hash.
 
     `relax` gives (value − median)/255. See docs/victims/perceptual.md.
-
-    Deviations:
-    - the quality figure, by which users of PDQ drop flat pictures, is not computed
     """
 
     grid = 64
@@ -145,11 +173,64 @@ class PDQ(PerceptualHash):
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         pixels = self._fitted(eight_bit_pixels(inputs)).double()
-        luminance = pixels[:, 0] * 0.299 + pixels[:, 1] * 0.587 + pixels[:, 2] * 0.114
-        smooth = self._smooth(luminance)
-        exact = torch.from_numpy(self._exact(luminance.detach().float().cpu().numpy()))
+        points = pixels[:, 0] * 0.299 + pixels[:, 1] * 0.587 + pixels[:, 2] * 0.114
+        smooth = self._smooth(points)
+        whole = points.detach().float().cpu().numpy()
+        exact = torch.from_numpy(np.stack([_frequencies(_grid(picture)) for picture in whole]))
         values = straight_through(exact.to(smooth), smooth).flatten(1).flip(1)
-        return ((values - middle(values)[:, :1]) / 255).float()
+        relaxed = ((values - middle(values)[:, :1]) / 255).float()
+        return relaxed * 0 if min(pixels.shape[2:]) < LEAST_SIDE else relaxed
+
+    def bits_of(self, picture: Picture) -> Bits:
+        grey_picture = self._luminance(picture)
+        if min(grey_picture.shape) < LEAST_SIDE:
+            return np.zeros(self.bits, np.bool_)
+        return _above_lower_median(_frequencies(_grid(grey_picture)))
+
+    def quality(self, picture: Picture) -> int:
+        """0 … 100: how much the picture changes from point to point.
+
+        Users of PDQ drop pictures below 50: flat ones, whose hashes mean little.
+        """
+        return _quality(self._luminance(picture))
+
+    def dihedral(self, picture: Picture) -> HashCodes:
+        """Eight codes of one picture, as it would be turned and mirrored.
+
+        As it is, turned by 90°, 180° and 270°, upside down, left to right, and mirrored at either
+        diagonal: changes of sign and order of the frequencies, so that a picture that is turned
+        before it is hashed may differ in a few bits.
+        """
+        grey_picture = self._luminance(picture)
+        if min(grey_picture.shape) < LEAST_SIDE:
+            return HashCodes.pack(np.zeros((8, self.bits)))
+        values = _frequencies(_grid(grey_picture))
+        odd = np.where(np.arange(self.side) % 2 == 0, -1, 1).astype(np.float32)
+        down, across = odd[:, None], odd[None]
+        turned = values.T
+        return HashCodes.pack(
+            np.stack(
+                [
+                    _above_lower_median(each)
+                    for each in (
+                        *(values, turned * down, values * down * across, turned * across),
+                        *(values * down, values * across, turned, turned * down * across),
+                    )
+                ]
+            )
+        )
+
+    def _luminance(self, picture: Picture) -> Floats:
+        """(H,W), no side above `shrink`."""
+        width, height = picture.image.size
+        new = (height, width) if self.shrink == "none" else fitted_size(height, width, self.shrink)
+        result: Floats
+        if new == (height, width):
+            result = luminance(picture.pixels)
+        else:
+            shrunk = picture.image.resize(new[::-1], Image.Resampling.BICUBIC)
+            result = luminance(np.asarray(shrunk))
+        return result
 
     def _fitted(self, pixels: Tensor) -> Tensor:
         """(B,3,h,w) whole numbers 0 … 255 of (B,3,H,W), no side above `shrink`."""
@@ -161,32 +242,14 @@ class PDQ(PerceptualHash):
             [resize(channel, *new, "bicubic") for channel in pixels.unbind(1)], dim=1
         )
 
-    def _smooth(self, luminance: Tensor) -> Tensor:
+    def _smooth(self, picture: Tensor) -> Tensor:
         """(B,16,16) of (B,H,W), as one linear operator."""
-        height, width = luminance.shape[1:]
-        transform = torch.from_numpy(pdq_transform()).to(luminance)
-        down = torch.from_numpy(_blurred_points(height, width)).to(luminance)
-        across = torch.from_numpy(_blurred_points(width, height)).to(luminance)
-        small = down @ luminance @ across.T
+        height, width = picture.shape[1:]
+        transform = torch.from_numpy(pdq_transform()).to(picture)
+        down = torch.from_numpy(_blurred_points(height, width)).to(picture)
+        across = torch.from_numpy(_blurred_points(width, height)).to(picture)
+        small = down @ picture @ across.T
         return transform @ small @ transform.T
-
-    def _exact(self, luminance: Floats) -> Floats:
-        """The same with the roundings of the reference, (B,16,16) float32."""
-        height, width = luminance.shape[1:]
-        values = luminance.transpose(1, 2, 0)  # the batch last: passes run over whole slices
-        if (height, width) != (self.grid, self.grid):
-            for _ in range(2):
-                values = box_filter(values.swapaxes(0, 1), box_width(width)).swapaxes(0, 1)
-                values = box_filter(values, box_width(height))
-            values = values[points(height)][:, points(width)]
-        transform = pdq_transform()
-        rows = np.zeros((self.side, *values.shape[1:]), np.float32)
-        for place in range(self.grid):
-            rows += transform[:, place, None, None] * values[place]
-        result = np.zeros((self.side, self.side, len(luminance)), np.float32)
-        for place in range(self.grid):
-            result += rows[:, place, None] * transform[:, place, None]
-        return np.ascontiguousarray(result.transpose(2, 0, 1))
 
 
 def square_side(bits: int) -> int:
@@ -218,6 +281,7 @@ def dct_matrix(rows: int, size: int, first: int = 0) -> npt.NDArray[np.float64]:
     return np.asarray(np.cos(angles), np.float64)
 
 
+@functools.cache
 def pdq_transform() -> Floats:
     """(16,64) frequencies 1 to 16, orthonormal; only the scale is rounded before the product."""
     scale = np.float64(np.float32(math.sqrt(2 / PDQ.grid)))
@@ -239,25 +303,42 @@ def points(size: int) -> npt.NDArray[np.int64]:
 
 
 def box_filter(values: Floats, width: int) -> Floats:
-    """Means over `width` neighbours along the first axis, fewer at the borders.
-
-    A running sum in float32, which gains the new neighbour before it loses the old one.
-    """
+    """(N,M) means over `width` neighbours along the first axis, fewer at the borders."""
     after = (width + 2) // 2 - 1  # neighbours behind
-    before = width - 1 - after
-    size = len(values)
-    result = np.empty_like(values)
-    total = np.zeros_like(values[0])
-    for place in range(min(after, size)):
-        total = total + values[place]
-    for place in range(size):
-        if place + after < size:
-            total = total + values[place + after]
-        if place > before:
-            total = total - values[place - before - 1]
-        count = min(place + after, size - 1) - max(place - before, 0) + 1
-        result[place] = total / np.float32(count)
+    result: Floats = running_means(np.ascontiguousarray(values), width - 1 - after, after)
     return result
+
+
+def _grid(values: Floats) -> Floats:
+    """(64,64) points of a blurred picture (H,W), with the roundings of the reference."""
+    height, width = values.shape
+    if height == width == PDQ.grid:
+        return values
+    for _ in range(2):
+        values = box_filter(values.T, box_width(width)).T
+        values = box_filter(values, box_width(height))
+    return values[points(height)][:, points(width)]
+
+
+def _frequencies(grid: Floats) -> Floats:
+    """(16,16) of (64,64), with the roundings of the reference."""
+    result: Floats = both_products(pdq_transform(), np.ascontiguousarray(grid))
+    return result
+
+
+def _above_lower_median(values: Floats) -> Bits:
+    """(256,) bits of (16,16), from the last to the first."""
+    flat = values.ravel()[::-1]
+    return np.asarray(flat > np.sort(flat)[len(flat) // 2 - 1])
+
+
+def _quality(values: Floats) -> int:
+    """0 … 100 of (H,W): the sum of the whole steps between its points, in percent of the range."""
+    if min(values.shape) < LEAST_SIDE:
+        return 0
+    grid = _grid(values)
+    steps = (np.abs(np.diff(grid, axis=axis) * np.float32(100) / 255) for axis in (0, 1))
+    return min(int(sum(np.trunc(step).sum(dtype=np.int64) for step in steps)) // QUALITY_SCALE, 100)
 
 
 def _blurred_points(size: int, other: int) -> Floats:

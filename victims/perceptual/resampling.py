@@ -16,12 +16,43 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
+from PIL import Image
 from torch import Tensor
 
 GREY = (19595, 38470, 7471)  # ITU-R 601: 0.299, 0.587 and 0.114 of 65536
 PRECISION = 22  # bits behind the point of a weight
 PILLOW = int(PIL.__version__.partition(".")[0])
 Filter = Literal["bilinear", "bicubic", "lanczos"]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Picture:
+    """One picture of 8 bits a colour, and what hashes take from it, made once for all of them.
+
+    image: Pillow's, of mode RGB
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        assert image.mode == "RGB"
+        self.image = image
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> Picture:
+        """A picture of (H,W,3)."""
+        return cls(Image.fromarray(np.ascontiguousarray(pixels)))
+
+    @functools.cached_property
+    def pixels(self) -> Pixels:
+        """(H,W,3)."""
+        return np.asarray(self.image)
+
+    @functools.cached_property
+    def grey(self) -> Image.Image:
+        return self.image.convert("L")
+
+    def small_grey(self, height: int, width: int) -> Pixels:
+        """(height,width): Pillow's grey picture, shrunk or grown by Lanczos."""
+        return np.asarray(self.grey.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
