@@ -147,7 +147,8 @@ class BlockHash(PerceptualHash):
         medians = middle(bands.flatten(0, 1)).mean(dim=1).view(-1, BANDS, 1)
         light = (medians > self._half(height, width)).to(values)
         most = 3 * 255 * height * width / self.bits
-        return ((bands - medians + light) / most).flatten(1).float()
+        relaxed: Tensor = ((bands - medians + light) / most).flatten(1).float()
+        return relaxed
 
     def bits_of(self, picture: Picture) -> Bits:
         width, height = picture.image.size
