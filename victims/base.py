@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import ClassVar, Self, final
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Dataset, Modality, Split
+from advhash.data.dataset import Dataset, Modality, Split, TextKind
 from advhash.data.paths import Reads
+from advhash.data.text.characters import are_characters
 from advhash.errors import UsageError
 from advhash.measures.sanity import Flag
 from advhash.victims.training.state import UNSAVED, TrainingState
@@ -52,6 +53,7 @@ class HashVictim(nn.Module, ABC):
     differentiable: bool = True
     no_gradient: str = ""
     default_dataset: ClassVar[str] = "digits"
+    default_texts: ClassVar[str] = "openmoji"  # for one that reads texts alone
     reads: ClassVar[Reads] = Reads()
     default_database: str = "image"  # the direction of the headline
     settings_decide: ClassVar[bool] = False  # over codes: its weights alone do not tell it apart
@@ -65,6 +67,11 @@ class HashVictim(nn.Module, ABC):
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
         """The side at which pictures of a folder are read for these settings; None: as ever."""
+        return None
+
+    @classmethod
+    def text_kind(cls, settings: Mapping[str, object]) -> TextKind | None:
+        """How texts are read for these settings where the data leave that open; None: as ever."""
         return None
 
     @classmethod
@@ -82,6 +89,7 @@ class HashVictim(nn.Module, ABC):
         """(B,K) real codes, differentiable in `inputs` ((B,3,H,W) in [0,1] or (B,V)).
 
         Tokens are whole numbers, which have no gradient: their `differentiable_inputs` have.
+        Characters have none either: see `loss_gradient`.
         """
 
     @abstractmethod
@@ -126,10 +134,32 @@ class HashVictim(nn.Module, ABC):
 
         Tokens (B,L), whole numbers up to the upper bound V−1, become one-hot (B,L,V); all others
         stay as they are. A change of one entry [i,l,v] is a step toward token v at place l.
+
+        Raises UsageError: characters, which nothing can be derived in.
         """
+        if are_characters(inputs):
+            raise UsageError(
+                "expected counts, tokens or embeddings to derive in, got characters: only an "
+                "encoder of texts has a gradient for them"
+            )
         if inputs.is_floating_point():
             return inputs
         return nn.functional.one_hot(inputs, int(self.bounds[modality][1]) + 1).float()
+
+    def loss_gradient(
+        self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B,K) real codes of inputs, and the gradient of a loss of them in the inputs.
+
+        loss: from (B,K) real codes to a number, a sum over rows
+
+        The gradient is shaped as `differentiable_inputs`; of characters, see the encoder.
+        """
+        given = self.differentiable_inputs(inputs, modality).detach().requires_grad_()
+        with torch.enable_grad():
+            relaxed = self.relax(given, modality)
+            (gradient,) = torch.autograd.grad(loss(relaxed), given)
+        return relaxed.detach(), gradient
 
     @final
     def encode_split(self, split: Split, modality: Modality, batch_size: int = 256) -> HashCodes:

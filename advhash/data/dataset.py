@@ -17,7 +17,7 @@ from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
-TextKind = Literal["words", "tokens", "sentence"]  # see advhash/data/text/kinds.py
+TextKind = Literal["words", "tokens", "sentence", "characters"]  # see advhash/data/text/kinds.py
 
 
 def to_unit(values: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def to_unit(values: Tensor) -> Tensor:
 class Batch:
     """B items.
 
-    inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts, (B,L) int64 tokens or
-            (B,384) float32 embeddings
+    inputs: "image" (B,3,H,W) float32 in [0,1]; "text" (B,V) float32 counts, (B,L) int64 tokens,
+            (B,384) float32 embeddings or (B,L) int32 characters
     labels: (B,C) uint8 multi-hot, or (B,L) int32 groups; see advhash/shared_labels.py
     index:  (B,) int64, row in the split it came from
     """
@@ -76,7 +76,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of three kinds.
+    """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of four kinds.
 
     Large images lie in a mapped file: `rows` and `batches` read what they return, no more.
 
@@ -127,10 +127,10 @@ class Split:
 
     @staticmethod
     def unit(modality: Modality, stored: Tensor) -> Tensor:
-        """Stored values in the units that victims and attacks see; tokens stay whole numbers."""
+        """Stored values in the units that victims and attacks see; whole numbers of texts stay."""
         if modality == "image" or modality.startswith("party"):
             return to_unit(stored)
-        return stored if stored.dtype == torch.int64 else stored.float()
+        return stored if stored.dtype in (torch.int64, torch.int32) else stored.float()
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, `size` at a time."""
@@ -161,7 +161,7 @@ class Dataset:
                 tuple of class names; an item is new if it carries any of them
     card:       what a reader must know: counts, source, licence, warnings
     attribution: the line that the licence demands beside every picture, or ""
-    text_kind:  what "text" holds: counts of words, tokens, or embeddings
+    text_kind:  what "text" holds: counts of words, tokens, embeddings, or the text itself
     vocabulary: what the V columns of "text" count, or what the V tokens are, e.g. "word:dog"; ()
                 where that is not known
     training:   the rows that victims are trained on where the database holds none of them, as some

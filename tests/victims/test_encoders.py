@@ -238,7 +238,7 @@ def test_a_prefix_names_the_victim_encoder() -> None:
     [
         ("timm:test_resne", "did you mean 'test_resnet'"),
         ("timm:", "expected the name of a model behind timm:"),
-        ("keras:x", "expected timm:…, hf:…"),
+        ("keras:x", "expected timm:…, hf:…, st:…"),
         ("hf:/no/such/folder", "expected a folder or a model on this machine"),
     ],
 )
@@ -302,7 +302,7 @@ def tiny(kind: str, folder: Path) -> Any:
 def test_a_model_of_transformers_sees_what_it_sees_at_home(kind: str, tmp_path: Path) -> None:
     """Bits as its own processor and model give them, wherever a feature is not next to 0."""
     model, processor = tiny(kind, tmp_path)
-    victim = encoder(encoder=f"hf:{tmp_path}", quantise="sign", pretrained=True)
+    victim = encoder(encoder=f"hf:{tmp_path}", quantise="sign", pretrained=True, side="image")
     pixels = np.random.default_rng(2).integers(0, 256, (10, 40, 50, 3), dtype=np.uint8)
     prepared = processor([Image.fromarray(each) for each in pixels], return_tensors="pt")
     with torch.no_grad():
@@ -316,17 +316,6 @@ def test_a_model_of_transformers_sees_what_it_sees_at_home(kind: str, tmp_path: 
     clear = theirs.abs() > 1e-2 * scale
     assert torch.equal((ours > 0)[clear], (theirs > 0)[clear])
     assert float((ours - theirs).abs().max()) < 1e-2 * scale
-
-
-def test_a_model_of_texts_is_refused(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        vocab_size=20,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="expected a model of pictures, got bert"):
-        encoder(encoder=f"hf:{tmp_path}", pretrained=True)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
@@ -371,7 +360,8 @@ def test_a_checkpoint_needs_no_folder_of_transformers(digits: Dataset, tmp_path:
     """Neither its structure nor its preprocessing is read from the folder again."""
     source = tmp_path / "model"
     tiny("clip", source)
-    config = TrainConfig.build({"victim": {"name": f"hf:{source}"}, "dataset": {"name": "digits"}})
+    named = {"name": f"hf:{source}", "side": "image"}
+    config = TrainConfig.build({"victim": named, "dataset": {"name": "digits"}})
     planned = plan_victim(config)
     assert planned is not None
     victim: Encoded = VICTIMS.create("encoder", planned[1]).fit(digits, seed=0)
@@ -399,12 +389,13 @@ def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
 ) -> None:
     asked = []
 
-    def opened(name: str, *, pretrained: bool, online: bool) -> Any:
+    def opened(name: str, *, pretrained: bool, online: bool, side: object) -> Any:
         asked.append((name, pretrained, online))
         return encoder_of_sources(SMALL["encoder"], pretrained=False, online=False)
 
     encoder_of_sources = encoded.open_encoder
     monkeypatch.setattr(encoded, "open_encoder", opened)
+    monkeypatch.setattr(encoded, "sides_of", lambda name, online, side: ("image",))
     assert Encoded.picture_side({"encoder": "hf:a/b", "online": True}) == 160
     assert asked == [("hf:a/b", False, True)]
 

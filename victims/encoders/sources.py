@@ -1,4 +1,4 @@
-"""Where an encoder comes from, by the prefix of its name: `timm:NAME`, `hf:FOLDER or ID`.
+"""Where an encoder comes from, by the prefix of its name: `timm:NAME`, `hf:FOLDER`, `st:FOLDER`.
 
 Weights are read from safetensors or from timm's own cache and packages, never from a pickle, and
 nothing is fetched from a network unless the user asked for it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,10 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advhash.data.dataset import Modality
 from advhash.errors import ConfigError, UsageError, nearest
 from advhash.registry import ENCODER_PREFIXES
 from advhash.storage.files import sha256
 from advhash.victims.encoders.preprocessing import Preprocessing
+from advhash.victims.encoders.text_folders import (
+    TextFiles,
+    check_tokeniser,
+    described_side,
+    model_folder,
+    read_text_side,
+    sentence_folder,
+    side_of,
+    text_dimensions,
+    with_dense,
+)
+from advhash.victims.encoders.text_side import PooledText, Pooling, TextSide
 from advhash.victims.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from advhash.victims.networks.library import timm
 from advhash.victims.networks.pretrained import pretrained_network
@@ -35,59 +49,88 @@ FILTERS: Mapping[object, Filter] = {  # names of timm and numbers of Pillow
 
 @dataclass(frozen=True)
 class Encoder:
-    """A network from prepared pictures to features.
+    """A network from prepared pictures to features, or from texts, or both.
 
     network:       its module; `features(network, pictures)` gives (B,D)
     dimensions:    D
-    preprocessing: what comes before it
+    preprocessing: what comes before it; None where it sees no pictures
+    texts:         how it reads texts; None where it reads none
     """
 
     network: nn.Module
     features: Callable[[nn.Module, Tensor], Tensor]
     dimensions: int
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    texts: TextSide | None = None
 
 
-def open_encoder(name: str, *, pretrained: bool, online: bool, description: str = "") -> Encoder:
+def open_encoder(
+    name: str,
+    *,
+    pretrained: bool,
+    online: bool,
+    description: str = "",
+    side: Modality | None = None,
+) -> Encoder:
     """The encoder that `prefix:what` names; without `pretrained` its structure, random weights.
 
     description: see `describe`; with it, a structure needs no files of the encoder
+    side:        the only one that is wanted of a dual encoder
 
     Raises UsageError: an unknown prefix or model, weights that are not on this machine, a missing
-    package.
+    package or tokeniser, a side that it does not have.
     """
     prefix, what = _parts(name)
     if prefix == "timm":
+        _expect_side(name, side, ("image",))
         return _timm(what, pretrained)
-    return _hf(what, pretrained, online, description)
+    return _transformer(name, pretrained, online, description, side)
 
 
-def describe(name: str, *, pretrained: bool, online: bool) -> str:
+def sides_of(name: str, *, online: bool, side: Modality | None = None) -> tuple[Modality, ...]:
+    """Whether an encoder sees pictures, reads texts or both. Raises UsageError."""
+    prefix, _ = _parts(name)
+    sides: tuple[Modality, ...] = ("image",)
+    if prefix != "timm":
+        sides = _sides(Files.of(name, online))
+    return _expect_side(name, side, sides)
+
+
+def _expect_side(
+    name: str, side: Modality | None, sides: tuple[Modality, ...]
+) -> tuple[Modality, ...]:
+    """The sides that are wanted. Raises UsageError."""
+    if side is not None and side not in sides:
+        raise UsageError(f"encoder {name!r}: expected victim.side={' or '.join(sides)}, got {side}")
+    return sides if side is None else (side,)
+
+
+def describe(name: str, *, pretrained: bool, online: bool, side: Modality | None = None) -> str:
     """What the files of an encoder say besides the values of its weights, as JSON.
 
     Configuration and preprocessing, which a checkpoint needs, and the digest or the commit of the
     weights, which tells them apart from others of that name. Empty for timm, whose release says it
     all. Raises UsageError.
     """
-    prefix, what = _parts(name)
+    prefix, _ = _parts(name)
     if prefix == "timm":
         return ""
-    config, place = _hf_config(what, online)
-    folder = Path(what).expanduser()
-    weights = ""
-    if pretrained and folder.is_dir():
-        files = sorted(folder.glob("*.safetensors"))
-        weights = " ".join(
-            f"{file.name} {_digest(file.resolve(), file.stat().st_mtime_ns)}" for file in files
-        )
-    elif pretrained:
-        weights = str(getattr(config, "_commit_hash", None))
-    said = {
-        "config": config.to_diff_dict(),
-        "preprocessing": asdict(_processor(what, place, _side(config))),
-        "weights": weights,
-    }
+    files = Files.of(name, online)
+    said: dict[str, Any] = {"config": files.config.to_diff_dict()}
+    sides = _expect_side(name, side, _sides(files))
+    if "image" in sides:
+        said["preprocessing"] = asdict(_processor(files, _side(files.config)))
+    if "text" in sides:
+        said["text"] = _text_files(files).described()
+    said["weights"] = files.weights() if pretrained else ""
     return json.dumps(said, sort_keys=True, default=str)
+
+
+def described_sides(description: str) -> tuple[Modality, ...]:
+    """What an encoder reads that `describe` described; without a description, pictures."""
+    said = json.loads(description)
+    names: tuple[tuple[Modality, str], ...] = (("image", "preprocessing"), ("text", "text"))
+    return tuple(side for side, key in names if key in said)
 
 
 @functools.cache
@@ -144,38 +187,156 @@ def _call(network: nn.Module, pictures: Tensor) -> Tensor:
     return values
 
 
-def _hf(what: str, pretrained: bool, online: bool, description: str) -> Encoder:
-    """The picture side of a model of transformers, from a folder or a hub's id."""
+@dataclass(frozen=True)
+class Files:
+    """Where the files of a model of transformers lie, and its configuration.
+
+    name:      as the user wrote it, `hf:…` or `st:…`
+    what:      a folder, or an id of the hub
+    place:     how the files are to be asked for
+    sentences: the folder of sentence-transformers around the model
+    """
+
+    name: str
+    what: str
+    place: Mapping[str, Any]
+    config: Any
+    sentences: Path | None = None
+
+    @classmethod
+    def of(cls, name: str, online: bool) -> Files:
+        """Raises UsageError."""
+        prefix, what = _parts(name)
+        transformers = _transformers(name)
+        sentences = None
+        if prefix == "st":
+            sentences = sentence_folder(what, online)
+            what = str(model_folder(sentences, name))
+        folder = Path(what).expanduser()
+        what = str(folder) if folder.is_dir() else what
+        place = {} if folder.is_dir() else {"local_files_only": not online}
+        try:
+            config = transformers.AutoConfig.from_pretrained(what, trust_remote_code=False, **place)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise _absent(name, what, online, error) from None
+        return cls(name, what, place, config, sentences)
+
+    @property
+    def folder(self) -> Path | None:
+        """None where the hub's cache has the files."""
+        folder = Path(self.what)
+        return folder if folder.is_dir() else None
+
+    def weights(self) -> str:
+        """The digests of all weights in the folder, or the commit of the hub."""
+        if self.folder is None:
+            return str(getattr(self.config, "_commit_hash", None))
+        around = self.sentences or self.folder
+        files = sorted({*self.folder.glob("*.safetensors"), *around.rglob("*.safetensors")})
+        return " ".join(
+            f"{os.path.relpath(file, around)} {_digest(file.resolve(), file.stat().st_mtime_ns)}"
+            for file in files
+        )
+
+
+def _transformer(
+    name: str, pretrained: bool, online: bool, description: str, side: Modality | None
+) -> Encoder:
+    """A model of transformers, from a folder, a package or a hub's id, or as it is described."""
+    preprocessing: Preprocessing | None = None
+    texts: TextSide | None = None
+    pooling: Pooling | None = None
+    found: TextFiles | None = None
+    files: Files | None = None
     if description and not pretrained:
-        config, preprocessing = _described(what, description)
-        place: dict[str, Any] = {}
+        config, preprocessing, texts, pooling = _described(name, description)
     else:
-        config, place = _hf_config(what, online)
-        preprocessing = _processor(what, place, _side(config))
+        files = Files.of(name, online)
+        config, sides = files.config, _expect_side(name, side, _sides(files))
+        if "image" in sides:
+            preprocessing = _processor(files, _side(config))
+        if "text" in sides:
+            found = _text_files(files)
+            texts, pooling = side_of(found), found.pooling
+    model = _model(name, config, files if pretrained else None, online)
+    if pooling is not None:
+        reader = PooledText(model, pooling)
+        network: nn.Module = reader
+        if pretrained and found is not None:
+            with_dense(reader, found)
+    else:
+        network = model
+    network = network.eval()
+    if preprocessing is None:
+        dimensions = text_dimensions(config, pooling)
+    else:
+        probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
+        with torch.no_grad():
+            dimensions = hf_features(network, probe).shape[1]
+    return Encoder(network, hf_features, dimensions, preprocessing, texts)
+
+
+def _model(name: str, config: Any, files: Files | None, online: bool) -> nn.Module:
+    """The network of a configuration. files: where its weights lie; None: random ones."""
     import transformers
 
     try:
-        if pretrained:
-            with _without_bar(transformers.utils.logging):
-                network = transformers.AutoModel.from_pretrained(
-                    _at(what),
-                    config=config,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    **place,
-                )
-        else:
-            network = transformers.AutoModel.from_config(config, trust_remote_code=False)
+        if files is None:
+            model: nn.Module = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            return model
+        with _without_bar(transformers.utils.logging):
+            model = transformers.AutoModel.from_pretrained(
+                files.what,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **files.place,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _absent(what, online, error) from None
-    if not _sees(network):
-        raise UsageError(
-            f"encoder 'hf:{what}': expected a model of pictures, got {config.model_type}"
+        raise _absent(name, _parts(name)[1], online, error) from None
+    return model
+
+
+def _sides(files: Files) -> tuple[Modality, ...]:
+    """What a model of that configuration is fed. Raises UsageError: neither pictures nor texts."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    config = files.config
+    kind = MODEL_MAPPING.get(type(config), None)
+    if isinstance(kind, tuple):
+        kind = kind[0]
+    if hasattr(kind, "get_image_features") and hasattr(kind, "get_text_features"):
+        return ("image", "text")
+    wanted = getattr(kind, "main_input_name", None)
+    if wanted == "pixel_values":
+        return ("image",)
+    if wanted == "input_ids" and not getattr(config, "is_encoder_decoder", False):
+        return ("text",)
+    raise UsageError(
+        f"encoder {files.name!r}: expected a model of pictures or an encoder of texts, got "
+        f"{config.model_type}"
+    )
+
+
+def _text_files(files: Files) -> TextFiles:
+    """Raises UsageError: no tokeniser, or one that cannot be kept."""
+    import transformers
+
+    if files.folder is not None:
+        check_tokeniser(files.folder, files.name)
+    try:
+        tokeniser = transformers.AutoTokenizer.from_pretrained(
+            files.what, trust_remote_code=False, **files.place
         )
-    probe = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
-    with torch.no_grad():
-        dimensions = hf_features(network.eval(), probe).shape[1]
-    return Encoder(network, hf_features, dimensions, preprocessing)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise UsageError(
+            f"encoder {files.name!r}: expected a tokeniser beside the model, got one that "
+            f"transformers does not read ({_line(error)})"
+        ) from None
+    dual = len(_sides(files)) == 2
+    return read_text_side(
+        files.folder, files.config, tokeniser, files.name, dual=dual, sentences=files.sentences
+    )
 
 
 @contextmanager
@@ -190,54 +351,42 @@ def _without_bar(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hf_config(what: str, online: bool) -> tuple[Any, dict[str, Any]]:
-    """The configuration of a model, and how its files are to be asked for."""
-    transformers = _transformers(what)
-    place: dict[str, Any] = (
-        {} if Path(what).expanduser().is_dir() else {"local_files_only": not online}
-    )
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            _at(what), trust_remote_code=False, **place
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _absent(what, online, error) from None
-    return config, place
-
-
-def _described(what: str, description: str) -> tuple[Any, Preprocessing]:
-    """Configuration and preprocessing as `describe` wrote them."""
-    transformers = _transformers(what)
+def _described(
+    name: str, description: str
+) -> tuple[Any, Preprocessing | None, TextSide | None, Pooling | None]:
+    """Configuration, preprocessing and text side as `describe` wrote them."""
+    transformers = _transformers(name)
     try:
         said = json.loads(description)
         config = transformers.AutoConfig.for_model(**said["config"])
-        prepared = {**said["preprocessing"]}
-        for key in ("mean", "std"):
-            prepared[key] = tuple(map(float, prepared[key]))
-        return config, Preprocessing(**prepared)
+        preprocessing = texts = pooling = None
+        if "preprocessing" in said:
+            prepared = {**said["preprocessing"]}
+            for key in ("mean", "std"):
+                prepared[key] = tuple(map(float, prepared[key]))
+            preprocessing = Preprocessing(**prepared)
+        if "text" in said:
+            texts, pooling = described_side(said["text"])
+        if preprocessing is None and texts is None:
+            raise ValueError("neither pictures nor texts")
+        return config, preprocessing, texts, pooling
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"encoder 'hf:{what}': expected a description that advhash wrote ({_line(error)})"
+            f"encoder {name!r}: expected a description that advhash wrote ({_line(error)})"
         ) from None
 
 
-def _at(what: str) -> str:
-    """A folder with the home of the user written out, or an id of the hub."""
-    folder = Path(what).expanduser()
-    return str(folder) if folder.is_dir() else what
-
-
-def _transformers(what: str) -> Any:
+def _transformers(name: str) -> Any:
     if importlib.util.find_spec("transformers") is None:
         raise UsageError(
-            f"encoder 'hf:{what}' needs transformers: `pip install transformers` (the extra [hf])"
+            f"encoder {name!r} needs transformers: `pip install transformers` (the extra [hf])"
         )
     import transformers
 
     return transformers
 
 
-def _absent(what: str, online: bool, error: Exception) -> UsageError:
+def _absent(name: str, what: str, online: bool, error: Exception) -> UsageError:
     folder = Path(what).expanduser()
     if folder.is_dir():
         cause, advice = _line(error), ""
@@ -246,7 +395,7 @@ def _absent(what: str, online: bool, error: Exception) -> UsageError:
     else:
         cause, advice = _line(error), "" if online else "; victim.online=true asks the network"
     return UsageError(
-        f"encoder 'hf:{what}': expected a folder or a model on this machine with config.json "
+        f"encoder {name!r}: expected a folder or a model on this machine with config.json "
         f"and safetensors ({cause}){advice}"
     )
 
@@ -255,13 +404,6 @@ def _side(config: Any) -> int:
     """The side of the pictures that a model is made for."""
     size = getattr(getattr(config, "vision_config", config), "image_size", 224)
     return int(size if isinstance(size, int) else size[0])
-
-
-def _sees(network: nn.Module) -> bool:
-    return (
-        hasattr(network, "get_image_features")
-        or getattr(network, "main_input_name", "") == "pixel_values"
-    )
 
 
 def hf_features(network: nn.Module, pictures: Tensor) -> Tensor:
@@ -278,12 +420,14 @@ def hf_features(network: nn.Module, pictures: Tensor) -> Tensor:
     return pooled.flatten(1)
 
 
-def _processor(what: str, place: Mapping[str, Any], size: int) -> Preprocessing:
+def _processor(files: Files, size: int) -> Preprocessing:
     """What `preprocessor_config.json` says; without one, a plain square of the model's size."""
     import transformers
 
     try:
-        said, _ = transformers.ImageProcessingMixin.get_image_processor_dict(_at(what), **place)
+        said, _ = transformers.ImageProcessingMixin.get_image_processor_dict(
+            files.what, **files.place
+        )
     except OSError:
         said = {}
 
@@ -293,8 +437,8 @@ def _processor(what: str, place: Mapping[str, Any], size: int) -> Preprocessing:
         return (given, given) if isinstance(given, int) else (None, None)
 
     shortest, height = sides(said.get("size"))
-    crop = sides(said.get("crop_size"))[1] or height or shortest or size
     cropped = bool(said.get("do_center_crop", "crop_size" in said))
+    crop = (cropped and sides(said.get("crop_size"))[1]) or height or shortest or size
     return Preprocessing(
         crop=int(crop),
         side=int(shortest or height or crop) if cropped or (shortest and not height) else None,

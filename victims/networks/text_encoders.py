@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advhash.data.dataset import Dataset, TextKind
+from advhash.data.text.characters import LAST
 from advhash.data.text.kinds import PADDING, UNKNOWN
 from advhash.errors import DataError, UsageError
 
@@ -27,6 +28,11 @@ def text_arguments(data: Dataset, victim: str) -> dict[str, object]:
     if not {"image", "text"} <= set(data.modalities):
         raise DataError(
             f"{victim} needs images and text: {data.name!r} has {', '.join(data.modalities)}"
+        )
+    if data.text_kind == "characters":
+        raise DataError(
+            f"{victim} learns words, tokens or embeddings: expected one of these, got the texts "
+            "themselves (text=characters); set dataset.text=words"
         )
     columns = data.database.inputs["text"].shape[1]
     return {
@@ -46,6 +52,7 @@ def text_bounds(text: TextKind, text_size: int) -> tuple[float, float]:
         "words": (0.0, 255.0),
         "tokens": (0.0, text_size - 1.0),
         "sentence": (-1.0, 1.0),
+        "characters": (0.0, float(LAST)),
     }
     return ranges[text]
 

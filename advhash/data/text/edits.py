@@ -1,8 +1,9 @@
-"""What a changed word is: in counts of words, where features follow their word, and in tokens.
+"""What a changed word is: in counts of words, where features follow their word, in tokens, in text.
 
-A text of tokens (B,L) changes where an id does. In counts (B,V) one changed word is a word less, a
-word more, or one for another; the grams that some vocabularies count beside words are features:
-they come and go with their words, so that what is counted is always a text.
+A text of tokens (B,L) changes where an id does, one of characters as `characters` has it. In counts
+(B,V) one changed word is a word less, a word more, or one for another; the grams that some
+vocabularies count beside words are features: they come and go with their words, so that what is
+counted is always a text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advhash.budget import Budget
+from advhash.data.text.characters import (
+    are_characters,
+    as_characters,
+    as_strings,
+    changed_words,
+    within,
+)
 from advhash.data.text.kinds import PADDING
 
 GRAM = "gram:"
@@ -89,11 +97,13 @@ def _lexicon(vocabulary: tuple[str, ...]) -> Lexicon:
 
 
 def spelled(text: Tensor, vocabulary: Sequence[str]) -> list[str]:
-    """The words of one text: (L,) tokens in their order, or (V,) counts in that of the columns.
+    """The words of one text: in their order, or, of (V,) counts, in that of the columns.
 
     >>> spelled(torch.tensor([0.0, 2.0]), ("word:dog", "word:ox"))
     ['ox', 'ox']
     """
+    if are_characters(text):
+        return as_strings(text.unsqueeze(0))[0].split()
     if not text.is_floating_point():
         return [vocabulary[token].removeprefix("word:") for token in text.tolist() if token]
     known = lexicon(vocabulary, len(text))
@@ -112,7 +122,14 @@ class WordBudget:
     vocabulary: tuple[str, ...] = ()
 
     def distance(self, clean: Tensor, moved: Tensor) -> Tensor:
-        """(B,) changed words: ids that differ, or the larger of words put in and taken out."""
+        """(B,) changed words: ids that differ, or the larger of words put in and taken out.
+
+        Of characters, see `changed_words`.
+        """
+        if are_characters(clean):
+            pairs = zip(as_strings(clean), as_strings(moved), strict=True)
+            changes = [changed_words(*pair) for pair in pairs]
+            return torch.tensor(changes, dtype=torch.float32, device=clean.device)
         if not clean.is_floating_point():
             return (clean != moved).sum(dim=1).float()
         more, less = self._edits(clean, moved)
@@ -125,6 +142,10 @@ class WordBudget:
         the largest change.
         """
         most = int(self.budget.eps)
+        if are_characters(clean):
+            pairs = zip(as_strings(clean), as_strings(moved), strict=True)
+            kept = [within(*pair, most) for pair in pairs]
+            return as_characters(kept, clean.shape[1]).to(clean.device)
         if not clean.is_floating_point():
             moved = moved.clamp(int(bounds[0]), int(bounds[1]))
             words = (clean != moved) & (clean != PADDING) & (moved != PADDING)

@@ -1,11 +1,12 @@
-"""Texts as counts of words, as tokens or as embeddings: one function for every reader.
+"""Texts as counts of words, tokens, embeddings or characters: one function for every reader.
 
     kind        Split.inputs["text"]                                     Dataset.vocabulary
     words       (N,V) uint8 counts of words                              what each column counts
     tokens      (N,L) int64 ids: 0 padding, 1 a word that is not known   what each id stands for
     sentence    (N,384) float32 of unit length, of a frozen network      ()
+    characters  (N,L) int32 code points, 0 behind the end                ()
 
-Tokens and embeddings are made from `Split.texts`, the raw strings. Which rows are queries, which
+All but counts are made from `Split.texts`, the raw strings. Which rows are queries, which
 are trained on and which only searched does not depend on the kind.
 """
 
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from advhash.data.dataset import Dataset, Split, TextKind
+from advhash.data.text.characters import ROOM, as_characters
 from advhash.data.text.counts import MIN_ITEMS, words
 from advhash.errors import ConfigError, DataError
 from advhash.storage.cache import cached, content_key
@@ -76,6 +78,10 @@ def with_text(
         known: tuple[str, ...] = ()
         inputs = {name: _embeddings(part.texts) for name, part in parts.items()}
         card |= {"text_network": f"{PACKAGE} {version(PACKAGE)}"}
+    elif text == "characters":
+        known = ()
+        longest = max(len(each) for part in parts.values() for each in part.texts)
+        inputs = {name: as_characters(part.texts, longest + ROOM) for name, part in parts.items()}
     else:
         split_up = {name: [words(each) for each in part.texts] for name, part in parts.items()}
         known = token_vocabulary(split_up["database"], vocabulary)

@@ -12,7 +12,7 @@ import torch
 
 from advhash.compute.processes import is_main_process
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Dataset
+from advhash.data.dataset import Dataset, TextKind
 from advhash.data.load import is_path, load_dataset
 from advhash.data.paths import reader_of
 from advhash.errors import UsageError
@@ -82,6 +82,22 @@ def sized(
     return config
 
 
+def worded(
+    config: DatasetConfig, victim: type[HashVictim] | HashVictim, kind: TextKind | None
+) -> DatasetConfig:
+    """The data set with its texts as a victim reads them, where the config asks for none.
+
+    A victim that reads texts as they are and has no data set gets one with texts.
+    """
+    if kind is None or "text" in config.settings:
+        return config
+    name = config.name or victim.default_texts
+    reader = reader_of(user_path(name).resolve(), victim.reads).reader if is_path(name) else name
+    takes = reader in DATASETS and "text" in DATASETS[reader].model.model_fields
+    more = {"text": kind} if takes else {}
+    return DatasetConfig.build({"name": name, **config.settings, **more})
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether `--victim` names a folder or file rather than a registered victim."""
     return VICTIMS.is_place(name)
@@ -104,6 +120,8 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     if asked.name and is_path(asked.name):
         side = build.picture_side(config.victim.settings)  # type: ignore[attr-defined]
         asked = sized(asked, build, side)  # type: ignore[arg-type]
+    kind = build.text_kind(config.victim.settings)  # type: ignore[attr-defined]
+    asked = worded(asked, build, kind)  # type: ignore[arg-type]
     data = load_data(asked, build)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
@@ -257,7 +275,8 @@ def _from_checkpoint(
     if config.dataset.name is not None or not isinstance(stored, dict):
         known = stored.get("settings") if isinstance(stored, dict) else None
         side = (known or {}).get("size") or card["settings"].get("image_size")
-        data = load_data(sized(config.dataset, victim, side), victim)
+        kind = victim.text_kind(card["settings"])
+        data = load_data(worded(sized(config.dataset, victim, side), victim, kind), victim)
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
