@@ -462,6 +462,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.universal",
         "advhash.attacks.black_box.baselines",
         "advhash.attacks.words.hotflip",
+        "advhash.attacks.words.synonyms",
         "advhash.attacks.collision",
         "advhash.attacks.black_box.nes",
         "advhash.attacks.black_box.square",

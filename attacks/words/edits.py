@@ -1,19 +1,25 @@
-"""Single edits of a text, the best ones to first order: of counts of words, and of tokens.
+"""Single edits of a text, the best ones to first order: of counts of words, tokens, characters.
 
 An edit changes one word that is not changed yet, so that n edits are n changed words.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from advhash.attacks.words.texts import TokenChoice, WordChoice
+from advhash.chance import Chance
 from advhash.data.dataset import Dataset
 from advhash.data.text.edits import Lexicon, lexicon
 from advhash.data.text.kinds import PADDING, UNKNOWN
+from advhash.data.text.synonyms import frequent_words
 from advhash.errors import ConfigError
+from advhash.victims.base import HashVictim
+from advhash.victims.encoders.tokens import ReadsTokens
 
 NEVER = -1e30  # the gain of an edit that is not allowed
 
@@ -25,13 +31,33 @@ class Edits(Protocol):
         """(B,n,…) the n ≤ `count` edits of (B,…) texts that a loss falls most by, to first order.
 
         clean:    (B,…) what the texts were before any edit
-        gradient: of the loss at the texts: (B,V), or (B,L,V) of tokens
+        gradient: of the loss, as `HashVictim.loss_gradient` has it
         A text that has no allowed edit left comes back as it is.
         """
         ...
 
+    def drawn(self, texts: Tensor, clean: Tensor, chance: Chance) -> Tensor:
+        """(B,…) each text after one edit, every allowed one equally likely (of characters: every
+        place, then every word)."""
+        ...
 
-class BagEdits:
+
+class _ByGradient(ABC):
+    """Edits that a gradient ranks: of a random gradient every one is the best equally often."""
+
+    @abstractmethod
+    def best(self, texts: Tensor, clean: Tensor, gradient: Tensor, count: int) -> Tensor: ...
+
+    @abstractmethod
+    def gradient_shape(self, texts: Tensor) -> tuple[int, ...]:
+        """The shape of the gradient of one text."""
+
+    def drawn(self, texts: Tensor, clean: Tensor, chance: Chance) -> Tensor:
+        gradient = chance.normal(*self.gradient_shape(texts))
+        return self.best(texts, clean, gradient, 1)[:, 0]
+
+
+class BagEdits(_ByGradient):
     """Counts of words (B,V): an edit takes out a word, puts in one that was not there, or both.
 
     free: (W,) bool: which words may come and go; the last word of a text is only exchanged
@@ -40,6 +66,9 @@ class BagEdits:
     def __init__(self, known: Lexicon, free: Tensor) -> None:
         self.known = known
         self.free = free
+
+    def gradient_shape(self, texts: Tensor) -> tuple[int, ...]:
+        return tuple(texts.shape[1:])
 
     def best(self, texts: Tensor, clean: Tensor, gradient: Tensor, count: int) -> Tensor:
         known, free = self.known, self.free.to(texts.device)
@@ -63,7 +92,7 @@ class BagEdits:
         return tried
 
 
-class TokenEdits:
+class TokenEdits(_ByGradient):
     """Tokens (B,L): an edit puts a word that the text does not have in the place of another.
 
     leaving, entering: (V,) bool: which ids may be replaced, and which may replace them
@@ -72,6 +101,9 @@ class TokenEdits:
     def __init__(self, leaving: Tensor, entering: Tensor) -> None:
         self.leaving = leaving
         self.entering = entering
+
+    def gradient_shape(self, texts: Tensor) -> tuple[int, ...]:
+        return (texts.shape[1], len(self.leaving))
 
     def best(self, texts: Tensor, clean: Tensor, gradient: Tensor, count: int) -> Tensor:
         size = gradient.shape[2]
@@ -87,8 +119,8 @@ class TokenEdits:
         return every.scatter(2, place.unsqueeze(2), word.unsqueeze(2))
 
 
-def edits_of(data: Dataset, fixed: frozenset[str]) -> Edits:
-    """The edits that the texts of a data set allow.
+def edits_of(data: Dataset, fixed: frozenset[str], victim: HashVictim) -> Edits:
+    """The edits that the texts of a data set allow; of characters, by the victim's own tokens.
 
     fixed: words that neither come nor go. The unknown word can only go, padding stays.
 
@@ -99,6 +131,10 @@ def edits_of(data: Dataset, fixed: frozenset[str]) -> Edits:
             "an attack on words needs text=words or text=tokens: expected texts with words, got "
             "embeddings (text=sentence); add --set dataset.text=words"
         )
+    if data.text_kind == "characters":
+        if isinstance(victim, ReadsTokens):
+            return TokenChoice(victim, fixed)
+        return WordChoice(frequent_words(data.database.texts), fixed)
     if data.text_kind == "tokens":
         names = (name.removeprefix("word:") for name in data.vocabulary)
         leaving = torch.tensor([name not in fixed for name in names])

@@ -1,7 +1,7 @@
 """Attacks on text that change words: HotFlip's substitutions, and random ones as their control.
 
-Texts are counts of words (B,V) or tokens (B,L); `advhash.data.text.edits` says what a changed word
-is.
+Texts are counts of words (B,V), tokens (B,L) or the characters (B,L) that an encoder reads;
+`advhash.data.text.edits` says what a changed word is.
 """
 
 from __future__ import annotations
@@ -69,9 +69,13 @@ class WordAttack(DatabaseAttack):
                     f"forbidden: expected single words in lower case, got {word!r}; "
                     f"write {', '.join(words(word)) or 'a word'}"
                 )
-        kept = frozenset() if self.label_words else label_words(data.dataset)
-        self._edits = edits_of(data.dataset, kept | frozenset(self.forbidden))
+        self._edits = edits_of(data.dataset, self.fixed_words(data.dataset), victim)
         return super().fit(victim, data, budget, seed=seed)
+
+    def fixed_words(self, data: Dataset) -> frozenset[str]:
+        """Words that neither come nor go."""
+        kept = frozenset() if self.label_words else label_words(data)
+        return kept | frozenset(self.forbidden)
 
     def run(
         self, victim: HashVictim, batch: Batch, targets: Tensor | None, budget: Budget
@@ -110,6 +114,8 @@ class GradientSwap(WordAttack):
     - lists decide which words may be exchanged (`forbidden`, the words of the labels), where the
       source asks for near word vectors and the same part of speech: the text need not make sense
     - of counts an edit may also only add or only take out a word
+    - of characters the words that come are those that the encoder reads as one token each, and a
+      word of several tokens leaves as a whole; its gain adds up what its tokens gain by leaving
     """
 
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients", "database codes", "labels"})
@@ -134,16 +140,16 @@ class GradientSwap(WordAttack):
         scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
         anchors = self.anchors(relaxed, targets).to(relaxed)
         best, texts = clean.clone(), clean.clone()
-        lowest = _cost(relaxed, anchors, scale)
+        lowest = cost_of(relaxed, anchors, scale)
         active = torch.arange(len(clean), device=clean.device)
         for _ in range(most):
             active = active[lowest[active] >= 1]  # some bit is wrong
             if len(active) == 0:
                 break
             goal, size = anchors[active], scale[active]
-            gradient = _gradient(victim, texts[active], goal, size)
+            gradient = loss_gradient(victim, texts[active], goal, size)
             tried = edits.best(texts[active], clean[active], gradient, self.candidates)
-            cost, place = _costs(victim, tried, goal, size).min(dim=1)
+            cost, place = costs(victim, tried, goal, size).min(dim=1)
             texts[active] = tried[torch.arange(len(active), device=clean.device), place]
             better = active[cost < lowest[active]]
             best[better] = texts[better]
@@ -151,28 +157,29 @@ class GradientSwap(WordAttack):
         return best
 
 
-def _cost(relaxed: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+def cost_of(relaxed: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
     """(B,) the number of wrong bits, and as its fraction the loss brought into (0,1)."""
     wrong = ((relaxed > 0) != (anchors > 0)).sum(dim=1)
     return wrong + (1 + similarity(soft_code(relaxed, 1.0, scale), anchors)) / 2.001
 
 
-def _gradient(victim: HashVictim, texts: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
-    """Of the loss at (B,…) texts: (B,V), or (B,L,V) of tokens."""
-    inputs = victim.differentiable_inputs(texts, "text").requires_grad_()
-    loss = similarity(soft_code(victim.relax(inputs, "text"), 1.0, scale), anchors).sum()
-    (gradient,) = torch.autograd.grad(loss, inputs)
-    return gradient
+def loss_gradient(victim: HashVictim, texts: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+    """Of the loss at (B,…) texts, shaped as `HashVictim.loss_gradient` has it."""
+
+    def loss(relaxed: Tensor) -> Tensor:
+        return similarity(soft_code(relaxed, 1.0, scale), anchors).sum()
+
+    return victim.loss_gradient(texts, "text", loss)[1]
 
 
-def _costs(victim: HashVictim, tried: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
-    """(B,n) `_cost` of (B,n,…) texts."""
+def costs(victim: HashVictim, tried: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
+    """(B,n) `cost_of` (B,n,…) texts."""
     count = tried.shape[1]
     with torch.no_grad():
         parts = [victim.relax(part, "text") for part in tried.flatten(0, 1).split(AT_ONCE)]
     relaxed = torch.cat(parts)
     each = (value.repeat_interleave(count, dim=0) for value in (anchors, scale))
-    return _cost(relaxed, *each).view(len(tried), count)
+    return cost_of(relaxed, *each).view(len(tried), count)
 
 
 HOTFLIP = "Ebrahimi et al., ACL 2018"
@@ -214,7 +221,6 @@ class TokenNoise(WordAttack):
         self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
     ) -> Tensor:
         moved, chance = clean, self.chance(len(clean))
-        shape = victim.differentiable_inputs(clean, "text").shape[1:]
-        for _ in range(most):  # of a random gradient every edit is the best equally often
-            moved = edits.best(moved, clean, chance.normal(*shape), 1)[:, 0]
+        for _ in range(most):
+            moved = edits.drawn(moved, clean, chance)
         return moved

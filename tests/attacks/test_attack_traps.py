@@ -299,7 +299,10 @@ def test_trap_26_rounding_cannot_leave_the_ball() -> None:
 
 
 # attacks on words, and one that asks for a fourth class, run in files of their own
-ELSEWHERE = {"hotflip", "hotflip-untargeted", "token-noise", "ta-apgdt"}
+ELSEWHERE = {
+    *("hotflip", "hotflip-untargeted", "token-noise", "synonyms", "synonyms-untargeted"),
+    "ta-apgdt",
+}
 FEWER = {"steps": 2, "epochs": 1, "prototype_steps": 2, "queries": 40}
 
 

@@ -76,7 +76,7 @@ def with_text(
             )
     if text == "sentence":
         known: tuple[str, ...] = ()
-        inputs = {name: _embeddings(part.texts) for name, part in parts.items()}
+        inputs = {name: sentence_embeddings(part.texts) for name, part in parts.items()}
         card |= {"text_network": f"{PACKAGE} {version(PACKAGE)}"}
     elif text == "characters":
         known = ()
@@ -138,7 +138,7 @@ def token_ids(
     return ids
 
 
-def _embeddings(texts: Sequence[str]) -> Tensor:
+def sentence_embeddings(texts: Sequence[str]) -> Tensor:
     """`embed_sentences`, from the cache where the same texts were embedded before."""
     digest = hashlib.sha256(repr(tuple(texts)).encode()).hexdigest()
     packages = (PACKAGE, "sentence-transformers", "torch")
@@ -170,14 +170,19 @@ def embed_sentences(texts: Sequence[str]) -> Tensor:
 
 
 def _model_folder() -> Path:
-    """Where the package keeps its network; it is looked up, not imported. Raises ConfigError."""
+    """Where the package keeps its network; it is looked up, not imported. Raises ConfigError.
+
+    Embeddings of texts and synonyms come from it.
+    """
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if (
         package is None
         or package.origin is None
         or importlib.util.find_spec("sentence_transformers") is None
     ):
-        raise ConfigError(f"text=sentence needs a package that is not installed: {ADVICE}")
+        raise ConfigError(
+            f"text=sentence and synonyms need a package that is not installed: {ADVICE}"
+        )
     folder = Path(package.origin).parent / "model"
     if not (folder / "model.safetensors").is_file():
         raise ConfigError(f"expected a network in {folder}, got none: {ADVICE} again")

@@ -1,0 +1,39 @@
+"""Words that mean nearly the same, by the sentence embeddings of single words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from advhash.data.text.counts import MIN_ITEMS, words
+from advhash.data.text.kinds import sentence_embeddings
+
+
+def frequent_words(texts: Sequence[str]) -> list[str]:
+    """The words of letters that are in 2 texts or more, the most frequent first.
+
+    >>> frequent_words(["a dog", "A dog runs", "2 dogs"])
+    ['a', 'dog']
+    """
+    items = Counter(word for text in texts for word in set(words(text)) if word.isalpha())
+    ranked = sorted((-count, word) for word, count in items.items() if count >= MIN_ITEMS)
+    return [word for _, word in ranked]
+
+
+def near_words(known: Sequence[str], most: int, similarity: float) -> dict[str, list[str]]:
+    """Of each word those that are nearest to it, at most `most`, the nearest first.
+
+    similarity: the least cosine of their embeddings by all-MiniLM-L6-v2
+
+    Raises ConfigError: the package of the network is missing.
+    """
+    vectors = sentence_embeddings(tuple(known))
+    near = vectors @ vectors.T
+    near.fill_diagonal_(-1)
+    found = {}
+    values, places = near.topk(min(most, len(known)), dim=1)
+    for word, row, at in zip(known, values.tolist(), places.tolist(), strict=True):
+        found[word] = [
+            known[place] for value, place in zip(row, at, strict=True) if value >= similarity
+        ]
+    return found
