@@ -27,8 +27,8 @@ def core(word: str) -> str:
     >>> core('"dog,"'), core(",")
     ('dog', '')
     """
-    found = _CORE.match(word)
-    return found[2] if found else ""
+    match = _CORE.match(word)
+    return match[2] if match else ""
 
 
 def put(text: str, place: int, new: str) -> str:
@@ -38,8 +38,8 @@ def put(text: str, place: int, new: str) -> str:
     'A cat, it runs.'
     """
     old = text.split()[place]
-    found = _CORE.match(old)
-    before, after = (found[1], found[3]) if found else ("", "")
+    match = _CORE.match(old)
+    before, after = (match[1], match[3]) if match else ("", "")
     return exchanged(text, place, f"{before}{new}{after}")
 
 
@@ -106,13 +106,13 @@ class TokenChoice(TextEdits):
             gains = gains.masked_fill(~(seen & entering), NEVER)
             gain, pair = gains.flatten().topk(min(2 * count, gains.numel()))
             has = {core(word).lower() for word in text.split()}
-            found: list[str] = []
+            edited: list[str] = []
             for worth, at in zip(gain.tolist(), pair.tolist(), strict=True):
                 place, name = places[at // gains.shape[1]], self.names[at % gains.shape[1]]
                 new = put(text, place, name)
                 if worth > NEVER / 2 and name.lower() not in has and len(new) <= texts.shape[1]:
-                    found.append(new)
-            tried.append(found[:count] or [text])
+                    edited.append(new)
+            tried.append(edited[:count] or [text])
         return self.rows(tried, texts)
 
     def drawn(self, texts: Tensor, clean: Tensor, chance: Chance) -> Tensor:
@@ -166,13 +166,13 @@ class SynonymChoice(TextEdits):
         tried = []
         for text, before in zip(as_strings(texts), as_strings(clean), strict=True):
             has = {core(word).lower() for word in text.split()}
-            found = []
+            edited = []
             for place in self.places(text, before):
                 word = core(text.split()[place])
                 for name in self.near.get(word.lower(), []):
                     if name not in has and self.is_free(name):
-                        found.append(put(text, place, _cased(name, word)))
-            tried.append([new for new in found if len(new) <= texts.shape[1]] or [text])
+                        edited.append(put(text, place, _cased(name, word)))
+            tried.append([new for new in edited if len(new) <= texts.shape[1]] or [text])
         return self.rows(tried, texts)
 
 

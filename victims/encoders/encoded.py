@@ -158,8 +158,10 @@ class Encoded(_Fitted):
             self._read(self.tokeniser([texts[row] for row in order[start : start + AT_ONCE]]))
             for start in range(0, len(order), AT_ONCE)
         ]
-        found = torch.cat([*parts, torch.zeros(0, self.used, device=self.device)])
-        return torch.empty_like(found).index_copy(0, torch.tensor(order, device=self.device), found)
+        features = torch.cat([*parts, torch.zeros(0, self.used, device=self.device)])
+        return torch.empty_like(features).index_copy(
+            0, torch.tensor(order, device=self.device), features
+        )
 
     def _read(self, tokens: Tokens) -> Tensor:
         assert self._texts is not None

@@ -246,7 +246,7 @@ def _transformer(
     preprocessing: Preprocessing | None = None
     texts: TextSide | None = None
     pooling: Pooling | None = None
-    found: TextFiles | None = None
+    beside: TextFiles | None = None
     files: Files | None = None
     if description and not pretrained:
         config, preprocessing, texts, pooling = _described(name, description)
@@ -256,14 +256,14 @@ def _transformer(
         if "image" in sides:
             preprocessing = _processor(files, _side(config))
         if "text" in sides:
-            found = _text_files(files)
-            texts, pooling = side_of(found), found.pooling
+            beside = _text_files(files)
+            texts, pooling = side_of(beside), beside.pooling
     model = _model(name, config, files if pretrained else None, online)
     if pooling is not None:
         reader = PooledText(model, pooling)
         network: nn.Module = reader
-        if pretrained and found is not None:
-            with_dense(reader, found)
+        if pretrained and beside is not None:
+            with_dense(reader, beside)
     else:
         network = model
     network = network.eval()

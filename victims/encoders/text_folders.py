@@ -99,12 +99,12 @@ def sentence_folder(what: str, online: bool) -> Path:
     name = what.replace("-", "_")
     if name.isidentifier() and (package := importlib.util.find_spec(name)) is not None:
         inside = Path(package.origin or "").parent
-        found = sorted(inside.glob(_MODULES)) or sorted(inside.glob(f"*/{_MODULES}"))
-        if not found:
+        listed = sorted(inside.glob(_MODULES)) or sorted(inside.glob(f"*/{_MODULES}"))
+        if not listed:
             raise UsageError(
                 f"encoder 'st:{what}': expected a package with {_MODULES} in {inside}, got none"
             )
-        return found[0].parent
+        return listed[0].parent
     if "/" in what and not what.startswith((".", "/", "~")):
         return _fetched(what, online)
     raise UsageError(
@@ -117,7 +117,7 @@ def _fetched(what: str, online: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
+        place = snapshot_download(
             what,
             local_files_only=not online,
             allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
@@ -128,7 +128,7 @@ def _fetched(what: str, online: bool) -> Path:
         raise UsageError(
             f"encoder 'st:{what}': expected a model on this machine ({cause}){advice}"
         ) from None
-    return Path(found)
+    return Path(place)
 
 
 def model_folder(folder: Path, name: str) -> Path:

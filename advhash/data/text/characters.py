@@ -72,7 +72,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     >>> word_spans("A dog runs.")
     [(0, 1), (2, 5), (6, 11)]
     """
-    return [found.span() for found in _WORD.finditer(text)]
+    return [match.span() for match in _WORD.finditer(text)]
 
 
 def exchanged(text: str, place: int, word: str) -> str:

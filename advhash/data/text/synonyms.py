@@ -30,10 +30,10 @@ def near_words(known: Sequence[str], most: int, similarity: float) -> dict[str, 
     vectors = sentence_embeddings(tuple(known))
     near = vectors @ vectors.T
     near.fill_diagonal_(-1)
-    found = {}
+    near_by = {}
     values, places = near.topk(min(most, len(known)), dim=1)
     for word, row, at in zip(known, values.tolist(), places.tolist(), strict=True):
-        found[word] = [
+        near_by[word] = [
             known[place] for value, place in zip(row, at, strict=True) if value >= similarity
         ]
-    return found
+    return near_by
