@@ -69,7 +69,8 @@ class TextEdits:
         own = as_strings(texts)
         filled = [[*row, *[own[at]] * (most - len(row))] for at, row in enumerate(tried)]
         flat = as_characters([text for row in filled for text in row], texts.shape[1])
-        return flat.unflatten(0, (len(filled), most)).to(texts.device)
+        edited: Tensor = flat.unflatten(0, (len(filled), most)).to(texts.device)
+        return edited
 
 
 class TokenChoice(TextEdits):
