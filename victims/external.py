@@ -1,4 +1,4 @@
-"""Bring your own: any callable from images to codes as a victim, named `module:function`.
+"""Bring your own: any callable from images or texts to codes, named `module:function`.
 
 Importing a module runs its code, so this happens only where the user says so (`--trust-code`).
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +24,12 @@ from torch import Tensor, nn
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
 from advhash.data.paths import Reads
+from advhash.data.text.characters import LAST, are_characters, as_strings
 from advhash.errors import UsageError, nearest
 from advhash.victims.base import HashVictim
 
 
-def import_function(name: str) -> Callable[[Tensor], Any]:
+def import_function(name: str) -> Callable[[Any], Any]:
     """What `module:function` names. **Runs the code of that module**; the current folder counts.
 
     Raises UsageError: no such module or function, one that fails on import, one not to be called.
@@ -49,11 +52,12 @@ def import_function(name: str) -> Callable[[Tensor], Any]:
             )
         target = getattr(target, part)
     if isinstance(target, type) or not callable(target):
+        kind = "class" if isinstance(target, type) else type(target).__name__
         raise UsageError(
-            f"--victim {name}: expected a function from (B,3,H,W) images in [0,1] to (B,K) codes, "
-            f"got a {'class' if isinstance(target, type) else type(target).__name__}"
+            f"--victim {name}: expected a function from (B,3,H,W) images in [0,1] or a list of "
+            f"texts to (B,K) codes, got a {kind}"
         )
-    function: Callable[[Tensor], Any] = target
+    function: Callable[[Any], Any] = target
     return function
 
 
@@ -83,6 +87,28 @@ def stated_size(model: object) -> int | None:
         if len(whole) == len(sides) and len(set(whole)) == 1:
             return whole[0]
     return None
+
+
+def stated_modality(function: object) -> Modality | None:
+    """Whether a function says that it takes texts or images; None: it says nothing.
+
+    What says so: its attribute `modality`, or how its first argument is annotated.
+
+    >>> def average(texts: list[str]) -> object: ...
+    >>> stated_modality(average), stated_modality(len)
+    ('text', None)
+    """
+    stated = getattr(function, "modality", None)
+    if stated in ("image", "text"):
+        return str(stated)
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # what is written in C has no signature
+        return None
+    written = "" if first is None or first.annotation is first.empty else str(first.annotation)
+    if re.search(r"\bstr\b", written):
+        return "text"
+    return "image" if "Tensor" in written else None
 
 
 MOST_PARTS = 2000  # that are looked through for modules
@@ -151,13 +177,15 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 class ExternalVictim(HashVictim):
-    """Code given by the user: any callable from images to codes.
+    """Code given by the user: any callable from images or texts to codes.
 
-    function: gets (B,3,H,W) float32 images in [0,1], a copy that it may write into, and returns
-              (B,K) numbers, a torch tensor or what numpy makes an array of. Real: a bit is 1 iff
-              > 0. All 0 and 1, or bool: the bits. Bytes that hold eight bits each are refused
+    function: gets (B,3,H,W) float32 images in [0,1], a copy that it may write into, or a list of
+              strings, and returns (B,K) numbers, a torch tensor or what numpy makes an array of.
+              Real: a bit is 1 iff > 0. All 0 and 1, or bool: the bits. Bytes that hold eight bits
+              each are refused
     name:     `module:function`, for messages
-    sample:   (B,3,H,W) images to try it on, which decide over K, 0/1 codes and gradients
+    sample:   (B,3,H,W) images or (B,L) characters to try it on, which decide over what it is given,
+              K, 0/1 codes and gradients; texts have none
 
     It is differentiable where a gradient other than 0 comes back for the sample; else `no_gradient`
     says what happened. Then `relax` lets a gradient of 0 through, and attacks that need one refuse.
@@ -168,16 +196,18 @@ class ExternalVictim(HashVictim):
     """
 
     default_dataset = "digits"
-    reads = Reads(classes=False)
+    reads = Reads((frozenset({"image"}), frozenset({"text"})), classes=False)
 
-    def __init__(self, function: Callable[[Tensor], Any], *, name: str, sample: Tensor) -> None:
+    def __init__(self, function: Callable[[Any], Any], *, name: str, sample: Tensor) -> None:
         super().__init__()
         self.function = function.to(sample.device) if isinstance(function, nn.Module) else function
         self.held = nn.ModuleList(
             module for module in modules_of(function) if module is not function
         )
         self.name = name
-        self.bounds = {"image": (0.0, 1.0)}
+        self.of_texts = are_characters(sample)
+        self.bounds = {"text": (0.0, float(LAST))} if self.of_texts else {"image": (0.0, 1.0)}
+        self.default_database = next(iter(self.bounds))
         self.history = []
         self.register_buffer("place", torch.empty(0, device=sample.device), persistent=False)
         self.bits = 0
@@ -205,8 +235,24 @@ class ExternalVictim(HashVictim):
         """Nothing to do: it comes trained."""
         return self
 
+    def query_modality(self, asked: Modality) -> Modality:
+        """It has queries of one kind alone."""
+        return next(iter(self.bounds))
+
+    def loss_gradient(
+        self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Of texts there is none: it is 0, of the shape of the codes."""
+        if not self.of_texts:
+            return super().loss_gradient(inputs, modality, loss)
+        relaxed = self.relax(inputs, modality)
+        return relaxed, torch.zeros_like(relaxed)
+
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
-        if self.differentiable:
+        if self.of_texts:
+            with torch.no_grad():
+                codes = self._call(inputs)
+        elif self.differentiable:
             codes = self._call(inputs)
         else:
             with torch.no_grad():
@@ -216,6 +262,8 @@ class ExternalVictim(HashVictim):
 
     def _tried(self, sample: Tensor) -> str:
         """Why no gradient other than 0 comes back for the sample; empty where one does."""
+        if self.of_texts:
+            return "it takes texts, which nothing can be derived in"
         inputs = sample.clone().requires_grad_()
         try:
             with torch.enable_grad():
@@ -236,9 +284,12 @@ class ExternalVictim(HashVictim):
 
     def _call(self, inputs: Tensor) -> Tensor:
         """(B,K) float32 of the function, checked. Raises UsageError."""
-        called = f"victim {self.name}: called with images {tuple(inputs.shape)} on {inputs.device}"
+        shown = f"images {tuple(inputs.shape)} on {inputs.device}"
+        if self.of_texts:
+            shown = f"a list of {len(inputs)} texts"
+        called = f"victim {self.name}: called with {shown}"
         try:
-            value = self.function(inputs.clone())
+            value = self.function(as_strings(inputs) if self.of_texts else inputs.clone())
         except Exception as error:  # the user's own code can raise anything
             raise UsageError(f"{called}, it raised {_reason(error)}") from error
         numbers = self._numbers(value, len(inputs))
@@ -249,8 +300,7 @@ class ExternalVictim(HashVictim):
         bits = shape[1] if len(shape) == 2 else 0
         if bits < 1 or shape[0] != len(inputs) or self.bits not in (0, bits):
             raise UsageError(
-                f"victim {self.name}: expected {wanted} codes for {tuple(inputs.shape)} images, "
-                f"got {shape}"
+                f"victim {self.name}: expected {wanted} codes for {shown}, got {shape}"
             )
         if not bool(codes.isfinite().all()):
             raise UsageError(f"victim {self.name}: expected finite codes, got NaN or infinity")

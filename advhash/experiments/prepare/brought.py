@@ -13,7 +13,13 @@ from advhash.errors import DataError
 from advhash.experiments.prepare.worth import victim_flags, victim_metrics
 from advhash.measures.sanity import Flag, check_pictures
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, import_function, source_file, stated_size
+from advhash.victims.external import (
+    ExternalVictim,
+    import_function,
+    source_file,
+    stated_modality,
+    stated_size,
+)
 
 SAMPLES = 8  # images that a function is tried on
 
@@ -26,13 +32,18 @@ def bring(
     Returns the victim and a card as a checkpoint has it, which is kept nowhere: there are no
     weights to store. Raises UsageError, DataError.
     """
-    if "image" not in data.modalities:
-        raise DataError(f"{name} needs images: {data.name!r} has {', '.join(data.modalities)}")
+    function = import_function(name)
+    given = stated_modality(function) or ("image" if "image" in data.modalities else "text")
+    if given not in data.modalities:
+        raise DataError(f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}")
+    if given == "text" and data.text_kind != "characters":
+        raise DataError(
+            f"{name} takes texts as they are: expected text=characters, got {data.text_kind}; add "
+            "--set dataset.text=characters"
+        )
     begun = time.perf_counter()
     sample = data.validation.rows(torch.arange(min(SAMPLES, len(data.validation))))
-    victim = ExternalVictim(
-        import_function(name), name=name, sample=sample.inputs["image"].to(device)
-    )
+    victim = ExternalVictim(function, name=name, sample=sample.inputs[given].to(device))
     file = source_file(name)
     source = f"code of the user: {file.name if file else name}"
     card = introduce(

@@ -28,7 +28,12 @@ from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
 from advhash.storage.places import user_path
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim, import_function, stated_size
+from advhash.victims.external import (
+    ExternalVictim,
+    import_function,
+    stated_modality,
+    stated_size,
+)
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
@@ -251,8 +256,10 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
 
 def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: float) -> Trained:
     name = config.victim.name
-    side = stated_size(import_function(name))
-    data = load_data(sized(config.dataset, ExternalVictim, side), ExternalVictim)
+    function = import_function(name)
+    asked = sized(config.dataset, ExternalVictim, stated_size(function))
+    kind: TextKind | None = "characters" if stated_modality(function) == "text" else None
+    data = load_data(worded(asked, ExternalVictim, kind), ExternalVictim)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
