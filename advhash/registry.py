@@ -494,6 +494,7 @@ DATASETS: Registry[Any] = Registry(
     "dataset",
     (
         "advhash.data.readers.arrays",
+        "advhash.data.readers.caption_groups",
         "advhash.data.readers.caption_table",
         "advhash.data.readers.dcmh_mat",
         "advhash.data.readers.flickr8k",
