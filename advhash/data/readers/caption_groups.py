@@ -1,4 +1,4 @@
-"""Captions alone: which other captions describe the same picture?
+"""Captions alone: those of the same photograph are relevant to each other.
 
 All captions of a picture lie on one side: pictures are either trained on, or those of queries and
 of what is searched. The first caption of a picture is the query, the others are in the database, so
