@@ -33,7 +33,8 @@ def bring(
     weights to store. Raises UsageError, DataError.
     """
     function = import_function(name)
-    given = stated_modality(function) or ("image" if "image" in data.modalities else "text")
+    texts = "text" in data.modalities and "image" not in data.modalities
+    given = stated_modality(function) or ("text" if texts else "image")
     if given not in data.modalities:
         raise DataError(f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}")
     if given == "text" and data.text_kind != "characters":
