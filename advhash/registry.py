@@ -363,7 +363,7 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
 
 
-ENCODER_PREFIXES = ("timm", "hf", "st")  # see advhash.victims.encoders.sources
+ENCODER_PREFIXES = ("timm", "hf", "st", "onnx")  # see advhash.victims.encoders.sources
 
 
 def is_encoder(name: str) -> bool:

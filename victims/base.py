@@ -58,6 +58,7 @@ class HashVictim(nn.Module, ABC):
     default_database: str = "image"  # the direction of the headline
     settings_decide: ClassVar[bool] = False  # over codes: its weights alone do not tell it apart
     from_files: ClassVar[frozenset[str]] = frozenset()  # the names of `source_arguments`
+    decide_nothing: ClassVar[frozenset[str]] = frozenset()  # settings that are in no key
 
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
@@ -78,6 +79,11 @@ class HashVictim(nn.Module, ABC):
     def source_arguments(cls, settings: Mapping[str, object]) -> dict[str, object]:
         """The constructor arguments that follow from files which the full settings name."""
         return {}
+
+    @classmethod
+    def libraries(cls, settings: Mapping[str, object]) -> tuple[str, ...]:
+        """The packages, besides torch and timm, whose versions decide over its codes."""
+        return ()
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
@@ -218,6 +224,11 @@ class HashVictim(nn.Module, ABC):
                 f"expected a direction of the victim ({', '.join(self.directions)}), "
                 f"got {database!r}"
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` learns anything, so that a seed decides over it."""
+        return any(True for _ in self.parameters())
 
     @property
     def device(self) -> torch.device:

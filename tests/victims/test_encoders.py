@@ -28,6 +28,7 @@ from advhash.registry import QUANTISERS, VICTIMS, is_external
 from advhash.storage.checkpoint import load_victim, save_victim
 from advhash.victims.encoders import encoded
 from advhash.victims.encoders.encoded import Encoded
+from advhash.victims.encoders.matrix import read_matrix
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.quantisers import ITQ, Quantiser, principal_axes
 
@@ -169,7 +170,7 @@ def test_only_training_rows_are_learnt_from(digits: Dataset) -> None:
     first.fit(digits, seed=0)
     second.fit(other, seed=0)
     assert torch.equal(first.centre, second.centre)
-    assert torch.equal(first.projection, second.projection)
+    assert torch.equal(first.axes, second.axes)
     moved = dataclasses.replace(digits, train_rows=torch.arange(60, 180))
     assert not torch.equal(first.centre, second.fit(moved, seed=0).centre)
 
@@ -214,6 +215,94 @@ def test_features_that_are_none_are_refused(
             victim.fit(digits, seed=0)
 
 
+# A matrix of the user
+
+
+def written(file: Path, matrix: np.ndarray[Any, Any]) -> Path:
+    """A file of a matrix, in the format of its suffix."""
+    if file.suffix == ".npy":
+        np.save(file, matrix)
+    elif file.suffix == ".npz":
+        np.savez(file, projection=matrix)
+    elif file.suffix == ".safetensors":
+        safetensors.torch.save_file({"m": torch.from_numpy(matrix)}, file)
+    else:
+        file.write_bytes(bytes(range(128)) + matrix.astype("<f4").tobytes())
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_a_matrix_stands_between_network_and_cut(
+    suffix: str, digits: Dataset, tmp_path: Path
+) -> None:
+    matrix = np.random.default_rng(0).normal(size=(40, 96)).astype(np.float32)
+    file = written(tmp_path / f"m{suffix}", matrix)
+    plain = encoder(quantise="sign")
+    victim = encoder(quantise="mean", projection=str(file)).fit(digits, seed=0)
+    batch = digits.query.rows(torch.arange(6)).inputs["image"]
+    products = plain.features(batch) @ torch.from_numpy(matrix).T
+    assert victim.bits == 40
+    assert torch.allclose(victim.features(batch), products, atol=1e-5)
+    cut = victim.split_features(digits.train, "image").mean(dim=0)
+    assert torch.allclose(victim.relax(batch, "image"), products - cut, atol=1e-4)
+
+
+def test_the_matrix_of_neural_hash_is_read_as_it_lies(tmp_path: Path) -> None:
+    """96 × 128 float32, little-endian, behind 128 bytes."""
+    matrix = np.random.default_rng(0).normal(size=(96, 128)).astype(np.float32)
+    file = written(tmp_path / "seed1.dat", matrix)
+    assert np.array_equal(read_matrix(file, 128).numpy(), matrix)
+
+
+def test_a_checkpoint_needs_no_matrix_again(digits: Dataset, tmp_path: Path) -> None:
+    file = written(tmp_path / "m.npy", np.random.default_rng(0).normal(size=(40, 96)))
+    given = {**SMALL, "name": "encoder", "projection": str(file), "quantise": "itq", "bits": 8}
+    config = TrainConfig.build({"victim": given, "dataset": {"name": "digits"}})
+    planned = plan_victim(config)
+    assert planned is not None
+    victim: Encoded = VICTIMS.create("encoder", planned[1]).fit(digits, seed=0)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    save_victim(kept, victim, name="encoder", settings=planned[1])
+    written(file, np.random.default_rng(1).normal(size=(40, 96)))
+    other = plan_victim(config)
+    assert other is not None
+    assert other[2] != planned[2]  # another matrix is another victim
+    file.unlink()
+    again, _ = load_victim(kept)
+    batch = digits.query.rows(torch.arange(6)).inputs["image"]
+    assert torch.equal(victim.relax(batch, "image"), again.relax(batch, "image"))
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix", "message"),
+    [
+        ("m.npy", np.ones((96, 40)), "it is transposed: store its .T"),
+        ("m.npy", np.ones((40, 90)), r"expected a matrix \(P,96\) for 96 features, got \(40, 90\)"),
+        ("m.npy", np.ones(96), "expected a matrix of numbers"),
+        ("m.npy", np.full((4, 96), np.nan), "expected finite numbers"),
+        ("m.dat", np.ones((40, 96)), "as in NeuralHash's file, got 15,488"),
+        ("m.pt", np.ones((40, 96)), "a pickle can run code and is not read"),
+        ("m.csv", np.ones((40, 96)), "expected a matrix in .npy, .npz or .safetensors"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused(
+    name: str, matrix: np.ndarray[Any, Any], message: str, tmp_path: Path
+) -> None:
+    file = written(tmp_path / name, matrix)
+    with pytest.raises(DataError, match=message) as refused:
+        encoder(projection=str(file))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_matrix_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a file, got .*none\.npy: not there"):
+        encoder(projection=str(tmp_path / "none.npy"))
+    np.savez(tmp_path / "two.npz", a=np.ones((4, 96)), b=np.ones((4, 96)))
+    with pytest.raises(DataError, match=r"expected one array, the matrix, got 2 \(a.npy, b.npy\)"):
+        encoder(projection=str(tmp_path / "two.npz"))
+
+
 # By prefix
 
 
@@ -238,7 +327,7 @@ def test_a_prefix_names_the_victim_encoder() -> None:
     [
         ("timm:test_resne", "did you mean 'test_resnet'"),
         ("timm:", "expected the name of a model behind timm:"),
-        ("keras:x", "expected timm:…, hf:…, st:…"),
+        ("keras:x", "expected timm:…, hf:…, st:…, onnx:…"),
         ("hf:/no/such/folder", "expected a folder or a model on this machine"),
     ],
 )
@@ -389,7 +478,7 @@ def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
 ) -> None:
     asked = []
 
-    def opened(name: str, *, pretrained: bool, online: bool, side: object) -> Any:
+    def opened(name: str, *, pretrained: bool, online: bool, **more: object) -> Any:
         asked.append((name, pretrained, online))
         return encoder_of_sources(SMALL["encoder"], pretrained=False, online=False)
 

@@ -1,10 +1,11 @@
-"""An encoder of somebody else and a quantiser, as a victim: `--victim timm:NAME`, `st:FOLDER`."""
+"""An encoder of somebody else and a quantiser, as a victim: `--victim timm:NAME`, `onnx:FILE`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -17,54 +18,82 @@ from advhash.data.text.characters import LAST, as_strings
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.measures.sanity import Flag
 from advhash.registry import QUANTISERS, VICTIMS
+from advhash.storage.places import user_path
 from advhash.victims.base import HashVictim
+from advhash.victims.encoders.matrix import matrix_facts, read_matrix
+from advhash.victims.encoders.onnx_network import OnnxNetwork
 from advhash.victims.encoders.quantisers import Cut, Quantiser
-from advhash.victims.encoders.sources import describe, described_sides, open_encoder, sides_of
+from advhash.victims.encoders.sources import (
+    Unsaid,
+    describe,
+    described_sides,
+    libraries,
+    open_encoder,
+    sides_of,
+)
 from advhash.victims.encoders.tokens import Tokeniser, Tokens
+from advhash.victims.perceptual.resampling import Filter
 
 AT_ONCE = 64  # texts that are read together
+APART = 0.01  # the share of bits from which gradients are those of another model
+COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
 
 
 class _Fitted(HashVictim):
-    """The buffers of what is learnt."""
+    """The buffers of what is learnt, and of the user's matrix."""
 
     centre: Tensor
-    projection: Tensor
+    axes: Tensor
     one_sided: Tensor
     document: Tensor
+    matrix: Tensor
+    bits_apart: Tensor
 
 
 @VICTIMS.register("encoder", source="the encoder's own; its bits by `victim.quantise`")
 @dataclass(kw_only=True, eq=False, repr=False)
 class Encoded(_Fitted):
-    """`timm:NAME`, `hf:FOLDER`, `st:FOLDER`: features of somebody else's network, cut to bits.
+    """`timm:NAME`, `hf:FOLDER`, `st:FOLDER`, `onnx:FILE`: features of somebody else, cut to bits.
 
     Only the cut is learnt, from training rows: a centre for each side, and one projection for all.
     Pictures are resized, cropped and normalised inside, texts (characters) cut into tokens, as the
     encoder was made for, so that attacks move pictures and texts as they are stored. A dual encoder
     has two sides, each a direction.
 
-    encoder:    `timm:NAME`, `hf:` and a folder or id of transformers, or `st:` and a folder or
-                package of sentence-transformers
+    encoder:    `timm:NAME`, `hf:` and a folder or id of transformers, `st:` and a folder or package
+                of sentence-transformers, or `onnx:` and a file
     quantise:   sign, mean, median, itq, lsh or pca-sign
     bits:       K; by default one a feature
     dimensions: how many of the first features are used; by default all
+    projection: a file of a matrix (P,D), see `read_matrix`: P products with the D features of the
+                network take their place
     side:       image or text, where only one side of a dual encoder is wanted
     pretrained: with the encoder's weights; a checkpoint has its own
     online:     whether the encoder may be fetched from the network
-    description: what its files say, see `describe`; it follows from them
+    output, image_size, resize, filter, pixel_range, mean, std: of `onnx:FILE` alone, see `Unsaid`
+    description, matrix_file: what its files say, see `describe`; it follows from them
     """
 
     encoder: str
     quantise: str = "mean"
     bits: int | None = None  # type: ignore[assignment]
     dimensions: int | None = None
+    projection: str | None = None
     side: Literal["image", "text"] | None = None
     pretrained: bool = True
     online: bool = False
+    output: str | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    filter: Filter = "bilinear"
+    pixel_range: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     description: str = ""
+    matrix_file: str = ""
     settings_decide: ClassVar[bool] = True  # over the preprocessing, which no weight tells
-    from_files: ClassVar[frozenset[str]] = frozenset({"description"})
+    from_files: ClassVar[frozenset[str]] = frozenset({"description", "matrix_file"})
+    decide_nothing: ClassVar[frozenset[str]] = frozenset({"online"})
     reads: ClassVar[Reads] = Reads(
         tuple(map(frozenset, (("image",), ("text",), ("image", "text")))), classes=False
     )
@@ -79,6 +108,7 @@ class Encoded(_Fitted):
             online=self.online,
             description=self.description,
             side=self.side,
+            unsaid=_unsaid(vars(self)),
         )
         self._features, self._preprocessing = source.features, source.preprocessing
         self._texts = source.texts
@@ -86,11 +116,13 @@ class Encoded(_Fitted):
         if source.texts is not None:
             self.bounds = {**self.bounds, "text": (0.0, float(LAST))}
         self.default_database = next(iter(self.bounds))
-        self.all_dimensions = source.dimensions
-        used = source.dimensions if self.dimensions is None else self.dimensions
-        if not 1 <= used <= source.dimensions:
+        self.no_gradient, self.differentiable = source.no_gradient, not source.no_gradient
+        self.register_buffer("matrix", self._matrix(source.dimensions))
+        self.all_dimensions = source.dimensions if self.projection is None else len(self.matrix)
+        used = self.all_dimensions if self.dimensions is None else self.dimensions
+        if not 1 <= used <= self.all_dimensions:
             raise ConfigError(
-                f"{self.encoder} has {source.dimensions} features: expected dimensions from 1 to "
+                f"{self.encoder} has {self.all_dimensions} features: expected dimensions from 1 to "
                 f"that, got {used}"
             )
         self.used, self.bits = used, used if self.bits is None else self.bits
@@ -100,11 +132,23 @@ class Encoded(_Fitted):
         self.network = source.network.requires_grad_(False).eval()
         self.register_buffer("centre", torch.zeros(len(self.bounds), used))
         width = self.bits if self._quantiser.projects else 0
-        self.register_buffer("projection", torch.zeros(used, width))
+        self.register_buffer("axes", torch.zeros(used, width))
         self.register_buffer("one_sided", torch.zeros(len(self.bounds), dtype=torch.bool))
+        self.register_buffer("bits_apart", torch.tensor(0.0))
         if source.texts is not None:
             octets = source.texts.document.encode() or bytes(source.texts.reading.octets)
             self.register_buffer("document", torch.tensor(list(octets), dtype=torch.uint8))
+
+    def _matrix(self, features: int) -> Tensor:
+        """The user's matrix, or the place of one that a checkpoint fills; no rows: there is none.
+
+        Raises DataError, CheckpointError, UsageError.
+        """
+        if self.projection is None:
+            return torch.zeros(0, features)
+        if self.matrix_file and not self.pretrained:
+            return torch.zeros(int(json.loads(self.matrix_file)["rows"]), features)
+        return read_matrix(user_path(self.projection), features)
 
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
@@ -126,9 +170,17 @@ class Encoded(_Fitted):
 
     @classmethod
     def source_arguments(cls, settings: Mapping[str, object]) -> dict[str, object]:
-        return {
-            "description": describe(**_named(settings), pretrained=settings["pretrained"] is True)
+        pretrained = settings["pretrained"] is True
+        said: dict[str, object] = {
+            "description": describe(**_named(settings), pretrained=pretrained)
         }
+        if settings["projection"] is not None:
+            said["matrix_file"] = matrix_facts(user_path(str(settings["projection"])))
+        return said
+
+    @classmethod
+    def libraries(cls, settings: Mapping[str, object]) -> tuple[str, ...]:
+        return libraries(str(settings["encoder"]))
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
@@ -142,14 +194,24 @@ class Encoded(_Fitted):
         """An encoder of one side has no other queries."""
         return next(iter(self.bounds)) if len(self.bounds) == 1 else asked
 
+    @property
+    def learns(self) -> bool:
+        return True  # the cut, also where the network is no module of torch
+
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def features(self, inputs: Tensor) -> Tensor:
         """(B,D) the encoder's features of (B,3,H,W) pictures in [0,1], before the cut."""
         assert self._preprocessing is not None  # since it has pictures
-        values = self._features(self.network, self._preprocessing(inputs))
-        return values[:, : self.used].float()
+        return self._values(self._features(self.network, self._preprocessing(inputs)))
+
+    def _values(self, features: Tensor) -> Tensor:
+        """(B,D) what is cut of the network's (B,N) features, or of their products."""
+        values = features.float()
+        if self.projection is not None:
+            values = values @ self.matrix.T
+        return values[:, : self.used]
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """(B,D) the encoder's features of texts, before the cut."""
@@ -165,8 +227,7 @@ class Encoded(_Fitted):
 
     def _read(self, tokens: Tokens) -> Tensor:
         assert self._texts is not None
-        values = self._texts.features(self.network, tokens.to(self.device))
-        return values[:, : self.used].float()
+        return self._values(self._texts.features(self.network, tokens.to(self.device)))
 
     @property
     def tokeniser(self) -> Tokeniser:
@@ -207,8 +268,8 @@ class Encoded(_Fitted):
 
     def _cut(self, features: Tensor, modality: Modality) -> Tensor:
         place = list(self.bounds).index(modality)
-        projection = self.projection if self._quantiser.projects else None
-        return Cut(self.centre[place], projection)(features)
+        axes = self.axes if self._quantiser.projects else None
+        return Cut(self.centre[place], axes)(features)
 
     def loss_gradient(
         self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
@@ -259,8 +320,24 @@ class Encoded(_Fitted):
             cuts = [self._quantiser.fit(rows, self.bits, generator) for rows in sides]
         self.centre.copy_(torch.stack([cut.centre for cut in cuts]))
         if cuts[0].projection is not None:
-            self.projection.copy_(cuts[0].projection)
+            self.axes.copy_(cuts[0].projection)
+        if isinstance(self.network, OnnxNetwork) and self.differentiable:
+            self.bits_apart.fill_(self._bits_apart(self.network, data.train))
         return self
+
+    def _bits_apart(self, network: OnnxNetwork, split: Split) -> float:
+        """The share of bits in which onnxruntime and the graph in torch differ, on some rows."""
+        apart = []
+        assert self._preprocessing is not None  # since it has pictures
+        for batch in split.take(torch.arange(min(COMPARED, len(split)))).batches(20):
+            with torch.no_grad():
+                prepared = self._preprocessing(batch.inputs["image"].to(self.device))
+                first, second = (
+                    self._cut(self._values(run(prepared)), "image") > 0
+                    for run in (network.deployed, network.converted)
+                )
+            apart.append((first != second).float())
+        return float(torch.cat(apart).mean())
 
     def split_features(self, split: Split, side: Modality, progress: Progress = silent) -> Tensor:
         """(N,D) features of all rows of a split, on the CPU."""
@@ -279,11 +356,7 @@ class Encoded(_Fitted):
 
     def flags(self) -> list[Flag]:
         flags = []
-        if (
-            bool(self.one_sided.any())
-            and not self.projection.numel()
-            and not bool(self.centre.any())
-        ):
+        if bool(self.one_sided.any()) and not self.axes.numel() and not bool(self.centre.any()):
             flags.append(
                 Flag(
                     "one_sided",
@@ -302,6 +375,39 @@ class Encoded(_Fitted):
                     "others.",
                 )
             )
+        if isinstance(self.network, OnnxNetwork):
+            flags += self._onnx_flags()
+        return flags
+
+    def _onnx_flags(self) -> list[Flag]:
+        """What its file does not say was taken as what, and whose gradients those are."""
+        prepared = self._preprocessing
+        assert prepared is not None  # since it has pictures
+        size = f"{prepared.crop}×{prepared.crop} pixels"
+        cut = "squashed" if prepared.side is None else f"shorter side {prepared.side}, cut"
+        numbers = [
+            ", ".join(f"{value:.4g}" for value in values)
+            for values in (prepared.mean, prepared.std)
+        ]
+        flags = [
+            Flag(
+                "onnx_pictures",
+                "info",
+                f"No file of ONNX says how its pictures are prepared: here {cut} to {size} "
+                f"({prepared.filter}), less {numbers[0]}, over {numbers[1]} of white; other "
+                "numbers are another victim.",
+            )
+        ]
+        if self.differentiable:
+            share = float(self.bits_apart)
+            flags.append(
+                Flag(
+                    "onnx_gradients",
+                    "warning" if share > APART else "info",
+                    f"Codes are of onnxruntime, gradients of a conversion to torch: {share:.2%} of "
+                    f"the bits of {COMPARED} training rows differ between them.",
+                )
+            )
         return flags
 
 
@@ -312,7 +418,14 @@ def _named(settings: Mapping[str, object]) -> dict[str, Any]:
         "name": str(settings["encoder"]),
         "online": settings.get("online") is True,
         "side": side if side in ("image", "text") else None,
+        "unsaid": _unsaid(settings),
     }
+
+
+def _unsaid(settings: Mapping[str, object]) -> Unsaid:
+    """What the user says of a file of ONNX, among other settings."""
+    names = [field.name for field in fields(Unsaid)]
+    return Unsaid(**{name: settings[name] for name in names if name in settings})  # type: ignore[arg-type]
 
 
 def _expect_sides(data: Dataset, encoder: str, sides: Sequence[Modality]) -> None:

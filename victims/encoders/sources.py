@@ -1,4 +1,5 @@
-"""Where an encoder comes from, by the prefix of its name: `timm:NAME`, `hf:FOLDER`, `st:FOLDER`.
+"""Where an encoder comes from, by the prefix of its name: `timm:NAME`, `hf:FOLDER`, `st:FOLDER`,
+`onnx:FILE`.
 
 Weights are read from safetensors or from timm's own cache and packages, never from a pickle, and
 nothing is fetched from a network unless the user asked for it.
@@ -23,6 +24,9 @@ from advhash.data.dataset import Modality
 from advhash.errors import ConfigError, UsageError, nearest
 from advhash.registry import ENCODER_PREFIXES
 from advhash.storage.files import sha256
+from advhash.storage.places import user_path
+from advhash.victims.encoders import onnx_file
+from advhash.victims.encoders.onnx_network import OnnxFacts, OnnxNetwork
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.text_folders import (
     TextFiles,
@@ -46,6 +50,14 @@ FILTERS: Mapping[object, Filter] = {  # names of timm and numbers of Pillow
     3: "bicubic", 1: "lanczos",
 }  # fmt: skip
 
+MOST_PIXELS = 4096  # a side
+PICTURES = ("timm", "onnx")  # prefixes of what sees pictures alone
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "hf": ("transformers", "tokenizers"),
+    "st": ("transformers", "tokenizers"),
+    "onnx": onnx_file.PACKAGES,
+}
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -55,6 +67,7 @@ class Encoder:
     dimensions:    D
     preprocessing: what comes before it; None where it sees no pictures
     texts:         how it reads texts; None where it reads none
+    no_gradient:   why it gives none; empty where it does
     """
 
     network: nn.Module
@@ -62,6 +75,62 @@ class Encoder:
     dimensions: int
     preprocessing: Preprocessing | None
     texts: TextSide | None = None
+    no_gradient: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsaid:
+    """What a file of ONNX does not say, and the user may.
+
+    output:      the tensor that is to be the features; None: the only output
+    image_size:  pixels a side of what the network is fed, where the file leaves it free
+    resize:      the shorter side before the middle is cut out; None: squashed to the square
+    filter:      of that resize
+    pixel_range: what white is before mean and deviation: 1 or 255
+    mean, std:   of each channel, in that range; None: those of ImageNet
+    """
+
+    output: str | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    filter: Filter = "bilinear"
+    pixel_range: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def check(self, name: str) -> None:
+        """Raise UsageError for numbers that cannot be, and for an encoder that says it itself."""
+        prefix, _ = _parts(name)
+        said = [field for field, value in asdict(self).items() if value != getattr(Unsaid, field)]
+        if said and prefix != "onnx":
+            raise UsageError(
+                f"victim.{said[0]} says what a file of ONNX does not: expected none for {name}, "
+                "which brings its preprocessing"
+            )
+        for field, value in (("image_size", self.image_size), ("resize", self.resize)):
+            if value is not None and not 1 <= value <= MOST_PIXELS:
+                raise UsageError(f"expected victim.{field} from 1 to {MOST_PIXELS}, got {value}")
+        if not 0 < self.pixel_range < float("inf"):
+            raise UsageError(f"expected victim.pixel_range above 0, got {self.pixel_range}")
+        for field, numbers in (("mean", self.mean), ("std", self.std)):
+            if numbers is not None and len(numbers) != 3:
+                raise UsageError(f"expected 3 numbers in victim.{field}, got {len(numbers)}")
+        if self.std is not None and not min(self.std) > 0:
+            raise UsageError(f"expected victim.std above 0, got {min(self.std)}")
+
+    def preprocessing(self, side: int) -> Preprocessing:
+        """What comes before a network that is fed side × side pixels."""
+        mean, std = (
+            tuple(
+                value / self.pixel_range if given else float(value)
+                for value in given or (IMAGENET_MEAN, IMAGENET_STD)[place]
+            )
+            for place, given in enumerate((self.mean, self.std))
+        )
+        return Preprocessing(side, self.resize, self.filter, mean, std)
+
+
+SAID = Unsaid()  # nothing
 
 
 def open_encoder(
@@ -71,27 +140,40 @@ def open_encoder(
     online: bool,
     description: str = "",
     side: Modality | None = None,
+    unsaid: Unsaid = SAID,
 ) -> Encoder:
     """The encoder that `prefix:what` names; without `pretrained` its structure, random weights.
 
     description: see `describe`; with it, a structure needs no files of the encoder
     side:        the only one that is wanted of a dual encoder
+    unsaid:      what the user says of a file of ONNX
 
     Raises UsageError: an unknown prefix or model, weights that are not on this machine, a missing
     package or tokeniser, a side that it does not have.
     """
     prefix, what = _parts(name)
-    if prefix == "timm":
+    unsaid.check(name)
+    if prefix in PICTURES:
         _expect_side(name, side, ("image",))
+    if prefix == "timm":
         return _timm(what, pretrained)
+    if prefix == "onnx":
+        return _onnx(what, pretrained, description, unsaid)
     return _transformer(name, pretrained, online, description, side)
 
 
-def sides_of(name: str, *, online: bool, side: Modality | None = None) -> tuple[Modality, ...]:
+def libraries(name: str) -> tuple[str, ...]:
+    """The packages whose versions decide over codes, besides torch and timm."""
+    return LIBRARIES.get(name.partition(":")[0], ())
+
+
+def sides_of(
+    name: str, *, online: bool, side: Modality | None = None, unsaid: Unsaid = SAID
+) -> tuple[Modality, ...]:
     """Whether an encoder sees pictures, reads texts or both. Raises UsageError."""
     prefix, _ = _parts(name)
     sides: tuple[Modality, ...] = ("image",)
-    if prefix != "timm":
+    if prefix not in PICTURES:
         sides = _sides(Files.of(name, online))
     return _expect_side(name, side, sides)
 
@@ -105,16 +187,25 @@ def _expect_side(
     return sides if side is None else (side,)
 
 
-def describe(name: str, *, pretrained: bool, online: bool, side: Modality | None = None) -> str:
+def describe(
+    name: str,
+    *,
+    pretrained: bool,
+    online: bool,
+    side: Modality | None = None,
+    unsaid: Unsaid = SAID,
+) -> str:
     """What the files of an encoder say besides the values of its weights, as JSON.
 
     Configuration and preprocessing, which a checkpoint needs, and the digest or the commit of the
     weights, which tells them apart from others of that name. Empty for timm, whose release says it
     all. Raises UsageError.
     """
-    prefix, _ = _parts(name)
-    if prefix == "timm":
-        return ""
+    prefix, what = _parts(name)
+    unsaid.check(name)
+    if prefix in PICTURES:
+        _expect_side(name, side, ("image",))
+        return _read_onnx(what, unsaid)[1].text() if prefix == "onnx" else ""
     files = Files.of(name, online)
     said: dict[str, Any] = {"config": files.config.to_diff_dict()}
     sides = _expect_side(name, side, _sides(files))
@@ -130,7 +221,7 @@ def described_sides(description: str) -> tuple[Modality, ...]:
     """What an encoder reads that `describe` described; without a description, pictures."""
     said = json.loads(description)
     names: tuple[tuple[Modality, str], ...] = (("image", "preprocessing"), ("text", "text"))
-    return tuple(side for side, key in names if key in said)
+    return tuple(side for side, key in names if key in said) or ("image",)
 
 
 @functools.cache
@@ -180,6 +271,27 @@ def _timm(name: str, pretrained: bool) -> Encoder:
     dimensions = int(network.num_features)
     head = getattr(network, "head_hidden_size", None)
     return Encoder(network, _call, int(head or dimensions), preprocessing)
+
+
+def _onnx(what: str, pretrained: bool, description: str, unsaid: Unsaid) -> Encoder:
+    """A model of ONNX; without `pretrained` its place, which a checkpoint fills."""
+    content = None
+    if pretrained or not description:
+        content, facts = _read_onnx(what, unsaid)
+    else:
+        facts = OnnxFacts.of_text(description)
+    return Encoder(
+        OnnxNetwork(facts, content),
+        _call,
+        facts.dimensions,
+        unsaid.preprocessing(facts.side),
+        facts.no_gradient,
+    )
+
+
+def _read_onnx(what: str, unsaid: Unsaid) -> tuple[bytes, OnnxFacts]:
+    path = user_path(what)
+    return onnx_file.read_model(path, output=unsaid.output, side=unsaid.image_size)
 
 
 def _call(network: nn.Module, pictures: Tensor) -> Tensor:

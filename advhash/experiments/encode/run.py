@@ -74,7 +74,7 @@ def _plan(config: EncodeConfig) -> EncodePlan:
     if attack is not None:
         resolved.attack, resolved.budget = attack.attack, attack.budget
     moved = None if attack is None else MovedPictures(attack, _key("moved", resolved, known))
-    learnt = any(True for _ in known.victim.parameters())
+    learnt = known.victim.learns
     drawn = learnt and (known.ready is None or known.ready.folder is not None)
     cells: list[EncodeCell] = [] if moved is None else [moved]
     cells += [

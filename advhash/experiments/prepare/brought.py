@@ -11,7 +11,7 @@ import torch
 from advhash.data.dataset import Dataset
 from advhash.errors import DataError
 from advhash.experiments.prepare.worth import victim_flags, victim_metrics
-from advhash.measures.sanity import Flag, check_pictures
+from advhash.measures.sanity import check_pictures
 from advhash.victims.base import HashVictim
 from advhash.victims.external import (
     ExternalVictim,
@@ -59,16 +59,6 @@ def introduce(
     """The card of a victim without a checkpoint: its figures and flags on this data."""
     inside = victim.function if isinstance(victim, ExternalVictim) else victim
     flags = victim_flags(victim, data) + check_pictures(data.pictures, stated=stated_size(inside))
-    if not victim.differentiable:
-        flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
-        flags.append(
-            Flag(
-                "no_gradient",
-                "warning",
-                f"The victim gives no gradient ({victim.no_gradient or 'it says so itself'}): "
-                "attacks that need one refuse it, which says nothing about its robustness.",
-            )
-        )
     metrics = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)
     return {
         "name": name,

@@ -22,7 +22,7 @@ from advhash.experiments.costs import note_cost
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, prepare
 from advhash.experiments.prepare.seeds import resolve_device
-from advhash.experiments.prepare.trained import Trained, cache_identity
+from advhash.experiments.prepare.trained import Trained, cache_identity, deciding
 from advhash.experiments.prepare.victim import is_trained
 from advhash.registry import DEFENSES, VICTIMS
 from advhash.victims.base import HashVictim
@@ -143,7 +143,7 @@ class PlannedVictim:
             DEFENSES.create(defense.name, defense.settings), Wrapping
         ):
             return True
-        return self._known.ready is None and any(True for _ in self.victim.parameters())
+        return self._known.ready is None and self.victim.learns
 
     def seeded(self, seed: int) -> PlannedVictim:
         """The same victim, trained with another seed."""
@@ -163,7 +163,7 @@ class PlannedVictim:
             identity = {
                 "victim": config.victim.name,
                 "method": VICTIMS[config.victim.name].digest,
-                "settings": known.settings,
+                **deciding(config.victim.name, known.settings or {}),
                 "data": known.data.fingerprint(),
                 "code": code_version(),
                 "device": device.type,

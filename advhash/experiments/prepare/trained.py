@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,24 @@ class Trained:
         return VICTIMS[self.card["name"]].digest if self.folder else ""
 
 
+def deciding(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a victim that decide over its codes, and the versions that do, for keys."""
+    build = VICTIMS[name].build
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in build.decide_nothing  # type: ignore[attr-defined]
+    }
+    libraries = build.libraries(settings)  # type: ignore[attr-defined]
+    return {"settings": kept, "libraries": {library: version(library) for library in libraries}}
+
+
 def _fingerprint(folder: Path, victim: HashVictim, card: dict[str, Any]) -> str:
     """SHA-256 of the weights, and of name and settings where these decide too, or alone."""
     weights = [sha256(folder / WEIGHTS)] if victim.state_dict() else []
-    if weights and not victim.settings_decide:
+    if weights and not VICTIMS[card["name"]].build.settings_decide:  # type: ignore[attr-defined]
         return weights[0]
-    settings = json.dumps(card["settings"], sort_keys=True)
+    settings = json.dumps(deciding(card["name"], card["settings"]), sort_keys=True)
     return hashlib.sha256(" ".join([card["name"], settings, *weights]).encode()).hexdigest()
 
 

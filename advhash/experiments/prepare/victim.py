@@ -21,7 +21,7 @@ from advhash.experiments.prepare.brought import bring, fingerprint as own_finger
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
-from advhash.experiments.prepare.trained import Trained, fingerprint
+from advhash.experiments.prepare.trained import Trained, deciding, fingerprint
 from advhash.registry import DATASETS, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
@@ -136,7 +136,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
         {
             "victim": name,
             "method": VICTIMS[name].digest,
-            "settings": settings,
+            **deciding(name, settings),
             "data": data.fingerprint(),
             "seed": config.victim_seed,
             "device": resolve_device(config.device).type,
@@ -234,7 +234,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
 
 def _origin(victim: HashVictim, *, ran: bool) -> Origin:
     """Where a registered victim comes from; a perceptual hash has nothing to learn."""
-    if next(victim.parameters(), None) is None:
+    if not victim.learns:
         return "computed"
     return "trained" if ran else "cache"
 

@@ -121,4 +121,14 @@ def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
             lambda codes: torch.tanh(codes).square().sum(),
         )
         flags += check_gradient(relaxed, gradient)
+    if not victim.differentiable:
+        flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
+        flags.append(
+            Flag(
+                "no_gradient",
+                "warning",
+                f"The victim gives no gradient ({victim.no_gradient or 'it says so itself'}): "
+                "attacks that need one refuse it, which says nothing about its robustness.",
+            )
+        )
     return flags
