@@ -446,6 +446,7 @@ def export_codes(
             values["seed"] = seed
         parsed = checked(TrainConfig, values)
 
+        from advhash.experiments.prepare.served import database_codes
         from advhash.experiments.prepare.victim import train
 
         with nullcontext(silent) if quiet else progress_display() as progress:
@@ -453,7 +454,7 @@ def export_codes(
         victim, searched = trained.victim, trained.data
         if part == "database":
             split = searched.database
-            codes = victim.database_codes(searched, modality or victim.default_database)
+            codes = database_codes(trained, modality or victim.default_database)
         else:
             split = searched.query
             codes = victim.encode_split(split, modality or next(iter(victim.bounds)))

@@ -90,7 +90,9 @@ class Blend(DatabaseAttack):
         progress: Progress = silent,
     ) -> Self:
         """Hash the database images as if they were queries."""
-        self._images = victim.encode_split(data.dataset.database, "image")
+        stored = bool(victim.stored_rows(data.dataset).any())
+        hashed = data.database == "image" and not stored
+        self._images = data.codes if hashed else victim.encode_split(data.dataset.database, "image")
         self._merits = {}
         return super().fit(victim, data, budget, seed=seed)
 

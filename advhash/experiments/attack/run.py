@@ -53,6 +53,7 @@ from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack, fit_attack
 from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.served import served_codes
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.record import SIBLINGS, Record, Siblings
@@ -89,8 +90,7 @@ class Served:
         return (self.victim,)
 
     def build(self, place: Place) -> dict[str, HashCodes]:
-        trained: Trained = place.part(self.victim)
-        return trained.victim.served_codes(trained.data)
+        return served_codes(place.part(self.victim))
 
 
 @dataclass(frozen=True)

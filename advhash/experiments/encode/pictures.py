@@ -18,6 +18,7 @@ from advhash.experiments.encode.config import EncodeConfig
 from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import fit_attack
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.served import database_codes
 from advhash.experiments.prepare.trained import Trained
 from advhash.shared_labels import first_labels
 from advhash.storage.cells import CellStore, Result
@@ -59,7 +60,7 @@ class MovedPictures:
     def compute(self, place: Place) -> Result:
         trained: Trained = place.part("victim")
         config, database = self.config, str(self.config.protocol.database)
-        codes = trained.victim.database_codes(trained.data, database)
+        codes = database_codes(trained, database)
         seen = AttackData(trained.data, codes, database, "image")
         fitted = fit_attack(config, trained, seen, place.progress)
         outcome = attack_queries(place.piece, config, trained, fitted, place.progress)

@@ -31,6 +31,7 @@ from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.served import database_codes
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.functional.evaluation_cache import Evaluation
 from advhash.targets import TargetRule, choose_targets
@@ -110,7 +111,7 @@ def make_range(
     victim.check_modality("image")
     attack.check_budget(budget)
     database = victim.default_database
-    served = AttackData(data, victim.database_codes(data, database), database, "image")
+    served = AttackData(data, database_codes(trained, database), database, "image")
     queries = data.split(split)
     if len(queries) == 0:
         raise DataError(

@@ -58,8 +58,10 @@ def introduce(
 ) -> dict[str, Any]:
     """The card of a victim without a checkpoint: its figures and flags on this data."""
     inside = victim.function if isinstance(victim, ExternalVictim) else victim
-    flags = victim_flags(victim, data) + check_pictures(data.pictures, stated=stated_size(inside))
-    metrics = victim_metrics(victim, data, victim.served_codes(data), bootstrap_seed)
+    served = victim.served_codes(data)
+    flags = victim_flags(victim, data, served)
+    flags += check_pictures(data.pictures, stated=stated_size(inside))
+    metrics = victim_metrics(victim, data, served, bootstrap_seed)
     return {
         "name": name,
         "settings": {},

@@ -12,6 +12,7 @@ import torch
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
+from advhash.codes.packed import HashCodes
 from advhash.compute.processes import process_count
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset
@@ -19,6 +20,7 @@ from advhash.defenses.base import Hardening, Wrapping
 from advhash.errors import UsageError
 from advhash.experiments.config import AttackConfig, TrainConfig
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.served import keep_codes
 from advhash.experiments.prepare.store import check_converged, store_victim
 from advhash.experiments.prepare.trained import Trained, cache_identity, fingerprint
 from advhash.experiments.prepare.victim import plan_victim, train
@@ -138,13 +140,14 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
     state = TrainingState(cache_root() / "training" / key)
     start = time.perf_counter()
     ran = False
+    made: dict[str, HashCodes] = {}
 
     def build(folder: Path) -> None:
         nonlocal ran
         ran = True
         victim = _harden(defense, trained, budget, config.victim_seed, state, progress)
         check_converged(f"{trained.card['name']} with {name}", victim)
-        store_victim(
+        codes = store_victim(
             folder,
             victim,
             trained.data,
@@ -156,13 +159,14 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
             defenses=[*trained.defenses, applied],
             undefended={part: trained.card.get(part) for part in ("metrics", "codes", "seconds")},
         )
+        made.update(codes)
 
     def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
         return folder, *load_victim(folder, foreign=False)
 
     folder, victim, card = cached("victims", key, build, read)
     state.discard()
-    return Trained(
+    hardened = Trained(
         victim.to(trained.victim.device),
         trained.data,
         trained.name,
@@ -174,6 +178,8 @@ def _hardened(config: TrainConfig | AttackConfig, trained: Trained, progress: Pr
         time.perf_counter() - start,
         trained.seed,
     )
+    keep_codes(hardened, made)
+    return hardened
 
 
 def _harden(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from advhash.codes.packed import HashCodes
 from advhash.compute.processes import process_count
 from advhash.data.dataset import Dataset, SplitName
 from advhash.errors import RefusedError, UsageError
@@ -37,12 +38,15 @@ def store_victim(
     state: TrainingState,
     seconds: float,
     **more: Any,
-) -> None:
-    """Weights, card and page of a finished training. Further keywords go into the card."""
-    flags = victim_flags(victim, data) + check_pictures(data.pictures, trained_here=True)
+) -> dict[str, HashCodes]:
+    """Weights, card and page of a finished training. Further keywords go into the card.
+
+    Returns the codes of the database, by direction, so that nobody hashes it again.
+    """
+    served = victim.served_codes(data)
+    flags = victim_flags(victim, data, served) + check_pictures(data.pictures, trained_here=True)
     if state.problem:
         flags = [*flags, Flag("training_state", "info", state.problem)]
-    served = victim.served_codes(data)
     metrics = victim_metrics(victim, data, served, derive_seed(seed, "bootstrap"))
     save_victim(
         folder,
@@ -70,6 +74,7 @@ def store_victim(
         **more,
     )
     write_text(folder / PAGE, model_card(read_card(folder)))
+    return served
 
 
 def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:

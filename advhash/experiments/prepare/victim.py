@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from advhash.codes.packed import HashCodes
 from advhash.compute.processes import is_main_process
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, TextKind
@@ -20,6 +21,7 @@ from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
+from advhash.experiments.prepare.served import keep_codes
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, deciding, fingerprint
 from advhash.registry import DATASETS, VICTIMS, is_external
@@ -170,6 +172,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     name = config.victim.name
     state = TrainingState(cache_root() / "training" / key)
     ran = False
+    made: dict[str, HashCodes] = {}
 
     def fitted() -> HashVictim:
         nonlocal ran
@@ -192,7 +195,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     def build(folder: Path) -> None:
         lead(device)
         victim = fitted()
-        store_victim(
+        codes = store_victim(
             folder,
             victim,
             data,
@@ -202,6 +205,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
             state=state,
             seconds=state.spent + time.perf_counter() - start,
         )
+        made.update(codes)
 
     def read(folder: Path) -> tuple[Path, HashVictim, dict[str, Any]]:
         return folder, *load_victim(folder, foreign=False)
@@ -218,7 +222,7 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
     given = config.victim.settings
     fixed = {"name", *victim.data_arguments(data)} - set(given) | victim.from_files
     kept = {key: value for key, value in settings.items() if key not in fixed}
-    return Trained(
+    trained = Trained(
         victim.to(device),
         data,
         name,
@@ -230,6 +234,8 @@ def train(config: TrainConfig | AttackConfig, progress: Progress = silent) -> Tr
         time.perf_counter() - start,
         config.victim.seed,
     )
+    keep_codes(trained, made)
+    return trained
 
 
 def _origin(victim: HashVictim, *, ran: bool) -> Origin:

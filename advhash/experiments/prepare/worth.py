@@ -105,12 +105,21 @@ def joint_metrics(
     return {name: rate_metric(column.double().numpy(), seed) for name, column in columns.items()}
 
 
-def victim_flags(victim: HashVictim, data: Dataset) -> list[Flag]:
-    """Sanity of a victim before any attack: its codes, its randomness, its gradients."""
+def victim_flags(
+    victim: HashVictim, data: Dataset, served: Mapping[str, HashCodes] | None = None
+) -> list[Flag]:
+    """Sanity of a victim before any attack: its codes, its randomness, its gradients.
+
+    served: the codes of the database, by direction, where they were hashed
+    """
     flags = victim.flags()
     sets, _ = label_sets(data.database.labels.numpy())
+    stored = bool(victim.stored_rows(data).any())  # these are not what it hashes now
     for modality in victim.bounds:
-        codes = victim.encode_split(data.database, modality)
+        if served and modality in served and not stored:
+            codes = served[modality]
+        else:
+            codes = victim.encode_split(data.database, modality)
         some = data.database.rows(torch.arange(min(TWICE, len(data.database))))
         again = victim.encode(some.inputs[modality], modality)
         flags += check_codes(codes, again, len(sets))

@@ -14,6 +14,7 @@ from advhash.experiments.config_text import method_label, parse_method
 from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.hardened import DEFAULT
 from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.served import database_codes
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.experiments.prepare.victim import check_place
 from advhash.experiments.transfer.config import LabelledMethod, LabelledVictim, TransferConfig
@@ -46,7 +47,7 @@ class PlannedMember:
 
     def build(self, place: Place) -> Member:
         trained = self.planned.build(place)
-        codes = trained.victim.database_codes(trained.data, self.database)
+        codes = database_codes(trained, self.database)
         return Member(self.label, trained, codes, self.database)
 
     @property
