@@ -176,7 +176,7 @@ def test_each_side_of_a_dual_encoder_has_its_centre_and_all_share_axes(tmp_path:
     rotated = encoder(f"hf:{tmp_path}", quantise="itq", bits=8).fit(data, seed=0)
     features = {side: rotated.split_features(data.query, side) for side in ("image", "text")}
     for row, (side, values) in enumerate(features.items()):
-        by_hand = (values - rotated.centre[row]) @ rotated.projection
+        by_hand = (values - rotated.centre[row]) @ rotated.axes
         given = data.query.rows(torch.arange(12)).inputs[side]
         torch.testing.assert_close(rotated.relax(given, side), by_hand, atol=1e-4, rtol=1e-4)
 

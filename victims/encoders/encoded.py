@@ -36,6 +36,7 @@ from advhash.victims.perceptual.resampling import Filter
 
 AT_ONCE = 64  # texts that are read together
 APART = 0.01  # the share of bits from which gradients are those of another model
+PIXELS = 2**21  # that are hashed at once where no gradient is asked for: 41 pictures of 224 a side
 COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
 
 
@@ -204,7 +205,14 @@ class Encoded(_Fitted):
     def features(self, inputs: Tensor) -> Tensor:
         """(B,D) the encoder's features of (B,3,H,W) pictures in [0,1], before the cut."""
         assert self._preprocessing is not None  # since it has pictures
-        return self._values(self._features(self.network, self._preprocessing(inputs)))
+        size = len(inputs)
+        if not (torch.is_grad_enabled() and inputs.requires_grad):
+            size = max(PIXELS // self._preprocessing.crop**2, 1)
+        parts = [
+            self._values(self._features(self.network, self._preprocessing(part)))
+            for part in inputs.split(max(size, 1))
+        ]
+        return torch.cat(parts)
 
     def _values(self, features: Tensor) -> Tensor:
         """(B,D) what is cut of the network's (B,N) features, or of their products."""

@@ -285,7 +285,7 @@ def _onnx(what: str, pretrained: bool, description: str, unsaid: Unsaid) -> Enco
         _call,
         facts.dimensions,
         unsaid.preprocessing(facts.side),
-        facts.no_gradient,
+        no_gradient=facts.no_gradient,
     )
 
 

@@ -40,7 +40,7 @@ def database_codes(
         write_tensors(folder / _FILE, {"words": words})
 
     def read(folder: Path) -> HashCodes:
-        words = read_tensors(folder / _FILE)["words"].numpy().view(np.uint64)
+        words = read_tensors(folder / _FILE)["words"].numpy().view(np.uint64).copy()
         if len(words) != len(data.database):
             raise ValueError("expected a code of each row of the database")
         return HashCodes(words, victim.bits)
