@@ -260,7 +260,7 @@ def test_a_checkpoint_needs_no_matrix_again(digits: Dataset, tmp_path: Path) -> 
     config = TrainConfig.build({"victim": given, "dataset": {"name": "digits"}})
     planned = plan_victim(config)
     assert planned is not None
-    victim: Encoded = VICTIMS.create("encoder", planned[1]).fit(digits, seed=0)
+    victim = encoder(**planned[1]).fit(digits, seed=0)
     kept = tmp_path / "kept"
     kept.mkdir()
     save_victim(kept, victim, name="encoder", settings=planned[1])
@@ -484,7 +484,7 @@ def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
 
     encoder_of_sources = encoded.open_encoder
     monkeypatch.setattr(encoded, "open_encoder", opened)
-    monkeypatch.setattr(encoded, "sides_of", lambda name, online, side: ("image",))
+    monkeypatch.setattr(encoded, "sides_of", lambda name, **more: ("image",))
     assert Encoded.picture_side({"encoder": "hf:a/b", "online": True}) == 160
     assert asked == [("hf:a/b", False, True)]
 
