@@ -309,6 +309,8 @@ class Encoded(_Fitted):
         """
         _expect_sides(data, self.encoder, tuple(self.bounds))
         assert self.bits is not None  # since the constructor
+        if self.projection is not None:  # where only its place was made
+            self.matrix.copy_(read_matrix(user_path(self.projection), self.matrix.shape[1]))
         generator = torch.Generator().manual_seed(seed)
         sides = [self.split_features(data.train, side, progress) for side in self.bounds]
         for rows in sides:
