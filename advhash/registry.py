@@ -31,7 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -373,6 +373,21 @@ def is_encoder(name: str) -> bool:
     (True, True, False)
     """
     return name.partition(":")[0] in ENCODER_PREFIXES and ":" in name
+
+
+def called(name: str, settings: Mapping[str, object]) -> str:
+    """What people call a victim: an encoder by the model that it is, without the folders around it.
+
+    >>> called("encoder", {"encoder": "timm:resnet18"}), called("dpsh", {"bits": 32})
+    ('timm:resnet18', 'dpsh')
+    >>> called("encoder", {"encoder": "onnx:/srv/models/hash.onnx"})
+    'onnx:hash.onnx'
+    """
+    encoder = str(settings.get("encoder", ""))
+    if name != "encoder" or not is_encoder(encoder):
+        return name
+    prefix, _, what = encoder.partition(":")
+    return f"{prefix}:{PurePath(what).name or what}"
 
 
 def is_external(name: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
+from advhash.registry import called
 from advhash.reports.headline import HEADLINES, Headline
 from advhash.storage.card import first_fault
 from advhash.storage.documents import parse_json, read_json, read_text, reason
@@ -94,8 +95,9 @@ class VictimInfo(MethodInfo):
 
     @property
     def label(self) -> str:
-        """The name with those of its defences: "dpsh + saat"."""
-        return " + ".join([self.name, *(str(defense["name"]) for defense in self.defenses)])
+        """What it is called, with its defences: "dpsh + saat"."""
+        own = called(self.name, self.settings)
+        return " + ".join([own, *(str(defense["name"]) for defense in self.defenses)])
 
 
 class AttackInfo(MethodInfo):
@@ -218,7 +220,11 @@ class FileDocument(Document):
     def defended(self) -> str:
         """The victim with its defences: "dpsh + jpeg"."""
         return " + ".join(
-            str(name) for name in (self.victim.name, *(d["name"] for d in self.defenses))
+            str(name)
+            for name in (
+                called(str(self.victim.name), self.victim.settings),
+                *(d["name"] for d in self.defenses),
+            )
         )
 
     def label(self, path: Path) -> str:

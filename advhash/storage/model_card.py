@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from advhash.registry import VICTIMS
+from advhash.registry import VICTIMS, called
 
 PAGE = "README.md"
 UNTRAINED = "_untrained"
@@ -26,7 +26,8 @@ def model_card(card: Mapping[str, Any]) -> str:
     from huggingface_hub import ModelCard
 
     data = card["data"]
-    name = f"{card['name']}-{_word(data['name'])}-{card['bits']}"
+    own = _word(called(card["name"], card["settings"]))
+    name = f"{own}-{_word(data['name'])}-{card['bits']}"
     content = f"---\n{_front(name, card)}\n---\n\n# {name}\n\n{_body(card)}"
     return str(ModelCard(content))
 

@@ -21,10 +21,12 @@ from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.experiments.config import AttackConfig, TrainConfig, VictimConfig
 from advhash.experiments.config_text import method_label, parse_method
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import fingerprint
 from advhash.experiments.prepare.victim import plan_victim, train
 from advhash.experiments.transfer.config import TransferConfig
 from advhash.registry import QUANTISERS, VICTIMS, is_external
+from advhash.reports.record import VictimInfo
 from advhash.storage.checkpoint import load_victim, save_victim
 from advhash.victims.encoders import encoded
 from advhash.victims.encoders.encoded import Encoded
@@ -500,3 +502,26 @@ def test_an_encoder_without_its_name_is_a_missing_setting(tmp_path: Path) -> Non
     config = TrainConfig.build({"victim": {"name": "encoder"}, "dataset": {"name": "digits"}})
     with pytest.raises(ConfigError, match="encoder"):
         plan_victim(config)
+
+
+def test_pages_and_cards_say_which_encoder(digits: Dataset, tmp_path: Path) -> None:
+    """ "encoder" says nothing: titles, comparisons and cards name the model."""
+    given = {**SMALL, "name": "encoder"}
+    planned = PlannedVictim.of(
+        TrainConfig.build({"victim": given, "dataset": {"name": "digits"}, "device": "cpu"})
+    )
+    assert planned.called == "timm:test_resnet"
+    info = VictimInfo(
+        name="encoder",
+        settings={"encoder": "hf:/home/me/clip-small/", "quantise": "mean"},
+        source="",
+        summary="",
+        cached=False,
+        fingerprint="",
+        history=[],
+        deviations=[],
+        modalities=["image"],
+        notes={},
+        defenses=[{"name": "jpeg"}],
+    )
+    assert info.label == "hf:clip-small + jpeg"

@@ -442,7 +442,7 @@ def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
 
 
 def _label(known: PlannedVictim, config: AttackConfig) -> str:
-    return f"{known.name}-{config.attack.name}".replace(":", ".")
+    return f"{known.called}-{config.attack.name}".replace(":", ".")
 
 
 def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:

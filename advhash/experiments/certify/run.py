@@ -137,7 +137,7 @@ class Certification(
             config=resolved,
             cells=_cells(resolved, known, ready),
             parts={"victim": known},
-            label=f"{known.name}-certify".replace(":", "."),
+            label=f"{known.called}-certify".replace(":", "."),
             shown={
                 "victim": {"name": known.name, "settings": known.settings},
                 "defense": None if config.defense is None else config.defense.model_dump(),

@@ -105,7 +105,7 @@ def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
         config=config,
         cells=cells,
         parts=parts | {"inputs": Inputs(Detection.name, inputs)},
-        label=f"{known.name}-detect".replace(":", "."),
+        label=f"{known.called}-detect".replace(":", "."),
         shown={
             "victim": {"name": known.name, "settings": known.settings},
             "defense": None if config.defense is None else config.defense.model_dump(),

@@ -100,7 +100,7 @@ class CoderCell:
             victim = _coding(self.slot, trained, self.config)
         except UsageError as error:
             return Result({"coder": None, "why": str(error)})
-        label, kind = label_of(self.slot, str(trained.card["name"]))
+        label, kind = label_of(self.slot, trained.called)
         way: Way = Encoding(victim)
         if kind == "simhash":
             seed = derive_seed(self.config.seed, "simhash")

@@ -90,7 +90,7 @@ def _plan(config: EncodeConfig) -> EncodePlan:
         config=resolved,
         cells=cells,
         parts=parts,
-        label=f"{known.name}-encode".replace(":", "."),
+        label=f"{known.called}-encode".replace(":", "."),
         shown=_shown(resolved, known),
     )
 
@@ -158,7 +158,7 @@ def _record(plan: EncodePlan, results: Sequence[Result], place: Place) -> Encodi
         Coder.model_validate(document["coder"]) for document in coded.values() if document["coder"]
     ]
     if coded.get("network", {"coder": None})["coder"] is None:  # one code alone has a SimHash
-        several, _ = label_of("simhash of the code", str(trained.card["name"]))
+        several, _ = label_of("simhash of the code", trained.called)
         coders = [
             coder.model_copy(update={"label": "SimHash"}) if coder.label == several else coder
             for coder in coders
@@ -196,7 +196,7 @@ def _record(plan: EncodePlan, results: Sequence[Result], place: Place) -> Encodi
 
 def _flags(coded: dict[Any, dict[str, Any]], trained: Trained) -> list[Flag]:
     """What is missing among the coders, and what is odd about them."""
-    name, flags = str(trained.card["name"]), []
+    name, flags = trained.called, []
     if "code at initialisation" not in coded:
         flags.append(
             Flag("no_initial_network", "info", f"{name} is not trained: no code before training.")

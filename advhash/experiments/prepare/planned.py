@@ -24,7 +24,7 @@ from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, pre
 from advhash.experiments.prepare.seeds import resolve_device
 from advhash.experiments.prepare.trained import Trained, cache_identity, deciding
 from advhash.experiments.prepare.victim import is_trained
-from advhash.registry import DEFENSES, VICTIMS
+from advhash.registry import DEFENSES, VICTIMS, called
 from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
 
@@ -75,6 +75,13 @@ class PlannedVictim:
         """The registered name, or what the card of one that comes trained calls it."""
         ready = self.ready
         return self.config.victim.name if ready is None else str(ready.card["name"])
+
+    @property
+    def called(self) -> str:
+        """What people call it, see `advhash.registry.called`."""
+        ready = self.ready
+        settings = self.settings if ready is None else ready.card["settings"]
+        return called(self.name, settings or {})
 
     @property
     def names(self) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from advhash.data.dataset import Dataset
 from advhash.errors import RunError, UsageError
 from advhash.experiments.config import VictimConfig
 from advhash.experiments.prepare.code_key import code_version
-from advhash.registry import DEFENSES, VICTIMS
+from advhash.registry import DEFENSES, VICTIMS, called
 from advhash.storage.checkpoint import CARD, WEIGHTS
 from advhash.storage.files import partial_folder, sha256, storage_errors
 from advhash.storage.model_card import PAGE, Origin
@@ -42,7 +42,12 @@ class Trained:
 
     def __repr__(self) -> str:
         defenses = "".join(f" + {defense['name']}" for defense in self.defenses)
-        return f"<{self.card['name']}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
+        return f"<{self.called}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
+
+    @property
+    def called(self) -> str:
+        """What people call it, see `advhash.registry.called`."""
+        return called(self.card["name"], self.card["settings"])
 
     @property
     def cached(self) -> bool:
