@@ -1,4 +1,4 @@
-"""Checkpoints of others: thirteen by name with equal codes, what must be said, what is refused."""
+"""Checkpoints of others: fourteen by name with equal codes, what must be said, what is refused."""
 
 from __future__ import annotations
 

@@ -242,6 +242,21 @@ def _cgat_vgg(folder: Path) -> Foreign:
     )
 
 
+def _cgat_densenet(folder: Path) -> Foreign:
+    """With the classifier of ImageNet beside it, and features that go by two names."""
+    whole = stirred(torchvision.models.densenet161())
+    layers = nn.Sequential(whole.features, nn.AvgPool2d(1))  # of 7 places for 224 pixels
+    parts = {"features": whole.features, "classifier": whole.classifier, "feature_layers": layers}
+    network = nn.ModuleDict({**parts, "hash_layer": nn.Linear(2208, 16)}).eval()
+    torch.save(network.state_dict(), folder / "cgat_DenseNet161.pth")  # noqa: TID251
+    return Foreign(
+        folder / "cgat_DenseNet161.pth",
+        lambda x: network["hash_layer"](layers(normalised(x)).flatten(1)).tanh(),
+        32,
+        {"normalise": "imagenet"},
+    )
+
+
 def _saat_alexnet(folder: Path) -> Foreign:
     code = throw_away(folder)
     network = code.Wrapped(code.Convolutions(*alexnet())).eval()
@@ -326,6 +341,7 @@ MODELS: dict[str, Callable[[Path], Foreign]] = {
     "ProS-GAN VGG-11, whole": _prosgan_vgg,
     "ProS-GAN AlexNet, whole, before torch 1.6": _prosgan_alexnet,
     "CgAT VGG-11 with batch normalisation": _cgat_vgg,
+    "CgAT DenseNet-161": _cgat_densenet,
     "SAAT AlexNet, whole": _saat_alexnet,
     "SAAT ResNet-34, DataParallel": _saat_resnet,
     "torchvision MobileNetV3": _torchvision,

@@ -27,7 +27,7 @@ class HashLayer(HashVictim):
     whose signs are the same. See docs/import.md.
 
     bits:         K
-    architecture: "alexnet", "vgg11" … "vgg19_bn", "torchvision:NAME" or "timm:NAME"
+    architecture: "alexnet", "vgg11" … "vgg19_bn", "densenet161", "torchvision:NAME", "timm:NAME"
     hidden:       widths of the fully connected layers of AlexNet and VGG; none for others
     normalise:    what is done to pixels first: "imagenet", "half" (mean and deviation 0.5), "none"
     image_size:   pixels, from the data

@@ -27,6 +27,8 @@ VGG = {  # convolutions between two poolings, of 64, 128, 256, 512 and 512 chann
     "vgg19": (2, 2, 4, 4, 4),
 }
 OWN = ("alexnet", *VGG, *(f"{name}_bn" for name in VGG))
+DENSE = "densenet161"  # of CgAT, which leaves out the ReLU that torchvision ends with
+DENSE_FEATURES = 2208
 NORMALISATIONS: dict[str, tuple[Triple, Triple]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -51,6 +53,18 @@ class Convolutional(nn.Module):
         for layer in self.hidden:
             values = nn.functional.relu(layer(values))
         return values
+
+
+class Dense(nn.Module):
+    """(B,3,H,W) → (B,2208): DenseNet-161 up to its last normalisation, the mean of all places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torchvision_network(DENSE).get_submodule("features")
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images)
+        return nn.functional.avg_pool2d(maps, maps.shape[2:]).flatten(1)
 
 
 class Classifier(nn.Module):
@@ -81,7 +95,7 @@ def build_classifier(
 ) -> Classifier:
     """A network with random weights. Nothing is downloaded.
 
-    architecture: one of `OWN`, "torchvision:NAME" or "timm:NAME"
+    architecture: one of `OWN`, `DENSE`, "torchvision:NAME" or "timm:NAME"
     hidden:       widths of the fully connected layers of `OWN`; others have none
 
     Raises ConfigError.
@@ -95,11 +109,13 @@ def build_classifier(
         return Classifier(Convolutional(architecture, hidden), hidden[-1], bits, normalise)
     if hidden:
         raise ConfigError(f"expected no hidden widths of {architecture!r}, got {hidden}")
+    if architecture == DENSE:
+        return Classifier(Dense(), DENSE_FEATURES, bits, normalise)
     library, _, name = architecture.partition(":")
     if library not in ("torchvision", "timm") or not name:
         raise ConfigError(
-            f"unknown architecture {architecture!r}: {nearest(architecture, OWN)}Known: "
-            f"{', '.join(OWN)}, torchvision:NAME and timm:NAME"
+            f"unknown architecture {architecture!r}: {nearest(architecture, [*OWN, DENSE])}Known: "
+            f"{', '.join([*OWN, DENSE])}, torchvision:NAME and timm:NAME"
         )
     build = _of_torchvision if library == "torchvision" else _of_timm
     try:

@@ -18,6 +18,7 @@ from advhash.errors import CheckpointError, UsageError
 from advhash.storage.foreign_text import visible
 from advhash.victims.base import MOST_BITS
 from advhash.victims.networks.classifiers import (
+    DENSE,
     OWN,
     VGG,
     Classifier,
@@ -113,6 +114,7 @@ def _all_begin(names: Iterable[str], word: str) -> bool:
 def _architecture(shapes: Shapes) -> str:
     """The network that the names are of. Raises UsageError."""
     first = shapes.get("features.0.weight", ())
+    first_dense = shapes.get("features.conv0.weight", ())
     convolutions = [
         name
         for name, shape in shapes.items()
@@ -127,6 +129,8 @@ def _architecture(shapes: Shapes) -> str:
                 return name + normed
     if "layer1.0.conv1.weight" in shapes and (resnet := _resnet(shapes)):
         return f"torchvision:{resnet}"
+    if first_dense == (96, 3, 7, 7) and "hash_layer.weight" in shapes:
+        return DENSE
     hint = f"; the names are those of EfficientNet: {LITE}" if "_conv_stem.weight" in shapes else ""
     shown = visible(", ".join(name[:80] for name in list(shapes)[:3])) or "none"
     raise UsageError(f"{ASK}: the network of tensors called {shown} … is not known{hint}")
@@ -198,6 +202,8 @@ def _other(architecture: str, names: Mapping[str, str], shapes: Shapes, image_si
     if library == "torchvision":
         with torch.device("meta"):
             heads = (last_linear(torchvision_network(plain)), *HEADS)
+    if architecture == DENSE:  # the classifier of ImageNet is still there, and has no part
+        names = {name: source for name, source in names.items() if name[:11] != "classifier."}
     if "_conv_stem.weight" in names:
         names = _ported(architecture, names, image_size)
     listed = any(name.startswith("feature_layers.") for name in names)
@@ -213,7 +219,11 @@ def _other(architecture: str, names: Mapping[str, str], shapes: Shapes, image_si
     sources: dict[str, list[str]] = {}
     for name, source in names.items():
         layer, _, part = name.rpartition(".")
-        target = _of_stages(name.removeprefix(prefix))
+        plain_name = name.removeprefix(prefix)
+        if architecture == DENSE:
+            target = plain_name.replace("feature_layers.0.", "features.")
+        else:
+            target = _of_stages(plain_name)
         sources.setdefault(f"hash_layer.{part}" if layer == head else target, []).append(source)
     return _finished(architecture, (), None, publisher, sources, shapes, image_size)
 
