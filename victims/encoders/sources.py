@@ -1,5 +1,4 @@
-"""Where an encoder comes from, by the prefix of its name: `timm:NAME`, `hf:FOLDER`, `st:FOLDER`,
-`onnx:FILE`.
+"""Where an encoder comes from, by the prefix of its name: `timm:`, `hf:`, `st:` or `onnx:`.
 
 Weights are read from safetensors or from timm's own cache and packages, never from a pickle, and
 nothing is fetched from a network unless the user asked for it.
