@@ -102,6 +102,7 @@ class Attack(ABC):
     couples_queries: whether the result of a query may depend on the others of its block, so that
         figures depend on the size of blocks; of all others they do not
     reads_classes: whether it learns the classes of the data one by one
+    takes_one_size: whether it needs pictures of one size, as it moves them alike or by each other
     history:    what fitting recorded, one row a report step
     """
 
@@ -115,6 +116,7 @@ class Attack(ABC):
     fit_depends_on_budget: bool = True
     couples_queries: ClassVar[bool] = False
     reads_classes: ClassVar[bool] = False
+    takes_one_size: ClassVar[bool] = False
     history: History
 
     def fit(
@@ -171,7 +173,7 @@ class Attack(ABC):
         """Victim and data as `fit` and `restore` are to see them: a party's strip as an image."""
         if data.modality in self.modalities or not self.can_move(victim, data.modality):
             return victim, data
-        size = data.dataset.database.inputs[data.modality].shape[2:]
+        size = data.dataset.database.tensor(data.modality).shape[2:]
         strips = slice_data(data.dataset, data.modality)
         seen = replace(data, dataset=strips, modality="image")
         return OneSlice(victim, data.modality, (size[0], size[1])), seen
@@ -222,6 +224,8 @@ class Attack(ABC):
         """Raise DataError: data that the attack cannot learn from or work on."""
         if self.reads_classes:
             data.class_count(type(self).__name__)
+        if self.takes_one_size:
+            data.expect_one_size(type(self).__name__)
 
     @final
     @contextmanager

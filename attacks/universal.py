@@ -59,6 +59,7 @@ class Universal(DatabaseAttack):
         {"weights", "gradients", "database codes", "labels", "auxiliary data"}
     )
 
+    takes_one_size: ClassVar[bool] = True
     couples_queries: ClassVar[bool] = True  # one change serves all queries of a target
 
     steps: int = 150
@@ -119,7 +120,7 @@ class Universal(DatabaseAttack):
         low, high = victim.bounds["image"]
         own = self._seed ^ zlib.crc32(target.cpu().numpy().tobytes())
         chance = torch.Generator().manual_seed(own)
-        origin = torch.zeros((1, *train.inputs["image"].shape[1:]), device=victim.device)
+        origin = torch.zeros((1, *train.tensor("image").shape[1:]), device=victim.device)
         change, velocity = origin.clone(), origin.clone()
         rule: Literal["l2", "sign"] = "l2" if budget.norm == "l2" else "sign"
         length = step_length(self.step, rule, budget, origin.numel())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split, TextKind
+from advhash.data.images.mixed import MixedPictures, image_batches, in_order
 from advhash.data.paths import Reads
 from advhash.data.text.characters import are_characters
 from advhash.errors import UsageError
@@ -40,6 +41,7 @@ class HashVictim(nn.Module, ABC):
     history: what training recorded, one row an epoch
     training_state: where `fit` keeps what it needs to go on after a kill; nowhere by default
     differentiable: whether the gradient of `relax` in its inputs says anything
+    any_size: whether it takes pictures of every size, and resizes them inside
     reads:   what data must carry, by which `--dataset PATH` finds its reader
     no_gradient: why it does not, where more is known
 
@@ -51,6 +53,7 @@ class HashVictim(nn.Module, ABC):
     history: History
     training_state: TrainingState = UNSAVED
     differentiable: bool = True
+    any_size: ClassVar[bool] = False
     no_gradient: str = ""
     default_dataset: ClassVar[str] = "digits"
     default_texts: ClassVar[str] = "openmoji"  # for one that reads texts alone
@@ -170,9 +173,24 @@ class HashVictim(nn.Module, ABC):
     @final
     def encode_split(self, split: Split, modality: Modality, batch_size: int = 256) -> HashCodes:
         """Binary codes of all rows of a split."""
-        return HashCodes.concatenate(
-            [self.encode(batch.inputs[modality], modality) for batch in split.batches(batch_size)]
-        )
+        batches = split.batches(batch_size)
+        parts = [(each.index, self.encode(each.inputs[modality], modality)) for each in batches]
+        codes = HashCodes.concatenate([part for _, part in parts])
+        return codes if split.mixed is None else codes[in_order([rows for rows, _ in parts])]
+
+    @final
+    def encode_pictures(
+        self,
+        images: Tensor | MixedPictures,
+        modality: Modality,
+        way: Callable[[Tensor], Tensor] = lambda part: part,
+        batch_size: int = 256,
+    ) -> HashCodes:
+        """Binary codes of N pictures, of one size or several, after each went its `way`."""
+        batches = image_batches(images, batch_size)
+        parts = [(rows, self.encode(way(part), modality)) for rows, part in batches]
+        codes = HashCodes.concatenate([part for _, part in parts])
+        return codes[in_order([rows for rows, _ in parts])]
 
     def is_image(self, modality: Modality) -> bool:
         """Whether inputs of this modality are pictures: (B,3,H,W) in [0,1], 8 bits a pixel."""

@@ -96,7 +96,7 @@ class Ensemble(HashVictim):
 
 
 def _usual_size(victim: HashVictim, split: Split, modality: Modality) -> float:
-    rows = split.rows(torch.arange(min(ROWS, len(split)))).inputs[modality]
+    rows = split.sample(ROWS).inputs[modality]
     with torch.no_grad(), seeded(0):  # a defence may draw
         parts = [victim.relax(part.to(victim.device), modality).abs() for part in rows.split(128)]
     return float(np.clip(torch.cat(parts).mean().item(), 1e-6, None))

@@ -149,6 +149,8 @@ def _of_queries(data: Dataset, batch: Batch, modality: str) -> bool:
     rows = batch.index
     if len(rows) > len(data.query) or bool(((rows < 0) | (rows >= len(data.query))).any()):
         return False
+    if data.query.mixed is not None and not data.query.mixed[rows].is_even():
+        return False
     own = data.query.rows(rows)
     return torch.equal(own.labels, batch.labels) and torch.equal(
         own.inputs[modality], batch.inputs[modality].to(own.inputs[modality].dtype)

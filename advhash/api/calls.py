@@ -119,6 +119,7 @@ def bring(
     if not isinstance(victim, HashVictim):
         if "image" not in data.modalities:
             raise DataError(f"{called} needs images: {data.name!r} has {data.modalities}")
+        data.expect_one_size(called)
         some = torch.arange(min(SAMPLES, len(data.validation)))
         victim = _external(victim, called, data.validation.rows(some).inputs["image"])
     card = introduce(

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
 from advhash.codes.packed import HashCodes
+from advhash.data.images.mixed import MixedPictures, one_picture, to_unit
 from advhash.errors import UsageError
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
@@ -22,7 +23,7 @@ from advhash.measures.paired_runs import Queries
 from advhash.reports.headline import HEADLINES, OWN, Headline
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
-from advhash.shared_labels import Labels
+from advhash.shared_labels import Labels, label_numbers
 
 THUMBNAILS = 4
 DISTANCES = (  # what else the view shows, in this order, where there is any
@@ -84,7 +85,8 @@ class AttackResult:
     modality:    of the items
     index:       (N,) their rows in the split that they came from
     clean:       (N, …) as the victim saw them, images in [0,1]
-    adversarial: (N, …) inside the budget and the bounds, images on the 8-bit grid
+    adversarial: (N, …) inside the budget and the bounds, images on the 8-bit grid; both are
+                 MixedPictures, perhaps of 0 to 255, where pictures have several sizes
     clean_codes, codes: of both
     targets:     (N,C) label sets aimed at; None when untargeted
     columns:     (N,) figures of each item by name: `linf`, `l2` (raw units), `psnr` (dB), `ssim`,
@@ -99,8 +101,8 @@ class AttackResult:
     title: str
     modality: str
     index: npt.NDArray[np.int64]
-    clean: Tensor
-    adversarial: Tensor
+    clean: Tensor | MixedPictures
+    adversarial: Tensor | MixedPictures
     clean_codes: HashCodes
     codes: HashCodes
     targets: Labels | None
@@ -147,22 +149,21 @@ class AttackResult:
         order = np.argsort(self.index, kind="stable")
         aims = None
         if self.targets is not None:
-            aims = [np.flatnonzero(row).tolist() for row in self.targets[order]]
+            aims = [label_numbers(row) for row in self.targets[order]]
         columns = {name: self.columns[name][order] for name in (*self._headline.paired, *OWN)}
         return Queries(self.index[order], aims, columns)
 
     def _pictures(self) -> list[tuple[str, str, str, str]]:
         if self.modality != "image":
             return []
-        return [
-            (
-                f"query {self.index[row]}",
-                _uri(self.clean[row]),
-                _uri(self.adversarial[row]),
-                _uri(0.5 + GAIN * (self.adversarial[row] - self.clean[row])),
+        shown = []
+        for row in range(min(THUMBNAILS, len(self))):
+            clean, moved = (
+                to_unit(one_picture(images, row)) for images in (self.clean, self.adversarial)
             )
-            for row in range(min(THUMBNAILS, len(self)))
-        ]
+            change = _uri(0.5 + GAIN * (moved - clean))
+            shown.append((f"query {self.index[row]}", _uri(clean), _uri(moved), change))
+        return shown
 
 
 def bits_changed(outcome: Outcome) -> npt.NDArray[np.float64]:

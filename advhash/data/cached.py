@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from advhash.data.dataset import Dataset, Split
+from advhash.data.dataset import Dataset, Split, Stored
+from advhash.data.images.mixed import MixedPictures
 from advhash.data.images.rows import image_file, map_images
 from advhash.storage.cache import cached, content_key
 from advhash.storage.documents import read_json
@@ -46,14 +47,14 @@ def _write(folder: Path, data: Dataset) -> None:
     for name, split in splits.items():
         tensors[f"{name}/labels"] = split.labels.contiguous()
         for modality, values in split.inputs.items():
-            if modality not in split.digests:
+            if isinstance(values, MixedPictures):
+                values.write(image_file(folder, name))
+            elif modality not in split.digests:
                 tensors[f"{name}/input/{modality}"] = values.contiguous()
     for field in ("names", "texts"):
         description[field] = {name: getattr(split, field) for name, split in splits.items()}
     description["mapped"] = {
-        name: {"shape": tuple(split.inputs["image"].shape), "sha256": split.digests["image"]}
-        for name, split in splits.items()
-        if split.digests
+        name: _mapped(split) for name, split in splits.items() if split.digests or split.mixed
     }
     description["fingerprint"] = data.fingerprint()
     (folder / "dataset.json").write_text(json.dumps(description, allow_nan=False))
@@ -66,6 +67,14 @@ def _write(folder: Path, data: Dataset) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
+def _mapped(split: Split) -> dict[str, object]:
+    """What is to be known of the images in a file."""
+    images = split.inputs["image"]
+    if isinstance(images, MixedPictures):
+        return {"sizes": images.sizes.tolist(), "sha256": images.sha256()}
+    return {"shape": tuple(images.shape), "sha256": split.digests["image"]}
+
+
 def _read(folder: Path) -> Dataset:
     """Raises ValueError, or an error of the reader, where what is stored is not what was."""
     tensors = load_file(folder / "tensors.safetensors")
@@ -73,7 +82,7 @@ def _read(folder: Path) -> Dataset:
     splits = {}
     for name in stored["names"]:
         prefix = f"{name}/input/"
-        inputs = {
+        inputs: dict[str, Stored] = {
             full.removeprefix(prefix): values
             for full, values in sorted(tensors.items())
             if full.startswith(prefix)
@@ -81,7 +90,12 @@ def _read(folder: Path) -> Dataset:
         digests = {}
         if name in stored["mapped"]:
             image = stored["mapped"][name]
-            inputs["image"] = map_images(image_file(folder, name), image["shape"])
+            file = image_file(folder, name)
+            inputs["image"] = (
+                MixedPictures.mapped(file, image["sizes"])
+                if "sizes" in image
+                else map_images(file, image["shape"])
+            )
             digests["image"] = image["sha256"]
         splits[name] = Split(
             dict(sorted(inputs.items())),

@@ -12,17 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.data.images.mixed import MixedPictures, as_tensor, to_unit
 from advhash.errors import DataError, UsageError
 from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
+Stored = Tensor | MixedPictures
 TextKind = Literal["words", "tokens", "sentence", "characters"]  # see advhash/data/text/kinds.py
-
-
-def to_unit(values: Tensor) -> Tensor:
-    """uint8 images as float32 in [0,1]; other tensors as float32, unchanged."""
-    return values.float() / 255 if values.dtype == torch.uint8 else values.float()
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,15 @@ class Batch:
 class Split:
     """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of four kinds.
 
-    Large images lie in a mapped file: `rows` and `batches` read what they return, no more.
+    Large images lie in a mapped file: `rows` and `batches` read what they return, no more. Images
+    of several sizes are `MixedPictures`: a batch holds those of one size.
 
     names: one short human-readable name a row, for pictures and tables
     texts: what "text" was made from, one string a row, or ()
     digests: SHA-256 of the inputs that lie in a mapped file, so that none is read to be compared
     """
 
-    inputs: Mapping[Modality, Tensor]
+    inputs: Mapping[Modality, Stored]
     labels: Tensor
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
@@ -95,7 +93,10 @@ class Split:
         return len(self.labels)
 
     def rows(self, index: Tensor | npt.NDArray[np.int64]) -> Batch:
-        """The given rows as a batch of raw units ([0,1] pixels)."""
+        """The given rows as a batch of raw units ([0,1] pixels).
+
+        Raises UsageError: pictures of several sizes.
+        """
         index = self._numbers(index)
         return Batch(
             {name: self.unit(name, values[index]) for name, values in self.inputs.items()},
@@ -126,16 +127,49 @@ class Split:
         return given
 
     @staticmethod
-    def unit(modality: Modality, stored: Tensor) -> Tensor:
+    def unit(modality: Modality, stored: Stored) -> Tensor:
         """Stored values in the units that victims and attacks see; whole numbers of texts stay."""
+        if isinstance(stored, MixedPictures):
+            return to_unit(stored.stacked())
         if modality == "image" or modality.startswith("party"):
             return to_unit(stored)
         return stored if stored.dtype in (torch.int64, torch.int32) else stored.float()
 
+    @property
+    def mixed(self) -> MixedPictures | None:
+        """Its pictures, where these have several sizes."""
+        images = self.inputs.get("image")
+        return images if isinstance(images, MixedPictures) else None
+
+    def tensor(self, modality: Modality) -> Tensor:
+        """All stored values of a modality. Raises UsageError: pictures of several sizes."""
+        return as_tensor(self.inputs[modality])
+
     def batches(self, size: int) -> Iterator[Batch]:
-        """All rows in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.rows(torch.arange(start, min(start + size, len(self))))
+        """All rows in order, `size` at a time; pictures of several sizes one size after the other.
+
+        `Batch.index` says which rows they are.
+        """
+        for rows in self.groups(torch.arange(len(self)), size):
+            yield self.rows(rows)
+
+    def groups(self, rows: Tensor, size: int) -> list[Tensor]:
+        """Places among the given rows that make a batch each, in the same way."""
+        if self.mixed is not None:
+            return self.mixed[rows].batches(size)
+        return list(torch.arange(len(rows)).split(size)) if len(rows) else []
+
+    def sample(self, size: int) -> Batch:
+        """The first rows, at most `size`; of several sizes, those that are as large as the first.
+
+        For what looks at a few rows, whichever they are.
+        """
+        rows = torch.arange(min(size, len(self)))
+        if self.mixed is not None:
+            same = (self.mixed.sizes == self.mixed.sizes[:1]).all(axis=1)
+            rows = torch.from_numpy(np.flatnonzero(same)[:size])
+            rows = rows[self.groups(rows, size)[0]] if len(rows) else rows
+        return self.rows(rows)
 
     def take(self, index: Tensor | npt.NDArray[np.int64]) -> Split:
         """A split of the given rows only, copied into memory."""
@@ -193,12 +227,17 @@ class Dataset:
     def pictures(self) -> dict[str, Any] | None:
         """What size of pictures a model is fed, and what sizes are stored where that is known.
 
-        {"fed": [width, height], "stored": {count, larger, smallest, median, largest} or None}
+        {"fed": [width, height], "stored": {count, larger, smallest, median, largest} or None};
+        fed is None where each picture is fed at its own size.
         """
-        if "image" not in self.query.inputs:
+        images = self.query.inputs.get("image")
+        if images is None:
             return None
-        height, width = self.query.inputs["image"].shape[-2:]
-        return {"fed": [width, height], "stored": self.card.get("stored_pictures")}
+        stored = self.card.get("stored_pictures")
+        if isinstance(images, MixedPictures):
+            return {"fed": None, "stored": stored}
+        height, width = images.shape[-2:]
+        return {"fed": [width, height], "stored": stored}
 
     @property
     def grouped(self) -> bool:
@@ -224,6 +263,19 @@ class Dataset:
                 "or another data set"
             )
         return len(self.classes)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether pictures have several sizes."""
+        return any(split.mixed is not None for split in self.stored.values())
+
+    def expect_one_size(self, user: str) -> None:
+        """Raise DataError where pictures have several sizes, for what can only take one."""
+        if self.mixed:
+            raise DataError(
+                f"{user} takes pictures of one size: expected that, got {self.name!r} at the sizes "
+                "of its files; give all one size by --set dataset.size=PIXELS"
+            )
 
     @property
     def train(self) -> Split:
@@ -269,8 +321,12 @@ class Dataset:
         for split in self.stored.values():
             for modality in sorted(split.inputs):
                 values = split.inputs[modality]
-                digest.update(f"{modality}{tuple(values.shape)}{values.dtype}".encode())
                 known = split.digests.get(modality)
+                if isinstance(values, MixedPictures):
+                    digest.update(f"{modality}{values.sizes.tolist()}{values.dtype}".encode())
+                    digest.update((known or values.sha256()).encode())
+                    continue
+                digest.update(f"{modality}{tuple(values.shape)}{values.dtype}".encode())
                 digest.update(_bytes(values) if known is None else known.encode())
             digest.update(_bytes(split.labels))
             if split.texts:

@@ -13,9 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from advhash.data.dataset import Dataset
+from advhash.data.images.mixed import MixedPictures
 from advhash.data.paths import Reads, reader_of
 from advhash.data.splits import refuse_empty_splits
 from advhash.errors import ConfigError, DataError
@@ -62,23 +66,37 @@ def is_path(name: str) -> bool:
 def image_grid(data: Dataset, rows: int = 8, columns: int = 12, seed: int = 0) -> Image.Image:
     """A picture of up to rows × columns query images, drawn by `seed`, enlarged without blur.
 
+    Images of several sizes are made to fit tiles of one.
+
     Raises DataError: the data set has no images.
     """
     if "image" not in data.query.inputs:
         raise DataError(
             f"expected a data set with images, got {data.name!r} with {', '.join(data.modalities)}"
         )
-    images = data.query.inputs["image"].numpy()
+    images = data.query.inputs["image"]
     drawn = np.random.default_rng(seed).permutation(len(images))[: rows * columns]
-    height, width = images.shape[2:]
+    if isinstance(images, MixedPictures):
+        shown = [_tile(images.picture(row)) for row in drawn.tolist()]
+        height, width = TILE, TILE
+    else:
+        shown = list(images[torch.from_numpy(drawn)].numpy())
+        height, width = images.shape[2:]
     scale = -(-TILE // min(height, width))
     step_y, step_x = height * scale + 2, width * scale + 2
     grid = np.full((rows * step_y + 2, columns * step_x + 2, 3), 255, np.uint8)
-    for place, row in enumerate(drawn):
+    for place, image in enumerate(shown):
         top, left = (place // columns) * step_y + 2, (place % columns) * step_x + 2
-        tile = images[row].transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        tile = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         grid[top : top + height * scale, left : left + width * scale] = tile
     return Image.fromarray(grid)
+
+
+def _tile(image: Tensor) -> npt.NDArray[np.uint8]:
+    """(3,TILE,TILE): the whole of a (3,H,W) picture on white."""
+    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    square = ImageOps.pad(picture, (TILE, TILE), color="white")
+    return np.asarray(square).transpose(2, 0, 1)
 
 
 def save_image_grid(data: Dataset, file: Path) -> None:

@@ -39,7 +39,7 @@ def whole_shape(data: Dataset) -> tuple[int, ...]:
 
     Raises DataError: there is nothing to cut.
     """
-    inputs = data.database.inputs
+    inputs = {name: data.database.tensor(name) for name in data.modalities}
     if is_view(data):
         return tuple(joined({name: values[:1] for name, values in inputs.items()}).shape[1:])
     return tuple(inputs[_whole(data)].shape[1:])
@@ -83,7 +83,7 @@ def party_view(data: Dataset, parties: int) -> Dataset:
         )
 
     def cut(split: Split) -> Split:
-        whole = split.inputs[name] if name == "image" else split.inputs[name].float()
+        whole = split.tensor(name) if name == "image" else split.tensor(name).float()
         if data.parties:
             parts = torch.split(whole, list(data.parties), dim=-1)
         else:

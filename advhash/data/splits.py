@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from advhash.codes.metrics import chance_average_precision
-from advhash.data.dataset import Dataset, Modality, Split
+from advhash.data.dataset import Dataset, Modality, Split, Stored
 from advhash.errors import DataError
 from advhash.shared_labels import NO_GROUP, GroupIndex, are_groups, label_counts
 
@@ -113,7 +113,7 @@ def refuse_empty_splits(data: Dataset) -> None:
 def assemble(
     name: str,
     rows: Mapping[str, Rows],
-    inputs: Mapping[Modality, Tensor],
+    inputs: Mapping[Modality, Stored],
     labels: npt.NDArray[np.uint8],
     names: Sequence[str],
     classes: Sequence[str],

@@ -70,7 +70,8 @@ def picture_text(pictures: Mapping[str, Any]) -> str:
     >>> picture_text({"fed": [32, 32], "stored": {**stored, "largest": [90, 64]}})
     'fed at 32×32 pixels, stored at 60×60 to 90×64 (median 64×64), 9 of 9 larger than fed'
     """
-    text, stored = f"fed at {_by(pictures['fed'])} pixels", pictures["stored"]
+    fed, stored = pictures["fed"], pictures["stored"]
+    text = "fed each at its own size" if fed is None else f"fed at {_by(fed)} pixels"
     if not stored:
         return text
     span = _by(stored["smallest"])
@@ -94,6 +95,8 @@ def check_pictures(
     if pictures is None:
         return []
     fed = pictures["fed"]
+    if fed is None:
+        return []  # nothing was made smaller
     if stated is not None:
         if fed == [stated, stated]:
             return []  # as it wants them

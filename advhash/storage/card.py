@@ -49,7 +49,7 @@ class StoredPictures(Part):
 
 
 class Pictures(Part):
-    fed: Size
+    fed: Size | None  # each at its own size
     stored: StoredPictures | None
 
 

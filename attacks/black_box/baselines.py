@@ -67,6 +67,7 @@ class Blend(DatabaseAttack):
     """
 
     goal: ClassVar[Goal] = "targeted"
+    takes_one_size: ClassVar[bool] = True
     modalities: ClassVar[frozenset[Modality]] = frozenset({"image"})
     knowledge: ClassVar[Knowledge] = frozenset(
         {"query codes", "database codes", "labels", "auxiliary data"}

@@ -24,7 +24,7 @@ def soft_code(relaxed: Tensor, alpha: float, scale: Tensor) -> Tensor:
 
 def typical_size(victim: HashVictim, split: Split) -> Tensor:
     """(1,1) mean |u| of the real codes of at most 512 images: a scale for `soft_code`."""
-    images = split.rows(torch.arange(min(512, len(split)))).inputs["image"]
+    images = split.sample(512).inputs["image"]
     with torch.no_grad():
         sizes = [victim.relax(part.to(victim.device), "image").abs() for part in images.split(128)]
     return torch.cat(sizes).mean().clamp_min(1e-6).view(1, 1)

@@ -225,7 +225,7 @@ class GradientInversion(Inversion):
     def learn(self, material: Material) -> None:
         """Where the descent starts."""
         self._neighbours.learn(material)
-        self._shape = tuple(material.auxiliary.inputs[material.modality].shape[1:])
+        self._shape = tuple(material.auxiliary.tensor(material.modality).shape[1:])
 
     def run(self, victim: HashVictim, sent: Tensor, modality: Modality) -> Tensor:
         """(N, …). Raises UsageError before `fit`."""

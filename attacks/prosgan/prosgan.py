@@ -117,6 +117,7 @@ class ProSGAN(Attack):
     default_budget: ClassVar[Budget] = Budget("none", math.inf)
     trains: ClassVar[bool] = True
     reads_classes: ClassVar[bool] = True
+    takes_one_size: ClassVar[bool] = True
     settings_of_run: ClassVar[frozenset[str]] = frozenset({"refine"})
 
     epochs: int | None = None
@@ -296,7 +297,7 @@ class ProSGAN(Attack):
     def _build_generator(self, victim: HashVictim, data: AttackData) -> Generator:
         generator = Generator(
             self.feature if self.prototype == "prototype" else victim.bits,
-            data.dataset.database.inputs["image"].shape[-1],
+            data.dataset.database.tensor("image").shape[-1],
             width=self._mode.width,
             downs=self.downs,
             blocks=self.blocks,
@@ -323,7 +324,7 @@ class ProSGAN(Attack):
         scale = typical_size(victim, train)
         critic = Discriminator(
             sets.shape[1],
-            train.inputs["image"].shape[-1],
+            train.tensor("image").shape[-1],
             width=self.discriminator_width,
             depth=self.discriminator_depth,
         ).to(device)

@@ -141,5 +141,5 @@ def edits_of(data: Dataset, fixed: frozenset[str], victim: HashVictim) -> Edits:
         entering = leaving.clone()
         leaving[PADDING] = entering[PADDING] = entering[UNKNOWN] = False
         return TokenEdits(leaving, entering)
-    known = lexicon(data.vocabulary, data.database.inputs["text"].shape[1])
+    known = lexicon(data.vocabulary, data.database.tensor("text").shape[1])
     return BagEdits(known, torch.tensor([name not in fixed for name in known.words]))

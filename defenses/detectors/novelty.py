@@ -69,7 +69,7 @@ class Novelty(CodeDetector):
         self._network(victim, clean)
 
     def _network(self, victim: HashVictim, clean: Split) -> NeuralCodeOf:
-        size = clean.inputs["image"].shape[-1]
+        size = clean.tensor("image").shape[-1]
         return NeuralCodeOf(victim, image_size=size, layers=self.layers, most_bits=self.most_bits)
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:

@@ -34,7 +34,7 @@ from advhash.experiments.config import AttackConfig
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.reports.page.render import page
 from advhash.reports.record import load_record
-from advhash.shared_labels import as_groups
+from advhash.shared_labels import as_groups, without_labels
 from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
 
@@ -190,7 +190,7 @@ def test_a_target_that_no_picture_has(
     victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
 ) -> None:
     with pytest.raises(DataError, match="shares a label with some database row"):
-        codes_of("collision", victim, served, queries, torch.zeros_like(targets))
+        codes_of("collision", victim, served, queries, without_labels(targets))
 
 
 @pytest.mark.parametrize("name", ["collision", "evasion"])

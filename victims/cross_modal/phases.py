@@ -195,7 +195,7 @@ def learn_increment(
 def joined(first: Split, second: Split) -> Split:
     """The rows of both, in memory."""
     return Split(
-        {name: torch.cat([values, second.inputs[name]]) for name, values in first.inputs.items()},
+        {name: torch.cat([first.tensor(name), second.tensor(name)]) for name in first.inputs},
         torch.cat([first.labels, second.labels]),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality, Split, TextKind
+from advhash.data.images.mixed import in_order
 from advhash.data.paths import Reads
 from advhash.data.text.characters import LAST, as_strings
 from advhash.errors import ConfigError, DataError, UsageError
@@ -92,6 +93,7 @@ class Encoded(_Fitted):
     std: tuple[float, ...] | None = None
     description: str = ""
     matrix_file: str = ""
+    any_size: ClassVar[bool] = True
     settings_decide: ClassVar[bool] = True  # over the preprocessing, which no weight tells
     from_files: ClassVar[frozenset[str]] = frozenset({"description", "matrix_file"})
     decide_nothing: ClassVar[frozenset[str]] = frozenset({"online"})
@@ -351,7 +353,7 @@ class Encoded(_Fitted):
 
     def split_features(self, split: Split, side: Modality, progress: Progress = silent) -> Tensor:
         """(N,D) features of all rows of a split, on the CPU."""
-        parts = []
+        parts, rows = [], []
         with torch.no_grad():
             for batch in split.batches(64):
                 inputs = batch.inputs[side].to(self.device)
@@ -361,8 +363,9 @@ class Encoded(_Fitted):
                     else self.text_features(as_strings(inputs))
                 )
                 parts.append(read.cpu())
+                rows.append(batch.index)
                 progress("features", sum(map(len, parts)), len(split))
-        return torch.cat(parts)
+        return torch.cat(parts)[in_order(rows)]
 
     def flags(self) -> list[Flag]:
         flags = []

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advhash.data.dataset import to_unit
+from advhash.data.images.mixed import to_unit
 from advhash.errors import MessageError
 from advhash.victims.federated.wire import Kind, Message, check_message, pack, unpack
 from advhash.victims.objectives import sign

@@ -383,12 +383,12 @@ class HashVFL(HashVictim):
 
     def party_ends(self, data: Dataset, rounds: list[Tensor], seed: int) -> list[Party]:
         """The parties, each with its own columns of the training rows only."""
-        inputs = data.train.inputs
+        train = data.train
         return [
             Party(
                 number,
                 bottom,
-                inputs[name],
+                train.tensor(name),
                 rounds,
                 self.recipe(),
                 derived(seed, NOISE + number),

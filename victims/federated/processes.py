@@ -119,7 +119,7 @@ def fit_in_processes(
         for number, name in enumerate(party_names(victim.parties)):
             folder = Path(root) / name
             folder.mkdir()
-            columns = train.inputs[name].contiguous()
+            columns = train.tensor(name).contiguous()
             save_file({"columns": columns}, folder / COLUMNS)
             own = {
                 "number": number,

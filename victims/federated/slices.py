@@ -55,7 +55,7 @@ def slice_data(data: Dataset, modality: Modality) -> Dataset:
     """A data set whose only input is the padded strip, as "image"."""
 
     def only(split: Split) -> Split:
-        return replace(split, inputs={"image": padded(split.inputs[modality])}, digests={})
+        return replace(split, inputs={"image": padded(split.tensor(modality))}, digests={})
 
     return replace(
         data, database=only(data.database), validation=only(data.validation), query=only(data.query)

@@ -61,7 +61,7 @@ class HashLayer(HashVictim):
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         check_images(data)
-        return {"image_size": data.database.inputs["image"].shape[-1]}
+        return {"image_size": data.database.tensor("image").shape[-1]}
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         codes: Tensor = self.scale * self.network(inputs)

@@ -75,7 +75,7 @@ def frozen_features(backbone: nn.Module, split: Split, device: torch.device) -> 
     features already.
     """
     frozen = isinstance(backbone, Backbone) and backbone.frozen
-    if not frozen or split.inputs["image"].ndim == 2:
+    if not frozen or split.tensor("image").ndim == 2:
         return split
     with torch.no_grad():
         features = [

@@ -34,11 +34,11 @@ def text_arguments(data: Dataset, victim: str) -> dict[str, object]:
             f"{victim} learns words, tokens or embeddings: expected one of these, got the texts "
             "themselves (text=characters); set dataset.text=words"
         )
-    columns = data.database.inputs["text"].shape[1]
+    columns = data.database.tensor("text").shape[1]
     return {
         "text": data.text_kind,
         "text_size": len(data.vocabulary) if data.text_kind == "tokens" else columns,
-        "image_size": data.database.inputs["image"].shape[-1],
+        "image_size": data.database.tensor("image").shape[-1],
     }
 
 

@@ -218,7 +218,7 @@ class NeuralCode(ActivationCode):
     @classmethod
     def data_arguments(cls, data: Dataset) -> dict[str, object]:
         check_images(data)
-        size = data.database.inputs["image"].shape[-1]
+        size = data.database.tensor("image").shape[-1]
         return {"classes": data.class_count("neural code"), "image_size": size}
 
     def logits(self, images: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class PerceptualHash(HashVictim):
     Codes alone are taken from the pixels by Pillow, which `relax` equals, and many times as fast.
     """
 
+    any_size = True
     default_dataset = "near_duplicates"
     reads = Reads(classes=False)
 

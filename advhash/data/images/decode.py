@@ -53,6 +53,10 @@ def printable(name: str) -> str:
     )
 
 
+class TooLarge(ValueError):
+    """A picture with a longer side than is allowed."""
+
+
 def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray[np.uint8]:
     """(3,size,size) of an image file or its bytes: turned upright, on white, made square by `fit`.
 
@@ -60,9 +64,26 @@ def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray
     shorter side 224/256. Grey pixels of 16 bits are those of the fewest of 8, 12 and 16 bits that
     hold them all. Remarks of Pillow about metadata are warnings; see `quietly`.
     """
+    upright = _upright(source, None)
+    square = upright.resize((size, size), Image.Resampling.BICUBIC, _box(upright.size, fit))
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def decode_stored(source: Path | bytes, longest: int) -> npt.NDArray[np.uint8]:
+    """(3,H,W) of an image file or its bytes at its own size, upright and on white, as `decode`.
+
+    Raises TooLarge, before the pixels are read: a side above `longest`.
+    """
+    return np.asarray(_upright(source, longest)).transpose(2, 0, 1)
+
+
+def _upright(source: Path | bytes, longest: int | None) -> Image.Image:
+    """The whole picture in RGB."""
     with _open(source) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
+        if longest is not None and max(image.size) > longest:
+            raise TooLarge(f"{image.width}×{image.height}")
         image.verify()
     with _open(source) as image:  # `verify` leaves it unusable
         tiles = getattr(image, "tile", ())  # as they lie in the file, until the pixels are read
@@ -82,10 +103,7 @@ def decode(source: Path | bytes, size: int, fit: Fit = "stretch") -> npt.NDArray
             over = upright.convert("RGBA")
             upright = Image.new("RGBA", over.size, "white")
             upright.alpha_composite(over)
-        square = upright.convert("RGB").resize(
-            (size, size), Image.Resampling.BICUBIC, _box(upright.size, fit)
-        )
-    return np.asarray(square).transpose(2, 0, 1)
+        return upright.convert("RGB")
 
 
 def _eight_bits(grey: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:
@@ -140,6 +158,17 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def refuse_larger(larger: Sequence[str], count: int, where: str, longest: int) -> None:
+    """Raise DataError where images of `count` are too large: "name (size)", the first three."""
+    if larger:
+        more = ", …" if len(larger) > 3 else ""
+        raise DataError(
+            f"expected pictures of at most {longest} pixels a side in {where}, got {len(larger)} "
+            f"of {count} larger: {', '.join(sorted(larger)[:3])}{more}; raise dataset.longest, "
+            "make them smaller, or give all one size by --set dataset.size=PIXELS"
+        )
 
 
 def refuse_broken(broken: Sequence[str], count: int, where: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from advhash.data import splits
-from advhash.data.dataset import Dataset
+from advhash.data.dataset import Dataset, Stored
 from advhash.data.images.decode import (
     MAX_BYTES,
     decode,
@@ -23,8 +25,9 @@ from advhash.data.images.decode import (
     unread as unread_files,
     unread_warning,
 )
+from advhash.data.images.mixed import gathered, stored_images
 from advhash.data.paths import PICTURES
-from advhash.data.readers.shared import cached_reading, check_size
+from advhash.data.readers.shared import Size, cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
 from advhash.storage.places import user_path
@@ -114,14 +117,27 @@ def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
         )
 
 
-def read(listing: Listing, size: int, seed: int) -> Dataset:
-    """Decode all images to size × size and split them class by class.
+def read(listing: Listing, size: Size, seed: int, longest: int, folder: Path) -> Dataset:
+    """Decode all images, to size × size or as they are, and split them class by class.
 
-    Raises DataError: images that cannot be read, their number and the first three in one line.
+    folder: where pictures of several sizes lie meanwhile
+
+    Raises DataError: images that cannot be read, or are too large, their number and the first three
+    in one line.
     """
     names = [relative for relative, _, _ in listing.stamps]
     order = splits.seeded_order(names, seed)
     names = [names[row] for row in order]
+    files = [listing.images[row][1] for row in order]
+    targets = np.array([listing.classes.index(listing.images[row][0]) for row in order])
+    if size == "stored":
+        images = gathered(folder, stored_images(names, files, str(listing.root), longest))
+        return _split(listing, names, targets, images.evened())
+    return _split(listing, names, targets, _square(listing, names, files, size))
+
+
+def _square(listing: Listing, names: Sequence[str], files: Sequence[Path], size: int) -> Tensor:
+    """(N,3,size,size) of all images."""
     if len(names) * 3 * size**2 > MAX_BYTES:
         raise DataError(
             f"expected at most {MAX_BYTES >> 30} GiB of pixels, got {len(names):,} images of "
@@ -130,16 +146,25 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
     images = np.empty((len(names), 3, size, size), np.uint8)
     broken = []
     with quietly():
-        for place, row in enumerate(order):
+        for place, file in enumerate(files):
             try:
-                images[place] = decode(listing.images[row][1], size)
+                images[place] = decode(file, size)
             except Exception as error:  # a decoder that is fed broken bytes can raise anything
                 broken.append(f"{names[place]} ({reason(error)})")
     refuse_broken(broken, len(names), str(listing.root))
+    return torch.from_numpy(images)
+
+
+def _split(
+    listing: Listing, names: Sequence[str], targets: npt.NDArray[np.int64], images: Stored
+) -> Dataset:
+    """The splits, the same pictures on one side."""
     classes = listing.classes
-    targets = np.array([classes.index(listing.images[row][0]) for row in order])
     first: dict[bytes, int] = {}
-    groups = [first.setdefault(image.tobytes(), row) for row, image in enumerate(images)]
+    groups = [
+        first.setdefault(f"{tuple(image.shape)}".encode() + image.numpy().tobytes(), row)
+        for row, image in enumerate(images)
+    ]
     rows = _stratified(targets, groups)
     splits.refuse_empty(
         {name: len(rows[name]) for name in ("query", "validation", "train")},
@@ -151,7 +176,7 @@ def read(listing: Listing, size: int, seed: int) -> Dataset:
     return splits.assemble(
         "folder",
         rows,
-        {"image": torch.from_numpy(images)},
+        {"image": images},
         np.eye(len(classes), dtype=np.uint8)[targets],
         names,
         classes,
@@ -195,14 +220,21 @@ def _stratified(
 
 
 @DATASETS.register("folder", source="your own images: ROOT/<class>/*.png, .jpg, …")
-def read_folder(*, root: str, size: int = 32, seed: int = 0) -> Dataset:
+def read_folder(
+    *, root: str, size: int | Literal["stored"] = 32, seed: int = 0, longest: int = 1024
+) -> Dataset:
     """Your own images: one sub-folder a class, whose name is the label."""
-    check_size(size)
+    check_size(size, longest)
     listing = walk(user_path(root))
     return cached_reading(
         "folder",
-        lambda _: read(listing, size, seed),
-        {"root": root, "size": size, "seed": seed},
+        lambda folder: read(listing, size, seed, longest, folder),
+        {
+            "root": root,
+            "size": size,
+            "seed": seed,
+            **({"longest": longest} if size == "stored" else {}),
+        },
         ("pillow",),
         (__file__,),
         files=(str(listing.root.resolve()), listing.stamps, listing.unread),

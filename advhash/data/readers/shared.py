@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from advhash.codes import labels, text_rows
 from advhash.codes.labels import Form, LabelForm, read_labels
 from advhash.data import splits
 from advhash.data.cached import cached_dataset
 from advhash.data.dataset import Dataset
-from advhash.data.images import decode, rows
+from advhash.data.images import decode, mixed, rows
 from advhash.data.images.decode import printable
 from advhash.data.text import counts
 from advhash.errors import ConfigError, DataError
@@ -31,10 +32,21 @@ from advhash.storage.files import sha256
 from advhash.storage.places import user_path
 
 SIZES = (16, 512)  # pixels
+LONGEST = (16, 4096)  # pixels of the longest side of pictures at their own size
+Size = int | Literal["stored"]
 
 
-def check_size(size: int) -> None:
-    """Raises ConfigError: a size of images that no data set offers."""
+def check_size(size: Size, longest: int | None = None) -> None:
+    """Raises ConfigError: a size of images that no data set offers.
+
+    longest: of pictures that stay as they are stored, where the data set has them
+    """
+    if size == "stored":
+        if longest is None or not LONGEST[0] <= longest <= LONGEST[1]:
+            raise ConfigError(
+                f"expected dataset.longest from {LONGEST[0]} to {LONGEST[1]} pixels, got {longest}"
+            )
+        return
     if not SIZES[0] <= size <= SIZES[1]:
         raise ConfigError(f"expected a size from {SIZES[0]} to {SIZES[1]} pixels, got {size}")
 
@@ -230,11 +242,14 @@ def same(values: npt.NDArray[np.generic]) -> list[int]:
 
 def stored_pictures(data: Dataset, sizes: Sequence[tuple[int, int]]) -> dict[str, object]:
     """How large the pictures of a data set are where they are stored; sizes: (width, height)."""
-    height, width = data.query.inputs["image"].shape[-2:]
+    images, larger = data.query.inputs["image"], 0
+    if isinstance(images, Tensor):
+        height, width = images.shape[-2:]
+        larger = sum(size[0] > width or size[1] > height for size in sizes)
     in_order = sorted(sizes, key=lambda size: size[0] * size[1])
     return {
         "count": len(sizes),
-        "larger": sum(size[0] > width or size[1] > height for size in sizes),
+        "larger": larger,
         "smallest": list(in_order[0]),
         "median": list(in_order[len(in_order) // 2]),
         "largest": list(in_order[-1]),
@@ -257,7 +272,7 @@ def cached_reading(
     """
     versions = {package: version(package) for package in packages}
     digest = hashlib.sha256()
-    for module in (*readers, __file__, labels, text_rows, decode, rows, splits, counts):
+    for module in (*readers, __file__, labels, text_rows, decode, mixed, rows, splits, counts):
         digest.update(Path(str(getattr(module, "__file__", module))).read_bytes())
     key = {
         "name": name,

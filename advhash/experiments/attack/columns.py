@@ -16,6 +16,7 @@ from advhash.codes.metrics import (
     stable_average_precision,
 )
 from advhash.codes.packed import HashCodes
+from advhash.data.images.mixed import MixedPictures, in_order, to_unit
 from advhash.measures.intervals import Metric, mean_metric, ratio_metric
 from advhash.measures.reconstruction import structural_similarity
 from advhash.shared_labels import Labels
@@ -26,12 +27,28 @@ Columns = dict[str, Floats]
 JPEG = ("jpeg75", "jpeg90")
 
 
-def distance_columns(clean: Tensor, moved: Tensor, modality: str) -> Columns:
+def distance_columns(
+    clean: Tensor | MixedPictures, moved: Tensor | MixedPictures, modality: str
+) -> Columns:
     """True distances of each of B items in raw units; PSNR (dB) and SSIM for images.
+
+    Pictures of several sizes are measured each at its own.
 
     PSNR is NaN where nothing moved: it would be infinite. Tokens have no distance but the number
     of changed words: all are NaN.
     """
+    if isinstance(clean, MixedPictures):
+        assert isinstance(moved, MixedPictures)
+        groups = clean.batches(len(clean))
+        parts = [
+            distance_columns(
+                to_unit(clean[rows].stacked()), to_unit(moved[rows].stacked()), modality
+            )
+            for rows in groups
+        ]
+        order = in_order(groups)
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    assert isinstance(moved, Tensor)
     change = (moved - clean).flatten(1).double().cpu()
     square = change.square().mean(dim=1)
     columns = {
@@ -115,7 +132,7 @@ def retrieval_columns(
 
 def codec_columns(
     victim: HashVictim,
-    moved: Tensor,
+    moved: Tensor | MixedPictures,
     modality: str,
     database: HashCodes,
     *,
@@ -136,8 +153,7 @@ def codec_columns(
     """
 
     def after(way: Channel) -> Floats:
-        parts = [victim.encode(way(part), modality) for part in moved.split(batch_size)]
-        codes = HashCodes.concatenate(parts)
+        codes = victim.encode_pictures(moved, modality, way, batch_size)
         return precisions(codes, database, wanted, database_labels, scoring)
 
     name = "tmap" if targeted else "map_adversarial"

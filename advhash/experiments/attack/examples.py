@@ -13,7 +13,8 @@ from torch import Tensor
 
 from advhash.codes.hamming import distances, nearest
 from advhash.codes.packed import HashCodes
-from advhash.data.dataset import Dataset, Split, to_unit
+from advhash.data.dataset import Dataset, Split
+from advhash.data.images.mixed import MixedPictures, one_picture, to_unit
 from advhash.data.text.edits import spelled
 from advhash.reports.record import GAIN, Example, Retrieved
 from advhash.shared_labels import Labels, label_numbers, shares
@@ -98,7 +99,7 @@ def write_samples(
     *,
     queries: Split,
     rows: Rows,
-    adversarial: Tensor | None,
+    adversarial: Tensor | MixedPictures | None,
     database: Split,
     database_rows: Sequence[int],
 ) -> None:
@@ -113,16 +114,16 @@ def write_samples(
     with storage_errors(samples):
         samples.mkdir(parents=True, exist_ok=True)
         if adversarial is not None:
-            clean = to_unit(queries.inputs["image"][torch.as_tensor(rows)])
-            moved = adversarial.detach().cpu().float()
-            change = 0.5 + GAIN * (moved - clean)
-            kinds = {"query": clean, "adversarial": moved, "perturbation": change}
-            for kind, images in kinds.items():
-                for image, row in zip(images, rows, strict=True):
+            clean = queries.inputs["image"][torch.as_tensor(rows)]
+            for before, after, row in zip(clean, adversarial, rows, strict=True):
+                shown, moved = to_unit(before), to_unit(after.detach().cpu())
+                change = 0.5 + GAIN * (moved - shown)
+                kinds = {"query": shown, "adversarial": moved, "perturbation": change}
+                for kind, image in kinds.items():
                     picture(image).save(samples / f"{kind}-{row:06d}.png", optimize=True)
         if "image" in database.inputs:
             for row in sorted(set(database_rows)):
-                image = to_unit(database.inputs["image"][row])
+                image = to_unit(one_picture(database.inputs["image"], row))
                 small = picture(image, longest=THUMBNAIL_SIDE)
                 small.save(samples / f"database-{row:06d}.png", optimize=True)
 
@@ -133,7 +134,7 @@ def build_examples(
     dataset: Dataset,
     modality: str,
     rows: npt.NDArray[np.int64],
-    adversarial: Tensor | None,
+    adversarial: Tensor | MixedPictures | None,
     clean_codes: HashCodes,
     adversarial_codes: HashCodes,
     database_codes: HashCodes,

@@ -12,6 +12,7 @@ import torch
 from advhash.attacks.base import AttackData
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
+from advhash.data.images.mixed import as_tensor
 from advhash.experiments.attack.columns import (
     Columns,
     codec_columns,
@@ -101,7 +102,9 @@ def measure(
         metrics["queries_per_image"] = single_metric(sent)
     if isinstance(victim, HashVFL):
         clean = data.query.rows(outcome.rows)
-        metrics |= joint_metrics(victim, clean, outcome.moved, modality, outcome.targets, boot)
+        metrics |= joint_metrics(
+            victim, clean, as_tensor(outcome.moved), modality, outcome.targets, boot
+        )
     if modality == "image" and names_pictures(data.database.labels):
         point = operating_columns(
             victim, outcome.moved, outcome.clean_codes, outcome.codes, seen, wanted
@@ -195,13 +198,16 @@ def examples(
     config, outcome = attacked.config, attacked.outcome
     modality = config.protocol.query_modality
     main = scores[str(config.protocol.database)]
+    texts = None
+    if modality == "text":
+        texts = (as_tensor(outcome.clean), as_tensor(outcome.moved))
     return build_examples(
         folder,
         dataset=attacked.trained.data,
         modality=modality,
         rows=outcome.rows.numpy(),
         adversarial=outcome.moved if modality == "image" else None,
-        texts=(outcome.clean, outcome.moved) if modality == "text" else None,
+        texts=texts,
         clean_codes=outcome.clean_codes,
         adversarial_codes=outcome.codes,
         database_codes=database,

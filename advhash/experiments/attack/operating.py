@@ -9,6 +9,7 @@ of other lengths the same share.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,6 +20,7 @@ from advhash.attacks.base import AttackData
 from advhash.codes.hamming import DistanceHistograms, histograms
 from advhash.codes.packed import HashCodes
 from advhash.data.codec import through_codec
+from advhash.data.images.mixed import MixedPictures
 from advhash.experiments.attack.columns import Columns
 from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
 from advhash.shared_labels import Labels, are_groups
@@ -77,7 +79,7 @@ def false_positives(counts: DistanceHistograms, threshold: int | None) -> Floats
 
 def operating_columns(
     victim: HashVictim,
-    moved: Tensor,
+    moved: Tensor | MixedPictures,
     clean_codes: HashCodes,
     codes: HashCodes,
     data: AttackData,
@@ -91,9 +93,8 @@ def operating_columns(
     """
     seen = {"clean": clean_codes, "adversarial": codes}
     for name, quality in CODECS.items():
-        parts = moved.split(256)
-        again = [victim.encode(through_codec(part, quality), "image") for part in parts]
-        seen[name] = HashCodes.concatenate(again)
+        way = functools.partial(through_codec, quality=quality)
+        seen[name] = victim.encode_pictures(moved, "image", way)
     columns = {}
     for name, hits in seen.items():
         related = histograms(hits, data.codes, wanted, data.labels.numpy()).relevant > 0

@@ -15,9 +15,16 @@ from advhash.attacks.base import Attack, AttackData
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Split
+from advhash.data.images.mixed import MixedPictures, as_tensor, in_order, to_unit
 from advhash.data.text.edits import WordBudget
 from advhash.experiments.attack.columns import distance_columns, precisions
-from advhash.experiments.attack.record import Attacked, Outcome
+from advhash.experiments.attack.record import (
+    SIZES,
+    Attacked,
+    Outcome,
+    clean_inputs,
+    moved_inputs,
+)
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.seeds import derive_seed
@@ -109,8 +116,8 @@ def attack_batches(
     first, stop = block or (0, len(rows))
     seed = derive_seed(config.seed, "attack queries")  # with their numbers it names their draws
 
-    def perturb(batch: Batch, start: int) -> dict[str, Tensor]:
-        aim = None if targets is None else torch.from_numpy(targets[start : start + len(batch)])
+    def perturb(batch: Batch, places: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        aim = None if targets is None else torch.from_numpy(targets[places])
         clean_codes = victim.encode(batch.inputs[modality], modality)
         fitted.attack.forget()
         begin = time.perf_counter()
@@ -133,12 +140,37 @@ def attack_batches(
             **{f"{NOTE}{name}": kept for name, kept in fitted.attack.notes().items()},
         }
 
+    def block_of(start: int, end: int) -> dict[str, Tensor]:
+        places = np.arange(start, end)
+        if split.mixed is None:
+            return perturb(split.rows(rows[start:end]), places)
+        groups = [group.numpy() for group in split.groups(rows[start:end], end - start)]
+        parts = [perturb(split.rows(rows[places[group]]), places[group]) for group in groups]
+        return _of_several_sizes(parts, np.concatenate(groups).argsort())
+
     batches = []
     for start in range(first, stop, protocol.batch_size):
-        batch = split.rows(rows[start : min(start + protocol.batch_size, stop)])
-        batches.append(piece(f"{start:08d}", lambda b=batch, s=start: perturb(b, s)))  # type: ignore[misc]
-        progress("attacking queries", start + len(batch), len(rows))
+        end = min(start + protocol.batch_size, stop)
+        batches.append(piece(f"{start:08d}", lambda s=start, e=end: block_of(s, e)))  # type: ignore[misc]
+        progress("attacking queries", end, len(rows))
     return joined(batches)
+
+
+def _of_several_sizes(
+    parts: Sequence[Mapping[str, Tensor]], order: npt.NDArray[np.int64]
+) -> dict[str, Tensor]:
+    """Results of batches of one size each, in the order of their queries.
+
+    The moved pictures lie one behind the other, with their sizes: in 8 bits where they are.
+    """
+    images = [image for part in parts for image in part["moved"]]
+    moved = MixedPictures.of([images[place] for place in order.tolist()])
+    octets = (moved.flat * 255).round().to(torch.uint8)
+    exact = torch.equal(to_unit(octets), moved.flat)
+    together = joined([{key: part[key] for key in part if key != "moved"} for part in parts])
+    of_queries = {key: together[key][order] for key in ("clean_words", "words", "overrun")}
+    sizes = torch.from_numpy(moved.sizes)
+    return {**together, **of_queries, "moved": octets if exact else moved.flat, SIZES: sizes}
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -157,11 +189,13 @@ def joined_outcome(
     """The outcome of all queries, of which `attack_batches` made these blocks, in order."""
     parts, victim, split = joined(blocks), trained.victim, trained.data.query
     modality = config.protocol.query_modality
-    clean, moved = split.rows(aimed.rows).inputs[modality], parts["moved"]
+    clean, moved = clean_inputs(split, aimed.rows, modality), moved_inputs(parts)
     columns = distance_columns(clean, moved, "image" if victim.is_image(modality) else modality)
     if modality == "text" and fitted.budget.norm == "l0":
         measure = WordBudget(fitted.budget, trained.data.vocabulary)
-        columns["words_changed"] = measure.distance(clean, moved).double().numpy()
+        columns["words_changed"] = (
+            measure.distance(as_tensor(clean), as_tensor(moved)).double().numpy()
+        )
     columns["overrun"] = parts["overrun"].double().numpy()
 
     def codes(name: str) -> HashCodes:
@@ -202,11 +236,11 @@ def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.f
         kept = {name: fitted.settings[name] for name in shared if name in fitted.settings}
         noise = ATTACKS.create("token-noise", kept)
         noise.fit(victim, AttackData(data, database, str(protocol.database), modality), budget)
-    codes = []
-    for start in range(0, len(outcome.rows), protocol.batch_size):
+    codes, groups = [], data.query.groups(outcome.rows, protocol.batch_size)
+    for places in groups:
         moved = noise.perturb(
             victim,
-            data.query.rows(outcome.rows[start : start + protocol.batch_size]),
+            data.query.rows(outcome.rows[places]),
             None,
             budget,
             modality,
@@ -215,7 +249,7 @@ def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.f
         )
         codes.append(moved.codes)
     return precisions(
-        HashCodes.concatenate(codes),
+        HashCodes.concatenate(codes)[in_order(groups)],
         database,
         outcome.labels if outcome.targets is None else outcome.targets,
         data.database.labels.numpy(),

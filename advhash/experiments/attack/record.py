@@ -17,6 +17,7 @@ from advhash import __version__
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
+from advhash.data.images.mixed import MixedPictures
 from advhash.experiments.attack.columns import Columns
 from advhash.experiments.config import AttackConfig, Hardened, ProtocolConfig
 from advhash.experiments.experiment import Place
@@ -42,6 +43,24 @@ from advhash.storage.tables import write_table
 Metrics = dict[str, Metric | None]
 
 
+SIZES = "sizes"  # of moved pictures that have several
+
+
+def moved_inputs(kept: Mapping[str, Tensor]) -> Tensor | MixedPictures:
+    """The moved inputs among the tensors of an attack, whether they have one size or several."""
+    if SIZES not in kept:
+        return kept["moved"]
+    return MixedPictures.behind(kept["moved"], kept[SIZES].numpy())
+
+
+def clean_inputs(split: Split, rows: Tensor, modality: str) -> Tensor | MixedPictures:
+    """The same rows before they were moved; pictures of several sizes as they are stored."""
+    stored = split.inputs[modality]
+    if isinstance(stored, MixedPictures):
+        return stored[rows]
+    return split.rows(rows).inputs[modality]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """All attacked queries in order: rows of the query split, inputs, codes, distances.
@@ -54,8 +73,8 @@ class Outcome:
     rows: Tensor
     labels: Labels
     targets: Labels | None
-    clean: Tensor
-    moved: Tensor
+    clean: Tensor | MixedPictures
+    moved: Tensor | MixedPictures
     clean_codes: HashCodes
     codes: HashCodes
     columns: Columns
@@ -66,7 +85,7 @@ class Outcome:
         """All that the query split does not hold, to be kept; see `from_tensors`."""
         kept = {
             "rows": self.rows,
-            "moved": self.moved,
+            **self._moved(),
             "clean_words": torch.from_numpy(self.clean_codes.words.view(np.int64)),
             "words": torch.from_numpy(self.codes.words.view(np.int64)),
             "bits": torch.tensor(self.codes.bits),
@@ -77,6 +96,11 @@ class Outcome:
         if self.targets is not None:
             kept["targets"] = torch.from_numpy(self.targets)
         return kept
+
+    def _moved(self) -> dict[str, Tensor]:
+        if not isinstance(self.moved, MixedPictures):
+            return {"moved": self.moved}
+        return {"moved": self.moved.flat, SIZES: torch.from_numpy(self.moved.sizes)}
 
     @classmethod
     def from_tensors(cls, kept: Mapping[str, Tensor], split: Split, modality: str) -> Outcome:
@@ -93,8 +117,8 @@ class Outcome:
             rows=rows,
             labels=split.labels[rows].numpy(),
             targets=kept["targets"].numpy() if "targets" in kept else None,
-            clean=split.rows(rows).inputs[modality],
-            moved=kept["moved"],
+            clean=clean_inputs(split, rows, modality),
+            moved=moved_inputs(kept),
             clean_codes=codes("clean_words"),
             codes=codes("words"),
             columns={name: column.numpy() for name, column in _named(kept, "column").items()},

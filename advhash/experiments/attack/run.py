@@ -23,6 +23,7 @@ from advhash.budget import Budget, expect_room
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset
+from advhash.data.images.mixed import COLOURS
 from advhash.errors import UsageError
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
@@ -518,7 +519,12 @@ def _check_threat(
     method.check_gradients(victim)
     method.check_data(data)
     if victim.is_image(modality):
-        values = data.database.inputs[modality][0].numel()
+        stored = data.database.inputs[modality]
+        values = (
+            stored[0].numel()
+            if isinstance(stored, Tensor)
+            else COLOURS * int(stored.sizes.prod(axis=1).min())
+        )
         budget = config.budget.resolve(method.default_budget)
         expect_room(budget, values, eight_bit=config.budget.eight_bit)
     if "l0" in method.norms and victim.bounds[modality][0] < 0:

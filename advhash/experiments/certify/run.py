@@ -131,6 +131,7 @@ class Certification(
 
     def plan(self, config: CertifyConfig) -> Plan[CertifyConfig, Cells]:
         known = PlannedVictim.of(config.turned_into(TrainConfig))
+        known.data.expect_one_size("advhash certify")
         ready = _smoothed(config, known.victim)
         resolved = _resolved(config, known, ready)
         return Plan(

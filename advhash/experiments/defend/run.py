@@ -25,6 +25,7 @@ from advhash.experiments.attack.record import Metrics
 from advhash.experiments.defend.config import TARGETED, UNTARGETED, DefendConfig
 from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.hardened import DEFAULT
+from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import code_figures
 from advhash.experiments.transfer.cell import Move
@@ -59,6 +60,9 @@ class Defend(Matrix[DefendConfig]):
         if budget.norm not in ("linf", "l2"):  # the checks halve and double it
             raise UsageError(f"defend: expected linf or l2 with a radius, got {budget}")
         plan = plan_matrix(config.matrix())
+        for part in plan.parts.values():
+            if isinstance(part, PlannedVictim):
+                part.data.expect_one_size("advhash defend")
         return Plan(
             config=config.written(plan.config),
             cells=plan.cells,

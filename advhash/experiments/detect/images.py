@@ -151,7 +151,7 @@ def plan_images(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
     if config.inputs is not None:
         update["budget"] = config.budget.written(UNBOUNDED)
         if config.inputs == "ood":
-            shape = tuple(data.query.inputs[MOVED].shape[1:])
+            shape = tuple(data.query.tensor(MOVED).shape[1:])
             other = other_data(data, shape, config.other)
             update["other"] = config.other or other.name
     else:

@@ -136,7 +136,7 @@ def other_data(data: Dataset, shape: tuple[int, ...], name: str | None) -> Datas
     other = load_dataset(name, {"size": shape[1]}, reads=Reads(classes=False))
     if "image" not in other.modalities:
         raise UsageError(f"--other: expected a data set with images, got {name!r}")
-    images = other.query.inputs["image"]
+    images = other.query.tensor("image")
     if tuple(images.shape[1:]) != shape:
         resized = F.interpolate(images.float(), shape[1:], mode="bilinear", antialias=True)
         inputs: dict[Modality, Tensor] = {"image": resized.round().to(torch.uint8)}

@@ -52,6 +52,7 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
         if given is not None and not judges_codes(given.name):
             distances(config, given)
         known = PlannedVictim.of(config.turned_into(TrainConfig))
+        known.data.expect_one_size("advhash detect")
         federation = isinstance(known.victim, HashVFL)
         chosen = given or MethodConfig(name=OF_FEDERATIONS if federation else OF_IMAGES)
         plan = plan_images if judges_codes(chosen.name) else plan_slices

@@ -158,7 +158,7 @@ def _coding(slot: Slot, trained: Trained, config: EncodeConfig) -> HashVictim:
         victim = _at_initialisation(trained, seed)
     if "network" not in slot:
         return victim
-    size = data.database.inputs["image"].shape[-1]
+    size = data.database.tensor("image").shape[-1]
     return NeuralCodeOf(victim, image_size=size, most_bits=config.most_bits).fit(data, seed=seed)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advhash.attacks.base import AttackData
 from advhash.data.dataset import Split
+from advhash.data.images.mixed import as_tensor
 from advhash.experiments.attack.perturb import attack_queries, choose_queries
 from advhash.experiments.attack.record import attack_info, budget_info
 from advhash.experiments.config import AttackConfig
@@ -70,7 +71,7 @@ class MovedPictures:
             "attack": info.model_dump(mode="json"),
             "budget": budget.model_dump(mode="json"),
         }
-        return Result(document, {"moved": outcome.moved})
+        return Result(document, {"moved": as_tensor(outcome.moved)})
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class Encode(Experiment[EncodeConfig, EncodeCell, EncodePlan, EncodingRecord]):
 def _plan(config: EncodeConfig) -> EncodePlan:
     """Refuse, before any training, what can be seen from the config. Raises AdvhashError."""
     known = PlannedVictim.of(config.turned_into(TrainConfig))
+    known.data.expect_one_size("advhash encode")
     known.victim.check_modality("image")
     attack = _attack(config, known)
     resolved = known.written(config)

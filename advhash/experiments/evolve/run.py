@@ -159,6 +159,7 @@ def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
     dataset, planned = config.dataset, list[PlannedVictim]()
     for table in (config.victim, config.other):
         known = PlannedVictim.of(victim_config(config, table, dataset))
+        known.data.expect_one_size("advhash evolve")
         check_place(config.dataset, known.victim)
         attack.check_gradients(known.victim)
         known.victim.check_modality("image")

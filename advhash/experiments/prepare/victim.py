@@ -66,6 +66,12 @@ def load_data(config: DatasetConfig, victim: type[HashVictim] | HashVictim) -> D
     return load_dataset(config.name or victim.default_dataset, config.settings, reads=victim.reads)
 
 
+def expect_sizes(victim: type[HashVictim] | HashVictim, data: Dataset, name: str) -> None:
+    """Raise DataError: pictures of several sizes for a victim that takes one."""
+    if not victim.any_size:
+        data.expect_one_size(name)
+
+
 def check_place(config: DatasetConfig, victim: HashVictim) -> None:
     """Raise DataError where a victim does not read what lies at the path of a data set.
 
@@ -130,6 +136,7 @@ def plan_victim(config: TrainConfig | AttackConfig) -> tuple[Dataset, dict[str, 
     kind = build.text_kind(config.victim.settings)  # type: ignore[attr-defined]
     asked = worded(asked, build, kind)  # type: ignore[arg-type]
     data = load_data(asked, build)  # type: ignore[arg-type]
+    expect_sizes(build, data, name)  # type: ignore[arg-type]
     arguments = build.data_arguments(data)  # type: ignore[attr-defined]
     settings = VICTIMS.settings(name, data_settings(data, arguments, config.victim.settings))
     settings = {**settings, **build.source_arguments(settings)}  # type: ignore[attr-defined]
@@ -266,6 +273,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
     asked = sized(config.dataset, ExternalVictim, stated_size(function))
     kind: TextKind | None = "characters" if stated_modality(function) == "text" else None
     data = load_data(worded(asked, ExternalVictim, kind), ExternalVictim)
+    expect_sizes(ExternalVictim, data, name)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
@@ -293,6 +301,7 @@ def _from_checkpoint(
     else:
         settings = {**(stored.get("settings") or {}), **config.dataset.settings}
         data = load_dataset(str(stored.get("name")), settings)
+    expect_sizes(victim, data, str(card["name"]))
     data = fit_data(folder, victim, card, data)
     return Trained(
         victim.to(device),

@@ -120,10 +120,10 @@ def victim_flags(
             codes = served[modality]
         else:
             codes = victim.encode_split(data.database, modality)
-        some = data.database.rows(torch.arange(min(TWICE, len(data.database))))
-        again = victim.encode(some.inputs[modality], modality)
+        some = data.database.take(torch.arange(min(TWICE, len(data.database))))
+        again = victim.encode_split(some, modality, TWICE)
         flags += check_codes(codes, again, len(sets))
-        batch = data.validation.rows(torch.arange(min(64, len(data.validation))))
+        batch = data.validation.sample(64)
         relaxed, gradient = victim.loss_gradient(
             batch.inputs[modality].to(victim.device),
             modality,

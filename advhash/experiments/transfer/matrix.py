@@ -181,9 +181,7 @@ def _judged(
             progress=place.progress,
         )
     clean, codes = (
-        HashCodes.concatenate(
-            [trained.victim.encode(part, modality) for part in inputs.split(protocol.batch_size)]
-        )
+        trained.victim.encode_pictures(inputs, modality, batch_size=protocol.batch_size)
         for inputs in (outcome.clean, outcome.moved)
     )
     scores = retrieval_columns(
