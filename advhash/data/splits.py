@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from advhash.codes.metrics import chance_average_precision
 from advhash.data.dataset import Dataset, Modality, Split, Stored
 from advhash.errors import DataError
-from advhash.shared_labels import NO_GROUP, GroupIndex, are_groups, label_counts
+from advhash.shared_labels import NO_GROUP, GroupIndex, Labels, are_groups, label_counts
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
@@ -94,6 +94,54 @@ def per_class(
     return {name: np.sort(np.concatenate(places)) for name, places in parts.items()}
 
 
+def by_identity(
+    identities: npt.NDArray[np.int64], groups: Sequence[int], query: float, validation: float
+) -> dict[str, Rows]:
+    """Rows of each split where (N,) identities say which rows belong together.
+
+    query, validation: shares of the identities, in the order of their first rows, one of whose rows
+        goes there; the others stay in the database and are not trained on ("held_out"), so that no
+        identity that is asked for was learnt. All other identities are "train"
+    groups: rows of one group are equal: they go together, and a query leaves another group behind
+
+    Raises DataError: no identity has two different rows.
+
+    >>> rows = by_identity(np.array([4, 4, 7, 9, 9, 9]), range(6), 0.4, 0.3)
+    >>> {name: part.tolist() for name, part in rows.items()}
+    {'query': [0], 'validation': [3], 'held_out': [1, 4, 5], 'train': [2]}
+    """
+    members: dict[int, dict[int, list[int]]] = {}
+    owners: dict[int, set[int]] = {}
+    for row, (identity, group) in enumerate(zip(identities.tolist(), groups, strict=True)):
+        members.setdefault(identity, {}).setdefault(group, []).append(row)
+        owners.setdefault(group, set()).add(identity)
+    asked = [
+        identity
+        for identity, parts in members.items()
+        if len(parts) > 1 and all(len(owners[group]) == 1 for group in parts)
+    ]
+    if not asked:
+        raise DataError(
+            f"expected identities with two different rows or more, got {len(members)} of one: a "
+            "query would find nothing; add rows that belong together"
+        )
+    counts = [max(round(len(members) * share), 1) for share in (query, validation)]
+    places = {
+        identity: "query" if place < counts[0] else "validation"
+        for place, identity in enumerate(asked[: sum(counts)])
+    }
+    split: dict[str, list[int]] = {
+        name: [] for name in ("query", "validation", "held_out", "train")
+    }
+    for identity, parts in members.items():
+        first, *others = parts.values()
+        place = places.get(identity, "train")
+        split[place] += first
+        rest = "train" if place == "train" else "held_out"
+        split[rest] += [row for part in others for row in part]
+    return {name: np.array(sorted(rows), np.int64) for name, rows in split.items()}
+
+
 def refuse_empty(sizes: Mapping[str, int], where: str, advice: str = "add items") -> None:
     """Raise DataError where a split has no rows: no figure can be taken on it."""
     empty = [name for name, size in sizes.items() if not size]
@@ -114,7 +162,7 @@ def assemble(
     name: str,
     rows: Mapping[str, Rows],
     inputs: Mapping[Modality, Stored],
-    labels: npt.NDArray[np.uint8],
+    labels: Labels,
     names: Sequence[str],
     classes: Sequence[str],
     *,

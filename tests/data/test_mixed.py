@@ -312,7 +312,7 @@ def test_codes_of_photographs_are_those_of_the_files(tmp_path: Path) -> None:
             expected = imagehash.phash(ImageOps.exif_transpose(picture)).hash.flatten()
         assert np.array_equal(code, expected)
     encoder: Encoded = VICTIMS.create("encoder", {"encoder": "timm:tf_efficientnet_lite0"})
-    features = encoder.split_features(data.query)
+    features = encoder.split_features(data.query, "image")
     assert len(features) > 3
     centre = features.mean(dim=0)
     for value, name in zip(features, data.query.names, strict=True):

@@ -30,10 +30,12 @@ from advhash.data.paths import PICTURES
 from advhash.data.readers.shared import Size, cached_reading, check_size
 from advhash.errors import DataError
 from advhash.registry import DATASETS
+from advhash.shared_labels import as_groups
 from advhash.storage.places import user_path
 
 MIN_IMAGES = 20
 LEAST_OF_CLASS = 6  # pictures of a class that give a query and a validation row
+Meaning = Literal["classes", "identities"]
 QUERY_SHARE, VALIDATION_SHARE, HELD_OUT_SHARE = 0.15, 0.10, 0.10
 
 
@@ -117,10 +119,13 @@ def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
         )
 
 
-def read(listing: Listing, size: Size, seed: int, longest: int, folder: Path) -> Dataset:
+def read(
+    listing: Listing, size: Size, seed: int, longest: int, folder: Path, meaning: Meaning
+) -> Dataset:
     """Decode all images, to size × size or as they are, and split them class by class.
 
-    folder: where pictures of several sizes lie meanwhile
+    folder:  where pictures of several sizes lie meanwhile
+    meaning: of a sub-folder
 
     Raises DataError: images that cannot be read, or are too large, their number and the first three
     in one line.
@@ -132,8 +137,8 @@ def read(listing: Listing, size: Size, seed: int, longest: int, folder: Path) ->
     targets = np.array([listing.classes.index(listing.images[row][0]) for row in order])
     if size == "stored":
         images = gathered(folder, stored_images(names, files, str(listing.root), longest))
-        return _split(listing, names, targets, images.evened())
-    return _split(listing, names, targets, _square(listing, names, files, size))
+        return _split(listing, names, targets, images.evened(), meaning)
+    return _split(listing, names, targets, _square(listing, names, files, size), meaning)
 
 
 def _square(listing: Listing, names: Sequence[str], files: Sequence[Path], size: int) -> Tensor:
@@ -156,7 +161,11 @@ def _square(listing: Listing, names: Sequence[str], files: Sequence[Path], size:
 
 
 def _split(
-    listing: Listing, names: Sequence[str], targets: npt.NDArray[np.int64], images: Stored
+    listing: Listing,
+    names: Sequence[str],
+    targets: npt.NDArray[np.int64],
+    images: Stored,
+    meaning: Meaning,
 ) -> Dataset:
     """The splits, the same pictures on one side."""
     classes = listing.classes
@@ -165,19 +174,28 @@ def _split(
         first.setdefault(f"{tuple(image.shape)}".encode() + image.numpy().tobytes(), row)
         for row, image in enumerate(images)
     ]
-    rows = _stratified(targets, groups)
+    identities = meaning == "identities"
+    if identities:
+        rows = splits.by_identity(targets, groups, QUERY_SHARE, VALIDATION_SHARE)
+        advice = "three sub-folders or more are needed, two of them with different pictures"
+    else:
+        rows = _stratified(targets, groups)
+        advice = (
+            f"of each class {QUERY_SHARE:.0%} are queries and {VALIDATION_SHARE:.0%} validation, "
+            f"so one of {LEAST_OF_CLASS} different pictures or more is needed, got at most "
+            f"{_largest_class(targets, groups)}; where a sub-folder is one thing, such as a "
+            "product, say so by --set dataset.labels=identities"
+        )
     splits.refuse_empty(
         {name: len(rows[name]) for name in ("query", "validation", "train")},
         str(listing.root),
-        f"of each class {QUERY_SHARE:.0%} are queries and {VALIDATION_SHARE:.0%} validation, so "
-        f"one of {LEAST_OF_CLASS} different pictures or more is needed, got at most "
-        f"{_largest_class(targets, groups)}",
+        advice,
     )
     return splits.assemble(
         "folder",
         rows,
         {"image": images},
-        np.eye(len(classes), dtype=np.uint8)[targets],
+        as_groups(targets) if identities else np.eye(len(classes), dtype=np.uint8)[targets],
         names,
         classes,
         source="images given by the user",
@@ -221,19 +239,25 @@ def _stratified(
 
 @DATASETS.register("folder", source="your own images: ROOT/<class>/*.png, .jpg, …")
 def read_folder(
-    *, root: str, size: int | Literal["stored"] = 32, seed: int = 0, longest: int = 1024
+    *,
+    root: str,
+    size: int | Literal["stored"] = 32,
+    seed: int = 0,
+    longest: int = 1024,
+    labels: Literal["classes", "identities"] = "classes",
 ) -> Dataset:
     """Your own images: one sub-folder a class, whose name is the label."""
     check_size(size, longest)
     listing = walk(user_path(root))
     return cached_reading(
         "folder",
-        lambda folder: read(listing, size, seed, longest, folder),
+        lambda folder: read(listing, size, seed, longest, folder, labels),
         {
             "root": root,
             "size": size,
             "seed": seed,
             **({"longest": longest} if size == "stored" else {}),
+            **({"labels": labels} if labels == "identities" else {}),
         },
         ("pillow",),
         (__file__,),
