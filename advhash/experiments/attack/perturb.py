@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack, AttackData
+from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Batch, Split
@@ -32,6 +32,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.registry import ATTACKS
 from advhash.shared_labels import Labels
 from advhash.targets import choose_targets
+from advhash.victims.memory import rows_at_once
 
 # The tensors of a piece of the work, by its name: read where they were kept, made where not.
 Piece = Callable[[str, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]
@@ -140,17 +141,29 @@ def attack_batches(
             **{f"{NOTE}{name}": kept for name, kept in fitted.attack.notes().items()},
         }
 
+    def at_once(batch: Batch) -> int:
+        if "gradients" not in fitted.attack.knowledge or fitted.attack.couples_queries:
+            return len(batch)
+        with frozen(victim):
+            return rows_at_once(victim, batch.inputs[modality], modality)
+
     def block_of(start: int, end: int) -> dict[str, Tensor]:
         places = np.arange(start, end)
         if split.mixed is None:
             return perturb(split.rows(rows[start:end]), places)
-        groups = [group.numpy() for group in split.groups(rows[start:end], end - start)]
+        groups = []
+        for group in split.groups(rows[start:end], end - start):
+            most = at_once(split.rows(rows[places[group.numpy()]]))
+            groups += [part.numpy() for part in group.split(most)]
         parts = [perturb(split.rows(rows[places[group]]), places[group]) for group in groups]
         return _of_several_sizes(parts, np.concatenate(groups).argsort())
 
+    size = protocol.batch_size
+    if split.mixed is None and stop > first:
+        size = at_once(split.rows(rows[first : min(first + size, stop)]))
     batches = []
-    for start in range(first, stop, protocol.batch_size):
-        end = min(start + protocol.batch_size, stop)
+    for start in range(first, stop, size):
+        end = min(start + size, stop)
         batches.append(piece(f"{start:08d}", lambda s=start, e=end: block_of(s, e)))  # type: ignore[misc]
         progress("attacking queries", end, len(rows))
     return joined(batches)

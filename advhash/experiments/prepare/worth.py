@@ -23,6 +23,7 @@ from advhash.shared_labels import Labels, label_sets
 from advhash.victims.base import HashVictim
 from advhash.victims.federated.ends import derived
 from advhash.victims.federated.hashvfl import HashVFL
+from advhash.victims.memory import rows_at_once
 
 TWICE = 512  # rows of the database that are hashed twice, to see whether a victim is random
 
@@ -123,12 +124,12 @@ def victim_flags(
         some = data.database.take(torch.arange(min(TWICE, len(data.database))))
         again = victim.encode_split(some, modality, TWICE)
         flags += check_codes(codes, again, len(sets))
-        batch = data.validation.sample(64)
-        relaxed, gradient = victim.loss_gradient(
-            batch.inputs[modality].to(victim.device),
-            modality,
-            lambda codes: torch.tanh(codes).square().sum(),
-        )
+        inputs = data.validation.sample(64).inputs[modality].to(victim.device)
+        parts = [
+            victim.loss_gradient(part, modality, lambda codes: torch.tanh(codes).square().sum())
+            for part in inputs.split(rows_at_once(victim, inputs, modality))
+        ]
+        relaxed, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
         flags += check_gradient(relaxed, gradient)
     if not victim.differentiable:
         flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
