@@ -1,4 +1,4 @@
-"""Bring your own: any callable from images or texts to codes, named `module:function`.
+"""Bring your own: any callable from images, texts or tables to codes, named `module:function`.
 
 Importing a module runs its code, so this happens only where the user says so (`--trust-code`).
 """
@@ -9,6 +9,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, Modality
 from advhash.data.paths import Reads
 from advhash.data.text.characters import LAST, are_characters, as_strings
-from advhash.errors import UsageError, nearest
+from advhash.errors import DataError, UsageError, nearest
 from advhash.victims.base import HashVictim
 
 
@@ -54,8 +55,8 @@ def import_function(name: str) -> Callable[[Any], Any]:
     if isinstance(target, type) or not callable(target):
         kind = "class" if isinstance(target, type) else type(target).__name__
         raise UsageError(
-            f"--victim {name}: expected a function from (B,3,H,W) images in [0,1] or a list of "
-            f"texts to (B,K) codes, got a {kind}"
+            f"--victim {name}: expected a function from (B,3,H,W) images in [0,1], a list of texts "
+            f"or (B,F) rows of a table to (B,K) codes, got a {kind}"
         )
     function: Callable[[Any], Any] = target
     return function
@@ -90,7 +91,7 @@ def stated_size(model: object) -> int | None:
 
 
 def stated_modality(function: object) -> Modality | None:
-    """Whether a function says that it takes texts or images; None: it says nothing.
+    """Whether a function says that it takes images, texts or a table; None: it says nothing.
 
     What says so: its attribute `modality`, or how its first argument is annotated.
 
@@ -99,7 +100,7 @@ def stated_modality(function: object) -> Modality | None:
     ('text', None)
     """
     stated = getattr(function, "modality", None)
-    if stated in ("image", "text"):
+    if stated in TAKEN:
         return str(stated)
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)  # type: ignore[arg-type]
@@ -111,6 +112,24 @@ def stated_modality(function: object) -> Modality | None:
     return "image" if "Tensor" in written else None
 
 
+def taken_modality(function: object, name: str, data: Dataset) -> Modality:
+    """What a function is given of these data: what it says, else texts where they have no images.
+
+    Raises DataError: they lack it, or have texts of another kind.
+    """
+    texts = "text" in data.modalities and "image" not in data.modalities
+    given = stated_modality(function) or ("text" if texts else "image")
+    if given not in data.modalities:
+        raise DataError(f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}")
+    if given == "text" and data.text_kind != "characters":
+        raise DataError(
+            f"{name} takes texts as they are: expected text=characters, got {data.text_kind}; add "
+            "--set dataset.text=characters"
+        )
+    return given
+
+
+TAKEN: tuple[Modality, ...] = ("image", "text", "table")
 MOST_PARTS = 2000  # that are looked through for modules
 _ARRAYS = (Tensor, np.ndarray)
 OTHERS = ("torch", "torchvision", "numpy", "builtins", "logging", "advhash")
@@ -177,15 +196,15 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 class ExternalVictim(HashVictim):
-    """Code given by the user: any callable from images or texts to codes.
+    """Code given by the user: any callable from images, texts or tables to codes.
 
-    function: gets (B,3,H,W) float32 images in [0,1], a copy that it may write into, or a list of
-              strings, and returns (B,K) numbers, a torch tensor or what numpy makes an array of.
-              Real: a bit is 1 iff > 0. All 0 and 1, or bool: the bits. Bytes that hold eight bits
-              each are refused
+    function: gets (B,3,H,W) float32 images in [0,1] or (B,F) float32 rows of a table, a copy that
+              it may write into, or a list of strings, and returns (B,K) numbers, a torch tensor or
+              what numpy makes an array of. Real: a bit is 1 iff > 0. All 0 and 1, or bool: the
+              bits. Bytes that hold eight bits each are refused
     name:     `module:function`, for messages
-    sample:   (B,3,H,W) images or (B,L) characters to try it on, which decide over what it is given,
-              K, 0/1 codes and gradients; texts have none
+    sample:   (B,3,H,W) images, (B,L) characters or (B,F) floats to try it on, which decide over
+              what it is given, K, 0/1 codes and gradients; texts have none
 
     It is differentiable where a gradient other than 0 comes back for the sample; else `no_gradient`
     says what happened. Then `relax` lets a gradient of 0 through, and attacks that need one refuse.
@@ -196,7 +215,7 @@ class ExternalVictim(HashVictim):
     """
 
     default_dataset = "digits"
-    reads = Reads((frozenset({"image"}), frozenset({"text"})), classes=False)
+    reads = Reads(tuple(frozenset({name}) for name in TAKEN), classes=False)
 
     def __init__(self, function: Callable[[Any], Any], *, name: str, sample: Tensor) -> None:
         super().__init__()
@@ -206,7 +225,12 @@ class ExternalVictim(HashVictim):
         )
         self.name = name
         self.of_texts = are_characters(sample)
-        self.bounds = {"text": (0.0, float(LAST))} if self.of_texts else {"image": (0.0, 1.0)}
+        if self.of_texts:
+            self.bounds = {"text": (0.0, float(LAST))}
+        elif sample.dim() == 2:
+            self.bounds = {"table": (-math.inf, math.inf)}
+        else:
+            self.bounds = {"image": (0.0, 1.0)}
         self.default_database = next(iter(self.bounds))
         self.history = []
         self.register_buffer("place", torch.empty(0, device=sample.device), persistent=False)
@@ -279,12 +303,13 @@ class ExternalVictim(HashVictim):
         except Exception as error:  # the call without a gradient judges whether it works at all
             return f"asked for one, it raised {_reason(error)}"
         if gradients[0] is None:
-            return "its codes do not follow from the images through torch"
+            return "its codes do not follow from its inputs through torch"
         return "" if bool((gradients[0] != 0).any()) else "it is 0 everywhere, as that of a sign is"
 
     def _call(self, inputs: Tensor) -> Tensor:
         """(B,K) float32 of the function, checked. Raises UsageError."""
-        shown = f"images {tuple(inputs.shape)} on {inputs.device}"
+        kind = "images" if inputs.dim() > 2 else "a table"
+        shown = f"{kind} {tuple(inputs.shape)} on {inputs.device}"
         if self.of_texts:
             shown = f"a list of {len(inputs)} texts"
         called = f"victim {self.name}: called with {shown}"

@@ -43,7 +43,7 @@ from advhash.reports.record import Record
 from advhash.storage.places import user_path
 from advhash.storage.run_folder import RunFolder, expect_finished
 from advhash.victims.base import HashVictim
-from advhash.victims.external import ExternalVictim
+from advhash.victims.external import ExternalVictim, taken_modality
 
 Victim = Trained | HashVictim | Callable[[Tensor], Any]
 Table = str | Mapping[str, Any]
@@ -106,31 +106,32 @@ def bring(
 ) -> Trained:
     """A model of yours on this data, with its figures and flags, ready for several attacks.
 
-    victim: a torch module or any function from (B,3,H,W) float32 images in [0,1] to (B,K) codes:
-            real ones, whose bit is 1 iff > 0, or bits; see docs/bring_your_own.md. A module is put
-            into eval mode
+    victim: a torch module or any function from (B,3,H,W) float32 images in [0,1], a list of texts
+            or (B,F) float32 rows of a table to (B,K) codes: real ones, whose bit is 1 iff > 0, or
+            bits; see docs/bring_your_own.md. A module is put into eval mode
     name:   what records call it; by default where it is defined
 
-    Raises UsageError: it fails on images or returns no codes; DataError: data without images.
+    Raises UsageError: it fails on its inputs or returns no codes; DataError: data without these.
     """
     start = time.perf_counter()
     _expect_data(data)
     called = name or _defined(victim)
     if not isinstance(victim, HashVictim):
-        if "image" not in data.modalities:
-            raise DataError(f"{called} needs images: {data.name!r} has {data.modalities}")
+        given = taken_modality(victim, called, data)
         data.expect_one_size(called)
         some = torch.arange(min(SAMPLES, len(data.validation)))
-        victim = _external(victim, called, data.validation.rows(some).inputs["image"])
+        victim = _external(victim, called, data.validation.rows(some).inputs[given])
+    served = victim.served_codes(data)
     card = introduce(
         victim,
         data,
+        served,
         name=called,
         source="code of the user",
         seed=seed,
         bootstrap_seed=derive_seed(seed, "bootstrap"),
     )
-    mark = fingerprint(victim, called, data)
+    mark = fingerprint(called, served)
     return Trained(
         victim, data, called, {}, card, None, mark, "brought", time.perf_counter() - start
     )

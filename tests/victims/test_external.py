@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import advhash as ah
 from advhash.attacks.base import AttackData, frozen
 from advhash.budget import Budget
 from advhash.compute.progress import silent
@@ -256,7 +257,7 @@ class OnlyWithoutGradients(nn.Module):
         (lambda images: (average(images) > 0).tolist(), "it returns a list, not a tensor"),
         (
             lambda images: average(images.detach()) * nn.Parameter(torch.ones(64)),
-            "do not follow from the images",
+            "do not follow from its inputs",
         ),
     ],
 )
@@ -269,7 +270,9 @@ def test_why_there_is_no_gradient_is_said(
         ATTACKS.create("hag").perturb(
             victim, digits.query.rows(torch.arange(2)), None, Budget("linf", 0.1)
         )
-    card = introduce(victim, digits, name="x:y", source="", seed=0, bootstrap_seed=0)
+    card = introduce(
+        victim, digits, victim.served_codes(digits), name="x:y", source="", seed=0, bootstrap_seed=0
+    )
     (flag,) = [flag for flag in card["flags"] if flag["name"] == "no_gradient"]
     assert victim.no_gradient in flag["message"]
 
@@ -565,6 +568,31 @@ def test_refusals(folder: Path, advhash: Any) -> None:
     code, out, _ = advhash(*command, "--trust-code")
     assert code == 0
     assert "checkpoint" not in out
+
+
+def test_rows_of_a_table_are_taken_where_a_function_says_so(folder: Path, advhash: Any) -> None:
+    (folder / "rows.py").write_text(
+        "import numpy as np\n"
+        "def above(table):\n"
+        "    assert table.shape[1] == 30\n"
+        "    return (table - table.new_tensor(LIMITS)) @ table.new_tensor(AXES)\n"
+        "above.modality = 'table'\n"
+        "LIMITS, AXES = np.linspace(0.1, 1, 30), np.random.default_rng(0).normal(size=(30, 16))\n"
+    )
+    tables = {"victim": {"name": "rows:above"}, "dataset": {"name": "breast_cancer"}}
+    trained = train(TrainConfig.build(tables).trusting(True))
+    victim, data = trained.victim, trained.data
+    assert isinstance(victim, ExternalVictim)
+    assert (list(victim.bounds), victim.bits, victim.differentiable) == (["table"], 16, True)
+    inputs = data.query.rows(torch.arange(5)).inputs["table"]
+    assert torch.equal(victim.relax(inputs, "table"), victim.function(inputs).float())
+    name = "map_table_table"
+    assert trained.card["metrics"][name]["value"] > trained.card["metrics"]["map_chance"]["value"]
+    assert ah.evaluate(victim.function, data)[name].value == trained.card["metrics"][name]["value"]
+    with pytest.raises(UsageError, match="dhta attacks image, got 'table'"):
+        attack(AttackConfig.build({**tables, "attack": {"name": "dhta"}}).trusting(True))
+    with pytest.raises(DataError, match="needs tables: 'digits' has image"):
+        train(TrainConfig.build({**tables, "dataset": {"name": "digits"}}).trusting(True))
 
 
 def test_an_interrupted_run_needs_the_trust_again(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset
-from advhash.errors import DataError
 from advhash.experiments.prepare.worth import victim_flags, victim_metrics
 from advhash.measures.sanity import check_pictures
 from advhash.victims.base import HashVictim
@@ -17,8 +18,8 @@ from advhash.victims.external import (
     ExternalVictim,
     import_function,
     source_file,
-    stated_modality,
     stated_size,
+    taken_modality,
 )
 
 SAMPLES = 8  # images that a function is tried on
@@ -26,39 +27,41 @@ SAMPLES = 8  # images that a function is tried on
 
 def bring(
     name: str, data: Dataset, device: torch.device, *, seed: int, bootstrap_seed: int
-) -> tuple[ExternalVictim, dict[str, Any]]:
+) -> tuple[ExternalVictim, dict[str, Any], dict[str, HashCodes]]:
     """Import and try the function, and take its figures. **Runs the user's code.**
 
-    Returns the victim and a card as a checkpoint has it, which is kept nowhere: there are no
-    weights to store. Raises UsageError, DataError.
+    Returns the victim, a card as a checkpoint has it, which is kept nowhere: there are no weights
+    to store; and the codes of the database, by direction. Raises UsageError, DataError.
     """
     function = import_function(name)
-    texts = "text" in data.modalities and "image" not in data.modalities
-    given = stated_modality(function) or ("text" if texts else "image")
-    if given not in data.modalities:
-        raise DataError(f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}")
-    if given == "text" and data.text_kind != "characters":
-        raise DataError(
-            f"{name} takes texts as they are: expected text=characters, got {data.text_kind}; add "
-            "--set dataset.text=characters"
-        )
+    given = taken_modality(function, name, data)
     begun = time.perf_counter()
     sample = data.validation.rows(torch.arange(min(SAMPLES, len(data.validation))))
     victim = ExternalVictim(function, name=name, sample=sample.inputs[given].to(device))
     file = source_file(name)
     source = f"code of the user: {file.name if file else name}"
+    served = victim.served_codes(data)
     card = introduce(
-        victim, data, name=name, source=source, seed=seed, bootstrap_seed=bootstrap_seed
+        victim, data, served, name=name, source=source, seed=seed, bootstrap_seed=bootstrap_seed
     )
-    return victim, {**card, "seconds": round(time.perf_counter() - begun, 2)}
+    return victim, {**card, "seconds": round(time.perf_counter() - begun, 2)}, served
 
 
 def introduce(
-    victim: HashVictim, data: Dataset, *, name: str, source: str, seed: int, bootstrap_seed: int
+    victim: HashVictim,
+    data: Dataset,
+    served: Mapping[str, HashCodes],
+    *,
+    name: str,
+    source: str,
+    seed: int,
+    bootstrap_seed: int,
 ) -> dict[str, Any]:
-    """The card of a victim without a checkpoint: its figures and flags on this data."""
+    """The card of a victim without a checkpoint: its figures and flags on this data.
+
+    served: the codes of the database, by direction
+    """
     inside = victim.function if isinstance(victim, ExternalVictim) else victim
-    served = victim.served_codes(data)
     flags = victim_flags(victim, data, served)
     flags += check_pictures(data.pictures, stated=stated_size(inside))
     metrics = victim_metrics(victim, data, served, bootstrap_seed)
@@ -79,7 +82,7 @@ def introduce(
     }
 
 
-def fingerprint(victim: HashVictim, name: str, data: Dataset) -> str:
+def fingerprint(name: str, served: Mapping[str, HashCodes]) -> str:
     """SHA-256 of the name, of the source file of its module, and of the codes of the database.
 
     The codes tell apart what the file does not show: weights loaded from elsewhere, other modules.
@@ -88,6 +91,6 @@ def fingerprint(victim: HashVictim, name: str, data: Dataset) -> str:
     file = source_file(name)
     if file is not None and file.is_file():
         digest.update(file.read_bytes())
-    for direction in victim.directions:
-        digest.update(victim.database_codes(data, direction).words.tobytes())
+    for codes in served.values():
+        digest.update(codes.words.tobytes())
     return digest.hexdigest()

@@ -275,11 +275,12 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
     data = load_data(worded(asked, ExternalVictim, kind), ExternalVictim)
     expect_sizes(ExternalVictim, data, name)
     bootstrap = derive_seed(config.seed, "bootstrap")
-    victim, card = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
+    victim, card, served = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)
     seconds = time.perf_counter() - start
-    return Trained(
-        victim, data, name, {}, card, None, own_fingerprint(victim, name, data), "brought", seconds
-    )
+    mark = own_fingerprint(name, served)
+    trained = Trained(victim, data, name, {}, card, None, mark, "brought", seconds)
+    keep_codes(trained, served)
+    return trained
 
 
 def _from_checkpoint(
