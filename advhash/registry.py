@@ -465,7 +465,9 @@ VICTIMS: Registry[Any] = Registry(
     ),
     facts=("default_dataset",),
 )
-QUANTISERS: Registry[Any] = Registry("quantiser", ("advhash.victims.encoders.quantisers",))
+QUANTISERS: Registry[Any] = Registry(
+    "quantiser", ("advhash.victims.encoders.head", "advhash.victims.encoders.quantisers")
+)
 INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.inversion.code_inversion",))
 ATTACKS: Registry[Any] = Registry(
     "attack",

@@ -64,7 +64,7 @@ class Encoded(_Fitted):
 
     encoder:    `timm:NAME`, `hf:` and a folder or id of transformers, `st:` and a folder or package
                 of sentence-transformers, or `onnx:` and a file
-    quantise:   sign, mean, median, itq, lsh or pca-sign
+    quantise:   sign, mean, median, itq, lsh, pca-sign or head
     bits:       K; by default one a feature
     dimensions: how many of the first features are used; by default all
     projection: a file of a matrix (P,D), see `read_matrix`: P products with the D features of the
@@ -313,7 +313,7 @@ class Encoded(_Fitted):
         assert self.bits is not None  # since the constructor
         if self.projection is not None:  # where only its place was made
             self.matrix.copy_(read_matrix(user_path(self.projection), self.matrix.shape[1]))
-        generator = torch.Generator().manual_seed(seed)
+        generator, labels = torch.Generator().manual_seed(seed), data.train_labels
         sides = [self.split_features(data.train, side, progress) for side in self.bounds]
         for rows in sides:
             if not bool(rows.isfinite().all()):
@@ -326,10 +326,13 @@ class Encoded(_Fitted):
         if len(sides) > 1 and self._quantiser.projects:
             means = [rows.mean(dim=0) for rows in sides]
             centred = [rows - mean for rows, mean in zip(sides, means, strict=True)]
-            cut = self._quantiser.fit(torch.cat(centred), self.bits, generator)
+            both = torch.cat([labels] * len(sides))
+            cut = self._quantiser.fit_labelled(torch.cat(centred), both, self.bits, generator)
             cuts = [Cut(mean + cut.centre, cut.projection) for mean in means]
         else:
-            cuts = [self._quantiser.fit(rows, self.bits, generator) for rows in sides]
+            cuts = [
+                self._quantiser.fit_labelled(rows, labels, self.bits, generator) for rows in sides
+            ]
         self.centre.copy_(torch.stack([cut.centre for cut in cuts]))
         if cuts[0].projection is not None:
             self.axes.copy_(cuts[0].projection)

@@ -56,6 +56,12 @@ class Quantiser(ABC):
     def fit(self, features: Tensor, bits: int, generator: torch.Generator) -> Cut:
         """What is learnt from (N,D) features of the training rows, for K bits."""
 
+    def fit_labelled(
+        self, features: Tensor, labels: Tensor, bits: int, generator: torch.Generator
+    ) -> Cut:
+        """The same with the labels of these rows, which most leave aside: multi-hot or groups."""
+        return self.fit(features, bits, generator)
+
 
 class Threshold(Quantiser):
     """One bit of each feature, by the threshold that files of embeddings are cut at, too."""
