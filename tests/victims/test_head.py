@@ -143,4 +143,4 @@ def test_an_encoder_takes_it(tmp_path_factory: pytest.TempPathFactory) -> None:
     given = part.inputs["text"]
     assert torch.equal(victim.relax(given, "text"), again.relax(given, "text"))
     counts = histograms(*[victim.encode(given, "text")] * 2, labels.numpy(), labels.numpy())
-    assert float(average_precision(counts).mean()) > 0.8
+    assert float(average_precision(counts).mean()) > 0.6  # by chance 0.14
