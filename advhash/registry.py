@@ -536,6 +536,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.invert.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
+        "advhash.experiments.scan.run",
         "advhash.experiments.transfer.run",
         "advhash.experiments.defend.run",
     ),

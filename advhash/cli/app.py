@@ -32,6 +32,7 @@ from advhash.cli.list import list_entries
 from advhash.cli.options import Json, placed
 from advhash.cli.phase_chart import phase_chart
 from advhash.cli.report import report
+from advhash.cli.scan import scan
 from advhash.cli.terminal import tell
 from advhash.cli.train import train
 from advhash.cli.transfer import transfer
@@ -85,6 +86,7 @@ app.command("list")(list_entries)
 app.command()(lifelong)
 app.command()(benchmark)
 app.command()(certify)
+app.command()(scan)
 app.command()(attack)
 app.command()(compare)
 app.command()(defend)

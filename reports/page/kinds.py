@@ -28,6 +28,7 @@ from advhash.reports.lifelong.chapter import lifelong_chapter
 from advhash.reports.lifelong.record import LIFELONG
 from advhash.reports.phase import PHASE, phase_chapter
 from advhash.reports.record import SCHEMA as ATTACK, SIBLINGS, Siblings, schema_of
+from advhash.reports.scan import SCAN, scan_chapter
 from advhash.reports.transfer import TRANSFER, transfer_chapter
 from advhash.storage.documents import reason
 
@@ -50,6 +51,7 @@ KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the or
     ENCODING: _each(encoding_chapter),
     PHASE: _each(phase_chapter),
     SEARCH: _each(search_chapter),
+    SCAN: _each(scan_chapter),
 }
 
 

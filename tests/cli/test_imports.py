@@ -54,6 +54,7 @@ REFUSED = {  # usage errors, and what they say
     ("compare", "nowhere", "."): "expected a run folder, got nowhere: no such folder",
     ("attack", *("--victim", "dpsh", "--method", "blend", "--match", "nowhere")): "nowhere",
     ("phase-chart", "--set", "victim.widht=3"): "did you mean 'width'?",
+    ("scan", ".", "--threshold", "many"): "expected a number of bits",
     ("train", "--victim", "dpsx"): "did you mean 'dpsh'?",
     ("transfer", "--victims", "dpsh,csq+defense=sat", "--methods", "dhta"): "'saat'",
     ("transfer", "--victims", "dpsh,csq", "--methods", "dhta+stepz=3"): "did you mean 'step'?",

@@ -107,7 +107,7 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
     "kind",
     [
         *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert", "lifelong"),
-        *("phase", "transfer"),
+        *("phase", "scan", "transfer"),
     ],
 )
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:

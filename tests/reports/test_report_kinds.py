@@ -56,6 +56,7 @@ SAYS = {  # the topics of its own that a kind has on a page
     "encode": ["detection", "encoding"],
     "phase": ["phase"],
     "search": ["search"],
+    "scan": ["thresholds"],
 }
 
 
@@ -121,12 +122,12 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
-    assert "What 12 runs found on toy" in found.text
-    assert "All 12 runs in a sentence each" in found.text
+    assert "What 13 runs found on toy" in found.text
+    assert "All 13 runs in a sentence each" in found.text
     verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
-    assert verdicts.count("<li><strong>") == 12
+    assert verdicts.count("<li><strong>") == 13
 
 
 def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:

@@ -36,6 +36,7 @@ from advhash.reports.record import (
     RunInfo,
     VictimInfo,
 )
+from advhash.reports.scan import ScanRecord
 from advhash.reports.transfer import Check, Defense, MatrixEntry, Method, TransferRecord, Victim
 
 HOSTILE = "<script>alert('x')</script>"
@@ -504,6 +505,47 @@ def make_benchmark(folder: Path) -> Path:
     return written(folder, record)
 
 
+def make_scan(folder: Path) -> Path:
+    """Two hashes, one of them without a threshold; all lists filled."""
+    rate = {"value": 1e-4, "low": 5e-5, "high": 2e-4, "n": 900}
+    plain = {
+        "label": HOSTILE, "bits": 64, "threshold": 8, "chosen": "interval",
+        "false_positive_rate": rate, "false_positive_rate_with_marked": rate,
+        "false_positive_rate_good": {**rate, "low": None, "high": None}, "resolved": True,
+        "lookup_rate": rate, "bank_size": 900, "kept": 0.6, "worst_edit": "mirror",
+        "curve": [{"threshold": at, "value": 1e-5 * at, "low": 0.0, "high": 1e-4 * at,
+                   "resolved": at > 3} for at in range(20)],
+        "edits": {"mirror": vars(SHARE)}, "pairs_within": 3, "matched_pictures": 4,
+        "clusters": 2, "largest_cluster": 3,
+        "nearest": [{"first": HOSTILE, "second": "b.jpg", "distance": 2, "marked": True}],
+        "crowded": [{"name": HOSTILE, "matches": 40, "share": 0.1}],
+        "bank": {"entries": 5, "matched": 1, "crowded": [],
+                 "matches": [{"picture": HOSTILE, "entry": "row 3", "distance": 1}]},
+        "evasion_at": {"pictures": 2, "found": 1, "method": "gradients", "linf": [3, None],
+                       "l2": [0.2, None], "names": [HOSTILE, "b.jpg"], "median_linf": 3.0,
+                       "median_l2": 0.2, "shares": {"4": vars(SHARE)},
+                       "after_jpeg": vars(SHARE)},
+    }  # fmt: skip
+    none = dict.fromkeys((
+        "threshold", "false_positive_rate", "false_positive_rate_with_marked", "bank",
+        "false_positive_rate_good", "lookup_rate", "kept", "worst_edit", "evasion_at",
+    ))  # fmt: skip
+    empty = {"label": "dhash", "edits": {}, "nearest": [], "crowded": [], "resolved": False}
+    record = ScanRecord.model_validate(
+        {
+            "schema_": "advhash/scan/1", "command": "scan", "run": info(folder).model_dump(),
+            "folder": "toy", "settings": {"upright": False}, "files": 9, "pictures": 8,
+            "copies": 1, "low_quality": 1, "quality": 50, "edited": 4, "marked": 1,
+            "skipped": {"broken": 1}, "left_out": {"a link": 1}, "remarks": {HOSTILE: 1},
+            "edit_texts": {"mirror": "mirrored"}, "edit_kinds": {"mirror": "turned"}, "groups": 4,
+            "false_positives": 2e-4, "hashes": [plain, {**plain, **none, **empty}],
+            "recommendation": {"hash": HOSTILE, "threshold": 8, "reason": f"Take {HOSTILE}."},
+            "flags": [vars(FLAG)], "seconds": {"all": 1.0},
+        }
+    )  # fmt: skip
+    return written(folder, record)
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run at a path
     "benchmark": make_benchmark,
     "attack": make_run,
@@ -517,6 +559,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run 
     "encode": make_encoding,
     "phase": make_phase,
     "search": make_search,
+    "scan": make_scan,
 }
 NAMES = tuple(MAKERS)
 

@@ -122,7 +122,8 @@ class BlockHash(PerceptualHash):
         between two blocks is shared out
 
     Values are sums of red, green and blue; there are four bands of h/4 rows of blocks. A block as
-    light as the median is 1 in the light half of the range alone. `relax` gives the mean of a block
+    light as the median is 1 in the light half of the range alone; where a picture is transparent it
+    is white. `relax` gives the mean of a block
     minus the median, in [−1,1].
     """
 
@@ -152,7 +153,10 @@ class BlockHash(PerceptualHash):
 
     def bits_of(self, picture: Picture) -> Bits:
         width, height = picture.image.size
-        bands = self._blocks(picture.pixels).reshape(BANDS, -1)
+        pixels = picture.pixels
+        if picture.hidden is not None:
+            pixels = np.where(picture.hidden[..., None], np.uint8(255), pixels)
+        bands = self._blocks(pixels).reshape(BANDS, -1)
         medians = np.median(bands, axis=1, keepdims=True)
         return np.asarray(bands - medians + (medians > self._half(height, width)) > 0).ravel()
 

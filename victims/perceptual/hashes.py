@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 import torch
-from PIL import Image
 from torch import Tensor
 
 from advhash.codes.packed import HashCodes
@@ -225,12 +224,7 @@ class PDQ(PerceptualHash):
         """(H,W), no side above `shrink`."""
         width, height = picture.image.size
         new = (height, width) if self.shrink == "none" else fitted_size(height, width, self.shrink)
-        result: Floats
-        if new == (height, width):
-            result = luminance(picture.pixels)
-        else:
-            shrunk = picture.image.resize(new[::-1], Image.Resampling.BICUBIC)
-            result = luminance(np.asarray(shrunk))
+        result: Floats = luminance(picture.fitted(*new))
         return result
 
     def _fitted(self, pixels: Tensor) -> Tensor:
@@ -247,8 +241,8 @@ class PDQ(PerceptualHash):
         """(B,16,16) of (B,H,W), as one linear operator."""
         height, width = picture.shape[1:]
         transform = torch.from_numpy(pdq_transform()).to(picture)
-        down = torch.from_numpy(_blurred_points(height, width)).to(picture)
-        across = torch.from_numpy(_blurred_points(width, height)).to(picture)
+        down = torch.from_numpy(blurred_points(height, width)).to(picture)
+        across = torch.from_numpy(blurred_points(width, height)).to(picture)
         small = down @ picture @ across.T
         return transform @ small @ transform.T
 
@@ -342,7 +336,7 @@ def _quality(values: Floats) -> int:
     return min(int(sum(np.trunc(step).sum(dtype=np.int64) for step in steps)) // QUALITY_SCALE, 100)
 
 
-def _blurred_points(size: int, other: int) -> Floats:
+def blurred_points(size: int, other: int) -> Floats:
     """(64,size) the two passes and the choice of points along one side as a matrix.
 
     other: the other side; a picture of 64×64 pixels is taken as it is

@@ -29,12 +29,14 @@ Pixels = npt.NDArray[np.uint8]
 class Picture:
     """One picture of 8 bits a colour, and what hashes take from it, made once for all of them.
 
-    image: Pillow's, of mode RGB
+    image:  Pillow's, of mode RGB
+    hidden: (H,W) where it is wholly transparent, which a hash may take for white; None: nowhere
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, hidden: npt.NDArray[np.bool_] | None = None) -> None:
         assert image.mode == "RGB"
-        self.image = image
+        self.image, self.hidden = image, hidden
+        self._fitted: dict[tuple[int, int], Pixels] = {}
 
     @classmethod
     def of(cls, pixels: Pixels) -> Picture:
@@ -49,6 +51,15 @@ class Picture:
     @functools.cached_property
     def grey(self) -> Image.Image:
         return self.image.convert("L")
+
+    def fitted(self, height: int, width: int) -> Pixels:
+        """(height,width,3): shrunk or grown by the bicubic filter."""
+        if (width, height) == self.image.size:
+            return self.pixels
+        if (height, width) not in self._fitted:
+            small = self.image.resize((width, height), Image.Resampling.BICUBIC)
+            self._fitted[height, width] = np.asarray(small)
+        return self._fitted[height, width]
 
     def small_grey(self, height: int, width: int) -> Pixels:
         """(height,width): Pillow's grey picture, shrunk or grown by Lanczos."""

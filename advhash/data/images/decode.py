@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,71 @@ def decode_stored(source: Path | bytes, longest: int) -> npt.NDArray[np.uint8]:
 
 def _upright(source: Path | bytes, longest: int | None) -> Image.Image:
     """The whole picture in RGB."""
+    with _checked(source, longest) as (image, deep):
+        upright = ImageOps.exif_transpose(image)
+        for sizes in _SIZES:
+            sizes.append(upright.size)
+        upright = _in_eight_bits(upright, deep=deep)
+        if upright.has_transparency_data:
+            over = upright.convert("RGBA")
+            upright = Image.new("RGBA", over.size, "white")
+            upright.alpha_composite(over)
+        return upright.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A picture as hashes are given it.
+
+    image:   of mode RGB, at its own size
+    hidden:  (H,W) where it is wholly transparent; None: nowhere
+    remarks: what was odd about it, though it could be read
+    """
+
+    image: Image.Image
+    hidden: npt.NDArray[np.bool_] | None
+    remarks: tuple[str, ...]
+
+
+def read_picture(source: Path | bytes, *, upright: bool = False) -> Read:
+    """A picture at its own size, as programs that hash files read it.
+
+    Transparency is dropped: `hidden` says where nothing shows. An animation is its first picture,
+    and grey pixels of 16 bits are those of 8, as in `decode`.
+
+    upright: whether it is turned as its camera noted; such programs leave it as it is stored
+
+    Raises ValueError, OSError and whatever a decoder raises that is fed broken bytes.
+    """
+    with _checked(source) as (image, deep):
+        remarks = [
+            remark
+            for remark, holds in (
+                ("animated: its first picture", getattr(image, "n_frames", 1) > 1),
+                ("16 bits a colour: read with 8", deep or image.mode.startswith("I;16")),
+                ("four inks (CMYK): turned into red, green and blue", image.mode == "CMYK"),
+                ("one pixel wide or high", min(image.size) == 1),
+            )
+            if holds
+        ]
+        turned = ImageOps.exif_transpose(image) if upright else image
+        plain = _in_eight_bits(turned, deep=deep)
+        hidden = None
+        if plain.mode in ("RGBA", "LA"):
+            hidden = np.asarray(plain.getchannel("A")) == 0
+        rgb = plain.convert("RGB")
+        rgb.load()
+    return Read(rgb, hidden if hidden is not None and hidden.any() else None, tuple(remarks))
+
+
+@contextmanager
+def _checked(
+    source: Path | bytes, longest: int | None = None
+) -> Iterator[tuple[Image.Image, bool]]:
+    """A picture that may be decoded, not decoded yet, and whether it has 16 bits a colour.
+
+    Raises ValueError: it is too large; TooLarge: a side above `longest`.
+    """
     with _open(source) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height}: over {MAX_PIXELS:,} pixels")
@@ -87,23 +153,20 @@ def _upright(source: Path | bytes, longest: int | None) -> Image.Image:
         image.verify()
     with _open(source) as image:  # `verify` leaves it unusable
         tiles = getattr(image, "tile", ())  # as they lie in the file, until the pixels are read
-        deep = any(";16" in str(tile[3]) for tile in tiles)
-        upright = ImageOps.exif_transpose(image)
-        for sizes in _SIZES:
-            sizes.append(upright.size)
-        if upright.mode.startswith("I;16"):
-            upright = Image.fromarray(_eight_bits(np.asarray(upright)))
-        elif deep and np.asarray(upright.convert("RGB")).max() < 1 << 4:
-            raise ValueError(  # Pillow keeps the upper 8 of 16 bits
-                "16 bits a colour that hold 12 or fewer, which would be black: save it with 8"
-            )
-        elif upright.mode in ("I", "F"):
-            raise ValueError("pixels of 32 bits, whose range is not known")
-        if upright.has_transparency_data:
-            over = upright.convert("RGBA")
-            upright = Image.new("RGBA", over.size, "white")
-            upright.alpha_composite(over)
-        return upright.convert("RGB")
+        yield image, any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _in_eight_bits(image: Image.Image, *, deep: bool) -> Image.Image:
+    """A picture with 8 bits a colour. Raises ValueError where their range is not known."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_eight_bits(np.asarray(image)))
+    if deep and np.asarray(image.convert("RGB")).max() < 1 << 4:
+        raise ValueError(  # Pillow keeps the upper 8 of 16 bits
+            "16 bits a colour that hold 12 or fewer, which would be black: save it with 8"
+        )
+    if image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits, whose range is not known")
+    return image
 
 
 def _eight_bits(grey: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint8]:

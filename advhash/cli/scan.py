@@ -1,0 +1,163 @@
+"""`advhash scan`, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advhash.cli.console import figure, print_end, print_rows
+from advhash.cli.execute import experiment
+from advhash.cli.terminal import tell
+from advhash.errors import ThresholdMissed, UsageError
+
+if TYPE_CHECKING:
+    from advhash.reports.scan import EvasionFigures, ScanRecord
+
+
+def print_scan(record: ScanRecord) -> None:
+    """Each hash at its threshold, the recommendation, and where the page is."""
+    from advhash.reports.scan import rate_text
+
+    odd = sum(record.skipped.values())
+    tell(
+        f"{record.pictures:,} of {record.files:,} pictures read"
+        + (f", {odd:,} could not be" if odd else "")
+        + f"; {record.copies:,} are copies to the pixel, {record.low_quality:,} of low quality"
+    )
+    for kind, counts in (("not read", record.skipped), ("left out", record.left_out)):
+        for why, count in counts.items():
+            tell(f"{kind}: {count:,} × {why}")
+    rows = []
+    for found in record.hashes:
+        worst = found.worst_edit
+        rows.append(
+            {
+                "hash": found.label,
+                "bits": found.bits,
+                "at most bits": "–" if found.threshold is None else found.threshold,
+                "false positives": rate_text(found.false_positive_rate, found.resolved),
+                "false match a look-up": figure(found.lookup_rate, 4),
+                "edited, found": "–" if found.kept is None else f"{found.kept:.3f}",
+                "worst edit": "–" if worst is None else f"{worst} {figure(found.edits[worst])}",
+                "pairs": found.pairs_within,
+                "median least L∞": _least(found.evasion_at),
+            }
+        )
+    print_rows(tuple(rows[0]), rows)
+    tell(record.recommendation.reason)
+    print_end(record, f"closest pairs, to be marked: {record.run.folder}/pairs.csv")
+
+
+def _least(evasion: EvasionFigures | None) -> str:
+    if evasion is None or evasion.median_linf is None:
+        return "–"
+    return f"{evasion.median_linf:g}/255"
+
+
+def _thresholds(text: str | None) -> dict[str, int]:
+    """`31`, or `pdq=31,phash=10`, by label."""
+    found: dict[str, int] = {}
+    for part in (text or "").split(","):
+        label, _, value = part.rpartition("=")
+        if not part:
+            continue
+        if not value.strip().isdecimal():
+            raise UsageError(
+                f"--threshold {text}: expected a number of bits, or HASH=BITS,… (pdq=31)"
+            )
+        found[label.strip()] = int(value)
+    return found
+
+
+def _banks(texts: list[str] | None) -> dict[str, str]:
+    """`FILE`, or `pdq=FILE`, by label."""
+    found: dict[str, str] = {}
+    for text in texts or []:
+        label, equals, file = text.partition("=")
+        if not equals or Path(text).exists():
+            label, file = "", text
+        found[label] = file
+    return found
+
+
+_LIMIT: list[float] = []  # of the command that runs
+
+
+def _refuse_over(record: ScanRecord) -> None:
+    """Exit 4 where the rate of false positives of a hash lies above `--fail-over`."""
+    for limit in _LIMIT:
+        over = [
+            f"{found.label} {found.false_positive_rate.value:.2g}"
+            for found in record.hashes
+            if found.false_positive_rate is not None
+            and (found.false_positive_rate.value or 0) > limit
+        ]
+        if over:
+            raise ThresholdMissed(
+                f"expected at most {limit:g} false positives a comparison (--fail-over), got "
+                + ", ".join(over)
+            )
+
+
+@experiment("scan", show=print_scan, after=_refuse_over, hint="hashes are scanned as they run")
+def scan(
+    folder: Annotated[
+        str | None, typer.Argument(help="Of pictures, in folders of any depth.")
+    ] = None,
+    hash_names: Annotated[
+        str | None,
+        typer.Option(
+            "--hash",
+            help="e.g. pdq,phash+bits=256, a checkpoint, or all. (default: pdq,phash,dhash)",
+        ),
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option("--threshold", help="Bits: 31, or pdq=31,phash=10.")
+    ] = None,
+    false_positives: Annotated[
+        float | None,
+        typer.Option("--false-positives", help="Sets the threshold, a comparison. (default: 1e-4)"),
+    ] = None,
+    banks: Annotated[
+        list[str] | None, typer.Option("--bank", help="A file of hashes, or HASH=FILE.")
+    ] = None,
+    bank_size: Annotated[
+        int | None, typer.Option("--bank-size", help="Entries that a look-up meets.")
+    ] = None,
+    duplicates: Annotated[
+        str | None, typer.Option("--duplicates", help="CSV: pairs of names that show the same.")
+    ] = None,
+    edited: Annotated[
+        int | None, typer.Option("--edited", help="Pictures that are edited. (default: 100–2000)")
+    ] = None,
+    attacked: Annotated[
+        int | None,
+        typer.Option("--attacked", help="Pictures whose least change is looked for. (default: 0)"),
+    ] = None,
+    upright: Annotated[
+        bool | None, typer.Option("--upright", help="Turn pictures as their cameras noted.")
+    ] = None,
+    save_images: Annotated[
+        bool | None, typer.Option("--save-images", help="Write the changed pictures.")
+    ] = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option("--fail-over", help="Exit 4 where a rate of false positives is above."),
+    ] = None,
+) -> dict[str, Any]:
+    """Which hash and which threshold for these pictures? False positives, edits, close pairs.
+
+    An audit of your own pictures under the hashes that you run: each picture is decoded once, and
+    what is finished is kept, so that the same command goes on where it was stopped.
+    """
+    _LIMIT[:] = [] if fail_over is None else [fail_over]
+    values: dict[str, Any] = {
+        "thresholds": _thresholds(threshold),
+        "bank": _banks(banks),
+        "hashes": [part for part in (hash_names or "").split(",") if part],
+        "upright": upright,
+        "save_images": save_images,
+    }
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,1 @@
+"""A folder of pictures under perceptual hashes as they are run: at a threshold."""

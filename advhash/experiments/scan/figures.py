@@ -1,0 +1,215 @@
+"""The figures of one hash on the pictures of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from advhash.codes.close_pairs import ClosePairs, close_pairs, clusters
+from advhash.data.images.edits import EDITS
+from advhash.experiments.scan.bank import Bank, bank_figures, crowded_rows
+from advhash.experiments.scan.collected import Collected
+from advhash.measures.false_positives import Rates, lookup_rate
+from advhash.measures.intervals import Metric, rate_metric
+from advhash.reports.scan import AtThreshold, EvasionFigures, HashFigures, Pair, Recommended
+
+NEAREST = 100  # pairs that a record lists
+Rows = npt.NDArray[np.int64]
+
+
+def hash_figures(
+    label: str,
+    scanned: Collected,
+    names: Sequence[str],
+    *,
+    edges: Rows,
+    marked: Rows,
+    good: npt.NDArray[np.bool_],
+    with_marked: Rates,
+    rates: Rates,
+    threshold: int | None,
+    chosen: Literal["given", "interval", "estimate"],
+    bank: Bank | None,
+    bank_size: int | None,
+    evasion: EvasionFigures | None,
+    seed: int,
+) -> HashFigures:
+    """What one hash does at its threshold, and at others.
+
+    names: of the distinct pictures, among which all pairs are compared; good: (N,) whether each is
+    of good quality; marked: (P,2) rows of pairs that show the same
+    """
+    codes = scanned.codes[label][scanned.distinct]
+    count = len(codes)
+    listed = close_pairs(codes, edges, _listed_to(with_marked))
+    same = {(int(one), int(other)) for one, other in marked}
+    size = bank_size or (len(bank.codes) if bank else max(count - 1, 1))
+    figures = HashFigures(
+        label=label,
+        bits=codes.bits,
+        threshold=threshold,
+        chosen=chosen,
+        false_positive_rate=None,
+        false_positive_rate_with_marked=None,
+        false_positive_rate_good=None,
+        resolved=False,
+        lookup_rate=None,
+        bank_size=size,
+        curve=_curve(rates),
+        edits={},
+        kept=None,
+        worst_edit=None,
+        pairs_within=0,
+        matched_pictures=0,
+        clusters=0,
+        largest_cluster=0,
+        nearest=_nearest(listed, names, same),
+        crowded=[],
+        bank=None,
+        evasion_at=evasion,
+    )
+    if threshold is None:
+        return figures
+    close = close_pairs(codes, edges, threshold)
+    matches = close.counts.sum(axis=1)
+    numbers = clusters(count, close)
+    sizes = np.bincount(numbers, minlength=1)
+    unmarked = _without(close, marked, edges)
+    kept = edit_rates(scanned, label, threshold, seed)
+    worst = min(kept, key=lambda name: (kept[name].value or 0, name)) if kept else None
+    return figures.model_copy(
+        update={
+            "false_positive_rate": rates.metric(threshold),
+            "false_positive_rate_with_marked": with_marked.metric(threshold),
+            "false_positive_rate_good": _good_rate(close, good, same),
+            "resolved": bool(rates.resolved[threshold]),
+            "lookup_rate": lookup_rate(unmarked, edges, size, seed),
+            "edits": kept,
+            "kept": _mean_over_kinds(kept),
+            "worst_edit": worst,
+            "pairs_within": int(matches.sum()) // 2,
+            "matched_pictures": int((matches > 0).sum()),
+            "clusters": int((sizes > 1).sum()),
+            "largest_cluster": int(sizes.max()) if sizes.max() > 1 else 0,
+            "crowded": crowded_rows(matches, list(names), max(count - 1, 1)),
+            "bank": bank and bank_figures(codes, list(names), bank, threshold),
+        }
+    )
+
+
+def _listed_to(rates: Rates) -> int:
+    """The threshold to which pairs are listed: at least NEAREST of them, where there are."""
+    enough = np.flatnonzero(rates.value * rates.pairs >= NEAREST)
+    return int(enough[0]) if len(enough) else len(rates.value) - 1
+
+
+def _curve(rates: Rates) -> list[AtThreshold]:
+    """To a third of the bits, beyond which no hash is used."""
+    return [
+        AtThreshold(
+            threshold=level,
+            value=float(rates.value[level]),
+            low=float(rates.low[level]),
+            high=float(rates.high[level]),
+            resolved=bool(rates.resolved[level]),
+        )
+        for level in range(len(rates.value) // 3 + 1)
+    ]
+
+
+def _nearest(listed: ClosePairs, names: Sequence[str], same: set[tuple[int, int]]) -> list[Pair]:
+    return [
+        Pair(
+            first=names[one],
+            second=names[other],
+            distance=int(far),
+            marked=(int(one), int(other)) in same,
+        )
+        for one, other, far in zip(
+            listed.first[:NEAREST], listed.second[:NEAREST], listed.far[:NEAREST], strict=True
+        )
+    ]
+
+
+def _without(close: ClosePairs, marked: Rows, edges: Rows) -> npt.NDArray[np.int32]:
+    """Close pictures of each picture by group, those left out that show the same."""
+    counts = close.counts.copy()
+    if len(marked):
+        key = close.first * (edges[-1] + 1) + close.second
+        known = np.isin(marked[:, 0] * (edges[-1] + 1) + marked[:, 1], key)
+        of_row = np.searchsorted(edges, marked, side="right") - 1
+        for (one, other), (group, other_group) in zip(marked[known], of_row[known], strict=True):
+            counts[one, other_group] -= 1
+            counts[other, group] -= 1
+    return counts
+
+
+def _good_rate(
+    close: ClosePairs, good: npt.NDArray[np.bool_], same: set[tuple[int, int]]
+) -> Metric | None:
+    """The rate among pictures of good quality, without an interval; None where pairs are missing
+    in the list or nothing is left."""
+    count = int(good.sum())
+    if not close.listed_all or count < 2:
+        return None
+    kept = good[close.first] & good[close.second]
+    pairs = [
+        (int(one), int(other))
+        for one, other in zip(close.first[kept], close.second[kept], strict=True)
+    ]
+    false = sum(pair not in same for pair in pairs)
+    compared = count * (count - 1) // 2
+    rate = false / compared
+    return Metric(rate, n=compared)
+
+
+def edit_rates(scanned: Collected, label: str, threshold: int, seed: int) -> dict[str, Metric]:
+    """Share of the edited pictures that still match their own, by edit."""
+    if not len(scanned.edited):
+        return {}
+    near = scanned.edit_distances(label) <= threshold
+    return {name: rate_metric(near[:, place], seed) for place, name in enumerate(EDITS)}
+
+
+def _mean_over_kinds(kept: Mapping[str, Metric]) -> float | None:
+    """Every kind of edit counts once, however many edits it has."""
+    kinds: dict[str, list[float]] = {}
+    for name, metric in kept.items():
+        kinds.setdefault(EDITS[name].kind, []).append(metric.value or 0)
+    return float(np.mean([np.mean(values) for values in kinds.values()])) if kinds else None
+
+
+def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
+    """The hash that keeps most edited pictures at its threshold, among those that have one."""
+    usable = [
+        found for found in hashes
+        if found.threshold is not None
+        and found.false_positive_rate is not None
+        and (found.false_positive_rate.high or 0) <= rate
+    ]  # fmt: skip
+    if not usable:
+        return Recommended(
+            hash=None,
+            threshold=None,
+            reason=f"No hash has a threshold here whose false positives are certain to stay below "
+            f"{rate:g} a comparison: more pictures would tell, or a higher rate.",
+        )
+    best = max(usable, key=lambda found: (found.kept or 0, -(found.threshold or 0)))
+    high = (best.false_positive_rate or Metric()).high or 0
+    reason = (
+        f"Recommended: {best.label} at {best.threshold} of {best.bits} bits, the largest threshold "
+        f"whose false positives stay below {rate:g} a comparison with the whole of their interval "
+        f"(upper end {high:.2g})"
+    )
+    if best.kept is not None:
+        others = [
+            f"{found.label} {100 * (found.kept or 0):.0f} %"
+            for found in usable
+            if found is not best
+        ]
+        beside = f", more than {', '.join(others)}" if others else ""
+        reason += f"; there it still finds {100 * best.kept:.0f} % of edited pictures{beside}"
+    return Recommended(hash=best.label, threshold=best.threshold, reason=reason + ".")

@@ -1,0 +1,131 @@
+"""How often pictures that differ are taken for one: rates over thresholds with their intervals.
+
+Every picture stands in many pairs, so pairs are no independent draws. Whole groups of pictures are
+drawn anew in their place, and a pair counts as often as both of its groups were drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from advhash.measures.intervals import CONFIDENCE, Metric
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+GROUPS = 64  # at most
+DRAWS = 1000
+LEAST_GROUPS = 8  # with a close pair, for an interval to say anything
+BLOCK = 4096  # pictures at a time
+
+
+def group_edges(count: int) -> Counts:
+    """(G+1,) where each group of neighbouring rows begins: 64 groups, fewer of few rows."""
+    return np.linspace(0, count, min(GROUPS, max(count // 2, 1)) + 1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates of false positives a comparison at thresholds 0 … K.
+
+    value, low, high: (K+1,) shares of all pairs
+    resolved: (K+1,) whether enough groups have close pairs; where not, `high` is that of the next
+        threshold that is resolved, which bounds it since rates grow with the threshold
+    pairs:    how many were compared
+    """
+
+    value: Floats
+    low: Floats
+    high: Floats
+    resolved: npt.NDArray[np.bool_]
+    pairs: int
+
+    def metric(self, threshold: int) -> Metric:
+        return Metric(
+            float(self.value[threshold]),
+            float(self.low[threshold]),
+            float(self.high[threshold]),
+            self.pairs,
+        )
+
+    def threshold(self, rate: float) -> int | None:
+        """The largest at which even the upper end of the interval is at most `rate`."""
+        return _last(self.high <= rate)
+
+    def estimate(self, rate: float) -> int | None:
+        """The largest at which `value` is at most `rate`, whatever its interval."""
+        return _last(self.value <= rate)
+
+
+def _last(allowed: npt.NDArray[np.bool_]) -> int | None:
+    places = np.flatnonzero(allowed)
+    return int(places[-1]) if len(places) else None
+
+
+def false_positive_rates(counts: Counts, edges: Counts, seed: int) -> Rates:
+    """Rates of `close_pairs.pair_counts`, with percentile intervals over groups of pictures.
+
+    counts: (G,G,K+1) at [g,h], g ≤ h; pairs that show one thing are taken out before
+
+    >>> counts = np.zeros((2, 2, 3), np.int64)
+    >>> counts[0, 1] = [0, 1, 3]
+    >>> false_positive_rates(counts, np.array([0, 2, 4]), seed=0).value.tolist()
+    [0.0, 0.25, 1.0]
+    """
+    within = counts.cumsum(axis=2).astype(np.float64)
+    groups, _, levels = counts.shape
+    compared = within[:, :, -1]
+    pairs = compared.sum()
+    weights = _weights(groups, seed)
+    drawn = ((weights @ compared) * weights).sum(axis=1)
+    rates = np.empty((len(weights), levels))
+    for level in range(levels):
+        hits = ((weights @ within[:, :, level]) * weights).sum(axis=1)
+        np.divide(hits, drawn, out=rates[:, level], where=drawn > 0)
+    if not pairs:  # nothing to compare: anything may be
+        none = np.zeros(levels)
+        return Rates(none, none, np.ones(levels), none > 0, 0)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(rates[drawn > 0], (tail, 100 - tail), axis=0)
+    close = within > 0
+    touched = (close.any(axis=0) | close.any(axis=1)).sum(axis=0)  # groups, at each threshold
+    resolved = touched >= min(LEAST_GROUPS, groups)
+    high = np.where(resolved, high, 1.0)
+    high = np.minimum.accumulate(high[::-1])[::-1]
+    value = within.sum(axis=(0, 1)) / max(pairs, 1)
+    return Rates(value, np.minimum(low, value), np.maximum(high, value), resolved, int(pairs))
+
+
+def lookup_rate(counts: npt.NDArray[np.int32], edges: Counts, size: int, seed: int) -> Metric:
+    """Share of pictures that find at least one false match in a bank of `size` other pictures.
+
+    counts: (N,G) close pictures of each picture, by their group, see `close_pairs.ClosePairs`
+
+    A picture that is close to a share p of the others finds none of `size` drawn ones with
+    (1 − p)^size. Groups are drawn anew both as what asks and as what the bank is drawn from.
+    """
+    rows = np.diff(edges)
+    total = int(rows.sum())
+    weights = np.concatenate([np.ones((1, len(rows))), _weights(len(rows), seed)])
+    others = np.maximum(weights @ rows - 1, 1)
+    sums = np.zeros(len(weights))
+    of_row = np.repeat(np.arange(len(rows)), rows)
+    for start in range(0, total, BLOCK):
+        part = slice(start, start + BLOCK)
+        close = np.minimum(counts[part] @ weights.T / others, 1)
+        with np.errstate(divide="ignore"):
+            found = -np.expm1(size * np.log1p(-close))
+        sums += (found * weights[:, of_row[part]].T).sum(axis=0)
+    shares = sums / np.maximum(weights @ rows, 1)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(shares[1:], (tail, 100 - tail))
+    value = float(shares[0])
+    return Metric(value, min(float(low), value), max(float(high), value), total)
+
+
+def _weights(groups: int, seed: int) -> Floats:
+    """(DRAWS,G) how often each group is drawn."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(groups, np.full(groups, 1 / groups), DRAWS).astype(np.float64)

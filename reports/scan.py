@@ -1,0 +1,532 @@
+"""The record of `advhash scan`, and its chapter: hashes and thresholds for a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Statement, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import (
+    Column,
+    Table,
+    TableCell,
+    columns,
+    named,
+    number,
+    points,
+    row,
+)
+from advhash.reports.elements.verdict import with_interval
+from advhash.reports.record import Document, Part, RunInfo
+
+SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
+SHOWN = 10  # rows of a list on the page
+CHOSEN = {"given": "chosen by you", "interval": "", "estimate": "not certain"}  # a threshold
+
+
+class AtThreshold(Part):
+    """The rate of false positives a comparison at one threshold.
+
+    high: where not `resolved`, a bound alone
+    """
+
+    threshold: int
+    value: float
+    low: float
+    high: float
+    resolved: bool
+
+
+class Pair(Part):
+    """Two pictures, how far apart, and whether they were marked as the same."""
+
+    first: str
+    second: str
+    distance: int
+    marked: bool
+
+
+class Crowded(Part):
+    """A picture or an entry of the bank that many others are close to."""
+
+    name: str
+    matches: int
+    share: float
+
+
+class Match(Part):
+    """A picture that is close to an entry of the bank, which is told by its row or id alone."""
+
+    picture: str
+    entry: str
+    distance: int
+
+
+class BankFigures(Part):
+    """What a bank finds in the folder.
+
+    entries: of the bank; matched: pictures with an entry close by; lookups: see `HashFigures`
+    """
+
+    entries: int
+    matched: int
+    matches: list[Match]
+    crowded: list[Crowded]
+
+
+class EvasionFigures(Part):
+    """How little leaves the threshold.
+
+    pictures: that were tried; found: that could be moved out
+    linf: steps of a grey level, by picture; l2: in grey levels a colour value, root of the mean
+    shares: of pictures that are out at L∞ 1, 2, 4, 8 and 16 grey levels
+    after_jpeg: of those found, still out after JPEG of quality 90
+    """
+
+    pictures: int
+    found: int
+    method: str
+    linf: list[int | None]
+    l2: list[float | None]
+    names: list[str]
+    median_linf: float | None
+    median_l2: float | None
+    shares: dict[str, Metric]
+    after_jpeg: Metric | None
+
+
+class HashFigures(Part):
+    """One hash on the pictures of the folder.
+
+    threshold: pictures are taken for one at this many bits or fewer; None: no threshold is low
+               enough
+    chosen:    by the user, by the whole interval of false positives, or by their estimate alone
+               where no interval is low enough
+    false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
+               pictures that are not of low quality
+    lookup_rate: share of pictures that find a false match in a bank of `bank_size`
+    curve:     the rate at every threshold up to a quarter of the bits
+    edits:     share of edited pictures that still match their own, by edit
+    kept:      its mean over kinds of edits
+    """
+
+    label: str
+    bits: int
+    threshold: int | None
+    chosen: Literal["given", "interval", "estimate"]
+    false_positive_rate: Metric | None
+    false_positive_rate_with_marked: Metric | None
+    false_positive_rate_good: Metric | None
+    resolved: bool
+    lookup_rate: Metric | None
+    bank_size: int
+    curve: list[AtThreshold]
+    edits: dict[str, Metric]
+    kept: float | None
+    worst_edit: str | None
+    pairs_within: int
+    matched_pictures: int
+    clusters: int
+    largest_cluster: int
+    nearest: list[Pair]
+    crowded: list[Crowded]
+    bank: BankFigures | None
+    evasion_at: EvasionFigures | None
+
+
+class Recommended(Part):
+    hash: str | None
+    threshold: int | None
+    reason: str
+
+
+class ScanRecord(Document):
+    """Everything that `advhash scan` found.
+
+    pictures: that were read; copies: with the pixels of an earlier one; low_quality: of PDQ's
+    quality below `quality`; edit_texts: edits in words, edit_kinds: what they belong to
+    """
+
+    schema_: Literal["advhash/scan/1"]
+    command: Literal["scan"]
+    run: RunInfo
+    folder: str
+    settings: dict[str, Any]
+    files: int
+    pictures: int
+    copies: int
+    low_quality: int
+    quality: int
+    edited: int
+    marked: int
+    skipped: dict[str, int]
+    left_out: dict[str, int]
+    remarks: dict[str, int]
+    edit_texts: dict[str, str]
+    edit_kinds: dict[str, str]
+    groups: int
+    false_positives: float
+    hashes: list[HashFigures]
+    recommendation: Recommended
+    flags: list[Flag]
+    seconds: dict[str, float]
+
+
+def rate_text(metric: Metric | None, resolved: bool) -> str:
+    """A rate as a power of ten would be read, with its interval; a bound alone where unresolved.
+
+    >>> rate_text(Metric(0.0, 0.0, 2.5e-5, 9), False), rate_text(Metric(1e-4, 5e-5, 2e-4, 9), True)
+    ('below 2.5e-05', '0.0001 [5e-05, 0.0002]')
+    """
+    if metric is None or metric.value is None:
+        return "–"
+    if metric.high is None or metric.low is None:
+        return f"{metric.value:.2g}"
+    if not resolved:
+        return f"below {metric.high:.2g}"
+    return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
+
+
+def verdicts(record: ScanRecord) -> list[str]:
+    """What was found, in sentences."""
+    lines = [record.recommendation.reason]
+    for found in record.hashes:
+        if found.threshold is None:
+            lines.append(
+                f"{found.label}: no threshold keeps false positives below "
+                f"{record.false_positives:g} a comparison on these pictures."
+            )
+            continue
+        text = (
+            f"{found.label} at {found.threshold} of {found.bits} bits: false positives "
+            f"{rate_text(found.false_positive_rate, found.resolved)} a comparison"
+        )
+        if found.worst_edit is not None:
+            worst = found.edits[found.worst_edit]
+            text += (
+                f"; {100 * (found.kept or 0):.0f} % of edited pictures still match, the fewest "
+                f"({with_interval(worst)}) when {record.edit_texts[found.worst_edit]}"
+            )
+        evasion = found.evasion_at
+        if evasion is not None and evasion.median_linf is not None:
+            text += (
+                f"; half of the pictures leave the threshold by {evasion.median_linf:g} grey "
+                "levels or fewer"
+            )
+        lines.append(text + ".")
+    return lines
+
+
+def curves(record: ScanRecord) -> Drawing | None:
+    """False positives over the threshold as a share of the bits, one line a hash."""
+    shown = [found for found in record.hashes if any(at.value > 0 for at in found.curve)]
+    if not shown:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for place, found in enumerate(shown):
+            known = [at for at in found.curve if at.value > 0]
+            share = [100 * at.threshold / found.bits for at in known]
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(
+                share,
+                [at.value for at in known],
+                DASHES[place // len(COLOURS) % len(DASHES)],
+                color=colour,
+                marker="osD^v<"[place % 6],
+                markersize=3,
+                linewidth=1.3,
+                label=found.label,
+            )
+            axes.fill_between(
+                share, [max(at.low, 1e-12) for at in known], [at.high for at in known],
+                color=colour, alpha=0.15, linewidth=0,
+            )  # fmt: skip
+            if found.threshold is not None:
+                axes.axvline(
+                    100 * found.threshold / found.bits, color=colour, linewidth=0.8, linestyle=":"
+                )
+        axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=min(at.value for found in shown for at in found.curve if at.value > 0))
+        axes.set_xlabel("threshold, in percent of the bits")
+        axes.set_ylabel("false positives a comparison")
+        axes.grid(color="#e5e7eb", linewidth=0.8)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        return Drawing(
+            svg_of(figure),
+            "Lines: the rate of false positives of each hash over its threshold. The rates at the "
+            "thresholds in use stand in the table below.",
+            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for.",
+        )
+
+
+def hashes_table(record: ScanRecord) -> Table:
+    """Each hash at its threshold."""
+    return Table(
+        "Hashes at their thresholds",
+        "Two pictures are taken for one at the threshold or fewer bits. False positives: pairs of "
+        f"different pictures, {record.marked} marked pairs left out. A look-up compares a picture "
+        "with all entries of a bank.",
+        [
+            *columns("Hash", "bits", "threshold", "false positives a comparison"),
+            *columns("with marked pairs", "of good quality", "bank", "false match a look-up (%)"),
+            *columns("pairs", "clusters", "largest"),
+        ],
+        [
+            row(
+                named(found.label, CHOSEN[found.chosen]),
+                number(found.bits),
+                number("–" if found.threshold is None else found.threshold),
+                TableCell(rate_text(found.false_positive_rate, found.resolved)),
+                TableCell(rate_text(found.false_positive_rate_with_marked, found.resolved)),
+                TableCell(rate_text(found.false_positive_rate_good, found.resolved)),
+                number(f"{found.bank_size:,}"),
+                points(found.lookup_rate),
+                number(found.pairs_within),
+                number(found.clusters),
+                number(found.largest_cluster),
+            )
+            for found in record.hashes
+        ],
+    )
+
+
+def edits_table(record: ScanRecord) -> Table | None:
+    """What each hash still finds after each edit; None where nothing was edited."""
+    if not record.edited:
+        return None
+    shown = [found for found in record.hashes if found.edits]
+    return Table(
+        "Edits",
+        f"Share of {record.edited} edited pictures that still match their own at the threshold, in "
+        "percent, 95 % intervals in small print.",
+        [Column("Edit", wide=True), *columns(*(found.label for found in shown))],
+        [
+            row(named(text), (points(found.edits[name]) for found in shown))
+            for name, text in record.edit_texts.items()
+        ],
+    )
+
+
+def pairs_table(record: ScanRecord) -> Table | None:
+    """The closest pairs; None where there are none."""
+    rows = [
+        row(
+            named(found.label),
+            number(pair.distance),
+            named(pair.first),
+            named(pair.second),
+            TableCell("marked" if pair.marked else ""),
+        )
+        for found in record.hashes
+        for pair in found.nearest[:SHOWN]
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Closest pairs",
+        "The closest different pictures. Look at them: where both show the same, mark the pair "
+        "(--duplicates pairs.csv, without the lines of other pairs): it is no false positive.",
+        [*columns("Hash", "bits apart"), Column("First", wide=True), Column("Second", wide=True),
+         Column("")],
+        rows,
+    )  # fmt: skip
+
+
+def crowded_table(record: ScanRecord) -> Table | None:
+    """Pictures and entries of the bank that match too much; None where none does."""
+    rows = [
+        row(named(found.label), TableCell(kind), named(entry.name), number(entry.matches),
+            number(f"{100 * entry.share:.2f}"))
+        for found in record.hashes
+        for kind, entries in (
+            ("picture", found.crowded), ("bank", found.bank.crowded if found.bank else [])
+        )
+        for entry in entries[:SHOWN]
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "Entries that match too much",
+        "Each is close to so many other pictures that a bank which holds it floods its reviewers.",
+        [*columns("Hash", "kind"), Column("Name", wide=True), *columns("matches", "% of pictures")],
+        rows,
+    )
+
+
+def bank_table(record: ScanRecord) -> Table | None:
+    """What the bank finds; None without a bank."""
+    rows = [
+        row(named(found.label), named(match.picture), named(match.entry), number(match.distance))
+        for found in record.hashes
+        if found.bank is not None
+        for match in found.bank.matches[:SHOWN]
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Matches in the bank",
+        "Pictures that are close to an entry, which is told by its row or id.",
+        [Column("Hash"), Column("Picture", wide=True), *columns("Entry", "bits apart")],
+        rows,
+    )
+
+
+def evasion_table(record: ScanRecord) -> Table | None:
+    """How little leaves the threshold; None where it was not looked for."""
+    shown = [found for found in record.hashes if found.evasion_at is not None]
+    if not shown:
+        return None
+    levels = list(shown[0].evasion_at.shares) if shown[0].evasion_at else []
+    rows = []
+    for found in shown:
+        evasion = found.evasion_at
+        assert evasion is not None
+        rows.append(
+            row(
+                named(found.label, evasion.method),
+                number(evasion.pictures),
+                number(evasion.found),
+                number("–" if evasion.median_linf is None else f"{evasion.median_linf:g}"),
+                number("–" if evasion.median_l2 is None else f"{evasion.median_l2:.2g}"),
+                (points(evasion.shares[level]) for level in levels),
+                points(evasion.after_jpeg),
+            )
+        )
+    return Table(
+        "How little suffices",
+        "The least change of the stored 8-bit picture that leaves the threshold, in grey levels: "
+        "L∞ the largest of a colour value, L2 the root of the mean square. Shares in percent.",
+        [
+            *columns("Hash", "pictures", "moved out", "median L∞", "median L2"),
+            *columns(*(f"out at {level}" for level in levels), "after JPEG 90"),
+        ],
+        rows,
+    )
+
+
+def fragile_table(record: ScanRecord) -> Table | None:
+    """The most and the least fragile pictures; None where no least change was looked for."""
+    rows = []
+    for found in record.hashes:
+        evasion = found.evasion_at
+        if evasion is None:
+            continue
+        known = [
+            (l2, name) for l2, name in zip(evasion.l2, evasion.names, strict=True) if l2 is not None
+        ]
+        known.sort()
+        for kind, part in (("most fragile", known[:SHOWN]), ("least", known[::-1][:SHOWN])):
+            rows += [
+                row(named(found.label), TableCell(kind), named(name), number(f"{l2:.2g}"))
+                for l2, name in part
+            ]
+    if not rows:
+        return None
+    return Table(
+        "The most and the least fragile pictures",
+        "By the L2 of the least change, in grey levels a colour value.",
+        [*columns("Hash", ""), Column("Picture", wide=True), Column("L2")],
+        rows,
+    )
+
+
+def histogram(record: ScanRecord) -> Drawing | None:
+    """Pictures by the L∞ of their least change; None where it was not looked for."""
+    shown = [
+        (found.label, [value for value in found.evasion_at.linf if value is not None])
+        for found in record.hashes
+        if found.evasion_at is not None and found.evasion_at.found
+    ]
+    if not shown:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        most = max(max(values) for _, values in shown)
+        axes.hist(
+            [values for _, values in shown],
+            bins=[level + 0.5 for level in range(most + 1)],
+            label=[label for label, _ in shown],
+            color=COLOURS[: len(shown)],
+        )
+        axes.set_xlabel("least L∞ change, grey levels")
+        axes.set_ylabel("pictures")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        return Drawing(
+            svg_of(figure),
+            "Bars: how many pictures leave the threshold by each number of grey levels.",
+        )
+
+
+def files_table(record: ScanRecord) -> Table | None:
+    """What was odd about files, by reason; None where nothing was."""
+    rows = [
+        row(TableCell(kind), named(why), number(count))
+        for kind, counts in (
+            ("not read", record.skipped), ("left out", record.left_out), ("read", record.remarks)
+        )
+        for why, count in counts.items()
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return Table(
+        "Files",
+        "Files that could not be read, were left out, or were odd.",
+        [Column(""), Column("Why", wide=True), Column("files")],
+        rows,
+    )
+
+
+def scan_chapter(folder: Path, _: Pictures) -> Chapter:
+    """What a scan says. Raises RunError."""
+    record = ScanRecord.read(folder)
+    label = f"scan run {record.run.id}"
+    lead, *more = verdicts(record)
+    facts = [
+        ("Folder", record.folder),
+        ("Pictures", _pictures_fact(record)),
+        ("Hashes", ", ".join(found.label for found in record.hashes)),
+    ]
+    title = f"Hashes and thresholds for {record.pictures:,} pictures"
+    tables: Sequence[tuple[str, Any]] = (
+        ("curves", curves(record)),
+        ("hashes", hashes_table(record)),
+        ("edits", edits_table(record)),
+        ("pairs", pairs_table(record)),
+        ("crowded", crowded_table(record)),
+        ("bank", bank_table(record)),
+        ("evasion", evasion_table(record)),
+        ("histogram", histogram(record)),
+        ("fragile", fragile_table(record)),
+        ("files", files_table(record)),
+    )
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=title,
+        template="scan.html",
+        values={"record": record, **dict(tables)},
+        statements=[Statement(label, lead, more)],
+        sources=[source_of(folder, label, record.run, facts, record.settings)],
+        datasets=[record.folder],
+        flags=[(label, flag) for flag in record.flags],
+    )
+
+
+def _pictures_fact(record: ScanRecord) -> str:
+    return (
+        f"{record.pictures:,} of {record.files:,} files read; {record.copies:,} with the pixels of "
+        f"an earlier one, compared once; {record.low_quality:,} of PDQ's quality below "
+        f"{record.quality}; {record.edited:,} edited"
+    )

@@ -1,0 +1,300 @@
+"""`advhash scan`: a folder of pictures under hashes as they are run, and all that can be wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
+
+from advhash.cli.app import app
+from advhash.data.images.decode import read_picture
+from advhash.data.images.edits import EDITS
+from advhash.experiments.scan.evasion import least_change
+from advhash.experiments.scan.hashes import ReadyHash
+from advhash.registry import VICTIMS
+from advhash.victims.perceptual import PDQ, PHash
+from advhash.victims.perceptual.resampling import Picture
+
+
+def scan(folder: Path, *options: str | Path, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["scan", str(folder), *map(str, options), "--json", "-q"])
+    if code == 0 and result.exception is not None:
+        raise result.exception
+    if code:
+        return str(result.exception)
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """40 parts of two photographs in two folders, of two sizes; two are saved again."""
+    folder = tmp_path / "pictures"
+    for row, photo in enumerate(load_sample_images().images):
+        below = folder / f"photo {row}" / "deeper"
+        below.mkdir(parents=True)
+        for place in range(20):
+            top, left = 70 * (place // 5), 100 * (place % 5)
+            part = photo[top : top + 64 + row, left : left + 96]
+            Image.fromarray(np.ascontiguousarray(part)).save(below / f"{place:02}.png")
+    first = folder / "photo 0/deeper/12.png"
+    Image.open(first).save(folder / "again.jpg", quality=92)
+    Image.open(first).save(folder / "same.bmp")
+    return folder
+
+
+def test_a_scan_from_the_folder_to_the_page(pictures: Path, tmp_path: Path) -> None:
+    options = ("--hash", "pdq,phash", "--threshold", "pdq=31,phash=10", "--edited", "5")
+    document = scan(pictures, *options, "--out", tmp_path / "run")
+    assert document["schema"] == "advhash/scan/1"
+    assert document["pictures"] == 42
+    assert document["copies"] == 1  # the BMP
+    assert document["edited"] == 5
+    assert document["seconds"]["all"] > 0
+    by_label = {found["label"]: found for found in document["hashes"]}
+    assert by_label["pdq"]["threshold"] == 31
+    assert by_label["phash"]["threshold"] == 10
+    nearest = by_label["pdq"]["nearest"][0]
+    assert {nearest["first"], nearest["second"]} == {"again.jpg", "photo 0/deeper/12.png"}
+    edits = by_label["pdq"]["edits"]  # some of the pictures are sky
+    assert edits["jpeg90"]["value"] > edits["mirror"]["value"]
+    assert by_label["pdq"]["worst_edit"] in EDITS
+    assert by_label["pdq"]["pairs_within"] >= 1
+    rows = pq.read_table(tmp_path / "run/scan.parquet").to_pylist()
+    assert len(rows) == 2 * 42
+    again = next(row for row in rows if row["picture"] == "again.jpg" and row["hash"] == "pdq")
+    assert again["nearest"] == "photo 0/deeper/12.png"
+    assert again["distance"] == nearest["distance"]
+    same = next(row for row in rows if row["picture"] == "same.bmp")
+    assert same["copy_of"] == "photo 0/deeper/12.png"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "again.jpg" in page
+    assert "What edits do" in page
+
+
+def test_distances_are_those_of_the_hashes_themselves(pictures: Path, tmp_path: Path) -> None:
+    scan(
+        pictures, "--hash", "phash", "--threshold", "9", "--edited", "42", "--out", tmp_path / "run"
+    )
+    rows = {row["picture"]: row for row in pq.read_table(tmp_path / "run/scan.parquet").to_pylist()}
+    for name in ("again.jpg", "photo 1/deeper/07.png"):
+        image = Image.open(pictures / name).convert("RGB")
+        own = PHash().bits_of(Picture(image))
+        for edit in ("jpeg20", "crop10", "rotate5", "text"):
+            other = PHash().bits_of(Picture(EDITS[edit].change(image, 0)))
+            assert rows[name][f"bits_{edit}"] == (own != other).sum(), edit
+        assert rows[name]["quality"] == PDQ().quality(Picture(image))
+
+
+def test_marked_pairs_are_no_false_positives(pictures: Path, tmp_path: Path) -> None:
+    common = ("--hash", "pdq", "--threshold", "31", "--edited", "0")
+    before = scan(pictures, *common, "--out", tmp_path / "before")["hashes"][0]
+    with (tmp_path / "before/pairs.csv").open(newline="") as stream:
+        close = [row for row in csv.DictReader(stream) if int(row["distance"]) <= 31]
+    marked = tmp_path / "marked.csv"
+    with marked.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, close[0])
+        writer.writeheader()
+        writer.writerows(close)
+    after = scan(pictures, *common, "--duplicates", marked, "--out", tmp_path / "after")
+    found = after["hashes"][0]
+    assert after["marked"] == len(close)
+    assert before["false_positive_rate"]["value"] > 0
+    assert found["false_positive_rate"]["value"] == 0
+    assert found["lookup_rate"]["value"] == 0
+    with_marked = found["false_positive_rate_with_marked"]
+    assert with_marked["value"] == before["false_positive_rate"]["value"]
+    marked.write_text("again.jpg,nowhere.png\n")
+    told = scan(pictures, *common, "--duplicates", marked, code=3)
+    assert "pair 1: expected the name of a picture below the folder, got 'nowhere.png'" in told
+
+
+def test_a_bank_is_told_by_rows_and_ids(pictures: Path, tmp_path: Path) -> None:
+    """imagehash strings and CSV with ids; no hash of the bank appears in any file."""
+    image = Image.open(pictures / "again.jpg").convert("RGB")
+    own = PHash().bits_of(Picture(image))
+    texts = [np.packbits(bits).tobytes().hex() for bits in (~own, own)]
+    bank = tmp_path / "bank.txt"
+    bank.write_text("\n".join(texts) + "\n")
+    common = ("--hash", "phash,pdq", "--threshold", "phash=0,pdq=31", "--edited", "0")
+    found = scan(pictures, *common, "--bank", bank, "--out", tmp_path / "run")["hashes"][0]["bank"]
+    assert found["entries"] == 2
+    names = {(match["picture"], match["entry"], match["distance"]) for match in found["matches"]}
+    assert ("again.jpg", "row 1", 0) in names
+    for file in (tmp_path / "run").rglob("*"):
+        assert not any(text.encode() in file.read_bytes() for text in texts), file
+    bank.write_text(texts[0] + "\n" + texts[1][:8] + "\n")
+    told = scan(pictures, *common, "--bank", bank, code=3)
+    assert "line 2: expected 16 hex digits as before, got 8" in told
+    bank.write_text("00ff\n")
+    assert "hashes of 16 bits" in scan(pictures, *common, "--bank", bank, code=2)
+    bank.write_text(texts[0])
+    both = ("--hash", "phash,dhash", "--edited", "0", "--bank", bank)
+    assert "phash and dhash have 64 bits" in scan(pictures, *both, code=2)
+
+
+def test_odd_files_are_counted_and_never_fatal(pictures: Path) -> None:
+    odd = pictures / "odd"
+    odd.mkdir()
+    image = Image.open(pictures / "again.jpg").convert("RGB")
+    (odd / "broken.jpg").write_bytes((pictures / "again.jpg").read_bytes()[:900])
+    (odd / "text.png").write_text("no picture")
+    image.convert("CMYK").save(odd / "inks.jpg")
+    frames = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    frames[0].save(odd / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(odd / "deep.png")
+    Image.new("RGB", (1, 1), "red").save(odd / "pixel.png")
+    Image.new("RGB", (20_000, 4_000)).save(odd / "huge.png")
+    (odd / "loop").symlink_to(odd)
+    (odd / "notes.txt").write_text("no picture by its name")
+    (odd / "photo.heic").write_text("")
+    named = os.fsencode(odd) + b"/not \xff unicode.png"
+    with open(named, "wb") as stream:
+        image.save(stream, "PNG")
+    document = scan(pictures, "--hash", "pdq", "--threshold", "31", "--edited", "99")
+    assert document["skipped"] == {
+        "broken": 1, "no picture inside": 1, "over 64,000,000 pixels": 1,
+    }  # fmt: skip
+    assert sum(document["left_out"].values()) == 3
+    assert document["remarks"]["animated: its first picture"] == 1
+    assert document["remarks"]["16 bits a colour: read with 8"] == 1
+    assert document["remarks"]["one pixel wide or high"] == 1
+    assert any("CMYK" in why for why in document["remarks"])
+    assert document["low_quality"] >= 1  # one pixel
+    names = {pair["first"] for pair in document["hashes"][0]["nearest"]}
+    assert any("\\xff unicode.png" in name for name in names | {"\\xff unicode.png"})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_counted(pictures: Path) -> None:
+    (pictures / "photo 1").chmod(0)
+    document = scan(pictures, "--hash", "phash", "--threshold", "9", "--edited", "0")
+    (pictures / "photo 1").chmod(0o700)
+    assert document["left_out"] == {"a folder that cannot be read": 1}
+
+
+def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "expected pictures in" in scan(empty, code=3)
+    assert "expected a folder of pictures" in scan(tmp_path / "nowhere", code=3)
+    told = scan(pictures, "--hash", "phash", "--threshold", "65", code=2)
+    assert "--threshold 65: expected 0 to 64, the bits of phash" in told
+    assert "expected one of phash" in scan(
+        pictures, "--hash", "phash", "--threshold", "pdq=3", code=2
+    )
+    assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
+    assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
+    assert "no such file" in scan(pictures, "--bank", "nowhere.txt", code=3)
+    (empty / "broken.png").write_text("")
+    assert "1 × no picture inside" in scan(empty, "--hash", "phash", code=3)
+
+
+def test_a_missed_limit_is_exit_4(pictures: Path, tmp_path: Path) -> None:
+    common = ("--hash", "phash", "--threshold", "20", "--edited", "0")
+    result = CliRunner().invoke(app, ["scan", str(pictures), *common, "-q", "--fail-over", "1e-6"])
+    assert "--fail-over" in str(result.exception)
+    assert getattr(result.exception, "exit_code", 0) == 4
+    passed = CliRunner().invoke(app, ["scan", str(pictures), *common, "-q", "--fail-over", "1"])
+    assert passed.exit_code == 0
+
+
+def test_what_is_finished_is_not_read_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks stay in the cache: another threshold decodes nothing."""
+    from advhash.experiments.scan import blocks, run
+
+    monkeypatch.setattr(run, "ROWS", 10)
+    first = scan(pictures, "--hash", "phash", "--threshold", "5", "--edited", "4")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(blocks, "read_picture", refuse)
+    second = scan(pictures, "--hash", "phash", "--threshold", "9", "--edited", "4")
+    assert second["pictures"] == first["pictures"]
+    assert second["hashes"][0]["pairs_within"] >= first["hashes"][0]["pairs_within"]
+
+
+class TestLeastChange:
+    """How little leaves the threshold, as it would be stored."""
+
+    @pytest.mark.parametrize("name", ["pdq", "phash", "dhash", "blockhash"])
+    def test_the_change_is_out_and_little(self, name: str) -> None:
+        victim = VICTIMS.create(name)
+        pixels = np.ascontiguousarray(load_sample_images().images[0][200:264, 200:296])
+        threshold = victim.bits // 8 - 1
+        found = least_change(ReadyHash(victim), pixels, threshold, seed=0)
+        assert found is not None
+        own, moved = (victim.bits_of(Picture.of(each)) for each in (pixels, found.changed))
+        assert (own != moved).sum() > threshold
+        change = found.changed.astype(float) - pixels
+        assert found.l2 == pytest.approx(np.sqrt((change**2).mean()))
+        assert found.linf <= 8
+        generator = np.random.default_rng(0)
+        for _ in range(20):  # noise of that size leaves nothing
+            noise = generator.normal(0, found.l2, pixels.shape)
+            noisy = (pixels + noise).round().clip(0, 255).astype(np.uint8)
+            assert (own != victim.bits_of(Picture.of(noisy))).sum() <= threshold
+
+    def test_a_higher_threshold_takes_more(self) -> None:
+        ready = ReadyHash(PDQ())
+        pixels = np.ascontiguousarray(load_sample_images().images[0][200:264, 200:296])
+        found = [least_change(ready, pixels, threshold, seed=0) for threshold in (11, 31, 61)]
+        sizes = [each.l2 for each in found if each is not None]
+        assert len(sizes) == 3
+        assert sizes == sorted(sizes)
+        assert least_change(ready, pixels, 256, seed=0) is None
+
+    def test_a_scan_tells_it(self, pictures: Path, tmp_path: Path) -> None:
+        options = ("--hash", "dhash", "--threshold", "6", "--edited", "0", "--attacked", "3")
+        document = scan(pictures, *options, "--save-images", "--out", tmp_path / "run")
+        evasion = document["hashes"][0]["evasion_at"]
+        assert evasion["pictures"] == 3
+        assert evasion["found"] == 3
+        assert evasion["median_l2"] > 0
+        assert evasion["shares"]["16"]["value"] == 1
+        assert len(list((tmp_path / "run/changed").glob("*.png"))) == 3
+        rows = pq.read_table(tmp_path / "run/scan.parquet").to_pylist()
+        assert sum(row["linf"] is not None for row in rows) == 3
+        assert "How little suffices" in (tmp_path / "run/report.html").read_text()
+
+
+class TestReading:
+    """Hashes of files are those that `imagehash` takes of them, whatever their mode."""
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+    def test_modes(self, mode: str, tmp_path: Path) -> None:
+        imagehash = pytest.importorskip("imagehash", reason="pip install imagehash")
+        photo = Image.fromarray(load_sample_images().images[0][:90, :70])
+        image = photo.convert(mode)
+        if "A" in mode:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        file = tmp_path / ("picture.tiff" if mode in ("CMYK", "LA") else "picture.png")
+        image.save(file)
+        seen = read_picture(file)
+        got = PHash().bits_of(Picture(seen.image, seen.hidden))
+        assert np.array_equal(got, imagehash.phash(Image.open(file)).hash.ravel())
+
+    def test_cameras_notes_are_left_alone_unless_asked_for(self, tmp_path: Path) -> None:
+        image = Image.fromarray(load_sample_images().images[0][:90, :70])
+        note = image.getexif()
+        note[0x0112] = 6
+        image.save(tmp_path / "turned.jpg", exif=note)
+        assert read_picture(tmp_path / "turned.jpg").image.size == (70, 90)
+        assert read_picture(tmp_path / "turned.jpg", upright=True).image.size == (90, 70)

@@ -1,0 +1,94 @@
+"""Rates of false positives and their intervals over groups of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advhash.codes import HashCodes
+from advhash.codes.close_pairs import close_pairs, pair_counts
+from advhash.measures.false_positives import (
+    false_positive_rates,
+    group_edges,
+    lookup_rate,
+)
+
+BITS = 32
+
+
+def hashes(count: int, seed: int) -> HashCodes:
+    """Of pictures of a few kinds: those of one kind are nearer to each other."""
+    generator = np.random.default_rng(seed)
+    kinds = np.random.default_rng(99).random((12, BITS)) < 0.5
+    chosen = kinds[generator.integers(0, 12, count)]
+    return HashCodes.pack(chosen ^ (generator.random((count, BITS)) < 0.3))
+
+
+def rates_of(count: int, seed: int):  # type: ignore[no-untyped-def]
+    edges = group_edges(count)
+    return false_positive_rates(pair_counts(hashes(count, seed), edges), edges, seed)
+
+
+def test_the_rate_is_the_share_of_pairs() -> None:
+    codes = hashes(200, 0)
+    far = np.bitwise_count(codes.words[:, None, 0] ^ codes.words[None, :, 0])
+    rows = np.triu_indices(200, 1)
+    rates = rates_of(200, 0)
+    for threshold in (3, 8, 16):
+        assert np.isclose(rates.value[threshold], (far[rows] <= threshold).mean())
+    assert rates.pairs == 200 * 199 // 2
+    assert (np.diff(rates.high) >= 0).all()
+    assert (rates.low <= rates.value).all()
+    assert (rates.value <= rates.high).all()
+
+
+def test_intervals_hold_what_more_pictures_say() -> None:
+    """At a threshold that few pairs reach: of 20 samples, 95 % of the intervals hold the truth."""
+    truth = rates_of(3000, 1234).value[5]
+    inside = 0
+    for seed in range(20):
+        rates = rates_of(400, seed)
+        inside += bool(rates.low[5] <= truth <= rates.high[5])
+    assert inside >= 17
+
+
+def test_what_cannot_be_resolved_is_bounded_by_what_can() -> None:
+    rates = rates_of(400, 3)
+    unresolved = np.flatnonzero(~rates.resolved)
+    assert len(unresolved)
+    first = int(np.flatnonzero(rates.resolved)[0])
+    assert (rates.high[unresolved] == rates.high[first]).all()
+    assert rates.high[0] > 0
+    assert rates.threshold(1e-9) is None
+    chosen = rates.threshold(0.01)
+    assert chosen is not None
+    assert rates.high[chosen] <= 0.01 < rates.high[chosen + 1]
+
+
+def test_one_picture_alone_says_nothing() -> None:
+    counts = np.zeros((1, 1, BITS + 1), np.int64)
+    alone = false_positive_rates(counts, group_edges(1), 0)
+    assert alone.pairs == 0
+    assert alone.threshold(0.5) is None
+    rates = rates_of(2, 0)
+    assert rates.pairs == 1
+    assert rates.threshold(1e-4) is None or rates.high[rates.threshold(1e-4)] <= 1e-4
+
+
+def test_a_look_up_meets_each_entry() -> None:
+    """Against the share of pictures that find one among n drawn others."""
+    codes, edges = hashes(300, 5), group_edges(300)
+    close = close_pairs(codes, edges, 5)
+    matches = close.counts.sum(axis=1)
+    got = lookup_rate(close.counts, edges, 50, seed=0)
+    assert np.isclose(got.value, np.mean(1 - (1 - matches / 299) ** 50))
+    assert got.low < got.value < got.high
+    generator = np.random.default_rng(0)
+    far = np.bitwise_count(codes.words[:, None, 0] ^ codes.words[None, :, 0])
+    found = [
+        (far[row, generator.choice(np.delete(np.arange(300), row), 50, replace=False)] <= 5).any()
+        for row in range(300)
+        for _ in range(20)
+    ]
+    assert abs(np.mean(found) - got.value) < 0.04
+    everyone = np.full((4, 2), 2, np.int32)  # each finds all others
+    assert lookup_rate(everyone, np.array([0, 2, 4]), 9, seed=0).value == 1

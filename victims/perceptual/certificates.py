@@ -1,0 +1,264 @@
+"""The exact answer for hashes that compare with their own median: how little can suffice at all.
+
+A linear map M takes a picture to K values V (K even), and K/2 bits are 1: those above the median.
+Let U be the bits that are 1 and L the others. A picture x + δ more than T bits away whose hash has
+K/2 ones too has at least m = ⌊T/2⌋ + 1 bits of U at 0 and as many of L at 1. So one scalar t, its
+median, has M(x + δ) ≤ t at m of U and ≥ t at m of L. For a diagonal E ≽ M Mᵀ every δ with M δ = y
+has ‖δ‖² ≥ Σ y²/E, hence
+
+    ‖δ‖² ≥ min over t of  Σ (m smallest (V − t)₊²/E over U) + Σ (m smallest (t − V)₊²/E over L).
+
+The first sum falls and the second rises with t, which bounds the minimum between two points of a
+scan by the first sum at the right end and the second at the left one. Where the rows of M are
+orthogonal and of one norm, E = M Mᵀ and the bound is reached. Values that tie with the median give
+fewer ones, and with them the statement ends: flat pictures. See docs/victims/certificates.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from advhash.errors import UsageError
+from advhash.victims.perceptual.hashes import (
+    PDQ,
+    PerceptualHash,
+    PHash,
+    blurred_points,
+    dct_matrix,
+    pdq_transform,
+)
+from advhash.victims.perceptual.resampling import GREY, PRECISION, filter_weights, fitted_size
+
+Floats = npt.NDArray[np.float64]
+SCANNED = 4000  # values of t
+FLOAT32, WHITE = 2.0**-24, 255  # half a unit in the last place of 1; the largest grey level
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class LinearHash:
+    """The map of a hash without its roundings, on pictures of one size: down ⊗ across ⊗ colours.
+
+    down (R,H), across (C,W), colours (3,): value [r,c] is down · picture · acrossᵀ of the grey
+    flipped:  whether bits are numbered from the last to the first
+    rounding: (R·C,) how far the real hash's values can lie from these
+    """
+
+    down: Floats
+    across: Floats
+    colours: Floats
+    flipped: bool
+    rounding: Floats
+
+    def values(self, pixels: Floats) -> Floats:
+        """(K,) of (H,W,3) grey levels, in the order of the bits."""
+        found = (self.down @ (pixels @ self.colours) @ self.across.T).ravel()
+        return found[::-1] if self.flipped else found
+
+    def picture(self, weights: Floats) -> Floats:
+        """(H,W,3): Mᵀ of (K,)."""
+        grid = (weights[::-1] if self.flipped else weights).reshape(len(self.down), -1)
+        return (self.down.T @ grid @ self.across)[..., None] * self.colours
+
+    def gram(self) -> Floats:
+        """(K,K) M Mᵀ."""
+        found = np.kron(self.down @ self.down.T, self.across @ self.across.T)
+        found = found * (self.colours @ self.colours)
+        return found[::-1, ::-1] if self.flipped else found
+
+    def bits(self, pixels: Floats) -> npt.NDArray[np.bool_]:
+        """(K,) those above the lower of both middle values."""
+        values = self.values(pixels)
+        return np.asarray(values > np.sort(values)[len(values) // 2 - 1])
+
+
+@dataclass(frozen=True)
+class LeastChange:
+    """How little can suffice for one picture, in grey levels: norms over all colour values.
+
+    bound:  no change of a smaller L2 leaves the threshold, of the map without roundings
+    real:   the same of the real hash, whose roundings may help the attacker; 0: vacuous
+    attack: L2 of a change that does, of the map without roundings and without clipping
+    change: (H,W,3) that change
+    """
+
+    bound: float
+    real: float
+    attack: float
+    change: Floats
+
+
+def linear_hash(victim: PerceptualHash, height: int, width: int) -> LinearHash:
+    """The linear map of pdq or phash on pictures of this size.
+
+    Raises UsageError: another hash.
+    """
+    if isinstance(victim, PDQ):
+        size = (height, width)
+        if victim.shrink != "none":
+            size = fitted_size(height, width, victim.shrink)
+        transform = pdq_transform().astype(np.float64)
+        down = transform @ blurred_points(size[0], size[1]).astype(np.float64)
+        across = transform @ blurred_points(size[1], size[0]).astype(np.float64)
+        # of each point: sums of float32 that run along both sides twice, then the transform
+        error = FLOAT32 * WHITE * (8 * max(size) + 4 * PDQ.grid)
+        reach = np.abs(down).sum(1)[:, None] * np.abs(across).sum(1)[None]
+        if size != (height, width):
+            shrink = [
+                _resampling(*pair, "bicubic") for pair in ((height, size[0]), (width, size[1]))
+            ]
+            error += _rounded_twice(*shrink)
+            down, across = down @ shrink[0], across @ shrink[1]
+        rounding = reach * error
+        return LinearHash(down, across, LUMINANCE, True, rounding.ravel()[::-1])
+    if isinstance(victim, PHash):
+        side = victim.side * victim.highfreq_factor
+        transform = 2 * dct_matrix(victim.side, side)
+        resize = [_resampling(size, side, "lanczos") for size in (height, width)]
+        error = _rounded_twice(*resize, before=0.5)  # the grey picture is rounded first
+        reach = np.abs(transform).sum(1)[:, None] * np.abs(transform).sum(1)[None]
+        down, across = (transform @ matrix for matrix in resize)
+        return LinearHash(down, across, np.array(GREY) / 2**16, False, (reach * error).ravel())
+    raise UsageError(
+        f"expected pdq or phash, whose bits are above a median of linear values, got "
+        f"{type(victim).__name__}"
+    )
+
+
+def least_l2(
+    linear: LinearHash, bits: npt.NDArray[np.bool_], pixels: npt.NDArray[np.uint8], threshold: int
+) -> LeastChange | None:
+    """How little L2 can leave the threshold of one picture; None where nothing can.
+
+    bits: (K,) of the real hash, half of them 1; pixels: (H,W,3)
+    """
+    values = linear.values(pixels.astype(np.float64))
+    flips = threshold // 2 + 1
+    upper, lower = np.flatnonzero(bits), np.flatnonzero(~bits)
+    if flips > min(len(upper), len(lower)):
+        return None
+    gram = linear.gram()
+    bound, _ = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
+    real, _ = _bound(values, upper, lower, gram, flips, linear.rounding)
+    own = linear.bits(pixels.astype(np.float64))
+    own_upper, own_lower = np.flatnonzero(own), np.flatnonzero(~own)
+    attack, change = _attack(linear, values, own_upper, own_lower, gram, flips)
+    return LeastChange(bound, real, attack, change)
+
+
+def majorants(gram: Floats) -> list[Floats]:
+    """Diagonals E ≽ M Mᵀ: by its rows, and by its scaled largest eigenvalue."""
+    own = np.diag(gram)
+    scale = np.sqrt(own)
+    largest = scipy.linalg.eigh(
+        gram / scale[:, None] / scale[None],
+        eigvals_only=True,
+        subset_by_index=[len(own) - 1, len(own) - 1],
+    )[0]
+    return [np.abs(gram).sum(axis=1), own * largest * (1 + 1e-9)]
+
+
+def _bound(
+    values: Floats,
+    upper: npt.NDArray[np.int64],
+    lower: npt.NDArray[np.int64],
+    gram: Floats,
+    flips: int,
+    rounding: Floats,
+) -> tuple[float, float]:
+    """The proven bound, and the t at which the scan is lowest."""
+    best, place = 0.0, 0.0
+    scanned = _scan(values, upper, lower)
+    for majorant in majorants(gram):
+        falling = _smallest(values[upper], rounding[upper], majorant[upper], scanned, flips, 1)
+        rising = _smallest(values[lower], rounding[lower], majorant[lower], scanned, flips, -1)
+        between = falling[1:] + rising[:-1]
+        # below the scan the falling sum is at least its first value, above it the rising its last
+        lowest = min(float(between.min()), float(falling[0]), float(rising[-1]))
+        if np.sqrt(lowest) >= best:
+            best = float(np.sqrt(lowest))
+            place = float(scanned[int((falling + rising).argmin())])
+    return best, place
+
+
+def _scan(values: Floats, upper: npt.NDArray[np.int64], lower: npt.NDArray[np.int64]) -> Floats:
+    """Values of t, ascending, denser where the median is now."""
+    middle = (values[upper].min() + values[lower].max()) / 2
+    reach = np.abs(values - middle).max()
+    half = np.geomspace(reach * 1e-6, reach, SCANNED // 2)
+    return np.concatenate([middle - half[::-1], [middle], middle + half])
+
+
+def _smallest(
+    values: Floats, rounding: Floats, majorant: Floats, scanned: Floats, flips: int, sign: int
+) -> Floats:
+    """(S,) sums of the `flips` smallest costs at each t: to come below it, or above for −1."""
+    far = np.maximum(sign * (values[None] - scanned[:, None]) - rounding, 0)
+    costs = far**2 / majorant
+    return np.asarray(np.partition(costs, flips - 1, axis=1)[:, :flips].sum(axis=1))
+
+
+def _attack(
+    linear: LinearHash,
+    values: Floats,
+    upper: npt.NDArray[np.int64],
+    lower: npt.NDArray[np.int64],
+    gram: Floats,
+    flips: int,
+) -> tuple[float, Floats]:
+    """The least L2 that was found: a quadratic program on the cheapest bits, at several t."""
+    _, start = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
+    own = np.diag(gram)
+    spread = float(np.std(values))
+
+    def solve(t: float) -> tuple[float, Floats]:
+        down = upper[np.argsort(np.maximum(values[upper] - t, 0) ** 2 / own[upper])[:flips]]
+        up = lower[np.argsort(np.maximum(t - values[lower], 0) ** 2 / own[lower])[:flips]]
+        rows, signs = np.concatenate([down, up]), np.repeat([-1.0, 1.0], flips)
+        wanted = np.maximum(signs * (t - values[rows]), 0) + 1e-7 * spread
+        signed = gram[np.ix_(rows, rows)] * signs[:, None] * signs[None]
+        return _least_norm(signed, wanted, rows, signs, len(values))
+
+    bracket = (start - 0.02 * spread, start + 0.02 * spread)
+    found = scipy.optimize.minimize_scalar(
+        lambda t: solve(t)[0], bracket=bracket, options={"maxiter": 30}
+    )
+    best = min((solve(t) for t in (start, float(found.x))), key=lambda pair: pair[0])
+    change = linear.picture(best[1])
+    return float(np.sqrt((change**2).sum())), change
+
+
+def _least_norm(
+    gram: Floats, wanted: Floats, rows: npt.NDArray[np.int64], signs: Floats, count: int
+) -> tuple[float, Floats]:
+    """The least ‖δ‖ with B δ ≥ wanted, B Bᵀ = gram, and the weights (K,) of M whose sum it is.
+
+    Its dual, min over λ ≥ 0 of λᵀ B Bᵀ λ / 2 − wantedᵀ λ, is one of non-negative least squares.
+    """
+    factor = np.linalg.cholesky(gram + 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    target = scipy.linalg.solve_triangular(factor, wanted, lower=True)
+    multipliers, _ = scipy.optimize.nnls(factor.T, target, maxiter=50 * len(gram))
+    weights = np.zeros(count)
+    np.add.at(weights, rows, signs * multipliers)
+    return float(np.sqrt(multipliers @ gram @ multipliers)), weights
+
+
+def _rounded_twice(down: Floats, across: Floats, before: float = 0.0) -> float:
+    """How far a resized pixel can lie from that of the map: both passes round to whole levels.
+
+    before: how far the pixels of the larger picture already do
+    """
+    sums = [float(np.abs(matrix).sum(axis=1).max()) for matrix in (down, across)]
+    return max((before * sums[first] + 0.5) * sums[1 - first] + 0.5 for first in (0, 1))
+
+
+def _resampling(size: int, new_size: int, name: str) -> Floats:
+    """(new_size,size) the weights of Pillow's filter; the identity where nothing changes."""
+    if size == new_size:
+        return np.eye(size)
+    return filter_weights(size, new_size, name) / 2**PRECISION  # type: ignore[arg-type]
