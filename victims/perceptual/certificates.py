@@ -32,7 +32,13 @@ from advhash.victims.perceptual.hashes import (
     dct_matrix,
     pdq_transform,
 )
-from advhash.victims.perceptual.resampling import GREY, PRECISION, filter_weights, fitted_size
+from advhash.victims.perceptual.resampling import (
+    GREY,
+    PRECISION,
+    Filter,
+    filter_weights,
+    fitted_size,
+)
 
 Floats = npt.NDArray[np.float64]
 SCANNED = 4000  # values of t
@@ -109,20 +115,19 @@ def linear_hash(victim: PerceptualHash, height: int, width: int) -> LinearHash:
         error = FLOAT32 * WHITE * (8 * max(size) + 4 * PDQ.grid)
         reach = np.abs(down).sum(1)[:, None] * np.abs(across).sum(1)[None]
         if size != (height, width):
-            shrink = [
-                _resampling(*pair, "bicubic") for pair in ((height, size[0]), (width, size[1]))
-            ]
-            error += _rounded_twice(*shrink)
-            down, across = down @ shrink[0], across @ shrink[1]
+            rows = _resampling(height, size[0], "bicubic")
+            columns = _resampling(width, size[1], "bicubic")
+            error += _rounded_twice(rows, columns)
+            down, across = down @ rows, across @ columns
         rounding = reach * error
         return LinearHash(down, across, LUMINANCE, True, rounding.ravel()[::-1])
     if isinstance(victim, PHash):
         side = victim.side * victim.highfreq_factor
         transform = 2 * dct_matrix(victim.side, side)
-        resize = [_resampling(size, side, "lanczos") for size in (height, width)]
-        error = _rounded_twice(*resize, before=0.5)  # the grey picture is rounded first
+        rows, columns = (_resampling(length, side, "lanczos") for length in (height, width))
+        error = _rounded_twice(rows, columns, before=0.5)  # the grey picture is rounded first
         reach = np.abs(transform).sum(1)[:, None] * np.abs(transform).sum(1)[None]
-        down, across = (transform @ matrix for matrix in resize)
+        down, across = transform @ rows, transform @ columns
         return LinearHash(down, across, np.array(GREY) / 2**16, False, (reach * error).ravel())
     raise UsageError(
         f"expected pdq or phash, whose bits are above a median of linear values, got "
@@ -257,8 +262,9 @@ def _rounded_twice(down: Floats, across: Floats, before: float = 0.0) -> float:
     return max((before * sums[first] + 0.5) * sums[1 - first] + 0.5 for first in (0, 1))
 
 
-def _resampling(size: int, new_size: int, name: str) -> Floats:
+def _resampling(size: int, new_size: int, name: Filter) -> Floats:
     """(new_size,size) the weights of Pillow's filter; the identity where nothing changes."""
     if size == new_size:
         return np.eye(size)
-    return filter_weights(size, new_size, name) / 2**PRECISION  # type: ignore[arg-type]
+    weights: Floats = filter_weights(size, new_size, name) / 2**PRECISION
+    return weights

@@ -120,7 +120,7 @@ class BlockCell:
         edits = self._edits(row, seen, ready) if row in self.edited else {}
         clock.lap("edit")
         digest = hashlib.blake2b(repr(picture.image.size).encode(), digest_size=DIGEST)
-        digest.update(np.ascontiguousarray(picture.pixels))
+        digest.update(picture.pixels.tobytes())
         return _Found(
             size=picture.image.size,
             quality=quality,

@@ -95,8 +95,9 @@ class Collected:
     @cached_property
     def distinct(self) -> Rows:
         """Rows whose pixels no earlier row has, in order."""
-        first = np.unique(self.digests, axis=0, return_index=True)[1] if len(self) else []
-        return np.sort(np.asarray(first, np.int64))
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.sort(np.unique(self.digests, axis=0, return_index=True)[1].astype(np.int64))
 
     def edit_distances(self, label: str) -> npt.NDArray[np.int64]:
         """(M,E) bits between each edited picture and the picture itself."""

@@ -158,7 +158,8 @@ def _image(pixels: Tensor) -> Image.Image:
 
 def _bits(ready: ReadyHash, pixels: Tensor) -> npt.NDArray[np.bool_]:
     """(K,) of whole grey levels (1,3,H,W)."""
-    return ready.victim.encode(ready.tensor(_image(pixels)), "image").unpack()[0]
+    codes = ready.victim.encode(ready.tensor(_image(pixels)), "image")
+    return np.asarray(codes.unpack()[0])
 
 
 def _distance(ready: ReadyHash, pixels: Tensor, own: Tensor) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,8 @@ def _named(text: str, *, trust_code: bool) -> NamedHash:
         _, card = load_victim(Path(text))
         return NamedHash(f"{card['name']} ({Path(text).name})", text, str(card["files"]))
     table = VictimConfig.build(parse_method(text))
-    if not issubclass(VICTIMS[table.name].build, PerceptualHash):
+    build: Any = VICTIMS[table.name].build
+    if not issubclass(build, PerceptualHash):
         raise UsageError(
             f"--hash {text}: expected a hash that needs no training ({', '.join(ALL)}), a "
             "checkpoint folder of `advhash train`, or module:function"
