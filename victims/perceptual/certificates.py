@@ -113,22 +113,21 @@ def linear_hash(victim: PerceptualHash, height: int, width: int) -> LinearHash:
         across = transform @ blurred_points(size[1], size[0]).astype(np.float64)
         # of each point: sums of float32 that run along both sides twice, then the transform
         error = FLOAT32 * WHITE * (8 * max(size) + 4 * PDQ.grid)
-        reach = np.abs(down).sum(1)[:, None] * np.abs(across).sum(1)[None]
+        rounding = error * _reach(transform, transform)
         if size != (height, width):
             rows = _resampling(height, size[0], "bicubic")
             columns = _resampling(width, size[1], "bicubic")
-            error += _rounded_twice(rows, columns)
+            rounding = rounding + _rounded_twice(rows, columns) * _reach(down, across)
             down, across = down @ rows, across @ columns
-        rounding = reach * error
         return LinearHash(down, across, LUMINANCE, True, rounding.ravel()[::-1])
     if isinstance(victim, PHash):
         side = victim.side * victim.highfreq_factor
         transform = 2 * dct_matrix(victim.side, side)
         rows, columns = (_resampling(length, side, "lanczos") for length in (height, width))
         error = _rounded_twice(rows, columns, before=0.5)  # the grey picture is rounded first
-        reach = np.abs(transform).sum(1)[:, None] * np.abs(transform).sum(1)[None]
+        rounding = error * _reach(transform, transform)
         down, across = transform @ rows, transform @ columns
-        return LinearHash(down, across, np.array(GREY) / 2**16, False, (reach * error).ravel())
+        return LinearHash(down, across, np.array(GREY) / 2**16, False, rounding.ravel())
     raise UsageError(
         f"expected pdq or phash, whose bits are above a median of linear values, got "
         f"{type(victim).__name__}"
@@ -251,6 +250,11 @@ def _least_norm(
     weights = np.zeros(count)
     np.add.at(weights, rows, signs * multipliers)
     return float(np.sqrt(multipliers @ gram @ multipliers)), weights
+
+
+def _reach(down: Floats, across: Floats) -> Floats:
+    """(R,C) how far values move where every pixel moves by 1."""
+    return np.asarray(np.outer(np.abs(down).sum(axis=1), np.abs(across).sum(axis=1)))
 
 
 def _rounded_twice(down: Floats, across: Floats, before: float = 0.0) -> float:
