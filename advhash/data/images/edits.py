@@ -1,4 +1,4 @@
-"""What happens to pictures on their way: saved again, resized, cut, turned, made brighter …"""
+"""What happens to pictures on their way: saved again, resized, cut, turned, made brighter, blurred."""
 
 from __future__ import annotations
 
