@@ -1,4 +1,4 @@
-"""What happens to pictures on their way: saved again, resized, cut, turned, made brighter, blurred."""
+"""What happens to pictures on their way: saved again, resized, cut, turned, made brighter."""
 
 from __future__ import annotations
 
