@@ -85,14 +85,14 @@ class BankFigures(Part):
 class EvasionFigures(Part):
     """How little leaves the threshold.
 
-    pictures: that were tried; found: that could be moved out
+    pictures: that were tried; moved_out: that could be moved out
     linf: steps of a grey level, by picture; l2: in grey levels a colour value, root of the mean
     shares: of pictures that are out at L∞ 1, 2, 4, 8 and 16 grey levels
     after_jpeg: of those found, still out after JPEG of quality 90
     """
 
     pictures: int
-    found: int
+    moved_out: int
     method: str
     linf: list[int | None]
     l2: list[float | None]
@@ -198,24 +198,24 @@ def rate_text(metric: Metric | None, resolved: bool) -> str:
 def verdicts(record: ScanRecord) -> list[str]:
     """What was found, in sentences."""
     lines = [record.recommendation.reason]
-    for found in record.hashes:
-        if found.threshold is None:
+    for hashing in record.hashes:
+        if hashing.threshold is None:
             lines.append(
-                f"{found.label}: no threshold keeps false positives below "
+                f"{hashing.label}: no threshold keeps false positives below "
                 f"{record.false_positives:g} a comparison on these pictures."
             )
             continue
         text = (
-            f"{found.label} at {found.threshold} of {found.bits} bits: false positives "
-            f"{rate_text(found.false_positive_rate, found.resolved)} a comparison"
+            f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits: false positives "
+            f"{rate_text(hashing.false_positive_rate, hashing.resolved)} a comparison"
         )
-        if found.worst_edit is not None:
-            worst = found.edits[found.worst_edit]
+        if hashing.worst_edit is not None:
+            worst = hashing.edits[hashing.worst_edit]
             text += (
-                f"; {100 * (found.kept or 0):.0f} % of edited pictures still match, the fewest "
-                f"({with_interval(worst)}) when {record.edit_texts[found.worst_edit]}"
+                f"; {100 * (hashing.kept or 0):.0f} % of edited pictures still match, the fewest "
+                f"({with_interval(worst)}) when {record.edit_texts[hashing.worst_edit]}"
             )
-        evasion = found.evasion_at
+        evasion = hashing.evasion_at
         if evasion is not None and evasion.median_linf is not None:
             text += (
                 f"; half of the pictures leave the threshold by {evasion.median_linf:g} grey "
@@ -227,15 +227,15 @@ def verdicts(record: ScanRecord) -> list[str]:
 
 def curves(record: ScanRecord) -> Drawing | None:
     """False positives over the threshold as a share of the bits, one line a hash."""
-    shown = [found for found in record.hashes if any(at.value > 0 for at in found.curve)]
+    shown = [hashing for hashing in record.hashes if any(at.value > 0 for at in hashing.curve)]
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.add_subplot()
-        for place, found in enumerate(shown):
-            known = [at for at in found.curve if at.value > 0]
-            share = [100 * at.threshold / found.bits for at in known]
+        for place, hashing in enumerate(shown):
+            known = [at for at in hashing.curve if at.value > 0]
+            share = [100 * at.threshold / hashing.bits for at in known]
             colour = COLOURS[place % len(COLOURS)]
             axes.plot(
                 share,
@@ -245,19 +245,24 @@ def curves(record: ScanRecord) -> Drawing | None:
                 marker="osD^v<"[place % 6],
                 markersize=3,
                 linewidth=1.3,
-                label=found.label,
+                label=hashing.label,
             )
             axes.fill_between(
                 share, [max(at.low, 1e-12) for at in known], [at.high for at in known],
                 color=colour, alpha=0.15, linewidth=0,
             )  # fmt: skip
-            if found.threshold is not None:
+            if hashing.threshold is not None:
                 axes.axvline(
-                    100 * found.threshold / found.bits, color=colour, linewidth=0.8, linestyle=":"
+                    100 * hashing.threshold / hashing.bits,
+                    color=colour,
+                    linewidth=0.8,
+                    linestyle=":",
                 )
         axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
         axes.set_yscale("log")
-        axes.set_ylim(bottom=min(at.value for found in shown for at in found.curve if at.value > 0))
+        axes.set_ylim(
+            bottom=min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
+        )
         axes.set_xlabel("threshold, in percent of the bits")
         axes.set_ylabel("false positives a comparison")
         axes.grid(color="#e5e7eb", linewidth=0.8)
@@ -284,19 +289,19 @@ def hashes_table(record: ScanRecord) -> Table:
         ],
         [
             row(
-                named(found.label, CHOSEN[found.chosen]),
-                number(found.bits),
-                number("–" if found.threshold is None else found.threshold),
-                TableCell(rate_text(found.false_positive_rate, found.resolved)),
-                TableCell(rate_text(found.false_positive_rate_with_marked, found.resolved)),
-                TableCell(rate_text(found.false_positive_rate_good, found.resolved)),
-                number(f"{found.bank_size:,}"),
-                points(found.lookup_rate),
-                number(found.pairs_within),
-                number(found.clusters),
-                number(found.largest_cluster),
+                named(hashing.label, CHOSEN[hashing.chosen]),
+                number(hashing.bits),
+                number("–" if hashing.threshold is None else hashing.threshold),
+                TableCell(rate_text(hashing.false_positive_rate, hashing.resolved)),
+                TableCell(rate_text(hashing.false_positive_rate_with_marked, hashing.resolved)),
+                TableCell(rate_text(hashing.false_positive_rate_good, hashing.resolved)),
+                number(f"{hashing.bank_size:,}"),
+                points(hashing.lookup_rate),
+                number(hashing.pairs_within),
+                number(hashing.clusters),
+                number(hashing.largest_cluster),
             )
-            for found in record.hashes
+            for hashing in record.hashes
         ],
     )
 
@@ -305,14 +310,14 @@ def edits_table(record: ScanRecord) -> Table | None:
     """What each hash still finds after each edit; None where nothing was edited."""
     if not record.edited:
         return None
-    shown = [found for found in record.hashes if found.edits]
+    shown = [hashing for hashing in record.hashes if hashing.edits]
     return Table(
         "Edits",
         f"Share of {record.edited} edited pictures that still match their own at the threshold, in "
         "percent, 95 % intervals in small print.",
-        [Column("Edit", wide=True), *columns(*(found.label for found in shown))],
+        [Column("Edit", wide=True), *columns(*(hashing.label for hashing in shown))],
         [
-            row(named(text), (points(found.edits[name]) for found in shown))
+            row(named(text), (points(hashing.edits[name]) for hashing in shown))
             for name, text in record.edit_texts.items()
         ],
     )
@@ -322,14 +327,14 @@ def pairs_table(record: ScanRecord) -> Table | None:
     """The closest pairs; None where there are none."""
     rows = [
         row(
-            named(found.label),
+            named(hashing.label),
             number(pair.distance),
             named(pair.first),
             named(pair.second),
             TableCell("marked" if pair.marked else ""),
         )
-        for found in record.hashes
-        for pair in found.nearest[:SHOWN]
+        for hashing in record.hashes
+        for pair in hashing.nearest[:SHOWN]
     ]
     if not rows:
         return None
@@ -346,11 +351,11 @@ def pairs_table(record: ScanRecord) -> Table | None:
 def crowded_table(record: ScanRecord) -> Table | None:
     """Pictures and entries of the bank that match too much; None where none does."""
     rows = [
-        row(named(found.label), TableCell(kind), named(entry.name), number(entry.matches),
+        row(named(hashing.label), TableCell(kind), named(entry.name), number(entry.matches),
             number(f"{100 * entry.share:.2f}"))
-        for found in record.hashes
+        for hashing in record.hashes
         for kind, entries in (
-            ("picture", found.crowded), ("bank", found.bank.crowded if found.bank else [])
+            ("picture", hashing.crowded), ("bank", hashing.bank.crowded if hashing.bank else [])
         )
         for entry in entries[:SHOWN]
     ]  # fmt: skip
@@ -367,10 +372,10 @@ def crowded_table(record: ScanRecord) -> Table | None:
 def bank_table(record: ScanRecord) -> Table | None:
     """What the bank finds; None without a bank."""
     rows = [
-        row(named(found.label), named(match.picture), named(match.entry), number(match.distance))
-        for found in record.hashes
-        if found.bank is not None
-        for match in found.bank.matches[:SHOWN]
+        row(named(hashing.label), named(match.picture), named(match.entry), number(match.distance))
+        for hashing in record.hashes
+        if hashing.bank is not None
+        for match in hashing.bank.matches[:SHOWN]
     ]
     if not rows:
         return None
@@ -384,19 +389,19 @@ def bank_table(record: ScanRecord) -> Table | None:
 
 def evasion_table(record: ScanRecord) -> Table | None:
     """How little leaves the threshold; None where it was not looked for."""
-    shown = [found for found in record.hashes if found.evasion_at is not None]
+    shown = [hashing for hashing in record.hashes if hashing.evasion_at is not None]
     if not shown:
         return None
     levels = list(shown[0].evasion_at.shares) if shown[0].evasion_at else []
     rows = []
-    for found in shown:
-        evasion = found.evasion_at
+    for hashing in shown:
+        evasion = hashing.evasion_at
         assert evasion is not None
         rows.append(
             row(
-                named(found.label, evasion.method),
+                named(hashing.label, evasion.method),
                 number(evasion.pictures),
-                number(evasion.found),
+                number(evasion.moved_out),
                 number("–" if evasion.median_linf is None else f"{evasion.median_linf:g}"),
                 number("–" if evasion.median_l2 is None else f"{evasion.median_l2:.2g}"),
                 (points(evasion.shares[level]) for level in levels),
@@ -418,8 +423,8 @@ def evasion_table(record: ScanRecord) -> Table | None:
 def fragile_table(record: ScanRecord) -> Table | None:
     """The most and the least fragile pictures; None where no least change was looked for."""
     rows = []
-    for found in record.hashes:
-        evasion = found.evasion_at
+    for hashing in record.hashes:
+        evasion = hashing.evasion_at
         if evasion is None:
             continue
         known = [
@@ -428,7 +433,7 @@ def fragile_table(record: ScanRecord) -> Table | None:
         known.sort()
         for kind, part in (("most fragile", known[:SHOWN]), ("least", known[::-1][:SHOWN])):
             rows += [
-                row(named(found.label), TableCell(kind), named(name), number(f"{l2:.2g}"))
+                row(named(hashing.label), TableCell(kind), named(name), number(f"{l2:.2g}"))
                 for l2, name in part
             ]
     if not rows:
@@ -444,9 +449,9 @@ def fragile_table(record: ScanRecord) -> Table | None:
 def histogram(record: ScanRecord) -> Drawing | None:
     """Pictures by the L∞ of their least change; None where it was not looked for."""
     shown = [
-        (found.label, [value for value in found.evasion_at.linf if value is not None])
-        for found in record.hashes
-        if found.evasion_at is not None and found.evasion_at.found
+        (hashing.label, [value for value in hashing.evasion_at.linf if value is not None])
+        for hashing in record.hashes
+        if hashing.evasion_at is not None and hashing.evasion_at.moved_out
     ]
     if not shown:
         return None
@@ -496,7 +501,7 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
     facts = [
         ("Folder", record.folder),
         ("Pictures", _pictures_fact(record)),
-        ("Hashes", ", ".join(found.label for found in record.hashes)),
+        ("Hashes", ", ".join(hashing.label for hashing in record.hashes)),
     ]
     title = f"Hashes and thresholds for {record.pictures:,} pictures"
     tables: Sequence[tuple[str, Any]] = (

@@ -30,19 +30,19 @@ def print_scan(record: ScanRecord) -> None:
         for why, count in counts.items():
             tell(f"{kind}: {count:,} × {why}")
     rows = []
-    for found in record.hashes:
-        worst = found.worst_edit
+    for hashing in record.hashes:
+        worst = hashing.worst_edit
         rows.append(
             {
-                "hash": found.label,
-                "bits": found.bits,
-                "at most bits": "–" if found.threshold is None else found.threshold,
-                "false positives": rate_text(found.false_positive_rate, found.resolved),
-                "false match a look-up": figure(found.lookup_rate, 4),
-                "edited, found": "–" if found.kept is None else f"{found.kept:.3f}",
-                "worst edit": "–" if worst is None else f"{worst} {figure(found.edits[worst])}",
-                "pairs": found.pairs_within,
-                "median least L∞": _least(found.evasion_at),
+                "hash": hashing.label,
+                "bits": hashing.bits,
+                "at most bits": "–" if hashing.threshold is None else hashing.threshold,
+                "false positives": rate_text(hashing.false_positive_rate, hashing.resolved),
+                "false match a look-up": figure(hashing.lookup_rate, 4),
+                "edited, found": "–" if hashing.kept is None else f"{hashing.kept:.3f}",
+                "worst edit": "–" if worst is None else f"{worst} {figure(hashing.edits[worst])}",
+                "pairs": hashing.pairs_within,
+                "median least L∞": _least(hashing.evasion_at),
             }
         )
     print_rows(tuple(rows[0]), rows)
@@ -58,7 +58,7 @@ def _least(evasion: EvasionFigures | None) -> str:
 
 def _thresholds(text: str | None) -> dict[str, int]:
     """`31`, or `pdq=31,phash=10`, by label."""
-    found: dict[str, int] = {}
+    given: dict[str, int] = {}
     for part in (text or "").split(","):
         label, _, value = part.rpartition("=")
         if not part:
@@ -67,19 +67,19 @@ def _thresholds(text: str | None) -> dict[str, int]:
             raise UsageError(
                 f"--threshold {text}: expected a number of bits, or HASH=BITS,… (pdq=31)"
             )
-        found[label.strip()] = int(value)
-    return found
+        given[label.strip()] = int(value)
+    return given
 
 
 def _banks(texts: list[str] | None) -> dict[str, str]:
     """`FILE`, or `pdq=FILE`, by label."""
-    found: dict[str, str] = {}
+    given: dict[str, str] = {}
     for text in texts or []:
         label, equals, file = text.partition("=")
         if not equals or Path(text).exists():
             label, file = "", text
-        found[label] = file
-    return found
+        given[label] = file
+    return given
 
 
 _LIMIT: list[float] = []  # of the command that runs
@@ -89,10 +89,10 @@ def _refuse_over(record: ScanRecord) -> None:
     """Exit 4 where the rate of false positives of a hash lies above `--fail-over`."""
     for limit in _LIMIT:
         over = [
-            f"{found.label} {found.false_positive_rate.value:.2g}"
-            for found in record.hashes
-            if found.false_positive_rate is not None
-            and (found.false_positive_rate.value or 0) > limit
+            f"{hashing.label} {hashing.false_positive_rate.value:.2g}"
+            for hashing in record.hashes
+            if hashing.false_positive_rate is not None
+            and (hashing.false_positive_rate.value or 0) > limit
         ]
         if over:
             raise ThresholdMissed(

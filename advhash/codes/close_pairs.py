@@ -71,18 +71,18 @@ def close_pairs(codes: HashCodes, edges: Rows, threshold: int) -> ClosePairs:
     def find(one: int, other: int) -> npt.NDArray[np.int64]:
         from advhash.codes import pair_kernels
 
-        found = np.empty((room, 3), np.int64)
+        listed = np.empty((room, 3), np.int64)
         size = pair_kernels.list_pairs(
             words,
             words,
             *_between(edges, one, other),
             one == other,
             threshold,
-            found,
+            listed,
             counts[:, one],
             counts[:, other],
         )
-        return found[: min(size, room)].copy()
+        return listed[: min(size, room)].copy()
 
     return _sorted_pairs(_shared(find, places), counts)
 
@@ -103,18 +103,18 @@ def close_rows(codes: HashCodes, others: HashCodes, threshold: int) -> ClosePair
     def find(one: int, _: int) -> npt.NDArray[np.int64]:
         from advhash.codes import pair_kernels
 
-        found = np.empty((room, 3), np.int64)
+        listed = np.empty((room, 3), np.int64)
         size = pair_kernels.list_pairs(
             words,
             known,
             *(edges[one], edges[one + 1], 0, len(others)),
             False,
             threshold,
-            found,
+            listed,
             np.zeros(len(others), np.int32),
             counts[:, 0],
         )
-        return found[: min(size, room)].copy()
+        return listed[: min(size, room)].copy()
 
     return _sorted_pairs(_shared(find, ((part, 0) for part in range(parts))), counts)
 
@@ -128,8 +128,8 @@ def clusters(count: int, pairs: ClosePairs) -> Rows:
     from scipy.sparse.csgraph import connected_components
 
     links = coo_matrix((np.ones(len(pairs.far)), (pairs.first, pairs.second)), (count, count))
-    _, found = connected_components(links, directed=False)
-    _, first, numbers = np.unique(found, return_index=True, return_inverse=True)
+    _, listed = connected_components(links, directed=False)
+    _, first, numbers = np.unique(listed, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[numbers], np.int64)
 
 
@@ -147,8 +147,8 @@ def _shared(
 ) -> list[npt.NDArray[np.int64]]:
     """What `work` gives at each place, by threads."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(lambda place: work(*place), places))
-    return [part for part in found if part is not None]
+        listed = list(pool.map(lambda place: work(*place), places))
+    return [part for part in listed if part is not None]
 
 
 def _sorted_pairs(parts: list[npt.NDArray[np.int64]], counts: npt.NDArray[np.int32]) -> ClosePairs:

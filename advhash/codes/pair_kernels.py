@@ -61,11 +61,11 @@ def count_pairs(words, others, first, last, start, stop, same, counts):
 
 @compiled
 def list_pairs(
-    words, others, first, last, start, stop, same, threshold, found, of_others, of_words
+    words, others, first, last, start, stop, same, threshold, listed, of_others, of_words
 ):
-    """How many pairs are within the threshold; the first of them stand in found (R,3).
+    """How many pairs are within the threshold; the first of them stand in listed (R,3).
 
-    found: row, other row, distance; of_words, of_others: one more for each row of a pair, by the
+    listed: row, other row, distance; of_words, of_others: one more for each row of a pair, by the
     group of the other one: int32 columns that no other call writes to
     """
     size = 0
@@ -75,10 +75,10 @@ def list_pairs(
         _distances(words, row, others, begin, stop, far)
         for place in range(stop - begin):
             if far[place] <= threshold:
-                if size < found.shape[0]:
-                    found[size, 0] = row
-                    found[size, 1] = begin + place
-                    found[size, 2] = far[place]
+                if size < listed.shape[0]:
+                    listed[size, 0] = row
+                    listed[size, 1] = begin + place
+                    listed[size, 2] = far[place]
                 size += 1
                 of_words[row] += 1
                 of_others[begin + place] += 1

@@ -116,8 +116,8 @@ def lookup_rate(counts: npt.NDArray[np.int32], edges: Counts, size: int, seed: i
         part = slice(start, start + BLOCK)
         close = np.minimum(counts[part] @ weights.T / others, 1)
         with np.errstate(divide="ignore"):
-            found = -np.expm1(size * np.log1p(-close))
-        sums += (found * weights[:, of_row[part]].T).sum(axis=0)
+            matched = -np.expm1(size * np.log1p(-close))
+        sums += (matched * weights[:, of_row[part]].T).sum(axis=0)
     shares = sums / np.maximum(weights @ rows, 1)
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(shares[1:], (tail, 100 - tail))

@@ -266,7 +266,7 @@ class TestLeastChange:
         document = scan(pictures, *options, "--save-images", "--out", tmp_path / "run")
         evasion = document["hashes"][0]["evasion_at"]
         assert evasion["pictures"] == 3
-        assert evasion["found"] == 3
+        assert evasion["moved_out"] == 3
         assert evasion["median_l2"] > 0
         assert evasion["shares"]["16"]["value"] == 1
         assert len(list((tmp_path / "run/changed").glob("*.png"))) == 3

@@ -521,7 +521,7 @@ def make_scan(folder: Path) -> Path:
         "crowded": [{"name": HOSTILE, "matches": 40, "share": 0.1}],
         "bank": {"entries": 5, "matched": 1, "crowded": [],
                  "matches": [{"picture": HOSTILE, "entry": "row 3", "distance": 1}]},
-        "evasion_at": {"pictures": 2, "found": 1, "method": "gradients", "linf": [3, None],
+        "evasion_at": {"pictures": 2, "moved_out": 1, "method": "gradients", "linf": [3, None],
                        "l2": [0.2, None], "names": [HOSTILE, "b.jpg"], "median_linf": 3.0,
                        "median_l2": 0.2, "shares": {"4": vars(SHARE)},
                        "after_jpeg": vars(SHARE)},

@@ -63,8 +63,8 @@ class LinearHash:
 
     def values(self, pixels: Floats) -> Floats:
         """(K,) of (H,W,3) grey levels, in the order of the bits."""
-        found = (self.down @ (pixels @ self.colours) @ self.across.T).ravel()
-        return found[::-1] if self.flipped else found
+        result = (self.down @ (pixels @ self.colours) @ self.across.T).ravel()
+        return result[::-1] if self.flipped else result
 
     def picture(self, weights: Floats) -> Floats:
         """(H,W,3): Mᵀ of (K,)."""
@@ -73,9 +73,9 @@ class LinearHash:
 
     def gram(self) -> Floats:
         """(K,K) M Mᵀ."""
-        found = np.kron(self.down @ self.down.T, self.across @ self.across.T)
-        found = found * (self.colours @ self.colours)
-        return found[::-1, ::-1] if self.flipped else found
+        result = np.kron(self.down @ self.down.T, self.across @ self.across.T)
+        result = result * (self.colours @ self.colours)
+        return result[::-1, ::-1] if self.flipped else result
 
     def bits(self, pixels: Floats) -> npt.NDArray[np.bool_]:
         """(K,) those above the lower of both middle values."""
@@ -229,10 +229,10 @@ def _attack(
         return _least_norm(signed, wanted, rows, signs, len(values))
 
     bracket = (start - 0.02 * spread, start + 0.02 * spread)
-    found = scipy.optimize.minimize_scalar(
+    result = scipy.optimize.minimize_scalar(
         lambda t: solve(t)[0], bracket=bracket, options={"maxiter": 30}
     )
-    best = min((solve(t) for t in (start, float(found.x))), key=lambda pair: pair[0])
+    best = min((solve(t) for t in (start, float(result.x))), key=lambda pair: pair[0])
     change = linear.picture(best[1])
     return float(np.sqrt((change**2).sum())), change
 

@@ -53,7 +53,7 @@ def banks_by_label(given: Mapping[str, str], bits: Mapping[str, int]) -> dict[st
     given: files by label of the hash; "": of the one hash that has as many bits
     Raises UsageError: an unknown label, no hash of as many bits, or several.
     """
-    found: dict[str, Bank] = {}
+    banks: dict[str, Bank] = {}
     for label, text in given.items():
         bank = read_bank(text)
         width = bank.codes.bits
@@ -65,9 +65,9 @@ def banks_by_label(given: Mapping[str, str], bits: Mapping[str, int]) -> dict[st
                 raise DataError(
                     f"expected hashes of {bits[label]} bits for {label} in {text}, got {width}"
                 )
-            found[label] = bank
+            banks[label] = bank
         elif len(fitting) == 1:
-            found[fitting[0]] = bank
+            banks[fitting[0]] = bank
         elif fitting:
             raise UsageError(
                 f"--bank {text}: {' and '.join(fitting)} have {width} bits: say whose hashes they "
@@ -78,7 +78,7 @@ def banks_by_label(given: Mapping[str, str], bits: Mapping[str, int]) -> dict[st
                 f"--bank {text} holds hashes of {width} bits: expected a hash of as many, got "
                 + ", ".join(f"{name} of {count}" for name, count in bits.items())
             )
-    return found
+    return banks
 
 
 def crowded_rows(

@@ -66,14 +66,14 @@ class BlockCell:
         ready = {named.label: named.build() for named in self.hashes}
         rows = range(len(self.names))
         with quietly(), ThreadPoolExecutor(usable_cores()) as pool:
-            found = []
+            entries = []
             for row, entry in enumerate(pool.map(lambda row: self._picture(row, ready), rows)):
-                found.append(entry)
+                entries.append(entry)
                 place.progress("pictures", row + 1, len(self.names))
-        read = [isinstance(entry, _Found) for entry in found]
-        pictures = [entry for entry in found if isinstance(entry, _Found)]
+        read = [isinstance(entry, _Hashed) for entry in entries]
+        pictures = [entry for entry in entries if isinstance(entry, _Hashed)]
         edited = [
-            row for row, entry in enumerate(found) if isinstance(entry, _Found) and entry.edits
+            row for row, entry in enumerate(entries) if isinstance(entry, _Hashed) and entry.edits
         ]
         tensors = {
             "read": torch.tensor(read),
@@ -89,11 +89,11 @@ class BlockCell:
             edits = [entry.edits[label] for entry in pictures if entry.edits]
             tensors[f"edits {label}"] = _stacked(edits, (len(EDITS), octets), np.uint8)
         document = {
-            "skipped": {str(row): entry for row, entry in enumerate(found) if not read[row]},
+            "skipped": {str(row): entry for row, entry in enumerate(entries) if not read[row]},
             "remarks": {
                 str(row): list(entry.remarks)
-                for row, entry in enumerate(found)
-                if isinstance(entry, _Found) and entry.remarks
+                for row, entry in enumerate(entries)
+                if isinstance(entry, _Hashed) and entry.remarks
             },
             "bits": {label: hashing.bits for label, hashing in ready.items()},
             "seconds": {
@@ -103,7 +103,7 @@ class BlockCell:
         }
         return Result(document, tensors)
 
-    def _picture(self, row: int, ready: dict[str, ReadyHash]) -> _Found | str:
+    def _picture(self, row: int, ready: dict[str, ReadyHash]) -> _Hashed | str:
         """One picture, or why it cannot be read."""
         clock = _Clock()
         try:
@@ -121,7 +121,7 @@ class BlockCell:
         clock.lap("edit")
         digest = hashlib.blake2b(repr(picture.image.size).encode(), digest_size=DIGEST)
         digest.update(picture.pixels.tobytes())
-        return _Found(
+        return _Hashed(
             size=picture.image.size,
             quality=quality,
             digest=np.frombuffer(digest.digest(), np.uint8),
@@ -140,11 +140,11 @@ class BlockCell:
             changed = Picture(edit.change(seen.image, seed))
             for label, hashing in ready.items():
                 codes[label].append(hashing.code(changed))
-        return {label: np.stack(found) for label, found in codes.items()}
+        return {label: np.stack(entries) for label, entries in codes.items()}
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Hashed:
     size: tuple[int, int]
     quality: int
     digest: Any

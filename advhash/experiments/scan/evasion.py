@@ -84,17 +84,17 @@ class EvasionCell:
             pixels = self._pixels(name)
             if threshold is None or pixels is None:
                 continue
-            found = least_change(ready, pixels, threshold, seed=self.seed + done)
+            result = least_change(ready, pixels, threshold, seed=self.seed + done)
             rows.append(
                 {
                     "place": done,
-                    "linf": None if found is None else found.linf,
-                    "l2": None if found is None else found.l2,
-                    "jpeg": None if found is None else found.jpeg,
+                    "linf": None if result is None else result.linf,
+                    "l2": None if result is None else result.l2,
+                    "jpeg": None if result is None else result.jpeg,
                 }
             )
-            if found is not None and self.keep:
-                tensors[f"changed {done}"] = torch.from_numpy(found.changed)
+            if result is not None and self.keep:
+                tensors[f"changed {done}"] = torch.from_numpy(result.changed)
         place.progress(f"least change, {self.hashing.label}", len(self.names), len(self.names))
         return Result({"rows": rows, "method": method_of(ready.victim)}, tensors)
 
@@ -134,21 +134,21 @@ def least_change(ready: ReadyHash, pixels: Pixels, threshold: int, *, seed: int)
         ways = _by_queries(ready, clean, own, threshold, seed)
     else:
         ways = _by_gradients(ready, clean, own, threshold)
-    found = [moved for moved in ways if _distance(ready, moved, own) > threshold]
-    if not found:
+    result = [moved for moved in ways if _distance(ready, moved, own) > threshold]
+    if not result:
         return None
-    changes = [(moved - clean) for moved in found]
-    linf = min(range(len(found)), key=lambda place: float(changes[place].abs().max()))
+    changes = [(moved - clean) for moved in result]
+    linf = min(range(len(result)), key=lambda place: float(changes[place].abs().max()))
     norms = [float(change.square().mean().sqrt()) for change in changes]
-    l2 = min(range(len(found)), key=norms.__getitem__)
-    saved = _image(found[linf])
+    l2 = min(range(len(result)), key=norms.__getitem__)
+    saved = _image(result[linf])
     again = EDITS["jpeg90"].change(saved, 0)
     after = torch.from_numpy(np.array(again)).permute(2, 0, 1)[None].float()
     return Least(
         linf=round(float(changes[linf].abs().max())),
         l2=norms[l2],
         jpeg=_distance(ready, after, own) > threshold,
-        changed=np.asarray(_image(found[l2])).copy(),
+        changed=np.asarray(_image(result[l2])).copy(),
     )
 
 
@@ -229,8 +229,8 @@ class _Steep:
         nearest = margins.topk(count, largest=False)
         scale = margins.detach().abs().mean().clamp_min(1e-9)
         loss = (nearest.values / scale + 0.05).clamp_min(0).sum()
-        (found,) = torch.autograd.grad(loss, images)
-        return found
+        (result,) = torch.autograd.grad(loss, images)
+        return result
 
 
 def _by_queries(
@@ -277,13 +277,13 @@ def evasion_figures(
         return None
     linf = [row["linf"] for row in rows]
     l2 = [row["l2"] for row in rows]
-    found = [row for row in rows if row["linf"] is not None]
+    result = [row for row in rows if row["linf"] is not None]
     infinite = [np.inf if value is None else value for value in linf]
     median = float(np.median(infinite))
     median_l2 = float(np.median([np.inf if value is None else value for value in l2]))
     return EvasionFigures(
         pictures=len(rows),
-        found=len(found),
+        moved_out=len(result),
         method=method,
         linf=linf,
         l2=l2,
@@ -294,7 +294,7 @@ def evasion_figures(
             str(level): rate_metric([value <= level for value in infinite], seed)
             for level in SHARES
         },
-        after_jpeg=rate_metric([row["jpeg"] for row in found], seed) if found else None,
+        after_jpeg=rate_metric([row["jpeg"] for row in result], seed) if result else None,
     )
 
 

@@ -185,10 +185,10 @@ def _mean_over_kinds(kept: Mapping[str, Metric]) -> float | None:
 def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
     """The hash that keeps most edited pictures at its threshold, among those that have one."""
     usable = [
-        found for found in hashes
-        if found.threshold is not None
-        and found.false_positive_rate is not None
-        and (found.false_positive_rate.high or 0) <= rate
+        each for each in hashes
+        if each.threshold is not None
+        and each.false_positive_rate is not None
+        and (each.false_positive_rate.high or 0) <= rate
     ]  # fmt: skip
     if not usable:
         return Recommended(
@@ -197,7 +197,7 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
             reason=f"No hash has a threshold here whose false positives are certain to stay below "
             f"{rate:g} a comparison: more pictures would tell, or a higher rate.",
         )
-    best = max(usable, key=lambda found: (found.kept or 0, -(found.threshold or 0)))
+    best = max(usable, key=lambda each: (each.kept or 0, -(each.threshold or 0)))
     high = (best.false_positive_rate or Metric()).high or 0
     reason = (
         f"Recommended: {best.label} at {best.threshold} of {best.bits} bits, the largest threshold "
@@ -206,9 +206,7 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
     )
     if best.kept is not None:
         others = [
-            f"{found.label} {100 * (found.kept or 0):.0f} %"
-            for found in usable
-            if found is not best
+            f"{each.label} {100 * (each.kept or 0):.0f} %" for each in usable if each is not best
         ]
         beside = f", more than {', '.join(others)}" if others else ""
         reason += f"; there it still finds {100 * best.kept:.0f} % of edited pictures{beside}"

@@ -74,12 +74,12 @@ class ReadyHash:
 
 def named_hashes(given: Sequence[str], *, trust_code: bool) -> list[NamedHash]:
     """The hashes that texts name. Raises AdvhashError for what cannot be one."""
-    found: dict[str, NamedHash] = {}
+    hashes: dict[str, NamedHash] = {}
     for text in given:
         for part in ALL if text == "all" else (text,):
             named = _named(part, trust_code=trust_code)
-            found.setdefault(named.label, named)
-    return list(found.values())
+            hashes.setdefault(named.label, named)
+    return list(hashes.values())
 
 
 def _named(text: str, *, trust_code: bool) -> NamedHash:

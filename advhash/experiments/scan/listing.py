@@ -43,7 +43,7 @@ def list_pictures(root: Path) -> Listing:
     """
     if not root.is_dir():
         raise DataError(f"expected a folder of pictures, got {root}: check the path")
-    found: list[tuple[str, tuple[int, int]]] = []
+    pictures: list[tuple[str, tuple[int, int]]] = []
     left_out: Counter[str] = Counter()
     waiting = [str(root)]
     while waiting:
@@ -66,16 +66,16 @@ def list_pictures(root: Path) -> Listing:
             elif entry.name.lower().endswith(PICTURES):
                 status = entry.stat(follow_symlinks=False)
                 name = os.path.relpath(entry.path, root)
-                found.append((name, (status.st_size, status.st_mtime_ns)))
+                pictures.append((name, (status.st_size, status.st_mtime_ns)))
             else:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 left_out[f"{suffix}: {UNREAD[suffix]}" if suffix in UNREAD else OTHER] += 1
-    if not found:
+    if not pictures:
         more = "; ".join(f"{count} × {why}" for why, count in sorted(left_out.items()))
         raise DataError(
             f"expected pictures in {root}, got none{f' ({more})' if more else ''}: name a folder "
             f"that holds {', '.join(PICTURES)}"
         )
-    found.sort(key=lambda pair: os.fsencode(pair[0]))
-    names, stamps = zip(*found, strict=True)
+    pictures.sort(key=lambda pair: os.fsencode(pair[0]))
+    names, stamps = zip(*pictures, strict=True)
     return Listing(root, names, stamps, dict(left_out))

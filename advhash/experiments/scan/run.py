@@ -142,16 +142,16 @@ def _given_thresholds(given: Mapping[str, int], bits: Mapping[str, int]) -> dict
     unknown = next((label for label in given if label and label not in bits), None)
     if unknown is not None:
         raise UsageError(f"--threshold {unknown}=…: expected one of {', '.join(bits)}")
-    found = {label: given[""] for label in bits if "" in given} | {
+    thresholds = {label: given[""] for label in bits if "" in given} | {
         label: threshold for label, threshold in given.items() if label
     }
-    for label, threshold in found.items():
+    for label, threshold in thresholds.items():
         if not 0 <= threshold <= bits[label]:
             raise UsageError(
                 f"--threshold {threshold}: expected 0 to {bits[label]}, the bits of {label}; "
                 f"thresholds of several hashes are --threshold {label}=…,…"
             )
-    return found
+    return thresholds
 
 
 def _edited_count(given: int | None, listing: Listing) -> int:
@@ -281,14 +281,14 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
     good = scanned.quality[scanned.distinct] >= config.quality
     bits = {label: codes.bits for label, codes in scanned.codes.items()}
     banks = banks_by_label(config.bank, bits)
-    found: list[HashFigures] = []
+    scanned_hashes: list[HashFigures] = []
     for label in scanned.codes:
-        place.progress("figures", len(found), len(scanned.codes))
+        place.progress("figures", len(scanned_hashes), len(scanned.codes))
         rates = counter.rates(counted, label, edges, marked=False)
         threshold = counted.document["thresholds"][label]
         certain = threshold is not None and rates.high[threshold] <= config.false_positives
         given = label in dict(counter.given)
-        found.append(
+        scanned_hashes.append(
             hash_figures(
                 label,
                 scanned,
@@ -306,9 +306,9 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
                 seed=derive_seed(config.seed, "bootstrap"),
             )
         )
-    place.progress("figures", len(found), len(scanned.codes))
-    _write_rows(place.folder, scanned, listing, found)
-    _write_pairs(place.folder, found)
+    place.progress("figures", len(scanned_hashes), len(scanned.codes))
+    _write_rows(place.folder, scanned, listing, scanned_hashes)
+    _write_pairs(place.folder, scanned_hashes)
     low = int((scanned.quality < config.quality).sum())
     return ScanRecord(
         schema_=SCAN,
@@ -330,9 +330,9 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
         edit_kinds={name: edit.kind for name, edit in EDITS.items()},
         groups=len(edges) - 1,
         false_positives=config.false_positives,
-        hashes=found,
-        recommendation=recommended(found, config.false_positives),
-        flags=_flags(scanned, found, low),
+        hashes=scanned_hashes,
+        recommendation=recommended(scanned_hashes, config.false_positives),
+        flags=_flags(scanned, scanned_hashes, low),
         seconds={"all": round(place.seconds["all"], 3), **scanned.seconds},
     )
 
@@ -342,7 +342,7 @@ def _nothing_read(scanned: Collected, listing: Listing) -> UsageError:
     return UsageError(f"expected pictures that can be read in {listing.root}, got none: {why}")
 
 
-def _flags(scanned: Collected, found: Sequence[HashFigures], low: int) -> list[Flag]:
+def _flags(scanned: Collected, scanned_hashes: Sequence[HashFigures], low: int) -> list[Flag]:
     flags = []
     count = len(scanned.distinct)
     if count < 100:
@@ -363,7 +363,7 @@ def _flags(scanned: Collected, found: Sequence[HashFigures], low: int) -> list[F
                 "and the rates of the others stand beside those of all.",
             )
         )
-    uncertain = [each.label for each in found if each.chosen == "estimate"]
+    uncertain = [each.label for each in scanned_hashes if each.chosen == "estimate"]
     if uncertain:
         flags.append(
             Flag(
@@ -373,7 +373,9 @@ def _flags(scanned: Collected, found: Sequence[HashFigures], low: int) -> list[F
                 "at the rate asked for; the one in use goes by the estimate alone.",
             )
         )
-    unresolved = [each.label for each in found if each.threshold is not None and not each.resolved]
+    unresolved = [
+        each.label for each in scanned_hashes if each.threshold is not None and not each.resolved
+    ]
     if unresolved:
         flags.append(
             Flag(
@@ -387,7 +389,7 @@ def _flags(scanned: Collected, found: Sequence[HashFigures], low: int) -> list[F
 
 
 def _write_rows(
-    folder: Path, scanned: Collected, listing: Listing, found: Sequence[HashFigures]
+    folder: Path, scanned: Collected, listing: Listing, scanned_hashes: Sequence[HashFigures]
 ) -> None:
     """`scan.parquet`: a row a picture and hash; never the hash itself."""
     names = [scanned.name(row, listing) for row in range(len(scanned))]
@@ -397,7 +399,7 @@ def _write_rows(
     edited_at = {int(row): place for place, row in enumerate(scanned.edited)}
     own = [place_of[row] for row in same]
     tables = []
-    for figures in found:
+    for figures in scanned_hashes:
         codes = scanned.codes[figures.label][scanned.distinct]
         near, far = _nearest_other(codes)
         matches = _matches(codes, figures.threshold)
@@ -410,7 +412,8 @@ def _write_rows(
             "height": scanned.sizes[:, 1],
             "quality": scanned.quality,
             "copy_of": pa.array(
-                [names[one] if one != row else None for row, one in enumerate(same)], pa.string()
+                [names[source] if source != row else None for row, source in enumerate(same)],
+                pa.string(),
             ),
             "nearest": pa.array(
                 [names[scanned.distinct[near[at]]] if near[at] >= 0 else None for at in own],
@@ -463,12 +466,12 @@ def _matches(codes: HashCodes, threshold: int | None) -> np.ndarray[Any, Any] | 
     return np.asarray(close_pairs(codes, edges, threshold).counts[:, 0])
 
 
-def _write_pairs(folder: Path, found: Sequence[HashFigures]) -> None:
+def _write_pairs(folder: Path, scanned_hashes: Sequence[HashFigures]) -> None:
     """`pairs.csv`: the closest pairs of each hash, to be looked at and marked."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("hash", "distance", "first", "second", "marked"))
-    for figures in found:
+    for figures in scanned_hashes:
         for pair in figures.nearest:
             marked = "yes" if pair.marked else ""
             writer.writerow((figures.label, pair.distance, pair.first, pair.second, marked))

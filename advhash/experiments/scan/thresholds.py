@@ -100,10 +100,10 @@ def marked_rows(scanned: Collected, marked: tuple[tuple[int, int], ...]) -> npt.
     first: Mapping[bytes, int] = {
         scanned.digests[row].tobytes(): place for place, row in enumerate(scanned.distinct)
     }
-    found = set()
+    pairs = set()
     for pair in marked:
         if all(file in row_of for file in pair):
             one, other = (first[scanned.digests[row_of[file]].tobytes()] for file in pair)
             if one != other:
-                found.add((min(one, other), max(one, other)))
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+                pairs.add((min(one, other), max(one, other)))
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
