@@ -145,6 +145,37 @@ def test_exports_of_the_new_exporter_have_gradients(name: str, opset: int, tmp_p
         assert float((ours - theirs).abs().max()) < 1e-4 * scale
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [11, 17, 20])
+def test_efficientnet_gives_its_codes_on_100_pictures(opset: int, tmp_path: Path) -> None:
+    """With the weights of ImageNet: codes as of timm's own module, and gradients like its own."""
+    from advhash.victims.networks.pretrained import pretrained_network
+
+    torch.manual_seed(0)
+    home = pretrained_network("tf_efficientnet_lite0", num_classes=0).eval()
+    file = export(home, tmp_path / "lite0.onnx", opset=opset, side=224)
+    given = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "quantise": "sign"}
+    victim = victim_of(file, **given)
+    assert victim.differentiable
+    pictures = images(100, 96)
+    prepared = victim._preprocessing
+    assert prepared is not None
+    with torch.no_grad():
+        ours = victim.relax(pictures, "image")
+        theirs = torch.cat([home(prepared(part)) for part in pictures.split(20)])
+    centred = [values - theirs.mean(dim=0) for values in (ours, theirs)]  # as `mean` cuts them
+    clear = centred[1].abs() > 1e-5 * theirs.abs().max()
+    assert float(clear.float().mean()) > 0.3  # of noise, most features are always 0
+    assert torch.equal((centred[0] > 0)[clear], (centred[1] > 0)[clear])
+    inputs, again = (pictures[:4].clone().requires_grad_() for _ in range(2))
+    victim.relax(inputs, "image").sum().backward()
+    home(prepared(again)).sum().backward()
+    assert inputs.grad is not None
+    assert again.grad is not None
+    difference = (inputs.grad - again.grad).norm() / again.grad.norm()
+    assert float(difference) < 1e-2  # where a ReLU6 bends, rounding decides
+
+
 FLAT = [node("Flatten", "m", axis=1)]
 OPERATORS: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     **{
