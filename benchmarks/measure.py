@@ -62,6 +62,7 @@ SCRIPTS = (
     Script("words_and_hashes.py"),
     Script("transforms.py", ("attacks/transforms.md",)),
     Script("encoder_texts.py", ("victims/encoders_measured.md",), photographs=True),
+    Script("encoder_pictures.py", ("victims/encoders_measured.md",), photographs=True),
     Script("imagenet_victim.py", ("attacks/imagenet_victim.md",), photographs=True),
     Script("attack_cost.py", timings=True),
     Script("cost_table.py", ("attacks/cost.md",), timings=True),
