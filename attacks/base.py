@@ -96,6 +96,7 @@ class Attack(ABC):
     modalities: the query modalities that it can move
     knowledge:  what the attacker has
     norms:      the budgets that it can work under; settings may decide
+    radii_known: the least and the largest radius that it can work under; settings may decide
     trains:     whether `fit` is costly, so that its result is cached
     settings_of_run: settings that `fit` does not read: another value needs no other fit
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
@@ -111,6 +112,7 @@ class Attack(ABC):
     knowledge: ClassVar[Knowledge]
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     norms: frozenset[Norm] = frozenset({"linf", "l2", "none"})
+    radii_known: tuple[float, float] = (0.0, math.inf)
     trains: ClassVar[bool] = False
     settings_of_run: ClassVar[frozenset[str]] = frozenset()
     fit_depends_on_budget: bool = True
@@ -130,6 +132,10 @@ class Attack(ABC):
     ) -> Self:
         """Learn what `run` needs. The default learns nothing."""
         return self
+
+    def effort(self, data: Dataset) -> float:
+        """What the seconds of `fit` grow with, for what `--dry-run` foretells."""
+        return 1.0
 
     def state(self) -> Mapping[str, Tensor]:
         """What `fit` learnt, for the cache (only where `trains`)."""
@@ -202,6 +208,13 @@ class Attack(ABC):
             raise UsageError(
                 f"{type(self).__name__} with these settings: expected a budget in "
                 f"{', '.join(sorted(self.norms))}, got {budget.norm}{hint}"
+            )
+        least, most = self.radii_known
+        if not least <= budget.eps <= most:
+            raise UsageError(
+                f"{type(self).__name__} with these settings: expected an eps from "
+                f"{255 * least:g}/255 to {255 * most:g}/255, for which it is trained, got "
+                f"{255 * budget.eps:g}/255; change attack.radii or --eps"
             )
         if budget.norm == "l0" and (budget.eps < 1 or budget.eps % 1):
             raise UsageError(

@@ -35,9 +35,8 @@ from advhash.compute.progress import Progress, Steps, silent
 from advhash.errors import AdvhashError, RunError
 from advhash.experiments.config import Run
 from advhash.experiments.config_text import read_toml
-from advhash.experiments.costs import foretold, note_cost
+from advhash.experiments.costs import Work, foretold, note_cost
 from advhash.experiments.prepare.code_key import code_version, same_code
-from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.registry import EXPERIMENTS
 from advhash.reports.record import Document
 from advhash.storage.cache import cache_name
@@ -52,7 +51,8 @@ class Cell(Protocol):
     """One piece of work that any process can do: frozen, and small enough to be sent.
 
     It may say which `parts` it needs, where a plan has too many to keep all of them, and by which
-    `names` and `amount` (e.g. queries) its cost is learnt.
+    `names` and `amount` (e.g. queries) its cost is learnt, see `costs.Work`; and of which other
+    `kind` of run it is, so far as its cost goes.
     """
 
     @property
@@ -63,7 +63,8 @@ class Cell(Protocol):
 class Part(Protocol):
     """What cells share, e.g. a trained victim: built once, read from the cache elsewhere.
 
-    It may say which other `parts` it needs, and which `planned` victim it wraps.
+    It may say which other `parts` it needs, which `planned` victim it wraps, and what `work` it
+    is, None where there is nothing to do.
     """
 
     def build(self, place: Place) -> Any: ...
@@ -330,6 +331,12 @@ def _built(
     return None
 
 
+def _work(kind: Experiment[Any, Any, Any, Any], cell: Cell) -> Work:
+    """A cell as the table of costs has it."""
+    name = getattr(cell, "kind", kind.name)
+    return Work(name, getattr(cell, "names", ()), getattr(cell, "amount", 1))
+
+
 def _result(
     kind: Experiment[Any, Any, Any, Any], cell: Cell, place: Place, until: _Deadline | None
 ) -> Result | Missing:
@@ -340,8 +347,7 @@ def _result(
     def compute() -> Result:
         began = time.perf_counter()
         result = kind.compute(cell, place.at(store))
-        spent = time.perf_counter() - began
-        note_cost(kind.name, getattr(cell, "names", ()), getattr(cell, "amount", 1), spent)
+        note_cost(_work(kind, cell), time.perf_counter() - began)
         return result
 
     try:
@@ -548,7 +554,7 @@ def describe(
     undone, wanted = _undone(kind, plan)
     parts = [plan.parts[name] for name in plan.parts if name in wanted]
     planned = [getattr(part, "planned", part) for part in parts]
-    victims = [part for part in planned if isinstance(part, PlannedVictim) and not part.is_built]
+    works: list[Work | None] = [getattr(part, "work", None) for part in planned]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,
@@ -556,11 +562,11 @@ def describe(
         **plan.shown,
         "cells": len(plan.cells),
         "cells_done": len(plan.cells) - len(undone),
-        "trainings": len(victims),
+        "trainings": sum(work is not None and work.kind == "training" for work in works),
         **foretold(
             [
-                *((kind.name, getattr(c, "names", ()), getattr(c, "amount", 1)) for c in undone),
-                *(("training", victim.names, 1) for victim in victims),
+                *(_work(kind, cell) for cell in undone),
+                *(work for work in works if work is not None),
             ]
         ),
     }

@@ -163,6 +163,10 @@ class THA(GradientAttack):
             )
         return self
 
+    def effort(self, data: Dataset) -> float:
+        """The steps of the PrototypeNet's training."""
+        return float(self.prototype_steps)
+
     def state(self) -> Mapping[str, Tensor]:
         assert self._network is not None
         return {name: values.contiguous() for name, values in self._network.state_dict().items()}

@@ -166,6 +166,35 @@ class Discriminator(nn.Module):
         return scores.flatten(1)
 
 
+def multiply_adds(network: nn.Module, *inputs: Tensor) -> int:
+    """Multiplications of the weights of a network's convolutions and linear layers for an input.
+
+    Network and inputs may be on torch's meta device: then nothing is computed.
+    """
+    total = 0
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        nonlocal total
+        places = given[0] if isinstance(layer, nn.ConvTranspose2d) else made
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        total += weight.numel() * places[:, 0].numel()
+
+    layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    hooks = [
+        module.register_forward_hook(count)
+        for module in network.modules()
+        if isinstance(module, layers)
+    ]
+    try:
+        with torch.no_grad():
+            network(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step of the optimiser, whose gradients of other losses are dropped first."""
     optimiser.zero_grad()
@@ -185,8 +214,10 @@ def risen(warmup: float, done: float) -> float:
     return 1.0 if done >= warmup else 0.1 + 0.9 * done / warmup
 
 
-def within(clean: Tensor, raw: Tensor, norm: Norm, radius: float) -> Tensor:
+def within(clean: Tensor, raw: Tensor, norm: Norm, radius: float | Tensor) -> Tensor:
     """The generator's image `raw`, drawn into the ball of "linf" or "l2" around the clean one.
+
+    radius: of all images, or (B,1,1,1), of each
 
     The change raw − clean counts in radii: it is multiplied by the radius, in L2 divided by
     1 + its length (which leaves a gradient where it is 0), and clipped to ball and [0,1]. Where it

@@ -39,14 +39,15 @@ from advhash.attacks.prosgan.networks import (
     Generator,
     decayed,
     descend,
+    multiply_adds,
     risen,
     within,
 )
 from advhash.attacks.prosgan.settings import FREE, HARD, PAPER
 from advhash.attacks.prosgan.validation import split_sets, validated
-from advhash.budget import Budget, round_toward
+from advhash.budget import Budget, Norm, parse_eps, round_toward
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Batch, Modality
+from advhash.data.dataset import Batch, Dataset, Modality
 from advhash.errors import RefusedError, UsageError
 from advhash.measures.reconstruction import structural_similarity
 from advhash.registry import ATTACKS
@@ -55,6 +56,7 @@ from advhash.victims.training.descent import seeded
 
 DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)
+PICTURE = 1e8  # multiplications in the time that a picture takes whatever the size of the networks
 VALIDATE_EPOCHS = 5
 TERMS = {"cvpr": (hash_term, 5.0), "tmm": (hash_term_tmm, 1.0)}  # with the published weight
 
@@ -81,6 +83,8 @@ class ProSGAN(Attack):
                    away; another budget then needs another fit. Epochs, learning_rate, rec_weight,
                    ssim_weight, alpha, discriminator, offset and width have other defaults: see
                    `Mode`
+    radii:         the least and the largest ε, e.g. "2/255", "16/255": with `bounded`, one
+                   generator, which is told ε, is trained for all L∞ budgets between them
     survive:       what happens to pictures before they are hashed, e.g. "jpeg75", by one name or
                    several: the generator learns from the codes of what comes back
     refine:        gradient steps from the generator's image toward the code, each a forward and a
@@ -149,6 +153,7 @@ class ProSGAN(Attack):
     theta_scale: float = 0.125
     positive_share: float = 0.75
     bounded: bool = False
+    radii: tuple[str, ...] = ()
     survive: str | tuple[str, ...] = ()
     refine: int = 0
     precision: Precision = "no"
@@ -182,13 +187,24 @@ class ProSGAN(Attack):
         if not 0 <= self.held_out < 1:
             raise ValueError(f"expected held_out in [0,1), got {self.held_out}")
         channels(self.survive)
-        self.fit_depends_on_budget = self.bounded
+        self.fit_depends_on_budget = self.bounded and not self.radii
         if self.bounded:
             self.norms = frozenset({"linf", "l2"})
+        if self.radii:
+            self._know_radii()
         self.history = []
         self._data: AttackData | None = None
         self._generator: Generator | None = None
         self._prototype_net: PrototypeNet | None = None
+
+    def _know_radii(self) -> None:
+        bounds = [parse_eps(radius) for radius in self.radii]
+        if not self.bounded or len(bounds) != 2 or not 0 < bounds[0] < bounds[1] <= 1:
+            raise ValueError(
+                "expected as attack.radii two eps in ascending order, up to 1, and attack.bounded, "
+                f"got {', '.join(self.radii)}{'' if self.bounded else ' without bounded'}"
+            )
+        self.norms, self.radii_known = frozenset({"linf"}), (bounds[0], bounds[1])
 
     def fit(
         self,
@@ -230,6 +246,26 @@ class ProSGAN(Attack):
             if len(unseen):
                 self._report_unseen(victim, data, sets, unseen, budget)
         return self
+
+    def effort(self, data: Dataset) -> float:
+        """Pictures that the generator sees, each counted by what a step on it costs.
+
+        A picture counts 1 for what no width changes, as the victim's passes, and more by the
+        multiplications of generator and critic; so does a step of PrototypeNet.
+        """
+        mode, side = self._mode, data.database.tensor("image").shape[-1]
+        classes, pictures = data.train_labels.shape[1], mode.epochs * len(data.train_labels)
+        with torch.device("meta"):
+            condition = self.feature if self.prototype == "prototype" else 64
+            generator = self._generator_of(condition, side)
+            picture, feature = torch.empty(1, 3, side, side), torch.empty(1, condition)
+            products = multiply_adds(generator, picture, feature)
+            if mode.discriminator:
+                critic = self._critic_of(classes, side)
+                products += multiply_adds(critic, picture)
+        layers = self.hidden * (self.feature + classes)
+        steps = self.prototype_steps * (self.prototype == "prototype")
+        return pictures * (1 + 3 * products / PICTURE) + steps * (1 + 64 * 3 * layers / PICTURE)
 
     def state(self) -> Mapping[str, Tensor]:
         """Weights of the generator and of PrototypeNet."""
@@ -289,15 +325,39 @@ class ProSGAN(Attack):
     def generate(self, images: Tensor, condition: Tensor, budget: Budget) -> Tensor:
         """(B,3,H,W) the generator's images in [0,1], drawn into the budget where `bounded`."""
         assert self._generator is not None
-        return self._limited(images, self._generator(images, condition), budget)
+        radius = images.new_full((len(images), 1), budget.eps)
+        raw = self._generator(images, self._told(condition, radius))
+        return self._limited(images, raw, budget.norm, radius)
 
-    def _limited(self, images: Tensor, raw: Tensor, budget: Budget) -> Tensor:
-        return within(images, raw, budget.norm, budget.eps) if self.bounded else raw.clamp(0, 1)
+    def _told(self, condition: Tensor, radius: Tensor) -> Tensor:
+        """(B,F) conditions with ε, from −1 to 1 over the logarithm of `radii`, where it varies."""
+        if not self.radii:
+            return condition
+        least, most = self.radii_known
+        place = (radius / least).log() / math.log(most / least)
+        return torch.cat([condition, 2 * place - 1], dim=1)
+
+    def _radius(self, count: int, budget: Budget, device: torch.device) -> Tensor:
+        """(count,1) the ε of a step: the budget's, or drawn from `radii` by their logarithm."""
+        if not self.radii:
+            return torch.full((count, 1), budget.eps, device=device)
+        least, most = self.radii_known
+        return least * (most / least) ** torch.rand(count, 1).to(device)
+
+    def _limited(self, images: Tensor, raw: Tensor, norm: Norm, radius: Tensor) -> Tensor:
+        return (
+            within(images, raw, norm, radius[:, :, None, None]) if self.bounded else raw.clamp(0, 1)
+        )
 
     def _build_generator(self, victim: HashVictim, data: AttackData) -> Generator:
-        generator = Generator(
-            self.feature if self.prototype == "prototype" else victim.bits,
-            data.dataset.database.tensor("image").shape[-1],
+        condition = self.feature if self.prototype == "prototype" else victim.bits
+        side = data.dataset.database.tensor("image").shape[-1]
+        return self._generator_of(condition, side).to(victim.device)
+
+    def _generator_of(self, condition: int, side: int) -> Generator:
+        return Generator(
+            condition + bool(self.radii),
+            side,
             width=self._mode.width,
             downs=self.downs,
             blocks=self.blocks,
@@ -307,7 +367,11 @@ class ProSGAN(Attack):
             modulated=self._mode.modulated,
             offset=self._mode.offset,
         )
-        return generator.to(victim.device)
+
+    def _critic_of(self, classes: int, side: int) -> Discriminator:
+        return Discriminator(
+            classes, side, width=self.discriminator_width, depth=self.discriminator_depth
+        )
 
     def _train(
         self,
@@ -322,12 +386,7 @@ class ProSGAN(Attack):
         sets = sets.to(device)
         conditions, codes = self.supervise(sets)
         scale = typical_size(victim, train)
-        critic = Discriminator(
-            sets.shape[1],
-            train.tensor("image").shape[-1],
-            width=self.discriminator_width,
-            depth=self.discriminator_depth,
-        ).to(device)
+        critic = self._critic_of(sets.shape[1], train.tensor("image").shape[-1]).to(device)
 
         def judged(pictures: Tensor) -> Tensor:
             with reduced_passes(self.precision, device):
@@ -347,9 +406,10 @@ class ProSGAN(Attack):
                 batch = train.rows(rows).to(device)
                 images = batch.inputs["image"]
                 drawn = torch.randint(len(sets), (len(rows),)).to(device)
+                radius = self._radius(len(rows), budget, device)
                 with reduced_passes(self.precision, device):
-                    raw = generator(images, conditions[drawn]).float()
-                moved = self._limited(images, raw, budget)
+                    raw = generator(images, self._told(conditions[drawn], radius)).float()
+                moved = self._limited(images, raw, budget.norm, radius)
                 terms: dict[str, Tensor] = {}
                 if mode.discriminator:
                     if step % DISCRIMINATOR_EVERY == 0:

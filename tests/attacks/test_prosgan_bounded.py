@@ -168,6 +168,58 @@ def test_fewer_than_no_steps_are_refused() -> None:
         ATTACKS.create("prosgan", {"refine": -1})
 
 
+def test_one_generator_serves_all_radii_that_it_was_trained_for(
+    victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    """Better than noise at each, better at the larger one, and never beyond the budget."""
+    settings: dict[str, Any] = {"radii": ("4/255", "24/255"), "learning_rate": 3e-3}
+    attack = ProSGAN(bounded=True, **settings, **QUICK)
+    attack.fit(victim, served, Budget("linf", 8 / 255), seed=0)
+    reached = []
+    for eps in (4 / 255, 24 / 255):
+        budget = Budget("linf", eps)
+        result = attack.perturb(victim, queries, targets, budget)
+        assert float(result.overrun.max()) <= 1e-6
+        assert float(result.distance.max()) == pytest.approx(eps, abs=1e-6)
+        noise = Noise().perturb(victim, queries, None, budget, seed=0)
+        reached.append(tmap(result.codes, targets, served))
+        assert reached[-1] > tmap(noise.codes, targets, served)
+    assert reached[1] > reached[0]
+    with pytest.raises(UsageError, match="an eps from 4/255 to 24/255, for which it is trained"):
+        attack.perturb(victim, queries, targets, Budget("linf", 32 / 255))
+
+
+def test_the_generator_is_told_the_radius() -> None:
+    attack = ProSGAN(bounded=True, radii=("2/255", "8/255"))
+    told = attack._told(torch.zeros(3, 5), torch.tensor([[2.0], [4.0], [8.0]]) / 255)
+    assert told[:, -1].tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"radii": ("2/255", "8/255")},
+        {"radii": ("8/255", "2/255"), "bounded": True},
+        {"radii": ("8/255",), "bounded": True},
+    ],
+)
+def test_radii_that_no_generator_is_trained_for_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="two eps in ascending order"):
+        ATTACKS.create("prosgan", settings)
+
+
+def test_the_effort_of_training_grows_with_networks_and_epochs(served: AttackData) -> None:
+    """At the published sizes a picture costs several times what one costs by default."""
+    efforts = {
+        name: ATTACKS.create("prosgan", settings).effort(served.dataset)
+        for name, settings in {
+            "default": {}, "twice": {"epochs": 60}, "published": {"preset": "paper"},
+        }.items()
+    }  # fmt: skip
+    assert efforts["twice"] == pytest.approx(2 * efforts["default"], rel=0.1)
+    assert efforts["published"] > 20 * efforts["default"]
+
+
 def test_bounded_needs_a_bound(
     victim: HashVictim, served: AttackData, queries: Batch, targets: Tensor
 ) -> None:

@@ -33,7 +33,7 @@ from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
 from advhash.experiments.benchmark.shipped import load_suite, shipped_suites
 from advhash.experiments.benchmark.suite import SuiteCell, plan_suite
-from advhash.experiments.costs import Costs, note_cost
+from advhash.experiments.costs import KEPT, Costs, Work, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
 from advhash.measures.intervals import Metric
@@ -426,8 +426,9 @@ def test_dry_run_learns_what_cells_cost(
     assert plan["unknown_costs"] == plan["uncertain_costs"] == 0
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     plan = json.loads(command(capsys, "benchmark", *more)[1])
-    assert plan["seconds"] is None
-    assert plan["unknown_costs"] == 34 + 5
+    assert plan["seconds"] > 0
+    assert plan["unknown_costs"] == 0
+    assert plan["by_reference"] == 34 + 5 + fits
 
 
 @pytest.mark.parametrize(
@@ -838,17 +839,17 @@ def test_costs_are_guessed_by_the_nearest_kin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
-    assert Costs.read().estimate("cell", ("dhta",), 10) is None
-    note_cost("cell", ("dhta", "digits", "dpsh"), 100, 50)
-    note_cost("cell", ("dhta", "openmoji", "dpsh"), 100, 150)
-    with (tmp_path / "costs.jsonl").open("a") as file:
+    assert Costs.read().estimate(Work("cell", ("dhta",), 10)) is None
+    note_cost(Work("cell", ("dhta", "digits", "dpsh"), 100), 50)
+    note_cost(Work("cell", ("dhta", "openmoji", "dpsh"), 100), 150)
+    with (tmp_path / KEPT).open("a") as file:
         file.write("torn off\n")
     costs = Costs.read()
-    assert costs.estimate("cell", ("dhta", "digits", "csq"), 10) == 5
-    assert costs.estimate("cell", ("noise", "digits", "csq"), 10) == 10  # all there is
-    assert costs.shared("cell", ("dhta", "digits", "csq")) == 2
-    assert costs.shared("cell", ("noise", "digits", "csq")) == 0
-    assert costs.estimate("training", ("dpsh",), 1) is None
+    assert costs.estimate(Work("cell", ("dhta", "digits", "csq"), 10)) == 5
+    assert costs.estimate(Work("cell", ("noise", "digits", "csq"), 10)) == 10  # all there is
+    assert costs.shared(Work("cell", ("dhta", "digits", "csq"), 1)) == 2
+    assert costs.shared(Work("cell", ("noise", "digits", "csq"), 1)) == 0
+    assert costs.estimate(Work("training", ("dpsh",), 1)) is None
 
 
 def test_a_task_that_kills_its_worker_is_told_and_the_rest_is_done(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 from advhash.experiments.config_text import method_label
+from advhash.experiments.costs import Work, note_cost, passes
 from advhash.experiments.experiment import Experiment, Part, Place, Plan, run
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.code_key import code_version
@@ -99,11 +100,13 @@ class PlannedAttack:
     """An attack that is fitted to the victim, or found fitted in the cache.
 
     config: with every default written out
+    work:   by which the cost of fitting is learnt; it counts although the cache may have the fit
     """
 
     config: AttackConfig
     victim: str = "victim"
     codes: str = "codes"
+    work: Work | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -114,7 +117,10 @@ class PlannedAttack:
         database = str(self.config.protocol.database)
         codes = place.part(self.codes)[database]
         seen = AttackData(trained.data, codes, database, self.config.protocol.query_modality)
-        return fit_attack(self.config, trained, seen, place.progress)
+        fitted = fit_attack(self.config, trained, seen, place.progress)
+        if self.work is not None and not fitted.cached:
+            note_cost(self.work, fitted.seconds)
+        return fitted
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,9 @@ class AttackCell:
 
     config: with every default written out
     victim, codes, fit: names of the parts that are the victim, its database, the fitted attack
-    names, amount: by which the cost is learnt, from the most telling name to the least
+    names:   by which the cost is learnt, from the most telling name to the least
+    queries: how many are attacked
+    effort:  what the seconds of fitting grow with
     """
 
     config: AttackConfig
@@ -132,11 +140,21 @@ class AttackCell:
     codes: str = "codes"
     fit: str = "fit"
     names: tuple[str, ...] = ()
-    amount: int = 1
+    queries: int = 1
+    effort: float = 1.0
 
     @property
     def parts(self) -> tuple[str, ...]:
         return (self.victim, self.codes, self.fit)
+
+    @property
+    def passes(self) -> float:
+        """Passes through the victim for each query, which the seconds grow with."""
+        return passes(self.config.attack.settings)
+
+    @property
+    def fitting(self) -> Work:
+        return Work("fit", self.names, self.effort)
 
 
 @dataclass(frozen=True)
@@ -164,8 +182,8 @@ class Block:
         return self.attack.names
 
     @property
-    def amount(self) -> int:
-        return self.stop - self.first
+    def amount(self) -> float:
+        return (self.stop - self.first) * self.attack.passes
 
 
 @dataclass(frozen=True)
@@ -189,7 +207,7 @@ class Ceiling:
 
     @property
     def amount(self) -> int:
-        return self.attack.amount  # as many as queries: the rates of kinds of cells stay alike
+        return self.attack.queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +322,7 @@ def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block 
         config, method = attack.config, _method(attack)
         if method.goal == "targeted" and attack is attacks[0]:
             cells += [Ceiling(attack, database) for database in known.victim.directions]
-        for count, planted in ((attack.amount, False), (config.protocol.poison or 0, True)):
+        for count, planted in ((attack.queries, False), (config.protocol.poison or 0, True)):
             size = max(count, 1) if method.couples_queries else config.protocol.batch_size
             cells += [
                 Block(attack, first, min(first + size, count), planted)
@@ -403,11 +421,14 @@ def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
     resolved = resolve(config, known)
     victim, data = known.names
     count = len(known.data.query)
+    attack: Attack = ATTACKS.create(resolved.attack.name, resolved.attack.settings)
+    effort = attack.effort(known.data)
     return AttackCell(
         resolved,
         content_key(cell_identity(resolved, known.identity, torch.get_num_threads())),
-        names=(method_label(config.attack), data, victim),
-        amount=min(resolved.protocol.queries or count, count),
+        names=(config.attack.name, method_label(config.attack), data, victim),
+        queries=min(resolved.protocol.queries or count, count),
+        effort=effort,
     )
 
 
@@ -428,7 +449,9 @@ def cell_identity(config: AttackConfig, victim: Mapping[str, Any], threads: int)
 
 
 def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]:
-    fits: dict[str, Part] = {cell.fit: PlannedAttack(cell.config) for cell in cells}
+    fits: dict[str, Part] = {
+        cell.fit: PlannedAttack(cell.config, work=cell.fitting) for cell in cells
+    }
     return {"victim": known, "codes": Served(), **fits}
 
 

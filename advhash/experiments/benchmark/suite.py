@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 from advhash.attacks.base import Attack
 from advhash.errors import ConfigError, UnknownName, UsageError
@@ -59,14 +59,16 @@ class SuiteCell:
     victim_seed: int | None
     attack_seed: int
 
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """From the most telling to the least about what it costs."""
-        return self.method, self.data, self.victim
+    kind: ClassVar[str] = "attack"
 
     @property
-    def amount(self) -> int:
-        return self.queries
+    def names(self) -> tuple[str, ...]:
+        """From the most telling to the least about what it costs."""
+        return self.config.attack.name, self.method, self.data, self.victim
+
+    @property
+    def amount(self) -> float:
+        return self.queries * self.attack.passes
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -98,7 +100,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
     named = _by_protocol(list(cells.values()))
     called: dict[tuple[object, ...], str] = {}
     for cell in named:
-        names = (*cell.names, cell.dataset, cell.budget, cell.victim_seed, cell.attack_seed)
+        names = (*cell.names[1:], cell.dataset, cell.budget, cell.victim_seed, cell.attack_seed)
         if called.setdefault(names, cell.key) != cell.key:
             raise UsageError(
                 f"two different cells are both called {cell.method}, {cell.budget}, on "
@@ -212,7 +214,7 @@ def _cell(
             known if victim_seed is None and not known.learns else (replace(known, config=seeded))
         )
         parts[codes] = Served(trained)
-    parts.setdefault(fit, PlannedAttack(resolved, trained, codes))
+    parts.setdefault(fit, PlannedAttack(resolved, trained, codes, planned.fitting))
     budget = config.budget.resolve(attack.default_budget)
     return SuiteCell(
         key=key,
@@ -224,7 +226,7 @@ def _cell(
         method=method_label(config.attack),
         budget=f"{budget}{'' if config.budget.eight_bit else ' unrounded'}",
         goal=attack.goal,
-        queries=planned.amount,
+        queries=planned.queries,
         victim_seed=victim_seed,
         attack_seed=seed,
     )

@@ -18,7 +18,7 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 from advhash.experiments.config_text import method_label
-from advhash.experiments.costs import note_cost
+from advhash.experiments.costs import Work, note_cost
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, prepare
 from advhash.experiments.prepare.seeds import resolve_device
@@ -85,7 +85,7 @@ class PlannedVictim:
 
     @property
     def names(self) -> tuple[str, str]:
-        """By which the cost of its training is learnt."""
+        """What tables call the victim, and the data set with its settings."""
         defense = self.config.defense
         hardened = "" if defense is None else f" + {method_label(defense)}"
         return (
@@ -198,5 +198,17 @@ class PlannedVictim:
         began = time.perf_counter()
         trained = prepare(self.config, place.progress, self.foreseen)
         if trained.origin == "trained" and self.ready is None:
-            note_cost("training", self.names, 1, time.perf_counter() - began)
+            note_cost(self._training, time.perf_counter() - began)
         return trained
+
+    @property
+    def work(self) -> Work | None:
+        """Its training; None where it is there."""
+        return None if self.is_built else self._training
+
+    @property
+    def _training(self) -> Work:
+        defense = self.config.defense
+        name = self.name if defense is None else f"{self.name} + {defense.name}"
+        epochs = (self.settings or {}).get("epochs") or 1
+        return Work("training", (name, *self.names), epochs * len(self.data.train_labels))
