@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ from advhash.reports.headline import HEADLINES, OWN, Headline
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
 from advhash.shared_labels import Labels, label_numbers
+
+if TYPE_CHECKING:  # matplotlib is imported where it draws
+    from matplotlib.figure import Figure
 
 THUMBNAILS = 4
 DISTANCES = (  # what else the view shows, in this order, where there is any
@@ -116,8 +120,41 @@ class AttackResult:
         return len(self.index)
 
     def __repr__(self) -> str:
-        lines = (f"{name}: {value}" for name, value in self.figures())
-        return "\n".join([f"{self.title}, {len(self)} queries", *lines, *self.messages])
+        brief = {*self._headline.brief, *OWN, "linf", "l2", "psnr", "words_changed"}
+        told = [f"{name}: {value}" for name, value in self.figures(brief)]
+        more = len(self.messages) - 1
+        doubt = f"{self.messages[0]}{f' ({more} more in messages)' if more else ''}"
+        lines = [f"{self.title}, {len(self)} queries", "; ".join(told)]
+        return "\n".join([*lines, doubt] if self.messages else lines)
+
+    def plot(self) -> Figure:
+        """The first queries as they were, as they are now and what changed, enlarged.
+
+        Results of other inputs than pictures are drawn as the bits that changed in each code. The
+        figure is matplotlib's: a notebook shows it, `figure.savefig("change.png")` keeps it.
+        """
+        from matplotlib.figure import Figure
+
+        if self.modality != "image":
+            figure = Figure(figsize=(5, 3), layout="constrained")
+            axes = figure.subplots()
+            changed = self.columns["bits_changed"]
+            axes.hist(changed, bins=np.arange(self.codes.bits + 2) - 0.5)
+            axes.set(xlabel=f"bits of {self.codes.bits} that changed", ylabel="queries")
+            return figure
+        rows = min(THUMBNAILS, len(self))
+        figure = Figure(figsize=(5, 1.7 * rows), layout="constrained")
+        grid = figure.subplots(rows, 3, squeeze=False)
+        for row, cells in enumerate(grid):
+            clean, moved = self.clean[row], self.adversarial[row]
+            shown = (clean, moved, (0.5 + GAIN * (moved - clean)).clamp(0, 1))
+            for axes, image, title in zip(
+                cells, shown, ("clean", "attacked", f"change × {GAIN}"), strict=True
+            ):
+                axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+                axes.set(xticks=[], yticks=[], title=title if row == 0 else "")
+            cells[0].set_ylabel(f"query {self.index[row]}")
+        return figure
 
     def _repr_html_(self) -> str:
         return _VIEW.render(
@@ -129,13 +166,14 @@ class AttackResult:
             messages=self.messages,
         )
 
-    def figures(self) -> list[tuple[str, str]]:
-        """Label and value of the figures that a reader wants first."""
+    def figures(self, only: Collection[str] | None = None) -> list[tuple[str, str]]:
+        """Label and value of the figures that a reader wants first; `only` those of these names."""
         names = (*self._headline.figures, *OWN, *DISTANCES)
         return [
             (figure_of(name).heading, figure(self.metrics[name]))
             for name in dict.fromkeys(names)
             if getattr(self.metrics.get(name), "value", None) is not None
+            and (only is None or name in only)
         ]
 
     @property

@@ -340,8 +340,24 @@ def test_the_view_is_escaped_and_can_be_read_aloud(trained: Trained) -> None:
     assert all(' alt="query ' in image and 'src="data:image/png;' in image for image in images)
     assert found.metrics["tmap"] is not None
     assert f"{found.metrics['tmap'].value:.3f}" in html
-    assert "t-MAP: " in repr(found)
     assert "http" not in html
+
+
+def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: Path) -> None:
+    found = ah.attack(trained, method="dhta", steps=1, protocol={"queries": 6})
+    lines = repr(found).splitlines()
+    assert len(lines) == 2 + bool(found.messages)
+    assert lines[0].endswith(", 6 queries")
+    assert lines[1].startswith("t-MAP: ")
+    drawn = found.plot()
+    assert len(drawn.axes) == 3 * 4
+    shown = drawn.axes[1].images[0].get_array()
+    assert shown is not None
+    assert shown.shape == (*found.adversarial.shape[2:], 3)
+    drawn.savefig(tmp_path / "change.png")
+    words = replace(found, modality="text").plot()
+    assert len(words.axes) == 1
+    assert sum(bar.get_height() for bar in words.axes[0].patches) == 6  # type: ignore[attr-defined]
 
 
 # --- the package itself
@@ -360,7 +376,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_every_public_name_is_there_and_no_other() -> None:
     assert all(hasattr(ah, name) for name in ah.__all__)
-    assert set(ah.__all__) <= set(dir(ah))
+    assert ah.__all__ == dir(ah)
     assert set(api.__all__) <= set(ah.__all__)
     with pytest.raises(AttributeError, match="no attribute 'attacck'"):
         ah.attacck  # noqa: B018
