@@ -1,116 +1,96 @@
 """What victims' trainings and attacks take, for `--dry-run` on a machine without history.
 
-Each runs once with its defaults and a few queries, in a process of its own. The medians of what
-they noted become `advhash/experiments/reference_costs.jsonl`: processor seconds for each training,
-fit and attack by name. Writes what is measured beside itself, so that it can be stopped and
-started again. About 40 minutes of one core:
+Every attack runs once with its defaults on a few queries, in this process; the trainings that
+`victim_table.py` measured are read from its results, and the other victims are trained here. What
+they took, in processor seconds of one thread, becomes `advhash/experiments/reference_costs.jsonl`,
+a line for each training, fit and attack by name. About 6 minutes of one core:
 
-    OMP_NUM_THREADS=1 python benchmarks/reference_costs.py [--only NAME ...]
+    OMP_NUM_THREADS=1 python benchmarks/reference_costs.py
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from advhash.attacks.base import Attack
+from advhash.data.load import load_dataset
+from advhash.experiments.attack.run import AttackExperiment
+from advhash.experiments.config import AttackConfig
 from advhash.experiments.costs import KEPT, REFERENCE
-from advhash.registry import ATTACKS, VICTIMS
+from advhash.experiments.experiment import run
+from advhash.registry import ATTACKS
 
-OUT = Path(__file__).with_suffix(".json")
-TABLE = OUT.parents[1] / "advhash/experiments" / REFERENCE
-QUERIES = "20"
-UNNAMED = {"encoder"}  # of others: their cost is that of the network that the user names
-HASHES = ("pdq", "phash", "dhash")
+HERE = Path(__file__).resolve().parent
+TABLE = HERE.parent / "advhash/experiments" / REFERENCE
+QUERIES = 20
+TRAINED_HERE = ("hashvfl", "neural-code")
 
 
-def commands() -> dict[str, list[str]]:
-    """The command that measures each victim and attack."""
-    found = {
-        f"victim {name}": ["attack", "--victim", name, "--method", "noise", "--queries", QUERIES]
-        for name in VICTIMS.names()
-        if name not in UNNAMED and name not in HASHES
-    }
+def configs() -> Iterator[dict[str, Any]]:
+    """The run that measures each attack, and each victim that no other script does."""
+    for victim in TRAINED_HERE:
+        yield {"victim": {"name": victim}, "attack": {"name": "noise"}}
     for name in ATTACKS.names():
         attack: type[Attack] = ATTACKS[name].build  # type: ignore[assignment]
-        words = "image" not in attack.modalities
         hashed = name in ("collision", "evasion")
-        victim = "phash" if hashed else "dlcmh"
-        given = ["attack", "--victim", victim, "--method", name, "--queries", QUERIES]
-        if words:
-            given += ["--query-modality", "text", "--norm", "l0", "--eps", "2"]
+        config: dict[str, Any] = {
+            "victim": {"name": "phash" if hashed else "dlcmh"},
+            "attack": {"name": name},
+        }
+        if "image" not in attack.modalities:
+            config |= {"budget": {"norm": "l0", "eps": "2"}, "protocol": {"query_modality": "text"}}
         elif name != "prosgan":
-            given += ["--eps", "8/255"]
-        found[f"attack {name}"] = given
-    return found
+            config["budget"] = {"eps": "8/255"}
+        yield config
 
 
-def measured(given: list[str], shared: Path) -> list[list[object]]:
-    """The lines that a command adds to the costs of a cache, their seconds those of the processor.
+def measured(config: dict[str, Any], cache: Path) -> list[list[Any]]:
+    """The lines that a run adds to the costs of the cache, their seconds those of the processor.
 
-    A command notes wall seconds; it has one thread, so that both differ where others work, too.
+    A run notes wall seconds; it has one thread, so that both differ only where others work, too.
     """
-    environment = {**os.environ, "ADVHASH_CACHE": str(shared), "OMP_NUM_THREADS": "1"}
-    kept = shared / KEPT
-    began, spent = time.perf_counter(), _spent()
+    kept = cache / KEPT
     before = len(kept.read_text("utf-8").splitlines()) if kept.exists() else 0
+    began, spent = time.perf_counter(), time.process_time()
+    config["protocol"] = {**config.get("protocol", {}), "queries": QUERIES}
     with tempfile.TemporaryDirectory() as folder:
-        out = ["--out", str(Path(folder) / "run")]
-        subprocess.run(
-            [sys.executable, "-m", "advhash", *given, *out], env=environment, check=True,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-    lines = kept.read_text("utf-8").splitlines() if kept.exists() else []
-    share = min(1.0, (_spent() - spent) / (time.perf_counter() - began))
-    noted = [json.loads(line) for line in lines[before:]]
-    return [[*work, round(share * seconds, 4)] for *work, seconds in noted]
+        run(AttackExperiment(), AttackConfig.build(config), Path(folder) / "run")
+    share = min(1.0, (time.process_time() - spent) / (time.perf_counter() - began))
+    lines = kept.read_text("utf-8").splitlines()[before:]
+    return [[*work, share * seconds] for *work, seconds in map(json.loads, lines)]
 
 
-def _spent() -> float:
-    """Processor seconds of the commands that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def write_table(kept: dict[str, list[list[object]]]) -> None:
-    """A line for each kind of work and first name: the median of seconds for one unit."""
-    rates: dict[tuple[str, str], list[float]] = {}
-    for lines in kept.values():
-        for kind, names, amount, seconds in lines:
-            first = str(names[0])  # type: ignore[index]
-            rates.setdefault((str(kind), first), []).append(float(seconds) / float(amount))  # type: ignore[arg-type]
-    rows = [
-        json.dumps([kind, [name], 1, float(f"{statistics.median(values):.3g}")])
-        for (kind, name), values in sorted(rates.items())
-    ]
-    TABLE.write_text("\n".join(rows) + "\n", "utf-8")
+def trainings() -> Iterator[list[Any]]:
+    """Lines for the victims of `victim_table.py`, on its smaller pictures."""
+    rows = len(load_dataset("openmoji").train_labels)
+    for row in json.loads((HERE / "victim_table.json").read_text("utf-8")):
+        if row["dataset"] == "openmoji" and row["cpu_seconds"]:
+            yield ["training", [row["victim"]], row["epochs"] * rows, row["cpu_seconds"]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", help="measure these again, e.g. “attack dhta”")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "reference")
-    given = parser.parse_args()
-    kept: dict[str, list[list[object]]] = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
-    for name, command in commands().items():
-        if name not in (given.only or []) and (given.only or name in kept):
-            continue
-        try:
-            kept[name] = measured(command, given.cache)
-        except subprocess.CalledProcessError as error:
-            print(f"{name}: exit code {error.returncode}: {' '.join(command)}", flush=True)
-            continue
-        OUT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-        print(f"{name}: {kept[name]}", flush=True)
-    write_table(kept)
+    rates: dict[tuple[str, str], list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ADVHASH_CACHE"] = folder
+        lines = list(trainings())
+        for config in configs():
+            lines += measured(config, Path(folder))
+            print(config["victim"]["name"], config["attack"]["name"], lines[-1], flush=True)
+    for kind, names, amount, seconds in lines:
+        rates.setdefault((kind, names[0]), []).append(seconds / amount)
+    TABLE.write_text(
+        "".join(
+            json.dumps([kind, [name], 1, float(f"{sum(values) / len(values):.3g}")]) + "\n"
+            for (kind, name), values in sorted(rates.items())
+        ),
+        "utf-8",
+    )
 
 
 if __name__ == "__main__":
