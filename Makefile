@@ -7,7 +7,7 @@ WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: audit demo screenshot test test-browser test-all bench measure tables docs lint types clean
+.PHONY: audit release-check demo screenshot test test-browser test-all bench measure tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +75,19 @@ tables: $(STAMP)
 
 measure: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/measure.py
+
+# The sdist and the wheel made of it, each in an environment of its own: what users get by pip.
+release-check: $(STAMP)
+	rm -rf build/release dist
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/release/wheel
+	build/release/wheel/bin/pip install --quiet dist/*.whl
+	$(PYTHON) -m venv build/release/sdist
+	build/release/sdist/bin/pip install --quiet dist/*.tar.gz
+	for kind in wheel sdist; do \
+		(cd build/release/$$kind && bin/advhash doctor && bin/advhash attack --victim dpsh --method dhta \
+			--eps 8/255 --queries 20 --set victim.epochs=1 --out run) || exit 1; \
+	done
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

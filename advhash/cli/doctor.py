@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
+from packaging.requirements import Requirement
 
 from advhash import __version__
 from advhash.storage.cache import cache_root
 
 Finding = dict[str, str]
 _FREE = 2 * 2**30  # bytes that training and rendering want
+DISTRIBUTION = "advhash-toolkit"
+EXTRAS = {  # what users get by each extra; those of developers are not told
+    "distributed": "--executor dask:tcp://…",
+    "faiss": "codes in faiss index files",
+    "hf": "encoders of transformers as victims",
+    "mat": "data sets in MATLAB 7.3 files",
+    "perceptual": "the packages that perceptual hashes are compared with",
+    "pretrained": "ImageNet weights of EfficientNet-Lite0",
+    "sentence": "sentence embeddings of MiniLM",
+}
 
 
 def _finding(level: Literal["ok", "warning", "error"], subject: str, message: str) -> Finding:
@@ -24,7 +35,8 @@ def _finding(level: Literal["ok", "warning", "error"], subject: str, message: st
 
 def examine() -> list[Finding]:
     """All findings, worst ones included; nothing is changed."""
-    return [_advhash(), _name_clash(), *_torch(), _torchattacks(), _requests(), _cache()]
+    packages = [_torchattacks(), _requests(), *_extras()]
+    return [_advhash(), _name_clash(), *_torch(), *packages, _cache()]
 
 
 def _advhash() -> Finding:
@@ -74,6 +86,35 @@ def _requests() -> Finding:
             f"{installed} is old, probably pulled in by torchattacks: `pip install -U requests`",
         )
     return _finding("ok", "requests", installed)
+
+
+def _extras() -> list[Finding]:
+    """What each extra adds, and whether its packages are there."""
+    findings = []
+    try:
+        listed = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return []
+    for extra, adds in EXTRAS.items():
+        wanted = [
+            need.name
+            for need in listed
+            if need.marker is not None
+            and need.marker.evaluate({"extra": extra})
+            and not need.marker.evaluate({"extra": ""})
+        ]
+        missing = [name for name in wanted if not _has(name)]
+        how = f"not installed, adds {adds}: pip install '{DISTRIBUTION}[{extra}]'"
+        findings.append(_finding("ok", extra, how if missing else f"installed: {adds}"))
+    return findings
+
+
+def _has(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _cache() -> Finding:

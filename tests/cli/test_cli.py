@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from advhash.cli.console import print_rows
+from advhash.cli.doctor import EXTRAS
 from advhash.reports.record import TARGETED_METRICS
 from advhash.storage.cells import DOCUMENT, TENSORS, CellStore, Result
 from advhash.storage.checkpoint import read_tensors
@@ -257,6 +258,20 @@ def test_data_show_prints_the_card_and_draws_a_grid(advhash: Run, tmp_path: Path
     with Image.open(picture) as image:
         assert image.size[0] > 200
     assert advhash("data", "list")[0] == 0
+
+
+def test_doctor_says_what_every_extra_would_add(
+    advhash: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
+    extras = table["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(extras) - {"dev", "docs"}
+    monkeypatch.setattr("advhash.cli.doctor._has", lambda name: name != "h5py")
+    code, out, _ = advhash("doctor", "--json")
+    assert code == 0
+    told = {finding["subject"]: finding["message"] for finding in json.loads(out)["findings"]}
+    assert "pip install 'advhash-toolkit[mat]'" in told["mat"]
+    assert told["hf"].startswith("installed: ")
 
 
 def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -428,7 +428,7 @@ def test_dry_run_learns_what_cells_cost(
     plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["seconds"] > 0
     assert plan["unknown_costs"] == 0
-    assert plan["by_reference"] == 34 + 5 + fits
+    assert 34 + 5 < plan["by_reference"] <= 2 * 34 + 5  # cells, trainings, and fits that are shared
 
 
 @pytest.mark.parametrize(
