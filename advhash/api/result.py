@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,21 +139,18 @@ class AttackResult:
             figure = Figure(figsize=(5, 3), layout="constrained")
             axes = figure.subplots()
             changed = self.columns["bits_changed"]
-            axes.hist(changed, bins=np.arange(self.codes.bits + 2) - 0.5)
+            axes.hist(changed, bins=(np.arange(self.codes.bits + 2) - 0.5).tolist())
             axes.set(xlabel=f"bits of {self.codes.bits} that changed", ylabel="queries")
             return figure
-        rows = min(THUMBNAILS, len(self))
-        figure = Figure(figsize=(5, 1.7 * rows), layout="constrained")
-        grid = figure.subplots(rows, 3, squeeze=False)
-        for row, cells in enumerate(grid):
-            clean, moved = self.clean[row], self.adversarial[row]
-            shown = (clean, moved, (0.5 + GAIN * (moved - clean)).clamp(0, 1))
-            for axes, image, title in zip(
-                cells, shown, ("clean", "attacked", f"change × {GAIN}"), strict=True
-            ):
-                axes.imshow(image.permute(1, 2, 0).cpu().numpy())
-                axes.set(xticks=[], yticks=[], title=title if row == 0 else "")
-            cells[0].set_ylabel(f"query {self.index[row]}")
+        shown = list(self._shown())
+        figure = Figure(figsize=(5, 1.7 * len(shown)), layout="constrained")
+        grid = figure.subplots(len(shown), 3, squeeze=False)
+        for place, (name, *images) in enumerate(shown):
+            titles = ("clean", "attacked", f"change × {GAIN}")
+            for axes, image, title in zip(grid[place], images, titles, strict=True):
+                axes.imshow(image.clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+                axes.set(xticks=[], yticks=[], title="" if place else title)
+            grid[place][0].set_ylabel(name)
         return figure
 
     def _repr_html_(self) -> str:
@@ -191,17 +188,21 @@ class AttackResult:
         columns = {name: self.columns[name][order] for name in (*self._headline.paired, *OWN)}
         return Queries(self.index[order], aims, columns)
 
-    def _pictures(self) -> list[tuple[str, str, str, str]]:
-        if self.modality != "image":
-            return []
-        shown = []
+    def _shown(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+        """Name, clean picture, attacked one and the enlarged change of the first queries."""
         for row in range(min(THUMBNAILS, len(self))):
             clean, moved = (
                 to_unit(one_picture(images, row)) for images in (self.clean, self.adversarial)
             )
-            change = _uri(0.5 + GAIN * (moved - clean))
-            shown.append((f"query {self.index[row]}", _uri(clean), _uri(moved), change))
-        return shown
+            yield f"query {self.index[row]}", clean, moved, 0.5 + GAIN * (moved - clean)
+
+    def _pictures(self) -> list[tuple[str, str, str, str]]:
+        if self.modality != "image":
+            return []
+        return [
+            (name, _uri(clean), _uri(moved), _uri(change))
+            for name, clean, moved, change in self._shown()
+        ]
 
 
 def bits_changed(outcome: Outcome) -> npt.NDArray[np.float64]:
