@@ -23,6 +23,7 @@ EXTRAS = {  # what users get by each extra; those of developers are not told
     "faiss": "codes in faiss index files",
     "hf": "encoders of transformers as victims",
     "mat": "data sets in MATLAB 7.3 files",
+    "onnx": "models in ONNX files as victims",
     "perceptual": "the packages that perceptual hashes are compared with",
     "pretrained": "ImageNet weights of EfficientNet-Lite0",
     "sentence": "sentence embeddings of MiniLM",
