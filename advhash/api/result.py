@@ -121,10 +121,10 @@ class AttackResult:
 
     def __repr__(self) -> str:
         brief = {*self._headline.brief, *OWN, "linf", "l2", "psnr", "words_changed"}
-        told = [f"{name}: {value}" for name, value in self.figures(brief)]
+        figures = [f"{name}: {value}" for name, value in self.figures(brief)]
         more = len(self.messages) - 1
         doubt = f"{self.messages[0]}{f' ({more} more in messages)' if more else ''}"
-        lines = [f"{self.title}, {len(self)} queries", "; ".join(told)]
+        lines = [f"{self.title}, {len(self)} queries", "; ".join(figures)]
         return "\n".join([*lines, doubt] if self.messages else lines)
 
     def plot(self) -> Figure:

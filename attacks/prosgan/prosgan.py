@@ -326,10 +326,10 @@ class ProSGAN(Attack):
         """(B,3,H,W) the generator's images in [0,1], drawn into the budget where `bounded`."""
         assert self._generator is not None
         radius = images.new_full((len(images), 1), budget.eps)
-        raw = self._generator(images, self._told(condition, radius))
+        raw = self._generator(images, self._with_radius(condition, radius))
         return self._limited(images, raw, budget.norm, radius)
 
-    def _told(self, condition: Tensor, radius: Tensor) -> Tensor:
+    def _with_radius(self, condition: Tensor, radius: Tensor) -> Tensor:
         """(B,F) conditions with ε, from −1 to 1 over the logarithm of `radii`, where it varies."""
         if not self.radii:
             return condition
@@ -408,7 +408,7 @@ class ProSGAN(Attack):
                 drawn = torch.randint(len(sets), (len(rows),)).to(device)
                 radius = self._radius(len(rows), budget, device)
                 with reduced_passes(self.precision, device):
-                    raw = generator(images, self._told(conditions[drawn], radius)).float()
+                    raw = generator(images, self._with_radius(conditions[drawn], radius)).float()
                 moved = self._limited(images, raw, budget.norm, radius)
                 terms: dict[str, Tensor] = {}
                 if mode.discriminator:

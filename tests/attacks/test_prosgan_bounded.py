@@ -191,8 +191,8 @@ def test_one_generator_serves_all_radii_that_it_was_trained_for(
 
 def test_the_generator_is_told_the_radius() -> None:
     attack = ProSGAN(bounded=True, radii=("2/255", "8/255"))
-    told = attack._told(torch.zeros(3, 5), torch.tensor([[2.0], [4.0], [8.0]]) / 255)
-    assert told[:, -1].tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)
+    extended = attack._with_radius(torch.zeros(3, 5), torch.tensor([[2.0], [4.0], [8.0]]) / 255)
+    assert extended[:, -1].tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)
 
 
 @pytest.mark.parametrize(

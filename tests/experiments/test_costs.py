@@ -42,14 +42,17 @@ def test_the_reference_answers_until_this_machine_knows(file: Path) -> None:
     note_cost(Work("attack", ["noise", "noise", "digits"], 10), 30.0)
     assert foretold([work])["by_reference"] == 1  # what it knows is of another attack
     note_cost(Work("attack", ["dhta", "dhta", "openmoji"], 10), 20.0)
-    told = foretold([work, Work("attack", ["of a package"], 10)])
-    assert told["by_reference"] == told["unknown_costs"] == 0
-    assert told["uncertain_costs"] == 1
-    assert told["seconds"] == pytest.approx(20 + 10 * 2.5)
+    plan = foretold([work, Work("attack", ["of a package"], 10)])
+    assert plan["by_reference"] == told["unknown_costs"] == 0
+    assert plan["uncertain_costs"] == 1
+    assert plan["seconds"] == pytest.approx(20 + 10 * 2.5)
     assert foretold([Work("no such kind", ["dhta"], 1)])["seconds"] is None
 
 
-@pytest.mark.parametrize("name", ATTACKS.names())
+UNMEASURED = {"synonyms", "synonyms-untargeted"}  # they want an encoder of texts that users name
+
+
+@pytest.mark.parametrize("name", sorted({*ATTACKS.names()} - UNMEASURED))
 def test_every_attack_has_its_reference(name: str) -> None:
     reference = Costs.reference()
     assert reference.shared(Work("attack", [name], 1)) == 1

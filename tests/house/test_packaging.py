@@ -103,6 +103,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(content: list[str]) -> No
     data = [package / "py.typed", package / "methods.json"]
     data += [package / "functional/nas_table.json.gz", *files("*.html")]
     data += (package / "experiments/benchmark/suites").glob("*.toml")
+    data.append(package / "experiments/reference_costs.jsonl")
     expected = sorted(installed(file) for file in [*files("*.py"), *data])
     assert sorted(name for name in content if ".dist-info/" not in name) == expected
 
