@@ -360,6 +360,15 @@ def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: P
     assert sum(bar.get_height() for bar in words.axes[0].patches) == 6  # type: ignore[attr-defined]
 
 
+def test_the_example_of_readme_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("50 queries")
+    assert lines[1].startswith("t-MAP: ")
+
+
 # --- the package itself
 
 
