@@ -43,7 +43,7 @@ def test_the_reference_answers_until_this_machine_knows(file: Path) -> None:
     assert foretold([work])["by_reference"] == 1  # what it knows is of another attack
     note_cost(Work("attack", ["dhta", "dhta", "openmoji"], 10), 20.0)
     plan = foretold([work, Work("attack", ["of a package"], 10)])
-    assert plan["by_reference"] == told["unknown_costs"] == 0
+    assert plan["by_reference"] == plan["unknown_costs"] == 0
     assert plan["uncertain_costs"] == 1
     assert plan["seconds"] == pytest.approx(20 + 10 * 2.5)
     assert foretold([Work("no such kind", ["dhta"], 1)])["seconds"] is None
