@@ -10,6 +10,7 @@
     │   ├── RunError          exit 3   a run folder
     │   ├── MessageError      exit 3   a message between the parties of a federation
     │   ├── StorageError      exit 3   the disk is full or a folder cannot be written
+    │   ├── StoreError        exit 3   a vector store, or its server
     │   └── ResourceError     exit 3   memory, open files or threads ran out
     ├── ThresholdMissed       exit 4   a figure fell short of `--fail-under`
     └── CellsFailed           exit 5   some cells of a grid failed
@@ -76,6 +77,10 @@ class MessageError(RefusedError):
 
 
 class StorageError(RefusedError):
+    pass
+
+
+class StoreError(RefusedError):
     pass
 
 

@@ -524,6 +524,23 @@ DATASETS: Registry[Any] = Registry(
         "advhash.data.readers.tables",
     ),
 )
+POISONINGS: Registry[Any] = Registry(
+    "poisoning",
+    ("advhash.attacks.poisoning.hubs", "advhash.attacks.poisoning.copies"),
+    facts=("plants", "single"),
+)
+STORES: Registry[Any] = Registry(
+    "store",
+    (
+        "advhash.stores.exact",
+        "advhash.stores.faiss_stores",
+        "advhash.stores.usearch_store",
+        "advhash.stores.sqlite_store",
+        "advhash.stores.pgvector_store",
+    ),
+    facts=("exact", "holds", "extra"),
+)
+RESCORERS: Registry[Any] = Registry("rescorer", ("advhash.stores.rescoring",))
 EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     (
@@ -537,6 +554,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",
         "advhash.experiments.scan.run",
+        "advhash.experiments.poison.run",
         "advhash.experiments.transfer.run",
         "advhash.experiments.defend.run",
     ),

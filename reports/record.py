@@ -136,8 +136,19 @@ class Protocol(Part):
     empty: str
     empty_queries: int  # queries without a relevant database row
     poison: int | None = None  # adversarial items planted in the database
+    store: dict[str, Any] | None = (
+        None  # that served the first results; None: an exact one, or none
+    )
+    rescore: list[dict[str, Any]] = []
     confidence: float
     resamples: int
+
+    @property
+    def served_by(self) -> str:
+        """The store and the rescorers behind it: "faiss-ivf, float ×10"."""
+        store = "exact" if self.store is None else str(self.store["name"])
+        stages = (f"{stage['name']} ×{stage['multiplier']}" for stage in self.rescore)
+        return ", ".join([store, *stages])
 
 
 class OtherSchema(ValueError):

@@ -137,6 +137,27 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Share of relevant rows among the first k (`--top-k`)."),
         Figure("recall_at_k", "recall at k", "share", "defender",
                "Share of the relevant rows that stand among the first k (`--top-k`)."),
+        Figure("served_precision_at_10", "precision at 10, served", "share", "defender",
+               "Share of relevant rows among the first 10 results of the store (`--store`), after "
+               "rescoring; places that it leaves empty count as irrelevant."),
+        Figure("served_precision_at_10_adversarial", "precision at 10, served, attacked", "share",
+               "defender",
+               "Share of rows with a label of the query among the first 10 results of the store "
+               "for the attacked query."),
+        Figure("served_tprecision_at_10", "t-P at 10, served", "share", "attacker",
+               "Share of rows with a label of the target among the first 10 results of the store "
+               "for the attacked query."),
+        Figure("served_tprecision_at_10_clean", "t-P at 10, served, clean", "share", "neither",
+               "The same of the unattacked query."),
+        Figure("store_recall_at_10_adversarial", "recall of the store, attacked", "share",
+               "defender",
+               "What the store finds of the exact first 10 results for the attacked query."),
+        Figure("served_recall_at_10", "recall at 10, served", "share", "defender",
+               "Share of the relevant rows among the first 10 results of the store, after "
+               "rescoring; of embeddings without labels or judgements, of the 10 nearest."),
+        Figure("store_recall_at_10", "recall of the store", "share", "defender",
+               "Share of the first 10 results of the store, before any rescoring, that are as near "
+               "as the tenth of an exact search: 1 for exact stores."),
         Figure("average_precision", "average precision", "share", "defender",
                "Of a detector: average precision of abnormal inputs among all by their scores."),
     ),
@@ -168,6 +189,30 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Wall seconds of attacking one query."),
     ),
     "Planted items": (
+        Figure("planted_top10", "planted in the first 10", "share", "attacker",
+               "Share of unseen queries with a planted item among their first 10 results, as the "
+               "store serves them."),
+        Figure("planted_top1", "planted first", "share", "attacker",
+               "Share of unseen queries whose first result is a planted item."),
+        Figure("planted_top5", "planted in the first 5", "share", "attacker",
+               "Share of unseen queries with a planted item among their first 5 results."),
+        Figure("planted_top10_random", "random documents in the first 10", "share", "neither",
+               "The same of as many random documents of the store as it was."),
+        Figure("planted_top10_natural", "natural hubs in the first 10", "share", "neither",
+               "The same of as many clean documents, those that known queries find most often."),
+        Figure("planted_top10_over_random", "planted above random documents", "points",
+               "attacker", "What planted items are found above random ones, paired by query."),
+        Figure("planted_top10_over_natural", "planted above natural hubs", "points", "attacker",
+               "What planted items are found above natural hubs, paired by query."),
+        Figure("planted_reciprocal_rank", "reciprocal rank of a planted item", "share",
+               "attacker", "1 by the rank of the first planted item; 0 beyond the first 10."),
+        Figure("own_recall10_before", "own answers at 10, before", "share", "neither",
+               "Recall at 10 of a query’s own answers in the store as it was: those of its number, "
+               "or the 10 nearest by their floats."),
+        Figure("own_recall10_after", "own answers at 10, after", "share", "defender",
+               "The same with the planted items in the store."),
+        Figure("own_recall10_lost", "own answers lost", "points", "attacker",
+               "Before minus after, paired by query."),
         Figure("poison_hit10", "planted hit", "share", "attacker",
                "Share of clean queries that find, among their first 10 results, a planted picture "
                "that was moved toward one of their labels and truly has none of them."),

@@ -101,6 +101,13 @@ class HashVictim(nn.Module, ABC):
         Characters have none either: see `loss_gradient`.
         """
 
+    def embedded(self, inputs: Tensor, modality: Modality) -> Tensor:
+        """(B,D) what a store may keep beside the codes, to rescore by: the real codes themselves.
+
+        An encoder has its features, before they are cut.
+        """
+        return self.relax(inputs, modality)
+
     @abstractmethod
     def fit(self, data: Dataset, *, seed: int, progress: Progress = silent) -> Self:
         """Train on `data.train` and, where rows are stored, hash the database.

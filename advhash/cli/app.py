@@ -31,6 +31,7 @@ from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
 from advhash.cli.options import Json, placed
 from advhash.cli.phase_chart import phase_chart
+from advhash.cli.poison import poison
 from advhash.cli.report import report
 from advhash.cli.scan import scan
 from advhash.cli.terminal import tell
@@ -87,6 +88,7 @@ app.command()(lifelong)
 app.command()(benchmark)
 app.command()(certify)
 app.command()(scan)
+app.command()(poison)
 app.command()(attack)
 app.command()(compare)
 app.command()(defend)

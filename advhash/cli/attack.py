@@ -10,16 +10,20 @@ import typer
 from advhash.cli.console import figure, print_end, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
+    AllowSuperuser,
     Bits,
     Database,
     DatasetName,
     Norm,
     QueryCount,
     QueryModality,
+    Rescore,
     Sets,
+    StoreName,
     Targets,
     Victim,
     complete_attacks,
+    search_tables,
 )
 from advhash.cli.terminal import tell
 from advhash.errors import UsageError
@@ -122,6 +126,9 @@ def attack(
     query_modality: QueryModality = None,
     database: Database = None,
     queries: QueryCount = None,
+    store: StoreName = None,
+    rescore: Rescore = None,
+    allow_superuser: AllowSuperuser = False,
     poison: Annotated[
         int | None,
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),
@@ -141,4 +148,7 @@ def attack(
 ) -> dict[str, Any]:
     """Attack a victim and write the run folder with its report."""
     budget = {} if match is None else _matched(match, norm, eps)
-    return {"budget": budget | ({"eight_bit": False} if float_pixels else {})}
+    return {
+        "budget": budget | ({"eight_bit": False} if float_pixels else {}),
+        "protocol": search_tables(store, rescore, allow_superuser),
+    }

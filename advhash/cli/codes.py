@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from advhash.cli.console import print_metrics
-from advhash.cli.options import Json, checked
+from advhash.cli.options import (
+    AllowSuperuser,
+    Json,
+    Rescore,
+    StoreName,
+    checked,
+    search_tables,
+)
 from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from advhash.codes.code_files import LabelledCodes, StoredCodes
     from advhash.codes.forms import Reading
     from advhash.experiments.evaluate import Evaluation
+    from advhash.stores.figures import Asked, Search
 
 _DECIDES = {  # what may say what is relevant, where an option decides anything
     "similarity": ("neighbours",),
@@ -123,6 +131,9 @@ def evaluate_codes(
         Literal["prosgan", "dhta", "deephash"] | None,
         typer.Option("--convention", help="Also state MAP as this published code computes it."),
     ] = None,
+    store: StoreName = None,
+    rescore: Rescore = None,
+    allow_superuser: AllowSuperuser = False,
     shards: Annotated[
         int | None, typer.Option("--shards", help="Parts of the database. (default: by size)")
     ] = None,
@@ -168,9 +179,11 @@ def evaluate_codes(
     labelled = (labels or database_labels or targets) is not None
     if relevance is not None and labelled:
         raise UsageError("expected labels or --relevance, got both: leave one of them out")
+    searched = _search(store, rescore, allow_superuser)
     how = _reading(form, quantise, bits, column)
     gallery = read_stored(database, how)
     query = read_stored(codes, how, database=gallery)
+    asked = None if searched is None else _asked(searched, query, gallery)
     if relevance is not None:
         relevant = "judgements"
     elif labelled or not _floats_alone((codes, query), (database, gallery)):
@@ -182,6 +195,7 @@ def evaluate_codes(
         "top_k": top_k,
         "shards": shards or default_shards(len(gallery), executor),
         "executor": executor,
+        "served": asked,
     }
     judged = {"empty": empty, "convention": convention}
     with nullcontext(silent) if quiet else progress_display() as progress:
@@ -219,6 +233,27 @@ def evaluate_codes(
         print_json(document)
     else:
         print_evaluation(document)
+
+
+def _search(store: str | None, rescore: list[str] | None, allow_superuser: bool) -> Search | None:
+    """The search that is asked for. Raises UsageError."""
+    tables = search_tables(store, rescore, allow_superuser)
+    if not tables:
+        return None
+    from advhash.stores.figures import Search
+    from advhash.stores.served import check_served
+
+    search = Search(tables["store"], tables.get("rescore", []))
+    check_served(search.store, search.rescore)
+    return search
+
+
+def _asked(search: Search, query: StoredCodes, database: StoredCodes) -> Asked:
+    """Raises UsageError where a side has no floats that the search needs."""
+    from advhash.stores.figures import Asked, expect_floats, vectors_of
+
+    expect_floats(search, query.floats, database.floats)
+    return Asked(search, vectors_of(query), vectors_of(database))
 
 
 def _reading(form: str, quantise: str | None, bits: int | None, column: str | None) -> Reading:
@@ -321,6 +356,9 @@ def _by_judgements(
     judgements = read_judgements(file, asked, known, split=split, ignore=ignore)
     query, gallery = (side for _, side, _ in sides)
     known_codes = LabelledCodes.unlabelled(gallery.codes)
+    served: Asked | None = settings["served"]
+    if served is not None:
+        settings = {**settings, "served": served.of(judgements.queries)}
     figures = evaluate(
         LabelledCodes.unlabelled(query.codes[judgements.queries]),
         known_codes if gallery.mapped is None else gallery.mapped,
@@ -521,5 +559,16 @@ def print_evaluation(document: Mapping[str, Any]) -> None:
         f"{document['queries']} queries against {document['database']} codes of "
         f"{document['bits']} bits, {_relevant(document)}"
     )
+    if document["served"] is not None:
+        tell(f"served by {_served(document['served'])}")
     print_metrics(document["metrics"])
     tell(f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s")
+
+
+def _served(parameters: Mapping[str, Any]) -> str:
+    """The store with its settings, and the rescorers behind it."""
+    tables = [{"name": parameters["store"]["name"], **parameters["store"]["settings"]}]
+    return ", then ".join(
+        " ".join([str(table["name"]), *(f"{key}={table[key]}" for key in table if key != "name")])
+        for table in [*tables, *parameters["rescore"]]
+    )

@@ -9,14 +9,17 @@ import typer
 from advhash.cli.options import Json
 from advhash.errors import UnknownName
 
-KINDS = ("victims", "attacks", "inversions", "datasets", "defenses", "detectors")
+KINDS = (
+    *("victims", "attacks", "inversions", "datasets", "defenses", "detectors"),
+    *("poisonings", "stores", "rescorers", "quantisers"),
+)
 
 
 def list_entries(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Victims, attacks, data sets, defences and detectors that are registered."""
+    """Victims, attacks, data sets, defences, detectors and stores that are registered."""
     from advhash import registry
     from advhash.cli.console import print_json, print_rows
 

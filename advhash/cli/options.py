@@ -24,6 +24,7 @@ Kind = TypeVar("Kind", bound="Run")
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
     *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
+    *("rows", "quantise", "store", "collapse"),
 )
 
 
@@ -84,6 +85,18 @@ def complete_defenses(incomplete: str) -> list[str]:
 
 def complete_datasets(incomplete: str) -> list[str]:
     return complete("datasets", incomplete)
+
+
+def complete_poisonings(incomplete: str) -> list[str]:
+    return [*complete("poisonings", incomplete), "targeted"]
+
+
+def complete_stores(incomplete: str) -> list[str]:
+    return complete("stores", incomplete)
+
+
+def complete_rescorers(incomplete: str) -> list[str]:
+    return complete("rescorers", incomplete)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -157,6 +170,31 @@ QueryCount = Annotated[
     typer.Option("--queries", help="How many queries. (default: all)"),
     Sets("protocol.queries queries"),
 ]
+StoreName = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Search it as it is served, e.g. pgvector-hnsw,m=16,ef_search=40; see `advhash list "
+        "stores`. (default: exact)",
+        autocompletion=complete_stores,
+    ),
+    Sets(""),  # `search_tables` does
+]
+Rescore = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rescore",
+        help="Order its candidates anew, e.g. float,multiplier=10; int8 and asymmetric likewise, "
+        "one after the other.",
+        autocompletion=complete_rescorers,
+    ),
+    Sets(""),
+]
+AllowSuperuser = Annotated[
+    bool,
+    typer.Option("--allow-superuser", help="The user of the store's dsn may be a superuser."),
+    Sets(""),
+]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", help="The run folder to write. (default: runs/<id>)")
 ]
@@ -193,6 +231,25 @@ def tables(settings: list[str] | None) -> dict[str, Any]:
                 raise ConfigError(f"--set {text}: {key!r} was set to a value before")
         table[keys[-1]] = value
     return result
+
+
+def search_tables(
+    store: str | None, rescore: list[str] | None, allow_superuser: bool
+) -> dict[str, Any]:
+    """The tables `store` and `rescore` of a config; empty where nothing was asked for.
+
+    Raises ConfigError, UsageError.
+    """
+    from advhash.experiments.config_text import parse_listed
+
+    if store is None and not rescore:
+        if allow_superuser:
+            raise UsageError("--allow-superuser goes with --store pgvector,dsn=postgresql://…")
+        return {}
+    table = parse_listed(store or "exact")
+    if allow_superuser:
+        table["allow_superuser"] = True
+    return {"store": table, "rescore": [parse_listed(text) for text in rescore or []]}
 
 
 def gather(

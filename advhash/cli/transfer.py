@@ -9,13 +9,17 @@ import typer
 from advhash.cli.console import figure, print_end, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
+    AllowSuperuser,
     Database,
     DatasetName,
     Norm,
     QueryCount,
     QueryModality,
+    Rescore,
     Sets,
+    StoreName,
     Targets,
+    search_tables,
 )
 from advhash.cli.terminal import tell
 
@@ -75,6 +79,9 @@ def transfer(
     query_modality: QueryModality = None,
     database: Database = None,
     queries: QueryCount = None,
+    store: StoreName = None,
+    rescore: Rescore = None,
+    allow_superuser: AllowSuperuser = False,
 ) -> dict[str, Any]:
     """Attack each victim, judge the same pictures on all: the source × target matrix.
 
@@ -87,4 +94,9 @@ def transfer(
         return None if text is None else [parse_method(part) for part in text.split(",")]
 
     sources = [text.split(",") for text in source] if source else None
-    return {"victims": named(victims), "attacks": named(methods), "sources": sources}
+    return {
+        "victims": named(victims),
+        "attacks": named(methods),
+        "sources": sources,
+        "protocol": search_tables(store, rescore, allow_superuser),
+    }

@@ -48,6 +48,15 @@ class Relevance(ABC):
         counts: what the kernel counted by `kernel_labels`
         """
 
+    @abstractmethod
+    def graded(
+        self, rows: npt.NDArray[np.int64], database_labels: HashCodes
+    ) -> npt.NDArray[np.float64]:
+        """(N,k) how relevant the given database rows (N,k) are to their queries; 0: not at all.
+
+        Labels give 1; of neighbours it is the chance of being one.
+        """
+
 
 @dataclass(frozen=True)
 class SharedLabels(Relevance):
@@ -62,6 +71,12 @@ class SharedLabels(Relevance):
         self, counts: DistanceHistograms, query: HashCodes, database: HashCodes
     ) -> tuple[DistanceHistograms, LevelGains | None]:
         return counts, None
+
+    def graded(
+        self, rows: npt.NDArray[np.int64], database_labels: HashCodes
+    ) -> npt.NDArray[np.float64]:
+        shared = self.labels.words[:, None] & database_labels.words[rows]
+        return np.asarray(shared.any(axis=2), np.float64)
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,19 @@ class GradedPairs(Relevance):
         starts = np.concatenate([[0], np.cumsum(np.bincount(queries, minlength=shape[0]))])
         order = np.lexsort((-grades, queries))
         return DistanceHistograms(counts.total, hits), LevelGains(gain, starts, grades[order])
+
+    def graded(
+        self, rows: npt.NDArray[np.int64], database_labels: HashCodes
+    ) -> npt.NDArray[np.float64]:
+        if not len(self.rows):
+            return np.zeros(rows.shape)
+        most = 1 + max(int(self.rows.max()), int(rows.max(initial=0)))
+        queries = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        pairs = queries * most + self.rows
+        order = np.argsort(pairs)
+        asked = np.arange(len(rows))[:, None] * most + rows
+        place = order[np.searchsorted(pairs[order], asked).clip(0, len(pairs) - 1)]
+        return np.where(pairs[place] == asked, self.grades[place].clip(0), 0.0)
 
 
 def identities(query: npt.NDArray[np.int64], database: npt.NDArray[np.int64]) -> GradedPairs | None:

@@ -22,7 +22,16 @@ from pydantic import (
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
 from advhash.errors import ConfigError, nearest
-from advhash.registry import ATTACKS, DEFENSES, DETECTORS, VICTIMS, Registry, is_encoder
+from advhash.registry import (
+    ATTACKS,
+    DEFENSES,
+    DETECTORS,
+    RESCORERS,
+    STORES,
+    VICTIMS,
+    Registry,
+    is_encoder,
+)
 from advhash.storage.documents import WHOLE
 from advhash.targets import TargetRule
 
@@ -155,6 +164,8 @@ class ProtocolConfig(Table):
     """How the figures are taken; see docs/metrics.md.
 
     false_positive_rate: of the threshold of perceptual hashes, on clean pairs that differ
+    store, rescore: what serves the first results, of which further figures are taken; see
+        `advhash.stores`
     """
 
     targets: TargetRule = "disjoint"
@@ -168,6 +179,8 @@ class ProtocolConfig(Table):
     noise_control: bool = True
     false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
     poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
+    store: MethodConfig | None = None
+    rescore: list[MethodConfig] = Field(default_factory=list)
 
     @property
     def scoring(self) -> Scoring:
@@ -188,6 +201,8 @@ class Run(Table):
         "defense": DEFENSES,
         "detector": DETECTORS,
         "rival": VICTIMS,
+        "store": STORES,
+        "rescore": RESCORERS,
     }
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"

@@ -63,6 +63,27 @@ def parse_method(text: str) -> dict[str, Any]:
     return {"name": name, **table}
 
 
+def parse_listed(text: str) -> dict[str, Any]:
+    """`pgvector-hnsw,m=16,ef_search=40` as a table: a name and its settings.
+
+    >>> parse_listed("faiss-ivf,probes=8")
+    {'name': 'faiss-ivf', 'probes': 8}
+
+    Raises ConfigError.
+    """
+    name, *settings = (part.strip() for part in text.split(","))
+    table: dict[str, Any] = {"name": name}
+    wrong = ConfigError(f"expected name,key=value,…, each key once, got {text!r}")
+    if not name or not all("=" in setting for setting in settings):
+        raise wrong
+    for setting in settings:
+        keys, value = parse_assignment(setting)
+        if len(keys) > 1 or keys[0] in table:
+            raise wrong
+        table[keys[0]] = value
+    return table
+
+
 def parse_settings(text: str) -> dict[str, Any]:
     """`steps=200+weight=16` as a table. Raises ConfigError.
 

@@ -35,6 +35,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UsageError
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
 from advhash.storage.tables import write_table
+from advhash.stores.figures import Asked
 
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
@@ -52,6 +53,7 @@ class Evaluation:
     seconds: from codes in memory to MAP, its bounds and chance, for labels and targets; loading,
              compiling the kernel, the further columns and the intervals are not in it
     pairs:   pairs of query and database row that were compared
+    served:  parameters of the store and the rescorers that were searched, see `Asked`
     """
 
     columns: Mapping[str, Floats]
@@ -60,6 +62,7 @@ class Evaluation:
     empty_targets: int | None
     seconds: float
     pairs: int
+    served: Mapping[str, Any] | None = None
 
     def metrics(self, seed: int) -> dict[str, Metric]:
         """Means with 95 % intervals over the queries."""
@@ -75,6 +78,7 @@ class Evaluation:
             "empty_queries": self.empty_queries,
             "empty_targets": self.empty_targets,
             "metrics": {name: vars(metric) for name, metric in metrics.items()},
+            "served": self.served,
             "precision_recall": None if self.curve is None else _curve(*self.curve),
             "confidence": CONFIDENCE,
             "resamples": RESAMPLES,
@@ -103,6 +107,7 @@ def evaluate(
     top_k: int | None = None,
     empty: Empty = "zero",
     convention: Convention | None = None,
+    served: Asked | None = None,
     shards: int = 1,
     executor: str = "inline",
     progress: Progress = silent,
@@ -113,6 +118,7 @@ def evaluate(
     targets:    labels (N,C) that the queries are meant to retrieve: adds `tmap`, `tmap_chance`
     top_k:      cuts the ranking for MAP and NDCG, and adds `precision_at_k` and `recall_at_k`
     convention: adds `map_<convention>`, as published code would state it
+    served:     adds what the first 10 results of a store hold, see `Asked.columns`
 
     Raises DataError where the parts do not fit or a side is empty, UsageError for settings that
     cannot be, and what `advhash.compute.executor.run_tasks` raises.
@@ -156,6 +162,10 @@ def evaluate(
             database.labels,
             top_k=top_k,
         )
+    parameters = None
+    if served is not None:
+        more, parameters = served.columns(relevance, database.labels, counts.relevant_rows)
+        columns |= more
     return Evaluation(
         columns,
         precision_recall_curve(counts, empty=empty),
@@ -163,6 +173,7 @@ def evaluate(
         None if targets is None else int((counted[1].relevant_rows == 0).sum()),
         seconds,
         len(query) * len(database) * len(wanted),
+        parameters,
     )
 
 
@@ -172,6 +183,7 @@ def evaluate_neighbours(
     *,
     similarity: Similarity = "cosine",
     top_k: int | None = None,
+    served: Asked | None = None,
     shards: int = 1,
     executor: str = "inline",
     progress: Progress = silent,
@@ -181,7 +193,8 @@ def evaluate_neighbours(
     Both sides are floats with their bits. MAP and NDCG are left out (NaN), as nothing says what is
     relevant; so is `recall_at_10` where the database has fewer than 10 rows.
 
-    top_k: adds `recall_at_k`, of the `top_k` nearest
+    top_k:  adds `recall_at_k`, of the `top_k` nearest
+    served: adds what the first 10 results of a store hold, see `Asked.columns`
 
     Raises as `evaluate` does.
     """
@@ -209,7 +222,13 @@ def evaluate_neighbours(
             counts, gains = pairs.judged(total, query.codes, database.codes)
             columns[name] = graded_recall(counts, gains, cut)
     seconds = time.perf_counter() - began
-    return Evaluation(columns, None, 0, None, seconds, len(query) * len(database))
+    parameters = None
+    if served is not None:
+        pairs = float_neighbours(query.floats, database.floats, _FIRST, similarity)
+        more, parameters = served.columns(pairs, gallery.labels, None)
+        columns |= more
+    pairs_compared = len(query) * len(database)
+    return Evaluation(columns, None, 0, None, seconds, pairs_compared, parameters)
 
 
 def _gain(

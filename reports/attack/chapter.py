@@ -281,6 +281,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                     "after_files": tables.after_files(runs),
                     "directions": tables.directions(runs),
                     "planted": tables.planted(runs),
+                    "served": tables.served(runs),
                     "thresholds": tables.thresholds(runs),
                     "pairs": tables.pairs(runs, pairs),
                 },

@@ -28,6 +28,11 @@ from advhash.reports.record import TARGETED_METRICS, Record
 OWN = ("map_chance", "map", "map_adversarial")
 CODECS = ("_clean", "", "_png", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
 PLANTED = ("poison_hit10", "poison_hit10_clean", "poison_hit10_gain", "poison_hit10_chance")
+SERVED = (
+    *("served_tprecision_at_10", "served_tprecision_at_10_clean"),
+    *("served_precision_at_10_adversarial", "served_precision_at_10"),
+    *("store_recall_at_10_adversarial", "store_recall_at_10"),
+)
 AFTER = ("_jpeg90", "_jpeg75", "_survived")  # what figures after a file are called by
 DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
 RATES = {  # goal → label of the table, its figure, what that is
@@ -232,6 +237,29 @@ def planted(runs: Sequence[Run]) -> Table | None:
         "Share of clean queries that find, among their first 10 results, a planted picture that "
         "was moved toward one of their labels and truly has none of them. In percent.",
         [*columns("Run", "Planted", "Queries aimed at"), *of_figures(*PLANTED)],
+        rows,
+    )
+
+
+def served(runs: Sequence[Run]) -> Table | None:
+    """What the first results of stores hold; None where no run searched in one."""
+    rows = [
+        row(
+            named(run.label),
+            number(run.record.protocol.served_by),
+            (points(run.record.metrics.get(name)) for name in SERVED),
+        )
+        for run in runs
+        if "store_recall_at_10" in run.record.metrics
+    ]
+    if not rows:
+        return None
+    return Table(
+        "As it is served",
+        "The first 10 results of the store, after rescoring, in percent: with a label of the "
+        "target, with one of the query, and the share that the store finds of its own exact first "
+        "10.",
+        [*columns("Run", "Served by"), *of_figures(*SERVED)],
         rows,
     )
 

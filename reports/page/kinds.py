@@ -27,6 +27,7 @@ from advhash.reports.inversion.record import SCHEMA as INVERSION
 from advhash.reports.lifelong.chapter import lifelong_chapter
 from advhash.reports.lifelong.record import LIFELONG
 from advhash.reports.phase import PHASE, phase_chapter
+from advhash.reports.poison import POISON, poison_chapter
 from advhash.reports.record import SCHEMA as ATTACK, SIBLINGS, Siblings, schema_of
 from advhash.reports.scan import SCAN, scan_chapter
 from advhash.reports.transfer import TRANSFER, transfer_chapter
@@ -45,6 +46,7 @@ KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the or
     ATTACK: attack_chapters,
     DETECT: _each(detection_chapter),
     TRANSFER: _each(transfer_chapter),
+    POISON: _each(poison_chapter),
     CERTIFY: _each(certificate_chapter),
     LIFELONG: _each(lifelong_chapter),
     INVERSION: _each(inversion_chapter),

@@ -107,12 +107,15 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
     "kind",
     [
         *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert", "lifelong"),
-        *("phase", "scan", "transfer"),
+        *("phase", "poison", "scan", "transfer"),
     ],
 )
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
-    """They attack, and hash that beside their own folder; some draw what detectors see."""
-    own = ("experiments.attack", f"experiments.{kind}")
+    """They attack, and hash that beside their own folder; some draw what detectors see.
+
+    Stores serve what is judged of an attack; of the others no cell searches in one.
+    """
+    own = ("stores", "experiments.attack", f"experiments.{kind}")
     drawn = ("experiments.detect",) if kind in ("encode", "invert") else ()
     known = (*GROUND, *PREPARED, *own, *drawn)
     modules = reached((f"experiments.{kind}",))

@@ -272,14 +272,20 @@ class Encoded(_Fitted):
         return (words + [""] * size)[:size]
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
+        return self._cut(self.embedded(inputs, modality), modality)
+
+    def embedded(self, inputs: Tensor, modality: Modality) -> Tensor:
         if modality == "image":
-            return self._cut(self.features(inputs), modality)
-        return self._cut(self.text_features(as_strings(inputs)), modality)
+            return self.features(inputs)
+        return self.text_features(as_strings(inputs))
+
+    def cut_of(self, modality: Modality) -> Cut:
+        """From the encoder's features to the real code."""
+        place = list(self.bounds).index(modality)
+        return Cut(self.centre[place], self.axes if self._quantiser.projects else None)
 
     def _cut(self, features: Tensor, modality: Modality) -> Tensor:
-        place = list(self.bounds).index(modality)
-        axes = self.axes if self._quantiser.projects else None
-        return Cut(self.centre[place], axes)(features)
+        return self.cut_of(modality)(features)
 
     def loss_gradient(
         self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]

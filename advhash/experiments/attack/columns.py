@@ -176,4 +176,5 @@ def retrieval_metrics(columns: Columns, seed: int) -> dict[str, Metric | None]:
         if "tmap" in columns
         else None
     )
-    return result
+    served = [name for name in columns if name.startswith(("served_", "store_"))]
+    return result | {name: mean_metric(columns[name], seed) for name in served}

@@ -28,6 +28,7 @@ from advhash.experiments.attack.operating import (
 )
 from advhash.experiments.attack.perturb import noise_precision
 from advhash.experiments.attack.record import Attacked, Metrics, Scores
+from advhash.experiments.attack.served import database_vectors, search_of, served_columns
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import joint_metrics
@@ -125,6 +126,7 @@ def _score(
     config, trained, outcome = attacked.config, attacked.trained, attacked.outcome
     protocol, data = config.protocol, trained.data
     columns, metrics = {}, {}
+    search = search_of(protocol)
     for name, database_codes in codes.items():
         ceiling = None
         if outcome.targets is not None:
@@ -146,6 +148,21 @@ def _score(
             ceiling=ceiling,
             scoring=protocol.scoring,
         )
+        if search is not None and name == protocol.database:
+            served, _ = served_columns(
+                search,
+                trained.victim,
+                {
+                    "": (outcome.clean, outcome.clean_codes),
+                    "_adversarial": (outcome.moved, outcome.codes),
+                },
+                database_vectors(search, trained, name, database_codes),
+                modality=protocol.query_modality,
+                labels=outcome.labels,
+                targets=outcome.targets,
+                database_labels=data.database.labels.numpy(),
+            )
+            columns[name] |= served
         metrics[f"{protocol.query_modality}-{name}"] = retrieval_metrics(
             columns[name], derive_seed(config.seed, "bootstrap")
         )

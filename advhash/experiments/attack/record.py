@@ -291,6 +291,8 @@ def protocol_info(
         **vars(protocol.scoring),
         empty_queries=empty_queries,
         poison=poison,
+        store=None if protocol.store is None else protocol.store.model_dump(),
+        rescore=[stage.model_dump() for stage in protocol.rescore],
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
     )

@@ -41,6 +41,7 @@ from advhash.experiments.attack.record import (
     run_info,
     write_queries,
 )
+from advhash.experiments.attack.served import check_search, written_search
 from advhash.experiments.config import (
     AttackConfig,
     BudgetConfig,
@@ -65,7 +66,7 @@ from advhash.storage.files import write_json, write_text
 from advhash.storage.run_folder import environment
 from advhash.victims.base import HashVictim
 
-CODE = ("experiments.attack",)
+CODE = ("stores", "experiments.attack")
 
 
 class Known(Contract):
@@ -558,7 +559,8 @@ def _check_threat(
     protocol = config.protocol.model_copy(update={"query_modality": modality, "database": database})
     planned = config.model_copy(update={"protocol": protocol})
     check_poison(planned, method.goal, database, len(data.validation))
-    return protocol
+    check_search(protocol, victim, database, len(data.database))
+    return protocol.model_copy(update=written_search(protocol))
 
 
 def resolve(config: AttackConfig, known: Known) -> AttackConfig:

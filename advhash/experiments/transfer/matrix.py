@@ -22,6 +22,7 @@ from advhash.experiments.attack.record import (
     run_info,
     victim_info,
 )
+from advhash.experiments.attack.served import database_vectors, search_of, served_columns
 from advhash.experiments.config import ProtocolConfig
 from advhash.experiments.experiment import Place, Plan
 from advhash.experiments.prepare.ceiling import target_ceilings
@@ -194,6 +195,19 @@ def _judged(
         ceiling=ceiling,
         scoring=protocol.scoring,
     )
+    search = search_of(protocol)
+    if search is not None:
+        served, _ = served_columns(
+            search,
+            trained.victim,
+            {"": (outcome.clean, clean), "_adversarial": (outcome.moved, codes)},
+            database_vectors(search, trained, target.database, target.codes),
+            modality=modality,
+            labels=outcome.labels,
+            targets=outcome.targets,
+            database_labels=trained.data.database.labels.numpy(),
+        )
+        scores |= served
     return Column(
         method=cell.method,
         source=cell.source,

@@ -83,7 +83,10 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
             "sources": labels,
             "dataset": first.dataset,
             "protocol": config.protocol.model_copy(
-                update={"query_modality": first.protocol.query_modality}
+                update={
+                    name: getattr(first.protocol, name)
+                    for name in ("query_modality", "store", "rescore")
+                }
             ),
         }
     )

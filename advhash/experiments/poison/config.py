@@ -1,0 +1,85 @@
+"""The tables of `advhash poison`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from advhash.experiments.config import DatasetConfig, MethodConfig, Run, Table, VictimConfig
+from advhash.registry import POISONINGS, QUANTISERS, Registry
+
+Place = Annotated[str, BeforeValidator(lambda path: path if path is None else str(path))]
+
+
+class RowsConfig(Table):
+    """Embeddings in files, as `advhash eval` takes them.
+
+    database: of the documents
+    codes:    of the queries that judge; None: documents that are held out
+    known:    of the queries that the attacker knows; None: a part of those
+    labels, database_labels: which documents answer a query, by equal numbers; None: the 10 nearest
+    column:   of the embeddings; None: by its name
+    """
+
+    database: Place
+    codes: Place | None = None
+    known: Place | None = None
+    labels: Place | None = None
+    database_labels: Place | None = None
+    column: str | None = None
+
+
+class CollapseConfig(Table):
+    """What a store does with a new item whose code is within some bits of one that it holds.
+
+    within: bits; keep: first: the new item is refused; last: the old ones are dropped
+    """
+
+    within: int = Field(ge=0)
+    keep: Literal["first", "last"] = "last"
+
+
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class PoisonConfig(Run):
+    """`advhash poison`: items planted in a store, judged by queries that nobody knew.
+
+    victim, dataset: what is embedded and by what; without a victim the data set's own embeddings
+    rows:     instead: embeddings in files
+    modality: of queries and documents
+    quantise: what makes bits of embeddings where no victim does
+    bits:     K, of a quantiser that lets it be chosen
+    attack:   the method that plants
+    store, rescore: the search, see `advhash.stores`
+    share:    planted items by documents, one run of figures each
+    items:    their number instead
+    known:    queries that the attacker knows; None: half of them
+    unseen:   queries that judge; None: all others
+    restarts: seeds of the method
+    collapse: of near-duplicates; None: none
+    """
+
+    registries: ClassVar[Mapping[str, Registry[Any]]] = {
+        **Run.registries,
+        "attack": POISONINGS,
+        "quantise": QUANTISERS,
+    }
+    command: Literal["poison"] = "poison"
+    victim: VictimConfig | None = None
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig)
+    rows: RowsConfig | None = None
+    modality: str | None = None
+    quantise: MethodConfig | None = None
+    bits: int | None = Field(default=None, ge=1)
+    attack: MethodConfig
+    store: MethodConfig = Field(default_factory=lambda: MethodConfig(name="exact"))
+    rescore: list[MethodConfig] = Field(default_factory=list)
+    share: list[Share] | None = Field(default=None, min_length=1)
+    items: int | None = Field(default=None, ge=1)
+    known: int | None = Field(default=None, ge=1)
+    unseen: int | None = Field(default=None, ge=1)
+    restarts: int = Field(default=1, ge=1)
+    collapse: CollapseConfig | None = None

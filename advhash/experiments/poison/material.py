@@ -1,0 +1,336 @@
+"""What a store holds and what it is asked: embeddings from files, of a data set, or of a victim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from advhash.attacks.poisoning.base import Floats, Seen, Surface
+from advhash.codes.code_files import read_class_numbers
+from advhash.codes.forms import Reading, floats_of
+from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import GradedPairs, float_neighbours
+from advhash.codes.stored_rows import read_rows
+from advhash.codes.vectors import Vectors, unit_rows
+from advhash.data.dataset import Dataset
+from advhash.data.images.mixed import as_tensor
+from advhash.errors import ConfigError, DataError, UsageError
+from advhash.experiments.attack.served import split_vectors
+from advhash.experiments.experiment import Place
+from advhash.experiments.poison.config import PoisonConfig
+from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import Trained
+from advhash.registry import QUANTISERS
+from advhash.shared_labels import GroupIndex
+from advhash.storage.files import sha256
+from advhash.stores.figures import FIRST, expect_rows
+from advhash.victims.base import HashVictim
+from advhash.victims.encoders.encoded import Encoded
+from advhash.victims.encoders.quantisers import Cut
+
+MOST_HELD_OUT = 2000  # documents that become queries where there are none
+LEAST = 2  # queries on each side
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything of a run but what is planted.
+
+    documents, known, unseen: as encoder and quantiser make them
+    own:    documents that answer each unseen query
+    cut:    the quantiser
+    length: of the embeddings
+    victim: and its data, where inputs are embedded
+    """
+
+    documents: Vectors
+    known: Vectors
+    unseen: Vectors
+    own: GradedPairs
+    cut: Cut
+    length: float
+    victim: Trained | None = None
+
+    def seen(self, ranks: Surface) -> Seen:
+        """What the attacker knows."""
+        return Seen(self.known, self.documents, self.cut, self.length, ranks)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which rows are documents, which queries are known and which judge.
+
+    documents: of the rows of the database
+    known, unseen: of the queries, or of those rows that are held out
+    held_out: whether queries are rows of the database
+    repeated: queries that were left out, being equal to another one
+    """
+
+    documents: Places
+    known: Places
+    unseen: Places
+    held_out: bool
+    repeated: int
+
+
+def drawn(
+    config: PoisonConfig, documents: int, queries: Floats | None, known: Floats | None
+) -> Drawn:
+    """Split the queries by the seed; equal ones are asked once.
+
+    queries: (N,D), or None: rows of the database are held out; known: those of a file of their own
+
+    Raises UsageError: fewer queries than asked for; DataError: a query on both sides.
+    """
+    generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
+    rows = np.arange(documents)
+    if queries is None:
+        held = np.sort(generator.permutation(documents)[: min(MOST_HELD_OUT, documents // 10)])
+        rows, pool, repeated = np.setdiff1d(rows, held), held, 0
+    else:
+        _, first = np.unique(queries, axis=0, return_index=True)
+        pool, repeated = np.sort(first), len(queries) - len(first)
+    if known is not None:
+        assert queries is not None
+        shared = _shared(known, queries)
+        if shared is not None:
+            raise DataError(
+                f"expected queries that judge to be unknown to the attacker, got row {shared[1]} "
+                f"of them as row {shared[0]} of the known ones: leave it out of one side"
+            )
+        mine, others = np.arange(len(known)), pool
+    else:
+        order = generator.permutation(pool)
+        asked = len(order) // 2 if config.known is None else config.known
+        mine, others = np.sort(order[:asked]), np.sort(order[asked:])
+    mine = mine[: config.known]
+    if config.unseen is not None and len(others) >= config.unseen:
+        others = np.sort(generator.permutation(others)[: config.unseen])
+    for name, count, wanted in (
+        ("known", len(mine), config.known), ("unseen", len(others), config.unseen)
+    ):  # fmt: skip
+        if count < max(wanted or LEAST, LEAST):
+            raise UsageError(
+                f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
+                f"of {len(pool)} different ones"
+            )
+    expect_rows(len(rows))
+    return Drawn(rows, mine, others, queries is None, repeated)
+
+
+def _shared(known: Floats, queries: Floats) -> tuple[int, int] | None:
+    """A row of each that are equal; None: there is none."""
+    places = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(known))}
+    for place, row in enumerate(np.ascontiguousarray(queries)):
+        if row.tobytes() in places:
+            return places[row.tobytes()], place
+    return None
+
+
+def surface(config: PoisonConfig) -> Surface:
+    """What the first results are ranked by in the end."""
+    from advhash.registry import STORES
+
+    floats = STORES.describe(config.store.name).fact("holds") == "floats"
+    last = config.rescore[-1].name if config.rescore else ""
+    return "floats" if floats or last in ("float", "int8") else "codes"
+
+
+# ---- embeddings in files, or of a data set
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings that are there already, and their quantiser; a part of the run.
+
+    config: with every default written out
+    """
+
+    config: PoisonConfig
+    parts: tuple[str, ...] = ()
+
+    def build(self, place: Place) -> Material:
+        stored = read(self.config)
+        split = stored.drawn(self.config)
+        documents = unit_rows(stored.documents[split.documents])
+        pool = stored.documents if stored.queries is None else stored.queries
+        known = unit_rows((pool if stored.known is None else stored.known)[split.known])
+        unseen = unit_rows(pool[split.unseen])
+        cut = fitted(self.config, documents)
+        own = stored.own(split, unseen, documents)
+        kept, known_ones, asked = (quantised(rows, cut) for rows in (documents, known, unseen))
+        return Material(kept, known_ones, asked, own, cut, 1.0)
+
+
+@dataclass(frozen=True)
+class StoredFloats:
+    """Rows (N,D) of each side, and the numbers by which documents answer queries.
+
+    queries: None: documents are held out; known: None: a part of the queries
+    """
+
+    documents: Floats
+    queries: Floats | None
+    known: Floats | None
+    document_numbers: Places | None = None
+    query_numbers: Places | None = None
+
+    def drawn(self, config: PoisonConfig) -> Drawn:
+        return drawn(config, len(self.documents), self.queries, self.known)
+
+    def own(self, split: Drawn, unseen: Floats, documents: Floats) -> GradedPairs:
+        """The documents that answer unseen queries: of their numbers, or the 10 nearest."""
+        if self.document_numbers is None:
+            return float_neighbours(unseen, documents, FIRST)
+        asked = self.document_numbers if split.held_out else self.query_numbers
+        assert asked is not None
+        return GradedPairs.of_identities(
+            asked[split.unseen], self.document_numbers[split.documents]
+        )
+
+
+def read(config: PoisonConfig) -> StoredFloats:
+    """The embeddings that a config names. Raises DataError, ConfigError, UsageError."""
+    if config.rows is None:
+        return _of_data(config)
+    table = config.rows
+    floats = {
+        name: _floats(Path(path), table.column)
+        for name, path in (
+            ("database", table.database), ("codes", table.codes), ("known", table.known)
+        )
+        if path is not None
+    }  # fmt: skip
+    width = floats["database"].shape[1]
+    for name, rows in floats.items():
+        if rows.shape[1] != width:
+            raise DataError(
+                f"--{name}: expected embeddings of {width} dimensions as in the database, got "
+                f"{rows.shape[1]}"
+            )
+    if table.known is not None and table.codes is None:
+        raise UsageError("--known holds queries that do not judge: expected others by --codes")
+    numbers = {
+        name: _numbers(Path(path))
+        for name, path in (("codes", table.labels), ("database", table.database_labels))
+        if path is not None
+    }
+    for name, values in numbers.items():
+        if name not in floats or len(values) != len(floats[name]):
+            raise DataError(
+                f"expected a number for each row of --{name}, got {len(values)} for "
+                f"{len(floats.get(name, ()))}"
+            )
+    if ("database" not in numbers and numbers) or (
+        "database" in numbers and "codes" in floats and "codes" not in numbers
+    ):
+        raise UsageError("expected --labels of the queries with --database-labels, or neither")
+    return StoredFloats(
+        floats["database"],
+        floats.get("codes"),
+        floats.get("known"),
+        numbers.get("database"),
+        numbers.get("codes"),
+    )
+
+
+def _floats(path: Path, column: str | None) -> Floats:
+    how = Reading("floats", "sign", None, column)
+    return np.asarray(floats_of(read_rows(path, how), None, path), np.float32)
+
+
+def _numbers(path: Path) -> Places:
+    numbers = read_class_numbers(path, "classes")
+    if numbers is None:
+        raise DataError(f"{path}: expected one number a row, by which documents answer queries")
+    return numbers
+
+
+def _of_data(config: PoisonConfig) -> StoredFloats:
+    from advhash.data.load import load_dataset
+
+    data: Dataset = load_dataset(str(config.dataset.name), config.dataset.settings)
+    modality = config.modality or "text"
+    if modality != "text" or data.text_kind != "sentence" or "text" not in data.modalities:
+        raise ConfigError(
+            f"expected --victim, or a data set with embeddings of its texts (--set "
+            f"dataset.text=sentence), got {data.name} with {', '.join(data.modalities)}"
+        )
+    sides = [as_tensor(split.inputs["text"]).numpy() for split in (data.database, data.query)]
+    return StoredFloats(sides[0], sides[1], None)
+
+
+def fitted(config: PoisonConfig, documents: Floats) -> Cut:
+    """The quantiser of the documents. Raises UsageError: bits that it cannot make."""
+    table = config.quantise
+    assert table is not None
+    quantiser = QUANTISERS.create(table.name, table.settings)
+    bits = documents.shape[1] if config.bits is None else config.bits
+    quantiser.check(documents.shape[1], bits)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "quantiser") % 2**63)
+    cut: Cut = quantiser.fit(torch.from_numpy(documents), bits, generator)
+    return cut
+
+
+def quantised(floats: Floats, cut: Cut) -> Vectors:
+    """Embeddings (N,D) with their codes."""
+    real = cut(torch.from_numpy(np.ascontiguousarray(floats)))
+    return Vectors(HashCodes.from_relaxed(real), floats, real.numpy())
+
+
+def identity(config: PoisonConfig) -> dict[str, Any]:
+    """Names all that decides over embeddings that are there already."""
+    if config.rows is None:
+        return {"dataset": config.dataset.model_dump()}
+    files = config.rows.model_dump(exclude={"column"})
+    digests = {name: path and sha256(Path(path)) for name, path in files.items()}
+    return {**digests, "column": config.rows.column}
+
+
+# ---- inputs that a victim embeds
+
+
+@dataclass(frozen=True)
+class OfVictim:
+    """What a trained victim makes of a data set; a part of the run."""
+
+    config: PoisonConfig
+    parts: tuple[str, ...] = ("victim",)
+
+    def build(self, place: Place) -> Material:
+        trained: Trained = place.part("victim")
+        victim, modality = trained.victim, str(self.config.modality)
+        documents, asked = (
+            split_vectors(victim, split, modality, victim.encode_split(split, modality))
+            for split in (trained.data.database, trained.data.query)
+        )
+        split = drawn(self.config, len(documents), asked.floats, None)
+        unseen = asked[split.unseen]
+        own = _own_of(trained.data, split.unseen, unseen, documents)
+        length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
+        cut = cut_of(victim, modality, documents.floats.shape[1])
+        return Material(documents, asked[split.known], unseen, own, cut, length, trained)
+
+
+def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:
+    """Documents of the same group, where a data set has groups; else the 10 nearest."""
+    if not data.grouped:
+        return float_neighbours(unseen.floats, documents.floats, FIRST)
+    index = GroupIndex(data.database.labels.numpy())
+    places, answers = index.pairs(data.query.labels.numpy()[rows])
+    return GradedPairs.of(len(rows), places, answers, np.ones(len(answers)))
+
+
+def cut_of(victim: HashVictim, modality: str, dimensions: int) -> Cut:
+    """From a victim's embeddings to its real codes: an encoder's cut, else nothing at all."""
+    if not isinstance(victim, Encoded):
+        return Cut(torch.zeros(dimensions))
+    cut = victim.cut_of(modality)
+    axes = None if cut.projection is None else cut.projection.detach().cpu()
+    return Cut(cut.centre.detach().cpu(), axes)

@@ -1,0 +1,461 @@
+"""`advhash poison`: what items that an attacker plants in a store do to queries nobody knew.
+
+The store is built without them, and searched (a cell); then, for each share and each seed of the
+method, built again with them and searched again (a cell each). Natural hubs and random documents,
+which are there already, are counted in the first search: what they are found by without any attack.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from advhash.attacks.poisoning.base import Poisoning
+from advhash.codes.hamming import distances
+from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import GradedPairs
+from advhash.errors import UsageError
+from advhash.experiments.attack.record import run_info
+from advhash.experiments.config import MethodConfig, TrainConfig
+from advhash.experiments.experiment import Experiment, Part, Place, Plan
+from advhash.experiments.poison.config import PoisonConfig
+from advhash.experiments.poison.judge import figures, judge, natural_hubs
+from advhash.experiments.poison.material import (
+    Embedded,
+    Material,
+    OfVictim,
+    drawn,
+    identity,
+    read,
+    surface,
+)
+from advhash.experiments.prepare.code_key import code_version
+from advhash.experiments.prepare.planned import PlannedVictim
+from advhash.experiments.prepare.seeds import derive_seed, resolve_device
+from advhash.measures.intervals import Metric, mean_metric
+from advhash.measures.sanity import Flag
+from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES
+from advhash.reports.poison import POISON, AtShare, PoisonRecord
+from advhash.storage.cache import content_key
+from advhash.storage.cells import Result
+from advhash.stores.base import Ids
+from advhash.stores.figures import FIRST, Search
+from advhash.stores.served import Served, check_served
+
+CODE = ("stores", "experiments.attack", "experiments.poison")
+DEFAULT_SHARE = 0.004
+COLLAPSED = 32  # bits for each bit that near-duplicates differ by, where nothing is said
+
+
+@dataclass(frozen=True)
+class CleanSearch:
+    """The store as it was, asked by known and unseen queries.
+
+    config: with every default written out
+    """
+
+    config: PoisonConfig
+    key: str
+    names: tuple[str, ...]
+
+    def compute(self, place: Place) -> Result:
+        material: Material = place.part("material")
+        documents, search = material.documents, search_of(self.config)
+        began = time.perf_counter()
+        with Served(search.store, search.rescore) as served:
+            served.add(np.arange(len(documents)), documents)
+            built = time.perf_counter()
+            known, _ = served.search(material.known, FIRST)
+            unseen, _ = served.search(material.unseen, FIRST)
+            searched = time.perf_counter()
+            parameters = served.store.parameters()
+            exact = served.store.exact
+        share = np.ones(len(unseen))
+        if not exact:
+            share = search.results(material.unseen, documents)[1]
+        return Result(
+            {
+                "parameters": parameters,
+                "seconds": {"build": built - began, "search": searched - built},
+                "bits": documents.codes.bits,
+                "documents": len(documents),
+            },
+            {
+                "known": torch.from_numpy(known),
+                "unseen": torch.from_numpy(unseen),
+                "store_recall": torch.from_numpy(np.asarray(share, np.float64)),
+                **_kept(material.own),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class PlantedSearch:
+    """The store with planted items, asked by unseen queries.
+
+    config: with every default written out; items: how many; restart: the seed of the method
+    """
+
+    config: PoisonConfig
+    items: int
+    restart: int
+    key: str
+    names: tuple[str, ...]
+
+    def compute(self, place: Place) -> Result:
+        material: Material = place.part("material")
+        method: Poisoning = POISONINGS.create(self.config.attack.name, self.config.attack.settings)
+        seed = derive_seed(self.config.seed, f"planted {self.restart}")
+        began = time.perf_counter()
+        made = method.plant(material.seen(surface(self.config)), self.items, seed)
+        planted = time.perf_counter()
+        search, documents = search_of(self.config), material.documents
+        dropped, refused = collapsed(self.config, documents.codes, made.codes)
+        first = len(documents)
+        ids = first + np.arange(len(made))
+        with Served(search.store, search.rescore) as served:
+            served.add(np.arange(first), documents)
+            served.remove(dropped)
+            served.add(ids[~refused], made[np.flatnonzero(~refused)])
+            unseen, _ = served.search(material.unseen, FIRST)
+        return Result(
+            {
+                "planted": len(made),
+                "refused": int(refused.sum()),
+                "dropped": len(dropped),
+                "seconds": {
+                    "plant": planted - began,
+                    "search": time.perf_counter() - planted,
+                },
+            },
+            {"unseen": torch.from_numpy(unseen)},
+        )
+
+
+Cells = CleanSearch | PlantedSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonPlan(Plan[PoisonConfig, Cells]):
+    """counts: planted items of each share, ascending; documents, known, unseen: as planned"""
+
+    counts: Sequence[int]
+    documents: int
+    known: int
+    unseen: int
+    repeated: int
+    source: str
+
+
+@EXPERIMENTS.register("poison", source="the registered poisoning")
+class Poison(Experiment[PoisonConfig, Cells, PoisonPlan, PoisonRecord]):
+    """Items planted in a vector store, judged by queries that nobody knew."""
+
+    name, config, record, code = "poison", PoisonConfig, PoisonRecord, CODE
+    lasts, stage = False, "searches"
+
+    def plan(self, config: PoisonConfig) -> PoisonPlan:
+        return planned(config)
+
+    def compute(self, cell: Cells, place: Place) -> Result:
+        return cell.compute(place)
+
+    def judge(self, plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
+        return poison_record(plan, results, place)
+
+
+def search_of(config: PoisonConfig) -> Search:
+    """The search of a run."""
+    return Search(config.store.model_dump(), [stage.model_dump() for stage in config.rescore])
+
+
+def planned(config: PoisonConfig) -> PoisonPlan:
+    """Raises AdvhashError for whatever can be seen before any work."""
+    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    if config.share is not None and config.items is not None:
+        raise UsageError("expected --share or --items, got both: leave one of them out")
+    if config.rows is not None and config.victim is not None:
+        raise UsageError("expected embeddings in files or --victim, got both")
+    if config.victim is not None and (config.quantise or config.bits):
+        raise UsageError(
+            "the victim has a quantiser of its own: expected no --quantise and no --bits; set "
+            "victim.quantise, victim.bits"
+        )
+    if method.plants == "pictures" and config.victim is None:
+        raise UsageError(
+            f"{config.attack.name} plants pictures: expected --victim, which sees them"
+        )
+    written = _written(config)
+    search = search_of(written)
+    check_served(search.store, search.rescore)
+    known: PlannedVictim | None = None
+    if written.victim is None:
+        stored = read(written)
+        split = stored.drawn(written)
+        material: Part = Embedded(written)
+        source, what = _source(written), identity(written)
+    else:
+        known = PlannedVictim.of(
+            TrainConfig.build(
+                {
+                    **written.model_dump(include={"seed", "device", "victim", "dataset"}),
+                }
+            ).trusting(config.trust_code)
+        )
+        modality = known.victim.query_modality(written.modality or "image")
+        known.victim.check_modality(modality)
+        written = known.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
+        data = known.data
+        split = drawn(written, len(data.database), _stand_ins(len(data.query)), None)
+        material, source = OfVictim(written), f"{known.name} on {data.name}, {modality}"
+        what = known.identity
+    counts = planted_counts(written, method, len(split.known), len(split.documents))
+    cells = _cells(written, what, counts, source)
+    parts: dict[str, Part] = {} if known is None else {"victim": known}
+    parts["material"] = material
+    return PoisonPlan(
+        config=written,
+        cells=cells,
+        parts=parts,
+        label=f"poison-{config.attack.name}",
+        shown={
+            "source": source,
+            "attack": written.attack.model_dump(),
+            "store": written.store.model_dump(),
+            "rescore": [stage.model_dump() for stage in written.rescore],
+            "documents": len(split.documents),
+            "known": len(split.known),
+            "unseen": len(split.unseen),
+            "planted": list(counts),
+            "restarts": written.restarts,
+        },
+        counts=counts,
+        documents=len(split.documents),
+        known=len(split.known),
+        unseen=len(split.unseen),
+        repeated=split.repeated,
+        source=source,
+    )
+
+
+def _stand_ins(count: int) -> Any:
+    """Different queries, as many as there will be: only their number is planned."""
+    return np.arange(count, dtype=np.float32)[:, None]
+
+
+def _source(config: PoisonConfig) -> str:
+    if config.rows is None:
+        return f"embeddings of {config.dataset.name}"
+    return f"embeddings in {config.rows.database}"
+
+
+def _written(config: PoisonConfig) -> PoisonConfig:
+    """The config with every default of its methods."""
+    update: dict[str, Any] = {
+        "attack": config.attack.written(POISONINGS),
+        "store": config.store.written(STORES),
+        "rescore": [stage.written(RESCORERS) for stage in config.rescore],
+        "device": str(resolve_device(config.device)),
+    }
+    if config.victim is None:
+        if config.rows is None and config.dataset.name is None:
+            raise UsageError(
+                "expected --database FILE of embeddings, --victim, or --dataset with embeddings"
+            )
+        table = config.quantise or MethodConfig(name="sign")
+        update["quantise"] = table.written(QUANTISERS)
+        if config.rows is None:
+            update["modality"] = config.modality or "text"
+    if config.share is None and config.items is None:
+        update["share"] = [DEFAULT_SHARE]
+    return config.model_copy(update=update)
+
+
+def planted_counts(
+    config: PoisonConfig, method: Poisoning, known: int, documents: int
+) -> list[int]:
+    """How many items are planted, ascending.
+
+    Raises UsageError: two shares that are one item, or more items than the method can plant.
+    """
+    counts = _counts(config, method, documents)
+    most = method.most(known, documents)
+    if counts[-1] > most:
+        raise UsageError(
+            f"{config.attack.name} plants at most {most} items here ({known} queries known, "
+            f"{documents} documents), got {counts[-1]}"
+        )
+    return counts
+
+
+def _counts(config: PoisonConfig, method: Poisoning, documents: int) -> list[int]:
+    if method.single:
+        return [1]
+    if config.items is not None:
+        return [config.items]
+    assert config.share is not None
+    counts = sorted(max(1, round(share * documents)) for share in config.share)
+    if len(set(counts)) < len(counts):
+        raise UsageError(
+            f"--share: expected shares of {documents} documents that differ by an item, got "
+            f"{', '.join(map(str, counts))} items"
+        )
+    return counts
+
+
+def _cells(
+    config: PoisonConfig, what: Mapping[str, Any], counts: Sequence[int], source: str
+) -> list[Cells]:
+    asked = {
+        "source": what,
+        "quantise": config.quantise and config.quantise.model_dump(),
+        **config.model_dump(
+            mode="json", include={"modality", "bits", "known", "unseen", "seed", "store", "rescore"}
+        ),
+        "threads": torch.get_num_threads(),
+        "code": code_version(*CODE),
+    }
+    attack = {
+        "attack": config.attack.model_dump(),
+        "method": POISONINGS[config.attack.name].digest,
+        "collapse": config.collapse and config.collapse.model_dump(),
+    }
+    names = (config.store.name, source)
+    cells: list[Cells] = [CleanSearch(config, content_key(asked), names)]
+    for count in counts:
+        for restart in range(config.restarts):
+            key = content_key({**asked, **attack, "items": count, "restart": restart})
+            cells.append(PlantedSearch(config, count, restart, key, names))
+    return cells
+
+
+def collapsed(config: PoisonConfig, documents: HashCodes, items: HashCodes) -> tuple[Ids, Any]:
+    """Ids of documents that are dropped for items, and (P,) which items are refused.
+
+    Near-duplicates among the documents are left as they are.
+    """
+    none = np.zeros(0, np.int64), np.zeros(len(items), bool)
+    if config.collapse is None:
+        return none
+    dropped: set[int] = set()
+    refused = np.zeros(len(items), bool)
+    for item in range(len(items)):
+        near = np.flatnonzero(
+            distances(items[item : item + 1], documents)[0] <= config.collapse.within
+        )
+        if config.collapse.keep == "last":
+            dropped.update(near.tolist())
+        else:
+            refused[item] = len(near) > 0
+    return np.array(sorted(dropped), np.int64), refused
+
+
+def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
+    names = ("starts", "rows", "grades")
+    return {f"own {name}": torch.from_numpy(getattr(own, name)) for name in names}
+
+
+def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
+    """Figures of every share, those of the largest as the run's own."""
+    config, clean = plan.config, results[0]
+    own = GradedPairs(
+        *(clean.tensors[f"own {name}"].numpy() for name in ("starts", "rows", "grades"))
+    )
+    ids, known = clean.tensors["unseen"].numpy(), clean.tensors["known"].numpy()
+    boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
+    nothing = np.zeros(0, np.int64)
+    before = judge(ids, nothing, own)
+    shares, spent = [], {"plant": 0.0, "search": 0.0}
+    for place_of, count in enumerate(plan.counts):
+        first = 1 + place_of * config.restarts
+        done = results[first : first + config.restarts]
+        after, random = [], []
+        for restart, result in enumerate(done):
+            items = documents + np.arange(result.document["planted"])
+            after.append(judge(result.tensors["unseen"].numpy(), items, own))
+            seed = derive_seed(config.seed, f"random documents {restart}")
+            drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
+            random.append(judge(ids, drawn_rows, own))
+            for name in spent:
+                spent[name] += result.document["seconds"][name]
+        natural = judge(ids, natural_hubs(known, count), own)
+        metrics = figures(before, after, natural, random, boot)
+        metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
+        shares.append(
+            AtShare(
+                items=int(done[0].document["planted"]),
+                share=done[0].document["planted"] / documents,
+                refused=[result.document["refused"] for result in done],
+                dropped=[result.document["dropped"] for result in done],
+                metrics=metrics,
+            )
+        )
+    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    entry = POISONINGS[config.attack.name]
+    seconds = {
+        "build": clean.document["seconds"]["build"],
+        "search": clean.document["seconds"]["search"] + spent["search"],
+        "plant": spent["plant"],
+        "all": place.seconds["all"],
+    }
+    return PoisonRecord(
+        schema_=POISON,
+        command="poison",
+        run=run_info(place.final, config.seed, config.device, seconds),
+        source=plan.source,
+        quantise=config.quantise.model_dump() if config.quantise else None,
+        bits=clean.document["bits"],
+        attack=config.attack.model_dump(),
+        summary=entry.summary,
+        knowledge=list(method.knowledge),
+        free_pairs=method.free_pairs,
+        store={"name": config.store.name, **clean.document["parameters"]},
+        rescore=[stage.model_dump() for stage in config.rescore],
+        collapse=config.collapse.model_dump() if config.collapse else None,
+        documents=documents,
+        known=plan.known,
+        unseen=plan.unseen,
+        repeated=plan.repeated,
+        restarts=config.restarts,
+        metrics=shares[-1].metrics,
+        shares=shares,
+        flags=_flags(plan, shares[-1].metrics),
+    )
+
+
+def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
+    flags = []
+    over = metrics["planted_top10_over_natural"]
+    if over.low is not None and over.low <= 0:
+        flags.append(
+            Flag(
+                "no_more_than_natural_hubs",
+                "warning",
+                "Planted items are found no more often than as many clean documents, those that "
+                "known queries find most often.",
+            )
+        )
+    recall = metrics["store_recall_at_10"].value
+    if recall is not None and recall < 0.5:
+        flags.append(
+            Flag(
+                "store_misses",
+                "warning",
+                f"Without any attack the store finds {100 * recall:.0f} % of its own exact first "
+                "10: what it loses by itself weighs more than what is planted.",
+            )
+        )
+    if plan.repeated:
+        flags.append(
+            Flag(
+                "repeated_queries",
+                "info",
+                f"{plan.repeated} queries are equal to another one and were left out.",
+            )
+        )
+    return flags

@@ -1,0 +1,1 @@
+"""Where codes are kept and searched: ours, and the vector stores that people run."""

@@ -1,0 +1,106 @@
+"""The contract of an attack on a store: from queries that it knows to items that it plants.
+
+A planted item is **one input or one vector**; its code is what the store's quantiser makes of it.
+An attacker who writes code and vector apart (`pairs="free"`) is a stronger one, and is named so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from advhash.codes.packed import HashCodes
+from advhash.codes.vectors import Vectors
+from advhash.victims.encoders.quantisers import Cut
+
+Floats = npt.NDArray[np.float32]
+Surface = Literal["codes", "floats"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What an attacker knows of a search.
+
+    known:  queries of the kind that will be asked; nobody is judged by them
+    corpus: what the store holds already
+    cut:    the quantiser, from embeddings to the real values whose signs are the bits
+    length: of the embeddings
+    ranks:  what the first results are ranked by: codes, or floats that are rescored or stored
+    """
+
+    known: Vectors
+    corpus: Vectors
+    cut: Cut
+    length: float
+    ranks: Surface
+
+    def vectors(self, floats: Floats) -> Vectors:
+        """What encoder and quantiser make of embeddings (N,D)."""
+        with torch.no_grad():
+            real = self.cut(torch.from_numpy(np.ascontiguousarray(floats)))
+        return Vectors(HashCodes.from_relaxed(real), floats, real.numpy())
+
+
+class Poisoning(ABC):
+    """plants:    what its items are
+    knowledge: what it needs to know, in words for a page
+    single:    whether it plants one item, whatever the budget
+    """
+
+    plants: ClassVar[Literal["vectors", "pictures"]] = "vectors"
+    knowledge: ClassVar[tuple[str, ...]]
+    single: ClassVar[bool] = False
+
+    @property
+    def free_pairs(self) -> bool:
+        """Whether code and vector of an item are written apart."""
+        return False
+
+    def most(self, known: int, documents: int) -> int:
+        """How many items it can plant at most."""
+        return documents
+
+    @abstractmethod
+    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+        """`count` items, at most as many as `most` says."""
+
+
+def vectors_of_codes(
+    codes: HashCodes, begun: Floats, cut: Cut, length: float, *, steps: int = 300
+) -> Floats:
+    """Embeddings (N,D) of the given length whose codes are these, as nearly as can be.
+
+    From `begun` (N,D), a hinge on the real values pushes each bit to its side; of all steps, the
+    one with the most bits right is kept for each item.
+    """
+    signs = torch.from_numpy(codes.signs())
+    start = torch.from_numpy(np.ascontiguousarray(begun, np.float32))
+    if cut.projection is None and not bool(cut.centre.any()):
+        least = start.abs().mean(dim=1, keepdim=True) * 0.1
+        return _of_length(signs * torch.maximum(start.abs(), least), length).numpy()
+    free = _of_length(start, length).clone().requires_grad_(True)
+    with torch.no_grad():
+        margin = 0.1 * cut(free).abs().mean()
+    optimiser = torch.optim.Adam([free], lr=0.02 * length / free.shape[1] ** 0.5)
+    best, most = free.detach().clone(), torch.full((len(start),), -1)
+    for _ in range(steps):
+        vectors = _of_length(free, length)
+        real = cut(vectors)
+        right = ((real > 0) == (signs > 0)).sum(dim=1)
+        better = right > most
+        best[better], most[better] = vectors.detach()[better], right[better]
+        if bool((most == codes.bits).all()):
+            break
+        optimiser.zero_grad()
+        torch.relu(margin - signs * real).sum().backward()
+        optimiser.step()
+    return best.numpy()
+
+
+def _of_length(vectors: torch.Tensor, length: float) -> torch.Tensor:
+    return length * torch.nn.functional.normalize(vectors, dim=1)

@@ -1,0 +1,173 @@
+"""Hubs: items that lie near many queries at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from advhash.attacks.poisoning.base import Floats, Poisoning, Seen, Surface, vectors_of_codes
+from advhash.codes.hamming import neighbours
+from advhash.codes.packed import HashCodes
+from advhash.codes.vectors import Vectors, unit_rows
+from advhash.registry import POISONINGS
+
+Places = npt.NDArray[np.int64]
+
+
+@POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
+@dataclass(kw_only=True)
+class Hubs(Poisoning):
+    """The centres of clusters of queries, one item each, for unseen queries of the same kind.
+
+    Centres of codes are majority codes under the Hamming distance, centres of floats are means
+    under the cosine: k-means++ begins both, and both have the same rounds.
+
+    knows:   queries, or the corpus alone, of which `sample` rows are taken for queries
+    surface: what is clustered; auto: what the search ranks by
+    rounds:  of assigning and averaging
+    sample:  rows of the corpus
+    pairs:   one vector, whose code follows; free: the majority code beside the mean vector
+    """
+
+    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder", "quantiser")
+    knows: Literal["queries", "corpus"] = "queries"
+    surface: Literal["auto", "codes", "floats"] = "auto"
+    rounds: int = 25
+    sample: int = 20_000
+    pairs: Literal["one", "free"] = "one"
+
+    @property
+    def free_pairs(self) -> bool:
+        return self.pairs == "free"
+
+    def most(self, known: int, documents: int) -> int:
+        return known if self.knows == "queries" else min(self.sample, documents)
+
+    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+        generator = np.random.default_rng(seed)
+        points = seen.known
+        if self.knows == "corpus":
+            rows = generator.permutation(len(seen.corpus))[: self.sample]
+            points = seen.corpus[np.sort(rows)]
+        surface: Surface = seen.ranks if self.surface == "auto" else self.surface
+        if surface == "floats":
+            means = float_centres(points.floats, count, self.rounds, generator)
+            items = seen.vectors(np.asarray(seen.length * means, np.float32))
+            if not self.free_pairs:
+                return items
+            nearest = (unit_rows(points.floats) @ means.T).argmax(axis=1)
+            majority = majorities(points.codes, nearest, count, items.codes)
+            return Vectors(majority, items.floats, majority.signs())
+        codes, places = code_centres(points.codes, count, self.rounds, generator)
+        begun = _means(unit_rows(points.floats), places, count)
+        if self.free_pairs:
+            return Vectors(codes, np.asarray(seen.length * begun, np.float32), codes.signs())
+        return seen.vectors(vectors_of_codes(codes, begun, seen.cut, seen.length))
+
+
+@POISONINGS.register("centroid", source="the published one-vector form of hubness attacks")
+@dataclass(kw_only=True)
+class Centroid(Poisoning):
+    """One item: the mean of all known queries."""
+
+    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder")
+    single: ClassVar[bool] = True
+
+    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+        mean = unit_rows(seen.known.floats).mean(axis=0, keepdims=True)
+        return seen.vectors(np.asarray(seen.length * unit_rows(mean), np.float32))
+
+
+def code_centres(
+    codes: HashCodes, count: int, rounds: int, generator: np.random.Generator
+) -> tuple[HashCodes, Places]:
+    """K-means of codes: `count` majority codes, and the centre of each of the N codes.
+
+    A cluster that loses all its codes begins anew at the code that is farthest from its centre.
+    """
+    centres = codes[_beginnings(codes, count, generator)]
+    places = np.zeros(len(codes), np.int64)
+    for _ in range(rounds):
+        nearest, far = neighbours(codes, centres, 1)
+        before, places = places, nearest[:, 0]
+        centres = majorities(codes, places, count, centres)
+        empty = np.setdiff1d(np.arange(count), places)
+        if len(empty):
+            words = centres.words.copy()
+            words[empty] = codes.words[np.argsort(-far[:, 0], kind="stable")[: len(empty)]]
+            centres = HashCodes(words, codes.bits)
+        elif np.array_equal(before, places):
+            break
+    return centres, places
+
+
+def majorities(codes: HashCodes, places: Places, count: int, otherwise: HashCodes) -> HashCodes:
+    """The majority code of the codes at each place; of none, that of `otherwise`."""
+    sums = np.zeros((count, codes.bits), np.int64)
+    ordered = np.argsort(places, kind="stable")
+    starts = np.searchsorted(places[ordered], np.arange(count + 1))
+    bits = otherwise.unpack()
+    for place in range(count):
+        rows = ordered[starts[place] : starts[place + 1]]
+        if len(rows):
+            sums[place] = codes[rows].unpack().sum(axis=0)
+            bits[place] = 2 * sums[place] > len(rows)
+    return HashCodes.pack(bits)
+
+
+def float_centres(rows: Floats, count: int, rounds: int, generator: np.random.Generator) -> Floats:
+    """K-means of directions: `count` vectors (count,D) of length 1 under the cosine."""
+    units = unit_rows(rows)
+    centres = units[_float_beginnings(units, count, generator)]
+    places = np.zeros(len(units), np.int64)
+    for _ in range(rounds):
+        near = units @ centres.T
+        before, places = places, near.argmax(axis=1)
+        centres = _means(units, places, count)
+        empty = np.setdiff1d(np.arange(count), places)
+        if len(empty):
+            centres[empty] = units[np.argsort(near.max(axis=1), kind="stable")[: len(empty)]]
+        elif np.array_equal(before, places):
+            break
+    return np.asarray(centres, np.float32)
+
+
+def _means(units: Floats, places: Places, count: int) -> Floats:
+    sums = np.zeros((count, units.shape[1]), np.float32)
+    np.add.at(sums, places, units)
+    return unit_rows(sums)
+
+
+def _beginnings(codes: HashCodes, count: int, generator: np.random.Generator) -> Places:
+    """Rows of k-means++: each is drawn by the squared distance to the nearest before."""
+    chosen = [int(generator.integers(len(codes)))]
+    far = np.full(len(codes), np.inf)
+    while len(chosen) < count:
+        last = codes.words[chosen[-1]] ^ codes.words
+        far = np.minimum(far, np.bitwise_count(last).sum(axis=1, dtype=np.int64) ** 2.0)
+        chosen.append(_drawn(far, chosen, generator))
+    return np.array(chosen)
+
+
+def _float_beginnings(units: Floats, count: int, generator: np.random.Generator) -> Places:
+    chosen = [int(generator.integers(len(units)))]
+    far = np.full(len(units), np.inf)
+    while len(chosen) < count:
+        far = np.minimum(far, np.maximum(2 - 2 * (units @ units[chosen[-1]]), 0))
+        chosen.append(_drawn(far, chosen, generator))
+    return np.array(chosen)
+
+
+def _drawn(
+    weights: npt.NDArray[np.float64], chosen: list[int], generator: np.random.Generator
+) -> int:
+    """A row by its weight, none of those chosen; any of the others where all weights are 0."""
+    weights = weights.copy()
+    weights[chosen] = 0
+    if not weights.sum() > 0:
+        weights[:] = 1
+        weights[chosen] = 0
+    return int(generator.choice(len(weights), p=weights / weights.sum()))

@@ -1,0 +1,187 @@
+"""The record of `advhash poison`, and its chapter: what planted items do to a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
+from advhash.reports.elements.chapters import Chapter, Statement, source_of
+from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import STYLE, Drawing, svg_of
+from advhash.reports.elements.tables import Table, columns, number, of_figures, points, row
+from advhash.reports.elements.verdict import with_interval
+from advhash.reports.record import Document, Part, RunInfo
+
+POISON: Literal["advhash/poison/1"] = "advhash/poison/1"
+PLANTED = (
+    *("planted_top1", "planted_top5", "planted_top10"),
+    *("planted_top10_random", "planted_top10_natural", "planted_top10_over_natural"),
+)
+OWN = ("own_recall10_before", "own_recall10_after", "own_recall10_lost", "store_recall_at_10")
+CURVES = {
+    "planted_top10": ("planted items", "#d55e00", "-"),
+    "planted_top10_natural": ("natural hubs", "#009e73", "--"),
+    "planted_top10_random": ("random documents", "#777777", ":"),
+}
+
+
+class AtShare(Part):
+    """What is found with so many items planted.
+
+    refused, dropped: of each seed, items that a collapse of near-duplicates kept out, and documents
+        that it dropped for them
+    """
+
+    items: int
+    share: float
+    refused: list[int]
+    dropped: list[int]
+    metrics: dict[str, Metric]
+
+
+class PoisonRecord(Document):
+    """What `advhash poison` found; `advhash.experiments.poison.judge` says what each figure is."""
+
+    schema_: Literal["advhash/poison/1"]
+    command: Literal["poison"]
+    run: RunInfo
+    source: str
+    quantise: dict[str, Any] | None
+    bits: int
+    attack: dict[str, Any]
+    summary: str
+    knowledge: list[str]
+    free_pairs: bool
+    store: dict[str, Any]
+    rescore: list[dict[str, Any]]
+    collapse: dict[str, Any] | None
+    documents: int
+    known: int
+    unseen: int
+    repeated: int
+    restarts: int
+    metrics: dict[str, Metric]
+    shares: list[AtShare] = Field(min_length=1)
+    flags: list[Flag]
+
+    @property
+    def served_by(self) -> str:
+        """The store and the rescorers behind it: "faiss-ivf, float ×10"."""
+        stages = (f"{stage['name']} ×{stage['multiplier']}" for stage in self.rescore)
+        return ", ".join([str(self.store["name"]), *stages])
+
+
+def verdicts(record: PoisonRecord) -> list[str]:
+    """What planted items reach beyond natural hubs, and what queries lose."""
+    most, metrics = record.shares[-1], record.metrics
+    items = "1 item" if most.items == 1 else f"{most.items} items"
+    pairs = ", code and vector written apart," if record.free_pairs else ""
+    return [
+        f"With {items} ({100 * most.share:.2g} % of {record.documents} documents) planted by "
+        f"{record.attack['name']}{pairs} {with_interval(metrics['planted_top10'])} of the unseen "
+        f"queries find one among their first 10 results of {record.served_by}; as many natural "
+        f"hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
+        f"Recall of the queries' own answers goes from "
+        f"{with_interval(metrics['own_recall10_before'])} to "
+        f"{with_interval(metrics['own_recall10_after'])}.",
+    ]
+
+
+def shares_table(record: PoisonRecord, names: tuple[str, ...], label: str, what: str) -> Table:
+    """Figures of every planted share."""
+    return Table(
+        label,
+        what,
+        [*columns("Items", "Share (%)"), *of_figures(*names)],
+        [
+            row(
+                number(at.items),
+                number(f"{100 * at.share:.3g}"),
+                (points(at.metrics[name]) for name in names),
+            )
+            for at in record.shares
+        ],
+    )
+
+
+def curve(record: PoisonRecord) -> Drawing:
+    """Found items over the planted share, with intervals."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        shares = [100 * at.share for at in record.shares]
+        for name, (label, ink, line) in CURVES.items():
+            metrics = [at.metrics[name] for at in record.shares]
+            values = [100 * (metric.value or 0) for metric in metrics]
+            axes.plot(shares, values, line, color=ink, label=label, marker="o", markersize=3)
+            if all(metric.low is not None and metric.high is not None for metric in metrics):
+                low = [100 * (metric.low or 0) for metric in metrics]
+                high = [100 * (metric.high or 0) for metric in metrics]
+                axes.fill_between(shares, low, high, color=ink, alpha=0.15, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("planted items, % of the documents")
+        axes.set_ylabel("queries that find one, %")
+        axes.legend(frameon=False)
+        svg = svg_of(figure)
+    return Drawing(
+        svg,
+        "Share of unseen queries with a planted item among their first 10 results, over the "
+        "planted share. The numbers stand in the table.",
+        "Found by the planted share",
+    )
+
+
+def poison_chapter(path: Path, _: Pictures) -> Chapter:
+    """What a run of `advhash poison` says. Raises RunError."""
+    record = PoisonRecord.read(path)
+    label = f"poison run {record.run.id}"
+    title = f"What {record.attack['name']} plants in {record.served_by}"
+    lead, *more = verdicts(record)
+    settings = {
+        "attack": record.attack,
+        "store": record.store,
+        "rescore": record.rescore,
+        "quantise": record.quantise,
+        "collapse": record.collapse,
+    }
+    facts = [
+        ("Embeddings", record.source),
+        ("Attack", f"{record.attack['name']}: {record.summary}"),
+        ("Store", record.served_by),
+    ]
+    return Chapter(
+        name=f"{title} ({label})",
+        title=title,
+        heading=title,
+        template="poison.html",
+        values={
+            "record": record,
+            "planted": shares_table(
+                record,
+                PLANTED,
+                "Found by unseen queries",
+                "Share of unseen queries with a planted item among their first results, in "
+                "percent, 95 % intervals in small print. Random documents and natural hubs are as "
+                "many clean documents, counted in the store as it was.",
+            ),
+            "own": shares_table(
+                record,
+                OWN,
+                "What queries find of their own answers",
+                "Recall at 10 of a query's own answers before and after, in percent; the recall of "
+                "the store is what it finds of its own exact first 10 without any attack.",
+            ),
+            "curve": curve(record) if len(record.shares) > 1 else None,
+        },
+        statements=[Statement(label, lead, more)],
+        sources=[source_of(path, label, record.run, facts, settings)],
+        datasets=[record.source],
+        flags=[(label, flag) for flag in record.flags],
+    )

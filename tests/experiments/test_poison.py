@@ -1,0 +1,244 @@
+"""`advhash poison`: figures against slow loops, and what a run refuses and survives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import command
+
+from advhash.codes.relevance import GradedPairs
+from advhash.errors import StoreError
+from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
+from advhash.stores.pgvector_store import Pgvector
+from advhash.stores.postgres import stop_own_server
+
+TOPICS = np.random.default_rng(3).standard_normal((12, 48))
+
+
+def rows(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = TOPICS[rng.integers(0, 12, count)] + 0.9 * rng.standard_normal((count, 48))
+    return values.astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("documents.npy", rows(800, 0))
+    np.save("queries.npy", rows(600, 1))
+    np.save("known.npy", rows(50, 2))
+
+
+FILES = ["poison", "--database", "documents.npy", "--codes", "queries.npy", "-q", "--json"]
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    code, out, err = command(capsys, *FILES, *arguments)
+    assert code == 0, err
+    body: dict[str, Any] = json.loads(out)
+    return body
+
+
+def value(body: dict[str, Any], name: str) -> float:
+    return float(body["metrics"][name]["value"])
+
+
+def test_a_judgement_is_that_of_a_slow_loop() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.stack([rng.permutation(30)[:10] for _ in range(40)])
+    ids[3, 6:] = -1
+    pairs = [(q, d) for q in range(40) for d in rng.permutation(25)[: rng.integers(0, 14)]]
+    own = GradedPairs.of(40, *zip(*pairs, strict=True), np.ones(len(pairs)))  # type: ignore[call-arg]
+    judged = judge(ids, np.arange(25, 30), own)
+    for query, row in enumerate(ids.tolist()):
+        places = [place for place, i in enumerate(row) if i >= 25]
+        for cut in (1, 5, 10):
+            assert judged.top[cut][query] == any(place < cut for place in places)
+        assert judged.reciprocal[query] == (1 / (1 + places[0]) if places else 0)
+        answers = {int(d) for q, d in pairs if q == query}
+        if answers:
+            share = len(answers & set(row)) / min(10, len(answers))
+            assert np.isclose(judged.own[query], share)
+        else:
+            assert np.isnan(judged.own[query])
+    often = np.bincount(ids[ids >= 0])
+    assert often[natural_hubs(ids, 5)].min() == np.sort(often)[-5]
+
+
+def test_neighbours_count_by_their_chance() -> None:
+    own = GradedPairs.of(1, [0] * 3, [0, 1, 2], [1.0, 0.5, 0.5])
+    assert own_recall(np.array([[1, 7]]), own).tolist() == [0.25]
+
+
+def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = document(
+        capsys, "--method", "hubs", "--share", "0.015,0.005", "--restarts", "2", "--out", "run"
+    )
+    few, many = body["shares"]
+    assert (few["items"], many["items"]) == (4, 12)
+    assert body["metrics"] == many["metrics"]
+    assert many["metrics"]["planted_top10"]["value"] > few["metrics"]["planted_top10"]["value"]
+    assert value(body, "planted_top10_over_natural") > 0.05
+    assert value(body, "planted_top10_over_random") > 0.2
+    assert value(body, "own_recall10_after") < value(body, "own_recall10_before")
+    lost = value(body, "own_recall10_before") - value(body, "own_recall10_after")
+    assert np.isclose(value(body, "own_recall10_lost"), lost)
+    assert body["metrics"]["planted_top10"]["n"] == 2 * body["unseen"] == 600
+    assert value(body, "store_recall_at_10") == 1
+    page = Path("run/report.html").read_text("utf-8")
+    assert "Found by unseen queries" in page
+    assert "natural hubs" in page
+    code, again, _ = command(
+        capsys, "poison", "--config", "run/config.toml", "-q", "--json", "--out", "again"
+    )
+    assert code == 0
+    assert json.loads(again)["metrics"] == body["metrics"]
+
+
+def test_rescoring_by_floats_gives_back_what_bits_took(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The attacker knows what ranks, and clusters in that space."""
+    found = {}
+    for name, more in (
+        ("bits", []), ("rescored", ["--rescore", "float,multiplier=20"]),
+        ("floats", ["--store", "float"]),
+    ):  # fmt: skip
+        body = document(capsys, "--method", "hubs", "--items", "12", *more, "--out", name)
+        found[name] = value(body, "own_recall10_before")
+        assert value(body, "planted_top10_over_random") > 0.1
+    assert found["bits"] < found["rescored"] <= found["floats"] == 1
+
+
+def test_known_queries_of_their_own_file_and_numbers_that_say_what_answers(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("labels.npy", np.arange(600) % 200)
+    np.save("database-labels.npy", np.arange(800) % 200)
+    body = document(
+        capsys, "--method", "centroid", "--known", "known.npy", "--labels", "labels.npy",
+        "--database-labels", "database-labels.npy", "--store", "faiss-hnsw", "--out", "run",
+    )  # fmt: skip
+    assert (body["known"], body["unseen"], body["shares"][0]["items"]) == (50, 600, 1)
+    assert body["store"]["settings"]["ef_search"] == 40
+    assert 0 <= value(body, "own_recall10_before") < 0.5
+
+
+def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = ["--method", "copies", "--items", "40", "--collapse", "3"]
+    last = document(capsys, *copies, "--out", "last")
+    first = document(capsys, *copies, "--keep", "first", "--out", "first")
+    none = document(capsys, *copies[:4], "--out", "none")
+    assert last["shares"][0]["dropped"][0] > 20
+    assert first["shares"][0]["refused"][0] > 20
+    lost = {
+        name: value(body, "own_recall10_lost")
+        for name, body in (("last", last), ("first", first), ("none", none))
+    }
+    assert lost["last"] > lost["none"] > lost["first"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("more", "number", "message"),
+    [
+        (["--method", "hubs", "--share", "0"], 2, "greater than 0"),
+        (["--method", "hubs", "--share", "1.5"], 2, "less than or equal to 1"),
+        (["--method", "hubs", "--share", "0.004,0.0041"], 2, "differ by an item"),
+        (["--method", "hubs", "--share", "0.1", "--items", "5"], 2, "got both"),
+        (["--method", "hubs", "--items", "301"], 2, "plants at most 300 items"),
+        (["--method", "hubz"], 2, "did you mean 'hubs'"),
+        (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
+        (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),
+        (["--method", "hubs", "--unseen-queries", "399"], 2, "at least 399 unseen queries"),
+        (["--method", "hubs", "--database", "few.npy"], 3, "at least 10 rows in the database"),
+        (["--method", "hubs", "--database", "narrow.npy"], 3, "of 30 dimensions as in the"),
+        (["--method", "hubs", "--bits", "20"], 2, "expected no bits"),
+        (["--method", "hubs", "--labels", "few.npy"], 3, "number"),
+        (["--method", "targeted"], 2, "expected --attack NAME and --items N"),
+        (["--method", "hubs", "--victim", "phash"], 2, "got both"),
+        (["--method", "hubs", "--store", "pgvector,dsn=postgresql://me@127.0.0.1:9/x"], 3,
+         "expected a connection"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planted_is_refused_in_one_line(
+    more: list[str],
+    number: int,
+    message: str,
+    files: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.save("few.npy", rows(9, 0))
+    np.save("narrow.npy", rows(100, 0)[:, :30])
+    code, out, err = command(capsys, *FILES, *more, "--out", "run")
+    assert (code, out) == (number, "")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("run").exists()
+
+
+def test_a_server_that_dies_is_told_in_one_line_and_the_run_goes_on(
+    files: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first search is kept; the second one meets a dead server."""
+    arguments = ["--method", "hubs", "--items", "10", "--store", "pgvector"]
+    searches = []
+    search = Pgvector._search
+
+    def dying(store: Any, queries: Any, count: int) -> Any:
+        searches.append(count)
+        if len(searches) == 3:  # known and unseen queries were asked
+            import os
+            import signal
+            import time
+
+            from advhash.stores.postgres import own_server
+
+            pid = own_server().pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.5)
+        return search(store, queries, count)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pgvector, "_search", dying)
+        code, out, err = command(capsys, *FILES, *arguments, "--out", "run")
+    assert (code, out) == (3, "")
+    assert "PostgreSQL ended or refused" in err
+    assert "advhash poison --resume" in err
+    code, out, err = command(capsys, "poison", "--resume", "run", "-q", "--json")
+    assert code == 0, err
+    resumed = json.loads(out)
+    whole = document(capsys, *arguments[:4], "--store", "exact", "--out", "whole")
+    assert resumed["metrics"] == whole["metrics"]
+    assert StoreError.exit_code == 3
+    stop_own_server()
+
+
+def test_pictures_that_an_attack_moves_are_planted_by_the_alias(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = [
+        *("--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"),
+        *("--set", "attack.steps=5", "--set", "protocol.queries=10", "--store", "faiss-flat"),
+        *("--set", "budget.eps=32/255", "--set", "budget.norm=linf", "-q", "--dry-run"),
+    ]
+    plans = []
+    for command_line in (
+        ["poison", "--method", "targeted", "--attack", "dhta", "--items", "20"],
+        ["attack", "--method", "dhta", "--poison", "20"],
+    ):
+        code, out, err = command(capsys, *command_line, *small)
+        assert code == 0, err
+        plans.append(json.loads(out))
+    assert plans[0] == plans[1]
+    assert plans[0]["command"] == "attack"
+    assert plans[0]["protocol"]["poison"] == 20
+    assert plans[0]["protocol"]["store"]["name"] == "faiss-flat"
