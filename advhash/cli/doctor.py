@@ -27,6 +27,7 @@ EXTRAS = {  # what users get by each extra; those of developers are not told
     "perceptual": "the packages that perceptual hashes are compared with",
     "pretrained": "ImageNet weights of EfficientNet-Lite0",
     "sentence": "sentence embeddings of MiniLM",
+    "stores": "usearch, SQLite and PostgreSQL with pgvector as stores of codes",
 }
 
 
