@@ -260,8 +260,8 @@ class ExternalVictim(HashVictim):
         return self
 
     def query_modality(self, asked: Modality) -> Modality:
-        """It has queries of one kind alone."""
-        return next(iter(self.bounds))
+        """Its one kind of queries where images, the default, are asked for; else what is asked."""
+        return next(iter(self.bounds)) if asked == "image" else asked
 
     def loss_gradient(
         self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
