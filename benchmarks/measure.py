@@ -60,6 +60,7 @@ SCRIPTS = (
     Script("certificates.py", ("defenses/smoothing.md", "defenses/purification.md")),
     Script("ensembles.py", photographs=True),
     Script("words_and_hashes.py"),
+    Script("stores.py", ("attacks/poisoning_stores.md",), photographs=True),
     Script("transforms.py", ("attacks/transforms.md",)),
     Script("encoder_texts.py", ("victims/encoders_measured.md",), photographs=True),
     Script("encoder_pictures.py", ("victims/encoders_measured.md",), photographs=True),

@@ -15,7 +15,7 @@ from advhash.registry import STORES
 from advhash.stores.base import Ids, Rows, Store, expect_installed, octets
 
 _MOST = 4096  # neighbours that a virtual table gives
-_BEYOND = 32  # asked for beside those wanted, so that equal distances at the end are all seen
+_BEYOND = 8  # asked for beside those wanted, so that equal distances at the end are all seen
 
 
 @STORES.register("sqlite-vec", source="sqlite-vec, a vec0 table of bits")
