@@ -96,7 +96,7 @@ class Attack(ABC):
     modalities: the query modalities that it can move
     knowledge:  what the attacker has
     norms:      the budgets that it can work under; settings may decide
-    radii_known: the least and the largest radius that it can work under; settings may decide
+    eps_range: the least and the largest radius that it can work under; settings may decide
     trains:     whether `fit` is costly, so that its result is cached
     settings_of_run: settings that `fit` does not read: another value needs no other fit
     fit_depends_on_budget: whether another budget needs another fit; settings may decide
@@ -112,7 +112,7 @@ class Attack(ABC):
     knowledge: ClassVar[Knowledge]
     default_budget: ClassVar[Budget] = Budget("linf", 8 / 255)
     norms: frozenset[Norm] = frozenset({"linf", "l2", "none"})
-    radii_known: tuple[float, float] = (0.0, math.inf)
+    eps_range: tuple[float, float] = (0.0, math.inf)
     trains: ClassVar[bool] = False
     settings_of_run: ClassVar[frozenset[str]] = frozenset()
     fit_depends_on_budget: bool = True
@@ -209,7 +209,7 @@ class Attack(ABC):
                 f"{type(self).__name__} with these settings: expected a budget in "
                 f"{', '.join(sorted(self.norms))}, got {budget.norm}{hint}"
             )
-        least, most = self.radii_known
+        least, most = self.eps_range
         if not least <= budget.eps <= most:
             raise UsageError(
                 f"{type(self).__name__} with these settings: expected an eps from "

@@ -125,6 +125,8 @@ def curve(record: PoisonRecord) -> Drawing:
                 high = [100 * (metric.high or 0) for metric in metrics]
                 axes.fill_between(shares, low, high, color=ink, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{share:.3g}" for share in shares])
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel("planted items, % of the documents")
         axes.set_ylabel("queries that find one, %")

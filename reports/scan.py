@@ -13,7 +13,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, make_logarithmic, svg_of
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -213,7 +213,7 @@ def verdicts(record: ScanRecord) -> list[str]:
             worst = hashing.edits[hashing.worst_edit]
             text += (
                 f"; {100 * (hashing.kept or 0):.0f} % of edited pictures still match, the fewest "
-                f"({with_interval(worst)}) when {record.edit_texts[hashing.worst_edit]}"
+                f"after “{record.edit_texts[hashing.worst_edit]}”: {with_interval(worst)}"
             )
         evasion = hashing.evasion_at
         if evasion is not None and evasion.median_linf is not None:
@@ -259,7 +259,7 @@ def curves(record: ScanRecord) -> Drawing | None:
                     linestyle=":",
                 )
         axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
-        axes.set_yscale("log")
+        make_logarithmic(axes)
         axes.set_ylim(
             bottom=min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
         )

@@ -205,7 +205,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("planted_top10_over_natural", "planted above natural hubs", "points", "attacker",
                "What planted items are found above natural hubs, paired by query."),
         Figure("planted_reciprocal_rank", "reciprocal rank of a planted item", "share",
-               "attacker", "1 by the rank of the first planted item; 0 beyond the first 10."),
+               "attacker", "One over the rank of the first planted item; 0 beyond the first 10."),
         Figure("own_recall10_before", "own answers at 10, before", "share", "neither",
                "Recall at 10 of a query’s own answers in the store as it was: those of its number, "
                "or the 10 nearest by their floats."),

@@ -122,10 +122,9 @@ class AttackResult:
     def __repr__(self) -> str:
         brief = {*self._headline.brief, *OWN, "linf", "l2", "psnr", "words_changed"}
         figures = [f"{name}: {value}" for name, value in self.figures(brief)]
-        more = len(self.messages) - 1
-        doubt = f"{self.messages[0]}{f' ({more} more in messages)' if more else ''}"
-        lines = [f"{self.title}, {len(self)} queries", "; ".join(figures)]
-        return "\n".join([*lines, doubt] if self.messages else lines)
+        more = f" ({len(self.messages) - 1} more in messages)" if self.messages[1:] else ""
+        doubts = [message + more for message in self.messages[:1]]
+        return "\n".join([f"{self.title}, {len(self)} queries", "; ".join(figures), *doubts])
 
     def plot(self) -> Figure:
         """The first queries as they were, as they are now and what changed, enlarged.

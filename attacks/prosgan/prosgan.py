@@ -204,7 +204,7 @@ class ProSGAN(Attack):
                 "expected as attack.radii two eps in ascending order, up to 1, and attack.bounded, "
                 f"got {', '.join(self.radii)}{'' if self.bounded else ' without bounded'}"
             )
-        self.norms, self.radii_known = frozenset({"linf"}), (bounds[0], bounds[1])
+        self.norms, self.eps_range = frozenset({"linf"}), (bounds[0], bounds[1])
 
     def fit(
         self,
@@ -333,7 +333,7 @@ class ProSGAN(Attack):
         """(B,F) conditions with ε, from −1 to 1 over the logarithm of `radii`, where it varies."""
         if not self.radii:
             return condition
-        least, most = self.radii_known
+        least, most = self.eps_range
         place = (radius / least).log() / math.log(most / least)
         return torch.cat([condition, 2 * place - 1], dim=1)
 
@@ -341,7 +341,7 @@ class ProSGAN(Attack):
         """(count,1) the ε of a step: the budget's, or drawn from `radii` by their logarithm."""
         if not self.radii:
             return torch.full((count, 1), budget.eps, device=device)
-        least, most = self.radii_known
+        least, most = self.eps_range
         return least * (most / least) ** torch.rand(count, 1).to(device)
 
     def _limited(self, images: Tensor, raw: Tensor, norm: Norm, radius: Tensor) -> Tensor:

@@ -263,15 +263,20 @@ def _phase_figure(drawn: Sequence[Curve]) -> bytes:
         )
     values = [value for curve in drawn for value in curve.y]
     if min(values) > 0 and max(values) > 50 * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        make_logarithmic(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel(drawn[0].counter)
     axes.set_title(_short(drawn[0].phase, 38), fontsize=10)
     axes.grid(color="#e5e7eb", linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return svg_of(figure)
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Give `axes` a logarithmic vertical axis with plain numbers: an SVG shows no mathtext."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _short(text: str, length: int) -> str:

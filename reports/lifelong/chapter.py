@@ -8,13 +8,13 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, make_logarithmic, svg_of
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -228,9 +228,7 @@ def _time_figure(record: LifelongRecord) -> bytes:
                 color=TINTS[method],
                 label=NAMES[method],
             )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    make_logarithmic(axes)
     return _finish(figure)
 
 

@@ -85,6 +85,8 @@ ELSEWHERE = {
     "gradient/steps.py": "input diversity: size and place of the n-th call, for all images",
     "gradient/transforms.py": "transforms of the n-th call, for all images",
     "inversion/decoders.py": "the fit of a decoder",
+    "poisoning/copies.py": "noise of planted copies, which answer all queries",
+    "poisoning/hubs.py": "first centres of planted items, which answer all queries",
     "prosgan/networks.py": "first weights",
     "prosgan/prosgan.py": "the fit of a generator",
     "prosgan/validation.py": "the fit of a generator",

@@ -208,7 +208,7 @@ class TestPrecision:
 
     def test_is_part_of_the_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         config = TrainConfig.build(
-            {"victim": {"name": "dpsh", "epochs": 1}, "dataset": {"name": "digits"}}
+            {"victim": {"name": "dpsh", "epochs": 3}, "dataset": {"name": "digits"}}
         )
         keys = []
         for name in ("no", "bf16"):
@@ -219,7 +219,7 @@ class TestPrecision:
         assert keys[0] != keys[1]
         trained = train(config)
         assert trained.card["precision"] == "bf16"
-        assert trained.card["metrics"]["map_image_image"]["value"] > 0.2
+        assert trained.card["metrics"]["map_image_image"]["value"] > 0.3
 
     def test_a_gradient_too_large_for_fp16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The step is left out, the schedule stands still, the scale halves and is kept."""

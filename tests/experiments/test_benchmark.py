@@ -703,7 +703,7 @@ def test_figures_of_other_protocols_are_not_compared() -> None:
         "digits+size=16, targets=disjoint, top_k=5",
         "digits+size=16, targets=uniform",
     ]
-    assert {cell.names for cell in cells} == {("noise", "digits+size=16", "dpsh+epochs=1")}
+    assert {cell.names for cell in cells} == {("noise", "noise", "digits+size=16", "dpsh+epochs=1")}
     assert {cell.dataset for cell in planned({}, {"victims": ["phash"]})} == {"digits+size=16"}
 
 

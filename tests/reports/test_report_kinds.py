@@ -57,6 +57,7 @@ SAYS = {  # the topics of its own that a kind has on a page
     "phase": ["phase"],
     "search": ["search"],
     "scan": ["thresholds"],
+    "poison": ["results"],
 }
 
 
@@ -122,12 +123,18 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
-    assert "What 13 runs found on toy" in found.text
-    assert "All 13 runs in a sentence each" in found.text
+    assert "What 14 runs found on toy" in found.text
+    assert "All 14 runs in a sentence each" in found.text
     verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
-    assert verdicts.count("<li><strong>") == 13
+    assert verdicts.count("<li><strong>") == 14
+
+
+def test_drawings_hold_no_mathtext(kinds: dict[str, Path]) -> None:
+    for path in kinds.values():
+        for _, drawing in draw([path]).drawings:
+            assert b"mathdefault" not in drawing.svg, (path, drawing.alt)
 
 
 def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:
@@ -138,7 +145,10 @@ def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:
 
 def test_flags_and_deviations_of_all_runs_stand_together(mixed: str) -> None:
     text = Tags(mixed.partition('<h2 id="flags">')[2].partition("</section>")[0]).text
-    assert "(defend run defend; transfer run transfer; encode run encode; scan run scan)" in text
+    assert (
+        "(defend run defend; transfer run transfer; encode run encode; scan run scan; poison run poison)"
+        in text
+    )
     for deviation in ("smaller backbone", "dlcmh: smaller", f"dph: of {HOSTILE}"):
         assert deviation in text
 

@@ -26,6 +26,7 @@ from advhash.reports.evolve import SearchRecord
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.lifelong.record import VERDICT, LifelongRecord
 from advhash.reports.phase import FACTORS, OUTCOMES, PhaseRecord
+from advhash.reports.poison import OWN, PLANTED, PoisonRecord
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -546,6 +547,30 @@ def make_scan(folder: Path) -> Path:
     return written(folder, record)
 
 
+def make_poison(folder: Path) -> Path:
+    """Two planted shares of hubs behind a store and a rescorer."""
+    figures = {name: vars(SHARE) for name in (*PLANTED, *OWN)}
+    recall = {"own_recall10_before": vars(SHARE), "own_recall10_after": vars(SHARE)}
+    record = PoisonRecord.model_validate(
+        {
+            "schema_": "advhash/poison/1", "command": "poison", "run": info(folder).model_dump(),
+            "source": HOSTILE, "quantise": {"name": "sign"}, "bits": 64,
+            "attack": {"name": "hubs", "sample": 9}, "summary": f"Plants means. {HOSTILE}",
+            "knowledge": ["known queries"], "free_pairs": False,
+            "store": {"name": "faiss-ivf", "lists": 16}, "collapse": {"within": 2, "keep": "first"},
+            "rescore": [{"name": "float", "multiplier": 10}], "documents": 9000, "known": 40,
+            "unseen": 60, "repeated": 1, "restarts": 3, "metrics": {**figures, **recall},
+            "shares": [
+                {"items": items, "share": items / 9000, "refused": [0, 1, 0], "dropped": [0, 0, 0],
+                 "metrics": figures}
+                for items in (9, 90)
+            ],
+            "flags": [vars(FLAG)],
+        }
+    )  # fmt: skip
+    return written(folder, record)
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run at a path
     "benchmark": make_benchmark,
     "attack": make_run,
@@ -560,6 +585,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run 
     "phase": make_phase,
     "search": make_search,
     "scan": make_scan,
+    "poison": make_poison,
 }
 NAMES = tuple(MAKERS)
 
