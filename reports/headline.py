@@ -14,6 +14,7 @@ class Headline:
     against: what the main figure is read against, in this order
     brief:   what a table with little room shows
     paired:  what each query has, so that two runs are compared query by query
+    hides:   how the names of figures begin that say nothing of such a run
     """
 
     main: str
@@ -21,11 +22,16 @@ class Headline:
     against: tuple[str, ...]
     brief: tuple[str, ...]
     paired: tuple[str, ...]
+    hides: tuple[str, ...] = ()
 
     @property
     def figures(self) -> tuple[str, ...]:
         """The main figure and what it is read against."""
         return (self.main, *self.against)
+
+    def shows(self, name: str) -> bool:
+        """Whether a figure of this name says something of such a run."""
+        return not name.startswith(self.hides)
 
 
 HEADLINES = {  # by the goal of an attack
@@ -44,4 +50,28 @@ HEADLINES = {  # by the goal of an attack
         paired=("map", "map_adversarial"),
     ),
 }
+AT_THRESHOLD = {  # where a threshold decides whether two pictures are one
+    "targeted": Headline(
+        main="collision_rate",
+        sign=1,
+        against=("collision_rate_clean", "threshold_bits", "bits_adversarial", "bits_own"),
+        brief=("collision_rate", "bits_adversarial"),
+        paired=("collision_rate", "bits_adversarial"),
+        hides=("tmap", "map"),
+    ),
+    "untargeted": Headline(
+        main="evasion_rate",
+        sign=1,
+        against=("evasion_rate_clean", "threshold_bits", "bits_adversarial"),
+        brief=("evasion_rate", "bits_adversarial"),
+        paired=("evasion_rate", "bits_adversarial"),
+        hides=("tmap", "map"),
+    ),
+}
+OF_QUERIES = {name for led in AT_THRESHOLD.values() for name in led.paired}  # of no direction
 OWN = HEADLINES["untargeted"].paired  # for the labels of the query, whatever the goal
+
+
+def headline_of(goal: str, *, at_threshold: bool) -> Headline:
+    """What a run of this goal leads with."""
+    return (AT_THRESHOLD if at_threshold else HEADLINES)[goal]

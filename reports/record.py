@@ -16,7 +16,7 @@ from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import called
-from advhash.reports.headline import HEADLINES, Headline
+from advhash.reports.headline import Headline, headline_of
 from advhash.storage.card import first_fault
 from advhash.storage.documents import parse_json, read_json, read_text, reason
 from advhash.storage.model_card import Origin
@@ -136,6 +136,9 @@ class Protocol(Part):
     empty: str
     empty_queries: int  # queries without a relevant database row
     poison: int | None = None  # adversarial items planted in the database
+    threshold: int | None = None  # in bits, where the user gave one
+    start: str | None = None  # "originals" or "copies", where each label names one picture
+    at_threshold: bool = False  # whether each query evades or collides at a threshold, or not
     store: dict[str, Any] | None = (
         None  # that served the first results; None: an exact one, or none
     )
@@ -272,8 +275,8 @@ class Record(Document):
     examples: list[Example]
 
     def headline(self) -> Headline:
-        """The figures that a run of this goal leads with."""
-        return HEADLINES[self.attack.goal]
+        """The figures that a run of this goal, judged as this one is, leads with."""
+        return headline_of(self.attack.goal, at_threshold=self.protocol.at_threshold)
 
     def value(self, name: str) -> float | None:
         """A figure without its interval; None where there is none."""

@@ -245,6 +245,9 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         ),
         Figure("bits_clean", "distance, clean", "bits", "neither",
                "Hamming distance of the unattacked query to the picture that counts."),
+        Figure("bits_own", "distance to the own picture", "bits", "neither",
+               "Hamming distance of the attacked query, which aims at another picture, to its own "
+               "one."),
         Figure("bits_adversarial", "distance, attacked", "bits", "neither",
                "Hamming distance of the attacked query to the picture that counts."),
     ),

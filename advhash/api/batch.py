@@ -13,6 +13,7 @@ from torch import Tensor
 from advhash.attacks.base import Attack
 from advhash.data.dataset import Batch, Dataset, Split
 from advhash.errors import DataError, UsageError
+from advhash.experiments.attack.operating import started
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.prepare.seeds import derive_seed
@@ -59,6 +60,7 @@ def ask(
     if batch is None:
         if data is None:
             raise UsageError("expected a batch, got none")
+        data = started(config.protocol, data)
         seed = derive_seed(config.seed, "queries")
         rows = choose_queries(data.query, config.protocol.queries, seed)
         seen, index = data, rows.numpy()

@@ -28,7 +28,7 @@ from advhash.data.load import load_dataset as read_dataset
 from advhash.errors import DataError, UsageError
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.compare import Comparison, compare_records, load_run
-from advhash.experiments.config import AttackConfig, ProtocolConfig, TrainConfig
+from advhash.experiments.config import AttackConfig, AttackProtocol, TrainConfig
 from advhash.experiments.prepare.brought import SAMPLES, fingerprint, introduce
 from advhash.experiments.prepare.hardened import prepare
 from advhash.experiments.prepare.seeds import derive_seed
@@ -188,7 +188,12 @@ def attack(
     if config.protocol.poison:
         raise UsageError("expected no protocol.poison: use `advhash attack --poison`")
     trained = _ready(victim, data, batch, algorithm, config)
+    if batch is not None and config.protocol.start:
+        raise UsageError("expected no protocol.start with a batch, which is attacked as it is")
     config = resolve(config, trained)
+    if batch is not None:
+        as_given = config.protocol.model_copy(update={"start": None})
+        config = config.model_copy(update={"protocol": as_given})
     asked = ask(
         trained.data, batch, config, algorithm, None if isinstance(targets, str) else targets
     )
@@ -281,7 +286,7 @@ def _expect_settings(method: str, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in known:
             continue
-        if name in ProtocolConfig.model_fields:
+        if name in AttackProtocol.model_fields:
             raise UsageError(
                 f"{name} is of the protocol: expected protocol={{{name!r}: {value!r}}}, got "
                 f"{name}={value!r}"

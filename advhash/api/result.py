@@ -21,7 +21,7 @@ from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries
-from advhash.reports.headline import HEADLINES, OWN, Headline
+from advhash.reports.headline import OWN, Headline, headline_of
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
 from advhash.shared_labels import Labels, label_numbers
@@ -120,7 +120,7 @@ class AttackResult:
         return len(self.index)
 
     def __repr__(self) -> str:
-        brief = {*self._headline.brief, *OWN, "linf", "l2", "psnr", "words_changed"}
+        brief = {*self._headline.brief, *self._own, "linf", "l2", "psnr", "words_changed"}
         figures = [f"{name}: {value}" for name, value in self.figures(brief)]
         more = f" ({len(self.messages) - 1} more in messages)" if self.messages[1:] else ""
         doubts = [message + more for message in self.messages[:1]]
@@ -164,7 +164,7 @@ class AttackResult:
 
     def figures(self, only: Collection[str] | None = None) -> list[tuple[str, str]]:
         """Label and value of the figures that a reader wants first; `only` those of these names."""
-        names = (*self._headline.figures, *OWN, *DISTANCES)
+        names = (*self._headline.figures, *self._own, *DISTANCES)
         return [
             (figure_of(name).heading, figure(self.metrics[name]))
             for name in dict.fromkeys(names)
@@ -174,7 +174,13 @@ class AttackResult:
 
     @property
     def _headline(self) -> Headline:
-        return HEADLINES["untargeted" if self.targets is None else "targeted"]
+        goal = "untargeted" if self.targets is None else "targeted"
+        judged = self.record is not None and self.record.protocol.at_threshold
+        return headline_of(goal, at_threshold=judged)
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        return tuple(filter(self._headline.shows, OWN))
 
     def queries(self) -> Queries:
         """What a paired comparison needs. Raises UsageError without a database."""
@@ -184,7 +190,7 @@ class AttackResult:
         aims = None
         if self.targets is not None:
             aims = [label_numbers(row) for row in self.targets[order]]
-        columns = {name: self.columns[name][order] for name in (*self._headline.paired, *OWN)}
+        columns = {name: self.columns[name][order] for name in (*self._headline.paired, *self._own)}
         return Queries(self.index[order], aims, columns)
 
     def _shown(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:

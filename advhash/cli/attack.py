@@ -49,12 +49,17 @@ def show(record: Record | Siblings | InversionRecord) -> None:
 
 def print_run(record: Record) -> None:
     """Headline of an attack run and where its report is."""
+    from advhash.reports.elements.verdict import verdict
+
     tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}, {record.protocol.queries} queries, "
         f"{record.protocol.query_modality} against {record.protocol.database}"
     )
-    print_metrics(record.metrics)
+    led = record.headline()
+    tell(verdict(record).lead)
+    names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
+    print_metrics({name: record.metrics[name] for name in names if name in record.metrics})
     print_end(record)
 
 
@@ -68,7 +73,8 @@ def print_siblings(siblings: Siblings) -> None:
         f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
         f"{first.protocol.queries} queries"
     )
-    shown = dict.fromkeys((*first.headline().brief, HEADLINES["untargeted"].main))
+    led = first.headline()
+    shown = dict.fromkeys((*led.brief, *filter(led.shows, [HEADLINES["untargeted"].main])))
     rows = [
         {"budget": record.budget.text, **{name: figure(record.metrics[name]) for name in shown}}
         for record in records
@@ -129,6 +135,14 @@ def attack(
     store: StoreName = None,
     rescore: Rescore = None,
     allow_superuser: AllowSuperuser = False,
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            "--threshold",
+            help="Bits at which two pictures still count as one. (default: by false positives)",
+        ),
+        Sets("protocol.threshold"),
+    ] = None,
     poison: Annotated[
         int | None,
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),

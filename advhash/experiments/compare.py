@@ -85,7 +85,8 @@ def load_run(folder: Path) -> tuple[Record, Queries]:
     """A run and what is compared of its queries. Raises RunError."""
     record = load_record(folder)
     targeted = record.attack.goal == "targeted"
-    known = [name for name in OWN if record.value(name) is not None]
+    own = filter(record.headline().shows, OWN)
+    known = [name for name in own if record.value(name) is not None]
     return record, load_queries(folder, record, known if targeted else ())
 
 

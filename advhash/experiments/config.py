@@ -178,13 +178,26 @@ class ProtocolConfig(Table):
     batch_size: int = Field(default=100, ge=1)
     noise_control: bool = True
     false_positive_rate: float = Field(default=0.001, gt=0, lt=1)
-    poison: int | None = Field(default=None, ge=1)  # adversarial items added to the database
     store: MethodConfig | None = None
     rescore: list[MethodConfig] = Field(default_factory=list)
 
     @property
     def scoring(self) -> Scoring:
         return Scoring(self.ties, self.top_k, self.empty)
+
+
+class AttackProtocol(ProtocolConfig):
+    """The same for attacks on queries alone.
+
+    threshold: in bits, the one in use; it takes the place of that which the rate sets
+    start:  what is altered where each label names one picture: "originals", the pictures of the
+        database themselves, or "copies", the queries as they are; None: originals
+    poison: adversarial items added to the database
+    """
+
+    threshold: int | None = Field(default=None, ge=0)
+    start: Literal["originals", "copies"] | None = None
+    poison: int | None = Field(default=None, ge=1)
 
 
 class Run(Table):
@@ -264,7 +277,7 @@ class AttackConfig(Hardened):
     command: Literal["attack"] = "attack"
     attack: MethodConfig
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+    protocol: AttackProtocol = Field(default_factory=AttackProtocol)
 
 
 def _plain(value: Any) -> Any:

@@ -178,8 +178,8 @@ def best_elsewhere(rivals: Sequence[Floats], *, sign: int = 1) -> Floats:
 
 
 def map_lost(queries: Queries | None) -> Difference | None:
-    """What attacked queries lose of MAP, query by query; None for a targeted run."""
-    if queries is None or queries.targets is not None:
+    """What attacked queries lose of MAP, query by query; None for a run that is not led by it."""
+    if queries is None or queries.targets is not None or "map" not in queries.columns:
         return None
     return paired_difference(queries.columns["map"], queries.columns["map_adversarial"], SEED)
 

@@ -107,11 +107,56 @@ def _shown(folder: Path, record: Record, pictures: Pictures) -> list[Shown]:
     ]
 
 
-def _effects(runs: Sequence[Run], goal: str, main: str, names: Mapping[str, str]) -> list[Effect]:
+@dataclass(frozen=True)
+class Compared:
+    """How runs that are led by a figure stand beside each other in a drawing.
+
+    references: names of the marks on its axis, and their figures
+    """
+
+    alt: str
+    caption: str
+    references: Mapping[str, str]
+
+
+SAME = "The same numbers stand in the table below."
+COMPARED = {  # by the main figure of a headline
+    "tmap": Compared(
+        "t-MAP of each targeted run with its 95 % interval, and its chance, clean and ceiling "
+        f"references. {SAME}",
+        "How well attacked queries retrieve the target. The dot is the attack, the bar its "
+        "95 % interval; further right is a stronger attack.",
+        {"chance": "tmap_chance", "clean": "tmap_clean", "ceiling": "tmap_ceiling"},
+    ),
+    "map_adversarial": Compared(
+        "MAP after the attack of each untargeted run with its 95 % interval, and its chance "
+        f"and clean references. {SAME}",
+        "How well attacked queries still retrieve what they should. The dot is the attacked "
+        "query, the bar its 95 % interval; further left is a stronger attack.",
+        {"chance": "map_chance", "clean": "map"},
+    ),
+    "evasion_rate": Compared(
+        "Share of pictures that evade in each run with its 95 % interval, and that of the "
+        f"unattacked ones. {SAME}",
+        "How many pictures no longer match themselves. The dot is the attack, the bar its 95 % "
+        "interval; further right is a stronger attack.",
+        {"clean": "evasion_rate_clean"},
+    ),
+    "collision_rate": Compared(
+        "Share of pictures that collide in each run with its 95 % interval, and that of the "
+        f"unattacked ones. {SAME}",
+        "How many pictures pass for the one that was chosen. The dot is the attack, the bar its "
+        "95 % interval; further right is a stronger attack.",
+        {"clean": "collision_rate_clean"},
+    ),
+}
+
+
+def _effects(runs: Sequence[Run], main: str, names: Mapping[str, str]) -> list[Effect]:
     effects = []
     for run in runs:
         metric = run.record.metrics.get(main)
-        if run.record.attack.goal != goal or metric is None:
+        if run.record.headline().main != main or metric is None:
             continue
         metrics = {name: run.record.metrics.get(key) for name, key in names.items()}
         references = {
@@ -123,38 +168,12 @@ def _effects(runs: Sequence[Run], goal: str, main: str, names: Mapping[str, str]
     return effects
 
 
-SAME = "The same numbers stand in the table below."
-
-
 def _drawings(runs: Sequence[Run]) -> list[Drawing]:
-    targeted = {"chance": "tmap_chance", "clean": "tmap_clean", "ceiling": "tmap_ceiling"}
-    untargeted = {"chance": "map_chance", "clean": "map"}
     drawings = []
-    drawn = interval_figure(_effects(runs, "targeted", "tmap", targeted), f"{label_of('tmap')} (%)")
-    if drawn is not None:
-        alt = (
-            "t-MAP of each targeted run with its 95 % interval, and its chance, clean and ceiling "
-            f"references. {SAME}"
-        )
-        caption = (
-            "How well attacked queries retrieve the target. The dot is the attack, the bar its "
-            "95 % interval; further right is a stronger attack."
-        )
-        drawings.append(Drawing(drawn, alt, caption))
-    drawn = interval_figure(
-        _effects(runs, "untargeted", "map_adversarial", untargeted),
-        f"{label_of('map_adversarial')} (%)",
-    )
-    if drawn is not None:
-        alt = (
-            "MAP after the attack of each untargeted run with its 95 % interval, and its chance "
-            f"and clean references. {SAME}"
-        )
-        caption = (
-            "How well attacked queries still retrieve what they should. The dot is the attacked "
-            "query, the bar its 95 % interval; further left is a stronger attack."
-        )
-        drawings.append(Drawing(drawn, alt, caption))
+    for main, how in COMPARED.items():
+        drawn = interval_figure(_effects(runs, main, how.references), f"{label_of(main)} (%)")
+        if drawn is not None:
+            drawings.append(Drawing(drawn, how.alt, how.caption))
     return drawings + _grown(runs)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.paired_runs import Queries, Rival, read_queries
+from advhash.reports.headline import OF_QUERIES
 from advhash.reports.record import Record
 from advhash.storage.documents import reason
 
@@ -30,7 +31,10 @@ def load_queries(folder: Path, record: Record, also: Sequence[str] = ()) -> Quer
     try:
         return read_queries(
             file,
-            {name: f"{name}:{record.protocol.database}" for name in names},
+            {
+                name: name if name in OF_QUERIES else f"{name}:{record.protocol.database}"
+                for name in names
+            },
             {name: record.value(name) for name in names},
             count=record.protocol.queries,
             targeted=record.attack.goal == "targeted",

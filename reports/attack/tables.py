@@ -24,6 +24,7 @@ from advhash.reports.elements.tables import (
 )
 from advhash.reports.elements.verdict import metric_of
 from advhash.reports.record import TARGETED_METRICS, Record
+from advhash.reports.vocabulary import figure, label_of
 
 OWN = ("map_chance", "map", "map_adversarial")
 CODECS = ("_clean", "", "_png", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
@@ -35,6 +36,7 @@ SERVED = (
 )
 AFTER = ("_jpeg90", "_jpeg75", "_survived")  # what figures after a file are called by
 DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
+APART = ("bits_clean", "bits_adversarial", "bits_own")
 RATES = {  # goal → label of the table, its figure, what that is
     "targeted": (
         "Collision at the threshold",
@@ -127,7 +129,13 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
 
 
 def _shares(runs: Sequence[Run]) -> tuple[str, ...]:
-    return (*OWN, *(TARGETED_METRICS if aimed(runs) else ()))
+    headlines = [run.record.headline() for run in runs]
+    known = (*OWN, *(TARGETED_METRICS if any(led.main == "tmap" for led in headlines) else ()))
+    rates = [(f"{led.main}_clean", led.main) for led in headlines if led.hides]
+    return (
+        *dict.fromkeys(name for pair in rates for name in pair),
+        *(name for name in known if any(led.shows(name) for led in headlines)),
+    )
 
 
 def _plain(record: Record, name: str, digits: int = 2) -> TableCell:
@@ -148,7 +156,10 @@ def results(runs: Sequence[Run]) -> Table:
         overrun = _distance(record, "overrun", modality if norm == "linf" else "")
         return row(
             named(run.label),
-            (points(record.metrics.get(name)) for name in shares),
+            (
+                points(record.metrics.get(name) if record.headline().shows(name) else None)
+                for name in shares
+            ),
             _distance(record, "linf"),
             _plain(record, "l2"),
             _plain(record, "psnr", 1),
@@ -161,8 +172,8 @@ def results(runs: Sequence[Run]) -> Table:
     shares = _shares(runs)
     return Table(
         "Results",
-        f"{'All runs' if len(runs) > 1 else 'The run'}; means over queries. "
-        f"{'MAP and t-MAP' if aimed(runs) else 'MAP'} in percent, 95 % intervals in small print; "
+        f"{'All runs' if len(runs) > 1 else 'The run'}; means over queries. Rates and precisions "
+        "in percent, 95 % intervals in small print; "
         "– where a figure does not exist.",
         [Column("Run"), *of_figures(*shown(runs))],
         [cells(run) for run in runs],
@@ -273,16 +284,18 @@ def thresholds(runs: Sequence[Run]) -> list[Table]:
 
 def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
     rates = [rate + part for part in CODECS]
+    apart = [name for name in APART if any(run.record.metrics.get(name) for run in runs)]
     return Table(
         label,
         "Two pictures count as one where their codes are at most the threshold apart. In percent: "
         f"{what}. Saved and read again as PNG and JPEG by Pillow.",
-        [Column("Run"), *of_figures("threshold_bits", "false_positives", *rates)],
+        [Column("Run"), *of_figures("threshold_bits", "false_positives", *apart, *rates)],
         [
             row(
                 named(run.label),
                 _plain(run.record, "threshold_bits", 0),
                 _plain(run.record, "false_positives", 5),
+                (_plain(run.record, name, 1) for name in apart),
                 (points(run.record.metrics.get(name)) for name in rates),
             )
             for run in runs
@@ -305,9 +318,8 @@ def pairs(runs: Sequence[Run], paired: Sequence[Pair]) -> Table | None:
         )
 
     stronger = "".join(
-        "In t-MAP, above 0 means that the first is the stronger attack. "
-        if name == "tmap"
-        else "In MAP, above 0 means that the second is the stronger attack. "
+        f"In {label_of(name)}, above 0 means that the "
+        f"{'first' if figure(name).serves == 'attacker' else 'second'} is the stronger attack. "
         for name in dict.fromkeys(pair.metric for pair in paired)
     )
     if not paired:

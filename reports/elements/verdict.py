@@ -87,11 +87,63 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
     lost: of an untargeted run, MAP before − after on the same queries; without it the two intervals
           are held against each other, which sees less
     """
+    if record.protocol.at_threshold:
+        return _at_threshold(record)
     return _targeted(record) if record.attack.goal == "targeted" else _untargeted(record, lost)
 
 
 def _strength(share: float) -> str:
     return next((word for least, word in STRENGTHS if share >= least), "No effect")
+
+
+def _at_threshold(record: Record) -> Verdict:
+    """How many pictures pass for others, or no longer for themselves."""
+    targeted, led = record.attack.goal == "targeted", record.headline()
+    rate, before = metric_of(record, led.main), metric_of(record, f"{led.main}_clean")
+    threshold, errors = metric_of(record, "threshold_bits"), metric_of(record, "false_positives")
+    wanted, own = (bits(metric_of(record, name)) for name in ("bits_adversarial", "bits_own"))
+    clean = bits(metric_of(record, "bits_clean"))
+    if targeted:
+        does, away = (
+            "pass for the picture that was chosen",
+            f"{wanted} from it and {own} from their own",
+        )
+    else:
+        does, away = "no longer match their own pictures", f"{wanted} from them"
+    after = metric_of(record, f"{led.main}_jpeg75")
+    details = (
+        f"Before the attack {percent(before.value)} did, at {clean} on average.",
+        f"At this threshold {share_of_pairs(errors)} of the pairs of different pictures match.",
+        f"Saved as JPEG 75, {with_interval(after)} still do.",
+    )
+    lead = (
+        f"At a threshold of {bits(threshold)}, {with_interval(rate)} of the attacked pictures "
+        f"{does}: on average they are {away}."
+    )
+    if rate.value is None:
+        return Verdict("No verdict", "No threshold keeps the false positives asked for.")
+    gained = rate.value - (before.value or 0.0)
+    if gained <= 0:
+        return Verdict("No effect shown", lead, details)
+    return Verdict(_strength(gained / (1 - (before.value or 0.0))), lead, details)
+
+
+def bits(metric: Metric) -> str:
+    """A mean distance of codes in words.
+
+    >>> bits(Metric(31.0, None, None, 1)), bits(Metric(12.34, 11.0, 14.0, 9))
+    ('31\\xa0bits', '12.3\\xa0bits')
+    """
+    return NO_VALUE if metric.value is None else f"{metric.value:.3g}{NBSP}bits"
+
+
+def share_of_pairs(metric: Metric) -> str:
+    """A small share as a percentage of two digits that count.
+
+    >>> share_of_pairs(Metric(0.000123, None, None, 1))
+    '0.012\\xa0%'
+    """
+    return NO_VALUE if metric.value is None else f"{100 * metric.value:.2g}{NBSP}%"
 
 
 def _targeted(record: Record) -> Verdict:

@@ -108,11 +108,19 @@ def measure(
         )
     if modality == "image" and names_pictures(data.database.labels):
         point = operating_columns(
-            victim, outcome.moved, outcome.clean_codes, outcome.codes, seen, wanted
+            victim,
+            outcome.moved,
+            outcome.clean_codes,
+            outcome.codes,
+            seen,
+            outcome.labels,
+            outcome.targets,
         )
-        rate = protocol.false_positive_rate
-        metrics |= operating_metrics(point, seen, victim, rate, targeted=targeted, seed=boot)
-        outcome.columns.update(point)
+        judged, hits = operating_metrics(
+            point, seen, victim, protocol, targeted=targeted, seed=boot
+        )
+        metrics |= judged
+        outcome.columns.update(point | hits)
     return Measured(scores, metrics)
 
 

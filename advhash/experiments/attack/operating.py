@@ -1,29 +1,34 @@
 """Collision and evasion at an operating point: a threshold on the Hamming distance.
 
 Deduplication and moderation take two pictures for one where their codes are at most T bits apart. T
-is set on clean data, as the largest with at most a stated share of false positives: of pairs of a
-validation picture and a database picture that show different things. What it reaches is counted on
-clean queries, which it was not set on. PDQ's practice stands beside it: 31 of 256 bits, for codes
-of other lengths the same share.
+is the user's, or it is set on clean data, as the largest with at most a stated share of false
+positives: of pairs of a validation picture and a database picture that show different things. What
+it reaches is counted on clean queries, which it was not set on. PDQ's practice stands beside it: 31
+of 256 bits, for codes of other lengths the same share.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
 from advhash.codes.hamming import DistanceHistograms, histograms
 from advhash.codes.packed import HashCodes
 from advhash.data.codec import through_codec
+from advhash.data.dataset import Dataset
 from advhash.data.images.mixed import MixedPictures
+from advhash.errors import UsageError
 from advhash.experiments.attack.columns import Columns
+from advhash.experiments.config import AttackProtocol
 from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_metric
-from advhash.shared_labels import Labels, are_groups
+from advhash.shared_labels import Labels, are_groups, label_numbers
 from advhash.victims.base import HashVictim
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +41,59 @@ def names_pictures(labels: Tensor) -> bool:
     if are_groups(labels):
         return bool((labels[labels >= 0].unique(return_counts=True)[1] <= 1).all())
     return bool((labels.sum(dim=0) <= 1).all())
+
+
+def originals(data: Dataset) -> Dataset | None:
+    """The data with the database rows that the queries were made from in place of the queries.
+
+    None where labels do not name one picture each, or not every query has a row with its label.
+    """
+    labels = data.database.labels
+    if not names_pictures(labels):
+        return None
+    places = {label: row for row, own in enumerate(labels.numpy()) for label in label_numbers(own)}
+    rows = []
+    for own in data.query.labels.numpy():
+        same = {places.get(label) for label in label_numbers(own)}
+        if len(same) != 1 or None in same:
+            return None
+        rows += same
+    return replace(data, query=data.database.take(torch.tensor(rows)))
+
+
+def started(protocol: AttackProtocol, data: Dataset) -> Dataset:
+    """The data whose queries are what the attack starts from."""
+    pictures = originals(data) if protocol.start == "originals" else None
+    return data if pictures is None else pictures
+
+
+def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset) -> dict[str, str]:
+    """What `protocol.start` becomes. Raises UsageError for a threshold or a start that cannot be.
+
+    They need labels that name one picture each; originals also a row for every query.
+    """
+    judged = protocol.query_modality == "image" and names_pictures(data.database.labels)
+    asked = {"--threshold": protocol.threshold, "protocol.start": protocol.start}
+    given = [name for name, value in asked.items() if value is not None]
+    if given and not judged:
+        raise UsageError(
+            f"{given[0]}: expected pictures whose labels name one picture each, got "
+            f"{protocol.query_modality} queries of {data.name}; add --dataset near_duplicates"
+        )
+    if protocol.threshold is not None and protocol.threshold > victim.bits:
+        raise UsageError(
+            f"--threshold: expected at most {victim.bits} bits, as many as the codes have, got "
+            f"{protocol.threshold}"
+        )
+    if not judged:
+        return {}
+    found = protocol.start or ("copies" if originals(data) is None else "originals")
+    if found == "originals" and originals(data) is None:
+        raise UsageError(
+            "protocol.start=originals: expected a database row with the label of every query; use "
+            "protocol.start=copies"
+        )
+    return {"start": found}
 
 
 def pdq_threshold(bits: int) -> int:
@@ -83,42 +141,50 @@ def operating_columns(
     clean_codes: HashCodes,
     codes: HashCodes,
     data: AttackData,
-    wanted: Labels,
+    own: Labels,
+    targets: Labels | None,
 ) -> Columns:
-    """(N,) bits between each query and the nearest database row with its `wanted` labels.
+    """(N,) bits between each query and the nearest database row with the labels that count.
 
     bits_clean, bits_adversarial: before and after the attack; bits_png, bits_jpeg90, bits_jpeg75:
-    of the attacked picture that was saved and read again. wanted: (N,C) the query's own labels, or
-    those of its target.
+    of the attacked picture that was saved and read again. The labels that count are those of its
+    target or, without `targets`, its `own`. bits_own: with targets, from the attacked query to the
+    nearest row with its own labels.
     """
     seen = {"clean": clean_codes, "adversarial": codes}
     for name, quality in CODECS.items():
         way = functools.partial(through_codec, quality=quality)
         seen[name] = victim.encode_pictures(moved, "image", way)
-    columns = {}
-    for name, hits in seen.items():
-        related = histograms(hits, data.codes, wanted, data.labels.numpy()).relevant > 0
-        nearest = related.argmax(axis=1).astype(np.float64)
-        columns[BITS + name] = np.where(related.any(axis=1), nearest, np.nan)
-    return columns
+    wanted = own if targets is None else targets
+
+    def nearest(hits: HashCodes, labels: Labels) -> Floats:
+        related = histograms(hits, data.codes, labels, data.labels.numpy()).relevant > 0
+        place = related.argmax(axis=1).astype(np.float64)
+        return np.where(related.any(axis=1), place, np.nan)
+
+    columns = {BITS + name: nearest(hits, wanted) for name, hits in seen.items()}
+    return columns if targets is None else {**columns, BITS + "own": nearest(codes, own)}
 
 
 def operating_metrics(
     columns: Columns,
     data: AttackData,
     victim: HashVictim,
-    rate: float,
+    protocol: AttackProtocol,
     *,
     targeted: bool,
     seed: int,
-) -> dict[str, Metric | None]:
+) -> tuple[dict[str, Metric | None], Columns]:
     """Shares of queries that evade (untargeted) or collide (targeted), with exact intervals.
 
-    threshold_bits, false_positives: T, and its share of false positives among pairs of a clean
-        query and a database row; `_held_out` of the validation pictures that T was set on
+    threshold_bits, false_positives: T, which the protocol gives or its rate sets, and its share of
+        false positives among pairs of a clean query and a database row; `_held_out` of the
+        validation pictures, on which T is set
     evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
         `_clean` before the attack, `_png` and `_jpeg…` of the file, `_pdq` at PDQ's threshold
-    bits_clean, bits_adversarial: the mean distances themselves
+    bits_clean, bits_adversarial, bits_own: the mean distances themselves
+
+    The second result is the column of the main share: 1 for each query that does, 0 for the others.
     """
     held_out, other = data.dataset.validation, data.dataset.query
     clean = [
@@ -130,27 +196,31 @@ def operating_metrics(
         )
         for split in (held_out, other)
     ]
-    threshold = operating_threshold(clean[0], rate)
+    threshold = protocol.threshold
+    if threshold is None:
+        threshold = operating_threshold(clean[0], protocol.false_positive_rate)
     held_share, share = (false_positives(counts, threshold) for counts in clean)
     name = "collision_rate" if targeted else "evasion_rate"
 
-    def rate_of(seen: str, bits: int | None) -> Metric | None:
-        if bits is None:
-            return None
+    def hits(seen: str, bits: int | None) -> Floats:
         far = columns[BITS + seen]
-        hit = np.where(np.isnan(far), np.nan, (far <= bits) == targeted)
-        return rate_metric(hit.astype(np.float64), seed)
+        unknown = np.isnan(far) | (bits is None)
+        return np.where(unknown, np.nan, (far <= (bits or 0)) == targeted)
+
+    def rate_of(seen: str, bits: int | None) -> Metric | None:
+        return None if bits is None else rate_metric(hits(seen, bits), seed)
 
     pdq = pdq_threshold(victim.bits)
-    return {
+    distances = [BITS + seen for seen in ("clean", "adversarial", *(("own",) if targeted else ()))]
+    metrics = {
+        name: rate_of("adversarial", threshold),
+        f"{name}_clean": rate_of("clean", threshold),
         "threshold_bits": single_metric(threshold),
+        **{distance: mean_metric(columns[distance], seed) for distance in distances},
         "false_positives": mean_metric(share, seed),
         "false_positives_held_out": mean_metric(held_share, seed),
-        f"{name}_clean": rate_of("clean", threshold),
-        name: rate_of("adversarial", threshold),
         **{f"{name}_{codec}": rate_of(codec, threshold) for codec in CODECS},
         f"{name}_clean_pdq": rate_of("clean", pdq),
         f"{name}_pdq": rate_of("adversarial", pdq),
-        "bits_clean": mean_metric(columns[BITS + "clean"], seed),
-        "bits_adversarial": mean_metric(columns[BITS + "adversarial"], seed),
     }
+    return metrics, {} if threshold is None else {name: hits("adversarial", threshold)}

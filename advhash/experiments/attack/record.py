@@ -26,6 +26,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import ATTACKS
+from advhash.reports.headline import headline_of
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -279,9 +280,9 @@ def protocol_info(
     database: str,
     queries: int,
     empty_queries: int,
-    poison: int | None = None,
+    **more: Any,
 ) -> Protocol:
-    """A protocol as records tell it, with what was searched and where."""
+    """A protocol as records tell it, with what was searched and where; `more`: what others lack."""
     return Protocol(
         targets=protocol.targets if targeted else None,
         query_modality=protocol.query_modality,
@@ -290,11 +291,11 @@ def protocol_info(
         batch_size=protocol.batch_size,
         **vars(protocol.scoring),
         empty_queries=empty_queries,
-        poison=poison,
         store=None if protocol.store is None else protocol.store.model_dump(),
         rescore=[stage.model_dump() for stage in protocol.rescore],
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
+        **more,
     )
 
 
@@ -325,7 +326,9 @@ def make_record(
             database=str(protocol.database),
             queries=len(next(iter(scores.columns.values()))["map"]),
             empty_queries=scores.empty_queries,
-            poison=protocol.poison,
+            **protocol.model_dump(include={"poison", "threshold", "start"}),
+            at_threshold=headline_of(fitted.attack.goal, at_threshold=True).main
+            in attacked.outcome.columns,
         ),
         flags=list(flags),
         metrics=metrics,

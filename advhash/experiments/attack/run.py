@@ -26,6 +26,7 @@ from advhash.data.dataset import Dataset
 from advhash.data.images.mixed import COLOURS
 from advhash.errors import UsageError
 from advhash.experiments.attack.measure import examples, flags, measure
+from advhash.experiments.attack.operating import check_threshold, started
 from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
 from advhash.experiments.attack.planted import (
     check_poison,
@@ -44,9 +45,9 @@ from advhash.experiments.attack.record import (
 from advhash.experiments.attack.served import check_search, written_search
 from advhash.experiments.config import (
     AttackConfig,
+    AttackProtocol,
     BudgetConfig,
     DatasetConfig,
-    ProtocolConfig,
     VictimConfig,
 )
 from advhash.experiments.config_text import method_label
@@ -333,9 +334,11 @@ def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block 
 
 
 def _seen(cell: AttackCell, planted: bool, place: Place) -> tuple[AttackConfig, Trained]:
-    """Config and victim of the queries, or of the pictures that are planted."""
+    """Config and victim with the queries, or with the pictures that are planted as such."""
     trained: Trained = place.part(cell.victim)
-    return planted_pictures(cell.config, trained) if planted else (cell.config, trained)
+    if planted:
+        return planted_pictures(cell.config, trained)
+    return cell.config, replace(trained, data=started(cell.config.protocol, trained.data))
 
 
 def _attack_block(
@@ -382,7 +385,7 @@ def _measured(
 
     queries: those of the queries; items: those of the pictures that are planted
     """
-    config, trained = cell.config, place.part(cell.victim)
+    config, trained = _seen(cell, False, place)
     codes, fitted = place.part(cell.codes), place.part(cell.fit)
     database = codes[str(config.protocol.database)]
 
@@ -502,7 +505,7 @@ def _finished(
         ]
 
     began = time.perf_counter()
-    config, trained = cell.config, place.part(cell.victim)
+    config, trained = _seen(cell, False, place)
     items = made(True) if config.protocol.poison else None
     outcome, record, scores = _measured(cell, made(False), items, place)
     database = place.part(cell.codes)[str(config.protocol.database)]
@@ -517,7 +520,7 @@ def _finished(
 
 def _check_threat(
     config: AttackConfig, victim: HashVictim, method: Attack, data: Dataset
-) -> ProtocolConfig:
+) -> AttackProtocol:
     """The protocol with the attacked direction and the moved modality written out.
 
     Raises UsageError: a direction or a modality that victim or attack lack, more planted items
@@ -560,7 +563,8 @@ def _check_threat(
     planned = config.model_copy(update={"protocol": protocol})
     check_poison(planned, method.goal, database, len(data.validation))
     check_search(protocol, victim, database, len(data.database))
-    return protocol.model_copy(update=written_search(protocol))
+    start = check_threshold(protocol, victim, data)
+    return protocol.model_copy(update={**written_search(protocol), **start})
 
 
 def resolve(config: AttackConfig, known: Known) -> AttackConfig:

@@ -10,10 +10,10 @@ from pydantic import (
 )
 
 from advhash.experiments.config import (
+    AttackProtocol,
     BudgetConfig,
     DatasetConfig,
     MethodConfig,
-    ProtocolConfig,
     Run,
     Table,
     VictimConfig,
@@ -38,7 +38,7 @@ class GridConfig(Table):
     attacks: list[MethodConfig] = Field(min_length=1)
     budgets: list[BudgetConfig] = Field(default=[])
     defense_budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig)
+    protocol: AttackProtocol = Field(default_factory=AttackProtocol)
 
     @field_validator("datasets", "victims", "defenses", "attacks", mode="before")
     @classmethod
