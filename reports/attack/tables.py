@@ -201,7 +201,7 @@ def after_files(runs: Sequence[Run]) -> Table | None:
 
 
 def directions(runs: Sequence[Run]) -> Table | None:
-    """The same queries against each kind of database code; None where there is one alone."""
+    """The same queries against each kind of database code, for the runs that retrieval judges."""
 
     def cells(run: Run, way: str, metrics: Mapping[str, Metric | None]) -> list[TableCell]:
         protocol = run.record.protocol
@@ -212,10 +212,11 @@ def directions(runs: Sequence[Run]) -> Table | None:
             (points(metrics.get(name)) for name in shares),
         )
 
-    shares = _shares(runs)
+    retrieving = [run for run in runs if not run.record.protocol.at_threshold]
+    shares = _shares(retrieving)
     rows = [
         cells(run, way, metrics)
-        for run in runs
+        for run in retrieving
         for way, metrics in run.record.metrics_by_direction.items()
     ]
     if not rows:

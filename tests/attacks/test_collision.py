@@ -28,12 +28,17 @@ from advhash.experiments.attack.operating import (
     operating_columns,
     operating_metrics,
     operating_threshold,
+    originals,
 )
 from advhash.experiments.attack.run import attack
-from advhash.experiments.config import AttackConfig
+from advhash.experiments.compare import compare_runs
+from advhash.experiments.config import AttackConfig, AttackProtocol
 from advhash.registry import ATTACKS, VICTIMS
+from advhash.reports.attack.queries import load_queries
+from advhash.reports.elements.verdict import verdict
 from advhash.reports.page.render import page
-from advhash.reports.record import load_record
+from advhash.reports.record import Record, load_record
+from advhash.reports.vocabulary import label_of
 from advhash.shared_labels import as_groups, without_labels
 from advhash.targets import choose_targets
 from advhash.victims.base import HashVictim
@@ -43,6 +48,10 @@ EIGHT = Budget("linf", 8 / 255)
 SIXTEEN = Budget("linf", 16 / 255)
 SETTINGS = {"pictures": 40, "size": 48}
 QUICK = {"steps": 15}
+
+
+def rated(rate: float) -> AttackProtocol:
+    return AttackProtocol(false_positive_rate=rate)
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +286,8 @@ def test_rates_against_a_loop(
     moved, codes = codes_of("evasion", victim, served, queries, targets)
     clean = victim.encode(queries.inputs["image"], "image")
     own = queries.labels
-    columns = operating_columns(victim, moved, clean, codes, served, own.numpy())
-    metrics = operating_metrics(columns, served, victim, 0.01, targeted=False, seed=0)
+    columns = operating_columns(victim, moved, clean, codes, served, own.numpy(), None)
+    metrics, hits = operating_metrics(columns, served, victim, rated(0.01), targeted=False, seed=0)
     threshold = metrics["threshold_bits"]
     assert threshold is not None
     assert threshold.value is not None
@@ -286,13 +295,15 @@ def test_rates_against_a_loop(
     assert columns["bits_png"].tolist() == columns["bits_adversarial"].tolist()
     rate = metrics["evasion_rate"]
     assert rate is not None
-    assert rate.value == pytest.approx((far(codes, served, own) > threshold.value).mean())
+    evading = far(codes, served, own) > threshold.value
+    assert rate.value == pytest.approx(evading.mean())
+    assert hits["evasion_rate"].tolist() == evading.tolist()
     practice = metrics["evasion_rate_pdq"]
     assert practice is not None
     assert practice.value == pytest.approx(
         (far(codes, served, own) > 31 * victim.bits // 256).mean()
     )
-    aimed = operating_metrics(columns, served, victim, 0.01, targeted=True, seed=0)
+    aimed, _ = operating_metrics(columns, served, victim, rated(0.01), targeted=True, seed=0)
     collided = aimed["collision_rate"]
     assert collided is not None
     assert collided.value == pytest.approx(1 - rate.value)
@@ -326,6 +337,89 @@ def test_a_run_on_a_perceptual_hash(name: str, tmp_path: Path) -> None:
     assert "Evasion and collision at a threshold" in page([tmp_path / "run"])
 
 
+def judged(tmp_path: Path, name: str = "evasion", **protocol: Any) -> Record:
+    config = AttackConfig.build(
+        {
+            "victim": {"name": "dhash"},
+            "attack": {"name": name, **QUICK},
+            "dataset": {"name": "near_duplicates", **SETTINGS},
+            "protocol": {"queries": 6, **protocol},
+        }
+    )
+    return attack(config, tmp_path / "run")
+
+
+def test_the_pictures_themselves_are_attacked_unless_copies_are_asked_for(
+    tmp_path: Path, data: Dataset
+) -> None:
+    record = judged(tmp_path)
+    assert record.protocol.start == "originals"
+    assert record.value("bits_clean") == record.value("evasion_rate_clean") == 0
+    copies = judged(tmp_path / "copies", start="copies")
+    assert (copies.value("bits_clean") or 0) > 0
+    pictures = originals(data)
+    assert pictures is not None
+    found = pictures.query.tensor("image")
+    assert torch.equal(pictures.query.labels, data.query.labels)
+    for row, label in enumerate(data.query.labels.tolist()):
+        own = data.database.labels.tolist().index(label)
+        assert torch.equal(found[row], data.database.tensor("image")[own])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "other"),
+    [("evasion", "evasion_rate", "map_adversarial"), ("collision", "collision_rate", "tmap")],
+)
+def test_the_threshold_in_use_leads(name: str, rate: str, other: str, tmp_path: Path) -> None:
+    record = judged(tmp_path, name, threshold=9)
+    assert record.value("threshold_bits") == record.protocol.threshold == 9
+    assert record.headline().main == rate
+    queries = load_queries(tmp_path / "run", record)
+    far = queries.columns["bits_adversarial"]
+    assert queries.columns[rate].tolist() == ((far > 9) == (name == "evasion")).tolist()
+    lead = verdict(record).lead.replace("\N{NO-BREAK SPACE}", " ")
+    assert lead.startswith(f"At a threshold of 9 bits, {100 * (record.value(rate) or 0):.1f} %")
+    html = page([tmp_path / "run"])
+    assert label_of(rate) in html
+    assert label_of(other) not in html.partition('<h2 id="words">')[0]
+
+
+def test_runs_at_a_threshold_are_compared_query_by_query(tmp_path: Path) -> None:
+    weak, strong = (
+        attack(
+            AttackConfig.build(
+                {
+                    "victim": {"name": "dhash"},
+                    "attack": {"name": "evasion", "steps": steps},
+                    "dataset": {"name": "near_duplicates", **SETTINGS},
+                    "protocol": {"queries": 6, "threshold": 9},
+                }
+            ),
+            tmp_path / str(steps),
+        )
+        for steps in (1, 15)
+    )
+    difference = compare_runs(tmp_path / "1", tmp_path / "15").differences["evasion_rate"]
+    gained = (strong.value("evasion_rate") or 0) - (weak.value("evasion_rate") or 0)
+    assert difference.value == pytest.approx(gained)
+    assert "Leaderboard" in page([tmp_path / "1", tmp_path / "15"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"protocol": {"threshold": 65}}, "at most 64 bits"),
+        ({"protocol": {"threshold": 3}, "dataset": {"name": "digits"}}, "name one picture each"),
+        ({"protocol": {"start": "copies"}, "dataset": {"name": "digits"}}, "name one picture"),
+    ],
+)
+def test_a_threshold_needs_pictures_with_names(given: dict[str, Any], message: str) -> None:
+    like = {"victim": {"name": "dhash"}, "attack": {"name": "evasion"}, "dataset": {
+        "name": "near_duplicates", **SETTINGS}}  # fmt: skip
+    with pytest.raises(UsageError, match=message):
+        attack(AttackConfig.build({**like, **given}))
+
+
 def test_false_positives_are_of_clean_queries_not_of_those_that_set_the_threshold(
     victim: HashVictim, served: AttackData
 ) -> None:
@@ -333,7 +427,7 @@ def test_false_positives_are_of_clean_queries_not_of_those_that_set_the_threshol
     columns = {
         f"bits_{name}": np.zeros(10) for name in ("clean", "adversarial", "png", "jpeg90", "jpeg75")
     }
-    found = operating_metrics(columns, served, victim, 0.3, targeted=False, seed=0)
+    found, _ = operating_metrics(columns, served, victim, rated(0.3), targeted=False, seed=0)
     bits, share = found["threshold_bits"], found["false_positives"]
     assert bits is not None
     assert bits.value is not None
@@ -357,7 +451,7 @@ def test_a_rate_of_none_or_all_has_an_interval_with_a_width(
     """The bootstrap of equal outcomes said 1.00 [1.00, 1.00] of ten queries."""
     names = ("clean", "adversarial", "png", "jpeg90", "jpeg75")
     columns = {f"bits_{name}": np.full(10, far) for name in names}
-    found = operating_metrics(columns, served, victim, 0.01, targeted=False, seed=0)
+    found, _ = operating_metrics(columns, served, victim, rated(0.01), targeted=False, seed=0)
     rate = found["evasion_rate"]
     assert rate is not None
     assert rate.value == (far > 0)

@@ -211,7 +211,7 @@ def operating_metrics(
         return None if bits is None else rate_metric(hits(seen, bits), seed)
 
     pdq = pdq_threshold(victim.bits)
-    distances = [BITS + seen for seen in ("clean", "adversarial", *(("own",) if targeted else ()))]
+    distances = [BITS + seen for seen in ("clean", "adversarial", "own") if BITS + seen in columns]
     metrics = {
         name: rate_of("adversarial", threshold),
         f"{name}_clean": rate_of("clean", threshold),
