@@ -87,13 +87,13 @@ def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset)
         )
     if not judged:
         return {}
-    found = protocol.start or ("copies" if originals(data) is None else "originals")
-    if found == "originals" and originals(data) is None:
+    start = protocol.start or ("copies" if originals(data) is None else "originals")
+    if start == "originals" and originals(data) is None:
         raise UsageError(
             "protocol.start=originals: expected a database row with the label of every query; use "
             "protocol.start=copies"
         )
-    return {"start": found}
+    return {"start": start}
 
 
 def pdq_threshold(bits: int) -> int:
