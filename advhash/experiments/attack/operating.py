@@ -52,10 +52,10 @@ def originals(data: Dataset) -> Dataset | None:
     if not names_pictures(labels):
         return None
     places = {label: row for row, own in enumerate(labels.numpy()) for label in label_numbers(own)}
-    rows = []
+    rows: list[int] = []
     for own in data.query.labels.numpy():
-        same = {places.get(label) for label in label_numbers(own)}
-        if len(same) != 1 or None in same:
+        same = {places.get(label, -1) for label in label_numbers(own)}
+        if len(same) != 1 or -1 in same:
             return None
         rows += same
     return replace(data, query=data.database.take(torch.tensor(rows)))
