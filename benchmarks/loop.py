@@ -55,7 +55,7 @@ COUNT, STEPS = 100, 100
 HEAD = """# Measured: the gradient loop
 
 Written by `OMP_NUM_THREADS=1 python benchmarks/loop.py` from `benchmarks/loop.json`. One thread a
-process, L∞ 8/255, seed 0, beside other work on two cores.
+process, L∞ 8/255, seed 0, on two hyperthreads with nothing else running.
 
 """
 

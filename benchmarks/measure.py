@@ -72,6 +72,7 @@ SCRIPTS = (
     Script("encoding.py", timings=True),
     Script("training_state.py", ("training.md",), timings=True),
     Script("loop.py", ("attacks/loop.md",), timings=True),
+    Script("prosgan_step.py", timings=True),
     Script("suites.py", ("benchmark_measured.md",), timings=True),
 )
 
