@@ -115,6 +115,7 @@ class Method(ABC):
             raise ConfigError(
                 f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
                 + ("" if first["type"] == "missing" else f", got {first['input']!r}")
+                + ("; write [a, b]" if first["type"] in ("tuple_type", "list_type") else "")
             ) from None
 
 

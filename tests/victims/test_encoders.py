@@ -31,6 +31,7 @@ from advhash.storage.checkpoint import load_victim, save_victim
 from advhash.victims.encoders import encoded
 from advhash.victims.encoders.encoded import Encoded
 from advhash.victims.encoders.matrix import read_matrix
+from advhash.victims.encoders.picture_files import read_preprocessing
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.quantisers import ITQ, Quantiser, principal_axes
 
@@ -407,6 +408,114 @@ def test_a_model_of_transformers_sees_what_it_sees_at_home(kind: str, tmp_path: 
     clear = theirs.abs() > 1e-2 * scale
     assert torch.equal((ours > 0)[clear], (theirs > 0)[clear])
     assert float((ours - theirs).abs().max()) < 1e-2 * scale
+
+
+SQUARE = {"height": 32, "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ViT", {"size": SQUARE}),
+        ("ViT", {"size": SQUARE, "do_normalize": False}),
+        ("DeiT", {"size": {"height": 40, "width": 40}, "crop_size": SQUARE}),
+        ("CLIP", {"size": {"shortest_edge": 36}, "crop_size": SQUARE}),
+        ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.8, "resample": 2}),
+        ("ConvNext", {"size": {"shortest_edge": 384}, "resample": 2}),
+    ],
+)
+def test_pictures_are_prepared_as_their_processor_does(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of one that is no square, so that a squash and a crop are not the same."""
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{kind}ImageProcessor")(**settings)
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    theirs = processor([Image.fromarray(pixels)], return_tensors="pt")["pixel_values"]
+    ours = read_preprocessing(str(tmp_path), {}, "hf:x")(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    )
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) < 0.03  # pixels are rounded in another place
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("MobileViT", {}, "got do_flip_channel_order in preprocessor_config.json"),
+        ("EfficientNet", {}, "got include_top"),
+        ("PoolFormer", {}, "got crop_pct"),
+        ("Vilt", {}, "got do_pad, pictures that are not square"),
+        ("ViT", {"size": {"height": 32, "width": 16}}, "got pictures that are not square"),
+        ("ViT", {"do_rescale": False}, "got do_rescale=false"),
+        ("ViT", {"rescale_factor": 1 / 127.5}, "got rescale_factor=0.0078"),
+        ("ViT", {"resample": 0}, "expected a resize by bilinear"),
+    ],
+)
+def test_pictures_that_are_prepared_otherwise_are_refused(
+    kind: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    getattr(transformers, f"{kind}ImageProcessor")(**settings).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=message) as refused:
+        read_preprocessing(str(tmp_path), {}, "hf:x")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_whose_preprocessing_is_missing_is_refused(tmp_path: Path) -> None:
+    tiny("clip", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=r"expected preprocessor_config.json .* got none; save"):
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True, side="image")
+
+
+def test_weights_that_lack_the_pooler_give_the_mean_token(tmp_path: Path) -> None:
+    """As those of a classifier: a pooler of random weights would be another victim each time."""
+    transformers = pytest.importorskip("transformers")
+    model, _ = tiny("vit", tmp_path)
+    transformers.ViTForImageClassification(model.config).save_pretrained(tmp_path)
+    named = {"encoder": f"hf:{tmp_path}", "quantise": "sign", "pretrained": True}
+    victim = encoder(**named)
+    pictures = torch.rand(3, 3, 32, 32).mul(255).round() / 255
+    theirs = transformers.AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        hidden = theirs(pixel_values=(pictures - 0.5) / 0.5).last_hidden_state
+    assert torch.allclose(victim.relax(pictures, "image"), hidden.mean(dim=1), atol=1e-5)
+    settings = {**named, **Encoded.source_arguments({**named, "projection": None})}
+    (tmp_path / "kept").mkdir()
+    save_victim(tmp_path / "kept", victim, name="encoder", settings=settings)
+    again, _ = load_victim(tmp_path / "kept")
+    assert torch.equal(victim.relax(pictures, "image"), again.relax(pictures, "image"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("take", "got 1 too few, such as encoder.layer.0"),
+        ("turn", "got 1 of another shape, such as encoder.layer.0"),
+        ("add", "got 1 of further layers, such as encoder.layer.2.x; save model and"),
+        ("cut", "expected a folder or a model on this machine .*; save it there"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change: str, message: str, tmp_path: Path) -> None:
+    """None is left random: the victim would be another one each time."""
+    tiny("dinov2", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    name = "encoder.layer.0.mlp.fc1.weight"
+    if change == "take":
+        del tensors[name]
+    elif change == "turn":
+        tensors[name] = tensors[name].T[:3].contiguous()
+    else:
+        tensors["encoder.layer.2.x"] = torch.ones(2)
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UsageError, match=message) as refused:
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True)
+    assert "\n" not in str(refused.value)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class Encoded(_Fitted):
         self.used, self.bits = used, used if self.bits is None else self.bits
         if self.bits < 1:
             raise ConfigError(f"expected bits above 0, got {self.bits}")
-        self._quantiser.check(used, self.bits)
+        self._quantiser.check(self.quantise, used, self.bits)
         self.network = source.network.requires_grad_(False).eval()
         self.register_buffer("centre", torch.zeros(len(self.bounds), used))
         width = self.bits if self._quantiser.projects else 0
@@ -323,10 +323,14 @@ class Encoded(_Fitted):
         sides = [self.split_features(data.train, side, progress) for side in self.bounds]
         for rows in sides:
             if not bool(rows.isfinite().all()):
-                raise DataError(f"{self.encoder}: expected finite features, got NaN or infinity")
+                raise DataError(
+                    f"{self.encoder}: expected finite features of the training rows, got NaN or "
+                    "infinity; check its weights and its preprocessing"
+                )
             if bool((rows == rows[0]).all()):
                 raise DataError(
-                    f"{self.encoder}: expected features that differ, got the same for all"
+                    f"{self.encoder}: expected features that differ between training rows, got "
+                    "the same for all; check its weights, or take other data"
                 )
         self.one_sided.copy_(torch.stack([(rows >= 0).all() for rows in sides]))
         if len(sides) > 1 and self._quantiser.projects:
@@ -406,7 +410,7 @@ class Encoded(_Fitted):
         prepared = self._preprocessing
         assert prepared is not None  # since it has pictures
         size = f"{prepared.crop}×{prepared.crop} pixels"
-        cut = "squashed" if prepared.side is None else f"shorter side {prepared.side}, cut"
+        cut = "squashed" if prepared.squashed else f"shorter side {prepared.side}, cut"
         numbers = [
             ", ".join(f"{value:.4g}" for value in values)
             for values in (prepared.mean, prepared.std)

@@ -38,6 +38,10 @@ TOKENISERS = (
     *("spiece.model", "sentencepiece.bpe.model"),
 )
 LONGEST = 8192  # tokens, where a model states no length
+BEHIND_PADDING = (  # models that count the places of tokens from behind the id of padding
+    *("roberta", "mpnet", "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer"),
+    *("luke", "markuplm", "xmod"),
+)
 _MODULES = "modules.json"
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
@@ -98,9 +102,9 @@ def sentence_folder(what: str, online: bool) -> Path:
         return folder
     name = what.replace("-", "_")
     if name.isidentifier() and (package := importlib.util.find_spec(name)) is not None:
-        inside = Path(package.origin or "").parent
+        inside = Path(next(iter(package.submodule_search_locations or ("",)))).absolute()
         listed = sorted(inside.glob(_MODULES)) or sorted(inside.glob(f"*/{_MODULES}"))
-        if not listed:
+        if not package.submodule_search_locations or not listed:
             raise UsageError(
                 f"encoder 'st:{what}': expected a package with {_MODULES} in {inside}, got none"
             )
@@ -165,8 +169,13 @@ def read_text_side(
     text = getattr(config, "text_config", config)
     limit = getattr(text, "max_position_embeddings", None) or LONGEST
     known = [int(limit), int(tokeniser.model_max_length), int(stated.get("length") or LONGEST)]
-    pad = tokeniser.pad_token_id
-    if "roberta" in str(text.model_type):  # which counts places from behind the id of padding
+    pad, words = tokeniser.pad_token_id, int(text.vocab_size)
+    if len(tokeniser) > words:
+        raise UsageError(
+            f"encoder {name!r}: expected a tokeniser of the model's {words} tokens, got one of "
+            f"{len(tokeniser)}; save the model's own there with tokenizer.save_pretrained"
+        )
+    if any(kind in str(text.model_type) for kind in BEHIND_PADDING):
         known.append(int(limit) - int(pad or 0) - 1)
     fixed = str(config.model_type).startswith("siglip")
     reading = Reading(
@@ -207,8 +216,8 @@ def _modules(folder: Path, name: str) -> list[tuple[str, str]]:
         modules = [(str(each["type"]).rpartition(".")[2], str(each["path"])) for each in listed]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
-            f"encoder {name!r}: expected {_MODULES} of sentence-transformers in {folder}, got "
-            f"{type(error).__name__}"
+            f"encoder {name!r}: expected {_MODULES} of sentence-transformers in {folder} "
+            f"({reason(error)}); hf:{folder} takes a model of transformers alone"
         ) from None
     kinds = [kind for kind, _ in modules]
     last = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
