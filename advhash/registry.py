@@ -521,6 +521,7 @@ DATASETS: Registry[Any] = Registry(
         "advhash.data.readers.near_duplicates",
         "advhash.data.readers.openmoji_set",
         "advhash.data.readers.own_table",
+        "advhash.data.readers.own_texts",
         "advhash.data.readers.scikit_learn",
         "advhash.data.readers.tables",
     ),

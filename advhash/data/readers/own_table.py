@@ -8,6 +8,7 @@ categories) is learnt from the training rows. Numbers become one standardised fe
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def _file(place: Path) -> Path:
 
 
 def _table(file: Path, choices: Choices) -> Dataset:
-    columns = _read(file)
+    columns = read_columns(file)
     total = len(next(iter(columns.values())))
     label = _label_column(file, list(columns), choices.label)
     _check_names(file, columns, label, choices)
@@ -167,7 +168,7 @@ def _table(file: Path, choices: Choices) -> Dataset:
     )
 
 
-def _read(file: Path) -> Columns:
+def read_columns(file: Path) -> Columns:
     """The cells of each column as text, "" where there is none. Raises DataError."""
     columns = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     if len(columns) < 2 or not next(iter(columns.values())):
@@ -182,7 +183,7 @@ def _read(file: Path) -> Columns:
 def _csv(file: Path) -> Columns:
     try:
         read = read_gzip if file.suffix.lower() == ".gz" else read_bytes
-        lines = decoded(read(file, MAX_BYTES)).splitlines(keepends=True)
+        lines = list(io.StringIO(decoded(read(file, MAX_BYTES)), newline=""))
         head = next((line for line in lines if line.strip()), "")
         delimiter = max(DELIMITERS, key=head.count)
         names, *rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
