@@ -103,7 +103,6 @@ def read_texts(
         str(place),
         "add texts, or move some between the splits",
     )
-    searched = np.union1d(taken["train"], taken["held_out"])
     data = splits.assemble(
         "texts",
         taken,
@@ -115,13 +114,7 @@ def read_texts(
         source="texts given by the user",
         licence="unknown",
         texts_cut=sum(len(each) > MAX_CAPTION for each in rows.texts),
-        giveaway_words=splits.giveaway_words(
-            [words(rows.texts[row]) for row in searched.tolist()],
-            rows.labels[searched],
-            rows.classes,
-        )
-        if rows.classes
-        else {},
+        **_giveaway_words(rows, np.union1d(taken["train"], taken["held_out"])),
         **rows.facts,
     )
     settings = {
@@ -129,6 +122,14 @@ def read_texts(
         "vocabulary": vocabulary, "seed": seed,
     }  # fmt: skip
     return with_text(replace(data, settings=settings), text, text_length, vocabulary)
+
+
+def _giveaway_words(rows: _Texts, searched: splits.Rows) -> dict[str, object]:
+    """For the card: the words of the database that almost decide a class; groups have none."""
+    if not rows.classes:
+        return {}
+    texts = [words(rows.texts[row]) for row in searched.tolist()]
+    return {"giveaway_words": splits.giveaway_words(texts, rows.labels[searched], rows.classes)}
 
 
 # Tables, JSON lines, class folders
