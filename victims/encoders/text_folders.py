@@ -163,9 +163,10 @@ def read_text_side(
     sentences = folder if sentences is None and folder is not None else sentences
     pooling = None if dual else Pooling()
     dense: Mapping[str, Tensor] = {}
+    pools_prompt = True
     if not dual and sentences is not None and (sentences / _MODULES).is_file():
         stated = _stated(sentences, folder or sentences, name)
-        pooling, dense = _behind(sentences, name, bool(stated.get("prompt")))
+        pooling, dense, pools_prompt = _behind(sentences, name, bool(stated.get("prompt")))
     text = getattr(config, "text_config", config)
     limit = getattr(text, "max_position_embeddings", None) or LONGEST
     known = [int(limit), int(tokeniser.model_max_length), int(stated.get("length") or LONGEST)]
@@ -186,6 +187,7 @@ def read_text_side(
         lower=bool(stated.get("lower")),
         fixed=fixed,
         left=tokeniser.padding_side == "left",
+        pools_prompt=pools_prompt,
     )
     return TextFiles(reading, document, pooling, dense)
 
@@ -257,8 +259,9 @@ def _stated(folder: Path, model: Path, name: str) -> dict[str, Any]:
     return stated
 
 
-def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str, Tensor]]:
-    """The pooling and what follows it. Raises UsageError."""
+def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str, Tensor], bool]:
+    """The pooling and what follows it, and whether it pools the prompt. Raises UsageError."""
+    pools_prompt = True
     modes: tuple[str, ...] = ("mean",)
     layers: list[tuple[int, int, bool, str]] = []
     weights: dict[str, Tensor] = {}
@@ -273,7 +276,8 @@ def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str,
             ]
             modes = (given,) if isinstance(given, str) else tuple(given) or modes
             unknown = [mode for mode in modes if mode not in POOLINGS]
-            if unknown or (prompted and said.get("include_prompt") is False):
+            pools_prompt = said.get("include_prompt") is not False
+            if unknown or (prompted and not pools_prompt):
                 raise UsageError(
                     f"encoder {name!r}: expected a pooling of {', '.join(POOLINGS)} that includes "
                     f"the prompt, got {', '.join(unknown) or 'one that leaves it out'}"
@@ -295,9 +299,10 @@ def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str,
         if said.get("use_residual"):
             raise UsageError(f"encoder {name!r}: expected plain linear layers, got a residual one")
     try:
-        return Pooling(modes, tuple(layers), modules[-1][0] == "Normalize"), weights
+        pooling = Pooling(modes, tuple(layers), modules[-1][0] == "Normalize")
     except ValueError as error:
         raise UsageError(f"encoder {name!r}: {error}") from None
+    return pooling, weights, pools_prompt
 
 
 def text_dimensions(config: Any, pooling: Pooling | None) -> int:

@@ -48,6 +48,7 @@ class Reading:
     length: tokens that are read of a text; what follows is cut off
     pad:    id of padding
     prompt: what is put before every text
+    pools_prompt: whether the features are pooled from the prompt's tokens as well
     lower:  whether texts are brought into lower case first
     fixed:  whether every text is padded to `length`, as SigLIP reads them
     left:   whether padding stands before the text
@@ -61,6 +62,7 @@ class Reading:
     lower: bool = False
     fixed: bool = False
     left: bool = False
+    pools_prompt: bool = True
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
