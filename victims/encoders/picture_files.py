@@ -37,15 +37,19 @@ def read_preprocessing(what: str, place: Mapping[str, Any], name: str) -> Prepro
     steps += [f"{step}=false" for step in ("do_resize", "do_rescale") if not said.get(step, True)]
     if not math.isclose(float(said.get("rescale_factor") or 0), 1 / 255, rel_tol=1e-4):
         steps.append(f"rescale_factor={said.get('rescale_factor')}")
-    size = dict(said.get("size") or {})
+    size: dict[str, Any] = dict(said.get("size") or {})
     shortest, share = size.get("shortest_edge"), said.get("crop_pct")
     stretched = [size.get("height"), size.get("width")]
+    side: Any = shortest or stretched[0]
     cut = dict(said.get("crop_size") or {}) if said.get("do_center_crop") else {}
     if share and not str(said.get("image_processor_type")).startswith("ConvNext"):
         steps.append("crop_pct")
     warped = bool(share and shortest and shortest >= WARPED)
-    ends = [cut["height"], cut["width"]] if cut else [shortest] * 2 if share else stretched
-    if None in ends or ends[0] != ends[1] or (not shortest and stretched[0] != stretched[1]):
+    ends: list[Any] = [shortest, shortest] if share else stretched
+    if cut:
+        ends = [cut.get("height"), cut.get("width")]
+    squares = [ends] if shortest else [ends, stretched]
+    if any(None in sides or sides[0] != sides[1] for sides in squares):
         steps.append("pictures that are not square")
     if steps:
         raise UsageError(
@@ -53,11 +57,10 @@ def read_preprocessing(what: str, place: Mapping[str, Any], name: str) -> Prepro
             f"{', '.join(steps)} in preprocessor_config.json; bring it as onnx:FILE or as a "
             "function of yours"
         )
-    side = shortest or stretched[0]
     normalised = bool(said.get("do_normalize"))
     return Preprocessing(
         crop=int(ends[0]),
-        side=int(side / share) if share and not warped else int(side),
+        side=int(side / share) if share and not warped else side,
         filter=filter_called(said.get("resample")),
         mean=_numbers(said["image_mean"]) if normalised else (0.0,) * 3,
         std=_numbers(said["image_std"]) if normalised else (1.0,) * 3,

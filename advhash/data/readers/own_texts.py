@@ -114,14 +114,14 @@ def read_texts(
         source="texts given by the user",
         licence="unknown",
         texts_cut=sum(len(each) > MAX_CAPTION for each in rows.texts),
-        **_giveaway_words(rows, np.union1d(taken["train"], taken["held_out"])),
-        **rows.facts,
     )
+    facts = {**_giveaway_words(rows, np.union1d(taken["train"], taken["held_out"])), **rows.facts}
     settings = {
         "root": root, "column": column, "label": label, "group": group, "split": split,
         "vocabulary": vocabulary, "seed": seed,
     }  # fmt: skip
-    return with_text(replace(data, settings=settings), text, text_length, vocabulary)
+    data = replace(data, settings=settings, card={**data.card, **facts})
+    return with_text(data, text, text_length, vocabulary)
 
 
 def _giveaway_words(rows: _Texts, searched: splits.Rows) -> dict[str, object]:
@@ -129,7 +129,8 @@ def _giveaway_words(rows: _Texts, searched: splits.Rows) -> dict[str, object]:
     if not rows.classes:
         return {}
     texts = [words(rows.texts[row]) for row in searched.tolist()]
-    return {"giveaway_words": splits.giveaway_words(texts, rows.labels[searched], rows.classes)}
+    labels = rows.labels[searched].astype(np.uint8)
+    return {"giveaway_words": splits.giveaway_words(texts, labels, rows.classes)}
 
 
 # Tables, JSON lines, class folders
@@ -347,15 +348,15 @@ def _judged(folder: Path, split: str, seed: int) -> _Texts:
     pairs = judged.pairs
     of_pair = np.repeat(np.arange(len(judged.queries)), np.diff(pairs.starts))
     good = pairs.grades > 0
-    asked, found = of_pair[good], pairs.rows[good]
+    asked, answering = of_pair[good], pairs.rows[good]
     answered = np.unique(asked)
     if len(answered) < 2:
         raise DataError(f"{judged.source}: expected 2 queries with a relevant document or more")
-    order = np.argsort(found, kind="stable")
-    counts = np.bincount(found, minlength=len(documents))
+    order = np.argsort(answering, kind="stable")
+    counts = np.bincount(answering, minlength=len(documents))
     groups = np.full((len(documents), counts.max()), NO_GROUP, np.int32)
     within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    groups[found[order], within] = asked[order]
+    groups[answering[order], within] = asked[order]
     own = np.full((len(answered), counts.max()), NO_GROUP, np.int32)
     own[:, 0] = answered
     named, texts = list(queries), list(queries.values())
