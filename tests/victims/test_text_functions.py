@@ -120,7 +120,7 @@ def test_a_run_on_a_function_of_texts(module: Path, monkeypatch: pytest.MonkeyPa
     assert before is not None
     assert after is not None
     gradient = AttackConfig.build({**config, "attack": {"name": "hotflip"}}).trusting(True)
-    with pytest.raises(UsageError, match=r"needs gradients: .*takes texts"):
+    with pytest.raises(UsageError, match=r"needs gradients: .*takes texts.*synonyms, token-noise"):
         attack(gradient, module / "other")
     pictures = {"victim": config["victim"], "dataset": {"name": "digits"}}
     with pytest.raises(DataError, match="needs texts: 'digits' has image"):
