@@ -28,7 +28,7 @@ from advhash.experiments.transfer.config import TransferConfig
 from advhash.registry import QUANTISERS, VICTIMS, is_external
 from advhash.reports.record import VictimInfo
 from advhash.storage.checkpoint import load_victim, save_victim
-from advhash.victims.encoders import encoded
+from advhash.victims.encoders import sources
 from advhash.victims.encoders.encoded import Encoded
 from advhash.victims.encoders.matrix import read_matrix
 from advhash.victims.encoders.picture_files import read_preprocessing
@@ -588,20 +588,23 @@ def test_a_description_of_somebody_else_is_refused() -> None:
         encoder(encoder="hf:./none", description='{"config": {}}')
 
 
-def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
-    monkeypatch: pytest.MonkeyPatch,
+def test_pictures_are_sized_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The files say it, which may be fetched where the user says so; no network is made."""
+    tiny("clip", tmp_path)
     asked = []
+    files_of = sources.Files.of
 
-    def opened(name: str, *, pretrained: bool, online: bool, **more: object) -> Any:
-        asked.append((name, pretrained, online))
-        return encoder_of_sources(SMALL["encoder"], pretrained=False, online=False)
+    def opened(name: str, online: bool) -> Any:
+        asked.append(online)
+        return files_of(name, online)
 
-    encoder_of_sources = encoded.open_encoder
-    monkeypatch.setattr(encoded, "open_encoder", opened)
-    monkeypatch.setattr(encoded, "sides_of", lambda name, **more: ("image",))
-    assert Encoded.picture_side({"encoder": "hf:a/b", "online": True}) == 160
-    assert asked == [("hf:a/b", False, True)]
+    monkeypatch.setattr(sources.Files, "of", opened)
+    monkeypatch.setattr(sources, "_model", None)
+    assert Encoded.picture_side({"encoder": f"hf:{tmp_path}", "online": True}) == 32
+    assert asked
+    assert all(asked)
 
 
 def test_a_folder_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from advhash.victims.encoders.sources import (
     described_sides,
     libraries,
     open_encoder,
+    picture_side,
     sides_of,
 )
 from advhash.victims.encoders.text_side import TextSide
@@ -178,10 +179,7 @@ class Encoded(_Fitted):
 
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
-        if "image" not in cls._sides(settings):
-            return None
-        source = open_encoder(**_named(settings), pretrained=False)
-        return None if source.preprocessing is None else source.preprocessing.crop
+        return picture_side(**_named(settings)) if "encoder" in settings else None
 
     @classmethod
     def text_kind(cls, settings: Mapping[str, object]) -> TextKind | None:

@@ -178,6 +178,21 @@ def sides_of(
     return _expect_side(name, side, sides)
 
 
+def picture_side(
+    name: str, *, online: bool, side: Modality | None = None, unsaid: Unsaid = SAID
+) -> int | None:
+    """The side of the pictures that its network is fed, in pixels; None: it sees none.
+
+    Raises UsageError.
+    """
+    if "image" not in sides_of(name, online=online, side=side, unsaid=unsaid):
+        return None
+    if _parts(name)[0] not in PICTURES:
+        return _preprocessing(Files.of(name, online)).crop
+    encoder = open_encoder(name, pretrained=False, online=online, unsaid=unsaid)
+    return None if encoder.preprocessing is None else encoder.preprocessing.crop
+
+
 def _expect_side(
     name: str, side: Modality | None, sides: tuple[Modality, ...]
 ) -> tuple[Modality, ...]:
