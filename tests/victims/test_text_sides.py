@@ -110,13 +110,17 @@ def test_a_folder_of_sentence_transformers(pooling: Any, dense: bool, tmp_path: 
 @needs_sentences
 def test_the_prompt_of_a_folder_stands_before_every_text(tmp_path: Path) -> None:
     theirs = tiny.sentences(tmp_path)
-    theirs.prompts, theirs.default_prompt_name = {"query": "the big dog "}, "query"
+    theirs.prompts = {"query": "the big dog ", "document": "a ", "other": ""}
+    theirs.default_prompt_name = "query"
     theirs.save(str(tmp_path / "prompted"))
     wanted = theirs.encode(list(TEXTS), convert_to_tensor=True, show_progress_bar=False)
     victim = encoder(f"st:{tmp_path / 'prompted'}")
     shown = as_characters(TEXTS, LENGTH)
     torch.testing.assert_close(victim.relax(shown, "text"), wanted, atol=1e-5, rtol=1e-5)
     assert victim.tokens(shown).words[1].tolist()[:8] == [-1, -1, -1, -1, 0, 1, 2, 3]
+    assert [flag.name for flag in victim.flags()] == ["prompts"]
+    assert "('a ')" in victim.flags()[0].message
+    assert not encoder(f"st:{tmp_path / 'prompted'}", document_prompt="a ").flags()
 
 
 def test_bert_is_the_mean_of_its_tokens(tmp_path: Path) -> None:

@@ -427,6 +427,17 @@ class Encoded(_Fitted):
                     "others.",
                 )
             )
+        others = self._texts.reading.others if self._texts is not None else ()
+        if others and self.prompt is None and self.document_prompt is None:
+            flags.append(
+                Flag(
+                    "prompts",
+                    "info",
+                    f"The encoder's files state prompts ({', '.join(map(repr, others[:4]))}) that "
+                    "no text has here; victim.prompt and victim.document_prompt put one before "
+                    "queries and documents.",
+                )
+            )
         if isinstance(self.network, OnnxNetwork):
             flags += self._onnx_flags()
         return flags

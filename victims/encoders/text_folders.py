@@ -188,6 +188,7 @@ def read_text_side(
         fixed=fixed,
         left=tokeniser.padding_side == "left",
         pools_prompt=pools_prompt,
+        others=stated.get("others", ()),
     )
     return TextFiles(reading, document, pooling, dense)
 
@@ -246,7 +247,7 @@ def _table(file: Path, name: str) -> dict[str, Any]:
 
 
 def _stated(folder: Path, model: Path, name: str) -> dict[str, Any]:
-    """length, lower and prompt, as far as the files of sentence-transformers state them."""
+    """length, lower, prompt and others, as far as files of sentence-transformers state them."""
     stated: dict[str, Any] = {}
     for file in sorted(model.glob("sentence_*_config.json"))[:1]:
         said = _table(file, name)
@@ -254,8 +255,10 @@ def _stated(folder: Path, model: Path, name: str) -> dict[str, Any]:
     whole = folder / "config_sentence_transformers.json"
     if whole.is_file():
         said = _table(whole, name)
-        prompt = said.get("default_prompt_name")
-        stated["prompt"] = (said.get("prompts") or {}).get(prompt) if prompt else None
+        prompts, default = said.get("prompts"), said.get("default_prompt_name")
+        given = prompts.items() if isinstance(prompts, dict) else ()
+        named = {str(key): str(value) for key, value in given if value}
+        stated |= {"prompt": named.pop(str(default), None), "others": tuple(named.values())}
     return stated
 
 
