@@ -151,7 +151,8 @@ def test_random_cuts_follow_the_seed(features: Tensor) -> None:
         ({"bits": 64}, "quantise=mean makes one bit of each of 96 features"),
         ({"quantise": "itq", "bits": 97}, "expected at most 96 bits, one a feature, got 97"),
         ({"quantise": "pca-sign", "bits": 9, "dimensions": 8}, "expected at most 8 bits"),
-        ({"quantise": "lsh", "bits": 0}, "expected bits above 0"),
+        ({"quantise": "lsh", "bits": 0}, "expected bits from 1 to 65536, got 0"),
+        ({"quantise": "lsh", "bits": 2**17}, "expected bits from 1 to 65536"),
         ({"dimensions": 97}, "has 96 features: expected dimensions from 1 to that, got 97"),
     ],
 )

@@ -39,6 +39,7 @@ from advhash.victims.perceptual.resampling import Filter
 
 DOCUMENT = "document"  # the side of texts that are searched, where these have a prompt
 AT_ONCE = 64  # texts that are read together
+MOST_BITS = 2**16
 APART = 0.01  # the share of bits from which gradients are those of another model
 PIXELS = 2**21  # that are hashed at once where no gradient is asked for: 41 pictures of 224 a side
 COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
@@ -139,8 +140,8 @@ class Encoded(_Fitted):
                 f"that, got {used}"
             )
         self.used, self.bits = used, used if self.bits is None else self.bits
-        if self.bits < 1:
-            raise ConfigError(f"expected bits above 0, got {self.bits}")
+        if not 1 <= self.bits <= MOST_BITS:
+            raise ConfigError(f"expected bits from 1 to {MOST_BITS}, got {self.bits}")
         self._quantiser.check(self.quantise, used, self.bits)
         self.network = source.network.requires_grad_(False).eval()
         self.register_buffer("centre", torch.zeros(len(self.bounds), used))
@@ -224,9 +225,8 @@ class Encoded(_Fitted):
         return replace(data, **parts)  # type: ignore[arg-type]
 
     def query_modality(self, asked: Modality) -> Modality:
-        """An encoder that sees no pictures is asked by texts, and one of one side by that."""
-        alone = len(self.bounds) == 1 or (asked == "image" and asked not in self.bounds)
-        return next(iter(self.bounds)) if alone else asked
+        """Texts where pictures, the default, are asked for and it sees none; else what is asked."""
+        return next(iter(self.bounds)) if asked == "image" else asked
 
     @property
     def learns(self) -> bool:
