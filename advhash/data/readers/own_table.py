@@ -250,12 +250,13 @@ def _label_column(file: Path, names: Sequence[str], label: str) -> str:
     if len(likely) != 1:
         raise ConfigError(
             f"expected dataset.label, the column of {file} that holds the classes: one of "
-            f"{_listed(names)}"
+            f"{listed_columns(names)}"
         )
     return likely[0]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed_columns(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
@@ -273,7 +274,7 @@ def _check_names(file: Path, columns: Columns, label: str, choices: Choices) -> 
             if name not in columns:
                 raise ConfigError(
                     f"dataset.{setting}: expected columns of {file}, got {name!r}; it has "
-                    f"{_listed(list(columns))}"
+                    f"{listed_columns(list(columns))}"
                 )
             if seen.setdefault(name, setting) != setting:
                 raise ConfigError(
@@ -319,11 +320,11 @@ def _parties(file: Path, names: list[str], asked: Parties) -> Mapping[str, Seque
     left = [name for name in names if name not in held]
     for what, wrong in (("columns that are there", unknown), ("each column once", twice)):
         if wrong:
-            raise ConfigError(f"dataset.parties: expected {what}, got {_listed(wrong)}")
+            raise ConfigError(f"dataset.parties: expected {what}, got {listed_columns(wrong)}")
     if left or not all(asked.values()):
         raise ConfigError(
             "dataset.parties: expected one party or more with columns, and each column with a "
-            f"party or in dataset.drop, got none for {_listed(left) or 'a party'}"
+            f"party or in dataset.drop, got none for {listed_columns(left) or 'a party'}"
         )
     return asked
 

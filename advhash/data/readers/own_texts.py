@@ -26,12 +26,19 @@ from advhash.data.images.decode import printable
 from advhash.data.readers import shared
 from advhash.data.readers.caption_table import MIN_ITEMS, SHARES, SPLIT_NAMES
 from advhash.data.readers.captioned import MAX_CAPTION
-from advhash.data.readers.own_table import LABELS, Columns, read_columns
+from advhash.data.readers.own_table import LABELS, Columns, listed_columns, read_columns
 from advhash.data.text.counts import words
 from advhash.data.text.kinds import check_text, with_text
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
-from advhash.shared_labels import MOST_COLUMNS, NO_GROUP, Labels, as_groups
+from advhash.shared_labels import (
+    MOST_COLUMNS,
+    NO_GROUP,
+    Labels,
+    are_groups,
+    as_groups,
+    label_counts,
+)
 from advhash.storage.documents import Unreadable, read_text, reason
 from advhash.storage.places import user_path
 
@@ -144,7 +151,7 @@ def _labelled(place: Path, column: str, label: str, group: str, seed: int) -> _T
         if name and name not in columns:
             raise ConfigError(
                 f"dataset.{setting}: expected a column of {place}, got {name!r}; it has "
-                f"{_listed(columns)}"
+                f"{listed_columns(list(columns))}"
             )
     column = column or _only(place, columns, paths.TEXT_COLUMNS, "column", "holds the texts")
     if not label and not group:
@@ -254,13 +261,9 @@ def _only(
     if len(likely) != 1:
         raise ConfigError(
             f"expected dataset.{setting}, the column of {place} that {what}: one of "
-            f"{_listed(columns)}"
+            f"{listed_columns(list(columns))}"
         )
     return likely[0]
-
-
-def _listed(names: Columns | Sequence[str]) -> str:
-    return ", ".join(map(printable, list(names)[:20])) + (", …" if len(names) > 20 else "")
 
 
 def _classes(
@@ -290,7 +293,7 @@ def _parts(
     place: Path, stated: Sequence[str], labels: Labels, same: Sequence[int]
 ) -> npt.NDArray[np.str_]:
     """The split of each row: as stated, else drawn; rows without a label are only searched."""
-    bare = np.flatnonzero((labels >= 0).sum(1) == 0 if labels.dtype == np.int32 else ~labels.any(1))
+    bare = np.flatnonzero(label_counts(labels) == 0)
     parts = np.full(len(labels), "held_out", dtype="<U10")
     if any(stated):
         wrong = next((name for name in stated if name not in SPLIT_NAMES), None)
@@ -302,7 +305,7 @@ def _parts(
         parts = np.array([SPLIT_NAMES[name] for name in stated], dtype="<U10")
         parts[bare] = "held_out"
         return parts
-    if labels.dtype == np.int32:
+    if are_groups(labels):
         rows = np.setdiff1d(np.arange(len(labels)), bare)
         drawn = splits.by_identity(
             labels[rows, 0].astype(np.int64),
