@@ -115,6 +115,7 @@ class Method(ABC):
             raise ConfigError(
                 f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
                 + ("" if first["type"] == "missing" else f", got {first['input']!r}")
+                + ("; write [a, b]" if first["type"] in ("tuple_type", "list_type") else "")
             ) from None
 
 
@@ -520,6 +521,7 @@ DATASETS: Registry[Any] = Registry(
         "advhash.data.readers.near_duplicates",
         "advhash.data.readers.openmoji_set",
         "advhash.data.readers.own_table",
+        "advhash.data.readers.own_texts",
         "advhash.data.readers.scikit_learn",
         "advhash.data.readers.tables",
     ),

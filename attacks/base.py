@@ -227,10 +227,12 @@ class Attack(ABC):
         """Raise UsageError where the attack needs gradients and the victim has none."""
         if "gradients" in self.knowledge and not victim.differentiable:
             why = f" ({victim.no_gradient})" if victim.no_gradient else ""
+            advice = "on codes alone (nes, square, blend), or give real codes made in torch"
+            if self.modalities == {"text"}:
+                advice = "without (synonyms, token-noise)"
             raise UsageError(
                 f"{type(self).__name__} needs gradients: expected a differentiable victim, got one "
-                f"without{why}; choose one on codes alone (nes, square, blend), or give real codes "
-                "made in torch"
+                f"without{why}; choose one {advice}"
             )
 
     def check_data(self, data: Dataset) -> None:

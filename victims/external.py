@@ -328,7 +328,10 @@ class ExternalVictim(HashVictim):
                 f"victim {self.name}: expected {wanted} codes for {shown}, got {shape}"
             )
         if not bool(codes.isfinite().all()):
-            raise UsageError(f"victim {self.name}: expected finite codes, got NaN or infinity")
+            raise UsageError(
+                f"victim {self.name}: expected finite codes for {shown}, got NaN or infinity; look "
+                "for a division by 0 or a logarithm in it"
+            )
         return codes
 
     def _check_unpacked(self, codes: Tensor) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from advhash.codes.stored_rows import LINES
 from advhash.data.dataset import Modality
 from advhash.data.images.decode import unread, unread_warning
 from advhash.errors import DataError
@@ -17,6 +18,8 @@ from advhash.storage.documents import Unreadable, check_archive, open_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+TEXTS = (".txt",)  # in class folders
+TEXT_COLUMNS = ("text", "texts", "sentence", "caption", "document", "passage", "body")
 CAPTION_COLUMNS = {"image", "caption", "labels"}
 LISTS = ("database", "train", "test")
 MOST_MEMBERS = 2**40  # bytes: what is in an archive is asked, not how much
@@ -107,13 +110,13 @@ def _nothing(path: Path) -> DataError:
         return DataError(f"expected a folder or a file, got no folder {path}: check the path")
     if path.is_file():
         return DataError(
-            f"expected a table ({', '.join(TABLES)}), a caption CSV, lists or .mat files, got "
-            f"{path}, which no reader takes; a folder of pictures is named by the folder"
+            f"expected a table ({', '.join((*TABLES, *LINES))}), a caption CSV, lists or .mat "
+            f"files, got {path}, which no reader takes; a folder of pictures is named by the folder"
         )
     return DataError(
         f"expected {path}/<class>/<image>, lists, captions.csv, .mat files or a table, got 0 "
-        f"sub-folders with images in {path} and nothing else that a reader takes: make one "
-        "sub-folder a class"
+        f"sub-folders with images or texts in {path} and nothing else that a reader takes: make "
+        "one sub-folder a class"
         + "".join(f" ({line})" for line in unread_warning(unread(_names(path))))
     )
 
@@ -135,7 +138,14 @@ def _unsuited(path: Path, wanted: Reads, entries: list[Recognised]) -> DataError
             f"expected {path}/<class>/<image>, as this victim is trained on classes, got {got}: "
             "make one sub-folder a class, or take a victim that needs none (pdq, phash, dhash)"
         )
-    return DataError(f"expected what this victim reads ({wanted}) in {path}, got {got}")
+    table = next((each for each in entries if each.reader == "table"), None)
+    advice = ""
+    if table is not None and frozenset({"text"}) in wanted.inputs:
+        advice = (
+            f": call its column of texts text, or name it by --dataset texts --set dataset.root="
+            f"{table.settings['root']} --set dataset.column=NAME"
+        )
+    return DataError(f"expected what this victim reads ({wanted}) in {path}, got {got}{advice}")
 
 
 def _recognised(path: Path) -> Iterator[Recognised]:
@@ -160,7 +170,9 @@ def _in_file(file: Path) -> Iterator[Recognised]:
     elif name in KNOWN_TABLES:
         yield _known_table(name, root)
     elif name.lower().endswith(TABLES):
-        yield _table(file)
+        yield from _table(file)
+    elif suffix in LINES:
+        yield _texts(file, f"texts in {name}")
     elif suffix == ".mat":
         yield from _matlab(file.parent)
     elif suffix == ".txt" and file.stem.removesuffix("_img").removesuffix("_label") in LISTS:
@@ -187,13 +199,21 @@ def _in_folder(folder: Path) -> Iterator[Recognised]:
         if name in files:
             yield Recognised(reader, root, f"{name} of {reader}", frozenset({modality}))
     yield from _matlab(folder)
+    beir = is_beir(folder)
+    if beir:
+        yield _texts(folder, "a BEIR folder")
     for name in sorted(files):
         if name in KNOWN_TABLES:
             yield _known_table(name, root)
         elif name.lower().endswith(TABLES):
-            yield _table(folder / name)
+            yield from _table(folder / name)
+        elif name.lower().endswith(LINES) and not beir:
+            yield _texts(folder / name, f"texts in {name}")
     folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
-    classes = sum(_has_pictures(Path(entry.path)) for entry in folders)
+    classes = sum(_has(PICTURES, Path(entry.path)) for entry in folders)
+    written = sum(_has(TEXTS, Path(entry.path)) for entry in folders)
+    if written > 1:
+        yield _texts(folder, f"{written} class folders of texts", rank=3)
     if classes > 1:
         yield Recognised("folder", root, f"{classes} class folders", rank=1)
     if any(_is_picture(name) for name in files):
@@ -211,15 +231,31 @@ def _known_table(name: str, root: Mapping[str, object]) -> Recognised:
     return Recognised(reader, settings, f"the table of {reader}", frozenset({"table"}))
 
 
-def _table(file: Path) -> Recognised:
-    if set(_header(file)) >= CAPTION_COLUMNS:
+def _table(file: Path) -> Iterator[Recognised]:
+    """A table with captions, or with texts, which no party of a federation holds, or of numbers."""
+    header = _header(file)
+    if set(header) >= CAPTION_COLUMNS:
         settings: dict[str, object] = {"root": str(file.parent), "table": file.name}
         if file.name == "captions.csv":
             del settings["table"]
-        return Recognised(
+        yield Recognised(
             "captioned", settings, f"captions in {file.name}", frozenset({"image", "text"})
         )
-    return Recognised("table", {"root": str(file)}, f"the table {file.name}", frozenset({"table"}))
+        return
+    texts = any(name.lower() in TEXT_COLUMNS for name in header)
+    if texts:
+        yield _texts(file, f"texts in {file.name}")
+    carries: frozenset[Modality] = frozenset({"table"})
+    yield Recognised("table", {"root": str(file)}, f"the table {file.name}", carries, rank=texts)
+
+
+def _texts(place: Path, what: str, rank: int = 0) -> Recognised:
+    return Recognised("texts", {"root": str(place)}, what, frozenset({"text"}), rank=rank)
+
+
+def is_beir(folder: Path) -> bool:
+    """Whether a folder holds a corpus and queries as BEIR has them."""
+    return all((folder / name).is_file() for name in ("corpus.jsonl", "queries.jsonl"))
 
 
 def _matlab(folder: Path) -> Iterator[Recognised]:
@@ -240,7 +276,7 @@ def _matlab(folder: Path) -> Iterator[Recognised]:
 def _header(file: Path) -> list[str]:
     """The first line of a table as text, or nothing."""
     if file.suffix.lower() == ".parquet":
-        return []
+        return _parquet_header(file)
     try:
         with open_file(file) as stream:
             if file.suffix.lower() == ".gz":
@@ -251,6 +287,16 @@ def _header(file: Path) -> list[str]:
         line = octets.decode("utf-8-sig", "replace")
         return [name.strip() for name in next(csv.reader([line]), [])]
     except (OSError, EOFError, zlib.error, csv.Error):
+        return []
+
+
+def _parquet_header(file: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException):
         return []
 
 
@@ -265,6 +311,8 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has(suffixes: tuple[str, ...], folder: Path) -> bool:
+    """Whether a folder has a file, not hidden, that ends in one of these."""
     with os.scandir(folder) as entries:
-        return any(_is_picture(entry.name) and not entry.name.startswith(".") for entry in entries)
+        names = [entry.name for entry in entries]
+    return any(name.lower().endswith(suffixes) and not name.startswith(".") for name in names)

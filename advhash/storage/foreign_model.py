@@ -71,8 +71,13 @@ def open_model(path: Path, part: str | None = None) -> Iterator[ForeignModel]:
             with open_torch_file(path) as file:
                 yield _pickled(file, part)
     except (OSError, Unreadable, safetensors.SafetensorError) as error:
+        advice = ""
+        if path.is_dir():
+            advice = "; a folder of transformers is --victim hf:FOLDER, of advhash --victim FOLDER"
+        elif path.suffix.lower() == ".onnx":
+            advice = "; a model of ONNX is --victim onnx:FILE"
         raise CheckpointError(
-            f"expected a model of torch.save or safetensors in {path}, got {reason(error)}"
+            f"expected a model of torch.save or safetensors in {path}, got {reason(error)}{advice}"
         ) from None
 
 

@@ -179,6 +179,9 @@ def _members(archive: zipfile.ZipFile, stream: BufferedReader) -> dict[str, zipf
     """
     members: dict[str, zipfile.ZipInfo] = {}
     place = 0
+    inner = [name.partition("/")[2] for name in archive.namelist()]
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise Unreadable("a TorchScript archive, which holds code: save its state_dict() instead")
     for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
         shown = visible(member.filename[:60])
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
@@ -196,8 +199,6 @@ def _members(archive: zipfile.ZipFile, stream: BufferedReader) -> dict[str, zipf
         members[below] = member
     if archive.start_dir - place not in DESCRIPTORS:
         raise Unreadable("an archive whose entries do not add up to its size")
-    if "constants.pkl" in members or any(name.startswith("code/") for name in members):
-        raise Unreadable("a TorchScript archive, which holds code: save its state_dict() instead")
     if "data.pkl" not in members:
         raise Unreadable("a zip archive that torch.save did not write")
     return members

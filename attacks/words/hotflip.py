@@ -97,15 +97,79 @@ class WordAttack(DatabaseAttack):
         """The clean texts with at most `most` words changed."""
 
 
-class GradientSwap(WordAttack):
-    """Descend −⟨tanh(u/s), b⟩/K word by word, s the mean |u| of the clean text.
+class GreedySwap(WordAttack):
+    """Change a text word by word, each time by the edit whose code is best.
 
-    candidates: how many edits, the best to first order, are hashed for each text and step
+    Best is the code with the fewest bits unlike b, then with the lowest −⟨tanh(u/s), b⟩/K, s the
+    mean |u| of the clean text. A query rests when its code equals b. Returned is the best text that
+    was hashed, the clean one included.
+    """
 
-    The gradient at the one-hot form of the text (at its counts) ranks all edits; the best of them
-    are hashed, and the one whose code has the fewest wrong bits, then the lowest loss, is made. A
-    query rests when its code equals b. Returned is the best text that was hashed, the clean one
-    included.
+    @abstractmethod
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        """(B,K) ±1 codes b to reach, given the (B,K) real codes of the clean texts."""
+
+    @abstractmethod
+    def tried(
+        self,
+        victim: HashVictim,
+        edits: Edits,
+        texts: Tensor,
+        clean: Tensor,
+        anchors: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
+        """(B,n,…) the texts after each edit that is to be hashed; scale: (B,1) s."""
+
+    def edit(
+        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    ) -> Tensor:
+        with torch.no_grad():
+            relaxed = victim.relax(clean, "text")
+        scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
+        anchors = self.anchors(relaxed, targets).to(relaxed)
+        best, texts = clean.clone(), clean.clone()
+        lowest = cost_of(relaxed, anchors, scale)
+        active = torch.arange(len(clean), device=clean.device)
+        for _ in range(most):
+            active = active[lowest[active] >= 1]  # some bit is wrong
+            if len(active) == 0:
+                break
+            goal, size = anchors[active], scale[active]
+            tried = self.tried(victim, edits, texts[active], clean[active], goal, size)
+            cost, place = costs(victim, tried, goal, size).min(dim=1)
+            texts[active] = tried[torch.arange(len(active), device=clean.device), place]
+            better = active[cost < lowest[active]]
+            best[better] = texts[better]
+            lowest[active] = torch.minimum(lowest[active], cost)
+        return best
+
+
+class TowardTarget(GreedySwap):
+    """b is the majority of 9 database codes of the target."""
+
+    goal: ClassVar[Goal] = "targeted"
+
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        assert targets is not None
+        return voted(self.served, targets, 9, self.chance(len(targets)))
+
+
+class AwayFromOwn(GreedySwap):
+    """b is the complement of the text's own code."""
+
+    goal: ClassVar[Goal] = "untargeted"
+
+    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
+        return torch.where(relaxed > 0, -1.0, 1.0)
+
+
+class GradientSwap(GreedySwap):
+    """Hash the edits that are best to first order; see `GreedySwap`.
+
+    candidates: how many of them, for each text and step
+
+    The gradient of the loss at the one-hot form of the text (at its counts) ranks all edits.
 
     Deviations:
     - the loss is one of codes, where the source classifies; words are exchanged, not characters
@@ -128,33 +192,17 @@ class GradientSwap(WordAttack):
             raise ValueError(f"expected candidates >= 1, got {candidates}")
         self.candidates = candidates
 
-    @abstractmethod
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        """(B,K) ±1 codes to reach, given the (B,K) real codes of the clean texts."""
-
-    def edit(
-        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    def tried(
+        self,
+        victim: HashVictim,
+        edits: Edits,
+        texts: Tensor,
+        clean: Tensor,
+        anchors: Tensor,
+        scale: Tensor,
     ) -> Tensor:
-        with torch.no_grad():
-            relaxed = victim.relax(clean, "text")
-        scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        anchors = self.anchors(relaxed, targets).to(relaxed)
-        best, texts = clean.clone(), clean.clone()
-        lowest = cost_of(relaxed, anchors, scale)
-        active = torch.arange(len(clean), device=clean.device)
-        for _ in range(most):
-            active = active[lowest[active] >= 1]  # some bit is wrong
-            if len(active) == 0:
-                break
-            goal, size = anchors[active], scale[active]
-            gradient = loss_gradient(victim, texts[active], goal, size)
-            tried = edits.best(texts[active], clean[active], gradient, self.candidates)
-            cost, place = costs(victim, tried, goal, size).min(dim=1)
-            texts[active] = tried[torch.arange(len(active), device=clean.device), place]
-            better = active[cost < lowest[active]]
-            best[better] = texts[better]
-            lowest[active] = torch.minimum(lowest[active], cost)
-        return best
+        gradient = loss_gradient(victim, texts, anchors, scale)
+        return edits.best(texts, clean, gradient, self.candidates)
 
 
 def cost_of(relaxed: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
@@ -186,25 +234,15 @@ HOTFLIP = "Ebrahimi et al., ACL 2018"
 
 
 @ATTACKS.register("hotflip", source=HOTFLIP)
-class HotFlip(GradientSwap):
+class HotFlip(TowardTarget, GradientSwap):
     """HotFlip toward the majority of 9 codes of the target: at most ε words of a text change."""
-
-    goal: ClassVar[Goal] = "targeted"
-
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        assert targets is not None
-        return voted(self.served, targets, 9, self.chance(len(targets)))
 
 
 @ATTACKS.register("hotflip-untargeted", source=HOTFLIP)
-class UntargetedHotFlip(GradientSwap):
+class UntargetedHotFlip(AwayFromOwn, GradientSwap):
     """HotFlip away from the text's own code, toward its complement: at most ε words change."""
 
-    goal: ClassVar[Goal] = "untargeted"
     knowledge: ClassVar[Knowledge] = frozenset({"weights", "gradients"})
-
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        return torch.where(relaxed > 0, -1.0, 1.0)
 
 
 @ATTACKS.register("token-noise", source="control")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
-from advhash.attacks.base import AttackData, Goal, Knowledge
-from advhash.attacks.gradient.anchors import voted
+from advhash.attacks.base import AttackData, Knowledge
 from advhash.attacks.words.edits import Edits
-from advhash.attacks.words.hotflip import WordAttack, cost_of, costs
+from advhash.attacks.words.hotflip import AwayFromOwn, GreedySwap, TowardTarget
 from advhash.attacks.words.texts import SynonymChoice
 from advhash.budget import Budget
 from advhash.compute.progress import Progress, silent
@@ -23,14 +20,14 @@ from advhash.victims.base import HashVictim
 TEXTFOOLER = "after Jin et al., AAAI 2020 (TextFooler)"
 
 
-class SynonymSwap(WordAttack):
-    """Greedily put synonyms in the place of words, the one whose code is best at each step.
+class SynonymSwap(GreedySwap):
+    """Hash every synonym of every word; see `GreedySwap`.
 
     per_word:   synonyms that are tried for each word
     similarity: the least cosine of a word and its synonym
 
     Synonyms are the nearest words of the database by all-MiniLM-L6-v2 of single words, whichever
-    encoder is attacked. All of them are hashed at every step; the loss is that of HotFlip.
+    encoder is attacked.
 
     Deviations:
     - the loss is one of codes, where the source classifies; every word is tried at each step, where
@@ -82,51 +79,26 @@ class SynonymSwap(WordAttack):
         self._choice = SynonymChoice(near, self.fixed_words(dataset))
         return self
 
-    @abstractmethod
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        """(B,K) ±1 codes to reach, given the (B,K) real codes of the clean texts."""
-
-    def edit(
-        self, victim: HashVictim, edits: Edits, clean: Tensor, targets: Tensor | None, most: int
+    def tried(
+        self,
+        victim: HashVictim,
+        edits: Edits,
+        texts: Tensor,
+        clean: Tensor,
+        anchors: Tensor,
+        scale: Tensor,
     ) -> Tensor:
         assert self._choice is not None  # since fit
-        with torch.no_grad():
-            relaxed = victim.relax(clean, "text")
-        scale = relaxed.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        anchors = self.anchors(relaxed, targets).to(relaxed)
-        best, lowest = clean.clone(), cost_of(relaxed, anchors, scale)
-        active = torch.arange(len(clean), device=clean.device)
-        for _ in range(most):
-            active = active[lowest[active] >= 1]  # some bit is wrong
-            if len(active) == 0:
-                break
-            tried = self._choice.every(best[active], clean[active])
-            cost, place = costs(victim, tried, anchors[active], scale[active]).min(dim=1)
-            better = cost < lowest[active]
-            rows = torch.arange(len(active), device=clean.device)[better]
-            best[active[better]] = tried[rows, place[better]]
-            lowest[active[better]] = cost[better]
-            active = active[better]  # one that no synonym brings nearer stays
-        return best
+        return self._choice.every(texts, clean)
 
 
 @ATTACKS.register("synonyms", source=TEXTFOOLER)
-class Synonyms(SynonymSwap):
+class Synonyms(TowardTarget, SynonymSwap):
     """Synonyms toward the majority of 9 codes of the target: at most ε words of a text change."""
-
-    goal: ClassVar[Goal] = "targeted"
-
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        assert targets is not None
-        return voted(self.served, targets, 9, self.chance(len(targets)))
 
 
 @ATTACKS.register("synonyms-untargeted", source=TEXTFOOLER)
-class UntargetedSynonyms(SynonymSwap):
+class UntargetedSynonyms(AwayFromOwn, SynonymSwap):
     """Synonyms away from the text's own code: at most ε words of a text change."""
 
-    goal: ClassVar[Goal] = "untargeted"
     knowledge: ClassVar[Knowledge] = frozenset({"weights"})
-
-    def anchors(self, relaxed: Tensor, targets: Tensor | None) -> Tensor:
-        return torch.where(relaxed > 0, -1.0, 1.0)

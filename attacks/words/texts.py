@@ -101,10 +101,8 @@ class TokenChoice(TextEdits):
             mine = tokens.words[row] == torch.tensor(places, device=slope.device)[:, None]
             first = mine.float().argmax(dim=1)
             gains = (mine * leaving).sum(dim=1)[:, None] - slope[first] @ self.vectors.T
-            seen = mine.any(dim=1)[
-                :, None
-            ]  # a word behind the last token that is read does nothing
-            gains = gains.masked_fill(~(seen & entering), NEVER)
+            seen = mine.any(dim=1)  # a word behind the last token that is read does nothing
+            gains = gains.masked_fill(~(seen[:, None] & entering), NEVER)
             gain, pair = gains.flatten().topk(min(2 * count, gains.numel()))
             has = {core(word).lower() for word in text.split()}
             edited: list[str] = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_text_models as tiny
 import torch
+from few_texts import write_texts
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
@@ -281,7 +282,7 @@ def test_a_run_on_texts(tmp_path: Path) -> None:
     tiny.bert(tmp_path / "bert")
     config = {
         "victim": {"name": f"hf:{tmp_path / 'bert'}"},
-        "dataset": {"name": "openmoji"},
+        "dataset": {"name": str(write_texts(tmp_path / "texts.csv"))},
         "attack": {"name": "hotflip", "candidates": 4},
         "budget": {"norm": "l0", "eps": 1},
         "protocol": {"queries": 12},

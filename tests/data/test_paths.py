@@ -101,7 +101,7 @@ def test_captions_are_found_by_their_columns(tmp_path: Path) -> None:
         (("1.png",), "", IMAGE, r"this victim is trained on classes, got pictures without classes"),
         (("a/1.png", "b/1.png"), "", BOTH, r"victim reads \(image and text with classes\) .*class"),
         (("nuswide10k.npz",), "", IMAGE, r"reads \(image with classes\) in .*, got nuswide10k"),
-        (("readme.txt",), "", None, "got 0 sub-folders with images in .* nothing else that a read"),
+        (("readme.txt",), "", None, "got 0 sub-folders with images or texts .* nothing else that"),
         (("readme.txt",), "readme.txt", None, "which no reader takes; a folder of pictures is"),
         (("a.codes",), "a.codes", IMAGE, "got codes in .*: `advhash eval --codes"),
         (("one.csv", "two.csv"), "", TABLE, r"one data set .*=.*one.csv, or --dataset table .*two"),

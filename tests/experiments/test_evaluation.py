@@ -330,12 +330,13 @@ class TestJudgedByFiles:
         assert not list(folder.glob("a.codes"))
 
 
-def test_the_page_of_stored_codes_is_what_happens(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", ["own_codes", "search_texts"])
+def test_the_page_is_what_happens(
+    page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files are made, its commands run, and every line that it shows is printed."""
-    page = Path(__file__).resolve().parents[2] / "docs/how_to/own_codes.md"
-    text = page.read_text("utf-8")
+    file = Path(__file__).resolve().parents[2] / f"docs/how_to/{page}.md"
+    text = file.read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
     runpy.run_path(str(tmp_path / "make.py"))

@@ -28,9 +28,10 @@ from advhash.experiments.transfer.config import TransferConfig
 from advhash.registry import QUANTISERS, VICTIMS, is_external
 from advhash.reports.record import VictimInfo
 from advhash.storage.checkpoint import load_victim, save_victim
-from advhash.victims.encoders import encoded
+from advhash.victims.encoders import sources
 from advhash.victims.encoders.encoded import Encoded
 from advhash.victims.encoders.matrix import read_matrix
+from advhash.victims.encoders.picture_files import read_preprocessing
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.quantisers import ITQ, Quantiser, principal_axes
 
@@ -42,7 +43,7 @@ PLAIN = (0.5, 0.5, 0.5)
 def digits() -> Dataset:
     data = load_dataset("digits", {})
     return dataclasses.replace(
-        data, database=data.database.take(torch.arange(200)), train_rows=torch.arange(120)
+        data, database=data.database.take(torch.arange(70)), train_rows=torch.arange(40)
     )
 
 
@@ -150,7 +151,8 @@ def test_random_cuts_follow_the_seed(features: Tensor) -> None:
         ({"bits": 64}, "quantise=mean makes one bit of each of 96 features"),
         ({"quantise": "itq", "bits": 97}, "expected at most 96 bits, one a feature, got 97"),
         ({"quantise": "pca-sign", "bits": 9, "dimensions": 8}, "expected at most 8 bits"),
-        ({"quantise": "lsh", "bits": 0}, "expected bits above 0"),
+        ({"quantise": "lsh", "bits": 0}, "expected bits from 1 to 65536, got 0"),
+        ({"quantise": "lsh", "bits": 2**17}, "expected bits from 1 to 65536"),
         ({"dimensions": 97}, "has 96 features: expected dimensions from 1 to that, got 97"),
     ],
 )
@@ -164,8 +166,8 @@ def test_lengths_that_cannot_be_are_refused(settings: dict[str, Any], message: s
 
 def test_only_training_rows_are_learnt_from(digits: Dataset) -> None:
     """Other queries and other rows that are only searched leave the cut as it is."""
-    rest = torch.arange(120, 200)
-    changed = digits.database.take(torch.cat([torch.arange(120), rest.flip(0)]))
+    rest = torch.arange(40, 70)
+    changed = digits.database.take(torch.cat([torch.arange(40), rest.flip(0)]))
     other = dataclasses.replace(digits, database=changed, query=digits.validation)
     first, second = (encoder(quantise="itq", bits=16) for _ in range(2))
     second.load_state_dict(first.state_dict())
@@ -173,7 +175,7 @@ def test_only_training_rows_are_learnt_from(digits: Dataset) -> None:
     second.fit(other, seed=0)
     assert torch.equal(first.centre, second.centre)
     assert torch.equal(first.axes, second.axes)
-    moved = dataclasses.replace(digits, train_rows=torch.arange(60, 180))
+    moved = dataclasses.replace(digits, train_rows=torch.arange(30, 70))
     assert not torch.equal(first.centre, second.fit(moved, seed=0).centre)
 
 
@@ -234,11 +236,15 @@ def written(file: Path, matrix: np.ndarray[Any, Any]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
-def test_a_matrix_stands_between_network_and_cut(
-    suffix: str, digits: Dataset, tmp_path: Path
-) -> None:
+def test_a_matrix_is_read(suffix: str, tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).normal(size=(40, 96)).astype(np.float32)
     file = written(tmp_path / f"m{suffix}", matrix)
+    assert np.array_equal(read_matrix(file, 96).numpy(), matrix)
+
+
+def test_a_matrix_stands_between_network_and_cut(digits: Dataset, tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).normal(size=(40, 96)).astype(np.float32)
+    file = written(tmp_path / "m.npy", matrix)
     plain = encoder(quantise="sign")
     victim = encoder(quantise="mean", projection=str(file)).fit(digits, seed=0)
     batch = digits.query.rows(torch.arange(6)).inputs["image"]
@@ -409,6 +415,114 @@ def test_a_model_of_transformers_sees_what_it_sees_at_home(kind: str, tmp_path: 
     assert float((ours - theirs).abs().max()) < 1e-2 * scale
 
 
+SQUARE = {"height": 32, "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ViT", {"size": SQUARE}),
+        ("ViT", {"size": SQUARE, "do_normalize": False}),
+        ("DeiT", {"size": {"height": 40, "width": 40}, "crop_size": SQUARE}),
+        ("CLIP", {"size": {"shortest_edge": 36}, "crop_size": SQUARE}),
+        ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.8, "resample": 2}),
+        ("ConvNext", {"size": {"shortest_edge": 384}, "resample": 2}),
+    ],
+)
+def test_pictures_are_prepared_as_their_processor_does(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of one that is no square, so that a squash and a crop are not the same."""
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{kind}ImageProcessor")(**settings)
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    theirs = processor([Image.fromarray(pixels)], return_tensors="pt")["pixel_values"]
+    ours = read_preprocessing(str(tmp_path), {}, "hf:x")(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    )
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) < 0.03  # pixels are rounded in another place
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("MobileViT", {}, "got do_flip_channel_order in preprocessor_config.json"),
+        ("EfficientNet", {}, "got include_top"),
+        ("PoolFormer", {}, "got crop_pct"),
+        ("Vilt", {}, "got do_pad, pictures that are not square"),
+        ("ViT", {"size": {"height": 32, "width": 16}}, "got pictures that are not square"),
+        ("ViT", {"do_rescale": False}, "got do_rescale=false"),
+        ("ViT", {"rescale_factor": 1 / 127.5}, "got rescale_factor=0.0078"),
+        ("ViT", {"resample": 0}, "expected a resize by bilinear"),
+    ],
+)
+def test_pictures_that_are_prepared_otherwise_are_refused(
+    kind: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    getattr(transformers, f"{kind}ImageProcessor")(**settings).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=message) as refused:
+        read_preprocessing(str(tmp_path), {}, "hf:x")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_whose_preprocessing_is_missing_is_refused(tmp_path: Path) -> None:
+    tiny("clip", tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match=r"expected preprocessor_config.json .* got none; save"):
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True, side="image")
+
+
+def test_weights_that_lack_the_pooler_give_the_mean_token(tmp_path: Path) -> None:
+    """As those of a classifier: a pooler of random weights would be another victim each time."""
+    transformers = pytest.importorskip("transformers")
+    model, _ = tiny("vit", tmp_path)
+    transformers.ViTForImageClassification(model.config).save_pretrained(tmp_path)
+    named = {"encoder": f"hf:{tmp_path}", "quantise": "sign", "pretrained": True}
+    victim = encoder(**named)
+    pictures = torch.rand(3, 3, 32, 32).mul(255).round() / 255
+    theirs = transformers.AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        hidden = theirs(pixel_values=(pictures - 0.5) / 0.5).last_hidden_state
+    assert torch.allclose(victim.relax(pictures, "image"), hidden.mean(dim=1), atol=1e-5)
+    settings = {**named, **Encoded.source_arguments({**named, "projection": None})}
+    (tmp_path / "kept").mkdir()
+    save_victim(tmp_path / "kept", victim, name="encoder", settings=settings)
+    again, _ = load_victim(tmp_path / "kept")
+    assert torch.equal(victim.relax(pictures, "image"), again.relax(pictures, "image"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("take", "got 1 too few, such as encoder.layer.0"),
+        ("turn", "got 1 of another shape, such as encoder.layer.0"),
+        ("add", "got 1 of further layers, such as encoder.layer.2.x; save model and"),
+        ("cut", "expected a folder or a model on this machine .*; save it there"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change: str, message: str, tmp_path: Path) -> None:
+    """None is left random: the victim would be another one each time."""
+    tiny("dinov2", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    name = "encoder.layer.0.mlp.fc1.weight"
+    if change == "take":
+        del tensors[name]
+    elif change == "turn":
+        tensors[name] = tensors[name].T[:3].contiguous()
+    else:
+        tensors["encoder.layer.2.x"] = torch.ones(2)
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UsageError, match=message) as refused:
+        encoder(encoder=f"hf:{tmp_path}", pretrained=True)
+    assert "\n" not in str(refused.value)
+
+
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     model, _ = tiny("vit", tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -475,20 +589,23 @@ def test_a_description_of_somebody_else_is_refused() -> None:
         encoder(encoder="hf:./none", description='{"config": {}}')
 
 
-def test_pictures_are_sized_by_an_encoder_that_may_be_fetched(
-    monkeypatch: pytest.MonkeyPatch,
+def test_pictures_are_sized_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The files say it, which may be fetched where the user says so; no network is made."""
+    tiny("clip", tmp_path)
     asked = []
+    files_of = sources.Files.of
 
-    def opened(name: str, *, pretrained: bool, online: bool, **more: object) -> Any:
-        asked.append((name, pretrained, online))
-        return encoder_of_sources(SMALL["encoder"], pretrained=False, online=False)
+    def opened(name: str, online: bool) -> Any:
+        asked.append(online)
+        return files_of(name, online)
 
-    encoder_of_sources = encoded.open_encoder
-    monkeypatch.setattr(encoded, "open_encoder", opened)
-    monkeypatch.setattr(encoded, "sides_of", lambda name, **more: ("image",))
-    assert Encoded.picture_side({"encoder": "hf:a/b", "online": True}) == 160
-    assert asked == [("hf:a/b", False, True)]
+    monkeypatch.setattr(sources.Files, "of", opened)
+    monkeypatch.setattr(sources, "_model", None)
+    assert Encoded.picture_side({"encoder": f"hf:{tmp_path}", "online": True}) == 32
+    assert asked
+    assert all(asked)
 
 
 def test_a_folder_that_is_not_there_is_no_model_of_the_hub(tmp_path: Path) -> None:

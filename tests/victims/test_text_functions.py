@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from few_texts import write_texts
 
 from advhash.attacks.words import synonyms
 from advhash.data.text.characters import as_characters
@@ -104,13 +105,14 @@ def test_what_a_function_says_of_its_input() -> None:
 
 def test_a_run_on_a_function_of_texts(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its texts come as they are, words by nearness move them, words by gradients refuse."""
-    near = {"animal": ["creature"], "face": ["head"], "person": ["human"], "flag": ["banner"]}
+    near = {"dog": ["hound"], "park": ["garden"], "man": ["person"], "big": ["large"]}
     monkeypatch.setattr(synonyms, "near_words", lambda known, most, similarity: near)
+    monkeypatch.setattr(ExternalVictim, "default_texts", str(write_texts(module / "texts.csv")))
     config = {
         "victim": {"name": "letter_hash:letters"},
         "attack": {"name": "synonyms-untargeted"},
         "budget": {"norm": "l0", "eps": 1},
-        "protocol": {"queries": 20},
+        "protocol": {"queries": 8},
     }
     given = AttackConfig.build(config).trusting(True)
     record = attack(given, module / "run")
@@ -120,7 +122,7 @@ def test_a_run_on_a_function_of_texts(module: Path, monkeypatch: pytest.MonkeyPa
     assert before is not None
     assert after is not None
     gradient = AttackConfig.build({**config, "attack": {"name": "hotflip"}}).trusting(True)
-    with pytest.raises(UsageError, match=r"needs gradients: .*takes texts"):
+    with pytest.raises(UsageError, match=r"needs gradients: .*takes texts.*synonyms, token-noise"):
         attack(gradient, module / "other")
     pictures = {"victim": config["victim"], "dataset": {"name": "digits"}}
     with pytest.raises(DataError, match="needs texts: 'digits' has image"):

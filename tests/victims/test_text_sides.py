@@ -110,13 +110,17 @@ def test_a_folder_of_sentence_transformers(pooling: Any, dense: bool, tmp_path: 
 @needs_sentences
 def test_the_prompt_of_a_folder_stands_before_every_text(tmp_path: Path) -> None:
     theirs = tiny.sentences(tmp_path)
-    theirs.prompts, theirs.default_prompt_name = {"query": "the big dog "}, "query"
+    theirs.prompts = {"query": "the big dog ", "document": "a ", "other": ""}
+    theirs.default_prompt_name = "query"
     theirs.save(str(tmp_path / "prompted"))
     wanted = theirs.encode(list(TEXTS), convert_to_tensor=True, show_progress_bar=False)
     victim = encoder(f"st:{tmp_path / 'prompted'}")
     shown = as_characters(TEXTS, LENGTH)
     torch.testing.assert_close(victim.relax(shown, "text"), wanted, atol=1e-5, rtol=1e-5)
     assert victim.tokens(shown).words[1].tolist()[:8] == [-1, -1, -1, -1, 0, 1, 2, 3]
+    assert [flag.name for flag in victim.flags()] == ["prompts"]
+    assert "('a ')" in victim.flags()[0].message
+    assert not encoder(f"st:{tmp_path / 'prompted'}", document_prompt="a ").flags()
 
 
 def test_bert_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
@@ -197,7 +201,49 @@ def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
         assert torch.equal(victim.relax(given, "text"), again.relax(given, "text"))
         assert again.directions == victim.directions
         assert Encoded.view(scene(*kinds), settings).name == "small"
-        assert again.tokeniser.whole_words() == victim.tokeniser.whole_words()
+        assert again.whole_words() == victim.whole_words()
+
+
+def test_queries_and_documents_have_prompts_of_their_own(tmp_path: Path) -> None:
+    """As E5 reads them: two sides of one text, whose codes compare."""
+    tiny.bert(tmp_path / "bert")
+    name, texts = f"hf:{tmp_path / 'bert'}", as_characters(TEXTS, LENGTH)
+    prompts = {"prompt": "a small ", "document_prompt": "the "}
+    settings = VICTIMS.settings(
+        "encoder", {"encoder": name, "quantise": "itq", "bits": 8, **prompts}
+    )
+    settings |= Encoded.source_arguments(settings)
+    data = Encoded.view(scene("text"), settings)
+    victim = VICTIMS.create("encoder", settings).fit(data, seed=0)
+    plain = encoder(name)
+    for side, prompt in (("text", "a small "), ("document", "the ")):
+        read = victim.embedded(texts, side)
+        prompted = plain.embedded(as_characters([prompt + text for text in TEXTS]), "text")
+        assert torch.allclose(read, prompted, atol=1e-5)
+    assert victim.default_database == "document"
+    assert victim.query_modality("image") == "text"
+    served = victim.database_codes(data, "document")
+    assert np.array_equal(served.words, victim.encode_split(data.database, "document").words)
+    assert not np.array_equal(served.words, victim.encode_split(data.database, "text").words)
+    _, gradient = victim.loss_gradient(texts, "document", lambda codes: codes.sum())
+    assert gradient.shape[1] == victim.tokens(texts, "document").ids.shape[1]
+    (tmp_path / "kept").mkdir()
+    save_victim(tmp_path / "kept", victim, name="encoder", settings=settings)
+    again, _ = load_victim(tmp_path / "kept")
+    for side in ("text", "document"):
+        assert torch.equal(victim.relax(texts, side), again.relax(texts, side))
+
+
+@needs_sentences
+def test_a_prompt_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    pictures = {"encoder": "timm:test_resnet", "pretrained": False, "document_prompt": "a"}
+    with pytest.raises(UsageError, match="expected no prompt, as it reads no texts"):
+        VICTIMS.create("encoder", pictures)
+    tiny.sentences(tmp_path)
+    file = tmp_path / "model/1_Pooling/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "include_prompt": False}))
+    with pytest.raises(UsageError, match="leaves prompts out of its pooling"):
+        encoder(f"st:{tmp_path / 'model'}", prompt="query: ")
 
 
 @pytest.mark.parametrize("what", ["weights", "tokeniser", "pooling"])

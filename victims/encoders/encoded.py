@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -30,12 +30,16 @@ from advhash.victims.encoders.sources import (
     described_sides,
     libraries,
     open_encoder,
+    picture_side,
     sides_of,
 )
-from advhash.victims.encoders.tokens import Tokeniser, Tokens
+from advhash.victims.encoders.text_side import TextSide
+from advhash.victims.encoders.tokens import Reading, Tokeniser, Tokens
 from advhash.victims.perceptual.resampling import Filter
 
+DOCUMENT = "document"  # the side of texts that are searched, where these have a prompt
 AT_ONCE = 64  # texts that are read together
+MOST_BITS = 2**16
 APART = 0.01  # the share of bits from which gradients are those of another model
 PIXELS = 2**21  # that are hashed at once where no gradient is asked for: 41 pictures of 224 a side
 COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
@@ -70,6 +74,9 @@ class Encoded(_Fitted):
     projection: a file of a matrix (P,D), see `read_matrix`: P products with the D features of the
                 network take their place
     side:       image or text, where only one side of a dual encoder is wanted
+    prompt:     what is put before every text; by default what the encoder's files say
+    document_prompt: what is put before texts of the database, which are a side of their own then,
+                `document`, as E5 wants it: "query: " and "passage: "
     pretrained: with the encoder's weights; a checkpoint has its own
     online:     whether the encoder may be fetched from the network
     output, image_size, resize, filter, pixel_range, mean, std: of `onnx:FILE` alone, see `Unsaid`
@@ -82,6 +89,8 @@ class Encoded(_Fitted):
     dimensions: int | None = None
     projection: str | None = None
     side: Literal["image", "text"] | None = None
+    prompt: str | None = None
+    document_prompt: str | None = None
     pretrained: bool = True
     online: bool = False
     output: str | None = None
@@ -116,9 +125,11 @@ class Encoded(_Fitted):
         self._features, self._preprocessing = source.features, source.preprocessing
         self._texts = source.texts
         self.bounds = {"image": (0.0, 1.0)} if source.preprocessing is not None else {}
-        if source.texts is not None:
-            self.bounds = {**self.bounds, "text": (0.0, float(LAST))}
-        self.default_database = next(iter(self.bounds))
+        self._readings = self._prompted(source.texts)
+        self.bounds = {**self.bounds, **dict.fromkeys(self._readings, (0.0, float(LAST)))}
+        self.default_database = next(
+            side for side in ("image", DOCUMENT, "text") if side in self.bounds
+        )
         self.no_gradient, self.differentiable = source.no_gradient, not source.no_gradient
         self.register_buffer("matrix", self._matrix(source.dimensions))
         self.all_dimensions = source.dimensions if self.projection is None else len(self.matrix)
@@ -129,9 +140,9 @@ class Encoded(_Fitted):
                 f"that, got {used}"
             )
         self.used, self.bits = used, used if self.bits is None else self.bits
-        if self.bits < 1:
-            raise ConfigError(f"expected bits above 0, got {self.bits}")
-        self._quantiser.check(used, self.bits)
+        if not 1 <= self.bits <= MOST_BITS:
+            raise ConfigError(f"expected bits from 1 to {MOST_BITS}, got {self.bits}")
+        self._quantiser.check(self.quantise, used, self.bits)
         self.network = source.network.requires_grad_(False).eval()
         self.register_buffer("centre", torch.zeros(len(self.bounds), used))
         width = self.bits if self._quantiser.projects else 0
@@ -141,6 +152,20 @@ class Encoded(_Fitted):
         if source.texts is not None:
             octets = source.texts.document.encode() or bytes(source.texts.reading.octets)
             self.register_buffer("document", torch.tensor(list(octets), dtype=torch.uint8))
+
+    def _prompted(self, texts: TextSide | None) -> dict[Modality, Reading]:
+        """How each side of texts reads them. Raises UsageError: a prompt that nothing reads."""
+        prompts = {"text": self.prompt, DOCUMENT: self.document_prompt}
+        given = {side: prompt for side, prompt in prompts.items() if prompt is not None}
+        if texts is None or (given and not texts.reading.pools_prompt):
+            if given:
+                raise UsageError(
+                    f"{self.encoder}: expected no prompt, as it "
+                    + ("reads no texts" if texts is None else "leaves prompts out of its pooling")
+                )
+            return {}
+        sides = {"text": texts.reading.prompt, **given}
+        return {side: replace(texts.reading, prompt=prompt) for side, prompt in sides.items()}
 
     def _matrix(self, features: int) -> Tensor:
         """The user's matrix, or the place of one that a checkpoint fills; no rows: there is none.
@@ -155,10 +180,7 @@ class Encoded(_Fitted):
 
     @classmethod
     def picture_side(cls, settings: Mapping[str, object]) -> int | None:
-        if "image" not in cls._sides(settings):
-            return None
-        source = open_encoder(**_named(settings), pretrained=False)
-        return None if source.preprocessing is None else source.preprocessing.crop
+        return picture_side(**_named(settings)) if "encoder" in settings else None
 
     @classmethod
     def text_kind(cls, settings: Mapping[str, object]) -> TextKind | None:
@@ -187,15 +209,24 @@ class Encoded(_Fitted):
 
     @classmethod
     def view(cls, data: Dataset, settings: Mapping[str, object]) -> Dataset:
-        """The data themselves. Raises DataError: they lack a side of the encoder."""
+        """The data, whose texts are documents, too, where these have a prompt of their own.
+
+        Raises DataError: they lack a side of the encoder.
+        """
         said = str(settings.get("description") or "")
         sides = described_sides(said) if said else cls._sides(settings)
         _expect_sides(data, str(settings["encoder"]), sides)
-        return data
+        if settings.get("document_prompt") is None or "text" not in sides:
+            return data
+        parts = {
+            name: replace(part, inputs={**part.inputs, DOCUMENT: part.inputs["text"]})
+            for name, part in data.stored.items()
+        }
+        return replace(data, **parts)  # type: ignore[arg-type]
 
     def query_modality(self, asked: Modality) -> Modality:
-        """An encoder of one side has no other queries."""
-        return next(iter(self.bounds)) if len(self.bounds) == 1 else asked
+        """Texts where pictures, the default, are asked for and it sees none; else what is asked."""
+        return next(iter(self.bounds)) if asked == "image" else asked
 
     @property
     def learns(self) -> bool:
@@ -223,11 +254,12 @@ class Encoded(_Fitted):
             values = values @ self.matrix.T
         return values[:, : self.used]
 
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """(B,D) the encoder's features of texts, before the cut."""
+    def text_features(self, texts: Sequence[str], side: Modality = "text") -> Tensor:
+        """(B,D) the encoder's features of texts, before the cut; side: text or document."""
+        tokeniser = self.tokeniser(side)
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # little padding
         parts = [
-            self._read(self.tokeniser([texts[row] for row in order[start : start + AT_ONCE]]))
+            self._read(tokeniser([texts[row] for row in order[start : start + AT_ONCE]]))
             for start in range(0, len(order), AT_ONCE)
         ]
         features = torch.cat([*parts, torch.zeros(0, self.used, device=self.device)])
@@ -239,25 +271,24 @@ class Encoded(_Fitted):
         assert self._texts is not None
         return self._values(self._texts.features(self.network, tokens.to(self.device)))
 
-    @property
-    def tokeniser(self) -> Tokeniser:
-        """How texts become tokens. Raises UsageError: no such side, or a broken document."""
-        known: Tokeniser | None = self.__dict__.get("_tokeniser")
-        if known is None:
-            if self._texts is None:
+    def tokeniser(self, side: Modality = "text") -> Tokeniser:
+        """How texts of a side become tokens. Raises UsageError: no such side, a broken document."""
+        known: dict[Modality, Tokeniser] = self.__dict__.setdefault("_tokenisers", {})
+        if side not in known:
+            if side not in self._readings:
                 raise UsageError(f"{self.encoder} reads no texts")
             text = bytes(self.document.tolist()).decode(errors="replace")
-            known = self.__dict__["_tokeniser"] = Tokeniser(self._texts.reading, text)
-        return known
+            known[side] = Tokeniser(self._readings[side], text)
+        return known[side]
 
     def load_state_dict(self, *given: Any, **more: Any) -> Any:
         """The tokeniser comes with the weights."""
-        self.__dict__.pop("_tokeniser", None)
+        self.__dict__.pop("_tokenisers", None)
         return super().load_state_dict(*given, **more)
 
-    def tokens(self, texts: Tensor) -> Tokens:
-        """The tokens of (B,L) characters."""
-        return self.tokeniser(as_strings(texts)).to(self.device)
+    def tokens(self, texts: Tensor, side: Modality = "text") -> Tokens:
+        """The tokens of (B,L) characters; side: text or document."""
+        return self.tokeniser(side)(as_strings(texts)).to(self.device)
 
     @property
     def token_vectors(self) -> Tensor:
@@ -267,7 +298,7 @@ class Encoded(_Fitted):
 
     def whole_words(self) -> list[str]:
         """(V,) what each token is as a word of its own; "" for pieces, signs and digits."""
-        words = self.tokeniser.whole_words()
+        words = self.tokeniser().whole_words()
         size = len(self.token_vectors)
         return (words + [""] * size)[:size]
 
@@ -277,7 +308,7 @@ class Encoded(_Fitted):
     def embedded(self, inputs: Tensor, modality: Modality) -> Tensor:
         if modality == "image":
             return self.features(inputs)
-        return self.text_features(as_strings(inputs))
+        return self.text_features(as_strings(inputs), modality)
 
     def cut_of(self, modality: Modality) -> Cut:
         """From the encoder's features to the real code."""
@@ -299,7 +330,7 @@ class Encoded(_Fitted):
         with torch.enable_grad():
             moved = relaxed.clone().requires_grad_()
             (slope,) = torch.autograd.grad(loss(moved), moved)
-        tokens, embedding = self.tokens(inputs), self._texts.embedding(self.network)
+        tokens, embedding = self.tokens(inputs, modality), self._texts.embedding(self.network)
         parts: list[Tensor] = []
         for start in range(0, len(inputs), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
@@ -315,7 +346,7 @@ class Encoded(_Fitted):
 
         Raises DataError where these are not finite, or where none differs from another.
         """
-        _expect_sides(data, self.encoder, tuple(self.bounds))
+        _expect_sides(data, self.encoder, tuple(side for side in self.bounds if side != DOCUMENT))
         assert self.bits is not None  # since the constructor
         if self.projection is not None:  # where only its place was made
             self.matrix.copy_(read_matrix(user_path(self.projection), self.matrix.shape[1]))
@@ -323,10 +354,14 @@ class Encoded(_Fitted):
         sides = [self.split_features(data.train, side, progress) for side in self.bounds]
         for rows in sides:
             if not bool(rows.isfinite().all()):
-                raise DataError(f"{self.encoder}: expected finite features, got NaN or infinity")
+                raise DataError(
+                    f"{self.encoder}: expected finite features of the training rows, got NaN or "
+                    "infinity; check its weights and its preprocessing"
+                )
             if bool((rows == rows[0]).all()):
                 raise DataError(
-                    f"{self.encoder}: expected features that differ, got the same for all"
+                    f"{self.encoder}: expected features that differ between training rows, got "
+                    "the same for all; check its weights, or take other data"
                 )
         self.one_sided.copy_(torch.stack([(rows >= 0).all() for rows in sides]))
         if len(sides) > 1 and self._quantiser.projects:
@@ -366,12 +401,7 @@ class Encoded(_Fitted):
         with torch.no_grad():
             for batch in split.batches(64):
                 inputs = batch.inputs[side].to(self.device)
-                read = (
-                    self.features(inputs)
-                    if side == "image"
-                    else self.text_features(as_strings(inputs))
-                )
-                parts.append(read.cpu())
+                parts.append(self.embedded(inputs, side).cpu())
                 rows.append(batch.index)
                 progress("features", sum(map(len, parts)), len(split))
         return torch.cat(parts)[in_order(rows)]
@@ -397,6 +427,17 @@ class Encoded(_Fitted):
                     "others.",
                 )
             )
+        others = self._texts.reading.others if self._texts is not None else ()
+        if others and self.prompt is None and self.document_prompt is None:
+            flags.append(
+                Flag(
+                    "prompts",
+                    "info",
+                    f"The encoder's files state prompts ({', '.join(map(repr, others[:4]))}) that "
+                    "no text has here; victim.prompt and victim.document_prompt put one before "
+                    "queries and documents.",
+                )
+            )
         if isinstance(self.network, OnnxNetwork):
             flags += self._onnx_flags()
         return flags
@@ -406,7 +447,7 @@ class Encoded(_Fitted):
         prepared = self._preprocessing
         assert prepared is not None  # since it has pictures
         size = f"{prepared.crop}×{prepared.crop} pixels"
-        cut = "squashed" if prepared.side is None else f"shorter side {prepared.side}, cut"
+        cut = "squashed" if prepared.squashed else f"shorter side {prepared.side}, cut"
         numbers = [
             ", ".join(f"{value:.4g}" for value in values)
             for values in (prepared.mean, prepared.std)

@@ -38,9 +38,11 @@ class Quantiser(ABC):
     at_most_features: ClassVar[bool] = True
     random: ClassVar[bool] = False
 
-    def check(self, features: int, bits: int) -> None:
-        """Raise ConfigError for a number of bits that D features cannot be cut to."""
-        name = type(self).__name__.lower()
+    def check(self, name: str, features: int, bits: int) -> None:
+        """Raise ConfigError for a number of bits that D features cannot be cut to.
+
+        name: what it is registered as
+        """
         if not self.projects and bits != features:
             raise ConfigError(
                 f"quantise={name} makes one bit of each of {features} features: expected no bits, "

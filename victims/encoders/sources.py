@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from advhash.data.dataset import Modality
-from advhash.errors import ConfigError, UsageError, nearest
+from advhash.errors import UsageError, nearest
 from advhash.registry import ENCODER_PREFIXES
+from advhash.storage.documents import read_json, reason
 from advhash.storage.files import sha256
 from advhash.storage.places import user_path
 from advhash.victims.encoders import onnx_file
 from advhash.victims.encoders.onnx_network import OnnxFacts, OnnxNetwork
+from advhash.victims.encoders.picture_files import filter_called, read_preprocessing
 from advhash.victims.encoders.preprocessing import Preprocessing
 from advhash.victims.encoders.text_folders import (
     TextFiles,
@@ -43,11 +47,6 @@ from advhash.victims.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from advhash.victims.networks.library import timm
 from advhash.victims.networks.pretrained import pretrained_network
 from advhash.victims.perceptual.resampling import Filter
-
-FILTERS: Mapping[object, Filter] = {  # names of timm and numbers of Pillow
-    "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos", 2: "bilinear",
-    3: "bicubic", 1: "lanczos",
-}  # fmt: skip
 
 MOST_PIXELS = 4096  # a side
 PICTURES = ("timm", "onnx")  # prefixes of what sees pictures alone
@@ -126,7 +125,9 @@ class Unsaid:
             )
             for place, given in enumerate((self.mean, self.std))
         )
-        return Preprocessing(side, self.resize, self.filter, mean, std)
+        return Preprocessing(
+            side, self.resize or side, self.filter, mean, std, squashed=self.resize is None
+        )
 
 
 SAID = Unsaid()  # nothing
@@ -155,7 +156,7 @@ def open_encoder(
     if prefix in PICTURES:
         _expect_side(name, side, ("image",))
     if prefix == "timm":
-        return _timm(what, pretrained)
+        return _timm(what, pretrained, online)
     if prefix == "onnx":
         return _onnx(what, pretrained, description, unsaid)
     return _transformer(name, pretrained, online, description, side)
@@ -175,6 +176,21 @@ def sides_of(
     if prefix not in PICTURES:
         sides = _sides(Files.of(name, online))
     return _expect_side(name, side, sides)
+
+
+def picture_side(
+    name: str, *, online: bool, side: Modality | None = None, unsaid: Unsaid = SAID
+) -> int | None:
+    """The side of the pictures that its network is fed, in pixels; None: it sees none.
+
+    Raises UsageError.
+    """
+    if "image" not in sides_of(name, online=online, side=side, unsaid=unsaid):
+        return None
+    if _parts(name)[0] not in PICTURES:
+        return _preprocessing(Files.of(name, online)).crop
+    encoder = open_encoder(name, pretrained=False, online=online, unsaid=unsaid)
+    return None if encoder.preprocessing is None else encoder.preprocessing.crop
 
 
 def _expect_side(
@@ -209,9 +225,10 @@ def describe(
     said: dict[str, Any] = {"config": files.config.to_diff_dict()}
     sides = _expect_side(name, side, _sides(files))
     if "image" in sides:
-        said["preprocessing"] = asdict(_processor(files, _side(files.config)))
+        said["preprocessing"] = asdict(_preprocessing(files))
     if "text" in sides:
         said["text"] = _text_files(files).described()
+    said["pooler"] = _has_pooler(files, sides, pretrained)
     said["weights"] = files.weights() if pretrained else ""
     return json.dumps(said, sort_keys=True, default=str)
 
@@ -240,7 +257,7 @@ def _parts(name: str) -> tuple[str, str]:
     return prefix, what
 
 
-def _timm(name: str, pretrained: bool) -> Encoder:
+def _timm(name: str, pretrained: bool, online: bool) -> Encoder:
     """A network of timm without its classifier, prepared as timm evaluates it."""
     library = timm()
     if not library.is_model(name):
@@ -249,23 +266,31 @@ def _timm(name: str, pretrained: bool) -> Encoder:
             "has all names"
         )
     try:
-        create = pretrained_network if pretrained else library.create_model
-        network = create(name, num_classes=0)
+        if pretrained:
+            network = pretrained_network(name, online=online, num_classes=0)
+        else:
+            network = library.create_model(name, num_classes=0)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"encoder 'timm:{name}': its weights cannot be had ({_line(error)}); run once with a "
-            "network, so that timm keeps them"
+            f"encoder 'timm:{name}': its weights cannot be had ({reason(error)}); run once with "
+            "victim.online=true and a network, so that timm keeps them"
         ) from None
     published = network.pretrained_cfg
     crop = int(published.get("input_size", (3, 224, 224))[-1])
     share = float(published.get("crop_pct") or 0.875)
-    square = published.get("crop_mode") == "squash"
+    mode = published.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise UsageError(
+            f"encoder 'timm:{name}': expected pictures that are cropped or squashed, got crop_mode "
+            f"{mode!r}; bring it as onnx:FILE or as a function of yours"
+        )
     preprocessing = Preprocessing(
         crop=crop,
-        side=None if square else int(crop / share),
-        filter=_filter(published.get("interpolation") or "bilinear"),
+        side=int(crop / share),
+        filter=filter_called(published.get("interpolation") or "bilinear"),
         mean=tuple(published.get("mean", IMAGENET_MEAN)),
         std=tuple(published.get("std", IMAGENET_STD)),
+        squashed=mode == "squash",
     )
     dimensions = int(network.num_features)
     head = getattr(network, "head_hidden_size", None)
@@ -360,16 +385,17 @@ def _transformer(
     beside: TextFiles | None = None
     files: Files | None = None
     if description and not pretrained:
-        config, preprocessing, texts, pooling = _described(name, description)
+        config, preprocessing, texts, pooling, pooler = _described(name, description)
     else:
         files = Files.of(name, online)
         config, sides = files.config, _expect_side(name, side, _sides(files))
+        pooler = _has_pooler(files, sides, pretrained)
         if "image" in sides:
-            preprocessing = _processor(files, _side(config))
+            preprocessing = _preprocessing(files)
         if "text" in sides:
             beside = _text_files(files)
             texts, pooling = side_of(beside), beside.pooling
-    model = _model(name, config, files if pretrained else None, online)
+    model = _model(name, config, files if pretrained else None, online, pooler=pooler)
     if pooling is not None:
         reader = PooledText(model, pooling)
         network: nn.Module = reader
@@ -387,35 +413,110 @@ def _transformer(
     return Encoder(network, hf_features, dimensions, preprocessing, texts)
 
 
-def _model(name: str, config: Any, files: Files | None, online: bool) -> nn.Module:
-    """The network of a configuration. files: where its weights lie; None: random ones."""
+def _model(name: str, config: Any, files: Files | None, online: bool, *, pooler: bool) -> nn.Module:
+    """The network of a configuration.
+
+    files:  where its weights lie; None: random ones
+    pooler: whether it has the layer behind its last hidden state
+
+    Raises UsageError: no weights, or others than the configuration asks for.
+    """
     import transformers
 
+    more = {} if pooler or not _takes_no_pooler(config) else {"add_pooling_layer": False}
     try:
         if files is None:
-            model: nn.Module = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            model: nn.Module = transformers.AutoModel.from_config(
+                config, trust_remote_code=False, **more
+            )
             return model
-        with _without_bar(transformers.utils.logging):
-            model = transformers.AutoModel.from_pretrained(
+        with _without_reports(transformers.utils.logging):
+            model, report = transformers.AutoModel.from_pretrained(
                 files.what,
                 config=config,
                 trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, in one line
+                output_loading_info=True,
                 **files.place,
+                **more,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, safetensors.SafetensorError) as error:
         raise _absent(name, _parts(name)[1], online, error) from None
+    _expect_whole(name, model, report)
     return model
+
+
+def _expect_whole(name: str, model: nn.Module, report: Mapping[str, Any]) -> None:
+    """Raise UsageError where weights lack tensors of the network, or have other ones of its layers.
+
+    report: what transformers says of the loading. Heads of other tasks are left out.
+    """
+    layers = {child for child, _ in model.named_children()}
+    further = [
+        key
+        for key in report["unexpected_keys"]
+        if key.partition(".")[0] in layers and any(map(str.isdigit, key.split(".")))
+    ]
+    faults = {
+        "too few": report["missing_keys"],
+        "of another shape": [key for key, *_ in report["mismatched_keys"]],
+        "of further layers": further,
+    }
+    for fault, keys in faults.items():
+        if keys:
+            raise UsageError(
+                f"encoder {name!r}: expected the tensors that config.json describes, got "
+                f"{len(keys)} {fault}, such as {min(keys)}; save model and configuration together "
+                "with save_pretrained"
+            )
+
+
+def _kind(config: Any) -> Any:
+    """The class of the network of a configuration; None for one that transformers does not have."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    kind = MODEL_MAPPING.get(type(config), None)
+    return kind[0] if isinstance(kind, tuple) else kind
+
+
+def _takes_no_pooler(config: Any) -> bool:
+    return "add_pooling_layer" in inspect.signature(_kind(config).__init__).parameters
+
+
+def _has_pooler(files: Files, sides: Collection[Modality], pretrained: bool) -> bool:
+    """Whether features go through the pooler: those of pictures, where the weights have it.
+
+    A model that was saved for another task lacks it, and a random one would say nothing.
+    """
+    if "image" not in sides:
+        return False
+    return not pretrained or any("pooler" in key for key in _tensor_names(files))
+
+
+def _tensor_names(files: Files) -> set[str]:
+    """What is in the weights, of one file or several; nothing where there are none."""
+    from transformers.utils import cached_file
+
+    try:
+        index = cached_file(files.what, "model.safetensors.index.json", **files.place)
+        return set(read_json(Path(index))["weight_map"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # not in several files
+    try:
+        file = cached_file(files.what, "model.safetensors", **files.place)
+        with safetensors.safe_open(file, framework="pt") as stored:
+            return set(stored.keys())
+    except (OSError, safetensors.SafetensorError):
+        return set()  # refused where they are loaded
 
 
 def _sides(files: Files) -> tuple[Modality, ...]:
     """What a model of that configuration is fed. Raises UsageError: neither pictures nor texts."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
     config = files.config
-    kind = MODEL_MAPPING.get(type(config), None)
-    if isinstance(kind, tuple):
-        kind = kind[0]
+    kind = _kind(config)
+    if config.model_type == "timm_wrapper":
+        raise UsageError(f"encoder {files.name!r} is a network of timm: name it timm:NAME")
     if hasattr(kind, "get_image_features") and hasattr(kind, "get_text_features"):
         return ("image", "text")
     wanted = getattr(kind, "main_input_name", None)
@@ -442,7 +543,7 @@ def _text_files(files: Files) -> TextFiles:
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise UsageError(
             f"encoder {files.name!r}: expected a tokeniser beside the model, got one that "
-            f"transformers does not read ({_line(error)})"
+            f"transformers does not read ({reason(error)})"
         ) from None
     dual = len(_sides(files)) == 2
     return read_text_side(
@@ -451,21 +552,23 @@ def _text_files(files: Files) -> TextFiles:
 
 
 @contextmanager
-def _without_bar(logging: Any) -> Iterator[None]:
-    """Inside, transformers draws no progress bar of its own, which `--quiet` would not silence."""
-    shown = logging.is_progress_bar_enabled()
+def _without_reports(logging: Any) -> Iterator[None]:
+    """Inside, transformers draws no progress bar and reports nothing: advhash does."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
 
 def _described(
     name: str, description: str
-) -> tuple[Any, Preprocessing | None, TextSide | None, Pooling | None]:
-    """Configuration, preprocessing and text side as `describe` wrote them."""
+) -> tuple[Any, Preprocessing | None, TextSide | None, Pooling | None, bool]:
+    """Configuration, preprocessing, text side and pooler as `describe` wrote them."""
     transformers = _transformers(name)
     try:
         said = json.loads(description)
@@ -480,11 +583,15 @@ def _described(
             texts, pooling = described_side(said["text"])
         if preprocessing is None and texts is None:
             raise ValueError("neither pictures nor texts")
-        return config, preprocessing, texts, pooling
+        return config, preprocessing, texts, pooling, bool(said["pooler"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"encoder {name!r}: expected a description that advhash wrote ({_line(error)})"
+            f"encoder {name!r}: expected a description that advhash wrote ({reason(error)})"
         ) from None
+
+
+def _preprocessing(files: Files) -> Preprocessing:
+    return read_preprocessing(files.what, files.place, files.name)
 
 
 def _transformers(name: str) -> Any:
@@ -500,21 +607,15 @@ def _transformers(name: str) -> Any:
 def _absent(name: str, what: str, online: bool, error: Exception) -> UsageError:
     folder = Path(what).expanduser()
     if folder.is_dir():
-        cause, advice = _line(error), ""
+        cause, advice = reason(error), "; save it there with model.save_pretrained"
     elif what.startswith((".", "/", "~")):  # no id of the hub looks like that
         cause, advice = "no such folder", ""
     else:
-        cause, advice = _line(error), "" if online else "; victim.online=true asks the network"
+        cause, advice = reason(error), "" if online else "; victim.online=true asks the network"
     return UsageError(
         f"encoder {name!r}: expected a folder or a model on this machine with config.json "
         f"and safetensors ({cause}){advice}"
     )
-
-
-def _side(config: Any) -> int:
-    """The side of the pictures that a model is made for."""
-    size = getattr(getattr(config, "vision_config", config), "image_size", 224)
-    return int(size if isinstance(size, int) else size[0])
 
 
 def hf_features(network: nn.Module, pictures: Tensor) -> Tensor:
@@ -529,41 +630,3 @@ def hf_features(network: nn.Module, pictures: Tensor) -> Tensor:
         hidden: Tensor = output.last_hidden_state  # (B,L,D) tokens, or (B,D,H,W) maps
         pooled = hidden.mean(dim=1) if hidden.dim() == 3 else hidden.flatten(2).mean(dim=2)
     return pooled.flatten(1)
-
-
-def _processor(files: Files, size: int) -> Preprocessing:
-    """What `preprocessor_config.json` says; without one, a plain square of the model's size."""
-    import transformers
-
-    try:
-        said, _ = transformers.ImageProcessingMixin.get_image_processor_dict(
-            files.what, **files.place
-        )
-    except OSError:
-        said = {}
-
-    def sides(given: object) -> tuple[int | None, int | None]:
-        if isinstance(given, Mapping):
-            return given.get("shortest_edge"), given.get("height")
-        return (given, given) if isinstance(given, int) else (None, None)
-
-    shortest, height = sides(said.get("size"))
-    cropped = bool(said.get("do_center_crop", "crop_size" in said))
-    crop = (cropped and sides(said.get("crop_size"))[1]) or height or shortest or size
-    return Preprocessing(
-        crop=int(crop),
-        side=int(shortest or height or crop) if cropped or (shortest and not height) else None,
-        filter=_filter(said.get("resample", 2)),
-        mean=tuple(said.get("image_mean") or (0.5, 0.5, 0.5)),
-        std=tuple(said.get("image_std") or (0.5, 0.5, 0.5)),
-    )
-
-
-def _filter(name: object) -> Filter:
-    if name not in FILTERS:
-        raise ConfigError(f"expected a resize by {', '.join(map(str, FILTERS))}, got {name}")
-    return FILTERS[name]
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -38,6 +38,10 @@ TOKENISERS = (
     *("spiece.model", "sentencepiece.bpe.model"),
 )
 LONGEST = 8192  # tokens, where a model states no length
+BEHIND_PADDING = (  # models that count the places of tokens from behind the id of padding
+    *("roberta", "mpnet", "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer"),
+    *("luke", "markuplm", "xmod"),
+)
 _MODULES = "modules.json"
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
@@ -98,9 +102,9 @@ def sentence_folder(what: str, online: bool) -> Path:
         return folder
     name = what.replace("-", "_")
     if name.isidentifier() and (package := importlib.util.find_spec(name)) is not None:
-        inside = Path(package.origin or "").parent
+        inside = Path(next(iter(package.submodule_search_locations or ("",)))).absolute()
         listed = sorted(inside.glob(_MODULES)) or sorted(inside.glob(f"*/{_MODULES}"))
-        if not listed:
+        if not package.submodule_search_locations or not listed:
             raise UsageError(
                 f"encoder 'st:{what}': expected a package with {_MODULES} in {inside}, got none"
             )
@@ -159,14 +163,20 @@ def read_text_side(
     sentences = folder if sentences is None and folder is not None else sentences
     pooling = None if dual else Pooling()
     dense: Mapping[str, Tensor] = {}
+    pools_prompt = True
     if not dual and sentences is not None and (sentences / _MODULES).is_file():
         stated = _stated(sentences, folder or sentences, name)
-        pooling, dense = _behind(sentences, name, bool(stated.get("prompt")))
+        pooling, dense, pools_prompt = _behind(sentences, name, bool(stated.get("prompt")))
     text = getattr(config, "text_config", config)
     limit = getattr(text, "max_position_embeddings", None) or LONGEST
     known = [int(limit), int(tokeniser.model_max_length), int(stated.get("length") or LONGEST)]
-    pad = tokeniser.pad_token_id
-    if "roberta" in str(text.model_type):  # which counts places from behind the id of padding
+    pad, words = tokeniser.pad_token_id, int(text.vocab_size)
+    if len(tokeniser) > words:
+        raise UsageError(
+            f"encoder {name!r}: expected a tokeniser of the model's {words} tokens, got one of "
+            f"{len(tokeniser)}; save the model's own there with tokenizer.save_pretrained"
+        )
+    if any(kind in str(text.model_type) for kind in BEHIND_PADDING):
         known.append(int(limit) - int(pad or 0) - 1)
     fixed = str(config.model_type).startswith("siglip")
     reading = Reading(
@@ -177,6 +187,8 @@ def read_text_side(
         lower=bool(stated.get("lower")),
         fixed=fixed,
         left=tokeniser.padding_side == "left",
+        pools_prompt=pools_prompt,
+        others=stated.get("others", ()),
     )
     return TextFiles(reading, document, pooling, dense)
 
@@ -207,8 +219,8 @@ def _modules(folder: Path, name: str) -> list[tuple[str, str]]:
         modules = [(str(each["type"]).rpartition(".")[2], str(each["path"])) for each in listed]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
-            f"encoder {name!r}: expected {_MODULES} of sentence-transformers in {folder}, got "
-            f"{type(error).__name__}"
+            f"encoder {name!r}: expected {_MODULES} of sentence-transformers in {folder} "
+            f"({reason(error)}); hf:{folder} takes a model of transformers alone"
         ) from None
     kinds = [kind for kind, _ in modules]
     last = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
@@ -235,7 +247,7 @@ def _table(file: Path, name: str) -> dict[str, Any]:
 
 
 def _stated(folder: Path, model: Path, name: str) -> dict[str, Any]:
-    """length, lower and prompt, as far as the files of sentence-transformers state them."""
+    """length, lower, prompt and others, as far as files of sentence-transformers state them."""
     stated: dict[str, Any] = {}
     for file in sorted(model.glob("sentence_*_config.json"))[:1]:
         said = _table(file, name)
@@ -243,13 +255,16 @@ def _stated(folder: Path, model: Path, name: str) -> dict[str, Any]:
     whole = folder / "config_sentence_transformers.json"
     if whole.is_file():
         said = _table(whole, name)
-        prompt = said.get("default_prompt_name")
-        stated["prompt"] = (said.get("prompts") or {}).get(prompt) if prompt else None
+        prompts, default = said.get("prompts"), said.get("default_prompt_name")
+        given = prompts.items() if isinstance(prompts, dict) else ()
+        named = {str(key): str(value) for key, value in given if value}
+        stated |= {"prompt": named.pop(str(default), None), "others": tuple(named.values())}
     return stated
 
 
-def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str, Tensor]]:
-    """The pooling and what follows it. Raises UsageError."""
+def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str, Tensor], bool]:
+    """The pooling and what follows it, and whether it pools the prompt. Raises UsageError."""
+    pools_prompt = True
     modes: tuple[str, ...] = ("mean",)
     layers: list[tuple[int, int, bool, str]] = []
     weights: dict[str, Tensor] = {}
@@ -264,7 +279,8 @@ def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str,
             ]
             modes = (given,) if isinstance(given, str) else tuple(given) or modes
             unknown = [mode for mode in modes if mode not in POOLINGS]
-            if unknown or (prompted and said.get("include_prompt") is False):
+            pools_prompt = said.get("include_prompt") is not False
+            if unknown or (prompted and not pools_prompt):
                 raise UsageError(
                     f"encoder {name!r}: expected a pooling of {', '.join(POOLINGS)} that includes "
                     f"the prompt, got {', '.join(unknown) or 'one that leaves it out'}"
@@ -286,9 +302,10 @@ def _behind(folder: Path, name: str, prompted: bool) -> tuple[Pooling, dict[str,
         if said.get("use_residual"):
             raise UsageError(f"encoder {name!r}: expected plain linear layers, got a residual one")
     try:
-        return Pooling(modes, tuple(layers), modules[-1][0] == "Normalize"), weights
+        pooling = Pooling(modes, tuple(layers), modules[-1][0] == "Normalize")
     except ValueError as error:
         raise UsageError(f"encoder {name!r}: {error}") from None
+    return pooling, weights, pools_prompt
 
 
 def text_dimensions(config: Any, pooling: Pooling | None) -> int:

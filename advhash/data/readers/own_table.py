@@ -8,6 +8,7 @@ categories) is learnt from the training rows. Numbers become one standardised fe
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def _file(place: Path) -> Path:
 
 
 def _table(file: Path, choices: Choices) -> Dataset:
-    columns = _read(file)
+    columns = read_columns(file)
     total = len(next(iter(columns.values())))
     label = _label_column(file, list(columns), choices.label)
     _check_names(file, columns, label, choices)
@@ -167,7 +168,7 @@ def _table(file: Path, choices: Choices) -> Dataset:
     )
 
 
-def _read(file: Path) -> Columns:
+def read_columns(file: Path) -> Columns:
     """The cells of each column as text, "" where there is none. Raises DataError."""
     columns = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     if len(columns) < 2 or not next(iter(columns.values())):
@@ -182,7 +183,7 @@ def _read(file: Path) -> Columns:
 def _csv(file: Path) -> Columns:
     try:
         read = read_gzip if file.suffix.lower() == ".gz" else read_bytes
-        lines = decoded(read(file, MAX_BYTES)).splitlines(keepends=True)
+        lines = list(io.StringIO(decoded(read(file, MAX_BYTES)), newline=""))
         head = next((line for line in lines if line.strip()), "")
         delimiter = max(DELIMITERS, key=head.count)
         names, *rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
@@ -249,12 +250,13 @@ def _label_column(file: Path, names: Sequence[str], label: str) -> str:
     if len(likely) != 1:
         raise ConfigError(
             f"expected dataset.label, the column of {file} that holds the classes: one of "
-            f"{_listed(names)}"
+            f"{listed_columns(names)}"
         )
     return likely[0]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed_columns(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
 
 
@@ -272,7 +274,7 @@ def _check_names(file: Path, columns: Columns, label: str, choices: Choices) -> 
             if name not in columns:
                 raise ConfigError(
                     f"dataset.{setting}: expected columns of {file}, got {name!r}; it has "
-                    f"{_listed(list(columns))}"
+                    f"{listed_columns(list(columns))}"
                 )
             if seen.setdefault(name, setting) != setting:
                 raise ConfigError(
@@ -318,11 +320,11 @@ def _parties(file: Path, names: list[str], asked: Parties) -> Mapping[str, Seque
     left = [name for name in names if name not in held]
     for what, wrong in (("columns that are there", unknown), ("each column once", twice)):
         if wrong:
-            raise ConfigError(f"dataset.parties: expected {what}, got {_listed(wrong)}")
+            raise ConfigError(f"dataset.parties: expected {what}, got {listed_columns(wrong)}")
     if left or not all(asked.values()):
         raise ConfigError(
             "dataset.parties: expected one party or more with columns, and each column with a "
-            f"party or in dataset.drop, got none for {_listed(left) or 'a party'}"
+            f"party or in dataset.drop, got none for {listed_columns(left) or 'a party'}"
         )
     return asked
 

@@ -151,6 +151,15 @@ def inside(root: Path, names: Iterable[str], where: str) -> list[Path]:
     return files
 
 
+def visible_entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """What lies in a folder and is not hidden, by name. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (entry for entry in entries if not entry.name.startswith(".")),
+            key=lambda entry: entry.name,
+        )
+
+
 def stamps(root: Path, names: Iterable[str], where: str) -> str:
     """A digest of names, sizes and times of change. Raises DataError: files that are missing."""
     digest, missing, count = hashlib.sha256(), [], 0

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import torch
+
 from advhash.data.text.counts import MIN_ITEMS, words
 from advhash.data.text.kinds import sentence_embeddings
+
+AT_ONCE = 1024  # words that are compared with all others together
 
 
 def frequent_words(texts: Sequence[str]) -> list[str]:
@@ -28,12 +32,14 @@ def near_words(known: Sequence[str], most: int, similarity: float) -> dict[str, 
     Raises ConfigError: the package of the network is missing.
     """
     vectors = sentence_embeddings(tuple(known))
-    near = vectors @ vectors.T
-    near.fill_diagonal_(-1)
-    near_by = {}
-    values, places = near.topk(min(most, len(known)), dim=1)
-    for word, row, at in zip(known, values.tolist(), places.tolist(), strict=True):
-        near_by[word] = [
-            known[place] for value, place in zip(row, at, strict=True) if value >= similarity
-        ]
+    near_by: dict[str, list[str]] = {}
+    for start in range(0, len(known), AT_ONCE):
+        some = known[start : start + AT_ONCE]
+        near = vectors[start : start + AT_ONCE] @ vectors.T
+        near[torch.arange(len(some)), torch.arange(start, start + len(some))] = -1  # itself
+        values, places = near.topk(min(most, len(known)), dim=1)
+        for word, row, at in zip(some, values.tolist(), places.tolist(), strict=True):
+            near_by[word] = [
+                known[place] for value, place in zip(row, at, strict=True) if value >= similarity
+            ]
     return near_by

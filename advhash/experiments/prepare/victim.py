@@ -16,7 +16,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, TextKind
 from advhash.data.load import is_path, load_dataset
 from advhash.data.paths import reader_of
-from advhash.errors import UsageError
+from advhash.errors import UsageError, nearest
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
 from advhash.experiments.prepare.code_key import code_version
@@ -24,7 +24,7 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.served import keep_codes
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, deciding, fingerprint
-from advhash.registry import DATASETS, VICTIMS, is_external
+from advhash.registry import DATASETS, ENCODER_PREFIXES, VICTIMS, is_external
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
@@ -256,9 +256,10 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
     """Raise UsageError before code of the user is imported without their word."""
     name = config.victim.name
     if not config.trust_code:
+        module = name.partition(":")[0]
         raise UsageError(
-            f"--victim {name} runs the code of {name.partition(':')[0]!r}: expected --trust-code "
-            "as well, if you trust it"
+            f"--victim {name} runs the code of {module!r}: {nearest(module, ENCODER_PREFIXES)}"
+            "expected --trust-code as well, if you trust it"
         )
     if config.victim.settings:
         raise UsageError(
