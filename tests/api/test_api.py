@@ -349,6 +349,9 @@ def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: P
     assert len(lines) == 2 + bool(found.messages)
     assert lines[0].endswith(", 6 queries")
     assert lines[1].startswith("t-MAP: ")
+    assert len(repr(replace(found, messages=())).splitlines()) == 2
+    several = repr(replace(found, messages=("odd", "few", "flat")))
+    assert several.splitlines()[2] == "odd (2 more in messages)"
     drawn = found.plot()
     assert len(drawn.axes) == 3 * 4
     shown = drawn.axes[1].images[0].get_array()
