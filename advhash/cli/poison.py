@@ -54,11 +54,17 @@ def _attack(values: dict[str, Any]) -> str | None:
     Raises UsageError.
     """
     if values["attack"]["name"] != TARGETED:
+        if "method" in values["attack"]:
+            raise UsageError(
+                f"--attack goes with --method {TARGETED}, got {values['attack']['name']}: leave "
+                "it out"
+            )
         return None
     method, items = values["attack"].pop("method", None), values.pop("items", None)
-    if method is None or items is None:
+    if method is None or items is None or "victim" not in values:
         raise UsageError(
-            "--method targeted moves pictures by an attack: expected --attack NAME and --items N"
+            "--method targeted moves pictures by an attack: expected --victim, --attack NAME and "
+            "--items N"
         )
     settings = {key: value for key, value in values.pop("attack").items() if key != "name"}
     values["attack"] = {"name": method, **settings}

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from command_line import command
 
+from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
-from advhash.errors import StoreError
+from advhash.errors import DataError, StoreError
+from advhash.experiments.poison.config import CollapseConfig, PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
+from advhash.experiments.poison.material import drawn
+from advhash.experiments.poison.run import collapsed
 from advhash.stores.pgvector_store import Pgvector
 from advhash.stores.postgres import stop_own_server
 
@@ -74,6 +78,33 @@ def test_neighbours_count_by_their_chance() -> None:
     assert own_recall(np.array([[1, 7]]), own).tolist() == [0.25]
 
 
+def test_equal_directions_are_asked_once_and_stand_on_one_side() -> None:
+    """Held out or from a file, and whatever their lengths."""
+    config = PoisonConfig.build({"attack": {"name": "hubs"}, "rows": {"database": "unread"}})
+    twice = np.concatenate([rows(300, 0), rows(300, 0)])
+    longer = twice * np.repeat([1, 4], 300)[:, None].astype(np.float32)
+    for documents, queries in ((twice, None), (rows(50, 5), longer)):
+        split = drawn(config, documents, queries, None)
+        asked = twice[np.concatenate([split.known, split.unseen])]
+        assert len(np.unique(asked, axis=0)) == len(asked)
+        assert split.repeated == (600 // 10 if queries is None else 600) - len(asked) > 0
+    with pytest.raises(DataError, match="got row 7 of them as row 0 of the known ones"):
+        drawn(config, twice, rows(20, 3), 2 * rows(20, 3)[7:9])
+
+
+def test_items_arrive_one_after_the_other() -> None:
+    """The second is the first again; the third lies one bit from a document."""
+    documents = HashCodes.pack(np.eye(4, 32) > 0)
+    items = HashCodes.pack(np.array([[1] * 32, [1] * 32, [1, 1, *[0] * 30], [1, 0] * 16]) > 0)
+    kept = {
+        keep: collapsed(CollapseConfig(within=1, keep=keep), documents, items)
+        for keep in ("first", "last")
+    }
+    assert [each.tolist() for each in kept["first"]] == [[], [False, True, True, False]]
+    assert [each.tolist() for each in kept["last"]] == [[0, 1], [True, False, False, False]]
+    assert not any(each.any() for each in collapsed(None, documents, items))
+
+
 def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +115,7 @@ def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
     assert (few["items"], many["items"]) == (4, 12)
     assert body["metrics"] == many["metrics"]
     assert many["metrics"]["planted_top10"]["value"] > few["metrics"]["planted_top10"]["value"]
-    assert value(body, "planted_top10_over_natural") > 0.05
+    assert body["metrics"]["planted_top10_over_natural"]["low"] > 0
     assert value(body, "planted_top10_over_random") > 0.2
     assert value(body, "own_recall10_after") < value(body, "own_recall10_before")
     lost = value(body, "own_recall10_before") - value(body, "own_recall10_after")
@@ -154,6 +185,12 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--method", "hubs", "--share", "0.004,0.0041"], 2, "differ by an item"),
         (["--method", "hubs", "--share", "0.1", "--items", "5"], 2, "got both"),
         (["--method", "hubs", "--items", "301"], 2, "plants at most 300 items"),
+        (["--method", "centroid", "--items", "2"], 2, "plants at most 1 item"),
+        (["--method", "hubs", "--attack", "dhta"], 2, "--attack goes with --method targeted"),
+        (["--method", "hubs", "--modality", "text"], 2, "got both"),
+        (["--items", "3"], 2, "expected --method (see `advhash list poisonings`)"),
+        (["--method", "hubs", "--store", "faiss-hnsw,m=0"], 2, "m: expected at least 2, got 0"),
+        (["--method", "hubs", "--store", "pgvector,dsn=me@x"], 2, "expected postgresql://USER"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),
@@ -162,7 +199,7 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--method", "hubs", "--database", "narrow.npy"], 3, "of 30 dimensions as in the"),
         (["--method", "hubs", "--bits", "20"], 2, "expected no bits"),
         (["--method", "hubs", "--labels", "few.npy"], 3, "number"),
-        (["--method", "targeted"], 2, "expected --attack NAME and --items N"),
+        (["--method", "targeted"], 2, "expected --victim, --attack NAME and --items N"),
         (["--method", "hubs", "--victim", "phash"], 2, "got both"),
         (["--method", "hubs", "--store", "pgvector,dsn=postgresql://me@127.0.0.1:9/x"], 3,
          "expected a connection"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Material:
     own:    documents that answer each unseen query
     cut:    the quantiser
     length: of the embeddings
+    repeated: queries that were left out, see `Drawn`
     victim: and its data, where inputs are embedded
     """
 
@@ -55,6 +57,7 @@ class Material:
     own: GradedPairs
     cut: Cut
     length: float
+    repeated: int
     victim: Trained | None = None
 
     def seen(self, ranks: Surface) -> Seen:
@@ -69,7 +72,7 @@ class Drawn:
     documents: of the rows of the database
     known, unseen: of the queries, or of those rows that are held out
     held_out: whether queries are rows of the database
-    repeated: queries that were left out, being equal to another one
+    repeated: queries that were left out, whose direction is that of another one
     """
 
     documents: Places
@@ -80,36 +83,52 @@ class Drawn:
 
 
 def drawn(
-    config: PoisonConfig, documents: int, queries: Floats | None, known: Floats | None
+    config: PoisonConfig, documents: Floats, queries: Floats | None, known: Floats | None
 ) -> Drawn:
-    """Split the queries by the seed; equal ones are asked once.
+    """Split the queries by the seed; of equal directions one is asked.
 
-    queries: (N,D), or None: rows of the database are held out; known: those of a file of their own
+    documents: (M,D); queries: (N,D), or None: some of the documents are held out; known: those of a
+        file of their own
 
-    Raises UsageError: fewer queries than asked for; DataError: a query on both sides.
+    Raises UsageError: fewer queries than asked for; DataError: a query on both sides, or fewer
+    documents than results are looked at.
+    """
+    rows = np.arange(len(documents))
+    if queries is None:
+        generator = np.random.default_rng(derive_seed(config.seed, "held out"))
+        held_out = min(MOST_HELD_OUT, len(rows) // 10)
+        asked = np.sort(generator.permutation(rows)[:held_out])
+        rows, directions = np.setdiff1d(rows, asked), _directions(documents[asked])
+    else:
+        asked, directions = np.arange(len(queries)), _directions(queries)
+    pool = asked[np.sort(np.unique(directions, return_index=True)[1])]
+    if known is not None:
+        _, mine, theirs = np.intersect1d(_directions(known), directions, return_indices=True)
+        if len(mine):
+            raise DataError(
+                f"expected queries that judge to be unknown to the attacker, got row {theirs[0]} "
+                f"of them as row {mine[0]} of the known ones: leave it out of one side"
+            )
+    mine, others = sides(config, len(rows), pool, None if known is None else len(known))
+    return Drawn(rows, mine, others, queries is None, len(asked) - len(pool))
+
+
+def sides(
+    config: PoisonConfig, documents: int, pool: Places, known: int | None
+) -> tuple[Places, Places]:
+    """Which queries are known, and which judge: rows of a pool of different ones.
+
+    known: how many the attacker has in a file of their own, whose rows the first ones are then
+
+    Raises UsageError, DataError, see `drawn`.
     """
     generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
-    rows = np.arange(documents)
-    if queries is None:
-        held = np.sort(generator.permutation(documents)[: min(MOST_HELD_OUT, documents // 10)])
-        rows, pool, repeated = np.setdiff1d(rows, held), held, 0
-    else:
-        _, first = np.unique(queries, axis=0, return_index=True)
-        pool, repeated = np.sort(first), len(queries) - len(first)
-    if known is not None:
-        assert queries is not None
-        shared = _shared(known, queries)
-        if shared is not None:
-            raise DataError(
-                f"expected queries that judge to be unknown to the attacker, got row {shared[1]} "
-                f"of them as row {shared[0]} of the known ones: leave it out of one side"
-            )
-        mine, others = np.arange(len(known)), pool
-    else:
+    if known is None:
         order = generator.permutation(pool)
-        asked = len(order) // 2 if config.known is None else config.known
-        mine, others = np.sort(order[:asked]), np.sort(order[asked:])
-    mine = mine[: config.known]
+        first = len(order) // 2 if config.known is None else config.known
+        mine, others = np.sort(order[:first]), np.sort(order[first:])
+    else:
+        mine, others = np.arange(known)[: config.known], pool
     if config.unseen is not None and len(others) >= config.unseen:
         others = np.sort(generator.permutation(others)[: config.unseen])
     for name, count, wanted in (
@@ -120,17 +139,14 @@ def drawn(
                 f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
                 f"of {len(pool)} different ones"
             )
-    expect_rows(len(rows))
-    return Drawn(rows, mine, others, queries is None, repeated)
+    expect_rows(documents)
+    return mine, others
 
 
-def _shared(known: Floats, queries: Floats) -> tuple[int, int] | None:
-    """A row of each that are equal; None: there is none."""
-    places = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(known))}
-    for place, row in enumerate(np.ascontiguousarray(queries)):
-        if row.tobytes() in places:
-            return places[row.tobytes()], place
-    return None
+def _directions(rows: Floats) -> npt.NDArray[np.bytes_]:
+    """(N,) what is equal for equal rows (N,D), and, but for rare roundings, for longer ones."""
+    units = np.round(unit_rows(rows), 4) + np.float32(0)  # 0 and −0 are one
+    return np.array([hashlib.sha256(row.tobytes()).digest() for row in units])
 
 
 def surface(config: PoisonConfig) -> Surface:
@@ -165,7 +181,7 @@ class Embedded:
         cut = fitted(self.config, documents)
         own = stored.own(split, unseen, documents)
         kept, known_ones, asked = (quantised(rows, cut) for rows in (documents, known, unseen))
-        return Material(kept, known_ones, asked, own, cut, 1.0)
+        return Material(kept, known_ones, asked, own, cut, 1.0, split.repeated)
 
 
 @dataclass(frozen=True)
@@ -182,7 +198,7 @@ class StoredFloats:
     query_numbers: Places | None = None
 
     def drawn(self, config: PoisonConfig) -> Drawn:
-        return drawn(config, len(self.documents), self.queries, self.known)
+        return drawn(config, self.documents, self.queries, self.known)
 
     def own(self, split: Drawn, unseen: Floats, documents: Floats) -> GradedPairs:
         """The documents that answer unseen queries: of their numbers, or the 10 nearest."""
@@ -310,12 +326,14 @@ class OfVictim:
             split_vectors(victim, split, modality, victim.encode_split(split, modality))
             for split in (trained.data.database, trained.data.query)
         )
-        split = drawn(self.config, len(documents), asked.floats, None)
+        split = drawn(self.config, documents.floats, asked.floats, None)
         unseen = asked[split.unseen]
         own = _own_of(trained.data, split.unseen, unseen, documents)
         length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
         cut = cut_of(victim, modality, documents.floats.shape[1])
-        return Material(documents, asked[split.known], unseen, own, cut, length, trained)
+        return Material(
+            documents, asked[split.known], unseen, own, cut, length, split.repeated, trained
+        )
 
 
 def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from advhash.attacks.poisoning.base import Poisoning
@@ -23,15 +24,15 @@ from advhash.errors import UsageError
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
-from advhash.experiments.poison.config import PoisonConfig
+from advhash.experiments.poison.config import CollapseConfig, PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import (
     Embedded,
     Material,
     OfVictim,
-    drawn,
     identity,
     read,
+    sides,
     surface,
 )
 from advhash.experiments.prepare.code_key import code_version
@@ -44,12 +45,11 @@ from advhash.reports.poison import POISON, AtShare, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.stores.base import Ids
-from advhash.stores.figures import FIRST, Search
+from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
-COLLAPSED = 32  # bits for each bit that near-duplicates differ by, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,20 @@ class CleanSearch:
             known, _ = served.search(material.known, FIRST)
             unseen, _ = served.search(material.unseen, FIRST)
             searched = time.perf_counter()
+            share = store_recall(served.store, material.unseen, documents)
             parameters = served.store.parameters()
-            exact = served.store.exact
-        share = np.ones(len(unseen))
-        if not exact:
-            share = search.results(material.unseen, documents)[1]
         return Result(
             {
                 "parameters": parameters,
                 "seconds": {"build": built - began, "search": searched - built},
                 "bits": documents.codes.bits,
-                "documents": len(documents),
+                "known": len(known),
+                "repeated": material.repeated,
             },
             {
                 "known": torch.from_numpy(known),
                 "unseen": torch.from_numpy(unseen),
-                "store_recall": torch.from_numpy(np.asarray(share, np.float64)),
+                "store_recall": torch.from_numpy(share),
                 **_kept(material.own),
             },
         )
@@ -109,28 +107,31 @@ class PlantedSearch:
 
     def compute(self, place: Place) -> Result:
         material: Material = place.part("material")
-        method: Poisoning = POISONINGS.create(self.config.attack.name, self.config.attack.settings)
+        method = method_of(self.config)
+        search, documents = search_of(self.config), material.documents
+        expect_plantable(self.config, method, self.items, len(material.known), len(documents))
         seed = derive_seed(self.config.seed, f"planted {self.restart}")
         began = time.perf_counter()
         made = method.plant(material.seen(surface(self.config)), self.items, seed)
         planted = time.perf_counter()
-        search, documents = search_of(self.config), material.documents
-        dropped, refused = collapsed(self.config, documents.codes, made.codes)
+        dropped, refused = collapsed(self.config.collapse, documents.codes, made.codes)
         first = len(documents)
         ids = first + np.arange(len(made))
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(first), documents)
             served.remove(dropped)
             served.add(ids[~refused], made[np.flatnonzero(~refused)])
+            built = time.perf_counter()
             unseen, _ = served.search(material.unseen, FIRST)
+            searched = time.perf_counter()
         return Result(
             {
-                "planted": len(made),
                 "refused": int(refused.sum()),
                 "dropped": len(dropped),
                 "seconds": {
                     "plant": planted - began,
-                    "search": time.perf_counter() - planted,
+                    "build": built - planted,
+                    "search": searched - built,
                 },
             },
             {"unseen": torch.from_numpy(unseen)},
@@ -142,13 +143,10 @@ Cells = CleanSearch | PlantedSearch
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonPlan(Plan[PoisonConfig, Cells]):
-    """counts: planted items of each share, ascending; documents, known, unseen: as planned"""
+    """counts: planted items of each share, ascending"""
 
     counts: Sequence[int]
     documents: int
-    known: int
-    unseen: int
-    repeated: int
     source: str
 
 
@@ -169,6 +167,12 @@ class Poison(Experiment[PoisonConfig, Cells, PoisonPlan, PoisonRecord]):
         return poison_record(plan, results, place)
 
 
+def method_of(config: PoisonConfig) -> Poisoning:
+    """The method that plants. Raises UsageError: a setting that is none."""
+    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    return method
+
+
 def search_of(config: PoisonConfig) -> Search:
     """The search of a run."""
     return Search(config.store.model_dump(), [stage.model_dump() for stage in config.rescore])
@@ -176,7 +180,7 @@ def search_of(config: PoisonConfig) -> Search:
 
 def planned(config: PoisonConfig) -> PoisonPlan:
     """Raises AdvhashError for whatever can be seen before any work."""
-    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    method = method_of(config)
     if config.share is not None and config.items is not None:
         raise UsageError("expected --share or --items, got both: leave one of them out")
     if config.rows is not None and config.victim is not None:
@@ -190,33 +194,35 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         raise UsageError(
             f"{config.attack.name} plants pictures: expected --victim, which sees them"
         )
+    if config.rows is not None and config.modality is not None:
+        raise UsageError("expected embeddings in files or --modality, got both")
     written = _written(config)
     search = search_of(written)
     check_served(search.store, search.rescore)
-    known: PlannedVictim | None = None
+    victim: PlannedVictim | None = None
     if written.victim is None:
         stored = read(written)
         split = stored.drawn(written)
+        documents, known, unseen = map(len, (split.documents, split.known, split.unseen))
         material: Part = Embedded(written)
         source, what = _source(written), identity(written)
     else:
-        known = PlannedVictim.of(
+        victim = PlannedVictim.of(
             TrainConfig.build(
-                {
-                    **written.model_dump(include={"seed", "device", "victim", "dataset"}),
-                }
+                written.model_dump(include={"seed", "device", "victim", "dataset"})
             ).trusting(config.trust_code)
         )
-        modality = known.victim.query_modality(written.modality or "image")
-        known.victim.check_modality(modality)
-        written = known.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
-        data = known.data
-        split = drawn(written, len(data.database), _stand_ins(len(data.query)), None)
-        material, source = OfVictim(written), f"{known.name} on {data.name}, {modality}"
-        what = known.identity
-    counts = planted_counts(written, method, len(split.known), len(split.documents))
+        modality = victim.victim.query_modality(written.modality or "image")
+        victim.victim.check_modality(modality)
+        written = victim.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
+        data = victim.data
+        documents = len(data.database)
+        known, unseen = map(len, sides(written, documents, np.arange(len(data.query)), None))
+        material, source = OfVictim(written), f"{victim.name} on {data.name}, {modality}"
+        what = victim.identity
+    counts = planted_counts(written, method, known, documents)
     cells = _cells(written, what, counts, source)
-    parts: dict[str, Part] = {} if known is None else {"victim": known}
+    parts: dict[str, Part] = {} if victim is None else {"victim": victim}
     parts["material"] = material
     return PoisonPlan(
         config=written,
@@ -228,24 +234,16 @@ def planned(config: PoisonConfig) -> PoisonPlan:
             "attack": written.attack.model_dump(),
             "store": written.store.model_dump(),
             "rescore": [stage.model_dump() for stage in written.rescore],
-            "documents": len(split.documents),
-            "known": len(split.known),
-            "unseen": len(split.unseen),
+            "documents": documents,
+            "known": known,
+            "unseen": unseen,
             "planted": list(counts),
             "restarts": written.restarts,
         },
         counts=counts,
-        documents=len(split.documents),
-        known=len(split.known),
-        unseen=len(split.unseen),
-        repeated=split.repeated,
+        documents=documents,
         source=source,
     )
-
-
-def _stand_ins(count: int) -> Any:
-    """Different queries, as many as there will be: only their number is planned."""
-    return np.arange(count, dtype=np.float32)[:, None]
 
 
 def _source(config: PoisonConfig) -> str:
@@ -272,7 +270,8 @@ def _written(config: PoisonConfig) -> PoisonConfig:
         if config.rows is None:
             update["modality"] = config.modality or "text"
     if config.share is None and config.items is None:
-        update["share"] = [DEFAULT_SHARE]
+        single = method_of(config).single
+        update |= {"items": 1} if single else {"share": [DEFAULT_SHARE]}
     return config.model_copy(update=update)
 
 
@@ -283,19 +282,24 @@ def planted_counts(
 
     Raises UsageError: two shares that are one item, or more items than the method can plant.
     """
-    counts = _counts(config, method, documents)
-    most = method.most(known, documents)
-    if counts[-1] > most:
-        raise UsageError(
-            f"{config.attack.name} plants at most {most} items here ({known} queries known, "
-            f"{documents} documents), got {counts[-1]}"
-        )
+    counts = _counts(config, documents)
+    expect_plantable(config, method, counts[-1], known, documents)
     return counts
 
 
-def _counts(config: PoisonConfig, method: Poisoning, documents: int) -> list[int]:
-    if method.single:
-        return [1]
+def expect_plantable(
+    config: PoisonConfig, method: Poisoning, items: int, known: int, documents: int
+) -> None:
+    """Raise UsageError for more items than the method can plant."""
+    most = 1 if method.single else method.most(known, documents)
+    if items > most:
+        raise UsageError(
+            f"{config.attack.name} plants at most {most} items here ({known} queries "
+            f"known, {documents} documents), got {items}: set --items or a smaller --share"
+        )
+
+
+def _counts(config: PoisonConfig, documents: int) -> list[int]:
     if config.items is not None:
         return [config.items]
     assert config.share is not None
@@ -334,25 +338,26 @@ def _cells(
     return cells
 
 
-def collapsed(config: PoisonConfig, documents: HashCodes, items: HashCodes) -> tuple[Ids, Any]:
-    """Ids of documents that are dropped for items, and (P,) which items are refused.
+def collapsed(
+    collapse: CollapseConfig | None, documents: HashCodes, items: HashCodes
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Rows of documents that are dropped for items, and (P,) which items are not held in the end.
 
+    Items arrive one after the other, and each meets the documents and items that are held by then.
     Near-duplicates among the documents are left as they are.
     """
-    none = np.zeros(0, np.int64), np.zeros(len(items), bool)
-    if config.collapse is None:
-        return none
-    dropped: set[int] = set()
-    refused = np.zeros(len(items), bool)
+    rows = len(documents)
+    held = np.arange(rows + len(items)) < rows
+    if collapse is None:
+        return np.zeros(0, np.int64), np.zeros(len(items), bool)
+    everything = HashCodes.concatenate([documents, items])
     for item in range(len(items)):
-        near = np.flatnonzero(
-            distances(items[item : item + 1], documents)[0] <= config.collapse.within
-        )
-        if config.collapse.keep == "last":
-            dropped.update(near.tolist())
-        else:
-            refused[item] = len(near) > 0
-    return np.array(sorted(dropped), np.int64), refused
+        far = distances(items[item : item + 1], everything)[0]
+        near = held & (far <= collapse.within)
+        if collapse.keep == "last":
+            held[near] = False
+        held[rows + item] = collapse.keep == "last" or not near.any()
+    return np.flatnonzero(~held[:rows]), ~held[rows:]
 
 
 def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
@@ -370,13 +375,14 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
     boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
     nothing = np.zeros(0, np.int64)
     before = judge(ids, nothing, own)
-    shares, spent = [], {"plant": 0.0, "search": 0.0}
+    shares = []
+    spent = {"plant": 0.0, **clean.document["seconds"]}
     for place_of, count in enumerate(plan.counts):
         first = 1 + place_of * config.restarts
         done = results[first : first + config.restarts]
         after, random = [], []
         for restart, result in enumerate(done):
-            items = documents + np.arange(result.document["planted"])
+            items = documents + np.arange(count)
             after.append(judge(result.tensors["unseen"].numpy(), items, own))
             seed = derive_seed(config.seed, f"random documents {restart}")
             drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
@@ -388,25 +394,23 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
         shares.append(
             AtShare(
-                items=int(done[0].document["planted"]),
-                share=done[0].document["planted"] / documents,
+                items=count,
+                share=count / documents,
                 refused=[result.document["refused"] for result in done],
                 dropped=[result.document["dropped"] for result in done],
                 metrics=metrics,
             )
         )
-    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    method = method_of(config)
     entry = POISONINGS[config.attack.name]
-    seconds = {
-        "build": clean.document["seconds"]["build"],
-        "search": clean.document["seconds"]["search"] + spent["search"],
-        "plant": spent["plant"],
-        "all": place.seconds["all"],
-    }
+    spent["all"] = place.seconds["all"]
+    repeated = clean.document["repeated"]
     return PoisonRecord(
         schema_=POISON,
         command="poison",
-        run=run_info(place.final, config.seed, config.device, seconds),
+        run=run_info(
+            place.final, config.seed, config.device, {**spent, "all": place.seconds["all"]}
+        ),
         source=plan.source,
         quantise=config.quantise.model_dump() if config.quantise else None,
         bits=clean.document["bits"],
@@ -418,17 +422,17 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         rescore=[stage.model_dump() for stage in config.rescore],
         collapse=config.collapse.model_dump() if config.collapse else None,
         documents=documents,
-        known=plan.known,
-        unseen=plan.unseen,
-        repeated=plan.repeated,
+        known=clean.document["known"],
+        unseen=len(ids),
+        repeated=repeated,
         restarts=config.restarts,
         metrics=shares[-1].metrics,
         shares=shares,
-        flags=_flags(plan, shares[-1].metrics),
+        flags=_flags(repeated, shares[-1].metrics),
     )
 
 
-def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
+def _flags(repeated: int, metrics: Mapping[str, Metric]) -> list[Flag]:
     flags = []
     over = metrics["planted_top10_over_natural"]
     if over.low is not None and over.low <= 0:
@@ -436,8 +440,8 @@ def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
             Flag(
                 "no_more_than_natural_hubs",
                 "warning",
-                "Planted items are found no more often than as many clean documents, those that "
-                "known queries find most often.",
+                "No difference shows between planted items and as many clean documents, those "
+                "that known queries find most often: the interval reaches 0 or lies below it.",
             )
         )
     recall = metrics["store_recall_at_10"].value
@@ -450,12 +454,12 @@ def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
                 "10: what it loses by itself weighs more than what is planted.",
             )
         )
-    if plan.repeated:
+    if repeated:
         flags.append(
             Flag(
                 "repeated_queries",
                 "info",
-                f"{plan.repeated} queries are equal to another one and were left out.",
+                f"{repeated} queries have the direction of another one and were left out.",
             )
         )
     return flags
