@@ -12,6 +12,7 @@ from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
     DatasetName,
+    Norm,
     Rescore,
     Sets,
     StoreName,
@@ -84,7 +85,7 @@ def poison(
         str | None,
         typer.Option(
             "--method",
-            help="What plants: hubs, centroid, copies …; see `advhash list poisonings`.",
+            help="What plants: hubs, hub-text, hub-image …; see `advhash list poisonings`.",
             autocompletion=complete_poisonings,
         ),
         Sets("attack.name"),
@@ -130,6 +131,14 @@ def poison(
     ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", help="Of a code. (default: one a dimension)")
+    ] = None,
+    norm: Norm = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps", help="Of hub-image in pixels, 8/255, or of hub-text in tokens, 20. (default)"
+        ),
+        Sets("budget.eps"),
     ] = None,
     store: StoreName = None,
     rescore: Rescore = None,

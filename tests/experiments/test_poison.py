@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_text_models as tiny
 from command_line import command
 
 from advhash.codes.packed import HashCodes
@@ -191,6 +192,8 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--items", "3"], 2, "expected --method (see `advhash list poisonings`)"),
         (["--method", "hubs", "--store", "faiss-hnsw,m=0"], 2, "m: expected at least 2, got 0"),
         (["--method", "hubs", "--store", "pgvector,dsn=me@x"], 2, "expected postgresql://USER"),
+        (["--method", "hub-text"], 2, "plants texts: expected --victim"),
+        (["--method", "hubs", "--eps", "8/255"], 2, "expected no --eps and no --norm"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),
@@ -219,6 +222,63 @@ def test_what_cannot_be_planted_is_refused_in_one_line(
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("run").exists()
+
+
+def test_planted_texts_stand_beside_queries_that_find_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    tiny.bert(tmp_path / "bert")
+    rng = np.random.default_rng(0)
+    photographs = [
+        {
+            "file": f"{row}.jpg",
+            "split": "test" if row < 60 else "dev" if row < 65 else "train",
+            "captions": [" ".join(rng.choice(tiny.WORDS, 4, replace=False)) for _ in range(5)],
+        }
+        for row in range(80)
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps(photographs), "utf-8")
+    capsys.readouterr()
+    code, out, err = command(
+        capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
+        "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hub-text",
+        "--eps", "4", "--items", "2", "--set", "attack.sweeps=1", "--unseen-queries", "30",
+        "-q", "--json", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, err
+    body = json.loads(out)
+    assert (body["budget"], body["unseen"]) == ("L0 4", 30)
+    assert len(body["samples"]) == 2
+    shown = sum(sample["found_by"] for sample in body["samples"])
+    assert shown >= round(30 * value(body, "planted_top10"))
+    for sample in body["samples"]:
+        assert 1 <= len(sample["text"].split()) <= 4
+        assert len(sample["queries"]) == min(sample["found_by"], 4)
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "Planted texts" in page
+    assert body["samples"][0]["text"] in page
+
+
+def test_planted_pictures_are_kept_as_the_store_got_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        *("poison", "--victim", "dpsh", "--set", "victim.epochs=1", "--set", "dataset.size=16"),
+        *("--method", "hub-image", "--eps", "64/255", "--items", "3", "--set", "attack.steps=5"),
+    ]
+    code, out, err = command(
+        capsys, *arguments, "-q", "--json", "--out", str(tmp_path / "run")
+    )  # fmt: skip
+    assert code == 0, err
+    body = json.loads(out)
+    assert body["samples"][0]["files"][0] == "samples/item-0.png"
+    for sample in body["samples"]:
+        assert len(sample["files"]) == 1 + min(sample["found_by"], 4)
+        assert all((tmp_path / "run" / file).is_file() for file in sample["files"])
+    assert "Some planted pictures" in (tmp_path / "run" / "report.html").read_text("utf-8")
+    code, _, err = command(capsys, *arguments[:-4], "--items", "1000", "-q", "--dry-run")
+    assert (code, "plants at most" in err) == (2, True)
 
 
 def test_a_server_that_dies_is_told_in_one_line_and_the_run_goes_on(

@@ -7,7 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from advhash.experiments.config import DatasetConfig, MethodConfig, Run, Table, VictimConfig
+from advhash.experiments.config import (
+    BudgetConfig,
+    DatasetConfig,
+    MethodConfig,
+    Run,
+    Table,
+    VictimConfig,
+)
 from advhash.registry import POISONINGS, QUANTISERS, Registry
 
 Place = Annotated[str, BeforeValidator(lambda path: path if path is None else str(path))]
@@ -53,6 +60,7 @@ class PoisonConfig(Run):
     quantise: what makes bits of embeddings where no victim does
     bits:     K, of a quantiser that lets it be chosen
     attack:   the method that plants
+    budget:   of a text or a picture that is planted, in words or pixels
     store, rescore: the search, see `advhash.stores`
     share:    planted items by documents, one run of figures each
     items:    their number instead
@@ -75,6 +83,7 @@ class PoisonConfig(Run):
     quantise: MethodConfig | None = None
     bits: int | None = Field(default=None, ge=1)
     attack: MethodConfig
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     store: MethodConfig = Field(default_factory=lambda: MethodConfig(name="exact"))
     rescore: list[MethodConfig] = Field(default_factory=list)
     share: list[Share] | None = Field(default=None, min_length=1)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from advhash.attacks.poisoning.base import Floats, Seen, Surface
+from advhash.attacks.poisoning.base import Floats, Inputs, Seen, Surface
+from advhash.budget import Budget
 from advhash.codes.code_files import read_class_numbers
 from advhash.codes.forms import Reading, floats_of
 from advhash.codes.packed import HashCodes
@@ -40,32 +41,6 @@ Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything of a run but what is planted.
-
-    documents, known, unseen: as encoder and quantiser make them
-    own:    documents that answer each unseen query
-    cut:    the quantiser
-    length: of the embeddings
-    repeated: queries that were left out, see `Drawn`
-    victim: and its data, where inputs are embedded
-    """
-
-    documents: Vectors
-    known: Vectors
-    unseen: Vectors
-    own: GradedPairs
-    cut: Cut
-    length: float
-    repeated: int
-    victim: Trained | None = None
-
-    def seen(self, ranks: Surface) -> Seen:
-        """What the attacker knows."""
-        return Seen(self.known, self.documents, self.cut, self.length, ranks)
-
-
-@dataclass(frozen=True)
 class Drawn:
     """Which rows are documents, which queries are known and which judge.
 
@@ -80,6 +55,43 @@ class Drawn:
     unseen: Places
     held_out: bool
     repeated: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything of a run but what is planted.
+
+    documents, known, unseen: as encoder and quantiser make them
+    own:    documents that answer each unseen query
+    cut:    the quantiser
+    length: of the embeddings
+    split:  which rows these are
+    victim: and its data, where inputs are embedded
+    """
+
+    documents: Vectors
+    known: Vectors
+    unseen: Vectors
+    own: GradedPairs
+    cut: Cut
+    length: float
+    split: Drawn
+    victim: Trained | None = None
+
+    def seen(self, ranks: Surface, budget: Budget | None) -> Seen:
+        """What the attacker knows. budget: of an input; None: vectors are planted."""
+        inputs = None
+        if budget is not None:
+            assert self.victim is not None
+            data = self.victim.data
+            inputs = Inputs(
+                self.victim.victim,
+                data.query.take(self.split.known),
+                data.database,
+                data.validation,
+                budget,
+            )
+        return Seen(self.known, self.documents, self.cut, self.length, ranks, inputs)
 
 
 def drawn(
@@ -181,7 +193,7 @@ class Embedded:
         cut = fitted(self.config, documents)
         own = stored.own(split, unseen, documents)
         kept, known_ones, asked = (quantised(rows, cut) for rows in (documents, known, unseen))
-        return Material(kept, known_ones, asked, own, cut, 1.0, split.repeated)
+        return Material(kept, known_ones, asked, own, cut, 1.0, split)
 
 
 @dataclass(frozen=True)
@@ -331,9 +343,7 @@ class OfVictim:
         own = _own_of(trained.data, split.unseen, unseen, documents)
         length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
         cut = cut_of(victim, modality, documents.floats.shape[1])
-        return Material(
-            documents, asked[split.known], unseen, own, cut, length, split.repeated, trained
-        )
+        return Material(documents, asked[split.known], unseen, own, cut, length, split, trained)
 
 
 def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:

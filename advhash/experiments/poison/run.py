@@ -15,12 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from advhash.attacks.poisoning.base import Poisoning
+from advhash.attacks.poisoning.base import Planted, Poisoning
+from advhash.budget import Budget
 from advhash.codes.hamming import distances
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
+from advhash.data.dataset import Split
+from advhash.data.text.characters import as_strings
 from advhash.errors import UsageError
+from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
@@ -41,15 +46,17 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.measures.intervals import Metric, mean_metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES
-from advhash.reports.poison import POISON, AtShare, PoisonRecord
+from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
+from advhash.storage.files import storage_errors
 from advhash.stores.base import Ids
 from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
+SHOWN = 4  # planted inputs, and queries that find each
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class CleanSearch:
                 "seconds": {"build": built - began, "search": searched - built},
                 "bits": documents.codes.bits,
                 "known": len(known),
-                "repeated": material.repeated,
+                "repeated": material.split.repeated,
             },
             {
                 "known": torch.from_numpy(known),
@@ -109,11 +116,15 @@ class PlantedSearch:
         material: Material = place.part("material")
         method = method_of(self.config)
         search, documents = search_of(self.config), material.documents
-        expect_plantable(self.config, method, self.items, len(material.known), len(documents))
+        seen = material.seen(surface(self.config), budget_of(self.config, method))
+        own = 0 if seen.inputs is None else len(seen.inputs.own)
+        expect_plantable(
+            self.config, method, self.items, method.most(len(seen.known), len(documents), own)
+        )
         seed = derive_seed(self.config.seed, f"planted {self.restart}")
         began = time.perf_counter()
-        made = method.plant(material.seen(surface(self.config)), self.items, seed)
-        planted = time.perf_counter()
+        items = method.plant(seen, self.items, seed)
+        made, planted = items.vectors, time.perf_counter()
         dropped, refused = collapsed(self.config.collapse, documents.codes, made.codes)
         first = len(documents)
         ids = first + np.arange(len(made))
@@ -124,17 +135,19 @@ class PlantedSearch:
             built = time.perf_counter()
             unseen, _ = served.search(material.unseen, FIRST)
             searched = time.perf_counter()
+        samples, pictures = shown(items, ids, unseen, material)
         return Result(
             {
                 "refused": int(refused.sum()),
                 "dropped": len(dropped),
+                "samples": samples,
                 "seconds": {
                     "plant": planted - began,
                     "build": built - planted,
                     "search": searched - built,
                 },
             },
-            {"unseen": torch.from_numpy(unseen)},
+            {"unseen": torch.from_numpy(unseen), **pictures},
         )
 
 
@@ -167,6 +180,11 @@ class Poison(Experiment[PoisonConfig, Cells, PoisonPlan, PoisonRecord]):
         return poison_record(plan, results, place)
 
 
+def budget_of(config: PoisonConfig, method: Poisoning) -> Budget | None:
+    """The budget of an input; None: vectors are planted."""
+    return None if method.budget is None else config.budget.resolve(method.budget)
+
+
 def method_of(config: PoisonConfig) -> Poisoning:
     """The method that plants. Raises UsageError: a setting that is none."""
     method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
@@ -190,9 +208,13 @@ def planned(config: PoisonConfig) -> PoisonPlan:
             "the victim has a quantiser of its own: expected no --quantise and no --bits; set "
             "victim.quantise, victim.bits"
         )
-    if method.plants == "pictures" and config.victim is None:
+    if method.budget is not None and config.victim is None:
         raise UsageError(
-            f"{config.attack.name} plants pictures: expected --victim, which sees them"
+            f"{config.attack.name} plants {method.plants}: expected --victim, which embeds them"
+        )
+    if method.budget is None and (config.budget.norm, config.budget.eps) != (None, None):
+        raise UsageError(
+            f"{config.attack.name} plants vectors: expected no --eps and no --norm, got a budget"
         )
     if config.rows is not None and config.modality is not None:
         raise UsageError("expected embeddings in files or --modality, got both")
@@ -200,6 +222,7 @@ def planned(config: PoisonConfig) -> PoisonPlan:
     search = search_of(written)
     check_served(search.store, search.rescore)
     victim: PlannedVictim | None = None
+    own = 0
     if written.victim is None:
         stored = read(written)
         split = stored.drawn(written)
@@ -212,15 +235,23 @@ def planned(config: PoisonConfig) -> PoisonPlan:
                 written.model_dump(include={"seed", "device", "victim", "dataset"})
             ).trusting(config.trust_code)
         )
-        modality = victim.victim.query_modality(written.modality or "image")
+        sees = victim.victim.bounds
+        modality = written.modality or ("image" if "image" in sees else next(iter(sees)))
+        modality = victim.victim.query_modality(modality)
         victim.victim.check_modality(modality)
         written = victim.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
         data = victim.data
+        if method.budget is not None:
+            budget = written.budget.resolve(method.budget)
+            method.check_inputs(victim.victim, modality, budget)
+            written.budget = written.budget.written(method.budget)
+            own = len(data.validation)
         documents = len(data.database)
         known, unseen = map(len, sides(written, documents, np.arange(len(data.query)), None))
-        material, source = OfVictim(written), f"{victim.name} on {data.name}, {modality}"
+        material, source = OfVictim(written), f"{victim.called} on {data.name}, {modality}"
         what = victim.identity
-    counts = planted_counts(written, method, known, documents)
+    counts = planted_counts(written, documents)
+    expect_plantable(written, method, counts[-1], method.most(known, documents, own))
     cells = _cells(written, what, counts, source)
     parts: dict[str, Part] = {} if victim is None else {"victim": victim}
     parts["material"] = material
@@ -232,6 +263,7 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         shown={
             "source": source,
             "attack": written.attack.model_dump(),
+            "budget": written.budget.model_dump() if method.budget else None,
             "store": written.store.model_dump(),
             "rescore": [stage.model_dump() for stage in written.rescore],
             "documents": documents,
@@ -275,31 +307,18 @@ def _written(config: PoisonConfig) -> PoisonConfig:
     return config.model_copy(update=update)
 
 
-def planted_counts(
-    config: PoisonConfig, method: Poisoning, known: int, documents: int
-) -> list[int]:
-    """How many items are planted, ascending.
-
-    Raises UsageError: two shares that are one item, or more items than the method can plant.
-    """
-    counts = _counts(config, documents)
-    expect_plantable(config, method, counts[-1], known, documents)
-    return counts
-
-
-def expect_plantable(
-    config: PoisonConfig, method: Poisoning, items: int, known: int, documents: int
-) -> None:
+def expect_plantable(config: PoisonConfig, method: Poisoning, items: int, most: int) -> None:
     """Raise UsageError for more items than the method can plant."""
-    most = 1 if method.single else method.most(known, documents)
+    most = 1 if method.single else most
     if items > most:
         raise UsageError(
-            f"{config.attack.name} plants at most {most} items here ({known} queries "
-            f"known, {documents} documents), got {items}: set --items or a smaller --share"
+            f"{config.attack.name} plants at most {most} items of what it knows here, got {items}: "
+            "set --items or a smaller --share"
         )
 
 
-def _counts(config: PoisonConfig, documents: int) -> list[int]:
+def planted_counts(config: PoisonConfig, documents: int) -> list[int]:
+    """How many items are planted, ascending. Raises UsageError: two shares that are one item."""
     if config.items is not None:
         return [config.items]
     assert config.share is not None
@@ -327,6 +346,7 @@ def _cells(
     attack = {
         "attack": config.attack.model_dump(),
         "method": POISONINGS[config.attack.name].digest,
+        "budget": config.budget.model_dump(),
         "collapse": config.collapse and config.collapse.model_dump(),
     }
     names = (config.store.name, source)
@@ -358,6 +378,56 @@ def collapsed(
             held[near] = False
         held[rows + item] = collapse.keep == "last" or not near.any()
     return np.flatnonzero(~held[:rows]), ~held[rows:]
+
+
+def shown(
+    items: Planted, ids: Ids, unseen: Ids, material: Material
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Some planted inputs and queries that find them: texts as they are, pictures as tensors.
+
+    ids: of the items; unseen: (N,10) results
+    """
+    rows, pictures = list[dict[str, Any]](), dict[str, Tensor]()
+    for place, content in enumerate(items.inputs[:SHOWN]):
+        assert material.victim is not None
+        query = material.victim.data.query
+        finders = np.flatnonzero((unseen == ids[place]).any(axis=1))
+        asked = material.split.unseen[finders[:SHOWN]].tolist()
+        sample: dict[str, Any] = {"found_by": len(finders)}
+        if content.dim() == 1:
+            texts = query.tensor("text")[asked]
+            sample |= {"text": as_strings(content[None])[0], "queries": as_strings(texts)}
+        else:
+            pictures[f"item {place}"] = content
+            for number, row in enumerate(asked):
+                pictures[f"item {place} query {number}"] = stored_picture(query, row)
+        rows.append(sample)
+    return rows, pictures
+
+
+def stored_picture(split: Split, row: int) -> Tensor:
+    """(3,H,W) uint8 of a row."""
+    mixed = split.mixed
+    return split.tensor("image")[row] if mixed is None else mixed.picture(row)
+
+
+def _samples(result: Result, place: Place) -> list[PlantedSample]:
+    """What `shown` kept, its pictures written into the run folder. Raises StorageError."""
+    samples = []
+    for number, sample in enumerate(result.document["samples"]):
+        tensors = {
+            name: result.tensors[name]
+            for name in (f"item {number}", *(f"item {number} query {i}" for i in range(SHOWN)))
+            if name in result.tensors and not place.alone
+        }
+        files = [f"samples/{name.replace(' ', '-')}.png" for name in tensors]
+        if tensors:
+            with storage_errors(place.folder / "samples"):
+                (place.folder / "samples").mkdir(exist_ok=True)
+                for file, content in zip(files, tensors.values(), strict=True):
+                    picture(content.float() / 255).save(place.folder / file, optimize=True)
+        samples.append(PlantedSample(**sample, files=files))
+    return samples
 
 
 def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
@@ -418,6 +488,8 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         summary=entry.summary,
         knowledge=list(method.knowledge),
         free_pairs=method.free_pairs,
+        budget=None if method.budget is None else str(config.budget.resolve(method.budget)),
+        samples=_samples(results[-1], place),
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
         collapse=config.collapse.model_dump() if config.collapse else None,
