@@ -145,7 +145,7 @@ def test_parts_of_a_topic_are_named_where_there_are_several(mixed: str) -> None:
 
 def test_flags_and_deviations_of_all_runs_stand_together(mixed: str) -> None:
     text = Tags(mixed.partition('<h2 id="flags">')[2].partition("</section>")[0]).text
-    named = (f"{kind} run {kind}" for kind in ("defend", "transfer", "encode", "scan", "poison"))
+    named = (f"{kind} run {kind}" for kind in ("defend", "transfer", "poison", "encode", "scan"))
     assert f"({'; '.join(named)})" in text
     for deviation in ("smaller backbone", "dlcmh: smaller", f"dph: of {HOSTILE}"):
         assert deviation in text
