@@ -43,14 +43,16 @@ CURVES = {
 class AtShare(Part):
     """What is found with so many items planted.
 
-    refused, dropped: of each seed, items that a collapse of near-duplicates kept out, and documents
-        that it dropped for them
+    refused, dropped: of each seed, items that a gate or a collapse of near-duplicates kept out, and
+        documents that were dropped for them
+    natural_refused: natural hubs that the gate would refuse; None: there is no gate
     """
 
     items: int
     share: float
     refused: list[int]
     dropped: list[int]
+    natural_refused: int | None = None
     metrics: dict[str, Metric]
 
 
@@ -86,6 +88,8 @@ class PoisonRecord(Document):
     store: dict[str, Any]
     rescore: list[dict[str, Any]]
     collapse: dict[str, Any] | None
+    gate: dict[str, Any] | None = None
+    rotate: bool = False
     documents: int
     known: int
     unseen: int
@@ -131,6 +135,27 @@ def shares_table(record: PoisonRecord, names: tuple[str, ...], label: str, what:
                 number(at.items),
                 number(f"{100 * at.share:.3g}"),
                 (points(at.metrics[name]) for name in names),
+            )
+            for at in record.shares
+        ],
+    )
+
+
+def admission_table(record: PoisonRecord) -> Table | None:
+    """What is refused, planted and honest; None: everything is taken."""
+    if record.gate is None and record.collapse is None:
+        return None
+    return Table(
+        "Refused items",
+        "Planted items that are not held in the end, as a mean over seeds, natural hubs that the "
+        "gate would refuse, and documents that were dropped for planted near-duplicates.",
+        columns("Items", "Planted, refused", "Natural hubs, refused", "Documents dropped"),
+        [
+            row(
+                number(at.items),
+                number(f"{sum(at.refused) / len(at.refused):.3g}"),
+                number("–" if at.natural_refused is None else at.natural_refused),
+                number(f"{sum(at.dropped) / len(at.dropped):.3g}"),
             )
             for at in record.shares
         ],
@@ -212,6 +237,8 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
         "rescore": record.rescore,
         "quantise": record.quantise,
         "collapse": record.collapse,
+        "gate": record.gate,
+        "rotate": record.rotate,
     }
     facts = [
         ("Embeddings", record.source),
@@ -241,6 +268,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
                 "Recall at 10 of a query's own answers before and after, in percent; the recall of "
                 "the store is what it finds of its own exact first 10 without any attack.",
             ),
+            "admission": admission_table(record),
             "texts": texts_table(record),
             "grid": picture_rows(record, path, pictures),
             "curve": curve(record) if len(record.shares) > 1 else None,

@@ -172,6 +172,14 @@ def poison(
         typer.Option("--keep", help="Of near-duplicates. (default: last)"),
         Sets("collapse.keep"),
     ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option("--gate", help="Share of clean documents that a gate on hubs may refuse."),
+        Sets("gate.rate"),
+    ] = None,
+    rotate: Annotated[
+        bool | None, typer.Option("--rotate", help="By a secret of the store, before the bits.")
+    ] = None,
     attack: Annotated[
         str | None,
         typer.Option("--attack", help="What moves the pictures of --method targeted, e.g. dhta."),

@@ -24,7 +24,7 @@ from advhash.victims.base import HashVictim
 LINEAR = 0.05  # α of tanh(α·u/s) where it is u·α/s up to 0.1 %: directions of floats stay
 
 
-@POISONINGS.register("hub-image", source="ours: a picture toward a cluster of queries")
+@POISONINGS.register("hub-image", source="Zhang et al., arXiv 2412.14113 (adversarial hubs)")
 @dataclass(kw_only=True)
 class HubImage(Clustered):
     """One picture for each cluster of queries, moved inside a budget on pixels.
@@ -36,6 +36,11 @@ class HubImage(Clustered):
     knows, surface, rounds, sample: see `Clustered`
     steps, step: of the descent, see `GradientAttack`
     file:        the channel that the picture comes through, e.g. jpeg75; "": none
+
+    Deviations:
+    - where bits rank, the mean distance is one of bits, by their soft codes; the source has cosines
+    - one picture for each of several clusters, where the source has one for all queries
+    - pictures are files: the descent passes through what a file loses
     """
 
     plants: ClassVar[Kind] = "pictures"

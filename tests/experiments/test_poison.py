@@ -14,10 +14,10 @@ from command_line import command
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
 from advhash.errors import DataError, StoreError
-from advhash.experiments.poison.config import CollapseConfig, PoisonConfig
+from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
 from advhash.experiments.poison.material import drawn
-from advhash.experiments.poison.run import collapsed
+from advhash.stores.admission import collapsed
 from advhash.stores.pgvector_store import Pgvector
 from advhash.stores.postgres import stop_own_server
 
@@ -97,13 +97,9 @@ def test_items_arrive_one_after_the_other() -> None:
     """The second is the first again; the third lies one bit from a document."""
     documents = HashCodes.pack(np.eye(4, 32) > 0)
     items = HashCodes.pack(np.array([[1] * 32, [1] * 32, [1, 1, *[0] * 30], [1, 0] * 16]) > 0)
-    kept = {
-        keep: collapsed(CollapseConfig(within=1, keep=keep), documents, items)
-        for keep in ("first", "last")
-    }
+    kept = {keep: collapsed(documents, items, 1, keep) for keep in ("first", "last")}  # type: ignore[arg-type]
     assert [each.tolist() for each in kept["first"]] == [[], [False, True, True, False]]
     assert [each.tolist() for each in kept["last"]] == [[0, 1], [True, False, False, False]]
-    assert not any(each.any() for each in collapsed(None, documents, items))
 
 
 def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
@@ -178,6 +174,42 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
     assert lost["last"] > lost["none"] > lost["first"] >= 0
 
 
+def test_a_gate_refuses_hubs_and_says_what_it_costs(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = ["--method", "hubs", "--items", "12", "--gate", "0.01"]
+    blind = document(capsys, *gate, "--set", "gate.adaptive=false", "--out", "blind")
+    knowing = document(capsys, *gate, "--out", "knowing")
+    none = document(
+        capsys, *gate[:4], "--known-queries", "200", "--unseen-queries", "200", "--out", "none"
+    )
+    assert (blind["known"], blind["unseen"]) == (200, 200)  # as many probe for the gate
+    assert blind["shares"][0]["refused"][0] > 3
+    assert 0 < blind["shares"][0]["natural_refused"] <= 12
+    assert 0 <= blind["gate"]["reached"] < 0.04
+    assert value(blind, "planted_top10") < value(none, "planted_top10")
+    assert value(knowing, "planted_top10") >= value(blind, "planted_top10")
+    page = Path("knowing/report.html").read_text("utf-8")
+    assert "Refused items" in page
+    assert "The attacker knows the rule" in page
+
+
+def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_who_write_codes(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mean of queries is near to them in any rotation; a code is one of the old one."""
+    over = {}
+    for pairs in ("one", "free"):
+        for rotate in ([], ["--rotate"]):
+            body = document(
+                capsys, "--method", "hubs", "--items", "12", "--set", f"attack.pairs={pairs}",
+                *rotate, "--out", f"run-{pairs}-{len(rotate)}",
+            )  # fmt: skip
+            over[pairs, len(rotate)] = value(body, "planted_top10")
+    assert over["one", 1] > 0.8 * over["one", 0]
+    assert over["free", 1] < 0.1 * over["free", 0]
+
+
 @pytest.mark.parametrize(
     ("more", "number", "message"),
     [
@@ -194,6 +226,7 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--method", "hubs", "--store", "pgvector,dsn=me@x"], 2, "expected postgresql://USER"),
         (["--method", "hub-text"], 2, "plants texts: expected --victim"),
         (["--method", "hubs", "--eps", "8/255"], 2, "expected no --eps and no --norm"),
+        (["--method", "hubs", "--gate", "1"], 2, "less than 1"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),

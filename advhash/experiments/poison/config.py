@@ -48,6 +48,19 @@ class CollapseConfig(Table):
     keep: Literal["first", "last"] = "last"
 
 
+class GateConfig(Table):
+    """Refuses new items that too many probe queries would find, see `advhash.stores.admission`.
+
+    rate:     share of clean documents that may be refused
+    rule:     rate, or mad: the published one, median + 5 robust standard deviations
+    adaptive: whether the attacker knows the rule, and plants what passes a gate of its own
+    """
+
+    rate: float = Field(default=0.01, gt=0, lt=1, allow_inf_nan=False)
+    rule: Literal["rate", "mad"] = "rate"
+    adaptive: bool = True
+
+
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -68,6 +81,8 @@ class PoisonConfig(Run):
     unseen:   queries that judge; None: all others
     restarts: seeds of the method
     collapse: of near-duplicates; None: none
+    gate:     before the store; None: none. A third of the queries are its probes
+    rotate:   whether the store rotates real values by a secret before their signs are taken
     """
 
     registries: ClassVar[Mapping[str, Registry[Any]]] = {
@@ -92,3 +107,5 @@ class PoisonConfig(Run):
     unseen: int | None = Field(default=None, ge=1)
     restarts: int = Field(default=1, ge=1)
     collapse: CollapseConfig | None = None
+    gate: GateConfig | None = None
+    rotate: bool = False

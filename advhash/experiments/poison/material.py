@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from advhash.attacks.poisoning.base import Floats, Inputs, Seen, Surface
 from advhash.budget import Budget
@@ -45,7 +46,7 @@ class Drawn:
     """Which rows are documents, which queries are known and which judge.
 
     documents: of the rows of the database
-    known, unseen: of the queries, or of those rows that are held out
+    known, unseen, probes: of the queries, or of those rows that are held out
     held_out: whether queries are rows of the database
     repeated: queries that were left out, whose direction is that of another one
     """
@@ -53,6 +54,7 @@ class Drawn:
     documents: Places
     known: Places
     unseen: Places
+    probes: Places
     held_out: bool
     repeated: int
 
@@ -61,22 +63,32 @@ class Drawn:
 class Material:
     """Everything of a run but what is planted.
 
-    documents, known, unseen: as encoder and quantiser make them
+    documents, known, unseen, probes: as encoder and quantiser make them; probes are of a gate
     own:    documents that answer each unseen query
     cut:    the quantiser
     length: of the embeddings
     split:  which rows these are
+    rotation: (K,K) of the real values, which only the store knows; None: there is none
     victim: and its data, where inputs are embedded
     """
 
     documents: Vectors
     known: Vectors
     unseen: Vectors
+    probes: Vectors
     own: GradedPairs
     cut: Cut
     length: float
     split: Drawn
+    rotation: Tensor | None
     victim: Trained | None = None
+
+    def stored(self, rows: Vectors) -> Vectors:
+        """What the store makes of vectors that a known quantiser has cut."""
+        if self.rotation is None:
+            return rows
+        real = torch.from_numpy(rows.real) @ self.rotation
+        return Vectors(HashCodes.from_relaxed(real), rows.floats, real.numpy())
 
     def seen(self, ranks: Surface, budget: Budget | None) -> Seen:
         """What the attacker knows. budget: of an input; None: vectors are planted."""
@@ -121,20 +133,24 @@ def drawn(
                 f"expected queries that judge to be unknown to the attacker, got row {theirs[0]} "
                 f"of them as row {mine[0]} of the known ones: leave it out of one side"
             )
-    mine, others = sides(config, len(rows), pool, None if known is None else len(known))
-    return Drawn(rows, mine, others, queries is None, len(asked) - len(pool))
+    split = sides(config, len(rows), pool, None if known is None else len(known))
+    return Drawn(rows, *split, queries is None, len(asked) - len(pool))
 
 
 def sides(
     config: PoisonConfig, documents: int, pool: Places, known: int | None
-) -> tuple[Places, Places]:
-    """Which queries are known, and which judge: rows of a pool of different ones.
+) -> tuple[Places, Places, Places]:
+    """Which queries are known, which judge, which probe for a gate: rows of a pool, all different.
 
     known: how many the attacker has in a file of their own, whose rows the first ones are then
 
     Raises UsageError, DataError, see `drawn`.
     """
     generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
+    probes = pool[:0]
+    if config.gate is not None:
+        chosen = np.random.default_rng(derive_seed(config.seed, "probes")).permutation(pool)
+        probes, pool = np.sort(chosen[: len(pool) // 3]), np.sort(chosen[len(pool) // 3 :])
     if known is None:
         order = generator.permutation(pool)
         first = len(order) // 2 if config.known is None else config.known
@@ -144,15 +160,17 @@ def sides(
     if config.unseen is not None and len(others) >= config.unseen:
         others = np.sort(generator.permutation(others)[: config.unseen])
     for name, count, wanted in (
-        ("known", len(mine), config.known), ("unseen", len(others), config.unseen)
-    ):  # fmt: skip
+        ("known", len(mine), config.known),
+        ("unseen", len(others), config.unseen),
+        *([] if config.gate is None else [("probe", len(probes), None)]),
+    ):
         if count < max(wanted or LEAST, LEAST):
             raise UsageError(
                 f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
                 f"of {len(pool)} different ones"
             )
-    expect_rows(documents)
-    return mine, others
+    expect_rows(documents, FIRST if config.gate is None else FIRST + 1)
+    return mine, others, probes
 
 
 def _directions(rows: Floats) -> npt.NDArray[np.bytes_]:
@@ -192,8 +210,12 @@ class Embedded:
         unseen = unit_rows(pool[split.unseen])
         cut = fitted(self.config, documents)
         own = stored.own(split, unseen, documents)
-        kept, known_ones, asked = (quantised(rows, cut) for rows in (documents, known, unseen))
-        return Material(kept, known_ones, asked, own, cut, 1.0, split)
+        kept, known_ones, asked, probes = (
+            quantised(rows, cut)
+            for rows in (documents, known, unseen, unit_rows(pool[split.probes]))
+        )
+        rotation = secret_rotation(self.config, kept.codes.bits)
+        return Material(kept, known_ones, asked, probes, own, cut, 1.0, split, rotation)
 
 
 @dataclass(frozen=True)
@@ -306,6 +328,15 @@ def fitted(config: PoisonConfig, documents: Floats) -> Cut:
     return cut
 
 
+def secret_rotation(config: PoisonConfig, bits: int) -> Tensor | None:
+    """(K,K) of a seed that the attacker has not; None where the store rotates nothing."""
+    if not config.rotate:
+        return None
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "rotation") % 2**63)
+    rotation: Tensor = torch.linalg.qr(torch.randn(bits, bits, generator=generator))[0]
+    return rotation
+
+
 def quantised(floats: Floats, cut: Cut) -> Vectors:
     """Embeddings (N,D) with their codes."""
     real = cut(torch.from_numpy(np.ascontiguousarray(floats)))
@@ -343,7 +374,11 @@ class OfVictim:
         own = _own_of(trained.data, split.unseen, unseen, documents)
         length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
         cut = cut_of(victim, modality, documents.floats.shape[1])
-        return Material(documents, asked[split.known], unseen, own, cut, length, split, trained)
+        rotation = secret_rotation(self.config, victim.bits)
+        known, probes = asked[split.known], asked[split.probes]
+        return Material(
+            documents, known, unseen, probes, own, cut, length, split, rotation, trained
+        )
 
 
 def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:

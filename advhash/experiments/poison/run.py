@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.attacks.poisoning.adaptive import evading
 from advhash.attacks.poisoning.base import Planted, Poisoning
 from advhash.budget import Budget
-from advhash.codes.hamming import distances
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
 from advhash.data.dataset import Split
@@ -29,7 +29,7 @@ from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
-from advhash.experiments.poison.config import CollapseConfig, PoisonConfig
+from advhash.experiments.poison.config import GateConfig, PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import (
     Embedded,
@@ -50,12 +50,16 @@ from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
+from advhash.stores.admission import Gate, collapsed
 from advhash.stores.base import Ids
 from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
+ASKED = {  # settings of all cells
+    *("modality", "bits", "known", "unseen", "seed", "store", "rescore", "gate", "rotate"),
+}
 SHOWN = 4  # planted inputs, and queries that find each
 
 
@@ -72,18 +76,21 @@ class CleanSearch:
 
     def compute(self, place: Place) -> Result:
         material: Material = place.part("material")
-        documents, search = material.documents, search_of(self.config)
+        documents, search = material.stored(material.documents), search_of(self.config)
+        asked, other = material.stored(material.unseen), material.stored(material.known)
         began = time.perf_counter()
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(len(documents)), documents)
             built = time.perf_counter()
-            known, _ = served.search(material.known, FIRST)
-            unseen, _ = served.search(material.unseen, FIRST)
+            known, _ = served.search(other, FIRST)
+            unseen, _ = served.search(asked, FIRST)
             searched = time.perf_counter()
-            share = store_recall(served.store, material.unseen, documents)
+            share = store_recall(served.store, asked, documents)
             parameters = served.store.parameters()
+        gate = stores_gate(self.config, material, documents.codes)
         return Result(
             {
+                "gate": gate and {"threshold": gate.threshold, "reached": gate.reached},
                 "parameters": parameters,
                 "seconds": {"build": built - began, "search": searched - built},
                 "bits": documents.codes.bits,
@@ -94,6 +101,7 @@ class CleanSearch:
                 "known": torch.from_numpy(known),
                 "unseen": torch.from_numpy(unseen),
                 "store_recall": torch.from_numpy(share),
+                **({} if gate is None else {"refused": torch.from_numpy(gate.refuses_held)}),
                 **_kept(material.own),
             },
         )
@@ -115,17 +123,25 @@ class PlantedSearch:
     def compute(self, place: Place) -> Result:
         material: Material = place.part("material")
         method = method_of(self.config)
-        search, documents = search_of(self.config), material.documents
+        search, documents = search_of(self.config), material.stored(material.documents)
         seen = material.seen(surface(self.config), budget_of(self.config, method))
         own = 0 if seen.inputs is None else len(seen.inputs.own)
-        expect_plantable(
-            self.config, method, self.items, method.most(len(seen.known), len(documents), own)
-        )
+        most = method.most(len(seen.known), len(documents), own)
+        expect_plantable(self.config, method, self.items, most)
         seed = derive_seed(self.config.seed, f"planted {self.restart}")
         began = time.perf_counter()
-        items = method.plant(seen, self.items, seed)
-        made, planted = items.vectors, time.perf_counter()
-        dropped, refused = collapsed(self.config.collapse, documents.codes, made.codes)
+        gate = self.config.gate
+        if gate is not None and gate.adaptive and not method.single:
+            known, corpus = seen.known.codes, seen.corpus.codes
+            gates = (
+                gate_of(gate, known[::2], corpus, seed), gate_of(gate, known[1::2], corpus, seed)
+            )  # fmt: skip
+            items = evading(method, seen, self.items, most, gates, seed)
+        else:
+            items = method.plant(seen, self.items, seed)
+        planted = time.perf_counter()
+        made = items.vectors if method.free_pairs else material.stored(items.vectors)
+        dropped, refused = admitted(self.config, material, documents.codes, made.codes)
         first = len(documents)
         ids = first + np.arange(len(made))
         with Served(search.store, search.rescore) as served:
@@ -133,7 +149,7 @@ class PlantedSearch:
             served.remove(dropped)
             served.add(ids[~refused], made[np.flatnonzero(~refused)])
             built = time.perf_counter()
-            unseen, _ = served.search(material.unseen, FIRST)
+            unseen, _ = served.search(material.stored(material.unseen), FIRST)
             searched = time.perf_counter()
         samples, pictures = shown(items, ids, unseen, material)
         return Result(
@@ -247,7 +263,7 @@ def planned(config: PoisonConfig) -> PoisonPlan:
             written.budget = written.budget.written(method.budget)
             own = len(data.validation)
         documents = len(data.database)
-        known, unseen = map(len, sides(written, documents, np.arange(len(data.query)), None))
+        known, unseen, _ = map(len, sides(written, documents, np.arange(len(data.query)), None))
         material, source = OfVictim(written), f"{victim.called} on {data.name}, {modality}"
         what = victim.identity
     counts = planted_counts(written, documents)
@@ -337,9 +353,7 @@ def _cells(
     asked = {
         "source": what,
         "quantise": config.quantise and config.quantise.model_dump(),
-        **config.model_dump(
-            mode="json", include={"modality", "bits", "known", "unseen", "seed", "store", "rescore"}
-        ),
+        **config.model_dump(mode="json", include=ASKED),
         "threads": torch.get_num_threads(),
         "code": code_version(*CODE),
     }
@@ -358,26 +372,31 @@ def _cells(
     return cells
 
 
-def collapsed(
-    collapse: CollapseConfig | None, documents: HashCodes, items: HashCodes
-) -> tuple[Ids, npt.NDArray[np.bool_]]:
-    """Rows of documents that are dropped for items, and (P,) which items are not held in the end.
+def gate_of(config: GateConfig, probes: HashCodes, documents: HashCodes, seed: int) -> Gate:
+    """A gate of the rule of a config."""
+    return Gate.fit(probes, documents, config.rule, config.rate, derive_seed(seed, "gate"))
 
-    Items arrive one after the other, and each meets the documents and items that are held by then.
-    Near-duplicates among the documents are left as they are.
-    """
-    rows = len(documents)
-    held = np.arange(rows + len(items)) < rows
-    if collapse is None:
-        return np.zeros(0, np.int64), np.zeros(len(items), bool)
-    everything = HashCodes.concatenate([documents, items])
-    for item in range(len(items)):
-        far = distances(items[item : item + 1], everything)[0]
-        near = held & (far <= collapse.within)
-        if collapse.keep == "last":
-            held[near] = False
-        held[rows + item] = collapse.keep == "last" or not near.any()
-    return np.flatnonzero(~held[:rows]), ~held[rows:]
+
+def stores_gate(config: PoisonConfig, material: Material, documents: HashCodes) -> Gate | None:
+    """The gate before the store; None: there is none."""
+    if config.gate is None:
+        return None
+    probes = material.stored(material.probes).codes
+    return gate_of(config.gate, probes, documents, config.seed)
+
+
+def admitted(
+    config: PoisonConfig, material: Material, documents: HashCodes, items: HashCodes
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Rows of documents that are dropped for items, and (P,) which items are not held."""
+    gate = stores_gate(config, material, documents)
+    refused = np.zeros(len(items), bool) if gate is None else gate.refuses(items)
+    if config.collapse is None:
+        return np.zeros(0, np.int64), refused
+    taken = np.flatnonzero(~refused)
+    dropped, gone = collapsed(documents, items[taken], config.collapse.within, config.collapse.keep)
+    refused[taken[gone]] = True
+    return dropped, refused
 
 
 def shown(
@@ -445,6 +464,7 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
     boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
     nothing = np.zeros(0, np.int64)
     before = judge(ids, nothing, own)
+    refused = clean.tensors["refused"].numpy() if "refused" in clean.tensors else None
     shares = []
     spent = {"plant": 0.0, **clean.document["seconds"]}
     for place_of, count in enumerate(plan.counts):
@@ -459,7 +479,8 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
             random.append(judge(ids, drawn_rows, own))
             for name in spent:
                 spent[name] += result.document["seconds"][name]
-        natural = judge(ids, natural_hubs(known, count), own)
+        hubs = natural_hubs(known, count)
+        natural = judge(ids, hubs, own)
         metrics = figures(before, after, natural, random, boot)
         metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
         shares.append(
@@ -468,6 +489,7 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
                 share=count / documents,
                 refused=[result.document["refused"] for result in done],
                 dropped=[result.document["dropped"] for result in done],
+                natural_refused=None if refused is None else int(refused[hubs].sum()),
                 metrics=metrics,
             )
         )
@@ -493,6 +515,8 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
         collapse=config.collapse.model_dump() if config.collapse else None,
+        gate={**config.gate.model_dump(), **clean.document["gate"]} if config.gate else None,
+        rotate=config.rotate,
         documents=documents,
         known=clean.document["known"],
         unseen=len(ids),
