@@ -67,7 +67,7 @@ class Gate:
         reached = float((second > threshold).mean())
         return cls(probes, far[:, FIRST - 1], threshold, reached, counts > threshold)
 
-    def found(self, items: HashCodes) -> Which:
+    def finds(self, items: HashCodes) -> Which:
         """(P,Q) which probe queries would have each item among their first 10."""
         return distances(items, self.probes) < self.tenth
 

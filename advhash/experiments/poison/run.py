@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.attacks.poisoning.adaptive import evading
 from advhash.attacks.poisoning.base import Planted, Poisoning
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
@@ -29,6 +28,7 @@ from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
+from advhash.experiments.poison.adaptive import evading
 from advhash.experiments.poison.config import GateConfig, PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import (

@@ -32,11 +32,11 @@ def evading(
     while best is None or tried <= min(most, MOST_TRIED * count):
         items = method.plant(seen, tried, seed)
         codes = items.vectors.codes
-        found, judged = (gate.found(codes) for gate in gates)
+        finds, judged = (gate.finds(codes) for gate in gates)
         judged[gates[1].refuses(codes)] = False
         for caution in CAUTION:
-            passes = found.sum(axis=1) <= caution * max(gates[0].threshold, 1.0)
-            chosen = _chosen(found, passes, count)
+            passes = finds.sum(axis=1) <= caution * max(gates[0].threshold, 1.0)
+            chosen = _chosen(finds, passes, count)
             reached = int(judged[chosen].any(axis=0).sum())
             if best is None or reached > best[0]:
                 inputs = tuple(items.inputs[row] for row in chosen.tolist() if items.inputs)
@@ -45,13 +45,13 @@ def evading(
     return best[1]
 
 
-def _chosen(found: npt.NDArray[np.bool_], passes: npt.NDArray[np.bool_], count: int) -> Places:
+def _chosen(finds: npt.NDArray[np.bool_], passes: npt.NDArray[np.bool_], count: int) -> Places:
     """Rows of `count` items: those that pass by the queries (P,Q) that each adds, then others."""
-    left = np.ones(found.shape[1], bool)
-    gone = np.zeros(len(found), bool)
+    left = np.ones(finds.shape[1], bool)
+    gone = np.zeros(len(finds), bool)
     for _ in range(count):
-        gains = np.where(passes, (found & left).sum(axis=1), -1)
+        gains = np.where(passes, (finds & left).sum(axis=1), -1)
         row = int(np.where(gone, -2, gains).argmax())
         gone[row] = True
-        left &= ~found[row]
+        left &= ~finds[row]
     return np.flatnonzero(gone)
