@@ -45,6 +45,12 @@ def print_poison(record: PoisonRecord | Record) -> None:
     )
     for at in record.shares:
         tell(f"{at.items} planted ({100 * at.share:.3g} %)")
+        if record.gate is not None:
+            tell(
+                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the gate would "
+                f"refuse {at.natural_refused} natural hubs, and {100 * record.gate['reached']:.2g} "
+                "% of clean documents"
+            )
         print_metrics(at.metrics)
     print_end(record)
 

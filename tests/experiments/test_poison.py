@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_text_models as tiny
 from command_line import command
+from transcripts import transcript
 
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
@@ -372,3 +373,16 @@ def test_pictures_that_an_attack_moves_are_planted_by_the_alias(
     assert plans[0]["command"] == "attack"
     assert plans[0]["protocol"]["poison"] == 20
     assert plans[0]["protocol"]["store"]["name"] == "faiss-flat"
+
+
+def test_the_page_of_stores_is_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = 0
+    for shown, printed in transcript(
+        "how_to/vector_store.md", tmp_path, capsys, left_out="report: "
+    ):
+        assert printed == shown
+        lines += len(shown)
+    assert lines > 25
