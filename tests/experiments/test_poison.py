@@ -21,6 +21,7 @@ from advhash.experiments.poison.material import drawn
 from advhash.stores.admission import collapsed
 from advhash.stores.pgvector_store import Pgvector
 from advhash.stores.postgres import stop_own_server
+from advhash.victims.image.pairwise import DPSH
 
 TOPICS = np.random.default_rng(3).standard_normal((12, 48))
 
@@ -295,7 +296,7 @@ def test_planted_texts_stand_beside_queries_that_find_them(
 
 
 def test_planted_pictures_are_kept_as_the_store_got_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [
         *("poison", "--victim", "dpsh", "--set", "victim.epochs=1", "--set", "dataset.size=16"),
@@ -311,6 +312,19 @@ def test_planted_pictures_are_kept_as_the_store_got_them(
         assert len(sample["files"]) == 1 + min(sample["found_by"], 4)
         assert all((tmp_path / "run" / file).is_file() for file in sample["files"])
     assert "Some planted pictures" in (tmp_path / "run" / "report.html").read_text("utf-8")
+    asked: list[int] = []
+    relax = DPSH.relax
+
+    def counted(victim: DPSH, given: Any, side: str) -> Any:
+        asked.append(len(given))
+        return relax(victim, given, side)
+
+    monkeypatch.setattr(DPSH, "relax", counted)
+    code, _, err = command(
+        capsys, *arguments[:-8], "--method", "hubs", "--items", "3", "-q", "--json",
+        "--out", str(tmp_path / "again"),
+    )  # fmt: skip
+    assert (code, asked) == (0, []), err  # embedded once, and kept
     code, _, err = command(capsys, *arguments[:-4], "--items", "1000", "-q", "--dry-run")
     assert (code, "plants at most" in err) == (2, True)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from advhash.attacks.base import frozen
 from advhash.attacks.poisoning.base import Floats, Inputs, Seen, Surface
 from advhash.budget import Budget
 from advhash.codes.code_files import read_class_numbers
@@ -21,15 +22,17 @@ from advhash.codes.relevance import GradedPairs, float_neighbours
 from advhash.codes.stored_rows import read_rows
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.data.dataset import Dataset
-from advhash.data.images.mixed import as_tensor
+from advhash.data.images.mixed import as_tensor, in_order
 from advhash.errors import ConfigError, DataError, UsageError
-from advhash.experiments.attack.served import split_vectors
+from advhash.experiments.attack.served import STEP
 from advhash.experiments.experiment import Place
 from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import QUANTISERS
 from advhash.shared_labels import GroupIndex
+from advhash.storage.cache import cached, content_key
+from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256
 from advhash.stores.figures import FIRST, expect_rows
 from advhash.victims.base import HashVictim
@@ -38,6 +41,7 @@ from advhash.victims.encoders.quantisers import Cut
 
 MOST_HELD_OUT = 2000  # documents that become queries where there are none
 LEAST = 2  # queries on each side
+_FILE = "embeddings.safetensors"
 Places = npt.NDArray[np.int64]
 
 
@@ -365,20 +369,41 @@ class OfVictim:
     def build(self, place: Place) -> Material:
         trained: Trained = place.part("victim")
         victim, modality = trained.victim, str(self.config.modality)
-        documents, asked = (
-            split_vectors(victim, split, modality, victim.encode_split(split, modality))
-            for split in (trained.data.database, trained.data.query)
-        )
+        floats = [embeddings(trained, side, modality) for side in ("database", "query")]
+        cut = cut_of(victim, modality, floats[0].shape[1])
+        documents, asked = (quantised(rows, cut) for rows in floats)
         split = drawn(self.config, documents.floats, asked.floats, None)
         unseen = asked[split.unseen]
         own = _own_of(trained.data, split.unseen, unseen, documents)
         length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
-        cut = cut_of(victim, modality, documents.floats.shape[1])
         rotation = secret_rotation(self.config, victim.bits)
         known, probes = asked[split.known], asked[split.probes]
         return Material(
             documents, known, unseen, probes, own, cut, length, split, rotation, trained
         )
+
+
+def embeddings(trained: Trained, side: Literal["database", "query"], modality: str) -> Floats:
+    """(N,D) of a split, embedded once and then kept with what is cached. Raises StorageError."""
+    victim, split = trained.victim, getattr(trained.data, side)
+
+    def build(folder: Path) -> None:
+        rows, parts = [], []
+        with frozen(victim), torch.no_grad():
+            for batch in split.batches(STEP):
+                given = batch.inputs[modality].to(victim.device)
+                rows.append(batch.index)
+                parts.append(victim.embedded(given, modality).float().cpu())
+        write_tensors(folder / _FILE, {"floats": torch.cat(parts)[in_order(rows)].contiguous()})
+
+    def read(folder: Path) -> Floats:
+        floats: Floats = read_tensors(folder / _FILE)["floats"].numpy()
+        if len(floats) != len(split):
+            raise ValueError("expected an embedding of each row of the split")
+        return floats
+
+    key = content_key({**cache_identity(trained), "embedded": side, "modality": modality})
+    return cached("embeddings", key, build, read)
 
 
 def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:
