@@ -40,16 +40,17 @@ def test_who_knows_the_gate_passes_it_where_others_do_not() -> None:
     corpus = Vectors(DOCUMENTS, DOCUMENTS.signs(), DOCUMENTS.signs())
     seen = Seen(known, corpus, Cut(torch.zeros(64)), 1.0, "codes")
     gate = Gate.fit(codes(120, 7), DOCUMENTS, "rate", 0.1, 0)
-    halves = (PROBES[:60], PROBES[60:])
-    first, second = (Gate.fit(half, DOCUMENTS, "rate", 0.1, 0) for half in halves)
+
+    def fit(probes: HashCodes) -> Gate:
+        return Gate.fit(probes, DOCUMENTS, "rate", 0.1, 0)
 
     def reached(items: Planted) -> int:
         taken = items.vectors.codes[~gate.refuses(items.vectors.codes)]
         return int(gate.finds(taken).any(axis=0).sum())
 
     blind = FromCentres().plant(seen, 4, 0)
-    knowing = evading(FromCentres(), seen, 4, 100, (first, second), 0)
+    knowing = evading(FromCentres(), seen, 4, 100, fit, 0)
     assert gate.refuses(blind.vectors.codes).sum() >= 3
     assert len(knowing.vectors) == 4
     assert reached(knowing) > reached(blind) + 5
-    assert len(evading(FromCentres(), seen, 4, 4, (first, second), 0).vectors) == 4
+    assert len(evading(FromCentres(), seen, 4, 4, fit, 0).vectors) == 4

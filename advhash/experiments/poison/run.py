@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,11 +133,8 @@ class PlantedSearch:
         began = time.perf_counter()
         gate = self.config.gate
         if gate is not None and gate.adaptive and not method.single:
-            known, corpus = seen.known.codes, seen.corpus.codes
-            gates = (
-                gate_of(gate, known[::2], corpus, seed), gate_of(gate, known[1::2], corpus, seed)
-            )  # fmt: skip
-            items = evading(method, seen, self.items, most, gates, seed)
+            fit = partial(gate_of, gate, documents=seen.corpus.codes, seed=seed)
+            items = evading(method, seen, self.items, most, fit, seed)
         else:
             items = method.plant(seen, self.items, seed)
         planted = time.perf_counter()
