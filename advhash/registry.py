@@ -528,7 +528,12 @@ DATASETS: Registry[Any] = Registry(
 )
 POISONINGS: Registry[Any] = Registry(
     "poisoning",
-    ("advhash.attacks.poisoning.hubs", "advhash.attacks.poisoning.copies"),
+    (
+        "advhash.attacks.poisoning.hubs",
+        "advhash.attacks.poisoning.copies",
+        "advhash.attacks.poisoning.hub_text",
+        "advhash.attacks.poisoning.hub_image",
+    ),
     facts=("plants", "single"),
 )
 STORES: Registry[Any] = Registry(

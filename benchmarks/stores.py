@@ -130,7 +130,7 @@ def measure(
     for ranks, results in planted.items():
         seen = Seen(sides["known"], sides["documents"], cut, 1.0, ranks)  # type: ignore[arg-type]
         for restart in range(restarts):
-            items = method.plant(seen, count, derive_seed(restart, "planted"))
+            items = method.plant(seen, count, derive_seed(restart, "planted")).vectors
             results.append(searched(store, sides, items, sides["unseen"]))
     cells = {}
     items_rows = len(sides["documents"]) + np.arange(count)
@@ -235,7 +235,7 @@ def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
     neighbours(known.codes[:8], documents[:64], 1)  # compile
     began = time.perf_counter()
     seen = Seen(known, Vectors(documents, nothing, nothing), cut, 1.0, "codes")
-    items = POISONINGS.create("hubs").plant(seen, 500, 0)
+    items = POISONINGS.create("hubs").plant(seen, 500, 0).vectors
     planted = time.perf_counter()
     whole = HashCodes.concatenate([documents, items.codes])
     own = GradedPairs.of_identities(np.arange(1000), np.arange(rows) % 500_000)

@@ -14,7 +14,16 @@ from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import STYLE, Drawing, svg_of
-from advhash.reports.elements.tables import Table, columns, number, of_figures, points, row
+from advhash.reports.elements.tables import (
+    Column,
+    Table,
+    TableCell,
+    columns,
+    number,
+    of_figures,
+    points,
+    row,
+)
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import Document, Part, RunInfo
 
@@ -34,15 +43,31 @@ CURVES = {
 class AtShare(Part):
     """What is found with so many items planted.
 
-    refused, dropped: of each seed, items that a collapse of near-duplicates kept out, and documents
-        that it dropped for them
+    refused, dropped: of each seed, items that a gate or a collapse of near-duplicates kept out, and
+        documents that were dropped for them
+    natural_refused: natural hubs that the gate would refuse; None: there is no gate
     """
 
     items: int
     share: float
     refused: list[int]
     dropped: list[int]
+    natural_refused: int | None = None
     metrics: dict[str, Metric]
+
+
+class PlantedSample(Part):
+    """A planted input beside queries that find it among their first 10 results.
+
+    found_by: how many unseen queries
+    text, queries: of texts
+    files:    pictures in the run folder: the item, then the queries
+    """
+
+    found_by: int
+    text: str = ""
+    queries: list[str] = Field(default_factory=list)
+    files: list[str] = Field(default_factory=list)
 
 
 class PoisonRecord(Document):
@@ -58,9 +83,13 @@ class PoisonRecord(Document):
     summary: str
     knowledge: list[str]
     free_pairs: bool
+    budget: str | None = None
+    samples: list[PlantedSample] = Field(default_factory=list)
     store: dict[str, Any]
     rescore: list[dict[str, Any]]
     collapse: dict[str, Any] | None
+    gate: dict[str, Any] | None = None
+    rotate: bool = False
     documents: int
     known: int
     unseen: int
@@ -81,6 +110,8 @@ def verdicts(record: PoisonRecord) -> list[str]:
     """What planted items reach beyond natural hubs, and what queries lose."""
     most, metrics = record.shares[-1], record.metrics
     items = "1 item" if most.items == 1 else f"{most.items} items"
+    if record.budget:
+        items += f" of {record.budget}"
     pairs = ", code and vector written apart," if record.free_pairs else ""
     return [
         f"With {items} ({100 * most.share:.2g} % of {record.documents} documents) planted by "
@@ -108,6 +139,60 @@ def shares_table(record: PoisonRecord, names: tuple[str, ...], label: str, what:
             for at in record.shares
         ],
     )
+
+
+def admission_table(record: PoisonRecord) -> Table | None:
+    """What is refused, planted and honest; None: everything is taken."""
+    if record.gate is None and record.collapse is None:
+        return None
+    return Table(
+        "Refused items",
+        "Planted items that are not held in the end, as a mean over seeds, natural hubs that the "
+        "gate would refuse, and documents that were dropped for planted near-duplicates.",
+        columns("Items", "Planted, refused", "Natural hubs, refused", "Documents dropped"),
+        [
+            row(
+                number(at.items),
+                number(f"{sum(at.refused) / len(at.refused):.3g}"),
+                number("–" if at.natural_refused is None else at.natural_refused),
+                number(f"{sum(at.dropped) / len(at.dropped):.3g}"),
+            )
+            for at in record.shares
+        ],
+    )
+
+
+def texts_table(record: PoisonRecord) -> Table | None:
+    """Planted texts beside queries that find them; None: no texts were planted."""
+    texts = [sample for sample in record.samples if sample.text]
+    if not texts:
+        return None
+    return Table(
+        "Planted texts",
+        "Some planted texts, by how many unseen queries they are found among the first 10 results, "
+        "and some of these queries.",
+        [Column("Planted text", wide=True), Column("Queries"), Column("Some of them", wide=True)],
+        [
+            row(
+                TableCell(sample.text),
+                number(sample.found_by),
+                TableCell("; ".join(sample.queries)),
+            )
+            for sample in texts
+        ],
+    )
+
+
+def picture_rows(record: PoisonRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
+    """Planted pictures beside queries that find them."""
+    return [
+        {
+            "found_by": sample.found_by,
+            "cells": [pictures.add(folder, file) for file in sample.files],
+        }
+        for sample in record.samples
+        if sample.files
+    ]
 
 
 def curve(record: PoisonRecord) -> Drawing:
@@ -140,7 +225,7 @@ def curve(record: PoisonRecord) -> Drawing:
     )
 
 
-def poison_chapter(path: Path, _: Pictures) -> Chapter:
+def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash poison` says. Raises RunError."""
     record = PoisonRecord.read(path)
     label = f"poison run {record.run.id}"
@@ -152,11 +237,14 @@ def poison_chapter(path: Path, _: Pictures) -> Chapter:
         "rescore": record.rescore,
         "quantise": record.quantise,
         "collapse": record.collapse,
+        "gate": record.gate,
+        "rotate": record.rotate,
     }
     facts = [
         ("Embeddings", record.source),
         ("Attack", f"{record.attack['name']}: {record.summary}"),
         ("Store", record.served_by),
+        *([("Budget", record.budget)] if record.budget else []),
     ]
     return Chapter(
         name=f"{title} ({label})",
@@ -180,6 +268,9 @@ def poison_chapter(path: Path, _: Pictures) -> Chapter:
                 "Recall at 10 of a query's own answers before and after, in percent; the recall of "
                 "the store is what it finds of its own exact first 10 without any attack.",
             ),
+            "admission": admission_table(record),
+            "texts": texts_table(record),
+            "grid": picture_rows(record, path, pictures),
             "curve": curve(record) if len(record.shares) > 1 else None,
         },
         statements=[Statement(label, lead, more)],

@@ -125,8 +125,9 @@ def experiment(
             for table in required:
                 settings = values.get(table) or {}
                 if not (isinstance(settings, list) or "name" in settings):
-                    listed = f"{table.removesuffix('s')}s"
-                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}`)")
+                    registry = config_of(kind).registries.get(table)
+                    listed = table.removesuffix("s") if registry is None else registry.kind
+                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}s`)")
             meant = alias(values) or kind
             execute(meant, values, show=show, document=document, after=after, **how)
 

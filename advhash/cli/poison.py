@@ -12,6 +12,7 @@ from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
     DatasetName,
+    Norm,
     Rescore,
     Sets,
     StoreName,
@@ -44,6 +45,12 @@ def print_poison(record: PoisonRecord | Record) -> None:
     )
     for at in record.shares:
         tell(f"{at.items} planted ({100 * at.share:.3g} %)")
+        if record.gate is not None:
+            tell(
+                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the gate would "
+                f"refuse {at.natural_refused} natural hubs, and {100 * record.gate['reached']:.2g} "
+                "% of clean documents"
+            )
         print_metrics(at.metrics)
     print_end(record)
 
@@ -54,11 +61,17 @@ def _attack(values: dict[str, Any]) -> str | None:
     Raises UsageError.
     """
     if values["attack"]["name"] != TARGETED:
+        if "method" in values["attack"]:
+            raise UsageError(
+                f"--attack goes with --method {TARGETED}, got {values['attack']['name']}: leave "
+                "it out"
+            )
         return None
     method, items = values["attack"].pop("method", None), values.pop("items", None)
-    if method is None or items is None:
+    if method is None or items is None or "victim" not in values:
         raise UsageError(
-            "--method targeted moves pictures by an attack: expected --attack NAME and --items N"
+            "--method targeted moves pictures by an attack: expected --victim, --attack NAME and "
+            "--items N"
         )
     settings = {key: value for key, value in values.pop("attack").items() if key != "name"}
     values["attack"] = {"name": method, **settings}
@@ -78,7 +91,7 @@ def poison(
         str | None,
         typer.Option(
             "--method",
-            help="What plants: hubs, centroid, copies …; see `advhash list poisonings`.",
+            help="What plants: hubs, hub-text, hub-image …; see `advhash list poisonings`.",
             autocompletion=complete_poisonings,
         ),
         Sets("attack.name"),
@@ -125,6 +138,14 @@ def poison(
     bits: Annotated[
         int | None, typer.Option("--bits", help="Of a code. (default: one a dimension)")
     ] = None,
+    norm: Norm = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps", help="Of hub-image in pixels, 8/255, or of hub-text in tokens, 20. (default)"
+        ),
+        Sets("budget.eps"),
+    ] = None,
     store: StoreName = None,
     rescore: Rescore = None,
     allow_superuser: AllowSuperuser = False,
@@ -156,6 +177,14 @@ def poison(
         Literal["first", "last"] | None,
         typer.Option("--keep", help="Of near-duplicates. (default: last)"),
         Sets("collapse.keep"),
+    ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option("--gate", help="Share of clean documents that a gate on hubs may refuse."),
+        Sets("gate.rate"),
+    ] = None,
+    rotate: Annotated[
+        bool | None, typer.Option("--rotate", help="By a secret of the store, before the bits.")
     ] = None,
     attack: Annotated[
         str | None,

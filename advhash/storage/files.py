@@ -84,7 +84,7 @@ def partial_file(path: Path) -> Iterator[Path]:
             partial.touch(exist_ok=False)  # nor where another user put a link
             return partial
 
-        handle = _owned(make)
+        handle = owned(make)
         try:
             yield partial
             partial.replace(path)
@@ -110,7 +110,7 @@ def partial_folder(folder: Path, *, mode: int = 0o777) -> Iterator[Path]:
         made[-1].mkdir(mode)
         return made[-1]
 
-    handle = _owned(make)
+    handle = owned(make)
     try:
         yield made[-1]
     finally:
@@ -165,7 +165,7 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
     return True
 
 
-def _owned(make: Callable[[], Path]) -> int:
+def owned(make: Callable[[], Path]) -> int:
     """The handle of what `make` makes, locked; made again where somebody swept it before."""
     while True:
         path = make()

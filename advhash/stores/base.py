@@ -13,7 +13,7 @@ approximate index leaves empty has the id −1.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -36,16 +36,27 @@ class Store(ABC):
     exact:    whether it finds the nearest rows, equal distances by id
     holds:    what its rows are
     packages: of the client that it needs, and `extra` that installs them
+    least:    the smallest value of a setting, where it is not 1
 
     A subclass is a dataclass of keyword-only settings. It is closed at the end of a `with`.
+
+    Raises UsageError, from the constructor, which opens nothing: a client that is not installed.
+    Raises ValueError: a setting below its smallest value, at which some clients abort.
     """
 
     exact: ClassVar[bool]
     holds: ClassVar[Literal["codes", "floats"]] = "codes"
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    least: ClassVar[Mapping[str, int]] = {}
 
     def __post_init__(self) -> None:
+        expect_installed(self)
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                least = self.least.get(name, 1)
+                if value < least:
+                    raise ValueError(f"{name}: expected at least {least}, got {value}")
         self.width = 0  # bits or dimensions; 0 before the first rows
         self._ids: Ids = np.zeros(0, np.int64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from advhash.codes.packed import HashCodes
 from advhash.codes.vectors import unit_rows
 from advhash.errors import StoreError
 from advhash.registry import STORES
-from advhash.stores.base import NONE, Ids, Rows, Store, expect_installed, octets
+from advhash.stores.base import NONE, Ids, Rows, Store, octets
 
 _FAISS = "faiss-cpu"
 
@@ -33,7 +33,6 @@ class _Faiss(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_installed(self)
         import faiss
 
         self._faiss = faiss
@@ -154,6 +153,7 @@ class FaissHNSW(_Faiss):
     ef_search:       rows that are looked at by a query; at least as many as it asks for
     """
 
+    least: ClassVar[Mapping[str, int]] = {"m": 2}
     m: int = 16
     ef_construction: int = 64
     ef_search: int = 40
@@ -178,6 +178,7 @@ class FaissMultiHash(_Faiss):
     flips:  bits of a piece that may differ
     """
 
+    least: ClassVar[Mapping[str, int]] = {"flips": 0}
     tables: int | None = None
     piece: int = 16
     flips: int = 1
@@ -239,6 +240,7 @@ class FaissFloatHNSW(_Faiss):
     """
 
     holds = "floats"
+    least: ClassVar[Mapping[str, int]] = {"m": 2}
     m: int = 16
     ef_construction: int = 64
     ef_search: int = 40

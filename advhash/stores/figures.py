@@ -15,7 +15,7 @@ from advhash.codes.relevance import Relevance
 from advhash.codes.vectors import Vectors
 from advhash.errors import ConfigError, DataError
 from advhash.registry import STORES
-from advhash.stores.base import NONE, Ids
+from advhash.stores.base import NONE, Ids, Store
 from advhash.stores.served import Served, Table, recall_of_distances
 
 Floats = npt.NDArray[np.float64]
@@ -59,20 +59,30 @@ class Search:
         with Served(self.store, self.rescore) as served:
             served.add(rows, database)
             ids, _ = served.search(queries, count)
-            store = served.store
-            asked: Any = queries.codes if store.holds == "codes" else queries.floats
-            known: Any = database.codes if store.holds == "codes" else database.floats
+            share = store_recall(served.store, queries, database, count)
             parameters = {
-                "store": {"name": self.store["name"], **store.parameters()},
+                "store": {"name": self.store["name"], **served.store.parameters()},
                 "rescore": [dict(stage) for stage in self.rescore],
             }
-            if store.exact:
-                return ids, np.ones(len(queries)), parameters
-            _, far = store.search(asked, count)
-        with STORES.create("exact" if store.holds == "codes" else "float") as ours:
-            ours.add(rows, known)
-            _, nearest = ours.search(asked, count)
-        return ids, recall_of_distances(far, nearest + 1e-6), parameters
+        return ids, share, parameters
+
+
+def store_recall(store: Store, queries: Vectors, database: Vectors, count: int = FIRST) -> Floats:
+    """(N,) share of the first `count` rows of a store that are as near as the last exact one.
+
+    database: what the store holds
+
+    Raises StoreError.
+    """
+    if store.exact:
+        return np.ones(len(queries))
+    codes = store.holds == "codes"
+    asked, known = ((each.codes if codes else each.floats) for each in (queries, database))
+    _, far = store.search(asked, count)
+    with STORES.create("exact" if codes else "float") as ours:
+        ours.add(np.arange(len(database)), known)
+        _, nearest = ours.search(asked, count)
+    return recall_of_distances(far, nearest + 1e-6)
 
 
 def served_columns(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ import numpy.typing as npt
 from advhash.codes.packed import HashCodes
 from advhash.errors import StoreError, UsageError
 from advhash.registry import STORES
-from advhash.stores.base import Ids, Rows, Store, expect_installed
-from advhash.stores.postgres import connect_to, own_server
+from advhash.stores.base import Ids, Rows, Store
+from advhash.stores.postgres import checked_address, connect_to, own_server
 
 _TABLE = "advhash_codes"
 _MEMORY = ("temp_buffers = '256MB'", "maintenance_work_mem = '256MB'")
@@ -25,7 +25,9 @@ _MOST_SEARCHED = 1000  # rows that pgvector's graph can be asked to look at
 class Pgvector(Store):
     """A temporary table of `bit(K)`, which the server drops with the session, however that ends.
 
-    Nothing else is written: no schema is made, and a table of the same name is left alone.
+    It lies in the schema that PostgreSQL gives each session for such tables: no other one is made
+    or written, and a table of the same name is left alone. Searches of temporary tables have one
+    process of the server each.
 
     dsn:             of the user's server; None: one of our own, see `postgres`
     allow_superuser: whether the user of `dsn` may be one who could harm the whole server
@@ -39,7 +41,8 @@ class Pgvector(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_installed(self)
+        if self.dsn is not None:
+            checked_address(self.dsn)
         self._session: Any = None
         self._indexed = False
 
@@ -99,6 +102,7 @@ class Pgvector(Store):
         self._connection.execute(
             f"DELETE FROM pg_temp.{_TABLE} WHERE id = ANY(%s)", (ids.tolist(),)
         )
+        self._connection.execute(f"VACUUM pg_temp.{_TABLE}")  # else an index looks at them still
 
     def close(self) -> None:
         if self._session is not None:
@@ -153,6 +157,7 @@ class PgvectorHNSW(Pgvector):
     m, ef_construction, ef_search: as of `faiss-hnsw`; pgvector's own defaults
     """
 
+    least: ClassVar[Mapping[str, int]] = {"m": 2}
     m: int = 16
     ef_construction: int = 64
     ef_search: int = 40

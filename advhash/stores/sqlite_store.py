@@ -12,7 +12,7 @@ import numpy.typing as npt
 from advhash.codes.packed import HashCodes
 from advhash.errors import StoreError
 from advhash.registry import STORES
-from advhash.stores.base import Ids, Rows, Store, expect_installed, octets
+from advhash.stores.base import Ids, Rows, Store, octets
 
 _MOST = 4096  # neighbours that a virtual table gives
 _BEYOND = 8  # asked for beside those wanted, so that equal distances at the end are all seen
@@ -33,7 +33,6 @@ class SqliteVec(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_installed(self)
         self._base: Any = None
 
     def _add(self, ids: Ids, rows: Rows) -> None:

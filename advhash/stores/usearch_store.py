@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from advhash.codes.packed import HashCodes
 from advhash.registry import STORES
-from advhash.stores.base import Ids, Rows, Store, expect_installed, octets
+from advhash.stores.base import Ids, Rows, Store, octets
 
 
 @STORES.register("usearch", source="usearch, an HNSW graph of packed bits")
@@ -25,13 +26,13 @@ class USearch(Store):
     exact: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ("usearch",)
     extra: ClassVar[str] = "stores"
+    least: ClassVar[Mapping[str, int]] = {"m": 2}
     m: int = 16
     ef_construction: int = 128
     ef_search: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_installed(self)
         self._index: Any = None
 
     def _add(self, ids: Ids, rows: Rows) -> None:

@@ -13,13 +13,38 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.codes.vectors import Vectors
+from advhash.data.dataset import Modality, Split
+from advhash.errors import UsageError
+from advhash.victims.base import HashVictim
 from advhash.victims.encoders.quantisers import Cut
 
 Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 Surface = Literal["codes", "floats"]
+Kind = Literal["vectors", "texts", "pictures"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an attacker who plants inputs has beside vectors.
+
+    victim: which embeds and quantises them, with its weights
+    known:  the queries of `Seen.known`
+    corpus: the documents of `Seen.corpus`
+    own:    pictures of the attacker's, which no query asks for and no store holds
+    budget: of one item, in words for texts
+    """
+
+    victim: HashVictim
+    known: Split
+    corpus: Split
+    own: Split
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,7 @@ class Seen:
     cut:    the quantiser, from embeddings to the real values whose signs are the bits
     length: of the embeddings
     ranks:  what the first results are ranked by: codes, or floats that are rescored or stored
+    inputs: what vectors were made of; None: nobody knows
     """
 
     known: Vectors
@@ -38,6 +64,7 @@ class Seen:
     cut: Cut
     length: float
     ranks: Surface
+    inputs: Inputs | None = None
 
     def vectors(self, floats: Floats) -> Vectors:
         """What encoder and quantiser make of embeddings (N,D)."""
@@ -46,28 +73,57 @@ class Seen:
         return Vectors(HashCodes.from_relaxed(real), floats, real.numpy())
 
 
+@dataclass(frozen=True)
+class Planted:
+    """P items.
+
+    vectors: as the store gets them
+    inputs:  what they were made of, an (3,H,W) uint8 picture or (L,) characters each; () of vectors
+    """
+
+    vectors: Vectors
+    inputs: tuple[Tensor, ...] = ()
+
+
 class Poisoning(ABC):
     """plants:    what its items are
     knowledge: what it needs to know, in words for a page
-    single:    whether it plants one item, whatever the budget
+    single:    whether it plants one item, whatever the share
+    budget:    of an input that nothing else is said for; None: it plants vectors
     """
 
-    plants: ClassVar[Literal["vectors", "pictures"]] = "vectors"
+    plants: ClassVar[Kind] = "vectors"
     knowledge: ClassVar[tuple[str, ...]]
     single: ClassVar[bool] = False
+    budget: ClassVar[Budget | None] = None
 
     @property
     def free_pairs(self) -> bool:
         """Whether code and vector of an item are written apart."""
         return False
 
-    def most(self, known: int, documents: int) -> int:
-        """How many items it can plant at most."""
+    def most(self, known: int, documents: int, own: int) -> int:
+        """How many items it can plant at most, with so many known queries and own pictures."""
         return documents
 
+    def check_inputs(  # noqa: B027
+        self, victim: HashVictim, modality: Modality, budget: Budget
+    ) -> None:
+        """Raise UsageError for a victim or a budget that its inputs cannot be made with."""
+
     @abstractmethod
-    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+    def plant(self, seen: Seen, count: int, seed: int) -> Planted:
         """`count` items, at most as many as `most` says."""
+
+
+def expect_gradients(name: str, victim: HashVictim) -> None:
+    """Raise UsageError for a victim that has no gradient."""
+    if not victim.differentiable:
+        raise UsageError(
+            f"{name} needs gradients: expected a differentiable victim, got one without"
+            f"{f' ({victim.no_gradient})' if victim.no_gradient else ''}: plant hubs, which are "
+            "vectors"
+        )
 
 
 def vectors_of_codes(

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from advhash.attacks.poisoning.base import Poisoning, Seen
+from advhash.attacks.poisoning.base import Planted, Poisoning, Seen
 from advhash.codes.hamming import neighbours
-from advhash.codes.vectors import Vectors, unit_rows
+from advhash.codes.vectors import unit_rows
 from advhash.registry import POISONINGS
 
 
@@ -31,7 +31,7 @@ class Copies(Poisoning):
         if not 0 < self.likeness <= 1:
             raise ValueError(f"expected a likeness above 0 and up to 1, got {self.likeness}")
 
-    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+    def plant(self, seen: Seen, count: int, seed: int) -> Planted:
         nearest, _ = neighbours(seen.known.codes, seen.corpus.codes, 10)
         often = np.bincount(nearest.reshape(-1), minlength=len(seen.corpus))
         rows = np.argsort(-often, kind="stable")[:count]
@@ -40,4 +40,4 @@ class Copies(Poisoning):
         noise -= (noise * originals).sum(axis=1, keepdims=True) * originals
         away = np.sqrt(1 - self.likeness**2)
         copies = self.likeness * originals + away * unit_rows(noise)
-        return seen.vectors(np.asarray(seen.length * copies, np.float32))
+        return Planted(seen.vectors(np.asarray(seen.length * copies, np.float32)))

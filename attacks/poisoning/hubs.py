@@ -8,19 +8,44 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from advhash.attacks.poisoning.base import Floats, Poisoning, Seen, Surface, vectors_of_codes
+from advhash.attacks.poisoning.base import (
+    Floats,
+    Places,
+    Planted,
+    Poisoning,
+    Seen,
+    Surface,
+    vectors_of_codes,
+)
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.registry import POISONINGS
 
-Places = npt.NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Clusters:
+    """N points in clusters, in the space that ranks.
+
+    rows:    (N,) of the known queries, or of the corpus
+    points:  their vectors
+    places:  (N,) the cluster of each
+    centres: majority codes, or (C,D) means of length 1
+    """
+
+    rows: Places
+    points: Vectors
+    places: Places
+    centres: HashCodes | Floats
+
+    @property
+    def surface(self) -> Surface:
+        return "codes" if isinstance(self.centres, HashCodes) else "floats"
 
 
-@POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
 @dataclass(kw_only=True)
-class Hubs(Poisoning):
-    """The centres of clusters of queries, one item each, for unseen queries of the same kind.
+class Clustered(Poisoning):
+    """One item for each cluster of queries.
 
     Centres of codes are majority codes under the Hamming distance, centres of floats are means
     under the cosine: k-means++ begins both, and both have the same rounds.
@@ -29,43 +54,66 @@ class Hubs(Poisoning):
     surface: what is clustered; auto: what the search ranks by
     rounds:  of assigning and averaging
     sample:  rows of the corpus
-    pairs:   one vector, whose code follows; free: the majority code beside the mean vector
     """
 
-    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder", "quantiser")
     knows: Literal["queries", "corpus"] = "queries"
     surface: Literal["auto", "codes", "floats"] = "auto"
     rounds: int = 25
     sample: int = 20_000
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.sample < 1:
+            raise ValueError(
+                f"expected rounds and sample above 0, got {self.rounds} and {self.sample}"
+            )
+
+    def most(self, known: int, documents: int, own: int) -> int:
+        return known if self.knows == "queries" else min(self.sample, documents)
+
+    def clusters(self, seen: Seen, count: int, seed: int) -> Clusters:
+        """As many clusters as items, of known queries or of the corpus."""
+        generator = np.random.default_rng(seed)
+        points, rows = seen.known, np.arange(len(seen.known))
+        if self.knows == "corpus":
+            rows = np.sort(generator.permutation(len(seen.corpus))[: self.sample])
+            points = seen.corpus[rows]
+        if (seen.ranks if self.surface == "auto" else self.surface) == "codes":
+            codes, places = code_centres(points.codes, count, self.rounds, generator)
+            return Clusters(rows, points, places, codes)
+        means = float_centres(points.floats, count, self.rounds, generator)
+        return Clusters(rows, points, (unit_rows(points.floats) @ means.T).argmax(axis=1), means)
+
+
+@POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
+@dataclass(kw_only=True)
+class Hubs(Clustered):
+    """The centres of clusters of queries, one item each, for unseen queries of the same kind.
+
+    knows, surface, rounds, sample: see `Clustered`
+    pairs: one vector, whose code follows; free: the majority code beside the mean vector
+    """
+
+    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder", "quantiser")
     pairs: Literal["one", "free"] = "one"
 
     @property
     def free_pairs(self) -> bool:
         return self.pairs == "free"
 
-    def most(self, known: int, documents: int) -> int:
-        return known if self.knows == "queries" else min(self.sample, documents)
-
-    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
-        generator = np.random.default_rng(seed)
-        points = seen.known
-        if self.knows == "corpus":
-            rows = generator.permutation(len(seen.corpus))[: self.sample]
-            points = seen.corpus[np.sort(rows)]
-        surface: Surface = seen.ranks if self.surface == "auto" else self.surface
-        if surface == "floats":
-            means = float_centres(points.floats, count, self.rounds, generator)
-            items = seen.vectors(np.asarray(seen.length * means, np.float32))
+    def plant(self, seen: Seen, count: int, seed: int) -> Planted:
+        made = self.clusters(seen, count, seed)
+        codes = made.points.codes
+        if not isinstance(made.centres, HashCodes):
+            items = seen.vectors(np.asarray(seen.length * made.centres, np.float32))
             if not self.free_pairs:
-                return items
-            nearest = (unit_rows(points.floats) @ means.T).argmax(axis=1)
-            majority = majorities(points.codes, nearest, count, items.codes)
-            return Vectors(majority, items.floats, majority.signs())
-        codes, places = code_centres(points.codes, count, self.rounds, generator)
-        begun = _means(unit_rows(points.floats), places, count)
+                return Planted(items)
+            majority = majorities(codes, made.places, count, items.codes)
+            return Planted(Vectors(majority, items.floats, majority.signs()))
+        begun = _means(unit_rows(made.points.floats), made.places, count)
         if self.free_pairs:
-            return Vectors(codes, np.asarray(seen.length * begun, np.float32), codes.signs())
-        return seen.vectors(vectors_of_codes(codes, begun, seen.cut, seen.length))
+            floats = np.asarray(seen.length * begun, np.float32)
+            return Planted(Vectors(made.centres, floats, made.centres.signs()))
+        return Planted(seen.vectors(vectors_of_codes(made.centres, begun, seen.cut, seen.length)))
 
 
 @POISONINGS.register("centroid", source="the published one-vector form of hubness attacks")
@@ -76,9 +124,9 @@ class Centroid(Poisoning):
     knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder")
     single: ClassVar[bool] = True
 
-    def plant(self, seen: Seen, count: int, seed: int) -> Vectors:
+    def plant(self, seen: Seen, count: int, seed: int) -> Planted:
         mean = unit_rows(seen.known.floats).mean(axis=0, keepdims=True)
-        return seen.vectors(np.asarray(seen.length * unit_rows(mean), np.float32))
+        return Planted(seen.vectors(np.asarray(seen.length * unit_rows(mean), np.float32)))
 
 
 def code_centres(

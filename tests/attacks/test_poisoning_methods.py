@@ -42,7 +42,7 @@ def test_items_are_unit_vectors_with_the_codes_of_the_quantiser(method: str) -> 
     planter: Poisoning = POISONINGS.create(method)
     if planter.plants != "vectors":
         pytest.skip("pictures are planted by a victim")
-    items, again = (planter.plant(what, 6, 5) for _ in range(2))
+    items, again = (planter.plant(what, 6, 5).vectors for _ in range(2))
     assert len(items) == (1 if planter.single else 6)
     assert np.allclose(np.linalg.norm(items.floats, axis=1), 1, atol=1e-5)
     assert np.array_equal(what.vectors(items.floats).codes.words, items.codes.words)
@@ -94,7 +94,7 @@ def test_hubs_reach_unseen_queries_and_the_space_that_ranks_decides() -> None:
     unseen = what["codes"].vectors(rows(200, 2))
     near = {}
     for ranks, each in what.items():
-        items = POISONINGS.create("hubs").plant(each, 8, 0)
+        items = POISONINGS.create("hubs").plant(each, 8, 0).vectors
         near[ranks] = (
             distances(unseen.codes, items.codes).min(axis=1).mean(),
             (unseen.floats @ items.floats.T).max(axis=1).mean(),
@@ -110,7 +110,7 @@ def test_hubs_reach_unseen_queries_and_the_space_that_ranks_decides() -> None:
 def test_free_pairs_are_at_least_as_near_on_both_sides() -> None:
     what = seen("mean")
     one, free = (
-        POISONINGS.create("hubs", {"pairs": pairs, "surface": "floats"}).plant(what, 8, 0)
+        POISONINGS.create("hubs", {"pairs": pairs, "surface": "floats"}).plant(what, 8, 0).vectors
         for pairs in ("one", "free")
     )
     assert np.array_equal(one.floats, free.floats)
@@ -121,13 +121,13 @@ def test_free_pairs_are_at_least_as_near_on_both_sides() -> None:
 def test_the_corpus_alone_is_enough_to_know_what_is_asked() -> None:
     what = seen()
     blind = Seen(what.known[:2], what.corpus, what.cut, 1.0, "codes")
-    items = POISONINGS.create("hubs", {"knows": "corpus"}).plant(blind, 8, 0)
+    items = POISONINGS.create("hubs", {"knows": "corpus"}).plant(blind, 8, 0).vectors
     assert neighbours(what.known.codes, items.codes, 1)[1].mean() < 0.3 * 40
 
 
 def test_copies_lie_within_a_few_bits_of_what_is_found_most() -> None:
     what = seen()
-    items = POISONINGS.create("copies").plant(what, 10, 0)
+    items = POISONINGS.create("copies").plant(what, 10, 0).vectors
     nearest, far = neighbours(items.codes, what.corpus.codes, 1)
     assert far.max() <= 6
     assert np.allclose(
@@ -138,8 +138,8 @@ def test_copies_lie_within_a_few_bits_of_what_is_found_most() -> None:
 
 
 def test_a_method_says_how_many_it_can_plant_and_refuses_what_is_no_likeness() -> None:
-    most = {name: POISONINGS.create(name).most(120, 500) for name in ("hubs", "copies")}
+    most = {name: POISONINGS.create(name).most(120, 500, 0) for name in ("hubs", "copies")}
     assert most == {"hubs": 120, "copies": 500}
-    assert POISONINGS.create("hubs", {"knows": "corpus"}).most(2, 500) == 500
+    assert POISONINGS.create("hubs", {"knows": "corpus"}).most(2, 500, 0) == 500
     with pytest.raises(UsageError, match="expected a likeness above 0"):
         POISONINGS.create("copies", {"likeness": 1.5})

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import runpy
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import command
 from sklearn.metrics import average_precision_score
+from transcripts import transcript
 
 from advhash.codes import HashCodes, relevance
 from advhash.codes.code_files import LabelledCodes, write_codes
@@ -335,20 +333,12 @@ def test_the_page_is_what_happens(
     page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files are made, its commands run, and every line that it shows is printed."""
-    file = Path(__file__).resolve().parents[2] / f"docs/how_to/{page}.md"
-    text = file.read_text("utf-8")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
-    runpy.run_path(str(tmp_path / "make.py"))
-    shown = 0
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for part in block.split("$ advhash ")[1:]:
-            words, *expected = part.splitlines()
-            _, out, err = command(capsys, *shlex.split(words))
-            printed = [line.rstrip() for line in (out + err).splitlines()]
-            assert [line for line in printed if "pairs/s" not in line] == expected
-            shown += len(expected)
-    assert shown > 30
+    lines = 0
+    for shown, printed in transcript(f"how_to/{page}.md", tmp_path, capsys, left_out="pairs/s"):
+        assert printed == shown
+        lines += len(shown)
+    assert lines > 30
 
 
 def test_identities_by_the_ten_thousand_have_the_figures_of_their_columns(

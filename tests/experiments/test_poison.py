@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_text_models as tiny
 from command_line import command
+from transcripts import transcript
 
+from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
-from advhash.errors import StoreError
+from advhash.errors import DataError, StoreError
+from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
+from advhash.experiments.poison.material import drawn
+from advhash.stores.admission import collapsed
 from advhash.stores.pgvector_store import Pgvector
 from advhash.stores.postgres import stop_own_server
+from advhash.victims.image.pairwise import DPSH
 
 TOPICS = np.random.default_rng(3).standard_normal((12, 48))
 
@@ -74,6 +81,29 @@ def test_neighbours_count_by_their_chance() -> None:
     assert own_recall(np.array([[1, 7]]), own).tolist() == [0.25]
 
 
+def test_equal_directions_are_asked_once_and_stand_on_one_side() -> None:
+    """Held out or from a file, and whatever their lengths."""
+    config = PoisonConfig.build({"attack": {"name": "hubs"}, "rows": {"database": "unread"}})
+    twice = np.concatenate([rows(300, 0), rows(300, 0)])
+    longer = twice * np.repeat([1, 4], 300)[:, None].astype(np.float32)
+    for documents, queries in ((twice, None), (rows(50, 5), longer)):
+        split = drawn(config, documents, queries, None)
+        asked = twice[np.concatenate([split.known, split.unseen])]
+        assert len(np.unique(asked, axis=0)) == len(asked)
+        assert split.repeated == (600 // 10 if queries is None else 600) - len(asked) > 0
+    with pytest.raises(DataError, match="got row 7 of them as row 0 of the known ones"):
+        drawn(config, twice, rows(20, 3), 2 * rows(20, 3)[7:9])
+
+
+def test_items_arrive_one_after_the_other() -> None:
+    """The second is the first again; the third lies one bit from a document."""
+    documents = HashCodes.pack(np.eye(4, 32) > 0)
+    items = HashCodes.pack(np.array([[1] * 32, [1] * 32, [1, 1, *[0] * 30], [1, 0] * 16]) > 0)
+    kept = {keep: collapsed(documents, items, 1, keep) for keep in ("first", "last")}  # type: ignore[arg-type]
+    assert [each.tolist() for each in kept["first"]] == [[], [False, True, True, False]]
+    assert [each.tolist() for each in kept["last"]] == [[0, 1], [True, False, False, False]]
+
+
 def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +114,7 @@ def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
     assert (few["items"], many["items"]) == (4, 12)
     assert body["metrics"] == many["metrics"]
     assert many["metrics"]["planted_top10"]["value"] > few["metrics"]["planted_top10"]["value"]
-    assert value(body, "planted_top10_over_natural") > 0.05
+    assert body["metrics"]["planted_top10_over_natural"]["low"] > 0
     assert value(body, "planted_top10_over_random") > 0.2
     assert value(body, "own_recall10_after") < value(body, "own_recall10_before")
     lost = value(body, "own_recall10_before") - value(body, "own_recall10_after")
@@ -146,6 +176,42 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
     assert lost["last"] > lost["none"] > lost["first"] >= 0
 
 
+def test_a_gate_refuses_hubs_and_says_what_it_costs(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = ["--method", "hubs", "--items", "12", "--gate", "0.01"]
+    blind = document(capsys, *gate, "--set", "gate.adaptive=false", "--out", "blind")
+    knowing = document(capsys, *gate, "--out", "knowing")
+    none = document(
+        capsys, *gate[:4], "--known-queries", "200", "--unseen-queries", "200", "--out", "none"
+    )
+    assert (blind["known"], blind["unseen"]) == (200, 200)  # as many probe for the gate
+    assert blind["shares"][0]["refused"][0] > 3
+    assert 0 < blind["shares"][0]["natural_refused"] <= 12
+    assert 0 <= blind["gate"]["reached"] < 0.04
+    assert value(blind, "planted_top10") < value(none, "planted_top10")
+    assert value(knowing, "planted_top10") >= value(blind, "planted_top10")
+    page = Path("knowing/report.html").read_text("utf-8")
+    assert "Refused items" in page
+    assert "The attacker knows the rule" in page
+
+
+def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_who_write_codes(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mean of queries is near to them in any rotation; a code is one of the old one."""
+    over = {}
+    for pairs in ("one", "free"):
+        for rotate in ([], ["--rotate"]):
+            body = document(
+                capsys, "--method", "hubs", "--items", "12", "--set", f"attack.pairs={pairs}",
+                *rotate, "--out", f"run-{pairs}-{len(rotate)}",
+            )  # fmt: skip
+            over[pairs, len(rotate)] = value(body, "planted_top10")
+    assert over["one", 1] > 0.8 * over["one", 0]
+    assert over["free", 1] < 0.1 * over["free", 0]
+
+
 @pytest.mark.parametrize(
     ("more", "number", "message"),
     [
@@ -154,6 +220,15 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--method", "hubs", "--share", "0.004,0.0041"], 2, "differ by an item"),
         (["--method", "hubs", "--share", "0.1", "--items", "5"], 2, "got both"),
         (["--method", "hubs", "--items", "301"], 2, "plants at most 300 items"),
+        (["--method", "centroid", "--items", "2"], 2, "plants at most 1 item"),
+        (["--method", "hubs", "--attack", "dhta"], 2, "--attack goes with --method targeted"),
+        (["--method", "hubs", "--modality", "text"], 2, "got both"),
+        (["--items", "3"], 2, "expected --method (see `advhash list poisonings`)"),
+        (["--method", "hubs", "--store", "faiss-hnsw,m=0"], 2, "m: expected at least 2, got 0"),
+        (["--method", "hubs", "--store", "pgvector,dsn=me@x"], 2, "expected postgresql://USER"),
+        (["--method", "hub-text"], 2, "plants texts: expected --victim"),
+        (["--method", "hubs", "--eps", "8/255"], 2, "expected no --eps and no --norm"),
+        (["--method", "hubs", "--gate", "1"], 2, "less than 1"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),
@@ -162,7 +237,7 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
         (["--method", "hubs", "--database", "narrow.npy"], 3, "of 30 dimensions as in the"),
         (["--method", "hubs", "--bits", "20"], 2, "expected no bits"),
         (["--method", "hubs", "--labels", "few.npy"], 3, "number"),
-        (["--method", "targeted"], 2, "expected --attack NAME and --items N"),
+        (["--method", "targeted"], 2, "expected --victim, --attack NAME and --items N"),
         (["--method", "hubs", "--victim", "phash"], 2, "got both"),
         (["--method", "hubs", "--store", "pgvector,dsn=postgresql://me@127.0.0.1:9/x"], 3,
          "expected a connection"),
@@ -182,6 +257,76 @@ def test_what_cannot_be_planted_is_refused_in_one_line(
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("run").exists()
+
+
+def test_planted_texts_stand_beside_queries_that_find_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    tiny.bert(tmp_path / "bert")
+    rng = np.random.default_rng(0)
+    photographs = [
+        {
+            "file": f"{row}.jpg",
+            "split": "test" if row < 60 else "dev" if row < 65 else "train",
+            "captions": [" ".join(rng.choice(tiny.WORDS, 4, replace=False)) for _ in range(5)],
+        }
+        for row in range(80)
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps(photographs), "utf-8")
+    capsys.readouterr()
+    code, out, err = command(
+        capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
+        "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hub-text",
+        "--eps", "4", "--items", "2", "--set", "attack.sweeps=1", "--unseen-queries", "30",
+        "-q", "--json", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, err
+    body = json.loads(out)
+    assert (body["budget"], body["unseen"]) == ("L0 4", 30)
+    assert len(body["samples"]) == 2
+    shown = sum(sample["found_by"] for sample in body["samples"])
+    assert shown >= round(30 * value(body, "planted_top10"))
+    for sample in body["samples"]:
+        assert 1 <= len(sample["text"].split()) <= 4
+        assert len(sample["queries"]) == min(sample["found_by"], 4)
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "Planted texts" in page
+    assert body["samples"][0]["text"] in page
+
+
+def test_planted_pictures_are_kept_as_the_store_got_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        *("poison", "--victim", "dpsh", "--set", "victim.epochs=1", "--set", "dataset.size=16"),
+        *("--method", "hub-image", "--eps", "64/255", "--items", "3", "--set", "attack.steps=5"),
+    ]
+    code, out, err = command(
+        capsys, *arguments, "-q", "--json", "--out", str(tmp_path / "run")
+    )  # fmt: skip
+    assert code == 0, err
+    body = json.loads(out)
+    assert body["samples"][0]["files"][0] == "samples/item-0.png"
+    for sample in body["samples"]:
+        assert len(sample["files"]) == 1 + min(sample["found_by"], 4)
+        assert all((tmp_path / "run" / file).is_file() for file in sample["files"])
+    assert "Some planted pictures" in (tmp_path / "run" / "report.html").read_text("utf-8")
+    asked: list[int] = []
+    relax = DPSH.relax
+
+    def counted(victim: DPSH, given: Any, side: str) -> Any:
+        asked.append(len(given))
+        return relax(victim, given, side)
+
+    monkeypatch.setattr(DPSH, "relax", counted)
+    code, _, err = command(
+        capsys, *arguments[:-8], "--method", "hubs", "--items", "3", "-q", "--json",
+        "--out", str(tmp_path / "again"),
+    )  # fmt: skip
+    assert (code, asked) == (0, []), err  # embedded once, and kept
+    code, _, err = command(capsys, *arguments[:-4], "--items", "1000", "-q", "--dry-run")
+    assert (code, "plants at most" in err) == (2, True)
 
 
 def test_a_server_that_dies_is_told_in_one_line_and_the_run_goes_on(
@@ -242,3 +387,16 @@ def test_pictures_that_an_attack_moves_are_planted_by_the_alias(
     assert plans[0]["command"] == "attack"
     assert plans[0]["protocol"]["poison"] == 20
     assert plans[0]["protocol"]["store"]["name"] == "faiss-flat"
+
+
+def test_the_page_of_stores_is_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = 0
+    for shown, printed in transcript(
+        "how_to/vector_store.md", tmp_path, capsys, left_out="report: "
+    ):
+        assert printed == shown
+        lines += len(shown)
+    assert lines > 25

@@ -36,7 +36,6 @@ def test_an_attack_is_judged_by_what_a_store_serves(
         capsys, *ATTACK, "--store", "faiss-ivf,probes=2", "--rescore", "float,multiplier=5",
         "--out", str(tmp_path / "served"),
     )  # fmt: skip
-    exact = document(capsys, *ATTACK, "--store", "exact", "--out", str(tmp_path / "exact"))
     names = {name for name in served["metrics"] if name not in plain["metrics"]}
     assert names == {
         *("served_precision_at_10", "served_precision_at_10_adversarial"),
@@ -46,11 +45,10 @@ def test_an_attack_is_judged_by_what_a_store_serves(
     for name, metric in plain["metrics"].items():
         if metric is not None and not name.startswith("seconds"):
             assert metric == served["metrics"][name], name
-    values = {name: exact["metrics"][name]["value"] for name in names}
-    assert values["store_recall_at_10"] == 1
+    values = {name: served["metrics"][name]["value"] for name in names}
+    assert 0.5 < values["store_recall_at_10"] <= 1
     assert values["served_tprecision_at_10"] > values["served_tprecision_at_10_clean"] + 0.3
     assert values["served_precision_at_10_adversarial"] < values["served_precision_at_10"] - 0.3
-    assert served["metrics"]["store_recall_at_10"]["value"] <= 1
     assert served["protocol"]["store"] == {"name": "faiss-ivf", "lists": None, "probes": 2}
     assert served["protocol"]["rescore"] == [{"name": "float", "multiplier": 5}]
     config = read_toml(tmp_path / "served" / "config.toml")
@@ -60,11 +58,10 @@ def test_an_attack_is_judged_by_what_a_store_serves(
     assert "As it is served" in page
     assert "As it is served" not in (tmp_path / "plain" / "report.html").read_text("utf-8")
     again = document(
-        capsys, "attack", "--config", str(tmp_path / "served" / "config.toml"), "-q", "--json",
-        "--out", str(tmp_path / "again"),
-    )  # fmt: skip
-    for name in names:
-        assert again["metrics"][name] == served["metrics"][name]
+        capsys, "attack", "--config", str(tmp_path / "served" / "config.toml"), "-q", "--dry-run"
+    )
+    for table in ("store", "rescore"):
+        assert again["protocol"][table] == served["protocol"][table]
 
 
 def test_a_matrix_is_judged_by_what_a_store_serves(

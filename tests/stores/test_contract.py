@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,15 +43,6 @@ def slow(
 def created(name: str, **settings: Any) -> Store:
     store: Store = STORES.create(name, settings)
     return store
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    """PostgreSQL ends with this file."""
-    yield
-    from advhash.stores.postgres import stop_own_server
-
-    stop_own_server()
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -97,10 +87,12 @@ def test_approximate_stores_say_true_distances_and_find_most(name: str) -> None:
         assert (np.diff(far.astype(int), axis=1) >= 0).all()
         recall = recall_of_distances(far, nearest)
         assert recall.mean() > LEAST.get(name, 0.95)
-        store.remove(found[0, :1])
-        again, _ = store.search(query[:1], 10)
-        assert found[0, 0] not in again
-        store.add(found[0, :1], rows[found[0, :1] - 100])
+        gone = np.unique(found[:20][there[:20]])
+        store.remove(gone)
+        again, _ = store.search(query[:20], 10)
+        assert not np.isin(again, gone).any()
+        assert (again == NONE).mean() <= (~there[:20]).mean() + 0.05  # others take their places
+        store.add(gone, rows[gone - 100])
         assert len(store) == ROWS
 
 
@@ -183,6 +175,25 @@ def test_settings_reach_the_index() -> None:
         created("faiss-ivf", lists=9).add(np.arange(4), rows[:4])
     with pytest.raises(ConfigError, match="did you mean 'probes'"):
         STORES.create("faiss-ivf", {"probe": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "least"),
+    [
+        ("faiss-hnsw", "m", 2), ("faiss-float-hnsw", "m", 2), ("usearch", "m", 2),
+        ("faiss-ivf", "probes", 1), ("faiss-multihash", "flips", 0), ("pgvector-hnsw", "m", 2),
+        ("pgvector-ivfflat", "lists", 1),
+    ],
+)  # fmt: skip
+def test_settings_at_which_a_client_fails_are_refused_before_any_work(
+    name: str, setting: str, least: int
+) -> None:
+    """With m=0 faiss ends the whole process."""
+    with created(name, **{setting: least}) as store:
+        rows = codes_in_groups(100, 0)
+        store.add(np.arange(100), rows.signs() if store.holds == "floats" else rows)
+    with pytest.raises(UsageError, match=f"{setting}: expected at least {least}, got {least - 1}"):
+        created(name, **{setting: least - 1})
 
 
 def test_a_client_that_is_missing_is_named_with_the_line_to_type() -> None:

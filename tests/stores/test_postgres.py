@@ -11,27 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
-from psycopg import sql
 
 from advhash.codes.packed import HashCodes
 from advhash.errors import StoreError, UsageError
 from advhash.registry import STORES
-from advhash.stores.postgres import OwnServer, checked_address, own_server, stop_own_server
+from advhash.storage.files import sweep
+from advhash.stores.postgres import USER, OwnServer, checked_address, own_server
 
 CODES = HashCodes.pack(np.random.default_rng(0).random((50, 64)) < 0.5)
 RUNNING = """
-import sys, time
+import signal, sys, time
 from advhash.stores.postgres import own_server
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
 server = own_server()
 print(server.folder, server.pid, flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OwnServer]:
-    yield own_server()
-    stop_own_server()
 
 
 def ended(pid: int, folder: Path) -> bool:
@@ -69,6 +65,28 @@ def test_no_server_is_left_behind_however_a_process_ends(
     assert ended(int(pid), Path(folder))
 
 
+def test_a_folder_that_is_left_when_all_are_killed_goes_with_the_next_server() -> None:
+    """Its lock is held by whatever of it still lives: the shell beside it, and the server."""
+    script = RUNNING.replace("print(", "print(server._keeper.pid, ") + "time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        keeper, folder, pid = process.stdout.readline().split()
+        sweep([Path(folder)])
+        assert Path(folder, "data").is_dir()  # it lives
+        for number in (int(keeper), int(pid), process.pid):
+            os.kill(number, signal.SIGKILL)
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.05)
+    assert Path(folder).is_dir()
+    server = OwnServer()
+    assert not Path(folder).exists()
+    server.stop()
+
+
 def test_a_server_that_is_killed_is_told_in_one_line_and_the_next_store_has_a_new_one() -> None:
     server = own_server()
     store = STORES.create("pgvector")
@@ -85,7 +103,6 @@ def test_a_server_that_is_killed_is_told_in_one_line_and_the_next_store_has_a_ne
         assert again.search(CODES[:1], 1)[0].tolist() == [[0]]
     assert own_server() is not server
     assert ended(0, server.folder)
-    stop_own_server()
 
 
 @pytest.fixture
@@ -142,13 +159,15 @@ def test_a_server_without_pgvector_is_refused_with_the_line_to_type(server: OwnS
     with pytest.raises(UsageError, match="CREATE EXTENSION vector;"):
         STORES.create("pgvector", {"dsn": dsn}).add(np.arange(50), CODES)
     with server.connect() as admin:
-        admin.execute(sql.SQL("DROP DATABASE bare"))
+        admin.execute("DROP DATABASE bare")
         admin.execute("DROP ROLE other")
 
 
 @pytest.mark.parametrize(
     ("dsn", "message"),
     [
+        ("postgresql://me@/x?service=theirs", "expected the host by its name, got a service"),
+        ("postgresql://me:secret@[localhost/x", "expected postgresql://USER@HOST/DATABASE"),
         ("mysql://me@localhost/x", "expected postgresql://USER@HOST/DATABASE"),
         ("postgresql://me:secret@localhost/x", "expected no password"),
         ("postgresql://me@db.example.org/x?sslmode=disable", "expected TLS to another machine"),
@@ -160,13 +179,43 @@ def test_a_server_without_pgvector_is_refused_with_the_line_to_type(server: OwnS
 )
 def test_addresses_that_are_not_safe_are_refused(dsn: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
-        checked_address(dsn)
+        STORES.create("pgvector", {"dsn": dsn})
     assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
 def test_this_machine_needs_no_tls(host: str) -> None:
     assert "sslmode" not in checked_address(f"postgresql://me@{host}/x")
+
+
+def test_a_host_of_the_environment_is_another_machine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "db.example.org")
+    assert checked_address("postgresql://me@/x")["sslmode"] == "require"
+    assert "sslmode" not in checked_address("postgresql://me@localhost/x")
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert checked_address("postgresql://me@/x")["sslmode"] == "verify-full"
+    monkeypatch.setenv("PGSSLMODE", "prefer")
+    with pytest.raises(UsageError, match="expected TLS to another machine"):
+        checked_address("postgresql://me@/x")
+
+
+def test_pgvector_may_lie_in_any_schema(server: OwnServer) -> None:
+    with server.connect() as admin:
+        admin.execute("CREATE ROLE third LOGIN")
+        admin.execute("CREATE DATABASE moved")
+    with psycopg.connect(
+        host=str(server.folder), user=USER, dbname="moved", autocommit=True
+    ) as admin:
+        admin.execute('CREATE SCHEMA "Else where"')
+        admin.execute('CREATE EXTENSION vector SCHEMA "Else where"')
+        admin.execute('GRANT USAGE ON SCHEMA "Else where" TO third')
+    dsn = f"postgresql://third@/moved?host={server.folder}"
+    with STORES.create("pgvector-hnsw", {"dsn": dsn}) as store:
+        store.add(np.arange(50), CODES)
+        assert store.search(CODES[:1], 1)[0].tolist() == [[0]]
+    with server.connect() as admin:
+        admin.execute("DROP DATABASE moved WITH (FORCE)")
+        admin.execute("DROP ROLE third")
 
 
 def test_a_server_that_does_not_answer_is_told_in_one_line() -> None:

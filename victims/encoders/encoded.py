@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -314,6 +315,13 @@ class Encoded(_Fitted):
         """From the encoder's features to the real code."""
         place = list(self.bounds).index(modality)
         return Cut(self.centre[place], self.axes if self._quantiser.projects else None)
+
+    def uncut(self) -> Self:
+        """The same encoder, whose real codes are its features: one bit a feature, by its sign."""
+        bare = copy.copy(self)
+        bare._buffers = {**self._buffers, "centre": torch.zeros_like(self.centre)}
+        bare._quantiser, bare.bits = QUANTISERS.create("sign"), self.used
+        return bare
 
     def _cut(self, features: Tensor, modality: Modality) -> Tensor:
         return self.cut_of(modality)(features)

@@ -7,7 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from advhash.experiments.config import DatasetConfig, MethodConfig, Run, Table, VictimConfig
+from advhash.experiments.config import (
+    BudgetConfig,
+    DatasetConfig,
+    MethodConfig,
+    Run,
+    Table,
+    VictimConfig,
+)
 from advhash.registry import POISONINGS, QUANTISERS, Registry
 
 Place = Annotated[str, BeforeValidator(lambda path: path if path is None else str(path))]
@@ -41,6 +48,19 @@ class CollapseConfig(Table):
     keep: Literal["first", "last"] = "last"
 
 
+class GateConfig(Table):
+    """Refuses new items that too many probe queries would find, see `advhash.stores.admission`.
+
+    rate:     share of clean documents that may be refused
+    rule:     rate, or mad: the published one, median + 5 robust standard deviations
+    adaptive: whether the attacker knows the rule, and plants what passes a gate of its own
+    """
+
+    rate: float = Field(default=0.01, gt=0, lt=1, allow_inf_nan=False)
+    rule: Literal["rate", "mad"] = "rate"
+    adaptive: bool = True
+
+
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -53,6 +73,7 @@ class PoisonConfig(Run):
     quantise: what makes bits of embeddings where no victim does
     bits:     K, of a quantiser that lets it be chosen
     attack:   the method that plants
+    budget:   of a text or a picture that is planted, in words or pixels
     store, rescore: the search, see `advhash.stores`
     share:    planted items by documents, one run of figures each
     items:    their number instead
@@ -60,6 +81,8 @@ class PoisonConfig(Run):
     unseen:   queries that judge; None: all others
     restarts: seeds of the method
     collapse: of near-duplicates; None: none
+    gate:     before the store; None: none. A third of the queries are its probes
+    rotate:   whether the store rotates real values by a secret before their signs are taken
     """
 
     registries: ClassVar[Mapping[str, Registry[Any]]] = {
@@ -75,6 +98,7 @@ class PoisonConfig(Run):
     quantise: MethodConfig | None = None
     bits: int | None = Field(default=None, ge=1)
     attack: MethodConfig
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     store: MethodConfig = Field(default_factory=lambda: MethodConfig(name="exact"))
     rescore: list[MethodConfig] = Field(default_factory=list)
     share: list[Share] | None = Field(default=None, min_length=1)
@@ -83,3 +107,5 @@ class PoisonConfig(Run):
     unseen: int | None = Field(default=None, ge=1)
     restarts: int = Field(default=1, ge=1)
     collapse: CollapseConfig | None = None
+    gate: GateConfig | None = None
+    rotate: bool = False

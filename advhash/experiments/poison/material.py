@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from advhash.attacks.poisoning.base import Floats, Seen, Surface
+from advhash.attacks.base import frozen
+from advhash.attacks.poisoning.base import Floats, Inputs, Seen, Surface
+from advhash.budget import Budget
 from advhash.codes.code_files import read_class_numbers
 from advhash.codes.forms import Reading, floats_of
 from advhash.codes.packed import HashCodes
@@ -18,15 +22,17 @@ from advhash.codes.relevance import GradedPairs, float_neighbours
 from advhash.codes.stored_rows import read_rows
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.data.dataset import Dataset
-from advhash.data.images.mixed import as_tensor
+from advhash.data.images.mixed import as_tensor, in_order
 from advhash.errors import ConfigError, DataError, UsageError
-from advhash.experiments.attack.served import split_vectors
+from advhash.experiments.attack.served import STEP
 from advhash.experiments.experiment import Place
 from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import QUANTISERS
 from advhash.shared_labels import GroupIndex
+from advhash.storage.cache import cached, content_key
+from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256
 from advhash.stores.figures import FIRST, expect_rows
 from advhash.victims.base import HashVictim
@@ -35,31 +41,8 @@ from advhash.victims.encoders.quantisers import Cut
 
 MOST_HELD_OUT = 2000  # documents that become queries where there are none
 LEAST = 2  # queries on each side
+_FILE = "embeddings.safetensors"
 Places = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Material:
-    """Everything of a run but what is planted.
-
-    documents, known, unseen: as encoder and quantiser make them
-    own:    documents that answer each unseen query
-    cut:    the quantiser
-    length: of the embeddings
-    victim: and its data, where inputs are embedded
-    """
-
-    documents: Vectors
-    known: Vectors
-    unseen: Vectors
-    own: GradedPairs
-    cut: Cut
-    length: float
-    victim: Trained | None = None
-
-    def seen(self, ranks: Surface) -> Seen:
-        """What the attacker knows."""
-        return Seen(self.known, self.documents, self.cut, self.length, ranks)
 
 
 @dataclass(frozen=True)
@@ -67,70 +50,137 @@ class Drawn:
     """Which rows are documents, which queries are known and which judge.
 
     documents: of the rows of the database
-    known, unseen: of the queries, or of those rows that are held out
+    known, unseen, probes: of the queries, or of those rows that are held out
     held_out: whether queries are rows of the database
-    repeated: queries that were left out, being equal to another one
+    repeated: queries that were left out, whose direction is that of another one
     """
 
     documents: Places
     known: Places
     unseen: Places
+    probes: Places
     held_out: bool
     repeated: int
 
 
+@dataclass(frozen=True)
+class Material:
+    """Everything of a run but what is planted.
+
+    documents, known, unseen, probes: as encoder and quantiser make them; probes are of a gate
+    own:    documents that answer each unseen query
+    cut:    the quantiser
+    length: of the embeddings
+    split:  which rows these are
+    rotation: (K,K) of the real values, which only the store knows; None: there is none
+    victim: and its data, where inputs are embedded
+    """
+
+    documents: Vectors
+    known: Vectors
+    unseen: Vectors
+    probes: Vectors
+    own: GradedPairs
+    cut: Cut
+    length: float
+    split: Drawn
+    rotation: Tensor | None
+    victim: Trained | None = None
+
+    def stored(self, rows: Vectors) -> Vectors:
+        """What the store makes of vectors that a known quantiser has cut."""
+        if self.rotation is None:
+            return rows
+        real = torch.from_numpy(rows.real) @ self.rotation
+        return Vectors(HashCodes.from_relaxed(real), rows.floats, real.numpy())
+
+    def seen(self, ranks: Surface, budget: Budget | None) -> Seen:
+        """What the attacker knows. budget: of an input; None: vectors are planted."""
+        inputs = None
+        if budget is not None:
+            assert self.victim is not None
+            data = self.victim.data
+            inputs = Inputs(
+                self.victim.victim,
+                data.query.take(self.split.known),
+                data.database,
+                data.validation,
+                budget,
+            )
+        return Seen(self.known, self.documents, self.cut, self.length, ranks, inputs)
+
+
 def drawn(
-    config: PoisonConfig, documents: int, queries: Floats | None, known: Floats | None
+    config: PoisonConfig, documents: Floats, queries: Floats | None, known: Floats | None
 ) -> Drawn:
-    """Split the queries by the seed; equal ones are asked once.
+    """Split the queries by the seed; of equal directions one is asked.
 
-    queries: (N,D), or None: rows of the database are held out; known: those of a file of their own
+    documents: (M,D); queries: (N,D), or None: some of the documents are held out; known: those of a
+        file of their own
 
-    Raises UsageError: fewer queries than asked for; DataError: a query on both sides.
+    Raises UsageError: fewer queries than asked for; DataError: a query on both sides, or fewer
+    documents than results are looked at.
+    """
+    rows = np.arange(len(documents))
+    if queries is None:
+        generator = np.random.default_rng(derive_seed(config.seed, "held out"))
+        held_out = min(MOST_HELD_OUT, len(rows) // 10)
+        asked = np.sort(generator.permutation(rows)[:held_out])
+        rows, directions = np.setdiff1d(rows, asked), _directions(documents[asked])
+    else:
+        asked, directions = np.arange(len(queries)), _directions(queries)
+    pool = asked[np.sort(np.unique(directions, return_index=True)[1])]
+    if known is not None:
+        _, mine, theirs = np.intersect1d(_directions(known), directions, return_indices=True)
+        if len(mine):
+            raise DataError(
+                f"expected queries that judge to be unknown to the attacker, got row {theirs[0]} "
+                f"of them as row {mine[0]} of the known ones: leave it out of one side"
+            )
+    split = sides(config, len(rows), pool, None if known is None else len(known))
+    return Drawn(rows, *split, queries is None, len(asked) - len(pool))
+
+
+def sides(
+    config: PoisonConfig, documents: int, pool: Places, known: int | None
+) -> tuple[Places, Places, Places]:
+    """Which queries are known, which judge, which probe for a gate: rows of a pool, all different.
+
+    known: how many the attacker has in a file of their own, whose rows the first ones are then
+
+    Raises UsageError, DataError, see `drawn`.
     """
     generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
-    rows = np.arange(documents)
-    if queries is None:
-        held = np.sort(generator.permutation(documents)[: min(MOST_HELD_OUT, documents // 10)])
-        rows, pool, repeated = np.setdiff1d(rows, held), held, 0
-    else:
-        _, first = np.unique(queries, axis=0, return_index=True)
-        pool, repeated = np.sort(first), len(queries) - len(first)
-    if known is not None:
-        assert queries is not None
-        shared = _shared(known, queries)
-        if shared is not None:
-            raise DataError(
-                f"expected queries that judge to be unknown to the attacker, got row {shared[1]} "
-                f"of them as row {shared[0]} of the known ones: leave it out of one side"
-            )
-        mine, others = np.arange(len(known)), pool
-    else:
+    probes = pool[:0]
+    if config.gate is not None:
+        chosen = np.random.default_rng(derive_seed(config.seed, "probes")).permutation(pool)
+        probes, pool = np.sort(chosen[: len(pool) // 3]), np.sort(chosen[len(pool) // 3 :])
+    if known is None:
         order = generator.permutation(pool)
-        asked = len(order) // 2 if config.known is None else config.known
-        mine, others = np.sort(order[:asked]), np.sort(order[asked:])
-    mine = mine[: config.known]
+        first = len(order) // 2 if config.known is None else config.known
+        mine, others = np.sort(order[:first]), np.sort(order[first:])
+    else:
+        mine, others = np.arange(known)[: config.known], pool
     if config.unseen is not None and len(others) >= config.unseen:
         others = np.sort(generator.permutation(others)[: config.unseen])
     for name, count, wanted in (
-        ("known", len(mine), config.known), ("unseen", len(others), config.unseen)
-    ):  # fmt: skip
+        ("known", len(mine), config.known),
+        ("unseen", len(others), config.unseen),
+        *([] if config.gate is None else [("probe", len(probes), None)]),
+    ):
         if count < max(wanted or LEAST, LEAST):
             raise UsageError(
                 f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
                 f"of {len(pool)} different ones"
             )
-    expect_rows(len(rows))
-    return Drawn(rows, mine, others, queries is None, repeated)
+    expect_rows(documents, FIRST if config.gate is None else FIRST + 1)
+    return mine, others, probes
 
 
-def _shared(known: Floats, queries: Floats) -> tuple[int, int] | None:
-    """A row of each that are equal; None: there is none."""
-    places = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(known))}
-    for place, row in enumerate(np.ascontiguousarray(queries)):
-        if row.tobytes() in places:
-            return places[row.tobytes()], place
-    return None
+def _directions(rows: Floats) -> npt.NDArray[np.bytes_]:
+    """(N,) what is equal for equal rows (N,D), and, but for rare roundings, for longer ones."""
+    units = np.round(unit_rows(rows), 4) + np.float32(0)  # 0 and −0 are one
+    return np.array([hashlib.sha256(row.tobytes()).digest() for row in units])
 
 
 def surface(config: PoisonConfig) -> Surface:
@@ -164,8 +214,12 @@ class Embedded:
         unseen = unit_rows(pool[split.unseen])
         cut = fitted(self.config, documents)
         own = stored.own(split, unseen, documents)
-        kept, known_ones, asked = (quantised(rows, cut) for rows in (documents, known, unseen))
-        return Material(kept, known_ones, asked, own, cut, 1.0)
+        kept, known_ones, asked, probes = (
+            quantised(rows, cut)
+            for rows in (documents, known, unseen, unit_rows(pool[split.probes]))
+        )
+        rotation = secret_rotation(self.config, kept.codes.bits)
+        return Material(kept, known_ones, asked, probes, own, cut, 1.0, split, rotation)
 
 
 @dataclass(frozen=True)
@@ -182,7 +236,7 @@ class StoredFloats:
     query_numbers: Places | None = None
 
     def drawn(self, config: PoisonConfig) -> Drawn:
-        return drawn(config, len(self.documents), self.queries, self.known)
+        return drawn(config, self.documents, self.queries, self.known)
 
     def own(self, split: Drawn, unseen: Floats, documents: Floats) -> GradedPairs:
         """The documents that answer unseen queries: of their numbers, or the 10 nearest."""
@@ -278,6 +332,15 @@ def fitted(config: PoisonConfig, documents: Floats) -> Cut:
     return cut
 
 
+def secret_rotation(config: PoisonConfig, bits: int) -> Tensor | None:
+    """(K,K) of a seed that the attacker has not; None where the store rotates nothing."""
+    if not config.rotate:
+        return None
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "rotation") % 2**63)
+    rotation: Tensor = torch.linalg.qr(torch.randn(bits, bits, generator=generator))[0]
+    return rotation
+
+
 def quantised(floats: Floats, cut: Cut) -> Vectors:
     """Embeddings (N,D) with their codes."""
     real = cut(torch.from_numpy(np.ascontiguousarray(floats)))
@@ -306,16 +369,41 @@ class OfVictim:
     def build(self, place: Place) -> Material:
         trained: Trained = place.part("victim")
         victim, modality = trained.victim, str(self.config.modality)
-        documents, asked = (
-            split_vectors(victim, split, modality, victim.encode_split(split, modality))
-            for split in (trained.data.database, trained.data.query)
-        )
-        split = drawn(self.config, len(documents), asked.floats, None)
+        floats = [embeddings(trained, side, modality) for side in ("database", "query")]
+        cut = cut_of(victim, modality, floats[0].shape[1])
+        documents, asked = (quantised(rows, cut) for rows in floats)
+        split = drawn(self.config, documents.floats, asked.floats, None)
         unseen = asked[split.unseen]
         own = _own_of(trained.data, split.unseen, unseen, documents)
         length = float(np.median(np.linalg.norm(documents.floats, axis=1)))
-        cut = cut_of(victim, modality, documents.floats.shape[1])
-        return Material(documents, asked[split.known], unseen, own, cut, length, trained)
+        rotation = secret_rotation(self.config, victim.bits)
+        known, probes = asked[split.known], asked[split.probes]
+        return Material(
+            documents, known, unseen, probes, own, cut, length, split, rotation, trained
+        )
+
+
+def embeddings(trained: Trained, side: Literal["database", "query"], modality: str) -> Floats:
+    """(N,D) of a split, embedded once and then kept with what is cached. Raises StorageError."""
+    victim, split = trained.victim, getattr(trained.data, side)
+
+    def build(folder: Path) -> None:
+        rows, parts = [], []
+        with frozen(victim), torch.no_grad():
+            for batch in split.batches(STEP):
+                given = batch.inputs[modality].to(victim.device)
+                rows.append(batch.index)
+                parts.append(victim.embedded(given, modality).float().cpu())
+        write_tensors(folder / _FILE, {"floats": torch.cat(parts)[in_order(rows)].contiguous()})
+
+    def read(folder: Path) -> Floats:
+        floats: Floats = read_tensors(folder / _FILE)["floats"].numpy()
+        if len(floats) != len(split):
+            raise ValueError("expected an embedding of each row of the split")
+        return floats
+
+    key = content_key({**cache_identity(trained), "embedded": side, "modality": modality})
+    return cached("embeddings", key, build, read)
 
 
 def _own_of(data: Dataset, rows: Places, unseen: Vectors, documents: Vectors) -> GradedPairs:

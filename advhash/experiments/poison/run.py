@@ -10,28 +10,35 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from advhash.attacks.poisoning.base import Poisoning
-from advhash.codes.hamming import distances
+from advhash.attacks.poisoning.base import Planted, Poisoning
+from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
+from advhash.data.dataset import Split
+from advhash.data.text.characters import as_strings
 from advhash.errors import UsageError
+from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
-from advhash.experiments.poison.config import PoisonConfig
+from advhash.experiments.poison.adaptive import evading
+from advhash.experiments.poison.config import GateConfig, PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import (
     Embedded,
     Material,
     OfVictim,
-    drawn,
     identity,
     read,
+    sides,
     surface,
 )
 from advhash.experiments.prepare.code_key import code_version
@@ -40,16 +47,21 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.measures.intervals import Metric, mean_metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES
-from advhash.reports.poison import POISON, AtShare, PoisonRecord
+from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
+from advhash.storage.files import storage_errors
+from advhash.stores.admission import Gate, collapsed
 from advhash.stores.base import Ids
-from advhash.stores.figures import FIRST, Search
+from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
-COLLAPSED = 32  # bits for each bit that near-duplicates differ by, where nothing is said
+ASKED = {  # settings of all cells
+    *("modality", "bits", "known", "unseen", "seed", "store", "rescore", "gate", "rotate"),
+}
+SHOWN = 4  # planted inputs, and queries that find each
 
 
 @dataclass(frozen=True)
@@ -65,30 +77,32 @@ class CleanSearch:
 
     def compute(self, place: Place) -> Result:
         material: Material = place.part("material")
-        documents, search = material.documents, search_of(self.config)
+        documents, search = material.stored(material.documents), search_of(self.config)
+        asked, other = material.stored(material.unseen), material.stored(material.known)
         began = time.perf_counter()
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(len(documents)), documents)
             built = time.perf_counter()
-            known, _ = served.search(material.known, FIRST)
-            unseen, _ = served.search(material.unseen, FIRST)
+            known, _ = served.search(other, FIRST)
+            unseen, _ = served.search(asked, FIRST)
             searched = time.perf_counter()
+            share = store_recall(served.store, asked, documents)
             parameters = served.store.parameters()
-            exact = served.store.exact
-        share = np.ones(len(unseen))
-        if not exact:
-            share = search.results(material.unseen, documents)[1]
+        gate = stores_gate(self.config, material, documents.codes)
         return Result(
             {
+                "gate": gate and {"threshold": gate.threshold, "reached": gate.reached},
                 "parameters": parameters,
                 "seconds": {"build": built - began, "search": searched - built},
                 "bits": documents.codes.bits,
-                "documents": len(documents),
+                "known": len(known),
+                "repeated": material.split.repeated,
             },
             {
                 "known": torch.from_numpy(known),
                 "unseen": torch.from_numpy(unseen),
-                "store_recall": torch.from_numpy(np.asarray(share, np.float64)),
+                "store_recall": torch.from_numpy(share),
+                **({} if gate is None else {"refused": torch.from_numpy(gate.refuses_held)}),
                 **_kept(material.own),
             },
         )
@@ -109,31 +123,45 @@ class PlantedSearch:
 
     def compute(self, place: Place) -> Result:
         material: Material = place.part("material")
-        method: Poisoning = POISONINGS.create(self.config.attack.name, self.config.attack.settings)
+        method = method_of(self.config)
+        search, documents = search_of(self.config), material.stored(material.documents)
+        seen = material.seen(surface(self.config), budget_of(self.config, method))
+        own = 0 if seen.inputs is None else len(seen.inputs.own)
+        most = method.most(len(seen.known), len(documents), own)
+        expect_plantable(self.config, method, self.items, most)
         seed = derive_seed(self.config.seed, f"planted {self.restart}")
         began = time.perf_counter()
-        made = method.plant(material.seen(surface(self.config)), self.items, seed)
+        gate = self.config.gate
+        if gate is not None and gate.adaptive and not method.single:
+            fit = partial(gate_of, gate, documents=seen.corpus.codes, seed=seed)
+            items = evading(method, seen, self.items, most, fit, seed)
+        else:
+            items = method.plant(seen, self.items, seed)
         planted = time.perf_counter()
-        search, documents = search_of(self.config), material.documents
-        dropped, refused = collapsed(self.config, documents.codes, made.codes)
+        made = items.vectors if method.free_pairs else material.stored(items.vectors)
+        dropped, refused = admitted(self.config, material, documents.codes, made.codes)
         first = len(documents)
         ids = first + np.arange(len(made))
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(first), documents)
             served.remove(dropped)
             served.add(ids[~refused], made[np.flatnonzero(~refused)])
-            unseen, _ = served.search(material.unseen, FIRST)
+            built = time.perf_counter()
+            unseen, _ = served.search(material.stored(material.unseen), FIRST)
+            searched = time.perf_counter()
+        samples, pictures = shown(items, ids, unseen, material)
         return Result(
             {
-                "planted": len(made),
                 "refused": int(refused.sum()),
                 "dropped": len(dropped),
+                "samples": samples,
                 "seconds": {
                     "plant": planted - began,
-                    "search": time.perf_counter() - planted,
+                    "build": built - planted,
+                    "search": searched - built,
                 },
             },
-            {"unseen": torch.from_numpy(unseen)},
+            {"unseen": torch.from_numpy(unseen), **pictures},
         )
 
 
@@ -142,13 +170,10 @@ Cells = CleanSearch | PlantedSearch
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonPlan(Plan[PoisonConfig, Cells]):
-    """counts: planted items of each share, ascending; documents, known, unseen: as planned"""
+    """counts: planted items of each share, ascending"""
 
     counts: Sequence[int]
     documents: int
-    known: int
-    unseen: int
-    repeated: int
     source: str
 
 
@@ -169,6 +194,17 @@ class Poison(Experiment[PoisonConfig, Cells, PoisonPlan, PoisonRecord]):
         return poison_record(plan, results, place)
 
 
+def budget_of(config: PoisonConfig, method: Poisoning) -> Budget | None:
+    """The budget of an input; None: vectors are planted."""
+    return None if method.budget is None else config.budget.resolve(method.budget)
+
+
+def method_of(config: PoisonConfig) -> Poisoning:
+    """The method that plants. Raises UsageError: a setting that is none."""
+    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    return method
+
+
 def search_of(config: PoisonConfig) -> Search:
     """The search of a run."""
     return Search(config.store.model_dump(), [stage.model_dump() for stage in config.rescore])
@@ -176,7 +212,7 @@ def search_of(config: PoisonConfig) -> Search:
 
 def planned(config: PoisonConfig) -> PoisonPlan:
     """Raises AdvhashError for whatever can be seen before any work."""
-    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    method = method_of(config)
     if config.share is not None and config.items is not None:
         raise UsageError("expected --share or --items, got both: leave one of them out")
     if config.rows is not None and config.victim is not None:
@@ -186,37 +222,52 @@ def planned(config: PoisonConfig) -> PoisonPlan:
             "the victim has a quantiser of its own: expected no --quantise and no --bits; set "
             "victim.quantise, victim.bits"
         )
-    if method.plants == "pictures" and config.victim is None:
+    if method.budget is not None and config.victim is None:
         raise UsageError(
-            f"{config.attack.name} plants pictures: expected --victim, which sees them"
+            f"{config.attack.name} plants {method.plants}: expected --victim, which embeds them"
         )
+    if method.budget is None and (config.budget.norm, config.budget.eps) != (None, None):
+        raise UsageError(
+            f"{config.attack.name} plants vectors: expected no --eps and no --norm, got a budget"
+        )
+    if config.rows is not None and config.modality is not None:
+        raise UsageError("expected embeddings in files or --modality, got both")
     written = _written(config)
     search = search_of(written)
     check_served(search.store, search.rescore)
-    known: PlannedVictim | None = None
+    victim: PlannedVictim | None = None
+    own = 0
     if written.victim is None:
         stored = read(written)
         split = stored.drawn(written)
+        documents, known, unseen = map(len, (split.documents, split.known, split.unseen))
         material: Part = Embedded(written)
         source, what = _source(written), identity(written)
     else:
-        known = PlannedVictim.of(
+        victim = PlannedVictim.of(
             TrainConfig.build(
-                {
-                    **written.model_dump(include={"seed", "device", "victim", "dataset"}),
-                }
+                written.model_dump(include={"seed", "device", "victim", "dataset"})
             ).trusting(config.trust_code)
         )
-        modality = known.victim.query_modality(written.modality or "image")
-        known.victim.check_modality(modality)
-        written = known.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
-        data = known.data
-        split = drawn(written, len(data.database), _stand_ins(len(data.query)), None)
-        material, source = OfVictim(written), f"{known.name} on {data.name}, {modality}"
-        what = known.identity
-    counts = planted_counts(written, method, len(split.known), len(split.documents))
+        sees = victim.victim.bounds
+        modality = written.modality or ("image" if "image" in sees else next(iter(sees)))
+        modality = victim.victim.query_modality(modality)
+        victim.victim.check_modality(modality)
+        written = victim.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
+        data = victim.data
+        if method.budget is not None:
+            budget = written.budget.resolve(method.budget)
+            method.check_inputs(victim.victim, modality, budget)
+            written.budget = written.budget.written(method.budget)
+            own = len(data.validation)
+        documents = len(data.database)
+        known, unseen, _ = map(len, sides(written, documents, np.arange(len(data.query)), None))
+        material, source = OfVictim(written), f"{victim.called} on {data.name}, {modality}"
+        what = victim.identity
+    counts = planted_counts(written, documents)
+    expect_plantable(written, method, counts[-1], method.most(known, documents, own))
     cells = _cells(written, what, counts, source)
-    parts: dict[str, Part] = {} if known is None else {"victim": known}
+    parts: dict[str, Part] = {} if victim is None else {"victim": victim}
     parts["material"] = material
     return PoisonPlan(
         config=written,
@@ -226,26 +277,19 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         shown={
             "source": source,
             "attack": written.attack.model_dump(),
+            "budget": written.budget.model_dump() if method.budget else None,
             "store": written.store.model_dump(),
             "rescore": [stage.model_dump() for stage in written.rescore],
-            "documents": len(split.documents),
-            "known": len(split.known),
-            "unseen": len(split.unseen),
+            "documents": documents,
+            "known": known,
+            "unseen": unseen,
             "planted": list(counts),
             "restarts": written.restarts,
         },
         counts=counts,
-        documents=len(split.documents),
-        known=len(split.known),
-        unseen=len(split.unseen),
-        repeated=split.repeated,
+        documents=documents,
         source=source,
     )
-
-
-def _stand_ins(count: int) -> Any:
-    """Different queries, as many as there will be: only their number is planned."""
-    return np.arange(count, dtype=np.float32)[:, None]
 
 
 def _source(config: PoisonConfig) -> str:
@@ -272,30 +316,23 @@ def _written(config: PoisonConfig) -> PoisonConfig:
         if config.rows is None:
             update["modality"] = config.modality or "text"
     if config.share is None and config.items is None:
-        update["share"] = [DEFAULT_SHARE]
+        single = method_of(config).single
+        update |= {"items": 1} if single else {"share": [DEFAULT_SHARE]}
     return config.model_copy(update=update)
 
 
-def planted_counts(
-    config: PoisonConfig, method: Poisoning, known: int, documents: int
-) -> list[int]:
-    """How many items are planted, ascending.
-
-    Raises UsageError: two shares that are one item, or more items than the method can plant.
-    """
-    counts = _counts(config, method, documents)
-    most = method.most(known, documents)
-    if counts[-1] > most:
+def expect_plantable(config: PoisonConfig, method: Poisoning, items: int, most: int) -> None:
+    """Raise UsageError for more items than the method can plant."""
+    most = 1 if method.single else most
+    if items > most:
         raise UsageError(
-            f"{config.attack.name} plants at most {most} items here ({known} queries known, "
-            f"{documents} documents), got {counts[-1]}"
+            f"{config.attack.name} plants at most {most} items of what it knows here, got {items}: "
+            "set --items or a smaller --share"
         )
-    return counts
 
 
-def _counts(config: PoisonConfig, method: Poisoning, documents: int) -> list[int]:
-    if method.single:
-        return [1]
+def planted_counts(config: PoisonConfig, documents: int) -> list[int]:
+    """How many items are planted, ascending. Raises UsageError: two shares that are one item."""
     if config.items is not None:
         return [config.items]
     assert config.share is not None
@@ -314,15 +351,14 @@ def _cells(
     asked = {
         "source": what,
         "quantise": config.quantise and config.quantise.model_dump(),
-        **config.model_dump(
-            mode="json", include={"modality", "bits", "known", "unseen", "seed", "store", "rescore"}
-        ),
+        **config.model_dump(mode="json", include=ASKED),
         "threads": torch.get_num_threads(),
         "code": code_version(*CODE),
     }
     attack = {
         "attack": config.attack.model_dump(),
         "method": POISONINGS[config.attack.name].digest,
+        "budget": config.budget.model_dump(),
         "collapse": config.collapse and config.collapse.model_dump(),
     }
     names = (config.store.name, source)
@@ -334,25 +370,81 @@ def _cells(
     return cells
 
 
-def collapsed(config: PoisonConfig, documents: HashCodes, items: HashCodes) -> tuple[Ids, Any]:
-    """Ids of documents that are dropped for items, and (P,) which items are refused.
+def gate_of(config: GateConfig, probes: HashCodes, documents: HashCodes, seed: int) -> Gate:
+    """A gate of the rule of a config."""
+    return Gate.fit(probes, documents, config.rule, config.rate, derive_seed(seed, "gate"))
 
-    Near-duplicates among the documents are left as they are.
-    """
-    none = np.zeros(0, np.int64), np.zeros(len(items), bool)
+
+def stores_gate(config: PoisonConfig, material: Material, documents: HashCodes) -> Gate | None:
+    """The gate before the store; None: there is none."""
+    if config.gate is None:
+        return None
+    probes = material.stored(material.probes).codes
+    return gate_of(config.gate, probes, documents, config.seed)
+
+
+def admitted(
+    config: PoisonConfig, material: Material, documents: HashCodes, items: HashCodes
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Rows of documents that are dropped for items, and (P,) which items are not held."""
+    gate = stores_gate(config, material, documents)
+    refused = np.zeros(len(items), bool) if gate is None else gate.refuses(items)
     if config.collapse is None:
-        return none
-    dropped: set[int] = set()
-    refused = np.zeros(len(items), bool)
-    for item in range(len(items)):
-        near = np.flatnonzero(
-            distances(items[item : item + 1], documents)[0] <= config.collapse.within
-        )
-        if config.collapse.keep == "last":
-            dropped.update(near.tolist())
+        return np.zeros(0, np.int64), refused
+    taken = np.flatnonzero(~refused)
+    dropped, gone = collapsed(documents, items[taken], config.collapse.within, config.collapse.keep)
+    refused[taken[gone]] = True
+    return dropped, refused
+
+
+def shown(
+    items: Planted, ids: Ids, unseen: Ids, material: Material
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Some planted inputs and queries that find them: texts as they are, pictures as tensors.
+
+    ids: of the items; unseen: (N,10) results
+    """
+    rows, pictures = list[dict[str, Any]](), dict[str, Tensor]()
+    for place, content in enumerate(items.inputs[:SHOWN]):
+        assert material.victim is not None
+        query = material.victim.data.query
+        finders = np.flatnonzero((unseen == ids[place]).any(axis=1))
+        asked = material.split.unseen[finders[:SHOWN]].tolist()
+        sample: dict[str, Any] = {"found_by": len(finders)}
+        if content.dim() == 1:
+            texts = query.tensor("text")[asked]
+            sample |= {"text": as_strings(content[None])[0], "queries": as_strings(texts)}
         else:
-            refused[item] = len(near) > 0
-    return np.array(sorted(dropped), np.int64), refused
+            pictures[f"item {place}"] = content
+            for number, row in enumerate(asked):
+                pictures[f"item {place} query {number}"] = stored_picture(query, row)
+        rows.append(sample)
+    return rows, pictures
+
+
+def stored_picture(split: Split, row: int) -> Tensor:
+    """(3,H,W) uint8 of a row."""
+    mixed = split.mixed
+    return split.tensor("image")[row] if mixed is None else mixed.picture(row)
+
+
+def _samples(result: Result, place: Place) -> list[PlantedSample]:
+    """What `shown` kept, its pictures written into the run folder. Raises StorageError."""
+    samples = []
+    for number, sample in enumerate(result.document["samples"]):
+        tensors = {
+            name: result.tensors[name]
+            for name in (f"item {number}", *(f"item {number} query {i}" for i in range(SHOWN)))
+            if name in result.tensors and not place.alone
+        }
+        files = [f"samples/{name.replace(' ', '-')}.png" for name in tensors]
+        if tensors:
+            with storage_errors(place.folder / "samples"):
+                (place.folder / "samples").mkdir(exist_ok=True)
+                for file, content in zip(files, tensors.values(), strict=True):
+                    picture(content.float() / 255).save(place.folder / file, optimize=True)
+        samples.append(PlantedSample(**sample, files=files))
+    return samples
 
 
 def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
@@ -370,43 +462,45 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
     boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
     nothing = np.zeros(0, np.int64)
     before = judge(ids, nothing, own)
-    shares, spent = [], {"plant": 0.0, "search": 0.0}
+    refused = clean.tensors["refused"].numpy() if "refused" in clean.tensors else None
+    shares = []
+    spent = {"plant": 0.0, **clean.document["seconds"]}
     for place_of, count in enumerate(plan.counts):
         first = 1 + place_of * config.restarts
         done = results[first : first + config.restarts]
         after, random = [], []
         for restart, result in enumerate(done):
-            items = documents + np.arange(result.document["planted"])
+            items = documents + np.arange(count)
             after.append(judge(result.tensors["unseen"].numpy(), items, own))
             seed = derive_seed(config.seed, f"random documents {restart}")
             drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
             random.append(judge(ids, drawn_rows, own))
             for name in spent:
                 spent[name] += result.document["seconds"][name]
-        natural = judge(ids, natural_hubs(known, count), own)
+        hubs = natural_hubs(known, count)
+        natural = judge(ids, hubs, own)
         metrics = figures(before, after, natural, random, boot)
         metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
         shares.append(
             AtShare(
-                items=int(done[0].document["planted"]),
-                share=done[0].document["planted"] / documents,
+                items=count,
+                share=count / documents,
                 refused=[result.document["refused"] for result in done],
                 dropped=[result.document["dropped"] for result in done],
+                natural_refused=None if refused is None else int(refused[hubs].sum()),
                 metrics=metrics,
             )
         )
-    method: Poisoning = POISONINGS.create(config.attack.name, config.attack.settings)
+    method = method_of(config)
     entry = POISONINGS[config.attack.name]
-    seconds = {
-        "build": clean.document["seconds"]["build"],
-        "search": clean.document["seconds"]["search"] + spent["search"],
-        "plant": spent["plant"],
-        "all": place.seconds["all"],
-    }
+    spent["all"] = place.seconds["all"]
+    repeated = clean.document["repeated"]
     return PoisonRecord(
         schema_=POISON,
         command="poison",
-        run=run_info(place.final, config.seed, config.device, seconds),
+        run=run_info(
+            place.final, config.seed, config.device, {**spent, "all": place.seconds["all"]}
+        ),
         source=plan.source,
         quantise=config.quantise.model_dump() if config.quantise else None,
         bits=clean.document["bits"],
@@ -414,21 +508,25 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         summary=entry.summary,
         knowledge=list(method.knowledge),
         free_pairs=method.free_pairs,
+        budget=None if method.budget is None else str(config.budget.resolve(method.budget)),
+        samples=_samples(results[-1], place),
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
         collapse=config.collapse.model_dump() if config.collapse else None,
+        gate={**config.gate.model_dump(), **clean.document["gate"]} if config.gate else None,
+        rotate=config.rotate,
         documents=documents,
-        known=plan.known,
-        unseen=plan.unseen,
-        repeated=plan.repeated,
+        known=clean.document["known"],
+        unseen=len(ids),
+        repeated=repeated,
         restarts=config.restarts,
         metrics=shares[-1].metrics,
         shares=shares,
-        flags=_flags(plan, shares[-1].metrics),
+        flags=_flags(repeated, shares[-1].metrics),
     )
 
 
-def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
+def _flags(repeated: int, metrics: Mapping[str, Metric]) -> list[Flag]:
     flags = []
     over = metrics["planted_top10_over_natural"]
     if over.low is not None and over.low <= 0:
@@ -436,8 +534,8 @@ def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
             Flag(
                 "no_more_than_natural_hubs",
                 "warning",
-                "Planted items are found no more often than as many clean documents, those that "
-                "known queries find most often.",
+                "No difference shows between planted items and as many clean documents, those "
+                "that known queries find most often: the interval reaches 0 or lies below it.",
             )
         )
     recall = metrics["store_recall_at_10"].value
@@ -450,12 +548,12 @@ def _flags(plan: PoisonPlan, metrics: Mapping[str, Metric]) -> list[Flag]:
                 "10: what it loses by itself weighs more than what is planted.",
             )
         )
-    if plan.repeated:
+    if repeated:
         flags.append(
             Flag(
                 "repeated_queries",
                 "info",
-                f"{plan.repeated} queries are equal to another one and were left out.",
+                f"{repeated} queries have the direction of another one and were left out.",
             )
         )
     return flags

@@ -1,0 +1,32 @@
+"""Pages whose commands are run: every line that they show is printed."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import command
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def transcript(
+    page: str, folder: Path, capsys: pytest.CaptureFixture[str], *, left_out: str
+) -> Iterator[tuple[list[str], list[str]]]:
+    """What each command of a page shows and what it prints, in a folder with the page's files.
+
+    left_out: what lines hold that a page leaves out: times and places
+    """
+    text = (DOCS / page).read_text("utf-8")
+    (folder / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    runpy.run_path(str(folder / "make.py"))
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in block.split("$ advhash ")[1:]:
+            words, *shown = part.splitlines()
+            _, out, err = command(capsys, *shlex.split(words))
+            printed = [line.rstrip() for line in (out + err).splitlines()]
+            yield shown, [line for line in printed if left_out not in line]
