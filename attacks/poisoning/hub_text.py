@@ -142,7 +142,7 @@ def _shortened(victim: HashVictim, text: str, length: int) -> str:
     """The first words of a text whose tokens are at most `length`."""
     encoder, words = cast(Encoded, victim), text.split()
     while words:
-        tokens = encoder.tokeniser([" ".join(words)])
+        tokens = encoder.tokeniser()([" ".join(words)])
         if int((tokens.words >= 0).sum()) <= length:
             break
         words.pop()

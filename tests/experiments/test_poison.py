@@ -293,6 +293,12 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "Planted texts" in page
     assert body["samples"][0]["text"] in page
+    code, _, err = command(
+        capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
+        "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hubs",
+        "--items", "2", "--set", "victim.document_prompt=the ", "--out", str(tmp_path / "other"),
+    )  # fmt: skip
+    assert (code, "expected a victim without victim.document_prompt" in err) == (2, True)
 
 
 def test_planted_pictures_are_kept_as_the_store_got_them(

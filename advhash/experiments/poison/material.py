@@ -326,7 +326,7 @@ def fitted(config: PoisonConfig, documents: Floats) -> Cut:
     assert table is not None
     quantiser = QUANTISERS.create(table.name, table.settings)
     bits = documents.shape[1] if config.bits is None else config.bits
-    quantiser.check(documents.shape[1], bits)
+    quantiser.check(table.name, documents.shape[1], bits)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "quantiser") % 2**63)
     cut: Cut = quantiser.fit(torch.from_numpy(documents), bits, generator)
     return cut
