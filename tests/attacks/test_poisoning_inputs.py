@@ -132,7 +132,7 @@ def test_a_text_keeps_its_tokens_and_comes_nearer_to_queries(
     made, again = (planted("hub-text", what, 2) for _ in range(2))
     said = as_strings(torch.stack(list(made.inputs)))
     assert said == as_strings(torch.stack(list(again.inputs)))
-    tokens = victim.tokeniser(said)
+    tokens = victim.tokeniser()(said)
     assert ((tokens.words >= 0).sum(dim=1) <= TOKENS).all()
     stored = vectors(
         victim, Split({"text": torch.stack(list(made.inputs))}, torch.zeros(2, 1)), "text"
