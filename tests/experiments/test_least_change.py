@@ -112,6 +112,13 @@ def test_doubts_are_flagged(sizes: dict[str, Any], flag: str | None) -> None:
     assert [each["name"] for each in figures["flags"]] == ([] if flag is None else [flag])
 
 
+def test_a_bound_of_nothing_has_no_ratio() -> None:
+    figures = least_change_figures([row_of(), row_of(bound=0.0, real=0.0, attack=0.01)], 256, 0)
+    ratio = figures["metrics"]["stored_over_bound"]
+    assert (ratio["n"], ratio["value"]) == (1, pytest.approx(1.5))
+    assert figures["metrics"]["least_change_bound"]["n"] == 2
+
+
 def test_where_nothing_is_stated_the_page_says_so(document: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "half": False, **dict.fromkeys(SIZES)} for row in document["pictures"]]
     told = {**document, "pictures": rows, **least_change_figures(rows, 256, 0)}

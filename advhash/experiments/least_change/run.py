@@ -211,7 +211,8 @@ def _threshold(config: LeastChangeConfig, victim: HashVictim, name: str) -> int:
 def least_change_figures(rows: Sequence[dict[str, Any]], bits: int, seed: int) -> dict[str, Any]:
     """Medians over pictures, shares at levels, and flags.
 
-    least_change_…: bound, real, attack and stored in grey levels; …_over_bound: their ratios to it
+    least_change_…: bound, real, attack and stored in grey levels; …_over_bound: their ratios to a
+    bound that is not 0, as it is where values tie within the rounding of their own computation
     at each level: `holds_unrounded`, `holds_as_run`: no smaller change leaves the threshold, by the
     bound of the map and of the hash as it runs; `leaves_stored`: a stored picture so near was seen
     """
@@ -221,8 +222,9 @@ def least_change_figures(rows: Sequence[dict[str, Any]], bits: int, seed: int) -
         for name in SIZES
     }
     figures = {f"least_change_{name}": values for name, values in sizes.items()}
+    positive = np.where(sizes["bound"] > 0, sizes["bound"], np.nan)
     figures |= {
-        f"{name}_over_bound": sizes[name] / sizes["bound"] for name in ("real", "attack", "stored")
+        f"{name}_over_bound": sizes[name] / positive for name in ("real", "attack", "stored")
     }
     levels = [
         {
@@ -245,8 +247,11 @@ def least_change_figures(rows: Sequence[dict[str, Any]], bits: int, seed: int) -
 
 
 def _spread(values: Floats) -> dict[str, float | None]:
-    """The extremes, and what 5 % lie below and above; None where it is infinite."""
-    names = ("least", "low", "high", "most")
+    """The extremes, and what 5 % lie below and above; None where it is infinite.
+
+    values: NaN marks a picture that is left out
+    """
+    names, values = ("least", "low", "high", "most"), values[~np.isnan(values)]
     if not len(values):
         return dict.fromkeys(names)
     quantiles = np.quantile(values, (0, 0.05, 0.95, 1), method="inverted_cdf")
