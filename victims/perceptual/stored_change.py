@@ -23,6 +23,7 @@ REACHES = ((0.1, 0), (0.25, 0), (0.0, 0), (0.5, 1), (1.0, 2), (2.0, 4))  # see `
 CORRECTIONS = 2  # of each
 SMALLEST, LARGEST = 0.9, 64.0  # scales of a change
 PRECISION = 1.01  # of a scale
+SAMPLED = 30_000  # colour values that tell how long a rounded change is
 
 
 def least_stored(
@@ -90,13 +91,24 @@ def _shrunk(
                 return None
     else:
         low, most = SMALLEST, float(np.square(best).sum())
-        high = _halved(
-            lambda scale: np.square(_rounded(scale * change, clean)).sum() >= most, low, LARGEST
-        )[0]
-        if high == SMALLEST or not leaves(_rounded(high * change, clean)):
+        high = _scale_within(most, change, clean)
+        nearer = _rounded(high * change, clean)
+        if high <= low or np.square(nearer).sum() >= most or not leaves(nearer):
             return None
     least = _halved(lambda scale: leaves(_rounded(scale * change, clean)), low, high)[1]
     return _rounded(least * change, clean)
+
+
+def _scale_within(most: float, change: Floats, clean: Floats) -> float:
+    """About the largest multiple of a change that has, rounded, a square sum below `most`."""
+    step = 1 + change.size // SAMPLED
+    step += step % 3 == 0  # all colours
+    some, levels = change.ravel()[::step], clean.ravel()[::step]
+    return _halved(
+        lambda scale: np.square(_rounded(scale * some, levels)).sum() * step >= most,
+        SMALLEST,
+        LARGEST,
+    )[0]
 
 
 def _halved(holds: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
