@@ -26,6 +26,7 @@ import scipy.optimize
 from advhash.errors import UsageError
 from advhash.victims.perceptual.hashes import (
     PDQ,
+    DHash,
     PerceptualHash,
     PHash,
     blurred_points,
@@ -134,6 +135,17 @@ def linear_hash(victim: PerceptualHash, height: int, width: int) -> LinearHash:
     )
 
 
+def difference_map(victim: DHash, height: int, width: int) -> LinearHash:
+    """The linear map of dhash on pictures of this size, whose bits are values above 0.
+
+    Its `rounding` is not stated: nothing is proven by it.
+    """
+    rows = _resampling(height, victim.side, "lanczos")
+    columns = np.diff(_resampling(width, victim.side + 1, "lanczos"), axis=0)
+    unstated = np.full(victim.bits, np.inf)
+    return LinearHash(rows, columns, np.array(GREY) / 2**16, False, unstated)
+
+
 def least_l2(
     linear: LinearHash, bits: npt.NDArray[np.bool_], pixels: npt.NDArray[np.uint8], threshold: int
 ) -> LeastChange | None:
@@ -177,25 +189,28 @@ class Aim:
         )
         return float(scanned[int((falling + rising).argmin())])
 
+    def chosen(self, t: float, spare: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        """(N,) the cheapest bits to take past t, `flips` and `spare` of each side; ±1, whither."""
+        own, rows, signs = np.diag(self.gram), [], []
+        for side, sign in ((self.bits, -1.0), (~self.bits, 1.0)):
+            places = np.flatnonzero(side)
+            far = np.maximum(sign * (t - self.values[places]), 0)
+            rows.append(places[np.argsort(far**2 / own[places])[: self.flips + spare]])
+            signs.append(np.full(len(rows[-1]), sign))
+        return np.concatenate(rows), np.concatenate(signs)
+
     def weights(self, t: float, *, margin: float, spare: int = 0) -> Floats:
-        """(K,) the least change δ = Mᵀ weights that takes the cheapest bits of each side past t.
+        """(K,) the least change δ = Mᵀ weights that takes the chosen bits past t.
 
         margin: how far past it, as a share of their mean distance to it; at least a hair's breadth
         spare:  bits of each side beside those that must flip
         """
-        own, signs, rows = np.diag(self.gram), [], []
-        for side, sign in ((self.bits, -1.0), (~self.bits, 1.0)):
-            places = np.flatnonzero(side)
-            far = np.maximum(sign * (t - self.values[places]), 0)
-            chosen = places[np.argsort(far**2 / own[places])[: self.flips + spare]]
-            rows.append(chosen)
-            signs.append(np.full(len(chosen), sign))
-        row, sign_of = np.concatenate(rows), np.concatenate(signs)
-        far = np.maximum(sign_of * (t - self.values[row]), 0)
+        rows, signs = self.chosen(t, spare)
+        far = np.maximum(signs * (t - self.values[rows]), 0)
         wanted = far + max(margin * float(far.mean()), 1e-7 * float(np.std(self.values)))
-        signed = self.gram[np.ix_(row, row)] * sign_of[:, None] * sign_of[None]
+        signed = self.gram[np.ix_(rows, rows)] * signs[:, None] * signs[None]
         weights = np.zeros(len(self.values))
-        np.add.at(weights, row, sign_of * _least_norm(signed, wanted))
+        weights[rows] = signs * _least_norm(signed, wanted)
         return weights
 
 
