@@ -11,7 +11,11 @@ from advhash.errors import UsageError
 from advhash.victims.perceptual import PDQ, DHash, PerceptualHash, PHash
 from advhash.victims.perceptual.certificates import least_l2, linear_hash, majorants
 from advhash.victims.perceptual.resampling import Picture
-from advhash.victims.perceptual.stored_change import least_stored
+from advhash.victims.perceptual.stored_change import (
+    least_stored,
+    least_stored_level,
+    map_of,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -140,6 +144,25 @@ def test_a_stored_picture_keeps_to_black_and_white() -> None:
     assert found is not None
     assert moved is not None
     assert np.sqrt(((moved - pixels.astype(float)) ** 2).sum()) > 1.2 * found.bound
+
+
+@pytest.mark.parametrize("victim", [PDQ(), PHash(), DHash()], ids=["pdq", "phash", "dhash"])
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (6, 40), (16, 16)], ids=str)
+def test_tiny_pictures_are_answered_too(victim: PerceptualHash, size: tuple[int, int]) -> None:
+    """Some of their values no pixel moves, others only together."""
+    pixels = np.ascontiguousarray(photo(160)[:: 160 // size[0], :: 160 // size[1]])
+    pixels = pixels[: size[0], : size[1]]
+    own = victim.bits_of(Picture.of(pixels))
+    linear = map_of(victim, *size)
+    for moved in (
+        least_stored(victim, linear, pixels, 5),
+        least_stored_level(victim, linear, pixels, 5, (1, 8, 64)),
+    ):
+        assert moved is None or (victim.bits_of(Picture.of(moved)) != own).sum() > 5
+    if not isinstance(victim, DHash) and 2 * own.sum() == victim.bits:
+        found = least_l2(linear, own, pixels, 5)
+        assert found is not None
+        assert found.real <= found.bound <= found.attack
 
 
 def test_what_cannot_be_answered() -> None:

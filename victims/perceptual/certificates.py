@@ -44,6 +44,7 @@ from advhash.victims.perceptual.resampling import (
 Floats = npt.NDArray[np.float64]
 SCANNED, COARSE = 4000, 400  # values of t: for a proof, and to begin an attack at
 FLOAT32, WHITE = 2.0**-24, 255  # half a unit in the last place of 1; the largest grey level
+NOTHING, TINY = 1e-12, 1e-200  # of the largest norm of a row, and beside it
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -90,7 +91,8 @@ class LeastChange:
 
     bound:  no change of a smaller L2 leaves the threshold, of the map without roundings
     real:   the same of the real hash, whose roundings may help the attacker; 0: vacuous
-    attack: L2 of a change that does, of the map without roundings and without clipping
+    attack: L2 of a change that does, of the map without roundings and without clipping; infinite
+        where none was seen, as in pictures of a few pixels, whose values cannot all be moved
     change: (H,W,3) that change
     """
 
@@ -161,7 +163,10 @@ def least_l2(
     gram = linear.gram()
     bound, start = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
     real, _ = _bound(values, upper, lower, gram, flips, linear.rounding)
-    attack, change = _attack(linear, Aim(values, linear.bits(pixels), gram, flips), start)
+    own = linear.bits(pixels)
+    attack, change = _attack(linear, Aim(values, own, gram, flips), start)
+    if int((linear.bits(pixels + change) != own).sum()) <= threshold:
+        attack = np.inf
     return LeastChange(bound, real, attack, change)
 
 
@@ -182,7 +187,7 @@ class Aim:
         """The t of a coarse scan at which the change is least, were the rows of M orthogonal."""
         upper, lower = np.flatnonzero(self.bits), np.flatnonzero(~self.bits)
         scanned, none = _scan(self.values, upper, lower, COARSE), np.zeros(len(self.values))
-        own = np.diag(self.gram)
+        own = diagonal(self.gram)
         falling, rising = (
             _smallest(self.values[side], none[side], own[side], scanned, self.flips, sign)
             for side, sign in ((upper, 1), (lower, -1))
@@ -191,7 +196,7 @@ class Aim:
 
     def chosen(self, t: float, spare: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """(N,) the cheapest bits to take past t, `flips` and `spare` of each side; ±1, whither."""
-        own, rows, signs = np.diag(self.gram), [], []
+        own, rows, signs = diagonal(self.gram), [], []
         for side, sign in ((self.bits, -1.0), (~self.bits, 1.0)):
             places = np.flatnonzero(side)
             far = np.maximum(sign * (t - self.values[places]), 0)
@@ -209,21 +214,28 @@ class Aim:
         far = np.maximum(signs * (t - self.values[rows]), 0)
         wanted = far + max(margin * float(far.mean()), 1e-7 * float(np.std(self.values)))
         signed = self.gram[np.ix_(rows, rows)] * signs[:, None] * signs[None]
+        signed += NOTHING * self.gram.diagonal().max() * np.eye(len(rows))
         weights = np.zeros(len(self.values))
         weights[rows] = signs * _least_norm(signed, wanted)
         return weights
 
 
+def diagonal(gram: Floats) -> Floats:
+    """(K,) of M Mᵀ, above 0 also where no pixel moves a value, as in a picture of 16 pixels."""
+    own = np.diag(gram)
+    return np.maximum(own, NOTHING * own.max() + TINY)
+
+
 def majorants(gram: Floats) -> list[Floats]:
     """Diagonals E ≽ M Mᵀ: by its rows, and by its scaled largest eigenvalue."""
-    own = np.diag(gram)
+    own = diagonal(gram)
     scale = np.sqrt(own)
     largest = scipy.linalg.eigh(
         gram / scale[:, None] / scale[None],
         eigvals_only=True,
         subset_by_index=[len(own) - 1, len(own) - 1],
     )[0]
-    return [np.abs(gram).sum(axis=1), own * largest * (1 + 1e-9)]
+    return [np.maximum(np.abs(gram).sum(axis=1), own), own * largest * (1 + 1e-9)]
 
 
 def _bound(
@@ -277,7 +289,7 @@ def _attack(linear: LinearHash, aim: Aim, start: float) -> tuple[float, Floats]:
 
     def norm(t: float) -> float:
         weights = aim.weights(t, margin=0)
-        return float(np.sqrt(weights @ aim.gram @ weights))
+        return float(np.sqrt(max(weights @ aim.gram @ weights, 0)))
 
     bracket = (start - 0.02 * spread, start + 0.02 * spread)
     result = scipy.optimize.minimize_scalar(norm, bracket=bracket, options={"maxiter": 30})
@@ -291,7 +303,7 @@ def _least_norm(gram: Floats, wanted: Floats) -> Floats:
     The dual problem, min over λ ≥ 0 of λᵀ B Bᵀ λ / 2 − wantedᵀ λ, is one of non-negative least
     squares.
     """
-    factor = np.linalg.cholesky(gram + 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    factor = np.linalg.cholesky(gram)
     target = scipy.linalg.solve_triangular(factor, wanted, lower=True)
     multipliers, _ = scipy.optimize.nnls(factor.T, target, maxiter=50 * len(gram))
     return np.asarray(multipliers)

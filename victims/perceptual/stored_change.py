@@ -17,7 +17,13 @@ import numpy.typing as npt
 import scipy.linalg
 
 from advhash.victims.base import HashVictim
-from advhash.victims.perceptual.certificates import Aim, LinearHash, difference_map, linear_hash
+from advhash.victims.perceptual.certificates import (
+    Aim,
+    LinearHash,
+    diagonal,
+    difference_map,
+    linear_hash,
+)
 from advhash.victims.perceptual.hashes import PDQ, DHash, PerceptualHash, PHash
 from advhash.victims.perceptual.resampling import Picture
 
@@ -40,7 +46,7 @@ class ZeroAim(Aim):
         return 0.0
 
     def chosen(self, t: float, spare: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        cost = (self.values - t) ** 2 / np.diag(self.gram)
+        cost = (self.values - t) ** 2 / diagonal(self.gram)
         rows = np.argsort(cost)[: self.flips + spare]
         return rows, np.where(self.bits[rows], -1.0, 1.0)
 
@@ -75,17 +81,16 @@ class _Search:
     def of(
         cls, victim: PerceptualHash, linear: LinearHash, pixels: Pixels, threshold: int
     ) -> _Search | None:
-        """None where the hash has too few bits that could flip."""
+        """None where too few bits could flip, or no pixel moves any value."""
         own = victim.bits_of(Picture.of(pixels))
         clean = pixels.astype(np.float64)
         values, gram = linear.values(clean), linear.gram()
-        if isinstance(victim, DHash):
-            aim, most = ZeroAim(values, own, gram, threshold + 1), victim.bits
-        else:
-            aim = Aim(values, own, gram, threshold // 2 + 1)
-            most = int(min(own.sum(), (~own).sum()))
-        if aim.flips > most:
+        zero = isinstance(victim, DHash)
+        flips = threshold + 1 if zero else threshold // 2 + 1
+        most = victim.bits if zero else min(own.sum(), (~own).sum())
+        if flips > most or not gram.any():
             return None
+        aim = (ZeroAim if zero else Aim)(values, own, gram, flips)
         return cls(victim, linear, clean, own, threshold, aim)
 
     def leaves(self, change: Floats) -> bool:

@@ -106,7 +106,7 @@ def judged(
         **result,
         "bound": answer.bound / scale,
         "real": answer.real / scale,
-        "attack": answer.attack / scale,
+        "attack": answer.attack / scale if np.isfinite(answer.attack) else None,
         "stored": stored,
     }
 
