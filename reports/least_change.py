@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from advhash.measures.intervals import Metric
 from advhash.registry import called
@@ -228,9 +228,9 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
                     label=label,
                 )
         axes.set_xscale("log")
-        for part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            part(ScalarFormatter())
-        axes.tick_params(axis="x", which="both", labelsize=8)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:g}"))
+        axes.minorticks_off()
         axes.set_xlabel("grey levels, the root of the mean square")
         axes.set_ylabel("pictures")
         figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
