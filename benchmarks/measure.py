@@ -58,6 +58,8 @@ SCRIPTS = (
     Script("victim_table.py", ("victims/table.md",), photographs=True),
     Script("defended.py", ("defenses/measured.md",), photographs=True),
     Script("certificates.py", ("defenses/smoothing.md", "defenses/purification.md")),
+    Script("black_box_hashes.py", ("attacks/black_box_hashes.md",), photographs=True),
+    Script("perceptual_certificates.py", ("victims/certificates.md",), photographs=True),
     Script("ensembles.py", photographs=True),
     Script("words_and_hashes.py"),
     Script("stores.py", ("attacks/poisoning_stores.md",), photographs=True),

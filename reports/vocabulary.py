@@ -404,6 +404,33 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Bits that hold of a vote over draws that are new at each request."),
         Figure("recall_served", "relevant rows that stay, served", "share", "defender",
                "Relevant rows that stay by a vote over draws that are new at each request."),
+        Figure("least_change_bound", "least change, bound", "plain", "defender",
+               "Proven for the map of a perceptual hash without its roundings: no smaller change "
+               "leaves the threshold. In grey levels, the root of the mean square over colour "
+               "values; the median over pictures."),
+        Figure("least_change_real", "least change, bound as it runs", "plain", "defender",
+               "The same proven for the hash with its roundings; 0: nothing is."),
+        Figure("least_change_attack", "least change, reached", "plain", "defender",
+               "A change that leaves the threshold of the map without roundings, in fractions of "
+               "grey levels."),
+        Figure("least_change_stored", "least change, 8 bits", "plain", "defender",
+               "The change to the nearest picture of whole grey levels that was seen to leave the "
+               "threshold of the hash as it runs."),
+        Figure("real_over_bound", "bound as it runs / bound", "ratio", "neither",
+               "What the allowance for roundings leaves of the bound; the median over pictures."),
+        Figure("attack_over_bound", "reached / bound", "ratio", "neither",
+               "How far the change that was reached lies above the bound; the median over "
+               "pictures."),
+        Figure("stored_over_bound", "8 bits / bound", "ratio", "neither",
+               "How far the change to the stored picture lies above the bound; the median over "
+               "pictures."),
+        Figure("holds_unrounded", "hold, without roundings", "share", "defender",
+               "Share of pictures whose bound is at least a size: no smaller change suffices."),
+        Figure("holds_as_run", "hold, as the hash runs", "share", "defender",
+               "Share of pictures whose bound of the hash with its roundings is at least a size."),
+        Figure("leaves_stored", "leave, 8 bits", "share", "attacker",
+               "Share of pictures with a stored picture within a size that was seen to leave the "
+               "threshold."),
     ),
     "Reconstructions": (
         Figure("accuracy_undefended", "accuracy, undefended", "share", "defender",

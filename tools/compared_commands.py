@@ -74,6 +74,7 @@ COMMANDS = {
         "--queries 12 --inputs ood --detector novelty --adaptive steps=3",
     ],
     "certify": [f"certify {DPSH} --queries 12 --sigma 0.1 --samples 150 --radii 0.05,0.15,0.9"],
+    "least-change": ["certify --victim phash --set dataset.pictures=40 --queries 12"],
     "lifelong": [
         f"lifelong {EMOJI} --orders 1 --increments 1 --seeds 2 --set rival.epochs=1 "
         f"--set rival.width=16 {GAN} --set lifelong.queries=12 --out {{out}}",

@@ -27,6 +27,7 @@ from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
 from advhash.cli.imported import import_model
 from advhash.cli.invert import invert
+from advhash.cli.least_change import least_change
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
 from advhash.cli.options import Json, placed
@@ -101,6 +102,7 @@ app.command()(report)
 app.command()(train)
 app.command()(transfer)
 app.command()(evolve)
+app.command("least-change", hidden=True)(least_change)  # `certify` of pdq and phash runs it
 app.command("search", hidden=True)(evolve)  # its name until 0.1
 for part in (app, data_app, codes_app):
     for registered in part.registered_commands:

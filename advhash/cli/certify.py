@@ -1,4 +1,4 @@
-"""`advhash certify`: how many bits no attack in an L2 ball can flip, from the command line."""
+"""`advhash certify`, from the command line: what no attack in an L2 ball can do to a hash."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ import typer
 
 from advhash.cli.console import print_end, print_metrics
 from advhash.cli.execute import experiment
+from advhash.cli.least_change import Threshold, print_least_change
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
+from advhash.errors import UsageError
 
 if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
+    from advhash.reports.least_change import LeastChangeRecord
+
+PERCEPTUAL = frozenset({"pdq", "phash", "dhash", "ahash", "whash", "blockhash"})
+SMOOTHING = ("sigma", "votes", "defense")  # settings that ask for the smoothed twin
+
+
+def show(record: CertificateRecord | LeastChangeRecord) -> None:
+    """What is certified of a smoothed hash, or how little can suffice for one that is not."""
+    from advhash.reports.certificates import CertificateRecord
+
+    if isinstance(record, CertificateRecord):
+        print_certificates(record)
+    else:
+        print_least_change(record)
 
 
 def print_certificates(record: CertificateRecord) -> None:
@@ -29,7 +45,19 @@ def print_certificates(record: CertificateRecord) -> None:
     print_end(record)
 
 
-@experiment("certify", show=print_certificates, required=("victim",))
+def _exact(values: dict[str, Any]) -> str | None:
+    """`least-change` for a perceptual hash as it is. Raises UsageError: a threshold elsewhere."""
+    if values["victim"]["name"] in PERCEPTUAL and not values.keys() & set(SMOOTHING):
+        return "least-change"
+    if "threshold" in values:
+        raise UsageError(
+            "--threshold: expected --victim pdq or phash without --sigma, --votes and --defense, "
+            "which have the exact answer; the radius of a smoothed hash is --within"
+        )
+    return None
+
+
+@experiment("certify", show=show, required=("victim",), alias=_exact)
 def certify(
     victim: Victim = None,
     dataset: DatasetName = None,
@@ -51,6 +79,7 @@ def certify(
     radii: Annotated[
         str | None, typer.Option("--radii", help="L2, in pixels. (default: 0.25,0.5,1)")
     ] = None,
+    threshold: Threshold = None,
     within: Annotated[
         int | None, typer.Option("--within", help="Hamming radius searched. (default: bits/4)")
     ] = None,
@@ -60,9 +89,11 @@ def certify(
     ] = None,
     out: OutFile = None,
 ) -> dict[str, Any]:
-    """Certify codes by randomised smoothing: bits and recall that no attack in an L2 ball takes.
+    """Certify what no attack in an L2 ball can do to a hash.
 
-    The certificate holds for the smoothed hash, whose retrieval stands beside it. Finished blocks
-    of queries are kept: the same command goes on where it was stopped.
+    Randomised smoothing bounds bits and recall of the smoothed hash, whose retrieval stands beside
+    it. For pdq and phash without --sigma: the L2 below which no change leaves the threshold, and
+    how near attacks come to it. Finished blocks of queries are kept: the same command goes on where
+    it was stopped.
     """
-    return {"radii": None if radii is None else radii.split(",")}
+    return {"radii": None if radii is None else radii.split(","), "threshold": threshold}

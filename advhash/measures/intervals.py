@@ -1,8 +1,8 @@
 """Means, differences and ratios over queries with their intervals, and p-values.
 
 Intervals are 95 % ones from the BCa bootstrap over queries (Efron 1987, through scipy), of rates
-exact ones (`rate_metric`); for those over training runs as well see `hierarchical`. Only the seed
-decides over chance.
+exact ones (`rate_metric`), of medians those of order statistics (`median_metric`); for those over
+training runs as well see `hierarchical`. Only the seed decides over chance.
 """
 
 from __future__ import annotations
@@ -79,6 +79,29 @@ def mean_metric(values: npt.ArrayLike, seed: int) -> Metric:
     )
     low, high = interval or (None, None)
     return Metric(value=value, low=low, high=high, n=len(kept))
+
+
+def median_metric(values: npt.ArrayLike) -> Metric:
+    """Median over queries with the 95 % interval of its order statistics, which draws nothing.
+
+    values: (N,) may hold infinities; NaN marks a query that is left out. A side on which no order
+    statistic is certain enough, as where N is below 6, or where it is infinite, has no bound.
+
+    >>> median_metric([3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 7.0, 8.0])
+    Metric(value=4.5, low=1.0, high=8.0, n=8)
+    """
+    from scipy.stats import quantile_test
+
+    kept = np.asarray(values, dtype=np.float64)
+    kept = kept[~np.isnan(kept)]
+    if len(kept) == 0:
+        return Metric()
+    interval = quantile_test(kept, p=0.5).confidence_interval(CONFIDENCE)
+    value, low, high = (
+        float(number) if np.isfinite(number) else None
+        for number in (np.median(kept), interval.low, interval.high)
+    )
+    return Metric(value, low, high, len(kept))
 
 
 def rate_metric(values: npt.ArrayLike, seed: int) -> Metric:

@@ -24,6 +24,7 @@ from advhash.reports.encoding import ENCODING, encoding_chapter
 from advhash.reports.evolve import SEARCH, search_chapter
 from advhash.reports.inversion.chapter import inversion_chapter
 from advhash.reports.inversion.record import SCHEMA as INVERSION
+from advhash.reports.least_change import LEAST_CHANGE, least_change_chapter
 from advhash.reports.lifelong.chapter import lifelong_chapter
 from advhash.reports.lifelong.record import LIFELONG
 from advhash.reports.phase import PHASE, phase_chapter
@@ -48,6 +49,7 @@ KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the or
     TRANSFER: _each(transfer_chapter),
     POISON: _each(poison_chapter),
     CERTIFY: _each(certificate_chapter),
+    LEAST_CHANGE: _each(least_change_chapter),
     LIFELONG: _each(lifelong_chapter),
     INVERSION: _each(inversion_chapter),
     ENCODING: _each(encoding_chapter),

@@ -64,6 +64,7 @@ def test_ten_kills_at_random_moments_change_nothing(
         "certify",
         "detect",
         "evolve",
+        "least-change",
         pytest.param("lifelong", marks=pytest.mark.slow),
         "phase-chart",
     ],

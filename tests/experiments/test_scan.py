@@ -252,6 +252,27 @@ class TestLeastChange:
             noisy = (pixels + noise).round().clip(0, 255).astype(np.uint8)
             assert (own != victim.bits_of(Picture.of(noisy))).sum() <= threshold
 
+    @pytest.mark.parametrize("name", ["pdq", "phash", "dhash"])
+    def test_the_linear_map_needs_no_more_than_gradients(self, name: str) -> None:
+        ready = ReadyHash(VICTIMS.create(name))
+        threshold = ready.bits // 8 - 1
+        for left in (0, 90, 200):
+            pixels = np.ascontiguousarray(load_sample_images().images[0][200:264, left : left + 96])
+            found = least_change(ready, pixels, threshold, seed=0)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("advhash.experiments.scan.evasion.has_map", lambda _: False)
+                other = least_change(ready, pixels, threshold, seed=0)
+            assert found is not None
+            assert other is not None
+            assert found.linf <= other.linf
+            assert found.l2 <= other.l2
+
+    def test_a_flat_picture_is_moved_too(self) -> None:
+        flat = np.full((64, 64, 3), 120, np.uint8)
+        flat[20:24, 30:34] = 121
+        for name in ("phash", "dhash"):
+            assert least_change(ReadyHash(VICTIMS.create(name)), flat, 6, seed=0) is not None
+
     def test_a_higher_threshold_takes_more(self) -> None:
         ready = ReadyHash(PDQ())
         pixels = np.ascontiguousarray(load_sample_images().images[0][200:264, 200:296])

@@ -24,6 +24,7 @@ from advhash.reports.detection import DetectionRecord
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Detection, EncodingRecord, Site
 from advhash.reports.evolve import SearchRecord
 from advhash.reports.inversion.record import InversionRecord
+from advhash.reports.least_change import LEVELS, LeastChangeRecord
 from advhash.reports.lifelong.record import VERDICT, LifelongRecord
 from advhash.reports.phase import FACTORS, OUTCOMES, PhaseRecord
 from advhash.reports.poison import OWN, PLANTED, PoisonRecord
@@ -468,6 +469,35 @@ def make_certify(file: Path) -> Path:
     return file
 
 
+def make_least_change(file: Path) -> Path:
+    """A file of `advhash certify --victim pdq --out`: three pictures, nothing stated for one."""
+    sizes: list[dict[str, Any]] = [
+        {"half": True, "bound": 0.2, "real": 0.1, "attack": 0.21, "stored": 0.3},
+        {"half": True, "bound": 0.4, "real": 0.0, "attack": 0.5, "stored": None},
+        {"half": False, **dict.fromkeys(("bound", "real", "attack", "stored"))},
+    ]
+    names = [f"least_change_{name}" for name in ("bound", "real", "attack", "stored")]
+    names += [f"{name}_over_bound" for name in ("real", "attack", "stored")]
+    shares = dict.fromkeys(("holds_unrounded", "holds_as_run", "leaves_stored"), vars(SHARE))
+    record = LeastChangeRecord.model_validate(
+        {
+            "schema_": "advhash/least-change/1", "command": "least-change", "version": "0",
+            "created": "2026-01-01T00:00:00", "seed": 0, "seconds": 1.0, "environment": {},
+            "victim": {"name": "pdq", "settings": {"shrink": 512}},
+            "dataset": {"name": "toy", "settings": {}}, "bits": 256, "threshold": 31,
+            "pictures": [{"picture": HOSTILE, "row": row, "height": 8, "width": 8, **size}
+                         for row, size in enumerate(sizes)],
+            "stated": 2, "metrics": dict.fromkeys(names, vars(SHARE)),
+            "spread": {name: {"least": 0.1, "low": 0.2, "high": 0.8, "most": None}
+                       for name in names},
+            "levels": [{"level": level, "metrics": shares} for level in LEVELS],
+            "flags": [{"name": "tied_values", "level": "warning", "message": HOSTILE}],
+        }
+    )  # fmt: skip
+    file.write_text(record.dumps(), encoding="utf-8")
+    return file
+
+
 def make_benchmark(folder: Path) -> Path:
     """Two victims, two attacks, two radii; one cell failed."""
     names = ("map", "map_chance", "map_adversarial", "tmap", "tmap_chance", "tmap_clean",
@@ -577,6 +607,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run 
     "untargeted": lambda folder: make_run(folder, goal="untargeted"),
     "detect": lambda folder: make_detect(folder.with_suffix(".json")),
     "certify": lambda folder: make_certify(folder.with_suffix(".json")),
+    "least-change": lambda folder: make_least_change(folder.with_suffix(".json")),
     "transfer": make_transfer,
     "defend": lambda folder: make_transfer(folder, defended=True),
     "lifelong": make_lifelong,

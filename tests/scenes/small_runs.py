@@ -69,6 +69,9 @@ KINDS = {
     "encode": [
         *(*DPSH, *DHTA, "--queries", "12", "--eps", "16/255", "--set", "most_bits=600"),
     ],
+    "least-change": [
+        *("--victim", "pdq", "--set", "dataset.pictures=60", "--queries", "60"),
+    ],
     "lifelong": [
         *("--orders", "1", "--increments", "1", "--seeds", "2"),
         *("--set", "lifelong.attacked_seeds=0", *EMOJI),

@@ -11,6 +11,11 @@ from advhash.errors import UsageError
 from advhash.victims.perceptual import PDQ, DHash, PerceptualHash, PHash
 from advhash.victims.perceptual.certificates import least_l2, linear_hash, majorants
 from advhash.victims.perceptual.resampling import Picture
+from advhash.victims.perceptual.stored_change import (
+    least_stored,
+    least_stored_level,
+    map_of,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -105,9 +110,67 @@ def test_a_larger_picture_is_shrunk_by_roundings_that_leave_nothing() -> None:
     assert unshrunk.real > 0
 
 
+@pytest.mark.parametrize(
+    ("victim", "side", "threshold", "most"),
+    [
+        (PDQ(), 128, 31, 1.5), (PDQ(), 200, 31, 2), (PDQ(shrink="none"), 600, 31, 1.5),
+        (PHash(), 128, 10, 1.5), (PHash(), 128, 7, 2),
+    ],
+)  # fmt: skip
+def test_a_stored_picture_leaves_the_real_hash_not_far_above_the_bound(
+    victim: PerceptualHash, side: int, threshold: int, most: float
+) -> None:
+    pixels = np.asarray(np.kron(photo(150), np.ones((4, 4, 1))), np.uint8)[:side, :side]
+    if side < 300:
+        pixels = photo(side)
+    own = victim.bits_of(Picture.of(pixels))
+    linear = linear_hash(victim, side, side)
+    found = least_l2(linear, own, pixels, threshold)
+    moved = least_stored(victim, linear, pixels, threshold)
+    assert found is not None
+    assert moved is not None
+    assert moved.dtype == np.uint8
+    assert (victim.bits_of(Picture.of(moved)) != own).sum() > threshold
+    length = np.sqrt(((moved - pixels.astype(float)) ** 2).sum())
+    assert found.real <= length <= most * found.bound
+
+
+def test_a_stored_picture_keeps_to_black_and_white() -> None:
+    """Of pixels at both ends of the range the half that would leave it does nothing."""
+    pixels = np.asarray((photo(128) > 110) * 255, np.uint8)
+    linear = linear_hash(PDQ(), 128, 128)
+    found = least_l2(linear, PDQ().bits_of(Picture.of(pixels)), pixels, 31)
+    moved = least_stored(PDQ(), linear, pixels, 31)
+    assert found is not None
+    assert moved is not None
+    assert np.sqrt(((moved - pixels.astype(float)) ** 2).sum()) > 1.2 * found.bound
+
+
+@pytest.mark.parametrize("victim", [PDQ(), PHash(), DHash()], ids=["pdq", "phash", "dhash"])
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (6, 40), (16, 16)], ids=str)
+def test_tiny_pictures_are_answered_too(victim: PerceptualHash, size: tuple[int, int]) -> None:
+    """Some of their values no pixel moves, others only together."""
+    pixels = np.ascontiguousarray(photo(160)[:: 160 // size[0], :: 160 // size[1]])
+    pixels = pixels[: size[0], : size[1]]
+    own = victim.bits_of(Picture.of(pixels))
+    linear = map_of(victim, *size)
+    for moved in (
+        least_stored(victim, linear, pixels, 5),
+        least_stored_level(victim, linear, pixels, 5, (1, 8, 64)),
+    ):
+        assert moved is None or (victim.bits_of(Picture.of(moved)) != own).sum() > 5
+    if not isinstance(victim, DHash) and 2 * own.sum() == victim.bits:
+        found = least_l2(linear, own, pixels, 5)
+        assert found is not None
+        assert found.real <= found.bound <= found.attack
+
+
 def test_what_cannot_be_answered() -> None:
     with pytest.raises(UsageError, match=r"expected pdq or phash.*got DHash"):
         linear_hash(DHash(), 64, 64)
     pixels = photo(64)
     linear = linear_hash(PDQ(), 64, 64)
     assert least_l2(linear, PDQ().bits_of(Picture.of(pixels)), pixels, 256) is None
+    assert least_stored(PDQ(), linear, pixels, 256) is None
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    assert least_stored(PDQ(), linear, flat, 31) is None

@@ -26,6 +26,7 @@ import scipy.optimize
 from advhash.errors import UsageError
 from advhash.victims.perceptual.hashes import (
     PDQ,
+    DHash,
     PerceptualHash,
     PHash,
     blurred_points,
@@ -41,8 +42,9 @@ from advhash.victims.perceptual.resampling import (
 )
 
 Floats = npt.NDArray[np.float64]
-SCANNED = 4000  # values of t
+SCANNED, COARSE = 4000, 400  # values of t: for a proof, and to begin an attack at
 FLOAT32, WHITE = 2.0**-24, 255  # half a unit in the last place of 1; the largest grey level
+NOTHING, TINY = 1e-12, 1e-200  # of the largest norm of a row, and beside it
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -77,9 +79,9 @@ class LinearHash:
         result = result * (self.colours @ self.colours)
         return result[::-1, ::-1] if self.flipped else result
 
-    def bits(self, pixels: Floats) -> npt.NDArray[np.bool_]:
-        """(K,) those above the lower of both middle values."""
-        values = self.values(pixels)
+    def bits(self, pixels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """(K,) those above the lower of both middle values of (H,W,3) grey levels."""
+        values = self.values(np.asarray(pixels, np.float64))
         return np.asarray(values > np.sort(values)[len(values) // 2 - 1])
 
 
@@ -89,7 +91,8 @@ class LeastChange:
 
     bound:  no change of a smaller L2 leaves the threshold, of the map without roundings
     real:   the same of the real hash, whose roundings may help the attacker; 0: vacuous
-    attack: L2 of a change that does, of the map without roundings and without clipping
+    attack: L2 of a change that does, of the map without roundings and without clipping; infinite
+        where none was seen, as in pictures of a few pixels, whose values cannot all be moved
     change: (H,W,3) that change
     """
 
@@ -134,6 +137,17 @@ def linear_hash(victim: PerceptualHash, height: int, width: int) -> LinearHash:
     )
 
 
+def difference_map(victim: DHash, height: int, width: int) -> LinearHash:
+    """The linear map of dhash on pictures of this size, whose bits are values above 0.
+
+    Its `rounding` is not stated: nothing is proven by it.
+    """
+    rows = _resampling(height, victim.side, "lanczos")
+    columns = np.diff(_resampling(width, victim.side + 1, "lanczos"), axis=0)
+    unstated = np.full(victim.bits, np.inf)
+    return LinearHash(rows, columns, np.array(GREY) / 2**16, False, unstated)
+
+
 def least_l2(
     linear: LinearHash, bits: npt.NDArray[np.bool_], pixels: npt.NDArray[np.uint8], threshold: int
 ) -> LeastChange | None:
@@ -147,24 +161,81 @@ def least_l2(
     if flips > min(len(upper), len(lower)):
         return None
     gram = linear.gram()
-    bound, _ = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
+    bound, start = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
     real, _ = _bound(values, upper, lower, gram, flips, linear.rounding)
-    own = linear.bits(pixels.astype(np.float64))
-    own_upper, own_lower = np.flatnonzero(own), np.flatnonzero(~own)
-    attack, change = _attack(linear, values, own_upper, own_lower, gram, flips)
+    own = linear.bits(pixels)
+    attack, change = _attack(linear, Aim(values, own, gram, flips), start)
+    if int((linear.bits(pixels + change) != own).sum()) <= threshold:
+        attack = np.inf
     return LeastChange(bound, real, attack, change)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Which values must pass the median for a picture to leave a threshold, and by how much.
+
+    values: (K,) of the picture; bits: (K,) its hash; gram: (K,K) M Mᵀ
+    flips:  bits that must fall, and as many that must rise
+    """
+
+    values: Floats
+    bits: npt.NDArray[np.bool_]
+    gram: Floats
+    flips: int
+
+    def median(self) -> float:
+        """The t of a coarse scan at which the change is least, were the rows of M orthogonal."""
+        upper, lower = np.flatnonzero(self.bits), np.flatnonzero(~self.bits)
+        scanned, none = _scan(self.values, upper, lower, COARSE), np.zeros(len(self.values))
+        own = diagonal(self.gram)
+        falling, rising = (
+            _smallest(self.values[side], none[side], own[side], scanned, self.flips, sign)
+            for side, sign in ((upper, 1), (lower, -1))
+        )
+        return float(scanned[int((falling + rising).argmin())])
+
+    def chosen(self, t: float, spare: int) -> tuple[npt.NDArray[np.int64], Floats]:
+        """(N,) the cheapest bits to take past t, `flips` and `spare` of each side; ±1, whither."""
+        own, rows, signs = diagonal(self.gram), [], []
+        for side, sign in ((self.bits, -1.0), (~self.bits, 1.0)):
+            places = np.flatnonzero(side)
+            far = np.maximum(sign * (t - self.values[places]), 0)
+            rows.append(places[np.argsort(far**2 / own[places])[: self.flips + spare]])
+            signs.append(np.full(len(rows[-1]), sign))
+        return np.concatenate(rows), np.concatenate(signs)
+
+    def weights(self, t: float, *, margin: float, spare: int = 0) -> Floats:
+        """(K,) the least change δ = Mᵀ weights that takes the chosen bits past t.
+
+        margin: how far past it, as a share of their mean distance to it; at least a hair's breadth
+        spare:  bits of each side beside those that must flip
+        """
+        rows, signs = self.chosen(t, spare)
+        far = np.maximum(signs * (t - self.values[rows]), 0)
+        wanted = far + max(margin * float(far.mean()), 1e-7 * float(np.std(self.values)))
+        signed = self.gram[np.ix_(rows, rows)] * signs[:, None] * signs[None]
+        signed += NOTHING * self.gram.diagonal().max() * np.eye(len(rows))
+        weights = np.zeros(len(self.values))
+        weights[rows] = signs * _least_norm(signed, wanted)
+        return weights
+
+
+def diagonal(gram: Floats) -> Floats:
+    """(K,) of M Mᵀ, above 0 also where no pixel moves a value, as in a picture of 16 pixels."""
+    own = np.diag(gram)
+    return np.maximum(own, NOTHING * own.max() + TINY)
 
 
 def majorants(gram: Floats) -> list[Floats]:
     """Diagonals E ≽ M Mᵀ: by its rows, and by its scaled largest eigenvalue."""
-    own = np.diag(gram)
+    own = diagonal(gram)
     scale = np.sqrt(own)
     largest = scipy.linalg.eigh(
         gram / scale[:, None] / scale[None],
         eigvals_only=True,
         subset_by_index=[len(own) - 1, len(own) - 1],
     )[0]
-    return [np.abs(gram).sum(axis=1), own * largest * (1 + 1e-9)]
+    return [np.maximum(np.abs(gram).sum(axis=1), own), own * largest * (1 + 1e-9)]
 
 
 def _bound(
@@ -190,11 +261,16 @@ def _bound(
     return best, place
 
 
-def _scan(values: Floats, upper: npt.NDArray[np.int64], lower: npt.NDArray[np.int64]) -> Floats:
+def _scan(
+    values: Floats,
+    upper: npt.NDArray[np.int64],
+    lower: npt.NDArray[np.int64],
+    count: int = SCANNED,
+) -> Floats:
     """Values of t, ascending, denser where the median is now."""
     middle = (values[upper].min() + values[lower].max()) / 2
     reach = np.abs(values - middle).max()
-    half = np.geomspace(reach * 1e-6, reach, SCANNED // 2)
+    half = np.geomspace(reach * 1e-6, reach, count // 2)
     return np.concatenate([middle - half[::-1], [middle], middle + half])
 
 
@@ -207,49 +283,30 @@ def _smallest(
     return np.asarray(np.partition(costs, flips - 1, axis=1)[:, :flips].sum(axis=1))
 
 
-def _attack(
-    linear: LinearHash,
-    values: Floats,
-    upper: npt.NDArray[np.int64],
-    lower: npt.NDArray[np.int64],
-    gram: Floats,
-    flips: int,
-) -> tuple[float, Floats]:
-    """The least L2 that was found: a quadratic program on the cheapest bits, at several t."""
-    _, start = _bound(values, upper, lower, gram, flips, np.zeros(len(values)))
-    own = np.diag(gram)
-    spread = float(np.std(values))
+def _attack(linear: LinearHash, aim: Aim, start: float) -> tuple[float, Floats]:
+    """The least L2 of quadratic programs on the cheapest bits at several t, and its change."""
+    spread = float(np.std(aim.values))
 
-    def solve(t: float) -> tuple[float, Floats]:
-        down = upper[np.argsort(np.maximum(values[upper] - t, 0) ** 2 / own[upper])[:flips]]
-        up = lower[np.argsort(np.maximum(t - values[lower], 0) ** 2 / own[lower])[:flips]]
-        rows, signs = np.concatenate([down, up]), np.repeat([-1.0, 1.0], flips)
-        wanted = np.maximum(signs * (t - values[rows]), 0) + 1e-7 * spread
-        signed = gram[np.ix_(rows, rows)] * signs[:, None] * signs[None]
-        return _least_norm(signed, wanted, rows, signs, len(values))
+    def norm(t: float) -> float:
+        weights = aim.weights(t, margin=0)
+        return float(np.sqrt(max(weights @ aim.gram @ weights, 0)))
 
     bracket = (start - 0.02 * spread, start + 0.02 * spread)
-    result = scipy.optimize.minimize_scalar(
-        lambda t: solve(t)[0], bracket=bracket, options={"maxiter": 30}
-    )
-    best = min((solve(t) for t in (start, float(result.x))), key=lambda pair: pair[0])
-    change = linear.picture(best[1])
+    result = scipy.optimize.minimize_scalar(norm, bracket=bracket, options={"maxiter": 30})
+    change = linear.picture(aim.weights(min(start, float(result.x), key=norm), margin=0))
     return float(np.sqrt((change**2).sum())), change
 
 
-def _least_norm(
-    gram: Floats, wanted: Floats, rows: npt.NDArray[np.int64], signs: Floats, count: int
-) -> tuple[float, Floats]:
-    """The least ‖δ‖ with B δ ≥ wanted, B Bᵀ = gram, and the weights (K,) of M whose sum it is.
+def _least_norm(gram: Floats, wanted: Floats) -> Floats:
+    """The multipliers λ ≥ 0 of the least ‖δ‖ with B δ ≥ wanted, δ = Bᵀ λ, where B Bᵀ = gram.
 
-    Its dual, min over λ ≥ 0 of λᵀ B Bᵀ λ / 2 − wantedᵀ λ, is one of non-negative least squares.
+    The dual problem, min over λ ≥ 0 of λᵀ B Bᵀ λ / 2 − wantedᵀ λ, is one of non-negative least
+    squares.
     """
-    factor = np.linalg.cholesky(gram + 1e-12 * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    factor = np.linalg.cholesky(gram)
     target = scipy.linalg.solve_triangular(factor, wanted, lower=True)
     multipliers, _ = scipy.optimize.nnls(factor.T, target, maxiter=50 * len(gram))
-    weights = np.zeros(count)
-    np.add.at(weights, rows, signs * multipliers)
-    return float(np.sqrt(multipliers @ gram @ multipliers)), weights
+    return np.asarray(multipliers)
 
 
 def _reach(down: Floats, across: Floats) -> Floats:

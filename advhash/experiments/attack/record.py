@@ -19,7 +19,7 @@ from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
 from advhash.data.images.mixed import MixedPictures
 from advhash.experiments.attack.columns import Columns
-from advhash.experiments.config import AttackConfig, Hardened, ProtocolConfig
+from advhash.experiments.config import AttackConfig, ProtocolConfig, Run
 from advhash.experiments.experiment import Place
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.trained import Trained
@@ -187,7 +187,7 @@ def run_info(folder: Path, seed: int, device: str, seconds: Mapping[str, float])
 
 
 def file_document(
-    schema: str, command: str, config: Hardened, trained: Trained, place: Place
+    schema: str, command: str, config: Run, trained: Trained, place: Place
 ) -> dict[str, Any]:
     """What a document on a victim and its data begins with; `run` is None of a file alone."""
     seconds, run = place.seconds["all"], None

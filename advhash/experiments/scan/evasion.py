@@ -26,6 +26,13 @@ from advhash.registry import ATTACKS
 from advhash.reports.scan import EvasionFigures
 from advhash.storage.cells import CellStore, Result
 from advhash.victims.base import HashVictim
+from advhash.victims.perceptual.hashes import DHash, PerceptualHash
+from advhash.victims.perceptual.stored_change import (
+    has_map,
+    least_stored,
+    least_stored_level,
+    map_of,
+)
 
 MOST_PIXELS = 1_000_000  # of a picture that is changed
 LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # L∞ that are tried, in grey levels
@@ -33,6 +40,7 @@ SHARES = (1, 2, 4, 8, 16)
 STEPS, FINE_STEPS = 12, 80  # at one L∞, and on the way of the least L2
 STRIDE = 0.25  # of a grey level that the steepest colour value moves in a step
 SPARE = 1.25  # bits that are pushed for one that must flip
+ROUNDED = 0.5  # L2 below which the rounding of dhash's own pixels decides more than its map
 QUERIES = 300  # of `square`, at each L∞, for a hash without gradients
 Pixels = npt.NDArray[np.uint8]
 
@@ -115,31 +123,39 @@ class EvasionCell:
 
 
 def method_of(victim: HashVictim) -> str:
+    if has_map(victim):
+        return "by its linear map"
     return "by gradients" if victim.differentiable else f"by {QUERIES} queries at each L∞"
 
 
 def least_change(ready: ReadyHash, pixels: Pixels, threshold: int, *, seed: int) -> Least | None:
     """The least change of a picture (H,W,3) that leaves the threshold; None where none was found.
 
-    L∞ is raised until signed steps on the bits nearest to their thresholds get out. For L2, colour
-    values are moved by whole grey levels where the gradient is steepest, a few at a time, and as
-    much as possible of that is taken back. What is returned was hashed again as it would be stored.
+    pdq, phash and dhash are linear but for roundings: see `stored_change`. Elsewhere L∞ is raised
+    until signed steps on the bits nearest to their thresholds get out; for L2, colour values are
+    moved by whole grey levels where the gradient is steepest, a few at a time, and as much as
+    possible of that is taken back. What is returned was hashed again as it would be stored.
     """
     clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
     victim = ready.victim
     own = torch.from_numpy(_bits(ready, clean))
     if threshold >= victim.bits:
         return None
-    if not victim.differentiable:
-        ways = _by_queries(ready, clean, own, threshold, seed)
-    else:
-        ways = _by_gradients(ready, clean, own, threshold)
+    ways = list(_by_map(ready, pixels, threshold)) if has_map(victim) else []
+    if ways and isinstance(victim, DHash) and _rms(ways[-1] - clean) < ROUNDED:
+        ways = [*ways, *_steepest(ready, clean, own, threshold)]
+    elif not ways:  # flat pictures have too few bits that could flip by the map
+        ways = list(
+            _by_gradients(ready, clean, own, threshold)
+            if victim.differentiable
+            else _by_queries(ready, clean, own, threshold, seed)
+        )
     result = [moved for moved in ways if _distance(ready, moved, own) > threshold]
     if not result:
         return None
     changes = [(moved - clean) for moved in result]
     linf = min(range(len(result)), key=lambda place: float(changes[place].abs().max()))
-    norms = [float(change.square().mean().sqrt()) for change in changes]
+    norms = [_rms(change) for change in changes]
     l2 = min(range(len(result)), key=norms.__getitem__)
     saved = _image(result[linf])
     again = EDITS["jpeg90"].change(saved, 0)
@@ -150,6 +166,10 @@ def least_change(ready: ReadyHash, pixels: Pixels, threshold: int, *, seed: int)
         jpeg=_distance(ready, after, own) > threshold,
         changed=np.asarray(_image(result[l2])).copy(),
     )
+
+
+def _rms(change: Tensor) -> float:
+    return float(change.square().mean().sqrt())
 
 
 def _image(pixels: Tensor) -> Image.Image:
@@ -166,8 +186,28 @@ def _distance(ready: ReadyHash, pixels: Tensor, own: Tensor) -> int:
     return int((_bits(ready, pixels) != own.numpy()).sum())
 
 
+def _by_map(ready: ReadyHash, pixels: Pixels, threshold: int) -> Iterator[Tensor]:
+    """Pictures that are out, by the linear map of the hash: of least L∞, then of least L2."""
+    assert isinstance(ready.victim, PerceptualHash)
+    linear = map_of(ready.victim, *pixels.shape[:2])
+    for moved in (
+        least_stored_level(ready.victim, linear, pixels, threshold, LEVELS),
+        least_stored(ready.victim, linear, pixels, threshold),
+    ):
+        if moved is not None:
+            yield torch.from_numpy(moved).permute(2, 0, 1)[None].float()
+
+
 def _by_gradients(ready: ReadyHash, clean: Tensor, own: Tensor, threshold: int) -> Iterator[Tensor]:
     """Pictures that may be out: of least L∞, then of least L2."""
+    yield from _level_by_gradients(ready, clean, own, threshold)
+    yield from _steepest(ready, clean, own, threshold)
+
+
+def _level_by_gradients(
+    ready: ReadyHash, clean: Tensor, own: Tensor, threshold: int
+) -> Iterator[Tensor]:
+    """By signed steps within a level that is raised."""
     steep = _Steep(ready, own, threshold)
     moved = clean
     for level in LEVELS:
@@ -179,7 +219,12 @@ def _by_gradients(ready: ReadyHash, clean: Tensor, own: Tensor, threshold: int) 
         else:
             continue
         yield moved
-        break
+        return
+
+
+def _steepest(ready: ReadyHash, clean: Tensor, own: Tensor, threshold: int) -> Iterator[Tensor]:
+    """By whole grey levels where the gradient is steepest."""
+    steep = _Steep(ready, own, threshold)
     drift = torch.zeros_like(clean)
     for _ in range(FINE_STEPS):
         at = (clean + drift.round()).clamp(0, 255)

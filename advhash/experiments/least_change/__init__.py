@@ -1,0 +1,1 @@
+"""How little can suffice for a perceptual hash: proven, reached, and stored in 8 bits."""
