@@ -153,6 +153,7 @@ def main() -> None:
         images = photographs()
         done = {(row["method"], row["queries"], row["level"]) for row in figures["asked"]}
         figures["mapped"] = figures["mapped"] or mapped(images)
+        OUT.write_text(json.dumps(figures) + "\n", "utf-8")
         for queries in QUERIES:
             for method in METHODS:
                 for level in LEVELS:

@@ -16,6 +16,7 @@ fewer ones, and with them the statement ends: flat pictures. See docs/victims/ce
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,7 +224,7 @@ class Aim:
 def diagonal(gram: Floats) -> Floats:
     """(K,) of M Mᵀ, above 0 also where no pixel moves a value, as in a picture of 16 pixels."""
     own = np.diag(gram)
-    return np.maximum(own, NOTHING * own.max() + TINY)
+    return np.asarray(np.maximum(own, NOTHING * own.max() + TINY))
 
 
 def majorants(gram: Floats) -> list[Floats]:
@@ -289,7 +290,7 @@ def _attack(linear: LinearHash, aim: Aim, start: float) -> tuple[float, Floats]:
 
     def norm(t: float) -> float:
         weights = aim.weights(t, margin=0)
-        return float(np.sqrt(max(weights @ aim.gram @ weights, 0)))
+        return math.sqrt(max(float(weights @ aim.gram @ weights), 0))
 
     bracket = (start - 0.02 * spread, start + 0.02 * spread)
     result = scipy.optimize.minimize_scalar(norm, bracket=bracket, options={"maxiter": 30})
