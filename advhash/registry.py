@@ -13,7 +13,7 @@ set of settings that replaces the defaults, e.g. `preset="paper"`.
 What is listed, completed and refused needs no import of a method: `methods.json` holds names,
 summaries, settings and presets of all that advhash has (`python tests/test_method_index.py` writes
 it, a test compares it). Other packages are known by their entry points. A method is imported when
-it is looked up; its constructor alone decides over what it does.
+it is looked up; its constructor alone determines what it does.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ class Attack(ABC):
         """Run, and trust nothing: project onto budget and bounds, round, hash again, measure.
 
         `eight_bit=False` leaves the pixels as floats. `vocabulary` is that of the data set: an l0
-        budget on text counts words. Only `seed` decides over chance, for each query with its
+        budget on text counts words. Only `seed` determines the draws, for each query with its
         `Batch.index`.
 
         An attack whose `knowledge` does not name the query labels sees none.

@@ -1,7 +1,7 @@
 """Attacks of one forward pass or one addition a query, under the hard budget, beside DHTA.
 
 Bounded ProS-GAN and universal perturbations at L∞ 16/255 and 8/255, and 100-step DHTA at the same
-budgets on the same queries. A seed decides over victim, attack, targets and intervals. Writes
+budgets on the same queries. A seed determines victim, attack, targets and intervals. Writes
 `benchmarks/bounded.json`, after every run, and prints Markdown. About 40 minutes on one core for
 one seed:
 

@@ -81,7 +81,7 @@ class Known:
 
     @property
     def labels(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Of the queries and of the database."""
+        """The labels of the queries and of the database."""
         return self.data.query.labels.numpy(), self.data.database.labels.numpy()
 
 

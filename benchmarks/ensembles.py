@@ -5,7 +5,7 @@ the sources: one by one, and as an ensemble. So neither the target's loss nor it
 bits are among the sources. A single source has three times the steps of the ensemble, whose every
 gradient is one of three victims. The best single source is chosen, for each half of the queries, on
 the other half. Pictures are moved by `dhta` with the settings of METHODS, or made by ProS-GAN. The
-seed decides over victims, queries and targets.
+seed determines victims, queries and targets.
 Writes `benchmarks/ensembles.json`, cell by cell, so that it can be stopped and started again, and
 the tables between its marks in `docs/attacks/transfer.md`. About 15 minutes of one core, without
 ProS-GAN, which is measured only where it is named:

@@ -1,6 +1,6 @@
 """The measured tables of README and docs: every attack of the main job, over seeds.
 
-A seed decides over the victim's training, the attack's training, targets and intervals alike.
+A seed determines the victim's training, the attack's training, targets and intervals alike.
 Writes `benchmarks/measured.json`, and the tables between their marks in README.md and in the pages
 of ProS-GAN, of gradient attacks and of baselines. About 25 minutes on one core:
 

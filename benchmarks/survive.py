@@ -2,7 +2,7 @@
 
 Per victim, budget and method one row for each set of channels, judged as the picture is and after
 files that the attack was made for or never saw; beside them the gradient attacks through random
-smooth JPEGs (`attack.transforms`). The seed decides over victim, queries and targets.
+smooth JPEGs (`attack.transforms`). The seed determines victim, queries and targets.
 Writes `benchmarks/survive.json`, cell by cell, so that it can be stopped and started again, and the
 table between its marks in `docs/attacks/survive.md`. With 300 queries about 50 minutes on one core:
 

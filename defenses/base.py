@@ -17,7 +17,7 @@ from advhash.victims.base import HashVictim
 class Hardening(ABC):
     """Makes a victim harder to fool. The result is a victim: attacks and reports apply to it.
 
-    takes_budget: whether the budget of `harden` decides over the result
+    takes_budget: whether the budget of `harden` determines the result
     """
 
     takes_budget: ClassVar[bool] = True

@@ -325,7 +325,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=title,
         title=title,
-        heading=f"Who holds, and what strikes hardest: suite {record.name}",
+        heading=f"Which victims hold, and which attacks strike hardest: suite {record.name}",
         template="benchmark.html",
         values={
             "record": record,

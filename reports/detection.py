@@ -151,7 +151,7 @@ def verdicts(record: DetectionRecord) -> list[str]:
             )
         if figures["accepted_adaptive"].value is not None:
             line += (
-                f". Who knows {name} gets past it with success in "
+                f". An attacker who knows {name} succeeds and gets past it in "
                 f"{with_interval(figures['accepted_adaptive'])} of cases"
             )
         lines.append(f"{line}. AUROC is {with_interval(figures['auroc'])}.")
@@ -205,7 +205,7 @@ def figures_table(record: DetectionRecord) -> Table:
 
 
 def acceptance_table(record: DetectionRecord) -> Table | None:
-    """Who gets past at other thresholds; None where that was not measured."""
+    """Which inputs get past at other thresholds; None where that was not measured."""
     if not record.acceptance:
         return None
     return Table(
@@ -246,7 +246,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=f"{title} ({label})",
         title=title,
-        heading=f"Who is told from clean queries of {victim}, on {data}",
+        heading=f"Which inputs are told from clean queries of {victim}, on {data}",
         template="detection.html",
         values={
             "record": record,

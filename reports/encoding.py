@@ -168,7 +168,7 @@ def verdicts(record: EncodingRecord) -> list[str]:
         lines.append(f"Nearest neighbours by the others: {'; '.join(others)}.")
     if own.metrics.get("knn_accuracy_adversarial"):
         lines.append(
-            f"Of moved pictures, nearest neighbours are right on "
+            f"Nearest neighbours of moved pictures are right on "
             f"{of(own, 'knn_accuracy_adversarial')}; "
             f"{of(own, 'redundancy_adversarial')} of them have the code of another one."
         )

@@ -133,7 +133,7 @@ class SearchRecord(Document):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of the arms, in words."""
+        """What the arms reached, in words."""
         asked = str(self.settings["search"]["algorithm"])
         return {
             arm: f"{ALGORITHMS[arm if arm in ALGORITHMS else asked]}, "
@@ -256,7 +256,7 @@ def searches_table(record: SearchRecord) -> Table:
         "All searches.",
         columns(
             *("Arm", "Repeat", label_of("candidates"), "Full hits", "Evaluated"),
-            *(f"{label_of('best_fitness')}, %", "Checked hits", "Of them false"),
+            *(f"{label_of('best_fitness')}, %", "Checked hits", "False hits"),
         ),
         [cells(result) for result in record.results],
     )

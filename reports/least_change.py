@@ -64,7 +64,7 @@ class PictureChange(Part):
 
 
 class Spread(Part):
-    """Of a figure over pictures: its extremes, and what 5 % lie below and above."""
+    """The extremes of a figure over pictures, and what 5 % lie below and above."""
 
     least: float | None
     low: float | None
@@ -96,7 +96,7 @@ class LeastChangeRecord(FileDocument):
     environment: dict[str, Any]
 
     def sizes(self, name: str) -> list[float]:
-        """Of the pictures that have this size, in order."""
+        """The pictures that have this size, in order."""
         sizes = [getattr(picture, name) for picture in self.pictures]
         return [size for size in sizes if size is not None]
 

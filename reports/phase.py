@@ -167,7 +167,7 @@ def maps(record: PhaseRecord) -> list[Drawing]:
 
 
 def effects_table(record: PhaseRecord) -> Table:
-    """What decides over each outcome."""
+    """What determines each outcome."""
     return Table(
         "Effect sizes",
         "η² in percent.",

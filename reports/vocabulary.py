@@ -159,7 +159,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Share of the first 10 results of the store, before any rescoring, that are as near "
                "as the tenth of an exact search: 1 for exact stores."),
         Figure("average_precision", "average precision", "share", "defender",
-               "Of a detector: average precision of abnormal inputs among all by their scores."),
+               "Average precision of a detector: abnormal inputs among all, by their scores."),
     ),
     "What was changed, and what it cost": (
         Figure("linf", "L∞", "pixels", "neither",

@@ -85,7 +85,7 @@ class HashVictim(nn.Module, ABC):
 
     @classmethod
     def libraries(cls, settings: Mapping[str, object]) -> tuple[str, ...]:
-        """The packages, besides torch and timm, whose versions decide over its codes."""
+        """The packages, besides torch and timm, whose versions determine its codes."""
         return ()
 
     @classmethod
@@ -252,7 +252,7 @@ class HashVictim(nn.Module, ABC):
 
     @property
     def learns(self) -> bool:
-        """Whether `fit` learns anything, so that a seed decides over it."""
+        """Whether `fit` learns anything, so that a seed determines it."""
         return any(True for _ in self.parameters())
 
     @property

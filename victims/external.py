@@ -203,7 +203,7 @@ class ExternalVictim(HashVictim):
               what numpy makes an array of. Real: a bit is 1 iff > 0. All 0 and 1, or bool: the
               bits. Bytes that hold eight bits each are refused
     name:     `module:function`, for messages
-    sample:   (B,3,H,W) images, (B,L) characters or (B,F) floats to try it on, which decide over
+    sample:   (B,3,H,W) images, (B,L) characters or (B,F) floats to try it on, which determine
               what it is given, K, 0/1 codes and gradients; texts have none
 
     It is differentiable where a gradient other than 0 comes back for the sample; else `no_gradient`
@@ -266,7 +266,7 @@ class ExternalVictim(HashVictim):
     def loss_gradient(
         self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Of texts there is none: it is 0, of the shape of the codes."""
+        """Texts have none: it is 0, of the shape of the codes."""
         if not self.of_texts:
             return super().loss_gradient(inputs, modality, loss)
         relaxed = self.relax(inputs, modality)

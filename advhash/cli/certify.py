@@ -67,7 +67,8 @@ def certify(
         typer.Option("--sigma", help="Noise in [0,1] pixels. (default: the victim's, else 0.25)"),
     ] = None,
     votes: Annotated[
-        int | None, typer.Option("--votes", help="Of a served code. (default: the victim's or 25)")
+        int | None,
+        typer.Option("--votes", help="Votes of a served code. (default: the victim's or 25)"),
     ] = None,
     samples: Annotated[
         int | None, typer.Option("--samples", help="Draws for each query. (default: 1000)")

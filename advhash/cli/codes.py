@@ -118,7 +118,7 @@ def evaluate_codes(
     ] = False,
     similarity: Annotated[
         Literal["cosine", "dot"],
-        typer.Option("--similarity", help="Of floats whose neighbours are what is relevant."),
+        typer.Option("--similarity", help="By which neighbours of floats are relevant."),
     ] = "cosine",
     top_k: Annotated[
         int | None, typer.Option("--top-k", help="Cut the ranking. (default: all of it)")
@@ -140,7 +140,7 @@ def evaluate_codes(
     executor: Annotated[
         str, typer.Option("--executor", help="inline, local or dask:tcp://HOST:PORT.")
     ] = "inline",
-    seed: Annotated[int, typer.Option("--seed", help="Of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the intervals.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the figures of every query (.parquet).")
     ] = None,
@@ -446,17 +446,21 @@ def export_codes(
     source: Annotated[str, typer.Argument(help="A .codes file, or a victim's name or checkpoint.")],
     out: Annotated[Path, typer.Argument(help="A .codes, .npz, .npy or .txt file to write.")],
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Of a victim. (default: the victim's)")
+        str | None, typer.Option("--dataset", help="Data of a victim. (default: its own)")
     ] = None,
     part: Annotated[
         Literal["database", "query"], typer.Option("--part", help="Which codes of a victim.")
     ] = "database",
     modality: Annotated[
         str | None,
-        typer.Option("--modality", help="Of a victim: what is hashed. (default: its headline)"),
+        typer.Option("--modality", help="What a victim hashes. (default: its headline)"),
     ] = None,
-    bits: Annotated[int | None, typer.Option("--bits", help="Of a victim. (default: 32)")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of a victim. (default: 0)")] = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Bits of a victim. (default: 32)")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of a victim. (default: 0)")
+    ] = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:

@@ -20,11 +20,19 @@ def compare(
     second: Annotated[Path, typer.Argument(help="The run that it is compared with.")],
     fail_under: Annotated[
         list[str] | None,
-        typer.Option("--fail-under", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+        typer.Option(
+            "--fail-under",
+            metavar="METRIC=VALUE",
+            help="Bound on a figure of the second run; exit 4.",
+        ),
     ] = None,
     fail_over: Annotated[
         list[str] | None,
-        typer.Option("--fail-over", metavar="METRIC=VALUE", help="Of the second run; exit 4."),
+        typer.Option(
+            "--fail-over",
+            metavar="METRIC=VALUE",
+            help="Bound on a figure of the second run; exit 4.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

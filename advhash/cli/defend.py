@@ -59,7 +59,7 @@ def defend(
     norm: Norm = None,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Of training and of the attacks. (default: 8/255)"),
+        typer.Option("--eps", help="Budget of training and attacks. (default: 8/255)"),
         Sets("budget.eps"),
     ] = None,
     targets: Targets = None,

@@ -97,7 +97,7 @@ def detect(
         typer.Option(
             "--adaptive",
             metavar="KEY=VALUE+…",
-            help="Of the adaptive attacker: steps; classes, learning_rate, weight of a federation.",
+            help="For the adaptive attacker: steps; in a federation classes, weight …",
         ),
     ] = None,
     queries: Annotated[

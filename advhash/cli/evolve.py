@@ -41,7 +41,7 @@ def evolve(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option("--seconds", help="Of each search. (default: 120; nas: 600 simulated)"),
+        typer.Option("--seconds", help="Length of each search. (default: 120; nas: 600 simulated)"),
         Sets("search.seconds"),
     ] = None,
     candidates: Annotated[

@@ -175,7 +175,7 @@ def show_headline(record: Any) -> None:
 
 
 def _how(shared: Mapping[str, Any]) -> dict[str, Any]:
-    """How a run is made, which decides over no figure."""
+    """How a run is made, which determines no figure."""
     names = ("out", "resume", "executor", "trust_code", "dry_run", "as_json", "quiet")
     return {name: shared[name] for name in names}
 

@@ -35,7 +35,7 @@ def import_model(
     ] = None,
     scale: Annotated[
         float | None,
-        typer.Option("--scale", help="Of tanh(scale·z). (default: the file's, else 1)"),
+        typer.Option("--scale", help="Factor in tanh(scale·z). (default: the file's, else 1)"),
     ] = None,
     image_size: Annotated[
         int, typer.Option("--image-size", help="Pixels a side that the network is fed.")

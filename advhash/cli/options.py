@@ -100,7 +100,9 @@ def complete_rescorers(incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Decides over all chance. (default: 0)")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Determines every random draw. (default: 0)")
+]
 Device = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. (default: auto)")
 ]

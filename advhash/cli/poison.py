@@ -136,14 +136,12 @@ def poison(
         Sets("quantise.name"),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option("--bits", help="Of a code. (default: one a dimension)")
+        int | None, typer.Option("--bits", help="Length of a code. (default: one a dimension)")
     ] = None,
     norm: Norm = None,
     eps: Annotated[
         str | None,
-        typer.Option(
-            "--eps", help="Of hub-image in pixels, 8/255, or of hub-text in tokens, 20. (default)"
-        ),
+        typer.Option("--eps", help="Pixels of hub-image, 8/255; tokens of hub-text, 20. (default)"),
         Sets("budget.eps"),
     ] = None,
     store: StoreName = None,
@@ -175,7 +173,7 @@ def poison(
     ] = None,
     keep: Annotated[
         Literal["first", "last"] | None,
-        typer.Option("--keep", help="Of near-duplicates. (default: last)"),
+        typer.Option("--keep", help="Which near-duplicate stays. (default: last)"),
         Sets("collapse.keep"),
     ] = None,
     gate: Annotated[

@@ -103,9 +103,7 @@ def _refuse_over(record: ScanRecord) -> None:
 
 @experiment("scan", show=print_scan, after=_refuse_over, hint="hashes are scanned as they run")
 def scan(
-    folder: Annotated[
-        str | None, typer.Argument(help="Of pictures, in folders of any depth.")
-    ] = None,
+    folder: Annotated[str | None, typer.Argument(help="Pictures, in folders of any depth.")] = None,
     hash_names: Annotated[
         str | None,
         typer.Option(

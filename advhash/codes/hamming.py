@@ -40,7 +40,7 @@ class DistanceHistograms:
 
     @classmethod
     def add(cls, parts: Iterable[DistanceHistograms]) -> DistanceHistograms:
-        """Of the union of database shards. Raises ValueError for no shard at all."""
+        """The histograms of the union of database shards. Raises ValueError for no shard at all."""
         blocks = list(parts)
         if not blocks:
             raise ValueError("expected the histograms of at least one shard, got none")

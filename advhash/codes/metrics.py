@@ -372,7 +372,7 @@ def _ranked_hits(
     database_labels: Labels,
     top_k: int | None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Of each query: the ranks (from 1) of its hits within the first k, ties by row, and its R."""
+    """The ranks (from 1) of each query's hits within the first k, ties by row, and its R."""
     hits = _hits(query_labels, database_labels)
     for row in range(len(query)):
         single = slice(row, row + 1)
@@ -382,7 +382,7 @@ def _ranked_hits(
 
 
 def _hits(query_labels: Labels, database_labels: Labels) -> Callable[[int], npt.NDArray[np.bool_]]:
-    """Of a query, which database rows share a label with it."""
+    """Which database rows share a label with a query."""
     if not isinstance(query_labels, HashCodes) and are_groups(query_labels):
         assert not isinstance(database_labels, HashCodes)
         groups, known = query_labels, database_labels

@@ -70,7 +70,7 @@ def sharded_histograms(
 ) -> tuple[DistanceHistograms, ...]:
     """The histograms of (N) query codes over the whole gallery, for each of several labellings.
 
-    wanted: packed labels (N,C) that decide over relevance: the queries' own, those of their targets
+    wanted: packed labels (N,C) that determine relevance: the queries' own, those of their targets
 
     The same to the last bit for every number of shards and every executor. Raises what
     `advhash.compute.executor.run_tasks` raises.

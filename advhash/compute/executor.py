@@ -1,8 +1,8 @@
 """Where tasks run: `inline`, `local` processes, or a Dask cluster at `dask:tcp://HOST:PORT`.
 
 A task is a function of one argument that can be pickled; it may run twice, as one whose worker
-dies is given to another worker. Who dies with a task of its own again and again is found out by
-running what is left one by one.
+dies is given to another worker. Running what is left one by one finds the task whose workers die
+again and again.
 
 Tasks draw from the random numbers of their process, so a Dask worker with several threads still
 runs one of them at a time.

@@ -267,7 +267,7 @@ def _together(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _columns(data: Dataset, of_split: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
-    """Of each class, how many rows of each split carry it."""
+    """How many rows of each split carry each class."""
     counts = {name: part.sum(0, dtype=torch.int64).tolist() for name, part in of_split.items()}
     return {
         label: {name: count[column] for name, count in counts.items()}

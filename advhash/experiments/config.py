@@ -261,7 +261,7 @@ class Hardened(OneVictim):
 
     @property
     def victim_seed(self) -> int:
-        """Of the training of the victim and of its defence."""
+        """The seed of the training of the victim and of its defence."""
         return self.seed if self.victim.seed is None else self.victim.seed
 
 

@@ -57,7 +57,7 @@ class Cell(Protocol):
 
     @property
     def key(self) -> str:
-        """Names everything that decides over the result; see `content_key`."""
+        """Names everything that determines the result; see `content_key`."""
 
 
 class Part(Protocol):
@@ -197,7 +197,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
     """A kind of run. Its registered name is the command, and the folder of its cells in the cache.
 
     config: its tables; record: what `metrics.json` holds, whose schema finds its chapter
-    code:   packages of advhash that decide over its cells beside what decides over victims
+    code:   packages of advhash that determine its cells beside what determines victims
     lasts:  whether finished cells stay in the cache for other runs
     keeps_going: whether a cell that fails costs no other one; `judge` gets a `Missing` in its place
     alone:  whether `--out FILE.json` keeps the record alone, in that file
@@ -232,7 +232,7 @@ class Experiment(ABC, Generic[Config, CellType, PlanType, Record]):
         """
 
     def code_version(self) -> str:
-        """Digest of the sources that decide over its cells, for their keys."""
+        """Digest of the sources that determine its cells, for their keys."""
         return code_version(*self.code)
 
 

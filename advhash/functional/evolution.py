@@ -145,7 +145,7 @@ class Search(Generic[Candidate]):
 
     cache:   keeps evaluations by functional hash; None: every candidate is evaluated
     checked: share of full hits that are evaluated nevertheless, off the clock (`checks`)
-    seed:    decides over all chance: proposals, noise of evaluations, which hits are checked.
+    seed:    determines every random draw: proposals, noise of evaluations, which hits are checked.
              Searches with and without a cache draw alike until their fitness differs.
 
     Deviations: published code goes on past an exhausted FCM with an error; here the last proposal

@@ -73,7 +73,7 @@ class FunctionalHash:
     """What a candidate does on a canary batch, as a key.
 
     canary:   the arguments of the call; each call gets copies, so that none can spoil them
-    protocol: what else decides over a fitness (data, budget, epochs …): part of the key
+    protocol: what else determines a fitness (data, budget, epochs …): part of the key
     bits:     of the mantissa that count, 0 … 52
     seed:     of all generators while the candidate runs
 

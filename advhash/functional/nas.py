@@ -105,7 +105,7 @@ def distinct_cells(vertices: int = VERTICES) -> dict[str, NetworkCell]:
 
 
 def parents(name: str) -> tuple[list[int], list[list[int]]]:
-    """Of a canonical name: the operations of its vertices, and the predecessors of each vertex.
+    """The operations of the vertices of a canonical name, and the predecessors of each vertex.
 
     The second list begins with the input, which has none, and ends with the output.
 

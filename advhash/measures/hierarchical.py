@@ -1,6 +1,6 @@
 """Means and ratios over training runs and queries: the hierarchical bootstrap.
 
-Percentile intervals of 95 %. Only the seed decides over chance.
+Percentile intervals of 95 %. Only the seed determines the draws.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
 
     The interval covers the choice of queries and of seeds: another training run on the same data,
     by the same recipe, with other queries of the same kind. Drawn at both levels, the spread over
-    queries counts up to twice, so it is rather too wide where queries are what varies. Of the
-    variance between G seeds it sees only (G − 1)/G, and percentiles know no t distribution: with 2
+    queries counts up to twice, so it is rather too wide where queries are what varies. It sees only
+    (G − 1)/G of the variance between G seeds, and percentiles know no t distribution: with 2
     or 3 seeds it is too narrow where seeds are what varies. It shows then that seeds matter, not
     how much. It says nothing about other data or settings.
 

@@ -2,7 +2,7 @@
 
 Intervals are 95 % ones from the BCa bootstrap over queries (Efron 1987, through scipy), of rates
 exact ones (`rate_metric`), of medians those of order statistics (`median_metric`); for those over
-training runs as well see `hierarchical`. Only the seed decides over chance.
+training runs as well see `hierarchical`. Only the seed determines the draws.
 """
 
 from __future__ import annotations

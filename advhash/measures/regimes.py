@@ -1,4 +1,4 @@
-"""The phase chart of neural codes: which regime a network is in, and what decides over its codes.
+"""The phase chart of neural codes: which regime a network is in, and what determines its codes.
 
 He, Lei, Ji and Tao (2021, arXiv 2101.05490) name three regimes, under-, critically and sufficiently
 expressive, without thresholds: those here are ours.
@@ -25,7 +25,7 @@ def regimes(
     sufficient: float,
     saturation: float,
 ) -> list[Regime]:
-    """Of networks in ascending order of size, all else equal: redundancy and accuracy of each.
+    """Regimes of networks in ascending order of size, all else equal, by redundancy and accuracy.
 
     under:      redundancy above `under`
     sufficient: redundancy of at most `sufficient`, and the next size gains less than `saturation`

@@ -127,20 +127,20 @@ def _levels(abnormal: Floats, clean: Floats) -> tuple[Floats, Floats]:
 
 
 def _auroc(detected: Floats, alarms: Floats) -> Floats:
-    """Of counts (…,L), the highest score first: P(abnormal > clean) + P(equal)/2."""
+    """P(abnormal > clean) + P(equal)/2 from counts (…,L), the highest score first."""
     total = detected.sum(-1) * alarms.sum(-1)
     below = alarms.sum(-1, keepdims=True) - np.cumsum(alarms, -1)
     return np.asarray((detected * (below + alarms / 2)).sum(-1) / total)
 
 
 def _precision(detected: Floats, alarms: Floats) -> Floats:
-    """Of counts (…,L): Σ (recall gained at a score) · precision there."""
+    """Σ (recall gained at a score) · precision there, from counts (…,L)."""
     hits, flagged = np.cumsum(detected, -1), np.cumsum(detected + alarms, -1)
     return np.asarray((detected * hits / np.maximum(flagged, 1)).sum(-1) / detected.sum(-1))
 
 
 def _detection_at(rate: float) -> Callable[[Floats, Floats], Floats]:
-    """Of counts (…,L): the detection of the rule that flags exactly the share `rate` of alarms."""
+    """The detection of the rule that flags exactly the share `rate`, from counts (…,L)."""
 
     def detection(detected: Floats, alarms: Floats) -> Floats:
         hits, flagged = (

@@ -26,7 +26,7 @@ class Flag:
 
 
 def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Flag]:
-    """Of database codes: random (the first rows encoded `again`), collapsed, constant bits."""
+    """Flags of database codes: random (first rows encoded `again`), collapsed, constant bits."""
     flags = []
     first = codes.words[: len(again)]
     if not np.array_equal(first, again.words):
@@ -128,9 +128,9 @@ def check_pictures(
 
 
 def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:
-    """Of a batch: real codes (B,K) and the gradient of their sum of squares in the input (B, …).
+    """Flags of a batch: real codes (B,K), and the gradient of their squares in the input (B, …).
 
-    Of tokens the input is their one-hot form (B,L,V).
+    The input of tokens is their one-hot form (B,L,V).
     """
     flags = []
     size = gradient.flatten(1).abs().amax(dim=1)

@@ -113,7 +113,7 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The folder `<root>/<kind>/<key>`, filled by `build(folder)` where it does not exist yet.
 
     `build` fills a temporary sibling that is then renamed, so the folder is complete wherever it
-    exists. Of two processes that build it at once, the slower one drops its copy. A failure or an
+    exists. Where two processes build it at once, the slower one drops its copy. A failure or an
     interrupt leaves nothing behind, and what a kill left is removed when the next one is built.
 
     Raises StorageError: the disk is full, or the cache cannot be written.

@@ -37,7 +37,7 @@ class Result:
 class CellStore:
     """Where one cell's result and its pieces lie.
 
-    kind: of run, e.g. `lifelong`; key: names all that decides over the result
+    kind: of run, e.g. `lifelong`; key: names all that determines the result
     """
 
     kind: str

@@ -88,8 +88,8 @@ def _body(card: Mapping[str, Any]) -> str:
         _table(("direction", "MAP", "MAP, untrained"), _directions(metrics)),
         f"Chance: {_figure(metrics['map_chance'])}.",
         "## Codes",
-        "Of the database. Balance is 1 where every bit is 1 in half of the rows and 0 where all "
-        "are constant; entropy is the mean over bits, 1 at best.",
+        "These are figures of the database. Balance is 1 where every bit is 1 in half of the rows "
+        "and 0 where all are constant; entropy is the mean over bits, 1 at best.",
         _table(
             ("direction", "codes", "distinct", "bit balance", "bit entropy"),
             [

@@ -82,7 +82,7 @@ class TorchFile:
     def tensor(self, view: View) -> Tensor:
         """The numbers of a view, on the CPU. Raises OSError, Unreadable.
 
-        They lie in one buffer for all readings: clone what shall last beyond the next.
+        They lie in one buffer for all readings: clone what is to last beyond the next.
         """
         storage = view.storage
         if self._buffer is None:

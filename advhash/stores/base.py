@@ -169,7 +169,7 @@ class Store(ABC):
         """Let go of files, connections and tables."""
 
     def _versions(self) -> dict[str, str]:
-        """Of what is no package."""
+        """Versions of what is no package."""
         return {}
 
     @contextmanager

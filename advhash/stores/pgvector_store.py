@@ -152,7 +152,7 @@ class PgvectorExact(Pgvector):
 @STORES.register("pgvector-hnsw", source="PostgreSQL and pgvector, hnsw (bit_hamming_ops)")
 @dataclass(kw_only=True, eq=False)
 class PgvectorHNSW(Pgvector):
-    """A graph whose edges lead to near codes. The server draws it: no seed decides over it.
+    """A graph whose edges lead to near codes. The server draws it: no seed determines it.
 
     m, ef_construction, ef_search: as of `faiss-hnsw`; pgvector's own defaults
     """

@@ -127,7 +127,7 @@ class OwnServer:
 
     @property
     def pid(self) -> int | None:
-        """Of the server itself; None where it is none."""
+        """The folder of the server itself; None where it is none."""
         try:
             return int((self.folder / "data" / "postmaster.pid").read_text("utf-8").split()[0])
         except (OSError, ValueError, IndexError):

@@ -119,7 +119,7 @@ def recall_of_distances(
 ) -> npt.NDArray[np.float64]:
     """(N,) share of the places whose distance is within that of the last exact one.
 
-    Equal distances are as good as each other: which of them a store gives decides over nothing.
+    Equal distances are as good as each other: which of them a store gives determines nothing.
 
     distances: (N,k) of a store, empty places above all; exact: (N,k), ascending
 

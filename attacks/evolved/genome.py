@@ -186,7 +186,7 @@ class _Watching(Budget):
 class Canary:
     """What genomes are told apart by: `steps` steps on B images toward (B,C) targets.
 
-    identity: names victim, data and whatever else decides over a fitness; part of every key
+    identity: names victim, data and whatever else determines a fitness; part of every key
 
     The key holds all real codes and movements seen on the way, and the images at the end, chance
     fixed, so that genomes share it iff they act alike: dead lines, exchanged operands, and under a

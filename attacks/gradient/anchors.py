@@ -165,7 +165,7 @@ def anchor_codes(
 ) -> Tensor:
     """(T,K) ±1 codes of a registered anchor for (T,C) targets, on the CPU.
 
-    Only `seed` decides over chance. A PrototypeNet is trained on the victim's device.
+    Only `seed` determines the draws. A PrototypeNet is trained on the victim's device.
 
     Raises UnknownName; DataError where a target shares no label with the database.
     """

@@ -1,4 +1,4 @@
-"""How well a generator does on rows of the validation split, which decide over settings."""
+"""How well a generator does on rows of the validation split, which determine settings."""
 
 from __future__ import annotations
 

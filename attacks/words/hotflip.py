@@ -212,7 +212,7 @@ def cost_of(relaxed: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
 
 
 def loss_gradient(victim: HashVictim, texts: Tensor, anchors: Tensor, scale: Tensor) -> Tensor:
-    """Of the loss at (B,…) texts, shaped as `HashVictim.loss_gradient` has it."""
+    """The gradient of the loss at (B,…) texts, shaped as `HashVictim.loss_gradient` has it."""
 
     def loss(relaxed: Tensor) -> Tensor:
         return similarity(soft_code(relaxed, 1.0, scale), anchors).sum()

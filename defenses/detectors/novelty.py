@@ -54,7 +54,7 @@ class Novelty(CodeDetector):
         return data.train
 
     def listed(self, victim: HashVictim) -> bool:
-        """Of other victims it is the distance that `nearest` is."""
+        """For other victims it is the distance that `nearest` is."""
         return isinstance(victim, ActivationCode)
 
     def check(self, victim: HashVictim, clean: Split) -> None:
@@ -92,7 +92,7 @@ class Novelty(CodeDetector):
         return torch.stack(layers).mean(dim=0)
 
     def by_layer(self, victim: HashVictim, batch: Batch, modality: Modality) -> dict[str, Tensor]:
-        """Of each layer, or of the one code, (B,) float32 distances in [0,1].
+        """(B,) float32 distances in [0,1] for each layer, or for the one code.
 
         Raises UsageError before `fit`.
         """

@@ -25,7 +25,7 @@ class NoiseTraining(Continued):
 
     sigma: standard deviation of the noise, in [0,1] pixels
 
-    No attacker is trained against: no budget decides over it, and it costs as much as plain
+    No attacker is trained against: no budget determines it, and it costs as much as plain
     training. By itself it certifies nothing: `advhash certify` and `smoothing` do.
 
     Deviations:

@@ -84,7 +84,7 @@ class Source:
 
     facts:    (victim, attack, data set or the like, what is to be known of it)
     digest:   SHA-256 of the record
-    versions: of the packages that decide over figures, as its env.json states them
+    versions: of the packages that determine figures, as its env.json states them
     """
 
     label: str

@@ -167,9 +167,9 @@ def _targeted(record: Record) -> Verdict:
             details,
         )
     lead = (
-        f"Of the distance between what clean queries get (t-MAP {percent(clean.value)}) and the "
+        f"Between what clean queries get (t-MAP {percent(clean.value)}) and the "
         f"best that any anchor code gets ({percent(ceiling.value)}), the attack covers "
-        f"{with_interval(share)}."
+        f"{with_interval(share)} of the way."
     )
     if share.value > 1:
         lead += " More than the whole: its codes are better than every known anchor."

@@ -65,7 +65,7 @@ def verdict(record: LifelongRecord) -> list[str]:
         f"last increment; with naive fine-tuning they {_lost(metrics['forgetting_old_finetune'])}.",
         "No old code changed."
         if changed == 0
-        else f"Of the old codes, {100 * changed:.1f} % changed."
+        else f"{100 * changed:.1f} % of the old codes changed."
         if changed is not None
         else "Whether old codes changed is not known.",
     ]

@@ -356,7 +356,7 @@ def test_p2p_anchor_is_one_code_of_the_target() -> None:
 
 
 def test_dhta_draws_without_replacement() -> None:
-    """Of exactly 9 candidates every draw is all of them, hence their majority."""
+    """Every draw of exactly 9 candidates is all of them, hence their majority."""
     data = tiny(signs(12), [[1, 0]] * 9 + [[0, 1]] * 3)
     target = torch.tensor([[1, 0]], dtype=torch.uint8)
     majority = anchor_codes("majority", TwoModal(), data, target)

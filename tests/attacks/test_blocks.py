@@ -42,7 +42,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {  # every draw of the attacks o
 
 
 class RowByRow(Projection):
-    """Each code by itself, so that a block decides over no bit of it."""
+    """Each code by itself, so that a block determines no bit of it."""
 
     def relax(self, inputs: Tensor, modality: Modality) -> Tensor:
         rows = [(self.weights * (row.flatten() - 0.5)).sum(dim=1) for row in inputs]

@@ -21,7 +21,7 @@ BUDGET = Budget("linf", 80 / 255)
 
 
 class Sizes(Projection):
-    """Codes row by row, so that a batch decides over no bit; notes of how many each pass was."""
+    """Codes row by row, so that a batch determines no bit; notes of how many each pass was."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -679,7 +679,7 @@ def test_a_seed_that_failed_is_not_stood_for_by_another() -> None:
     low, high = np.full(30, 0.2), np.full(30, 0.6)
     whole = [[sample((low + 0.001 * seed).tolist(), seed) for seed in range(3)]]
     failed = [[sample(high.tolist(), 0)]]  # of three
-    fixed = [[sample(high.tolist(), None)]]  # no seed decides over this one
+    fixed = [[sample(high.tolist(), None)]]  # no seed determines this one
     assert stacked(failed[0], "tmap", Axes.of([*whole[0], *failed[0]])).shape == (3, 1, 1, 30)
     found = stacked(failed[0], "tmap", Axes.of([*whole[0], *failed[0]]))
     assert np.isnan(found[1:]).all()

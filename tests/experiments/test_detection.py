@@ -127,7 +127,7 @@ class TestFigures:
         assert covered >= 34
 
     def test_pairs_are_drawn_together(self) -> None:
-        """Of scores that move with their clean row the interval is narrower, and none by itself."""
+        """Scores that move with their clean row have a narrower interval, and none by itself."""
         generator = np.random.default_rng(0)
         clean = generator.integers(0, 40, 120).astype(float)
         abnormal = clean + generator.integers(0, 3, 120)

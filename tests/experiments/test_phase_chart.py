@@ -131,7 +131,7 @@ class TestTraining:
     def test_wrong_labels_are_learnt_and_not_judged_by(self, digits: Dataset) -> None:
         clean, wrong = trained(digits, 40), trained(digits, 40, noise=0.5)
         assert wrong[6]["accuracy"] < clean[6]["accuracy"] - 0.05
-        assert wrong[0] == clean[0]  # before training labels decide over nothing
+        assert wrong[0] == clean[0]  # before training labels determine nothing
         assert wrong[6]["knn_accuracy"] > wrong[6]["accuracy"] - 0.2
 
 

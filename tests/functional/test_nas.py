@@ -108,7 +108,7 @@ def test_there_are_so_many_cells_and_functions(cells: dict[str, NetworkCell]) ->
 def test_normal_forms_are_equal_exactly_where_random_networks_are(
     cells: dict[str, NetworkCell],
 ) -> None:
-    """Of all cells of 4 vertices: forms against outputs for the same weights."""
+    """All cells of 4 vertices: forms against outputs for the same weights."""
     images = digits(TINY)[0][0][:4]
     hashed = FunctionalHash((images,), {}, bits=18)
     keys: dict[str, set[str]] = {}

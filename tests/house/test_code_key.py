@@ -1,4 +1,4 @@
-"""What is cached is thrown away when what decides over it changes, and at no other time."""
+"""What is cached is thrown away when what determines it changes, and at no other time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from source_tree import FILES, FOLDERS, ROOT, folder_of, modules_of, named, path
 from advhash.experiments.prepare import code_key
 from advhash.experiments.prepare.code_key import GROUND, PREPARED, _origin, code_version
 
-SHOWING = {"reports", "cli", "api"}  # decide over nothing that is kept
+SHOWING = {"reports", "cli", "api"}  # determine nothing that is kept
 CARRIERS = {  # of settings, whose values are in the keys, of cells, costs and the version
     "advhash",
     "advhash._version",

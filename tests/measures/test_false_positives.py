@@ -16,7 +16,7 @@ BITS = 32
 
 
 def hashes(count: int, seed: int) -> HashCodes:
-    """Of pictures of a few kinds: those of one kind are nearer to each other."""
+    """Hashes of pictures of a few kinds: those of one kind are nearer to each other."""
     generator = np.random.default_rng(seed)
     kinds = np.random.default_rng(99).random((12, BITS)) < 0.5
     chosen = kinds[generator.integers(0, 12, count)]

@@ -440,7 +440,7 @@ class TestCrossed:
         assert together.high - together.low > 2 * (apart.high - apart.low)  # type: ignore[operator]
 
     def test_the_same_seeds_of_all_orders_are_drawn_together(self) -> None:
-        """Values that only the seed decides over: drawn apart, orders would average it away."""
+        """Values that only the seed determines: drawn apart, orders would average it away."""
         seeds = np.random.default_rng(3).normal(0, 1, (1, 4, 1, 1)) + np.zeros((9, 1, 1, 30))
         apart, together = crossed_mean(seeds, 0), crossed_mean(seeds, 0, same_seeds=True)
         exact = np.random.default_rng(4).choice(seeds[0, :, 0, 0], (20_000, 4)).mean(axis=1)

@@ -113,7 +113,7 @@ def test_marks_do_not_depend_on_colour(run: Path) -> None:
 def test_verdict_numbers_are_those_of_the_record(run: Path) -> None:
     text = Tags(page([run])).text.replace("\xa0", " ")
     assert (
-        "Of the distance between what clean queries get (t-MAP 23.4 %) and the best that any "
+        "Between what clean queries get (t-MAP 23.4 %) and the best that any "
         "anchor code gets (90.1 %), the attack covers 79.6 % (95 % interval 70.1 to 85.2 %)."
     ) in text
     assert "Strong attack" in text
@@ -356,7 +356,7 @@ def test_a_page_over_several_runs_says_so(rivals: list[Path]) -> None:
     html = page(rivals)
     assert "<title>3 runs against dlcmh on toy – advhash report</title>" in html
     assert "How well dlcmh withstands 3 attack runs on toy" in html
-    assert "Of the 3 runs, the first" in html
+    assert "the first of 3 runs" in html
     text = Tags(page([rivals[0], edit(rivals[1], other)])).text
     assert f"How well dlcmh and {HOSTILE} withstand 2 attack runs on toy" in text
 

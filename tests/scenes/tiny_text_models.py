@@ -24,7 +24,7 @@ TEXTS = (
 
 
 def tokeniser() -> Any:
-    """Of words and pieces, in lower case, as BERT's."""
+    """A tokeniser of words and pieces, in lower case, as BERT's."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Who is admitted to a store: counts against slow loops, and thresholds on rows of their own."""
+"""What is admitted to a store: counts against slow loops, and thresholds on rows of their own."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_a_stored_picture_leaves_the_real_hash_not_far_above_the_bound(
 
 
 def test_a_stored_picture_keeps_to_black_and_white() -> None:
-    """Of pixels at both ends of the range the half that would leave it does nothing."""
+    """Half of the pixels at both ends of the range would leave it, and do nothing."""
     pixels = np.asarray((photo(128) > 110) * 255, np.uint8)
     linear = linear_hash(PDQ(), 128, 128)
     found = least_l2(linear, PDQ().bits_of(Picture.of(pixels)), pixels, 31)

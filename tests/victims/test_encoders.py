@@ -432,7 +432,7 @@ SQUARE = {"height": 32, "width": 32}
 def test_pictures_are_prepared_as_their_processor_does(
     kind: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Of one that is no square, so that a squash and a crop are not the same."""
+    """A picture that is no square, so that a squash and a crop are not the same."""
     transformers = pytest.importorskip("transformers")
     processor = getattr(transformers, f"{kind}ImageProcessor")(**settings)
     processor.save_pretrained(tmp_path)

@@ -286,7 +286,7 @@ def test_channels_may_come_last(tmp_path: Path) -> None:
 
 
 def test_a_tensor_inside_may_be_the_features(tmp_path: Path) -> None:
-    """Of a classifier, whose outputs are classes."""
+    """The file of a classifier, whose outputs are classes."""
     file = export(small(), tmp_path / "m.onnx")
     pooled = next(n.output[0] for n in onnx.load(file).graph.node if n.op_type == "Gemm")
     assert pooled == "codes"
@@ -372,7 +372,7 @@ def test_the_version_of_onnxruntime_is_in_the_key(
         return planned[2]
 
     first = key()
-    assert key(online=True) == first  # where it comes from decides over nothing
+    assert key(online=True) == first  # where it comes from determines nothing
     monkeypatch.setattr(trained, "version", lambda name: "0")
     assert key() != first
 

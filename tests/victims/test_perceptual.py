@@ -117,7 +117,7 @@ def odd_ones() -> list[Pixels]:
 
 
 def tiny() -> list[Pixels]:
-    """From one pixel on, flat ones among them: sums of sums decide over their bits."""
+    """From one pixel on, flat ones among them: sums of sums determine their bits."""
     generator = np.random.default_rng(5)
     found = [np.full((7, 9, 3), 200, np.uint8), np.full((50, 33, 3), 3, np.uint8)]
     for height in (1, 2, 3, 4, 5, 9, 17):

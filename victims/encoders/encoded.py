@@ -329,7 +329,7 @@ class Encoded(_Fitted):
     def loss_gradient(
         self, inputs: Tensor, modality: Modality, loss: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Of texts, the gradient at the vectors of their `tokens`: (B,T,D)."""
+        """For texts, the gradient at the vectors of their `tokens`: (B,T,D)."""
         if modality == "image":
             return super().loss_gradient(inputs, modality, loss)
         assert self._texts is not None

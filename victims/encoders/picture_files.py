@@ -88,7 +88,7 @@ def _stated(what: str, place: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    """Of the three channels, also where one number is meant for all."""
+    """Values of the three channels, also where one number is meant for all."""
     given = [values] * 3 if isinstance(values, int | float) else list(values)
     return tuple(map(float, given))
 

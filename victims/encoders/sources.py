@@ -163,7 +163,7 @@ def open_encoder(
 
 
 def libraries(name: str) -> tuple[str, ...]:
-    """The packages whose versions decide over codes, besides torch and timm."""
+    """The packages whose versions determine codes, besides torch and timm."""
     return LIBRARIES.get(name.partition(":")[0], ())
 
 

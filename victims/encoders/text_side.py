@@ -101,7 +101,7 @@ def pooled(modes: Sequence[str], hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def pooled_features(network: nn.Module, tokens: Tokens) -> Tensor:
-    """Of a `PooledText`."""
+    """The settings of a `PooledText`."""
     values: Tensor = network(tokens)
     return values
 

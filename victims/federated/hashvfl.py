@@ -75,7 +75,7 @@ class Bottom(nn.Module):
 
 
 def new_bottom(settings: Mapping[str, Any], seed: int) -> Bottom:
-    """A `Bottom` of these arguments; only the seed decides over its weights."""
+    """A `Bottom` of these arguments; only the seed determines its weights."""
     with seeded(seed):
         return Bottom(**{**settings, "shape": tuple(settings["shape"])})
 

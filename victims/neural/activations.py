@@ -145,7 +145,7 @@ class Moments:
     def over(
         cls, run: Callable[[Tensor], Sequence[Tensor]], split: Split, modality: Modality
     ) -> Moments:
-        """Of all rows of a split, in batches; `run` gives what enters each layer."""
+        """All rows of a split, in batches; `run` gives what enters each layer."""
         fired: list[Tensor] = []
         squares: list[float] = []
         for batch in split.batches(256):

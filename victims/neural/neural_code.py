@@ -65,7 +65,7 @@ class ActivationCode(HashVictim):
 
     @property
     def units(self) -> list[Tensor]:
-        """Of each layer, (k,) which units are bits."""
+        """(k,) for each layer, the units that are bits."""
         parts = self.kept.split([layer.size for layer in self.sites])
         return [part.nonzero()[:, 0] for part in parts]
 
@@ -161,7 +161,7 @@ class NeuralCode(ActivationCode):
 
     Deviations:
     - bits are dropped that are constant over the training rows; published are those constant over
-      training and test rows together, which lets queries decide over the code;
+      training and test rows together, which lets queries determine the code;
     - the rate falls by 5 % an epoch instead of to a tenth every 20, and training never stops early;
     - a row with m labels has the target 1/m for each of them;
     - gates (sigmoid, tanh) are no layers.

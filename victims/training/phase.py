@@ -71,7 +71,7 @@ class Phase:
         """The epochs left to do, 1 … total; call `note` at the end of each.
 
         descents: the optimisers, by a name
-        generator: what decides over the order of rows and the augmentation, besides torch's own
+        generator: what determines the order of rows and the augmentation, besides torch's own
         tensors: all else that an epoch changes, to be changed in place
 
         Raises StorageError where processes see different states.

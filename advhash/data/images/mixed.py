@@ -126,7 +126,7 @@ class MixedPictures:
         return self.stacked() if square else self
 
     def sha256(self) -> str:
-        """Of the pixels of all rows, in order."""
+        """The digest of the pixels of all rows, in order."""
         digest = hashlib.sha256()
         for image in self:
             digest.update(image.contiguous().numpy().data)

@@ -79,7 +79,7 @@ def read_captioned(
 
 @dataclass
 class _Table:
-    """Of each image in a CSV: its first caption, its labels, its split or ""; extra captions."""
+    """The first caption of each image in a CSV, its labels, its split or ""; extra captions."""
 
     captions: dict[str, str] = field(default_factory=dict)
     labels: dict[str, set[str]] = field(default_factory=dict)

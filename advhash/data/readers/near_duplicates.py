@@ -307,7 +307,7 @@ def _copies(
 
 @functools.cache
 def _readers() -> str:
-    """SHA-256 of the sources that decide over the data."""
+    """SHA-256 of the sources that determine the data."""
     digest = hashlib.sha256()
     for module in (
         __file__,

@@ -25,7 +25,7 @@ def frequent_words(texts: Sequence[str]) -> list[str]:
 
 
 def near_words(known: Sequence[str], most: int, similarity: float) -> dict[str, list[str]]:
-    """Of each word those that are nearest to it, at most `most`, the nearest first.
+    """The words nearest to each word, at most `most`, the nearest first.
 
     similarity: the least cosine of their embeddings by all-MiniLM-L6-v2
 

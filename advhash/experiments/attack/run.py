@@ -312,7 +312,7 @@ def _whole(attack: AttackCell) -> str:
     if not _method(attack).couples_queries:
         return ""
     return (
-        f"{attack.config.attack.name} lets the queries of a block decide over each other, so that "
+        f"{attack.config.attack.name} lets the queries of a block depend on each other, so that "
         "one worker attacks all of them"
     )
 

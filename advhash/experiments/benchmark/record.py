@@ -137,7 +137,7 @@ def _raised(done: Sequence[FinishedCell]) -> list[Flag]:
 
 
 def _deviations(done: Sequence[FinishedCell]) -> dict[str, list[str]]:
-    """Of victims with their defences, and of attacks; once each, whatever the settings."""
+    """Victims with their defences, and attacks; each once, whatever the settings."""
     deviations: dict[str, dict[str, None]] = {}
     for run in done:
         for name, info in (

@@ -1,6 +1,6 @@
 """From the file of a suite to its cells: every attack of every grid with all its seeds.
 
-A cell is one attack run. Its key names everything that decides over its figures, so that a cell is
+A cell is one attack run. Its key names everything that determines its figures, so that a cell is
 computed once, whichever suite it stands in.
 """
 
@@ -43,7 +43,7 @@ class SuiteCell:
     data:        the data set with its settings
     dataset:     the same with the settings of the protocol in which cells of the suite differ
     queries:     how many are attacked
-    victim_seed: drawn by the suite; None for a victim that no seed decides over, or with its own
+    victim_seed: drawn by the suite; None for a victim that no seed determines, or with its own
     """
 
     key: str
@@ -195,7 +195,7 @@ def _cell(
     """The cell of these seeds; its parts are added to those of the suite.
 
     names: what tables call the victim, and the data set with its settings
-    victim_seed: that is drawn; None for a victim that no seed decides over, or with its own
+    victim_seed: that is drawn; None for a victim that no seed determines, or with its own
     """
     victim, data = names
     attack: Attack = ATTACKS.create(config.attack.name, config.attack.settings)
@@ -233,7 +233,7 @@ def _cell(
 
 
 def _fitting(config: AttackConfig, attack: Attack) -> dict[str, Any]:
-    """What decides over the fitted attack beside the victim."""
+    """What determines the fitted attack beside the victim."""
     return {
         "attack": config.attack.model_dump(),
         "seed": config.seed,

@@ -12,9 +12,9 @@ from advhash.experiments.config import BudgetConfig, Hardened, MethodConfig, Tab
 
 
 class AdaptiveConfig(Table):
-    """Of the attacker who knows the detector; what is not set is as `AdaptiveSlice` has it.
+    """The attacker who knows the detector; what is not set is as `AdaptiveSlice` has it.
 
-    Of a hash of images `AdaptiveTargeted` takes `steps` alone.
+    For a hash of images `AdaptiveTargeted` takes `steps` alone.
     """
 
     classes: int | None = None

@@ -309,7 +309,7 @@ def _adaptive(
     rule: DeployedRule,
     config: DetectConfig,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Of each query, whether the adaptive attacker succeeds, and is accepted as well."""
+    """Whether the adaptive attacker succeeds with each query, and is accepted as well."""
     attack.fit(trained.victim, inputs.data, inputs.budget)
     moved = attack.perturb(
         trained.victim, inputs.clean, inputs.targets, inputs.budget, MOVED,

@@ -122,7 +122,7 @@ def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
 
 
 def _content(planned: Planned, known: PlannedVictim) -> dict[str, Any]:
-    """What decides over the abnormal inputs."""
+    """What determines the abnormal inputs."""
     config, attack = planned.config, planned.config.attack
     return {
         "victim": known.identity,

@@ -29,7 +29,7 @@ from advhash.storage.documents import parse_json, read_json
 from advhash.storage.files import write_json
 from advhash.storage.places import user_path
 
-CODE = ("experiments.attack", "experiments.evolve")  # decide over searches
+CODE = ("experiments.attack", "experiments.evolve")  # determine searches
 POINTS = 120  # of a curve
 SAVED_EVERY = 2.0  # seconds between two states of a search on disk
 
@@ -178,7 +178,7 @@ def _save(file: Path, search: Search[Any], cache: EquivalenceCache | None) -> No
 
 
 def _read_state(file: Path) -> tuple[Any, Any]:
-    """Of search and cache. Raises StorageError for a file that holds no state, or a damaged one."""
+    """The state of search and cache. Raises StorageError: a file without one, or a damaged one."""
     try:
         kept = read_json(file)
         if hashlib.sha256(kept["state"].encode()).hexdigest() != kept["sha256"]:
@@ -243,7 +243,7 @@ def victim_config(
 
 
 def validation_range(config: SearchConfig, trained: Trained) -> Range:
-    """The queries that decide over fitness. Raises AdvhashError."""
+    """The queries that determine fitness. Raises AdvhashError."""
     return make_range(
         trained,
         "validation",

@@ -104,7 +104,7 @@ def search_metrics(
 def search_differences(
     domain: Domain, results: Sequence[SearchResult], boot: int
 ) -> dict[str, Difference]:
-    """Of the best candidates of two arms, paired over repeats."""
+    """Differences between the best candidates of two arms, paired over repeats."""
     arms = _Arms(results)
     pairs = {"best_gain": ("uncached", "fitness")}
     if domain == "nas":

@@ -71,7 +71,7 @@ def auxiliary_rows(data: Dataset, which: str) -> Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
-    """A stage with all that decides over its figures.
+    """A stage with all that determines its figures.
 
     config:  with every default written out
     victims: names the victim and its undefended twin, see `PlannedVictim.identity`

@@ -162,7 +162,7 @@ def _sweep_pairs(own: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tu
 
 
 def _told_losses(settings: Mapping[str, Any], score: Loss) -> list[Loss]:
-    """Of the decoders that are told the class: one for each loss that an attacker uses."""
+    """The decoders that are told the class: one for each loss that an attacker uses."""
     both = score == "ssim" and "decoder-ssim" in settings["attackers"]
     return ["mse", "ssim"] if both else ["mse"]
 

@@ -176,7 +176,7 @@ class _Figures:
 
     @property
     def hits(self) -> Floats:
-        """Of codes, the way that validation rows favour: by matching them or by picture."""
+        """The way to read codes that validation rows favour: by matching them or by picture."""
         results = self.results
         return results.matched if results.favoured == "matching" else self.best("codes")["hit"]
 

@@ -57,7 +57,7 @@ CODE = ("experiments.attack", "experiments.lifelong")
 
 @dataclass(frozen=True, kw_only=True)
 class OrderCell(DataCell):
-    """One order of categories with one seed, with all that decides over its figures."""
+    """One order of categories with one seed, with all that determines its figures."""
 
     order: Order
     order_number: int

@@ -40,7 +40,7 @@ Figures = Mapping[int, Mapping[str, float]]  # of a training, at each time
 
 @dataclass(frozen=True, kw_only=True)
 class Training(DataCell):
-    """One training with all that decides over its figures; `times` are measured on the way."""
+    """One training with all that determines its figures; `times` are measured on the way."""
 
     victim: dict[str, Any]
     attack: str
@@ -258,7 +258,7 @@ def _record(plan: PhasePlan, trainings: Sequence[Figures], place: Place) -> Phas
 
 
 def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
-    """Of each point, by the mean over repeats of redundancy (training) and K-NN accuracy."""
+    """The regime of each point, by mean redundancy (training) and K-NN accuracy over repeats."""
     grid = plan.config.phase
     points = [cell.point for cell in cells]
     redundancy, accuracy = (

@@ -348,7 +348,7 @@ def quantised(floats: Floats, cut: Cut) -> Vectors:
 
 
 def identity(config: PoisonConfig) -> dict[str, Any]:
-    """Names all that decides over embeddings that are there already."""
+    """Names all that determines embeddings that are there already."""
     if config.rows is None:
         return {"dataset": config.dataset.model_dump()}
     files = config.rows.model_dump(exclude={"column"})

@@ -1,4 +1,4 @@
-"""The digest of the sources that decide over cached results, one for each kind of thing."""
+"""The digest of the sources that determine cached results, one for each kind of thing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advhash.victims.training.acceleration import asked_precision
 
 # modules that lie in no folder
 GROUND = ("budget", "chance", "errors", "registry", "shared_labels", "targets")
-PREPARED = (  # what decides over victims, fitted attacks and ceilings
+PREPARED = (  # what determines victims, fitted attacks and ceilings
     *("compute", "storage", "codes", "measures", "data", "functional"),
     *("victims", "attacks", "defenses", "experiments.prepare"),
 )
@@ -22,10 +22,10 @@ PREPARED = (  # what decides over victims, fitted attacks and ceilings
 
 @cache
 def code_version(*folders: str) -> str:
-    """Digest of torch, timm and all sources that decide over a victim, a fitted attack, a ceiling.
+    """Digest of torch, timm and all sources that determine a victim, a fitted attack, a ceiling.
 
     folders: packages of advhash that decide as well, e.g. `experiments.lifelong` over its cells.
-    Pages, the command line and the Python API decide over nothing that is kept.
+    Pages, the command line and the Python API determine nothing that is kept.
     """
     digest = hashlib.sha256(f"torch {torch.__version__} timm {version('timm')}".encode())
     for file in _sources(*folders):

@@ -16,7 +16,7 @@ from advhash.victims.training.acceleration import precision
 
 @dataclass(frozen=True, kw_only=True)
 class DataCell:
-    """Data set, device and number of threads, which decide over figures wherever they are taken.
+    """Data set, device and number of threads, which determine figures wherever they are taken.
 
     fingerprint: of the data that the run began with
     """
@@ -50,7 +50,7 @@ class DataCell:
         return data
 
     def content(self, *names: str) -> dict[str, Any]:
-        """For the key: every field but those of these names, which decide over nothing."""
+        """For the key: every field but those of these names, which determine nothing."""
         parts = dataclasses.asdict(self)
         for name in names:
             del parts[name]

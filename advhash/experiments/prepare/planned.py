@@ -144,7 +144,7 @@ class PlannedVictim:
 
     @property
     def learns(self) -> bool:
-        """Whether a seed decides over it; a defence that only wraps the victim learns nothing."""
+        """Whether a seed determines it; a defence that only wraps the victim learns nothing."""
         defense = self.config.defense
         if defense is not None and not isinstance(
             DEFENSES.create(defense.name, defense.settings), Wrapping
@@ -159,7 +159,7 @@ class PlannedVictim:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Names everything that decides over it, as far as it is known before training."""
+        """Names everything that determines it, as far as it is known before training."""
         known, config, device = self._known, self.config, resolve_device(self.config.device)
         defense = config.defense
         if known.ready is not None:  # a checkpoint, or a function of the user

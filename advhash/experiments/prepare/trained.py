@@ -77,12 +77,12 @@ class Trained:
 
     @property
     def method_digest(self) -> str:
-        """Of the file that a package brings the victim in, see `Entry.digest`."""
+        """The digest of the file that a package brings the victim in, see `Entry.digest`."""
         return VICTIMS[self.card["name"]].digest if self.folder else ""
 
 
 def deciding(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a victim that decide over its codes, and the versions that do, for keys."""
+    """The settings of a victim that determine its codes, and the versions that do, for keys."""
     build = VICTIMS[name].build
     kept = {
         key: value

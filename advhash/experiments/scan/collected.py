@@ -46,7 +46,7 @@ class Collected:
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> Collected:
-        """Of the results of `BlockCell`, in order."""
+        """Collected from the results of `BlockCell`, in order."""
         files: list[Rows] = []
         edited: list[Rows] = []
         skipped: dict[int, str] = {}

@@ -317,7 +317,7 @@ class _AtSide(HashVictim):
 def evasion_figures(
     rows: Sequence[dict[str, Any]], names: Sequence[str], method: str, seed: int
 ) -> EvasionFigures | None:
-    """Of the rows of all cells of one hash; None where nothing was tried."""
+    """What the rows of all cells of one hash say; None where nothing was tried."""
     if not rows:
         return None
     linf = [row["linf"] for row in rows]

@@ -33,7 +33,7 @@ class NamedHash:
 
     label:    what a run calls it
     given:    the text
-    identity: what decides over its codes
+    identity: what determines its codes
     """
 
     label: str

@@ -32,7 +32,7 @@ class Move:
 
     method, source: their labels
     config: of that attack, with every default written out
-    victim: names all that decides over the victim
+    victim: names all that determines the victim
     members: of an ensemble, by their labels, in order; of one victim its own
     """
 
