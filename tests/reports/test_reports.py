@@ -114,7 +114,8 @@ def test_verdict_numbers_are_those_of_the_record(run: Path) -> None:
     text = Tags(page([run])).text.replace("\xa0", " ")
     assert (
         "Between what clean queries get (t-MAP 23.4 %) and the best that any "
-        "anchor code gets (90.1 %), the attack covers 79.6 % (95 % interval 70.1 to 85.2 %)."
+        "anchor code gets (90.1 %), the attack covers 79.6 % (95 % interval 70.1 to 85.2 %) of "
+        "the way."
     ) in text
     assert "Strong attack" in text
     assert "with t-MAP 76.5 % (95 % interval 71.0 to 82.0 %)" in text
