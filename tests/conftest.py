@@ -23,6 +23,16 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_runs_beside() -> Iterator[None]:
+    """What tests run is written where they say, not into the folder that they are called from."""
+    before = set(Path("runs").resolve().glob("*"))
+    folder = Path.cwd()
+    yield
+    left = set((folder / "runs").resolve().glob("*")) - before
+    assert not left, f"left by a test: {sorted(map(str, left))}"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors: more threads only wait for each other, and one gives the same bits."""
     torch.set_num_threads(1)

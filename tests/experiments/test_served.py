@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     return times
 
 
-def attacked(method: str) -> Any:
+def attacked(method: str, out: Path) -> Any:
     tables = {
         "victim": {**VICTIM, "quantise": "lsh", "bits": 32},
         "attack": {"name": method},
@@ -42,13 +43,15 @@ def attacked(method: str) -> Any:
         "budget": {"norm": "linf", "eps": "8/255"},
         "protocol": {"queries": 4},
     }
-    return attack(AttackConfig.build(tables))
+    return attack(AttackConfig.build(tables), out)
 
 
 @pytest.mark.parametrize("method", ["dhta", "blend"])
-def test_a_run_hashes_each_row_once(method: str, hashed: Counter[bytes]) -> None:
+def test_a_run_hashes_each_row_once(
+    method: str, hashed: Counter[bytes], tmp_path: Path
+) -> None:
     """Beyond what the cut is learnt from, and the first rows, which are hashed twice on purpose."""
-    first = attacked(method)
+    first = attacked(method, tmp_path / "first")
     trained = train(TrainConfig.build({"victim": first_victim(), "dataset": {"name": "digits"}}))
     rows = trained.data.database.inputs["image"].float() / 255
     keys = [row.numpy().tobytes() for row in rows]
@@ -57,7 +60,7 @@ def test_a_run_hashes_each_row_once(method: str, hashed: Counter[bytes]) -> None
     for place, key in enumerate(keys[600:], 600):
         assert hashed[key] <= alike[key] * (2 if place in learnt else 1)
     hashed.clear()
-    again = attacked(method)
+    again = attacked(method, tmp_path / "again")
     assert not any(hashed[key] for key in keys)
     assert again.metrics["map"] == first.metrics["map"]
 
