@@ -43,8 +43,8 @@ def names_pictures(labels: Tensor) -> bool:
     return bool((labels.sum(dim=0) <= 1).all())
 
 
-def originals(data: Dataset) -> Dataset | None:
-    """The data with the database rows that the queries were made from in place of the queries.
+def originals(data: Dataset) -> list[int] | None:
+    """The database rows that the queries were made from, each once, in the order of the queries.
 
     None where labels do not name one picture each, or not every query has a row with its label.
     """
@@ -58,13 +58,13 @@ def originals(data: Dataset) -> Dataset | None:
         if len(same) != 1 or -1 in same:
             return None
         rows += same
-    return replace(data, query=data.database.take(torch.tensor(rows)))
+    return list(dict.fromkeys(rows))
 
 
 def started(protocol: AttackProtocol, data: Dataset) -> Dataset:
-    """The data whose queries are what the attack starts from."""
-    pictures = originals(data) if protocol.start == "originals" else None
-    return data if pictures is None else pictures
+    """The data whose queries are what the attack starts from: each original once, or the copies."""
+    rows = originals(data) if protocol.start == "originals" else None
+    return data if rows is None else replace(data, query=data.database.take(torch.tensor(rows)))
 
 
 def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset) -> dict[str, str]:
@@ -78,7 +78,8 @@ def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset)
     if given and not judged:
         raise UsageError(
             f"{given[0]}: expected pictures whose labels name one picture each, got "
-            f"{protocol.query_modality} queries of {data.name}; add --dataset near_duplicates"
+            f"{protocol.query_modality} queries of {data.name}; take --dataset near_duplicates, for "
+            "pictures of your own with --set dataset.root=FOLDER"
         )
     if protocol.threshold is not None and protocol.threshold > victim.bits:
         raise UsageError(
@@ -87,8 +88,9 @@ def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset)
         )
     if not judged:
         return {}
-    start = protocol.start or ("copies" if originals(data) is None else "originals")
-    if start == "originals" and originals(data) is None:
+    rows = originals(data)
+    start = protocol.start or ("copies" if rows is None else "originals")
+    if start == "originals" and rows is None:
         raise UsageError(
             "protocol.start=originals: expected a database row with the label of every query; use "
             "protocol.start=copies"

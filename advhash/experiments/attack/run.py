@@ -424,7 +424,7 @@ def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
     """The cell of one budget. Raises AdvhashError for whatever can be refused before training."""
     resolved = resolve(config, known)
     victim, data = known.names
-    count = len(known.data.query)
+    count = len(started(resolved.protocol, known.data).query)
     attack: Attack = ATTACKS.create(resolved.attack.name, resolved.attack.settings)
     effort = attack.effort(known.data)
     return AttackCell(
@@ -476,7 +476,7 @@ def _label(known: PlannedVictim, config: AttackConfig) -> str:
 def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
     config = cells[0].config
     budgets = [str(cell.config.budget.resolve(Budget("none", math.inf))) for cell in cells]
-    queries = len(known.data.query)
+    queries = len(started(config.protocol, known.data).query)
     return {
         "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
