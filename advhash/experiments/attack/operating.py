@@ -78,8 +78,8 @@ def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset)
     if given and not judged:
         raise UsageError(
             f"{given[0]}: expected pictures whose labels name one picture each, got "
-            f"{protocol.query_modality} queries of {data.name}; take --dataset near_duplicates, for "
-            "pictures of your own with --set dataset.root=FOLDER"
+            f"{protocol.query_modality} queries of {data.name}; take --dataset near_duplicates, "
+            "for pictures of your own with --set dataset.root=FOLDER"
         )
     if protocol.threshold is not None and protocol.threshold > victim.bits:
         raise UsageError(
