@@ -220,6 +220,13 @@ def test_several_eps_are_planned_together(advhash: Run, tmp_path: Path) -> None:
     assert json.loads(out)["budget"] == ["L∞ 2/255", "L∞ 8/255"]
 
 
+def test_several_eps_count_words_where_one_does(advhash: Run) -> None:
+    words = ("--victim", "dlcmh", "--method", "hotflip", "--query-modality", "text")
+    code, out, err = advhash("attack", *words, "--eps", "1,2", "--dry-run", "--json")
+    assert code == 0, err
+    assert [text.partition(" ")[0] for text in json.loads(out)["budget"]] == ["L0", "L0"]
+
+
 @pytest.mark.parametrize("eps", ["8/255,8/255", "8/255,none", "8/255,", "8/255,4"])
 def test_wrong_lists_of_eps_are_refused(advhash: Run, eps: str, tmp_path: Path) -> None:
     code, _, err = advhash(*QUICK, "--eps", eps, "--out", tmp_path / "run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from source_tree import SHARED
 from torch import Tensor
 
 import advhash as ah
@@ -21,7 +21,7 @@ from advhash.errors import ConfigError, DataError, UsageError
 from advhash.registry import VICTIMS
 from advhash.victims.encoders.encoded import Encoded
 
-CLOTHES = Path(os.environ.get("ADVHASH_DATA", "/work/shared/data")) / "clothing_photos"
+CLOTHES = SHARED / "clothing_photos"
 SIZES = [(40, 24), (24, 40), (33, 33), (64, 20), (31, 47)]  # width and height, as Pillow has it
 
 

@@ -24,6 +24,7 @@ import scipy.io
 import scipy.sparse
 import torch
 from PIL import Image
+from source_tree import SHARED
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
@@ -39,7 +40,6 @@ from advhash.errors import ConfigError, DataError
 from advhash.storage import documents
 from advhash.victims.federated.hashvfl import HashVFL
 
-SHARED = Path("/work/shared/data")
 SIZE = 16
 
 

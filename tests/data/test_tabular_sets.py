@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from source_tree import SHARED
 
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError
 
-SHARED = Path(os.environ.get("ADVHASH_DATA", "/work/shared/data")) / "tabular_vfl"
-shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs {SHARED}")
+TABLES = SHARED / "tabular_vfl"
+shared = pytest.mark.skipif(not TABLES.is_dir(), reason=f"needs {TABLES}")
 
 
 def write(folder: Path, text: str) -> None:
@@ -90,7 +90,7 @@ def test_what_is_no_archive_or_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_shared_tables(
     name: str, settings: dict[str, object], rows: int, positive: float
 ) -> None:
-    data = load_dataset(name, {**settings, "root": str(SHARED)})
+    data = load_dataset(name, {**settings, "root": str(TABLES)})
     parts = [data.database, data.validation, data.query]
     assert sum(len(part) for part in parts) == rows
     assert data.card["positive_share"] == pytest.approx(positive, abs=1e-4)

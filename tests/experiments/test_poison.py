@@ -235,6 +235,7 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
         (["--method", "hubs", "--unseen-queries", "399"], 2, "at least 399 unseen queries"),
         (["--method", "hubs", "--database", "few.npy"], 3, "at least 10 rows in the database"),
         (["--method", "hubs", "--database", "narrow.npy"], 3, "of 30 dimensions as in the"),
+        (["--method", "hubs", "--database", "packed.npy"], 3, "expected embeddings, floats"),
         (["--method", "hubs", "--bits", "20"], 2, "expected no bits"),
         (["--method", "hubs", "--labels", "few.npy"], 3, "number"),
         (["--method", "targeted"], 2, "expected --victim, --attack NAME and --items N"),
@@ -252,6 +253,7 @@ def test_what_cannot_be_planted_is_refused_in_one_line(
 ) -> None:
     np.save("few.npy", rows(9, 0))
     np.save("narrow.npy", rows(100, 0)[:, :30])
+    np.save("packed.npy", np.packbits(rows(100, 0) > 0, axis=1))
     code, out, err = command(capsys, *FILES, *more, "--out", "run")
     assert (code, out) == (number, "")
     assert message in err

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Real data, where they lie beside the tree or where ADVHASH_DATA says.
+SHARED = Path(os.environ.get("ADVHASH_DATA", ROOT.parent / "shared/data"))
 FOLDERS = ("advhash", "victims", "attacks", "defenses", "reports")
 FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
 

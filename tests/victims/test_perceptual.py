@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
+from source_tree import SHARED
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
@@ -41,8 +42,8 @@ from advhash.victims.perceptual.resampling import (
     resize,
 )
 
-FLICKR = Path("/work/shared/data/flickr8k_128/images.zip")
-PUBLISHED = Path("/work/shared/data/pdq_reference")  # pictures, and their hashes in a README.md
+FLICKR = SHARED / "flickr8k_128/images.zip"
+PUBLISHED = SHARED / "pdq_reference"  # pictures, and their hashes in a README.md
 NAMES = ("phash", "dhash", "ahash", "whash", "blockhash", "pdq")
 Bits = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]  # (H,W,3)

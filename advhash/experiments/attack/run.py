@@ -461,12 +461,9 @@ def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]
 
 def _siblings(config: AttackConfig, radii: Sequence[str]) -> list[AttackConfig]:
     """The config of each radius. Raises ConfigError."""
-    parts = []
-    for radius in radii:
-        budget = BudgetConfig.build({**config.budget.model_dump(), "eps": radius})
-        budget.resolve(Budget("none", math.inf))
-        parts.append(config.model_copy(update={"budget": budget}))
-    return parts
+    of_all = config.budget.model_dump()
+    budgets = [BudgetConfig.build({**of_all, "eps": radius}) for radius in radii]
+    return [config.model_copy(update={"budget": budget}) for budget in budgets]
 
 
 def _label(known: PlannedVictim, config: AttackConfig) -> str:

@@ -296,7 +296,14 @@ def read(config: PoisonConfig) -> StoredFloats:
 
 def _floats(path: Path, column: str | None) -> Floats:
     how = Reading("floats", "sign", None, column)
-    return np.asarray(floats_of(read_rows(path, how), None, path), np.float32)
+    rows = floats_of(read_rows(path, how), None, path)
+    if rows.dtype.kind != "f":
+        raise DataError(
+            f"{path}: expected embeddings, floats that the quantiser of the store cuts, got "
+            f"{rows.dtype}, which codes are stored in: give the embeddings, or write them as "
+            "float32 where these are some"
+        )
+    return np.asarray(rows, np.float32)
 
 
 def _numbers(path: Path) -> Places:
