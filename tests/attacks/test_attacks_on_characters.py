@@ -18,6 +18,7 @@ from advhash.attacks.words import synonyms as synonyms_module
 from advhash.attacks.words.texts import SynonymChoice, TokenChoice, WordChoice, put
 from advhash.budget import Budget
 from advhash.chance import Chance
+from advhash.cli.attack import print_run
 from advhash.data import Batch, Dataset, Split
 from advhash.data.text.characters import as_characters, as_strings, changed_words
 from advhash.data.text.synonyms import frequent_words, near_words
@@ -277,8 +278,8 @@ def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:
         ATTACKS.create("hotflip").check_budget(Budget("l0", 1.5))
 
 
-def test_a_run_on_texts(tmp_path: Path) -> None:
-    """Words before and after are on the page, and the noise control is of words."""
+def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has the words before and after and the retrieved texts, and nothing of pictures."""
     tiny.bert(tmp_path / "bert")
     config = {
         "victim": {"name": f"hf:{tmp_path / 'bert'}"},
@@ -295,4 +296,15 @@ def test_a_run_on_texts(tmp_path: Path) -> None:
     shown = record.examples[0]
     assert shown.words_before
     assert shown.words_before != shown.words_after
-    assert (tmp_path / "run" / "report.html").is_file()
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    first = shown.before[0]
+    assert first.text
+    assert f"<q>{first.text}</q>" in html
+    for told in ("no picture", "mid-grey", "8 bits", "L∞", "PSNR", "SSIM"):
+        assert told not in html
+    assert "words changed" in html
+    print_run(record)
+    printed = capsys.readouterr().out
+    assert "words changed" in printed
+    assert "PSNR" not in printed
+    assert not [line for line in printed.splitlines() if " – " in line]

@@ -204,7 +204,7 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     gain = mean_metric(gained, derive_seed(config.seed, "bootstrap"))
     raised += check_attack(metrics, noise, fitted.budget, targets is not None, gain)
     raised += check_indicators(fitted.attack.summarise(outcome.notes))
-    if not config.budget.eight_bit:
+    if config.protocol.query_modality == "image" and not config.budget.eight_bit:
         raised.append(
             Flag(
                 "float_pixels",
