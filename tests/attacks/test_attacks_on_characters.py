@@ -25,6 +25,7 @@ from advhash.data.text.synonyms import frequent_words, near_words
 from advhash.errors import ConfigError, UsageError
 from advhash.experiments.attack.run import attack
 from advhash.experiments.config import AttackConfig
+from advhash.measures.sanity import check_indicators
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.targets import choose_targets
 from advhash.victims.encoders.encoded import Encoded
@@ -260,6 +261,24 @@ def test_targeted_ones_come_nearer_to_their_anchor(
         after = wrong_bits(victim, moved, anchors)
         assert bool((after <= clean).all())
         assert float(after.mean()) < float(clean.mean()) - 0.5
+
+
+@pytest.mark.parametrize("near", [{}, NEAR])
+def test_texts_without_a_word_to_exchange_are_noted(
+    near: dict[str, list[str]],
+    victim: Encoded,
+    served: AttackData,
+    queries: Batch,
+    targets: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(synonyms_module, "near_words", lambda known, most, similarity: near)
+    budget = Budget("l0", 2)
+    method: Attack = ATTACKS.create("synonyms").fit(victim, served, budget)
+    result = method.perturb(victim, queries, targets, budget, "text", seed=0)
+    assert (float(result.distance.sum()) == 0) == (not near)
+    flags = [flag.name for flag in check_indicators(method.indicators())]
+    assert flags == ([] if near else ["without_edits"])
 
 
 def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:
