@@ -20,6 +20,10 @@ from advhash.shared_labels import NO_GROUP, GroupIndex, Labels, are_groups, labe
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
+ALL_RELEVANT = (
+    "Every item is relevant to every query: retrieval cannot fail, and no target differs from a "
+    "query. Give labels that tell items apart."
+)
 QUERY_BLOCK = 256  # queries compared with the whole database at once
 
 Rows = npt.NDArray[np.int64]
@@ -233,7 +237,15 @@ def finish(
         parties=parties,
     )
     refuse_empty_splits(data)
-    return replace(data, card={**describe(data), **card, "attribution": attribution})
+    counts = describe(data)
+    if counts["relevant_fraction"] == 1:
+        card = {**card, "warnings": [*_warnings(card), ALL_RELEVANT]}
+    return replace(data, card={**counts, **card, "attribution": attribution})
+
+
+def _warnings(card: Mapping[str, object]) -> Sequence[object]:
+    given = card.get("warnings", ())
+    return given if isinstance(given, Sequence) else ()
 
 
 def describe(data: Dataset) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from advhash.budget import Budget
 from advhash.chance import Chance
 from advhash.cli.attack import print_run
 from advhash.data import Batch, Dataset, Split
+from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings, changed_words
 from advhash.data.text.synonyms import frequent_words, near_words
-from advhash.errors import ConfigError, UsageError
-from advhash.experiments.attack.run import attack
+from advhash.errors import ConfigError, DataError, UsageError
+from advhash.experiments.attack.run import AttackExperiment, attack
 from advhash.experiments.config import AttackConfig
+from advhash.experiments.experiment import describe
 from advhash.measures.sanity import check_indicators
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.targets import choose_targets
@@ -295,6 +298,21 @@ def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:
         ATTACKS.create("synonyms").fit(victim, words, Budget("l0", 1))
     with pytest.raises(UsageError, match="a whole number"):
         ATTACKS.create("hotflip").check_budget(Budget("l0", 1.5))
+
+
+def test_data_with_one_label_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    tiny.bert(tmp_path / "bert")
+    rows = [f"the dog number {row} plays,animals" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    settings: dict[str, Any] = {
+        "victim": {"name": f"hf:{tmp_path / 'bert'}"},
+        "dataset": {"name": str(tmp_path / "texts.csv")},
+        "attack": {"name": "hotflip"},
+    }
+    with pytest.raises(DataError, match="two label sets or more"):
+        describe(AttackExperiment(), AttackConfig.build(settings))
+    card = load_dataset(tmp_path / "texts.csv").card
+    assert any("Every item is relevant" in warning for warning in card["warnings"])  # type: ignore[attr-defined]
 
 
 def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
