@@ -257,12 +257,14 @@ def describe(data: Dataset) -> dict[str, object]:
         "train": data.train_labels,
     }
     labels = _together([split.labels for split in data.stored.values()])
-    _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
+    labelled = label_counts(labels) > 0
+    _, set_sizes = torch.unique(labels[labelled], dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))
     return {
         "items": {name: len(part) for name, part in of_split.items()},
         **({"groups": _groups(data)} if data.grouped else {"labels": _columns(data, of_split)}),
+        "items_without_label": int((~labelled).sum()),
         "labels_per_item": round(float(label_counts(labels).double().mean()), 4),
         "label_sets": len(set_sizes),
         "label_sets_with_one_item": int((set_sizes == 1).sum()),

@@ -106,6 +106,18 @@ def test_texts_that_are_read_as_a_table_are_told_how_to_be_read(
     assert load_dataset("texts", advised).classes == TOPICS
 
 
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_the_card_counts_texts_without_a_label_and_takes_them_for_no_set(
+    column: str, tmp_path: Path
+) -> None:
+    rows = [{"text": row["text"], column: row["label"]} for row in labelled(90)]
+    for row in rows[::5]:
+        row[column] = ""
+    card = load_dataset(table(tmp_path / "missing.csv", rows), reads=TEXTS).card
+    assert card["items_without_label"] == len(rows[::5])
+    assert card["label_sets"] == len(TOPICS)
+
+
 def test_a_group_that_is_asked_for_is_not_trained_on(tmp_path: Path) -> None:
     rows = [*grouped(), *({"caption": f"alone {n}", "group": ""} for n in range(3))]
     data = load_dataset(lines(tmp_path / "pairs.jsonl", rows), reads=TEXTS)
