@@ -340,6 +340,7 @@ def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for told in ("no picture", "mid-grey", "8 bits", "L∞", "PSNR", "SSIM"):
         assert told not in html
     assert "words changed" in html
+    assert not (tmp_path / "run" / "samples").exists()
     print_run(record)
     printed = capsys.readouterr().out
     assert "words changed" in printed

@@ -113,8 +113,10 @@ def write_samples(
     rows:        (N,) rows of `queries`; adversarial: (N,3,H,W) in [0,1], None: no query pictures
     A database row that several queries retrieve is written once.
 
-    Raises StorageError.
+    Without any picture there is no such folder. Raises StorageError.
     """
+    if adversarial is None and "image" not in database.inputs:
+        return
     samples = folder / SAMPLES
     with storage_errors(samples):
         samples.mkdir(parents=True, exist_ok=True)
