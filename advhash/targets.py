@@ -54,9 +54,14 @@ def choose_targets(
         stuck += (start + np.flatnonzero(~free.any(axis=1))).tolist()
         place = (drawn[part] * free.sum(axis=1)).astype(np.int64)
         chosen[part] = (free.cumsum(axis=1) > place[:, None]).argmax(axis=1)
+    if stuck and len(sets) == 1:
+        raise DataError(
+            "expected two label sets or more in the database, so that a target can differ from its "
+            "query, got one: take data with more labels, or an untargeted attack"
+        )
     if stuck:
         raise DataError(
             f"{len(stuck)} queries (first: row {stuck[0]}) share a label with every label set of "
-            "the database: expected a disjoint one; use targets=uniform"
+            "the database: expected a disjoint one; use --targets uniform (protocol.targets)"
         )
     return np.asarray(sets[chosen])

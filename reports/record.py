@@ -45,6 +45,7 @@ class Retrieved(Part):
     target_relevant: bool | None
     name: str
     picture: str | None  # path inside the run folder
+    text: str | None = None  # of a row that is a text and has no picture
 
 
 class Example(Part):

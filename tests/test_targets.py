@@ -98,8 +98,13 @@ def test_a_query_that_shares_a_label_with_every_set_is_an_error() -> None:
     query = np.array([[0, 0, 0, 1], [1, 1, 1, 0], [1, 1, 0, 1]], np.uint8)
     with pytest.raises(DataError, match=r"2 queries \(first: row 1\) share a label") as got:
         choose_targets("disjoint", query, DATABASE, 0)
-    assert "use targets=uniform" in str(got.value)
+    assert "use --targets uniform" in str(got.value)
     assert got.value.exit_code == 3
+
+
+def test_one_label_set_leaves_no_target_to_choose() -> None:
+    with pytest.raises(DataError, match=r"two label sets or more .* an untargeted attack"):
+        choose_targets("disjoint", MANY[:3], MANY[:3], 0)
 
 
 def test_a_query_without_labels_is_disjoint_from_all() -> None:

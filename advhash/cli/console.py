@@ -60,11 +60,19 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
+def exists(metric: Metric | Difference | Mapping[str, Any] | None) -> bool:
+    """Whether a figure, of a record or of a document, has a value."""
+    if metric is None:
+        return False
+    value = metric["value"] if isinstance(metric, Mapping) else metric.value
+    return value is not None and math.isfinite(value)
+
+
 def figure(metric: Metric | Difference | Mapping[str, Any] | None, digits: int = 3) -> str:
     """A figure, of a record or of a document, with its interval."""
-    parts = metric if metric is None or isinstance(metric, Mapping) else vars(metric)
-    if parts is None or parts["value"] is None or not math.isfinite(parts["value"]):
+    if metric is None or not exists(metric):
         return "–"
+    parts = metric if isinstance(metric, Mapping) else vars(metric)
     text = f"{parts['value']:.{digits}f}"
     if parts["low"] is not None and parts["n"] > 1:
         text += f"  [{parts['low']:.{digits}f}, {parts['high']:.{digits}f}]"
@@ -72,10 +80,14 @@ def figure(metric: Metric | Difference | Mapping[str, Any] | None, digits: int =
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Figures with their intervals, one a line; seconds to a tenth of a millisecond."""
+    """Figures with their intervals, one a line; seconds to a tenth of a millisecond.
+
+    A figure that does not exist has no line.
+    """
     rows = [
         {"metric": name, FIGURE: figure(metric, 4 if name.startswith("seconds_") else 3)}
         for name, metric in metrics.items()
+        if exists(metric)
     ]
     print_rows(("metric", FIGURE), rows)
 

@@ -20,6 +20,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 TEXTS = (".txt",)  # in class folders
 TEXT_COLUMNS = ("text", "texts", "sentence", "caption", "document", "passage", "body")
+DELIMITERS = ",;\t|"
 CAPTION_COLUMNS = {"image", "caption", "labels"}
 LISTS = ("database", "train", "test")
 MOST_MEMBERS = 2**40  # bytes: what is in an archive is asked, not how much
@@ -273,6 +274,11 @@ def _matlab(folder: Path) -> Iterator[Recognised]:
         yield Recognised(name, {"root": str(folder)}, f".mat files as of {name}", carries)
 
 
+def delimiter_of(head: str) -> str:
+    """What parts the cells of a table whose first line this is."""
+    return max(DELIMITERS, key=head.count)
+
+
 def _header(file: Path) -> list[str]:
     """The first line of a table as text, or nothing."""
     if file.suffix.lower() == ".parquet":
@@ -285,7 +291,8 @@ def _header(file: Path) -> list[str]:
             else:
                 octets = stream.readline(1 << 16)
         line = octets.decode("utf-8-sig", "replace")
-        return [name.strip() for name in next(csv.reader([line]), [])]
+        names = next(csv.reader([line], delimiter=delimiter_of(line)), [])
+        return [name.strip() for name in names]
     except (OSError, EOFError, zlib.error, csv.Error):
         return []
 

@@ -20,6 +20,10 @@ from advhash.shared_labels import NO_GROUP, GroupIndex, Labels, are_groups, labe
 
 GIVEAWAY_PRECISION = 0.9
 GIVEAWAY_RECALL = 0.2
+ALL_RELEVANT = (
+    "Every item is relevant to every query: retrieval cannot fail, and no target differs from a "
+    "query. Give labels that tell items apart."
+)
 QUERY_BLOCK = 256  # queries compared with the whole database at once
 
 Rows = npt.NDArray[np.int64]
@@ -233,7 +237,15 @@ def finish(
         parties=parties,
     )
     refuse_empty_splits(data)
-    return replace(data, card={**describe(data), **card, "attribution": attribution})
+    counts = describe(data)
+    if counts["relevant_fraction"] == 1:
+        card = {**card, "warnings": [*_warnings(card), ALL_RELEVANT]}
+    return replace(data, card={**counts, **card, "attribution": attribution})
+
+
+def _warnings(card: Mapping[str, object]) -> Sequence[object]:
+    given = card.get("warnings", ())
+    return given if isinstance(given, Sequence) else ()
 
 
 def describe(data: Dataset) -> dict[str, object]:
@@ -245,12 +257,14 @@ def describe(data: Dataset) -> dict[str, object]:
         "train": data.train_labels,
     }
     labels = _together([split.labels for split in data.stored.values()])
-    _, set_sizes = torch.unique(labels, dim=0, return_counts=True)
+    labelled = label_counts(labels) > 0
+    _, set_sizes = torch.unique(labels[labelled], dim=0, return_counts=True)
     relevant = relevant_counts(data.query.labels, data.database.labels)
     chance = chance_average_precision(relevant, len(data.database))
     return {
         "items": {name: len(part) for name, part in of_split.items()},
         **({"groups": _groups(data)} if data.grouped else {"labels": _columns(data, of_split)}),
+        "items_without_label": int((~labelled).sum()),
         "labels_per_item": round(float(label_counts(labels).double().mean()), 4),
         "label_sets": len(set_sizes),
         "label_sets_with_one_item": int((set_sizes == 1).sum()),

@@ -219,11 +219,17 @@ def check_attack(
     budget: Budget,
     targeted: bool,
     gain: Metric | None = None,
+    *,
+    gradients: bool = True,
 ) -> list[Flag]:
     """Signs that the attack, not the victim, decided the figure.
 
-    noise: t-MAP (targeted) or MAP (untargeted) of uniform noise under the same budget
-    gain:  how much the attack raised t-MAP, or lowered MAP, paired over the queries
+    noise:     t-MAP (targeted) or MAP (untargeted) of uniform noise, for texts of random words,
+               under the same budget
+    gain:      how much the attack raised t-MAP, or lowered MAP, paired over the queries
+    gradients: whether the attack uses those of the victim
+
+    Where no query changed, this is all that is said.
     """
     flags = []
 
@@ -231,6 +237,16 @@ def check_attack(
         metric = metrics.get(name)
         return None if metric is None else metric.value
 
+    moved = value("words_changed") if budget.norm == "l0" else value("linf")
+    if moved == 0:
+        return [
+            Flag(
+                "nothing_changed",
+                "warning",
+                "The attack changed no query: its figures are those of the clean queries and say "
+                "nothing about the victim.",
+            )
+        ]
     reached = value("tmap" if targeted else "map_adversarial")
     start = value("tmap_clean" if targeted else "map")
     sign = 1 if targeted else -1
@@ -253,8 +269,9 @@ def check_attack(
             Flag(
                 "weaker_than_noise",
                 "warning",
-                f"Uniform noise under the same budget does as well ({noise:.3f}): the attack is "
-                "broken or the gradient is masked.",
+                f"{'Random words' if budget.norm == 'l0' else 'Uniform noise'} under the same "
+                f"budget reached {noise:.3f}, which is as strong: the attack is broken"
+                f"{' or the gradient is masked' if gradients else ' or searches too little'}.",
             )
         )
     covered = value("tmap_normalised")
@@ -264,7 +281,7 @@ def check_attack(
                 "unbounded_misses_ceiling",
                 "warning",
                 f"Without a bound the attack covers only {covered:.0%} of the way to the ceiling: "
-                "it is trained too little or its gradient is masked.",
+                f"it is trained too little{' or its gradient is masked' if gradients else ''}.",
             )
         )
     over = value("overrun")
@@ -286,7 +303,8 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
 
     zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; unmoved: of the attacks
-    of torchattacks; black_box_lead and query_lead: of autohash. Others are no signs of failure.
+    of torchattacks; without_edits: of those that exchange words; black_box_lead and query_lead: of
+    autohash. Others are no signs of failure.
     """
     flags = []
 
@@ -307,6 +325,13 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
         0.1,
         "{:.0%} of the queries came back as they were: the attack met a gradient of zero, or none "
         "of its images was better.",
+    )
+    above(
+        "without_edits",
+        0.1,
+        "{:.0%} of the queries hold no word that the attack could exchange: their words are "
+        "forbidden, give a label away (attack.label_words=true lets these go), or have no word "
+        "that may stand for them (a lower attack.similarity lets synonyms be further away).",
     )
     above(
         "saturated",

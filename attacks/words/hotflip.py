@@ -131,17 +131,22 @@ class GreedySwap(WordAttack):
         best, texts = clean.clone(), clean.clone()
         lowest = cost_of(relaxed, anchors, scale)
         active = torch.arange(len(clean), device=clean.device)
-        for _ in range(most):
+        without_edits = torch.zeros(len(clean), device=clean.device)
+        for step in range(most):
             active = active[lowest[active] >= 1]  # some bit is wrong
             if len(active) == 0:
                 break
             goal, size = anchors[active], scale[active]
             tried = self.tried(victim, edits, texts[active], clean[active], goal, size)
+            if step == 0:
+                own = texts[active].unsqueeze(1)
+                without_edits[active] = (tried == own).flatten(1).all(dim=1).float()
             cost, place = costs(victim, tried, goal, size).min(dim=1)
             texts[active] = tried[torch.arange(len(active), device=clean.device), place]
             better = active[cost < lowest[active]]
             best[better] = texts[better]
             lowest[active] = torch.minimum(lowest[active], cost)
+        self.note("without_edits", without_edits)
         return best
 
 

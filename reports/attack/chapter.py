@@ -312,6 +312,11 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
                 "strengths": STRENGTHS,
                 "rule": EXAMPLE_RULE,
                 "gain": GAIN,
+                "pictured": any(
+                    example.perturbation_picture
+                    for record in records
+                    for example in record.examples
+                ),
             },
             statements=[_statement(run.label, run.verdict) for run in runs],
             sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],

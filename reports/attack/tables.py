@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from advhash.measures.intervals import Metric
@@ -35,7 +35,10 @@ SERVED = (
     *("store_recall_at_10_adversarial", "store_recall_at_10"),
 )
 AFTER = ("_jpeg90", "_jpeg75", "_survived")  # what figures after a file are called by
-DISTANCES = ("linf", "l2", "psnr", "ssim", "overrun", "seconds_fit", "seconds_per_image")
+DISTANCES = {  # figure → digits
+    "linf": 1, "l2": 2, "psnr": 1, "ssim": 3, "words_changed": 2, "overrun": 2, "seconds_fit": 1,
+    "seconds_per_image": 3,
+}  # fmt: skip
 APART = ("bits_clean", "bits_adversarial", "bits_own")
 RATES = {  # goal → label of the table, its figure, what that is
     "targeted": (
@@ -78,11 +81,12 @@ def threat(runs: Sequence[Run]) -> Table:
             TableCell(attack.goal),
             TableCell(modality),
             number(budget.text if budget.norm != "none" else "no bound"),
-            TableCell(rounded if modality == "image" else "–"),
+            [TableCell(rounded if modality == "image" else "–")] if pixels else [],
             (YES if name in attack.knowledge else NO for name in KNOWLEDGE),
         )
 
-    heads = columns("Run", "Goal", "Query", "Budget", "8 bits")
+    pixels = any(run.record.protocol.query_modality == "image" for run in runs)
+    heads = columns("Run", "Goal", "Query", "Budget", *(["8 bits"] if pixels else []))
     return Table(
         "Threat model",
         "What the attacker wants, may change and has.",
@@ -93,7 +97,12 @@ def threat(runs: Sequence[Run]) -> Table:
 
 def shown(runs: Sequence[Run]) -> list[str]:
     """The figures of the table of results."""
-    return [*_shares(runs), *DISTANCES]
+    return [*_shares(runs), *_existing(runs, DISTANCES)]
+
+
+def _existing(runs: Sequence[Run], names: Iterable[str]) -> list[str]:
+    """The figures that some run has."""
+    return [name for name in names if any(run.record.value(name) is not None for run in runs)]
 
 
 def rank(standing: Standing) -> str:
@@ -106,6 +115,7 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
     """The strongest attack first; None where no two runs were paired."""
     if not standings:
         return None
+    moved = _existing(runs, ("linf", "l2", "words_changed"))
     rows = []
     for standing in standings:
         record = runs[standing.run].record
@@ -114,8 +124,7 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
                 named(runs[standing.run].label),
                 number(rank(standing)),
                 points(record.metrics.get(standing.metric)),
-                _distance(record, "linf"),
-                _plain(record, "l2"),
+                (_moved(record, name) for name in moved),
             )
         )
     return Table(
@@ -123,7 +132,7 @@ def leaderboard(runs: Sequence[Run], standings: Sequence[Standing]) -> Table | N
         f"The strongest attack first, among runs of one task ({len(standings)} of them). A range "
         "of ranks, such as 1–2: the differences, query by query, do not settle the order (p "
         "adjusted is 0.05 or more). In percent, 95 % intervals in small print.",
-        [*columns("Run", "Rank"), *of_figures(standings[0].metric, "linf", "l2")],
+        [*columns("Run", "Rank"), *of_figures(standings[0].metric, *moved)],
         rows,
     )
 
@@ -142,9 +151,14 @@ def _plain(record: Record, name: str, digits: int = 2) -> TableCell:
     return number(as_number(record.metrics.get(name), digits))
 
 
-def _distance(record: Record, name: str, modality: str | None = None) -> TableCell:
-    of = record.protocol.query_modality if modality is None else modality
-    return number(as_distance(record.metrics.get(name), of))
+def _moved(record: Record, name: str) -> TableCell:
+    """One of DISTANCES as it is written: pixels in 255ths."""
+    metric, modality = record.metrics.get(name), record.protocol.query_modality
+    if name == "linf" or (name == "overrun" and record.budget.norm == "linf"):
+        return number(as_distance(metric, modality))
+    if name == "overrun":
+        return number("–" if record.budget.norm == "none" else as_distance(metric, ""))
+    return _plain(record, name, DISTANCES[name])
 
 
 def results(runs: Sequence[Run]) -> Table:
@@ -152,30 +166,22 @@ def results(runs: Sequence[Run]) -> Table:
 
     def cells(run: Run) -> list[TableCell]:
         record = run.record
-        norm, modality = record.budget.norm, record.protocol.query_modality
-        overrun = _distance(record, "overrun", modality if norm == "linf" else "")
         return row(
             named(run.label),
             (
                 points(record.metrics.get(name) if record.headline().shows(name) else None)
                 for name in shares
             ),
-            _distance(record, "linf"),
-            _plain(record, "l2"),
-            _plain(record, "psnr", 1),
-            _plain(record, "ssim", 3),
-            number("–") if norm == "none" else overrun,
-            _plain(record, "seconds_fit", 1),
-            _plain(record, "seconds_per_image", 3),
+            (_moved(record, name) for name in moved),
         )
 
-    shares = _shares(runs)
+    shares, moved = _shares(runs), _existing(runs, DISTANCES)
     return Table(
         "Results",
         f"{'All runs' if len(runs) > 1 else 'The run'}; means over queries. Rates and precisions "
         "in percent, 95 % intervals in small print; "
         "– where a figure does not exist.",
-        [Column("Run"), *of_figures(*shown(runs))],
+        [Column("Run"), *of_figures(*shares, *moved)],
         [cells(run) for run in runs],
     )
 

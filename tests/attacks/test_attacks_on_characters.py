@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,16 @@ from advhash.attacks.words import synonyms as synonyms_module
 from advhash.attacks.words.texts import SynonymChoice, TokenChoice, WordChoice, put
 from advhash.budget import Budget
 from advhash.chance import Chance
+from advhash.cli.attack import print_run
 from advhash.data import Batch, Dataset, Split
+from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings, changed_words
 from advhash.data.text.synonyms import frequent_words, near_words
-from advhash.errors import ConfigError, UsageError
-from advhash.experiments.attack.run import attack
+from advhash.errors import ConfigError, DataError, UsageError
+from advhash.experiments.attack.run import AttackExperiment, attack
 from advhash.experiments.config import AttackConfig
+from advhash.experiments.experiment import describe
+from advhash.measures.sanity import check_indicators
 from advhash.registry import ATTACKS, VICTIMS
 from advhash.targets import choose_targets
 from advhash.victims.encoders.encoded import Encoded
@@ -261,6 +266,24 @@ def test_targeted_ones_come_nearer_to_their_anchor(
         assert float(after.mean()) < float(clean.mean()) - 0.5
 
 
+@pytest.mark.parametrize("near", [{}, NEAR])
+def test_texts_without_a_word_to_exchange_are_noted(
+    near: dict[str, list[str]],
+    victim: Encoded,
+    served: AttackData,
+    queries: Batch,
+    targets: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(synonyms_module, "near_words", lambda known, most, similarity: near)
+    budget = Budget("l0", 2)
+    method: Attack = ATTACKS.create("synonyms").fit(victim, served, budget)
+    result = method.perturb(victim, queries, targets, budget, "text", seed=0)
+    assert (float(result.distance.sum()) == 0) == (not near)
+    flags = [flag.name for flag in check_indicators(method.indicators())]
+    assert flags == ([] if near else ["without_edits"])
+
+
 def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:
     for settings in ({"per_word": 0}, {"similarity": 1.0}):
         with pytest.raises(ConfigError, match="per_word >= 1 and a similarity between 0 and 1"):
@@ -277,8 +300,23 @@ def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:
         ATTACKS.create("hotflip").check_budget(Budget("l0", 1.5))
 
 
-def test_a_run_on_texts(tmp_path: Path) -> None:
-    """Words before and after are on the page, and the noise control is of words."""
+def test_data_with_one_label_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    tiny.bert(tmp_path / "bert")
+    rows = [f"the dog number {row} plays,animals" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    settings: dict[str, Any] = {
+        "victim": {"name": f"hf:{tmp_path / 'bert'}"},
+        "dataset": {"name": str(tmp_path / "texts.csv")},
+        "attack": {"name": "hotflip"},
+    }
+    with pytest.raises(DataError, match="two label sets or more"):
+        describe(AttackExperiment(), AttackConfig.build(settings))
+    card = load_dataset(tmp_path / "texts.csv").card
+    assert any("Every item is relevant" in warning for warning in card["warnings"])  # type: ignore[attr-defined]
+
+
+def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has the words before and after and the retrieved texts, and nothing of pictures."""
     tiny.bert(tmp_path / "bert")
     config = {
         "victim": {"name": f"hf:{tmp_path / 'bert'}"},
@@ -295,4 +333,16 @@ def test_a_run_on_texts(tmp_path: Path) -> None:
     shown = record.examples[0]
     assert shown.words_before
     assert shown.words_before != shown.words_after
-    assert (tmp_path / "run" / "report.html").is_file()
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    first = shown.before[0]
+    assert first.text
+    assert f"<q>{first.text}</q>" in html
+    for told in ("no picture", "mid-grey", "8 bits", "L∞", "PSNR", "SSIM"):
+        assert told not in html
+    assert "words changed" in html
+    assert not (tmp_path / "run" / "samples").exists()
+    print_run(record)
+    printed = capsys.readouterr().out
+    assert "words changed" in printed
+    assert "PSNR" not in printed
+    assert not [line for line in printed.splitlines() if " – " in line]

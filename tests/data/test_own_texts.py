@@ -79,6 +79,45 @@ def test_labels_are_columns_and_equal_texts_lie_on_one_side(tmp_path: Path) -> N
     assert {data.database.texts[row] for row in several.nonzero()[:, 0]} <= {"about food 1"}
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_any_delimiter_parts_the_columns_of_a_table_of_texts(
+    delimiter: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "reviews.csv"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["text", "label"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(labelled())
+    assert reader_of(file, None).reader == reader_of(file, TEXTS).reader == "texts"
+    assert load_dataset(file, reads=TEXTS).classes == TOPICS
+
+
+@pytest.mark.parametrize("settings", [{}, {"label": "topic"}, {"label": "topic", "parties": 1}])
+def test_texts_that_are_read_as_a_table_are_told_how_to_be_read(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [{"message": f"{row['text']} 1", "topic": row["label"]} for row in labelled(120)]
+    file = table(tmp_path / "wrong.csv", rows)
+    with pytest.raises((ConfigError, DataError)) as raised:
+        load_dataset(file, settings)
+    said = f"say --dataset texts --set dataset.root={file} --set dataset.column=message"
+    assert said in str(raised.value)
+    advised = {"root": str(file), "column": "message", "label": "topic"}
+    assert load_dataset("texts", advised).classes == TOPICS
+
+
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_the_card_counts_texts_without_a_label_and_takes_them_for_no_set(
+    column: str, tmp_path: Path
+) -> None:
+    rows = [{"text": row["text"], column: row["label"]} for row in labelled(90)]
+    for row in rows[::5]:
+        row[column] = ""
+    card = load_dataset(table(tmp_path / "missing.csv", rows), reads=TEXTS).card
+    assert card["items_without_label"] == len(rows[::5])
+    assert card["label_sets"] == len(TOPICS)
+
+
 def test_a_group_that_is_asked_for_is_not_trained_on(tmp_path: Path) -> None:
     rows = [*grouped(), *({"caption": f"alone {n}", "group": ""} for n in range(3))]
     data = load_dataset(lines(tmp_path / "pairs.jsonl", rows), reads=TEXTS)

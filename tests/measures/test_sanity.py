@@ -178,6 +178,22 @@ class TestAttack:
         flags = attacked(unbounded, tmap=0.5, tmap_clean=0.1, tmap_normalised=covered)
         assert flags == ({"unbounded_misses_ceiling": "warning"} if flagged else {})
 
+    @pytest.mark.parametrize(
+        ("budget", "distance"), [(BALL, "linf"), (Budget("l0", 2), "words_changed")]
+    )
+    def test_queries_that_nothing_changed_are_all_that_is_said(
+        self, budget: Budget, distance: str
+    ) -> None:
+        metrics = {"tmap": Metric(0.1), "tmap_clean": Metric(0.1), distance: Metric(0.0)}
+        (flag,) = check_attack(metrics, 0.1, budget, targeted=True)
+        assert flag.name == "nothing_changed"
+
+    def test_an_attack_on_words_without_gradients_is_held_against_random_words(self) -> None:
+        metrics = {"tmap": Metric(0.5), "tmap_clean": Metric(0.1), "words_changed": Metric(1.0)}
+        (flag,) = check_attack(metrics, 0.6, Budget("l0", 2), targeted=True, gradients=False)
+        assert flag.message.startswith("Random words")
+        assert "gradient" not in flag.message
+
     @pytest.mark.parametrize(("overrun", "flagged"), [(0.0, False), (0.01, True)])
     def test_trap_2_a_method_that_had_to_be_projected(self, overrun: float, flagged: bool) -> None:
         """Methods published without a bound are compared with 8/255 all over the field."""

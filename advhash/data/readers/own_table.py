@@ -35,7 +35,7 @@ MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
 MOST_CATEGORIES = 100  # of one column of words
 FEW_CATEGORIES = 20  # which need not be in several rows
 ABSENT = "(missing)"  # the category of cells without a word
-DELIMITERS = ",;\t|"
+WORDS_OF_TEXT = 3  # that most cells of a column of texts have at least
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")  # where the delimiter is a semicolon
 
 Columns = dict[str, list[str]]
@@ -111,7 +111,7 @@ def _file(place: Path) -> Path:
 def _table(file: Path, choices: Choices) -> Dataset:
     columns = read_columns(file)
     total = len(next(iter(columns.values())))
-    label = _label_column(file, list(columns), choices.label)
+    label = _label_column(file, columns, choices.label)
     _check_names(file, columns, label, choices)
     absent = set(choices.missing)
     columns = {
@@ -125,7 +125,7 @@ def _table(file: Path, choices: Choices) -> Dataset:
     classes, targets = _classes(file, label, columns.pop(label))
     for name in choices.drop:
         columns.pop(name, None)
-    parties = _parties(file, list(columns), choices.parties)
+    parties = _parties(file, columns, choices.parties)
     columns = {name: columns[name] for names in parties.values() for name in names}
     first: dict[tuple[str, ...], int] = {}
     groups = [
@@ -185,7 +185,7 @@ def _csv(file: Path) -> Columns:
         read = read_gzip if file.suffix.lower() == ".gz" else read_bytes
         lines = list(io.StringIO(decoded(read(file, MAX_BYTES)), newline=""))
         head = next((line for line in lines if line.strip()), "")
-        delimiter = max(DELIMITERS, key=head.count)
+        delimiter = paths.delimiter_of(head)
         names, *rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"expected a CSV file with a header {file}, got: {error}") from None
@@ -243,14 +243,27 @@ def _check_header(file: Path, names: Sequence[str]) -> None:
         raise DataError(f"expected a different name for each column of {file}, got {twice!r} twice")
 
 
-def _label_column(file: Path, names: Sequence[str], label: str) -> str:
+def _texts_advice(file: Path, columns: Columns) -> str:
+    """How to read a table as texts, where a column looks like some; "" where none does."""
+    for name, cells in columns.items():
+        given = [cell for cell in cells if cell]
+        if 2 * sum(len(cell.split()) >= WORDS_OF_TEXT for cell in given) > len(given):
+            return (
+                f"; this was read as a table of numbers and words, as no column is called "
+                f"{paths.TEXT_COLUMNS[0]}: where {name!r} holds texts, say --dataset texts --set "
+                f"dataset.root={file} --set dataset.column={name}"
+            )
+    return ""
+
+
+def _label_column(file: Path, columns: Columns, label: str) -> str:
     if label:
         return label
-    likely = [name for name in names if name.lower() in LABELS]
+    likely = [name for name in columns if name.lower() in LABELS]
     if len(likely) != 1:
         raise ConfigError(
             f"expected dataset.label, the column of {file} that holds the classes: one of "
-            f"{listed_columns(names)}"
+            f"{listed_columns(list(columns))}{_texts_advice(file, columns)}"
         )
     return likely[0]
 
@@ -304,13 +317,14 @@ def _classes(
     return classes, np.array([place[cell] for cell in cells])
 
 
-def _parties(file: Path, names: list[str], asked: Parties) -> Mapping[str, Sequence[str]]:
+def _parties(file: Path, columns: Columns, asked: Parties) -> Mapping[str, Sequence[str]]:
     """The columns that each party holds, each column with one. Raises ConfigError."""
+    names = list(columns)
     if isinstance(asked, int):
         if not 1 <= asked <= len(names):
             raise ConfigError(
                 f"dataset.parties: expected 1 to {len(names)}, the columns of {file} beside the "
-                f"classes, got {asked}"
+                f"classes, got {asked}{_texts_advice(file, columns)}"
             )
         groups = np.array_split(np.array(names, object), asked)
         return {f"party{number}": list(group) for number, group in enumerate(groups)}
@@ -367,6 +381,7 @@ def _features(
             f"got {len(categories)} in {len(train)} training rows, as {some!r}: name it in "
             f"dataset.drop, or words that stand for missing numbers in dataset.missing "
             f"({len(cells) - len(wrong)} of {len(cells)} cells are numbers)"
+            f"{_texts_advice(file, {name: list(cells)})}"
         )
     return [
         (f"{name}={category}", (words == category).astype(np.float64)) for category in categories

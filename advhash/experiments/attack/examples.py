@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from advhash.codes.hamming import distances, nearest
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset, Split
+from advhash.data.images.decode import printable
 from advhash.data.images.mixed import MixedPictures, one_picture, to_unit
 from advhash.data.text.edits import spelled
 from advhash.reports.record import GAIN, Example, Retrieved
@@ -23,6 +24,7 @@ from advhash.storage.files import storage_errors
 MIN_SIDE = 96  # pixels: smaller pictures are enlarged, by whole factors, without smoothing
 THUMBNAIL_SIDE = 128  # pixels: larger database pictures are reduced
 SAMPLES = "samples"
+LONGEST_TEXT = 300  # characters of a retrieved text that are shown
 
 Rows = npt.NDArray[np.int64]
 
@@ -51,6 +53,7 @@ def retrieved(
     target_labels: Labels | None = None,
     names: Sequence[str] = (),
     pictures: bool = False,
+    text: Callable[[int], str] | None = None,
     count: int = 10,
 ) -> list[Retrieved]:
     """The `count` database rows nearest to a query, ties by row.
@@ -58,6 +61,7 @@ def retrieved(
     query:  one code
     labels: (C,) of the query and of the target, (M,C) of the database
     names:  one a database row, or none
+    text:   what a database row says, where rows are texts
     """
     rows = nearest(query, database, count)[0]
     far = distances(query, database[rows])[0]
@@ -72,6 +76,7 @@ def retrieved(
             target_relevant=None if target is None else bool(target[place]),
             name=names[row] if names else f"row {row}",
             picture=f"{SAMPLES}/database-{row:06d}.png" if pictures else None,
+            text=None if text is None else text(int(row)),
         )
         for place, row in enumerate(rows)
     ]
@@ -108,8 +113,10 @@ def write_samples(
     rows:        (N,) rows of `queries`; adversarial: (N,3,H,W) in [0,1], None: no query pictures
     A database row that several queries retrieve is written once.
 
-    Raises StorageError.
+    Without any picture there is no such folder. Raises StorageError.
     """
+    if adversarial is None and "image" not in database.inputs:
+        return
     samples = folder / SAMPLES
     with storage_errors(samples):
         samples.mkdir(parents=True, exist_ok=True)
@@ -164,6 +171,7 @@ def build_examples(
     database_labels = dataset.database.labels.cpu().numpy()
     wanted = None if targets is None else targets.cpu().numpy()
     has_pictures = "image" in dataset.database.inputs
+    text = None if has_pictures else _reader(dataset)
     examples = []
     for place in chosen.tolist():
         row = int(rows[place])
@@ -176,6 +184,7 @@ def build_examples(
                 target_labels=None if wanted is None else wanted[place],
                 names=dataset.database.names,
                 pictures=has_pictures,
+                text=text,
             )
             for codes in (clean_codes, adversarial_codes)
         )
@@ -213,6 +222,23 @@ def build_examples(
         ],
     )
     return examples
+
+
+def _reader(dataset: Dataset) -> Callable[[int], str] | None:
+    """What a database row says; None where no text is known, as of embeddings alone."""
+    rows = dataset.database
+    if "text" not in rows.inputs or (dataset.text_kind == "sentence" and not rows.texts):
+        return None
+
+    def said(row: int) -> str:
+        if rows.texts:
+            whole = " ".join(rows.texts[row].split())
+        else:
+            whole = " ".join(spelled(rows.tensor("text")[row], dataset.vocabulary))
+        cut = whole if len(whole) <= LONGEST_TEXT else f"{whole[: LONGEST_TEXT - 1]}…"
+        return printable(cut)
+
+    return said
 
 
 def _class_names(classes: Sequence[str], labels: Labels) -> list[str]:

@@ -202,9 +202,16 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
         else known["tmap"] - known["tmap_clean"]
     )
     gain = mean_metric(gained, derive_seed(config.seed, "bootstrap"))
-    raised += check_attack(metrics, noise, fitted.budget, targets is not None, gain)
+    raised += check_attack(
+        metrics,
+        noise,
+        fitted.budget,
+        targets is not None,
+        gain,
+        gradients="gradients" in fitted.attack.knowledge,
+    )
     raised += check_indicators(fitted.attack.summarise(outcome.notes))
-    if not config.budget.eight_bit:
+    if config.protocol.query_modality == "image" and not config.budget.eight_bit:
         raised.append(
             Flag(
                 "float_pixels",

@@ -14,7 +14,7 @@ from torch import Tensor
 from advhash.attacks.base import Attack, AttackData, frozen
 from advhash.codes.packed import HashCodes
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import Batch, Split
+from advhash.data.dataset import Batch, Dataset, Split
 from advhash.data.images.mixed import MixedPictures, as_tensor, in_order, to_unit
 from advhash.data.text.edits import WordBudget
 from advhash.experiments.attack.columns import distance_columns, precisions
@@ -59,16 +59,19 @@ class Aimed:
     targets: Labels | None
 
     @classmethod
-    def of(cls, config: AttackConfig, trained: Trained, attack: Attack) -> Aimed:
-        """The queries of a run and their targets, decided by its seed."""
-        protocol, split = config.protocol, trained.data.query
+    def of(cls, config: AttackConfig, data: Dataset, attack: Attack) -> Aimed:
+        """The queries of a run and their targets, decided by its seed.
+
+        Raises DataError: a query for which the rule leaves no target.
+        """
+        protocol, split = config.protocol, data.query
         rows = choose_queries(split, protocol.queries, derive_seed(config.seed, "queries"))
         if attack.goal != "targeted":
             return cls(rows, None)
         targets = choose_targets(
             protocol.targets,
             split.labels[rows].numpy(),
-            trained.data.database.labels.numpy(),
+            data.database.labels.numpy(),
             derive_seed(config.seed, "targets"),
             rows=rows.numpy(),
         )
@@ -88,7 +91,7 @@ def attack_queries(
 
     prefix: of the names of the pieces, where one cell has several attacks
     """
-    aimed = Aimed.of(config, trained, fitted.attack)
+    aimed = Aimed.of(config, trained.data, fitted.attack)
 
     def named(name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         return piece(f"{prefix}{name}", make)

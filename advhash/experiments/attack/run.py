@@ -347,7 +347,7 @@ def _attack_block(
     """What the attack makes of queries, or of pictures to be planted. stop: None: the last."""
     config, trained = _seen(cell, planted, place)
     fitted = place.part(cell.fit)
-    aimed = Aimed.of(config, trained, fitted.attack)
+    aimed = Aimed.of(config, trained.data, fitted.attack)
     prefix = "poison-" if planted else ""
     return attack_batches(
         config,
@@ -390,8 +390,9 @@ def _measured(
     database = codes[str(config.protocol.database)]
 
     def outcome_of(blocks: Sequence[Mapping[str, Tensor]], planted: bool) -> Outcome:
-        seen = _seen(cell, planted, place)
-        return joined_outcome(*seen, fitted, Aimed.of(*seen, fitted.attack), blocks)
+        config, trained = _seen(cell, planted, place)
+        aimed = Aimed.of(config, trained.data, fitted.attack)
+        return joined_outcome(config, trained, fitted, aimed, blocks)
 
     began = time.perf_counter()
     outcome = outcome_of(queries, False)
@@ -426,6 +427,7 @@ def planned_cell(config: AttackConfig, known: PlannedVictim) -> AttackCell:
     victim, data = known.names
     count = len(started(resolved.protocol, known.data).query)
     attack: Attack = ATTACKS.create(resolved.attack.name, resolved.attack.settings)
+    Aimed.of(resolved, known.data, attack)  # refuses queries for which no target is left
     effort = attack.effort(known.data)
     return AttackCell(
         resolved,

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advhash.attacks.base import Attack
+from advhash.experiments.attack.perturb import Aimed
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.config import AttackConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
@@ -23,7 +25,7 @@ from advhash.experiments.transfer.members import (
     planned_ensembles,
     planned_members,
 )
-from advhash.registry import EXPERIMENTS
+from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.transfer import TransferRecord
 from advhash.storage.cells import Result
 
@@ -134,10 +136,13 @@ def _planned_move(
         budget=config.budget.model_dump(),
         protocol={**config.protocol.model_dump(), "database": member.database},
     )
+    resolved = resolve(asked, member.planned)
+    method: Attack = ATTACKS.create(resolved.attack.name, resolved.attack.settings)
+    Aimed.of(resolved, member.planned.data, method)  # refuses queries for which no target is left
     return Move(
         method=label,
         source=",".join(labels),
-        config=resolve(asked, member.planned),
+        config=resolved,
         victim=identities[member.label]
         if len(source) == 1
         else {"ensemble": [identities[name] for name in labels]},
