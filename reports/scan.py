@@ -112,7 +112,8 @@ class HashFigures(Part):
                where no interval is low enough
     false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
                pictures that are not of low quality
-    lookup_rate: share of pictures that find a false match in a bank of `bank_size`
+    lookup_rate: share of pictures that find a false match in a bank of `bank_size`; like the rates
+               without a lower end where `high` is a bound alone
     curve:     the rate at every threshold up to a quarter of the bits
     edits:     share of edited pictures that still match their own, by edit
     kept:      its mean over kinds of edits
@@ -180,17 +181,17 @@ class ScanRecord(Document):
     seconds: dict[str, float]
 
 
-def rate_text(metric: Metric | None, resolved: bool) -> str:
-    """A rate as a power of ten would be read, with its interval; a bound alone where unresolved.
+def rate_text(metric: Metric | None) -> str:
+    """A rate as a power of ten would be read, with its interval; a bound where there is no more.
 
-    >>> rate_text(Metric(0.0, 0.0, 2.5e-5, 9), False), rate_text(Metric(1e-4, 5e-5, 2e-4, 9), True)
+    >>> rate_text(Metric(0.0, None, 2.5e-5, 9)), rate_text(Metric(1e-4, 5e-5, 2e-4, 9))
     ('below 2.5e-05', '0.0001 [5e-05, 0.0002]')
     """
     if metric is None or metric.value is None:
         return "–"
-    if metric.high is None or metric.low is None:
+    if metric.high is None:
         return f"{metric.value:.2g}"
-    if not resolved:
+    if metric.low is None:
         return f"below {metric.high:.2g}"
     return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
 
@@ -207,7 +208,7 @@ def verdicts(record: ScanRecord) -> list[str]:
             continue
         text = (
             f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits: false positives "
-            f"{rate_text(hashing.false_positive_rate, hashing.resolved)} a comparison"
+            f"{rate_text(hashing.false_positive_rate)} a comparison"
         )
         if hashing.worst_edit is not None:
             worst = hashing.edits[hashing.worst_edit]
@@ -284,7 +285,7 @@ def hashes_table(record: ScanRecord) -> Table:
         "with all entries of a bank.",
         [
             *columns("Hash", "bits", "threshold", "false positives a comparison"),
-            *columns("with marked pairs", "of good quality", "bank", "false match a look-up (%)"),
+            *columns("with marked pairs", "of good quality", "bank", "false match a look-up"),
             *columns("pairs", "clusters", "largest"),
         ],
         [
@@ -292,11 +293,11 @@ def hashes_table(record: ScanRecord) -> Table:
                 named(hashing.label, CHOSEN[hashing.chosen]),
                 number(hashing.bits),
                 number("–" if hashing.threshold is None else hashing.threshold),
-                TableCell(rate_text(hashing.false_positive_rate, hashing.resolved)),
-                TableCell(rate_text(hashing.false_positive_rate_with_marked, hashing.resolved)),
-                TableCell(rate_text(hashing.false_positive_rate_good, hashing.resolved)),
+                TableCell(rate_text(hashing.false_positive_rate)),
+                TableCell(rate_text(hashing.false_positive_rate_with_marked)),
+                TableCell(rate_text(hashing.false_positive_rate_good)),
                 number(f"{hashing.bank_size:,}"),
-                points(hashing.lookup_rate),
+                TableCell(rate_text(hashing.lookup_rate)),
                 number(hashing.pairs_within),
                 number(hashing.clusters),
                 number(hashing.largest_cluster),

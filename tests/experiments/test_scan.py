@@ -116,6 +116,9 @@ def test_marked_pairs_are_no_false_positives(pictures: Path, tmp_path: Path) -> 
     assert before["false_positive_rate"]["value"] > 0
     assert found["false_positive_rate"]["value"] == 0
     assert found["lookup_rate"]["value"] == 0
+    for name in ("false_positive_rate", "false_positive_rate_good", "lookup_rate"):
+        assert found[name]["low"] is None, name  # no close pair is left: a bound alone
+        assert found[name]["high"] > 0, name
     with_marked = found["false_positive_rate_with_marked"]
     assert with_marked["value"] == before["false_positive_rate"]["value"]
     marked.write_text("again.jpg,nowhere.png\n")

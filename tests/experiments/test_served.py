@@ -47,9 +47,7 @@ def attacked(method: str, out: Path) -> Any:
 
 
 @pytest.mark.parametrize("method", ["dhta", "blend"])
-def test_a_run_hashes_each_row_once(
-    method: str, hashed: Counter[bytes], tmp_path: Path
-) -> None:
+def test_a_run_hashes_each_row_once(method: str, hashed: Counter[bytes], tmp_path: Path) -> None:
     """Beyond what the cut is learnt from, and the first rows, which are hashed twice on purpose."""
     first = attacked(method, tmp_path / "first")
     trained = train(TrainConfig.build({"victim": first_victim(), "dataset": {"name": "digits"}}))
