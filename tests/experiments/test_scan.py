@@ -216,6 +216,15 @@ def test_a_missed_limit_is_exit_4(pictures: Path, tmp_path: Path) -> None:
     assert passed.exit_code == 0
 
 
+def test_a_rate_that_is_not_shown_to_be_low_is_exit_4(pictures: Path) -> None:
+    """No close pair among 42 pictures is no proof of a rate of 1e-4."""
+    common = ("--hash", "phash", "--threshold", "0", "--edited", "0", "-q")
+    result = CliRunner().invoke(app, ["scan", str(pictures), *common, "--fail-over", "1e-4"])
+    assert getattr(result.exception, "exit_code", 0) == 4
+    assert "phash below" in str(result.exception)
+    assert "cannot show to lie at or below the limit" in str(result.exception)
+
+
 def test_what_is_finished_is_not_read_again(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
