@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
@@ -28,6 +29,7 @@ from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import Document, Part, RunInfo
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
+AXIS = 16  # grey levels that a histogram of least changes shows at least
 SHOWN = 10  # rows of a list on the page
 CHOSEN = {"given": "chosen by you", "interval": "", "estimate": "not certain"}  # a threshold
 
@@ -261,9 +263,8 @@ def curves(record: ScanRecord) -> Drawing | None:
                 )
         axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
         make_logarithmic(axes)
-        axes.set_ylim(
-            bottom=min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
-        )
+        lowest = min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
+        axes.set_ylim(bottom=0.8 * min(lowest, record.false_positives))
         axes.set_xlabel("threshold, in percent of the bits")
         axes.set_ylabel("false positives a comparison")
         axes.grid(color="#e5e7eb", linewidth=0.8)
@@ -272,8 +273,18 @@ def curves(record: ScanRecord) -> Drawing | None:
             svg_of(figure),
             "Lines: the rate of false positives of each hash over its threshold. The rates at the "
             "thresholds in use stand in the table below.",
-            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for.",
+            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for."
+            + _without_line([hashing for hashing in record.hashes if hashing not in shown]),
         )
+
+
+def _without_line(left_out: Sequence[HashFigures]) -> str:
+    """Why the chart of rates has no line of these hashes."""
+    return "".join(
+        f" {hashing.label} has no line: no unmarked pair lies within "
+        f"{max((at.threshold for at in hashing.curve), default=0)} bits."
+        for hashing in left_out
+    )
 
 
 def hashes_table(record: ScanRecord) -> Table:
@@ -459,13 +470,15 @@ def histogram(record: ScanRecord) -> Drawing | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        most = max(max(values) for _, values in shown)
+        most = max(AXIS, *(max(values) for _, values in shown))
         axes.hist(
             [values for _, values in shown],
             bins=[level + 0.5 for level in range(most + 1)],
             label=[label for label, _ in shown],
             color=COLOURS[: len(shown)],
         )
+        axes.set_xlim(0.5, most + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("least L∞ change, grey levels")
         axes.set_ylabel("pictures")
         figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
