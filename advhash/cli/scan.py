@@ -40,11 +40,17 @@ def print_scan(record: ScanRecord) -> None:
                 "false positives": rate_text(hashing.false_positive_rate),
                 "false match a look-up": rate_text(hashing.lookup_rate),
                 "edited, found": "–" if hashing.kept is None else f"{hashing.kept:.3f}",
-                "worst edit": "–" if worst is None else f"{worst} {figure(hashing.edits[worst])}",
+                "worst edit": "–"
+                if worst is None
+                else f"{record.edit_texts[worst]} {figure(hashing.edits[worst])}",
                 "pairs": hashing.pairs_within,
                 "median least L∞": _least(hashing.evasion_at),
             }
         )
+    if not any(hashing.evasion_at for hashing in record.hashes):  # none was asked for
+        rows = [
+            {name: cell for name, cell in row.items() if name != "median least L∞"} for row in rows
+        ]
     print_rows(tuple(rows[0]), rows)
     tell(record.recommendation.reason)
     print_end(record, f"closest pairs, to be marked: {record.run.folder}/pairs.csv")

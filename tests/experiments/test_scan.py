@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ def test_a_scan_from_the_folder_to_the_page(pictures: Path, tmp_path: Path) -> N
     page = (tmp_path / "run/report.html").read_text()
     assert "again.jpg" in page
     assert "What edits do" in page
+
+
+def test_the_terminal_says_edits_in_words_and_leaves_out_what_nobody_asked_for(
+    pictures: Path,
+) -> None:
+    options = ("--hash", "dhash", "--threshold", "6", "--edited", "5")
+    result = CliRunner().invoke(app, ["scan", str(pictures), *options])
+    assert result.exit_code == 0, result.exception
+    steps = re.findall(r"step (\d) of (\d)", result.stderr)
+    assert list(dict.fromkeys(steps)) == [("1", "3"), ("2", "3"), ("3", "3")]
+    heads, row = result.stdout.splitlines()[1:3]
+    assert "worst edit" in heads
+    assert any(edit.text in row for edit in EDITS.values())
+    assert "median least" not in heads
+    attacked = CliRunner().invoke(app, ["scan", str(pictures), *options, "--attacked", "1", "-q"])
+    assert "median least" in attacked.stdout
 
 
 def test_distances_are_those_of_the_hashes_themselves(pictures: Path, tmp_path: Path) -> None:
