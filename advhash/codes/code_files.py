@@ -344,6 +344,11 @@ def with_labels(
             "FILE, of a database --database-labels FILE (or, of `advhash eval`, --relevance FILE)"
         )
     labelled = read_labels(labels or path, label_form)
+    if len(labelled) != len(stored):
+        raise DataError(
+            f"expected as many labels as codes, got {len(labelled)} in {labels or path} and "
+            f"{len(stored)} in {path}"
+        )
     return LabelledCodes(stored.codes, labelled.hot, form=labelled.form)
 
 
