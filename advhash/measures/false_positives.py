@@ -154,11 +154,11 @@ def rate_among(
     close = pairs[kept[pairs].all(axis=1)]
     groups = np.sort(np.searchsorted(edges, close, side="right") - 1, axis=1)
     np.add.at(counts, (groups[:, 0], groups[:, 1]), [1, -1])
-    found = false_positive_rates(counts, edges, seed).metric(0)
-    if found.low is not None:
-        return found
-    bound = min(float(rates.high[threshold]) * rates.pairs / found.n, 1)
-    return Metric(found.value, None, max(bound, found.value or 0), found.n)
+    rate = false_positive_rates(counts, edges, seed).metric(0)
+    if rate.low is not None:
+        return rate
+    bound = min(float(rates.high[threshold]) * rates.pairs / rate.n, 1)
+    return Metric(rate.value, None, max(bound, rate.value or 0), rate.n)
 
 
 def _weights(groups: int, seed: int) -> Floats:

@@ -153,11 +153,11 @@ def _lookup_rate(
     unmarked: npt.NDArray[np.int32], edges: Rows, size: int, rates: Rates, threshold: int, seed: int
 ) -> Metric:
     """False matches a look-up; a bound alone where the rate a comparison is one."""
-    found = lookup_rate(unmarked, edges, size, seed)
+    share = lookup_rate(unmarked, edges, size, seed)
     if rates.resolved[threshold]:
-        return found
+        return share
     bound = lookup_bound(float(rates.high[threshold]), size)
-    return Metric(found.value, None, max(bound, found.value or 0), found.n)
+    return Metric(share.value, None, max(bound, share.value or 0), share.n)
 
 
 def _good_rate(
