@@ -442,6 +442,18 @@ def test_the_table_for_people_has_every_figure(
     assert "shards: 1/1" in err
 
 
+def test_a_quiet_evaluation_prints_figures_alone(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz", "-q"
+    )
+    assert code == 0, err
+    assert "map_optimistic" in out
+    assert "pairs/s" not in out
+    assert not err
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
