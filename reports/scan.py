@@ -221,8 +221,8 @@ def verdicts(record: ScanRecord) -> list[str]:
         evasion = hashing.evasion_at
         if evasion is not None and evasion.median_linf is not None:
             text += (
-                f"; half of the pictures leave the threshold by {evasion.median_linf:g} grey "
-                "levels or fewer"
+                "; half of the pictures leave the threshold once no colour value changes by more "
+                f"than {evasion.median_linf:g} grey level{'' if evasion.median_linf == 1 else 's'}"
             )
         lines.append(text + ".")
     return lines

@@ -42,7 +42,7 @@ from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import Page, draw, page
 from advhash.reports.record import Record, schema_of
-from advhash.reports.scan import ScanRecord, curves, histogram
+from advhash.reports.scan import ScanRecord, curves, histogram, verdicts
 from advhash.storage.files import sha256
 
 SAYS = {  # the topics of its own that a kind has on a page
@@ -137,6 +137,24 @@ def test_a_page_of_a_scan_speaks_of_no_attack(kinds: dict[str, Path]) -> None:
     html = page([kinds["scan"]])
     assert "Threat model" not in html
     assert "Evasion and collision" not in html
+
+
+@pytest.mark.parametrize(("levels", "said"), [(1.0, "1 grey level."), (3.0, "3 grey levels.")])
+def test_grey_levels_are_counted_in_english(
+    kinds: dict[str, Path], levels: float, said: str
+) -> None:
+    record = ScanRecord.read(kinds["scan"])
+    first = record.hashes[0]
+    assert first.evasion_at is not None
+    evasion = first.evasion_at.model_copy(update={"median_linf": levels})
+    hashing = first.model_copy(update={"evasion_at": evasion})
+    (line,) = verdicts(record.model_copy(update={"hashes": [hashing]}))[1:]
+    assert line.endswith(f"changes by more than {said}")
+
+
+def test_what_a_poisoner_knows_is_a_sentence(kinds: dict[str, Path]) -> None:
+    text = Tags(page([kinds["poison"]])).text
+    assert "The attacker knows known queries. 40 queries are those" in text
 
 
 def test_the_chart_of_a_scan_names_what_has_no_line_and_shows_the_rate_asked_for(
