@@ -303,8 +303,15 @@ class Registry(Generic[T]):
                 yield Row(name, _package(self._points[name]), summary, None)
 
     def is_place(self, name: str) -> bool:
-        """Whether a name is that of a file or folder rather than of a method."""
-        return name not in self and ("/" in name or "\\" in name or os.path.exists(name))
+        """Whether a name is that of a file or folder, there or not, rather than of a method."""
+        if name in self:
+            return False
+        return (
+            "/" in name
+            or "\\" in name
+            or os.path.splitext(name)[1][1:].isalpha()  # nofile.csv
+            or os.path.exists(name)
+        )
 
     def describe(self, name: str) -> Method:
         """What is known of a method; one of advhash is not imported. Raises as a look-up does."""

@@ -198,7 +198,9 @@ class Document(Part):
         try:
             return cls.loads(read_text(file))
         except OtherSchema as error:
-            raise RunError(f"{error} in {file}") from None
+            raise RunError(
+                f"{error} in {file}: `advhash report RUN RUN` shows runs of any kind on one page"
+            ) from None
         except ValidationError as error:
             fault = first_fault(error)
         except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
@@ -28,6 +29,7 @@ from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import Document, Part, RunInfo
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
+AXIS = 16  # grey levels that a histogram of least changes shows at least
 SHOWN = 10  # rows of a list on the page
 CHOSEN = {"given": "chosen by you", "interval": "", "estimate": "not certain"}  # a threshold
 
@@ -112,7 +114,8 @@ class HashFigures(Part):
                where no interval is low enough
     false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
                pictures that are not of low quality
-    lookup_rate: share of pictures that find a false match in a bank of `bank_size`
+    lookup_rate: share of pictures that find a false match in a bank of `bank_size`; like the rates
+               without a lower end where `high` is a bound alone
     curve:     the rate at every threshold up to a quarter of the bits
     edits:     share of edited pictures that still match their own, by edit
     kept:      its mean over kinds of edits
@@ -180,17 +183,17 @@ class ScanRecord(Document):
     seconds: dict[str, float]
 
 
-def rate_text(metric: Metric | None, resolved: bool) -> str:
-    """A rate as a power of ten would be read, with its interval; a bound alone where unresolved.
+def rate_text(metric: Metric | None) -> str:
+    """A rate as a power of ten would be read, with its interval; a bound where there is no more.
 
-    >>> rate_text(Metric(0.0, 0.0, 2.5e-5, 9), False), rate_text(Metric(1e-4, 5e-5, 2e-4, 9), True)
+    >>> rate_text(Metric(0.0, None, 2.5e-5, 9)), rate_text(Metric(1e-4, 5e-5, 2e-4, 9))
     ('below 2.5e-05', '0.0001 [5e-05, 0.0002]')
     """
     if metric is None or metric.value is None:
         return "–"
-    if metric.high is None or metric.low is None:
+    if metric.high is None:
         return f"{metric.value:.2g}"
-    if not resolved:
+    if metric.low is None:
         return f"below {metric.high:.2g}"
     return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
 
@@ -207,7 +210,7 @@ def verdicts(record: ScanRecord) -> list[str]:
             continue
         text = (
             f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits: false positives "
-            f"{rate_text(hashing.false_positive_rate, hashing.resolved)} a comparison"
+            f"{rate_text(hashing.false_positive_rate)} a comparison"
         )
         if hashing.worst_edit is not None:
             worst = hashing.edits[hashing.worst_edit]
@@ -218,8 +221,8 @@ def verdicts(record: ScanRecord) -> list[str]:
         evasion = hashing.evasion_at
         if evasion is not None and evasion.median_linf is not None:
             text += (
-                f"; half of the pictures leave the threshold by {evasion.median_linf:g} grey "
-                "levels or fewer"
+                "; half of the pictures leave the threshold once no colour value changes by more "
+                f"than {evasion.median_linf:g} grey level{'' if evasion.median_linf == 1 else 's'}"
             )
         lines.append(text + ".")
     return lines
@@ -260,9 +263,8 @@ def curves(record: ScanRecord) -> Drawing | None:
                 )
         axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
         make_logarithmic(axes)
-        axes.set_ylim(
-            bottom=min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
-        )
+        lowest = min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
+        axes.set_ylim(bottom=0.8 * min(lowest, record.false_positives))
         axes.set_xlabel("threshold, in percent of the bits")
         axes.set_ylabel("false positives a comparison")
         axes.grid(color="#e5e7eb", linewidth=0.8)
@@ -271,8 +273,18 @@ def curves(record: ScanRecord) -> Drawing | None:
             svg_of(figure),
             "Lines: the rate of false positives of each hash over its threshold. The rates at the "
             "thresholds in use stand in the table below.",
-            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for.",
+            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for."
+            + _without_line([hashing for hashing in record.hashes if hashing not in shown]),
         )
+
+
+def _without_line(left_out: Sequence[HashFigures]) -> str:
+    """Why the chart of rates has no line of these hashes."""
+    return "".join(
+        f" {hashing.label} has no line: no unmarked pair lies within "
+        f"{max((at.threshold for at in hashing.curve), default=0)} bits."
+        for hashing in left_out
+    )
 
 
 def hashes_table(record: ScanRecord) -> Table:
@@ -284,7 +296,7 @@ def hashes_table(record: ScanRecord) -> Table:
         "with all entries of a bank.",
         [
             *columns("Hash", "bits", "threshold", "false positives a comparison"),
-            *columns("with marked pairs", "of good quality", "bank", "false match a look-up (%)"),
+            *columns("with marked pairs", "of good quality", "bank", "false match a look-up"),
             *columns("pairs", "clusters", "largest"),
         ],
         [
@@ -292,11 +304,11 @@ def hashes_table(record: ScanRecord) -> Table:
                 named(hashing.label, CHOSEN[hashing.chosen]),
                 number(hashing.bits),
                 number("–" if hashing.threshold is None else hashing.threshold),
-                TableCell(rate_text(hashing.false_positive_rate, hashing.resolved)),
-                TableCell(rate_text(hashing.false_positive_rate_with_marked, hashing.resolved)),
-                TableCell(rate_text(hashing.false_positive_rate_good, hashing.resolved)),
+                TableCell(rate_text(hashing.false_positive_rate)),
+                TableCell(rate_text(hashing.false_positive_rate_with_marked)),
+                TableCell(rate_text(hashing.false_positive_rate_good)),
                 number(f"{hashing.bank_size:,}"),
-                points(hashing.lookup_rate),
+                TableCell(rate_text(hashing.lookup_rate)),
                 number(hashing.pairs_within),
                 number(hashing.clusters),
                 number(hashing.largest_cluster),
@@ -458,13 +470,15 @@ def histogram(record: ScanRecord) -> Drawing | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        most = max(max(values) for _, values in shown)
+        most = max(AXIS, *(max(values) for _, values in shown))
         axes.hist(
             [values for _, values in shown],
             bins=[level + 0.5 for level in range(most + 1)],
             label=[label for label, _ in shown],
             color=COLOURS[: len(shown)],
         )
+        axes.set_xlim(0.5, most + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("least L∞ change, grey levels")
         axes.set_ylabel("pictures")
         figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)

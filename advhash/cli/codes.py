@@ -232,7 +232,7 @@ def evaluate_codes(
     if as_json:
         print_json(document)
     else:
-        print_evaluation(document)
+        print_evaluation(document, quiet=quiet)
 
 
 def _search(store: str | None, rescore: list[str] | None, allow_superuser: bool) -> Search | None:
@@ -428,7 +428,7 @@ def import_codes(
     if (fit is None) is (quantise in ("mean", "median")):
         raise UsageError(
             "--fit FILE goes with --quantise mean or median: the database, whose rows set the "
-            "thresholds; of the database, the file itself"
+            "thresholds (to import the database, name it twice)"
         )
     how = _reading(form, quantise, bits, column)
     fitted = None if fit is None else read_stored(fit, how)
@@ -556,8 +556,8 @@ def _relevant(document: Mapping[str, Any]) -> str:
     return f"{said}; {document['empty_queries']} queries without a relevant row"
 
 
-def print_evaluation(document: Mapping[str, Any]) -> None:
-    """Figures of codes from outside."""
+def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
+    """Figures of codes from outside; without how long they took where `quiet`."""
     tell(f"read as {_forms(document['read_as'])}")
     tell(
         f"{document['queries']} queries against {document['database']} codes of "
@@ -566,7 +566,9 @@ def print_evaluation(document: Mapping[str, Any]) -> None:
     if document["served"] is not None:
         tell(f"served by {_served(document['served'])}")
     print_metrics(document["metrics"])
-    tell(f"{document['seconds']:.4f} s, {document['pairs_per_second'] / 1e9:.2f} billion pairs/s")
+    if not quiet:
+        speed = document["pairs_per_second"] / 1e9
+        tell(f"{document['seconds']:.4f} s, {speed:.2f} billion pairs/s")
 
 
 def _served(parameters: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from advhash.cli.terminal import tell
 from advhash.errors import ThresholdMissed, UsageError
 
 if TYPE_CHECKING:
-    from advhash.reports.scan import EvasionFigures, ScanRecord
+    from advhash.reports.scan import EvasionFigures, HashFigures, ScanRecord
 
 
 def print_scan(record: ScanRecord) -> None:
@@ -37,14 +37,20 @@ def print_scan(record: ScanRecord) -> None:
                 "hash": hashing.label,
                 "bits": hashing.bits,
                 "at most bits": "–" if hashing.threshold is None else hashing.threshold,
-                "false positives": rate_text(hashing.false_positive_rate, hashing.resolved),
-                "false match a look-up": figure(hashing.lookup_rate, 4),
+                "false positives": rate_text(hashing.false_positive_rate),
+                "false match a look-up": rate_text(hashing.lookup_rate),
                 "edited, found": "–" if hashing.kept is None else f"{hashing.kept:.3f}",
-                "worst edit": "–" if worst is None else f"{worst} {figure(hashing.edits[worst])}",
+                "worst edit": "–"
+                if worst is None
+                else f"{record.edit_texts[worst]} {figure(hashing.edits[worst])}",
                 "pairs": hashing.pairs_within,
                 "median least L∞": _least(hashing.evasion_at),
             }
         )
+    if not any(hashing.evasion_at for hashing in record.hashes):  # none was asked for
+        rows = [
+            {name: cell for name, cell in row.items() if name != "median least L∞"} for row in rows
+        ]
     print_rows(tuple(rows[0]), rows)
     tell(record.recommendation.reason)
     print_end(record, f"closest pairs, to be marked: {record.run.folder}/pairs.csv")
@@ -86,19 +92,31 @@ _LIMIT: list[float] = []  # of the command that runs
 
 
 def _refuse_over(record: ScanRecord) -> None:
-    """Exit 4 where the rate of false positives of a hash lies above `--fail-over`."""
+    """Exit 4 unless the rate of each hash lies at or below `--fail-over`, its upper end too."""
     for limit in _LIMIT:
-        over = [
-            f"{hashing.label} {hashing.false_positive_rate.value:.2g}"
-            for hashing in record.hashes
-            if hashing.false_positive_rate is not None
-            and (hashing.false_positive_rate.value or 0) > limit
-        ]
-        if over:
+        missed = [text for hashing in record.hashes if (text := _above(hashing, limit)) is not None]
+        if missed:
             raise ThresholdMissed(
                 f"expected at most {limit:g} false positives a comparison (--fail-over), got "
-                + ", ".join(over)
+                + "; ".join(missed)
             )
+
+
+def _above(hashing: HashFigures, limit: float) -> str | None:
+    """What a hash has where its rate is not shown to lie at or below the limit."""
+    from advhash.reports.scan import rate_text
+
+    rate = hashing.false_positive_rate
+    if rate is None or rate.value is None or rate.high is None:
+        return f"{hashing.label} without a threshold; name it (--threshold)"
+    if rate.high <= limit:
+        return None
+    if rate.low is not None and rate.value > limit:
+        return f"{hashing.label} {rate_text(rate)}"
+    return (
+        f"{hashing.label} {rate_text(rate)}, which these pictures cannot show to lie at or below "
+        "the limit: scan more pictures, or take a lower threshold"
+    )
 
 
 @experiment("scan", show=print_scan, after=_refuse_over, hint="hashes are scanned as they run")
@@ -142,7 +160,7 @@ def scan(
     ] = None,
     fail_over: Annotated[
         float | None,
-        typer.Option("--fail-over", help="Exit 4 where a rate of false positives is above."),
+        typer.Option("--fail-over", help="Exit 4 unless each rate is shown to be at most this."),
     ] = None,
 ) -> dict[str, Any]:
     """Which hash and which threshold for these pictures? False positives, edits, close pairs.

@@ -341,9 +341,15 @@ def with_labels(
     if labels is None and path.suffix.lower() != ".npz" and not stored.has_labels(path):
         raise DataError(
             f"{path}: has codes alone; expected a second file with their labels: --labels "
-            "FILE, of a database --database-labels FILE (or, of `advhash eval`, --relevance FILE)"
+            "FILE for queries, --database-labels FILE for a database (`advhash eval` takes "
+            "--relevance FILE as well)"
         )
     labelled = read_labels(labels or path, label_form)
+    if len(labelled) != len(stored):
+        raise DataError(
+            f"expected as many labels as codes, got {len(labelled)} in {labels or path} and "
+            f"{len(stored)} in {path}"
+        )
     return LabelledCodes(stored.codes, labelled.hot, form=labelled.form)
 
 

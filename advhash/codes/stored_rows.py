@@ -82,7 +82,9 @@ def read_rows(path: Path, how: Reading) -> StoredRows:
             f"{path}: expected {FORMATS}, got a pickle, which can run code and is not read: "
             "np.save('codes.npy', codes.numpy()) writes codes, `advhash import` reads models"
         )
-    raise DataError(f"{path}: expected {FORMATS}")
+    if suffix == ".codes":
+        raise DataError(f"{path}: expected embeddings, got a .codes file, which holds bits alone")
+    raise DataError(f"{path}: expected {FORMATS}, got a name that ends in {suffix or 'none'}")
 
 
 def holds_labels(path: Path) -> bool:
@@ -125,10 +127,17 @@ def loaded(path: Path, mode: Any) -> npt.NDArray[Any]:
     try:
         array = np.load(path, mmap_mode=mode, allow_pickle=False)
     except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an array that NumPy reads ({reason(error)})") from None
+        raise DataError(f"{path}: not an array that NumPy reads ({_unread(error)})") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
     return array
+
+
+def _unread(error: BaseException) -> str:
+    """Why NumPy refused; arrays of Python objects by what they are and what to do."""
+    if "object" in str(error).lower():
+        return "Python objects, which can run code: save numbers, as np.stack makes them"
+    return reason(error)
 
 
 def _members(path: Path) -> list[str]:
@@ -149,7 +158,7 @@ def member(path: Path, name: str) -> npt.NDArray[Any]:
             array: npt.NDArray[Any] = archive[name]
             return array
     except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an archive that NumPy reads ({reason(error)})") from None
+        raise DataError(f"{path}: not an archive that NumPy reads ({_unread(error)})") from None
 
 
 def _archive(path: Path, how: Reading) -> StoredRows:

@@ -108,7 +108,9 @@ def reader_of(path: Path, reads: Reads | None) -> Recognised:
 
 def _nothing(path: Path) -> DataError:
     if not path.exists():
-        return DataError(f"expected a folder or a file, got no folder {path}: check the path")
+        return DataError(
+            f"expected a folder or a file, got no folder or file {path}: check the path"
+        )
     if path.is_file():
         return DataError(
             f"expected a table ({', '.join((*TABLES, *LINES))}), a caption CSV, lists or .mat "

@@ -94,7 +94,7 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
     """The same of records in memory, each with its queries. Raises UsageError."""
     queries = (asked, asked_other)
     for name, same in (
-        ("data set", one.dataset.fingerprint == other.dataset.fingerprint),
+        (_data_sets(one, other), one.dataset.fingerprint == other.dataset.fingerprint),
         ("goal", one.attack.goal == other.attack.goal),
         ("query modality", one.protocol.query_modality == other.protocol.query_modality),
         ("ranking", _ranking(one) == _ranking(other)),
@@ -136,6 +136,20 @@ def _shown(difference: Difference) -> str:
     return "".join(
         f"{sign}{value:.{digits}f}" for sign, value, digits in parts if value is not None
     )
+
+
+def _data_sets(one: Record, other: Record) -> str:
+    """The data sets of two runs, with what is known to differ between them."""
+    sides = [
+        {
+            "dataset.name": data.name,
+            **{f"dataset.{key}": each for key, each in data.settings.items()},
+        }
+        for data in (one.dataset, other.dataset)
+    ]
+    keys = [key for key in sides[0] | sides[1] if sides[0].get(key) != sides[1].get(key)]
+    said = [f"{key} {sides[0].get(key)} and {sides[1].get(key)}" for key in keys]
+    return f"data set ({', '.join(said) or 'its files are not the same'})"
 
 
 def _ranking(record: Record) -> tuple[object, ...]:

@@ -454,7 +454,9 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
         waiting = []
         for cell in self.plan.cells:
             without = [missing[name] for name in getattr(cell, "parts", ()) if name in missing]
-            if without and not CellStore(self.kind.name, cell.key).is_done():
+            if CellStore(self.kind.name, cell.key).is_done():  # before, or as a part: no step
+                results[cell.key] = _result(self.kind, cell, self.place, self.until)
+            elif without:
                 results[cell.key] = without[0]
             else:
                 waiting.append(cell)
@@ -474,8 +476,11 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
     def _parts(self) -> dict[str, Missing]:
         """Build the stages, of what a cell still needs; the parts that are missing."""
         missing: dict[str, Missing] = {}
-        _, wanted = _undone(self.kind, self.plan)
-        self.steps.expect(len(wanted & set(self.plan.parts)) + len(self.plan.cells) + 1)  # judging
+        undone, names_wanted = _undone(self.kind, self.plan)
+        wanted = names_wanted & set(self.plan.parts)
+        as_parts = {getattr(self.plan.parts[name], "key", None) for name in wanted}
+        cells = [cell for cell in undone if cell.key not in as_parts]
+        self.steps.expect(len(wanted) + len(cells) + 1)  # judging
         for stage in self.plan.stages or [[name] for name in self.plan.parts]:
             names = [name for name in stage if name in wanted]
             if len(names) == 1 or self.place.executor == "inline":

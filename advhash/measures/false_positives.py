@@ -43,12 +43,9 @@ class Rates:
     pairs: int
 
     def metric(self, threshold: int) -> Metric:
-        return Metric(
-            float(self.value[threshold]),
-            float(self.low[threshold]),
-            float(self.high[threshold]),
-            self.pairs,
-        )
+        """At a threshold; without a lower end where it is not resolved: `high` is a bound alone."""
+        low = float(self.low[threshold]) if self.resolved[threshold] else None
+        return Metric(float(self.value[threshold]), low, float(self.high[threshold]), self.pairs)
 
     def threshold(self, rate: float) -> int | None:
         """The largest at which even the upper end of the interval is at most `rate`."""
@@ -123,6 +120,45 @@ def lookup_rate(counts: npt.NDArray[np.int32], edges: Counts, size: int, seed: i
     low, high = np.percentile(shares[1:], (tail, 100 - tail))
     value = float(shares[0])
     return Metric(value, min(float(low), value), max(float(high), value), total)
+
+
+def lookup_bound(rate: float, size: int) -> float:
+    """What the share of `lookup_rate` is at most, where `rate` bounds the rate a comparison.
+
+    1 − (1 − p)^size is concave in p, so its mean over pictures is at most its value at their mean.
+
+    >>> round(lookup_bound(0.01, 1), 9), round(lookup_bound(0.01, 2), 9), lookup_bound(1.0, 2)
+    (0.01, 0.0199, 1.0)
+    """
+    return 1 - (1 - rate) ** size
+
+
+def rate_among(
+    kept: npt.NDArray[np.bool_],
+    pairs: Counts,
+    edges: Counts,
+    rates: Rates,
+    threshold: int,
+    seed: int,
+) -> Metric:
+    """The rate of false positives a comparison among some of the pictures alone.
+
+    kept:  (N,) whether each counts, at least two of them
+    pairs: (P,2) rows of all false positives at `threshold`
+    rates: of all pictures. Where too few groups have a close pair, the bound is theirs: as many
+        pairs among fewer
+    """
+    each = np.add.reduceat(kept.astype(np.int64), edges[:-1])
+    compared = np.triu(np.outer(each, each), 1) + np.diag(each * (each - 1) // 2)
+    counts = np.stack([np.zeros_like(compared), compared], axis=2)
+    close = pairs[kept[pairs].all(axis=1)]
+    groups = np.sort(np.searchsorted(edges, close, side="right") - 1, axis=1)
+    np.add.at(counts, (groups[:, 0], groups[:, 1]), [1, -1])
+    rate = false_positive_rates(counts, edges, seed).metric(0)
+    if rate.low is not None:
+        return rate
+    bound = min(float(rates.high[threshold]) * rates.pairs / rate.n, 1)
+    return Metric(rate.value, None, max(bound, rate.value or 0), rate.n)
 
 
 def _weights(groups: int, seed: int) -> Floats:

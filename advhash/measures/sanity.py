@@ -104,7 +104,7 @@ def check_pictures(
             Flag(
                 "stated_size",
                 "warning",
-                f"The model states pictures of {stated}×{stated} pixels and was "
+                f"The model states pictures of {stated}×{stated} pixels, and they were "
                 f"{picture_text(pictures)}: expected dataset.size={stated}.",
             )
         ]
@@ -113,7 +113,7 @@ def check_pictures(
         return []
     side = max(stored["median"])
     repair = (
-        "a larger dataset.size trains on more of them"
+        "a larger dataset.size feeds the model more of each"
         if trained_here
         else f"set dataset.size (e.g. {side}) or let the model state its image_size, unless it was "
         "made for this size"
@@ -122,7 +122,7 @@ def check_pictures(
         Flag(
             "shrunk_pictures",
             "info" if trained_here else "warning",
-            f"The model was {picture_text(pictures)}: {repair}.",
+            f"Pictures were {picture_text(pictures)}: {repair}.",
         )
     ]
 

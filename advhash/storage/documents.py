@@ -131,7 +131,9 @@ def decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"no UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise Unreadable(
+            f"no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:

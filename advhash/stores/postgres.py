@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from advhash.errors import StoreError, UsageError
+from advhash.storage.documents import reason
 from advhash.storage.files import owned, sweep
 
 USER = "advhash"
@@ -117,7 +118,7 @@ class OwnServer:
             except psycopg.OperationalError as error:
                 if time.monotonic() > until or not self.is_running:
                     self.stop()
-                    said = str(error).strip().splitlines()[-1][:200]
+                    said = reason(error)
                     raise StoreError(f"expected PostgreSQL to start, got: {said}") from None
                 time.sleep(0.05)
 
@@ -216,8 +217,10 @@ def connect_to(dsn: str, *, allow_superuser: bool) -> Any:
     try:
         connection = psycopg.connect(**given, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
-        said = str(error).strip().splitlines()[-1][:200]
-        raise StoreError(f"expected a connection to {dsn}, got: {said}") from None
+        raise StoreError(
+            f"expected a connection to {dsn}, got: {reason(error)}: start that server, or leave "
+            "dsn out for one of our own"
+        ) from None
     try:
         _check_server(connection, allow_superuser)
     except BaseException:

@@ -24,7 +24,7 @@ class Copies(Poisoning):
     likeness: cosine of a copy to its original
     """
 
-    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "the corpus", "encoder")
+    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "the corpus", "the encoder")
     likeness: float = 0.995
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class HubImage(Clustered):
 
     plants: ClassVar[Kind] = "pictures"
     knowledge: ClassVar[tuple[str, ...]] = (
-        *("queries of the same kind", "weights and gradients of the encoder", "quantiser"),
+        *("queries of the same kind", "the weights and gradients of the encoder", "the quantiser"),
     )
     budget: ClassVar[Budget | None] = Budget("linf", 8 / 255)
     steps: int = 100

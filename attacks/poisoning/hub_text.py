@@ -50,7 +50,7 @@ class HubText(Clustered):
 
     plants: ClassVar[Kind] = "texts"
     knowledge: ClassVar[tuple[str, ...]] = (
-        *("queries of the same kind", "weights and gradients of the encoder", "quantiser"),
+        *("queries of the same kind", "the weights and gradients of the encoder", "the quantiser"),
     )
     budget: ClassVar[Budget | None] = Budget("l0", 20)
     candidates: int = 32

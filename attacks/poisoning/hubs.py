@@ -87,13 +87,17 @@ class Clustered(Poisoning):
 @POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
 @dataclass(kw_only=True)
 class Hubs(Clustered):
-    """The centres of clusters of queries, one item each, for unseen queries of the same kind.
+    """Plants the centres of clusters of known queries, so that unseen ones of their kind find them.
 
     knows, surface, rounds, sample: see `Clustered`
     pairs: one vector, whose code follows; free: the majority code beside the mean vector
     """
 
-    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder", "quantiser")
+    knowledge: ClassVar[tuple[str, ...]] = (
+        "queries of the same kind",
+        "the encoder",
+        "the quantiser",
+    )
     pairs: Literal["one", "free"] = "one"
 
     @property
@@ -121,7 +125,7 @@ class Hubs(Clustered):
 class Centroid(Poisoning):
     """One item: the mean of all known queries."""
 
-    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "encoder")
+    knowledge: ClassVar[tuple[str, ...]] = ("queries of the same kind", "the encoder")
     single: ClassVar[bool] = True
 
     def plant(self, seen: Seen, count: int, seed: int) -> Planted:

@@ -23,11 +23,13 @@ from advhash.storage.model_card import Origin
 
 TOPICS = {  # in the order of the page: what a template's macro is called → its heading
     "threat": "Threat model and protocol",
+    "protocol": "Protocol",
     "beside": "The runs beside each other",
     "results": "Results",
     "pairs": "Compared pairwise",
     "transfer": "Transfer",
     "thresholds": "Evasion and collision at a threshold",
+    "scan": "Hashes and thresholds",
     "examples": "What queries retrieve, before and after",
     "detection": "Detection of abnormal inputs",
     "defences": "What defences are worth",

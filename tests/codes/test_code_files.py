@@ -280,7 +280,7 @@ def test_what_is_no_code_is_refused(tmp_path: Path, codes: npt.ArrayLike, messag
         ([[1, 0], [0, 2]], "expected labels 0 and 1, one column a class, got 2 in row 1"),
         (np.zeros((2, 1, 1)), r"labels \(N,\) of class numbers or \(N,C\), .*got the shape"),
         (np.array(["dog", "cat"]), "expected numbers as labels"),
-        ([[1, 0]], "expected as many labels as codes, got 1 and 2"),
+        ([[1, 0]], r"as many labels as codes, got 1 in .*a.npz and 2 in .*a.npz"),
     ],
 )
 def test_what_is_no_label_is_refused(tmp_path: Path, labels: npt.ArrayLike, message: str) -> None:
@@ -303,6 +303,8 @@ def test_an_archive_that_unpacks_to_more_than_it_should_is_refused(
 def test_files_that_are_not_what_they_say_are_one_line(tmp_path: Path) -> None:
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, codes=np.array([{}, {}], dtype=object))
+    np.save(tmp_path / "pickled.npy", np.array([{}, {}], dtype=object))
+    (tmp_path / "a.xyz").write_bytes(b"x")
     for name in ("a.npy", "a.npz", f"a{SUFFIX}"):
         (tmp_path / name).write_bytes(b"not what it says")
     np.savez(tmp_path / "other.npz", bits=np.ones((2, 3)))
@@ -311,7 +313,9 @@ def test_files_that_are_not_what_they_say_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(b"x")
     (tmp_path / "folder.npy").mkdir()
     for name, message in {
-        "pickled.npz": "not an archive that NumPy reads",
+        "pickled.npz": "Python objects, which can run code: save numbers",
+        "pickled.npy": "Python objects, which can run code: save numbers",
+        "a.xyz": "expected .codes, .npz .*, got a name that ends in .xyz",
         "a.npy": "not an array that NumPy reads",
         "a.npz": "not an archive that NumPy reads",
         f"a{SUFFIX}": "expected a .codes file",

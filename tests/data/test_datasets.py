@@ -426,7 +426,7 @@ def test_files_of_a_known_form_with_few_rows_are_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"got no folder .*absent: check the path"):
+    with pytest.raises(DataError, match=r"got no folder or file .*absent: check the path"):
         load_dataset(str(tmp_path / "absent"))
 
 

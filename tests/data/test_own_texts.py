@@ -270,3 +270,9 @@ def test_the_fingerprint_follows_the_texts(tmp_path: Path) -> None:
     rows[0]["text"] += "!"
     other = load_dataset(table(tmp_path / "t.csv", rows), reads=TEXTS)
     assert other.fingerprint() != first.fingerprint()
+
+
+def test_an_empty_file_of_lines_is_told_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"expected rows in .*empty.jsonl, got none"):
+        load_dataset(tmp_path / "empty.jsonl")

@@ -106,7 +106,8 @@ def test_captions_are_found_by_their_columns(tmp_path: Path) -> None:
         (("a.codes",), "a.codes", IMAGE, "got codes in .*: `advhash eval --codes"),
         (("one.csv", "two.csv"), "", TABLE, r"one data set .*=.*one.csv, or --dataset table .*two"),
         (("x/y.mat",), "x", BOTH, r"say which by --dataset mirflickr_mat --set dataset.root=.*/x"),
-        ((), "absent", None, "got no folder .*absent: check the path"),
+        ((), "absent.csv", None, "got no folder or file .*absent.csv: check the path"),
+        ((), "absent", None, "got no folder or file .*absent: check the path"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_told_is_one_line(

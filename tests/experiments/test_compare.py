@@ -23,6 +23,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "weak": ("--method", "dhta", "--set", "attack.steps=1", "--queries", "20"),
         "strong": ("--method", "dhta", "--set", "attack.steps=12", "--queries", "20"),
         "hidden": ("--method", "hag", "--set", "attack.steps=2", "--queries", "20"),
+        "smaller": (
+            *("--method", "dhta", "--set", "attack.steps=1", "--queries", "20"),
+            *("--set", "dataset.size=24"),
+        ),
         "fewer": ("--method", "dhta", "--set", "attack.steps=1", "--queries", "10"),
         "other targets": (
             *("--method", "dhta", "--set", "attack.steps=1", "--queries", "20"),
@@ -31,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     }  # fmt: skip
     for name, plan in plans.items():
         where = ("--victim", "dpsh", *FAST, "--out", str(folder / name))
-        assert exit_code("attack", *plan, *where) == 0
+        assert exit_code("attack", *where, *plan) == 0
     return {name: folder / name for name in plans}
 
 
@@ -73,6 +77,7 @@ def test_other_victims_are_said_and_compared(
     ("second", "message"),
     [
         ("hidden", "differ in goal"),
+        ("smaller", "differ in data set (dataset.size 16 and 24)"),
         ("fewer", "differ in queries"),
         ("other targets", "differ in targets"),
     ],
@@ -132,7 +137,8 @@ def test_damaged_and_absent_runs(
         (tmp_path / "nothing", "no such folder"),
         (tmp_path / "x.partial", "expected a finished run"),
         (other, "expected a run of schema 'advhash/attack/1', got 'advhash/transfer/1'"),
-        (runs["weak"].parent, "holds 5: name them"),
+        (other, "`advhash report RUN RUN` shows runs of any kind"),
+        (runs["weak"].parent, "holds 6: name them"),
     ):
         assert exit_code("compare", str(runs["weak"]), str(bad)) == 3
         assert said in capsys.readouterr().err

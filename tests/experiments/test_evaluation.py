@@ -442,6 +442,18 @@ def test_the_table_for_people_has_every_figure(
     assert "shards: 1/1" in err
 
 
+def test_a_quiet_evaluation_prints_figures_alone(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(
+        capsys, "eval", "--codes", files / "query.npz", "--database", files / "database.npz", "-q"
+    )
+    assert code == 0, err
+    assert "map_optimistic" in out
+    assert "pairs/s" not in out
+    assert not err
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -451,7 +463,7 @@ def test_the_table_for_people_has_every_figure(
         (["--codes", "none.npz"], 3, "expected at least one row in queries, got none"),
         (["--database", "none.npz"], 3, "expected at least one row in the database, got none"),
         (["--targets", "narrow.npz"], 3, "expected 40 rows of targets, one a query, got 5"),
-        (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 and 40"),
+        (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 in"),
         (["--seed", "-1"], 2, "expected --seed 0 or above, got -1"),
         (["--out", "figures.json"], 2, "expected --out to end in .parquet, got 'figures.json'"),
         (["--out", "folder.parquet"], 3, "a folder of that name is there"),

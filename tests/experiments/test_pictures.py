@@ -137,7 +137,7 @@ def test_record_page_and_terminal_say_what_was_fed(folder: Path, advhash: Any) -
     assert code == 0
     text = "fed at 32×32 pixels, stored at 64×80, 40 of 40 larger than fed"
     assert f"pictures: {text}\n" in out
-    assert f"warning: The model was {text}" in out
+    assert f"warning: Pictures were {text}" in out
     record = json.loads((folder / "run/metrics.json").read_text("utf-8"))
     assert record["dataset"]["pictures"]["fed"] == [32, 32]
     assert "shrunk_pictures" in [flag["name"] for flag in record["flags"]]

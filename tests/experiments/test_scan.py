@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,22 @@ def test_a_scan_from_the_folder_to_the_page(pictures: Path, tmp_path: Path) -> N
     assert "What edits do" in page
 
 
+def test_the_terminal_says_edits_in_words_and_leaves_out_what_nobody_asked_for(
+    pictures: Path,
+) -> None:
+    options = ("--hash", "dhash", "--threshold", "6", "--edited", "5")
+    result = CliRunner().invoke(app, ["scan", str(pictures), *options])
+    assert result.exit_code == 0, result.exception
+    steps = re.findall(r"step (\d) of (\d)", result.stderr)
+    assert list(dict.fromkeys(steps)) == [("1", "3"), ("2", "3"), ("3", "3")]
+    heads, row = result.stdout.splitlines()[1:3]
+    assert "worst edit" in heads
+    assert any(edit.text in row for edit in EDITS.values())
+    assert "median least" not in heads
+    attacked = CliRunner().invoke(app, ["scan", str(pictures), *options, "--attacked", "1", "-q"])
+    assert "median least" in attacked.stdout
+
+
 def test_distances_are_those_of_the_hashes_themselves(pictures: Path, tmp_path: Path) -> None:
     scan(
         pictures, "--hash", "phash", "--threshold", "9", "--edited", "42", "--out", tmp_path / "run"
@@ -116,6 +133,9 @@ def test_marked_pairs_are_no_false_positives(pictures: Path, tmp_path: Path) -> 
     assert before["false_positive_rate"]["value"] > 0
     assert found["false_positive_rate"]["value"] == 0
     assert found["lookup_rate"]["value"] == 0
+    for name in ("false_positive_rate", "false_positive_rate_good", "lookup_rate"):
+        assert found[name]["low"] is None, name  # no close pair is left: a bound alone
+        assert found[name]["high"] > 0, name
     with_marked = found["false_positive_rate_with_marked"]
     assert with_marked["value"] == before["false_positive_rate"]["value"]
     marked.write_text("again.jpg,nowhere.png\n")
@@ -211,6 +231,15 @@ def test_a_missed_limit_is_exit_4(pictures: Path, tmp_path: Path) -> None:
     assert getattr(result.exception, "exit_code", 0) == 4
     passed = CliRunner().invoke(app, ["scan", str(pictures), *common, "-q", "--fail-over", "1"])
     assert passed.exit_code == 0
+
+
+def test_a_rate_that_is_not_shown_to_be_low_is_exit_4(pictures: Path) -> None:
+    """No close pair among 42 pictures is no proof of a rate of 1e-4."""
+    common = ("--hash", "phash", "--threshold", "0", "--edited", "0", "-q")
+    result = CliRunner().invoke(app, ["scan", str(pictures), *common, "--fail-over", "1e-4"])
+    assert getattr(result.exception, "exit_code", 0) == 4
+    assert "phash below" in str(result.exception)
+    assert "cannot show to lie at or below the limit" in str(result.exception)
 
 
 def test_what_is_finished_is_not_read_again(

@@ -9,7 +9,9 @@ from advhash.codes.close_pairs import close_pairs, pair_counts
 from advhash.measures.false_positives import (
     false_positive_rates,
     group_edges,
+    lookup_bound,
     lookup_rate,
+    rate_among,
 )
 
 BITS = 32
@@ -92,3 +94,37 @@ def test_a_look_up_meets_each_entry() -> None:
     assert abs(np.mean(found) - got.value) < 0.04
     everyone = np.full((4, 2), 2, np.int32)  # each finds all others
     assert lookup_rate(everyone, np.array([0, 2, 4]), 9, seed=0).value == 1
+
+
+def test_a_rate_that_is_not_resolved_has_no_lower_end() -> None:
+    rates = rates_of(400, 3)
+    first = int(np.flatnonzero(rates.resolved)[0])
+    assert rates.metric(first).low is not None
+    assert rates.metric(first - 1).low is None
+    assert rates.metric(first - 1).high == rates.high[first]
+
+
+def test_the_bound_of_a_look_up_holds_what_look_ups_find() -> None:
+    codes, edges = hashes(300, 5), group_edges(300)
+    rates, close = rates_of(300, 5), close_pairs(codes, edges, 5)
+    for size in (1, 50):
+        share = lookup_rate(close.counts, edges, size, seed=0).value
+        assert share is not None
+        assert share <= lookup_bound(float(rates.value[5]), size) + 1e-12
+
+
+def test_the_rate_among_some_pictures_is_that_of_their_pairs() -> None:
+    """With an interval where groups have close pairs, else below what all pictures allow."""
+    codes, edges, rates = hashes(300, 5), group_edges(300), rates_of(300, 5)
+    kept = np.arange(300) % 3 > 0
+    close = close_pairs(codes, edges, 6)
+    pairs = np.stack([close.first, close.second], axis=1).astype(np.int64)
+    got = rate_among(kept, pairs, edges, rates, 6, seed=0)
+    alone = HashCodes.pack(codes.unpack()[kept])
+    far = np.bitwise_count(alone.words[:, None, 0] ^ alone.words[None, :, 0])
+    assert np.isclose(got.value, (far[np.triu_indices(200, 1)] <= 6).mean())
+    assert got.low is not None
+    assert got.low < got.value < got.high
+    none = rate_among(kept, pairs[:0], edges, rates, 6, seed=0)
+    assert (none.value, none.low) == (0, None)
+    assert none.high == rates.high[6] * rates.pairs / none.n

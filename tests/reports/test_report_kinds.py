@@ -42,6 +42,7 @@ from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import Page, draw, page
 from advhash.reports.record import Record, schema_of
+from advhash.reports.scan import ScanRecord, curves, histogram, verdicts
 from advhash.storage.files import sha256
 
 SAYS = {  # the topics of its own that a kind has on a page
@@ -57,7 +58,7 @@ SAYS = {  # the topics of its own that a kind has on a page
     "encode": ["detection", "encoding"],
     "phase": ["phase"],
     "search": ["search"],
-    "scan": ["thresholds"],
+    "scan": ["protocol", "scan"],
     "poison": ["results"],
 }
 
@@ -111,7 +112,7 @@ def test_a_page_of_any_kind_is_safe_and_accessible(
 @pytest.mark.parametrize("name", SAYS)
 def test_sections_appear_where_there_are_records(kinds: dict[str, Path], name: str) -> None:
     heads = Tags(page([kinds[name]])).every("section", "aria-labelledby")
-    extra = [] if name in ("search",) else ["threat"]
+    extra = [] if name in ("search", "scan") else ["threat"]
     order = list(TOPICS)
     assert heads == sorted([*extra, *SAYS[name], "flags", "provenance"], key=order.index)
 
@@ -130,6 +131,49 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
     assert verdicts.count("<li><strong>") == 15
+
+
+def test_a_page_of_a_scan_speaks_of_no_attack(kinds: dict[str, Path]) -> None:
+    html = page([kinds["scan"]])
+    assert "Threat model" not in html
+    assert "Evasion and collision" not in html
+
+
+@pytest.mark.parametrize(("levels", "said"), [(1.0, "1 grey level."), (3.0, "3 grey levels.")])
+def test_grey_levels_are_counted_in_english(
+    kinds: dict[str, Path], levels: float, said: str
+) -> None:
+    record = ScanRecord.read(kinds["scan"])
+    first = record.hashes[0]
+    assert first.evasion_at is not None
+    evasion = first.evasion_at.model_copy(update={"median_linf": levels})
+    hashing = first.model_copy(update={"evasion_at": evasion})
+    (line,) = verdicts(record.model_copy(update={"hashes": [hashing]}))[1:]
+    assert line.endswith(f"changes by more than {said}")
+
+
+def test_what_a_poisoner_knows_is_a_sentence(kinds: dict[str, Path]) -> None:
+    text = Tags(page([kinds["poison"]])).text
+    assert "The attacker knows known queries. 40 queries are those" in text
+
+
+def test_the_chart_of_a_scan_names_what_has_no_line_and_shows_the_rate_asked_for(
+    kinds: dict[str, Path],
+) -> None:
+    record = ScanRecord.read(kinds["scan"])
+    first, second = record.hashes
+    flat = [at.model_copy(update={"value": 0.0}) for at in second.curve]
+    second = second.model_copy(update={"label": "flat", "curve": flat})
+    drawing = curves(record.model_copy(update={"hashes": [first, second], "false_positives": 1e-8}))
+    assert drawing is not None
+    assert "flat has no line: no unmarked pair lies within 19 bits." in drawing.caption
+    assert b">1e-07<" in drawing.svg  # an axis from the rates alone begins at 1e-05
+
+
+def test_a_histogram_of_one_value_is_no_wide_bar(kinds: dict[str, Path]) -> None:
+    drawing = histogram(ScanRecord.read(kinds["scan"]))  # 3 grey levels alone
+    assert drawing is not None
+    assert b">16<" in drawing.svg
 
 
 def test_drawings_hold_no_mathtext(kinds: dict[str, Path]) -> None:

@@ -183,6 +183,15 @@ def test_addresses_that_are_not_safe_are_refused(dsn: str, message: str) -> None
     assert "secret" not in str(raised.value)
 
 
+def test_a_server_that_does_not_answer_is_one_line_with_what_to_do() -> None:
+    with (
+        STORES.create("pgvector", {"dsn": "postgresql://me@127.0.0.1:1/x"}) as store,
+        pytest.raises(StoreError, match="start that server, or leave dsn out") as raised,
+    ):
+        store.add(np.arange(50), CODES)
+    assert not set("\n\t") & set(str(raised.value))
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
 def test_this_machine_needs_no_tls(host: str) -> None:
     assert "sslmode" not in checked_address(f"postgresql://me@{host}/x")

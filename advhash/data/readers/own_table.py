@@ -174,8 +174,8 @@ def read_columns(file: Path) -> Columns:
     if len(columns) < 2 or not next(iter(columns.values())):
         rows = len(next(iter(columns.values()), []))
         raise DataError(
-            f"expected a column of classes, others and rows in {file}, got {len(columns)} columns "
-            f"and {rows} rows"
+            f"expected a column of classes, another and rows in {file}, got {rows} rows of columns "
+            f"{listed_columns(list(columns))}: add what is missing"
         )
     return columns
 
@@ -186,10 +186,12 @@ def _csv(file: Path) -> Columns:
         lines = list(io.StringIO(decoded(read(file, MAX_BYTES)), newline=""))
         head = next((line for line in lines if line.strip()), "")
         delimiter = paths.delimiter_of(head)
-        names, *rows = (row for row in csv.reader(lines, delimiter=delimiter) if row)
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"expected a CSV file with a header {file}, got: {error}") from None
-    names = [name.strip() for name in names]
+    if not rows:
+        raise DataError(f"expected a CSV file with a header {file}, got no line of text: check it")
+    names, rows = [name.strip() for name in rows[0]], rows[1:]
     odd = next((place for place, row in enumerate(rows) if len(row) != len(names)), None)
     if odd is not None:
         raise DataError(

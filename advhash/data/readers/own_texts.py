@@ -258,6 +258,8 @@ def _only(
 ) -> str:
     """The only column of a known name. Raises ConfigError."""
     likely = [name for name in columns if name.lower() in known]
+    if not columns:
+        raise DataError(f"expected rows in {place}, got none: name a file that has some")
     if len(likely) != 1:
         raise ConfigError(
             f"expected dataset.{setting}, the column of {place} that {what}: one of "

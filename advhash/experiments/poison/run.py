@@ -333,7 +333,7 @@ def expect_plantable(config: PoisonConfig, method: Poisoning, items: int, most: 
     if items > most:
         raise UsageError(
             f"{config.attack.name} plants at most {most} items of what it knows here, got {items}: "
-            "set --items or a smaller --share"
+            "set fewer --items or a smaller --share"
         )
 
 
@@ -540,8 +540,9 @@ def _flags(repeated: int, metrics: Mapping[str, Metric]) -> list[Flag]:
             Flag(
                 "no_more_than_natural_hubs",
                 "warning",
-                "No difference shows between planted items and as many clean documents, those "
-                "that known queries find most often: the interval reaches 0 or lies below it.",
+                "Planted items are not shown to reach more queries than natural hubs do, which are "
+                "as many clean documents, those that known queries find most often: the interval "
+                "of the difference reaches 0 or lies below it.",
             )
         )
     recall = metrics["store_recall_at_10"].value

@@ -12,7 +12,7 @@ from advhash.codes.close_pairs import ClosePairs, close_pairs, clusters
 from advhash.data.images.edits import EDITS
 from advhash.experiments.scan.bank import Bank, bank_figures, crowded_rows
 from advhash.experiments.scan.collected import Collected
-from advhash.measures.false_positives import Rates, lookup_rate
+from advhash.measures.false_positives import Rates, lookup_bound, lookup_rate, rate_among
 from advhash.measures.intervals import Metric, rate_metric
 from advhash.reports.scan import AtThreshold, EvasionFigures, HashFigures, Pair, Recommended
 
@@ -84,9 +84,11 @@ def hash_figures(
         update={
             "false_positive_rate": rates.metric(threshold),
             "false_positive_rate_with_marked": with_marked.metric(threshold),
-            "false_positive_rate_good": _good_rate(close, good, same),
+            "false_positive_rate_good": _good_rate(
+                close, good, same, edges, rates, threshold, seed
+            ),
             "resolved": bool(rates.resolved[threshold]),
-            "lookup_rate": lookup_rate(unmarked, edges, size, seed),
+            "lookup_rate": _lookup_rate(unmarked, edges, size, rates, threshold, seed),
             "edits": kept,
             "kept": _mean_over_kinds(kept),
             "worst_edit": worst,
@@ -147,23 +149,37 @@ def _without(close: ClosePairs, marked: Rows, edges: Rows) -> npt.NDArray[np.int
     return counts
 
 
+def _lookup_rate(
+    unmarked: npt.NDArray[np.int32], edges: Rows, size: int, rates: Rates, threshold: int, seed: int
+) -> Metric:
+    """False matches a look-up; a bound alone where the rate a comparison is one."""
+    share = lookup_rate(unmarked, edges, size, seed)
+    if rates.resolved[threshold]:
+        return share
+    bound = lookup_bound(float(rates.high[threshold]), size)
+    return Metric(share.value, None, max(bound, share.value or 0), share.n)
+
+
 def _good_rate(
-    close: ClosePairs, good: npt.NDArray[np.bool_], same: set[tuple[int, int]]
+    close: ClosePairs,
+    good: npt.NDArray[np.bool_],
+    same: set[tuple[int, int]],
+    edges: Rows,
+    rates: Rates,
+    threshold: int,
+    seed: int,
 ) -> Metric | None:
-    """The rate among pictures of good quality, without an interval; None where pairs are missing
-    in the list or nothing is left."""
-    count = int(good.sum())
-    if not close.listed_all or count < 2:
+    """The rate among pictures of good quality; None where pairs are missing in the list or nothing
+    is left."""
+    if not close.listed_all or int(good.sum()) < 2:
         return None
-    kept = good[close.first] & good[close.second]
     pairs = [
         (int(one), int(other))
-        for one, other in zip(close.first[kept], close.second[kept], strict=True)
+        for one, other in zip(close.first, close.second, strict=True)
+        if (int(one), int(other)) not in same
     ]
-    false = sum(pair not in same for pair in pairs)
-    compared = count * (count - 1) // 2
-    rate = false / compared
-    return Metric(rate, n=compared)
+    false = np.array(pairs, np.int64).reshape(-1, 2)
+    return rate_among(good, false, edges, rates, threshold, seed)
 
 
 def edit_rates(scanned: Collected, label: str, threshold: int, seed: int) -> dict[str, Metric]:
