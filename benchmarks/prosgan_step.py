@@ -3,12 +3,13 @@
 The peer is the published step written down from its formulas (Wang et al., CVPR 2021) as plain
 PyTorch, with the same networks, victim, pictures, targets and Adam's defaults: the critic judges
 real and generated pictures in passes of their own, keeps its gradients while the generator learns,
-and every pass computes the spectral norms anew. The rate falls as in a training of 200 steps. Ours is `attack.preset=paper` in float32 and, where
-the processor computes in it, in bf16. All take batches of 24 and run in turns in one process, 200
-steps a seed; the median over epochs of CPU milliseconds a step counts. Means of the hash and the
-reconstruction term over steps 150 to 200 say whether they learn the same. PrototypeNet has 600
-steps. Writes `benchmarks/prosgan_step.json`, seed by seed, so that it can be stopped and started
-again, and the table between its marks in `docs/attacks/prosgan.md`. About 25 minutes of one core:
+and every pass computes the spectral norms anew. The rate falls as in a training of 200 steps. Ours
+is `attack.preset=paper` in float32 and, where the processor computes in it, in bf16. All take
+batches of 24 and run in turns in one process, 200 steps a seed; the median over epochs of CPU
+milliseconds a step counts. Means of the hash and the reconstruction term over steps 150 to 200 say
+whether they learn the same. PrototypeNet has 600 steps. Writes `benchmarks/prosgan_step.json`, seed
+by seed, so that it can be stopped and started again, and the table between its marks in
+`docs/attacks/prosgan.md`. About 25 minutes of one core:
 
     OMP_NUM_THREADS=1 python benchmarks/prosgan_step.py [--seeds 0 1 2]
     python benchmarks/prosgan_step.py --page    # only write the table from the json
