@@ -3,12 +3,13 @@
 The peer is the published step written down from its formulas (Wang et al., CVPR 2021) as plain
 PyTorch, with the same networks, victim, pictures, targets and Adam's defaults: the critic judges
 real and generated pictures in passes of their own, keeps its gradients while the generator learns,
-and every pass computes the spectral norms anew. Ours is `attack.preset=paper` in float32 and, where
-the processor computes in it, in bf16. All take batches of 24 and run in turns in one process, 200
-steps a seed; the median over epochs of CPU milliseconds a step counts. Means of the hash and the
-reconstruction term over steps 150 to 200 say whether they learn the same. PrototypeNet has 600
-steps. Writes `benchmarks/prosgan_step.json`, seed by seed, so that it can be stopped and started
-again, and the table between its marks in `docs/attacks/prosgan.md`. About 25 minutes of one core:
+and every pass computes the spectral norms anew. The rate falls as in a training of 200 steps. Ours
+is `attack.preset=paper` in float32 and, where the processor computes in it, in bf16. All take
+batches of 24 and run in turns in one process, 200 steps a seed; the median over epochs of CPU
+milliseconds a step counts. Means of the hash and the reconstruction term over steps 150 to 200 say
+whether they learn the same. PrototypeNet has 600 steps. Writes `benchmarks/prosgan_step.json`, seed
+by seed, so that it can be stopped and started again, and the table between its marks in
+`docs/attacks/prosgan.md`. About 25 minutes of one core:
 
     OMP_NUM_THREADS=1 python benchmarks/prosgan_step.py [--seeds 0 1 2]
     python benchmarks/prosgan_step.py --page    # only write the table from the json
@@ -21,6 +22,7 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from advhash.attacks.gradient.objectives import (
     typical_size,
 )
 from advhash.attacks.gradient.precision import computes_bf16
+from advhash.attacks.prosgan.networks import decayed
 from advhash.attacks.prosgan.prosgan import BETAS, DISCRIMINATOR_EVERY, ProSGAN
 from advhash.attacks.prosgan.settings import PAPER
 from advhash.budget import Budget
@@ -107,6 +110,8 @@ def published(trained: Trained, seen: AttackData, seed: int) -> dict[str, Any]:
         while step < STEPS:
             began, first = time.process_time(), step
             for rows in torch.randperm(len(split)).split(size):
+                for group in (*maker.param_groups, *judge.param_groups):
+                    group["lr"] = rate * decayed("linear", step / STEPS)
                 batch = split.rows(rows)
                 images = batch.inputs["image"]
                 drawn = torch.randint(len(sets), (len(rows),))
@@ -133,18 +138,16 @@ def published(trained: Trained, seen: AttackData, seed: int) -> dict[str, Any]:
     return {"ms": spent[1:-1], **{name: statistics.mean(terms) for name, terms in late.items()}}
 
 
-def measure(seed: int) -> dict[str, Any]:
+def steps(seed: int) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Each kind of step by its name, and what measures it."""
     trained = train(TrainConfig.build({"victim": {"name": "dpsh"}, "dataset": {"name": "digits"}}))
     served = trained.victim.default_database
     codes = trained.victim.database_codes(trained.data, served)
     seen, drawn = AttackData(trained.data, codes, served, "image"), derive_seed(seed, "attack")
-    row = {
-        "published": published(trained, seen, drawn),
-        "advhash": ours(trained, seen, drawn, "no"),
-    }
+    yield "published", lambda: published(trained, seen, drawn)
+    yield "advhash", lambda: ours(trained, seen, drawn, "no")
     if computes_bf16(trained.victim.device):
-        row["bf16"] = ours(trained, seen, drawn, "bf16")
-    return row
+        yield "bf16", lambda: ours(trained, seen, drawn, "bf16")
 
 
 def spread(values: list[float]) -> str:
@@ -180,8 +183,10 @@ def main() -> None:
     torch.set_num_threads(1)
     kept: dict[str, Any] = json.loads(OUT.read_text("utf-8")) if OUT.is_file() else {"rows": {}}
     for seed in [] if given.page else given.seeds:
-        if str(seed) not in kept["rows"]:
-            kept["rows"][str(seed)] = measure(seed)
+        row = kept["rows"].setdefault(str(seed), {})
+        for name, make in steps(seed):
+            if name not in row:
+                row[name] = make()
             kept["environment"] = environment()
             OUT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     head, _, rest = PAGE.read_text("utf-8").partition("<!-- steps -->\n")
