@@ -90,7 +90,7 @@ def test_targets_are_those_of_columns(sides: tuple[Ints, Ints], rule: str) -> No
 
 def test_no_disjoint_target_is_said() -> None:
     with pytest.raises(DataError, match=r"1 queries \(first: row 1\) share a label with every"):
-        choose_targets("disjoint", as_groups([0, 4]), as_groups([4, 4]), 0)
+        choose_targets("disjoint", as_groups([0, 4]), np.array([[4, 5], [4, 6]], np.int32), 0)
 
 
 def test_objectives_are_those_of_columns(sides: tuple[Ints, Ints]) -> None:

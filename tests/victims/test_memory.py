@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_rows_at_once_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows_at_once(victim, rows[:0], "image") == 1
 
 
-def test_an_attack_is_the_same_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attack_is_the_same_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As figures depend on no size of blocks."""
     tables = {
         "victim": {"name": "dpsh", "epochs": 1, "bits": 16},
@@ -63,7 +64,7 @@ def test_an_attack_is_the_same_row_by_row(monkeypatch: pytest.MonkeyPatch) -> No
         "budget": {"norm": "linf", "eps": "16/255"},
         "protocol": {"queries": 5},
     }
-    together = attack(AttackConfig.build(tables)).metrics
+    together = attack(AttackConfig.build(tables), tmp_path / "together").metrics
     sizes: list[int] = []
     plain = Attack.perturb
 
@@ -74,7 +75,7 @@ def test_an_attack_is_the_same_row_by_row(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(memory, "MEMORY", 1)
     monkeypatch.setattr(Attack, "perturb", counted)
     shutil.rmtree(cache_root() / "attack")  # the finished cells
-    alone = attack(AttackConfig.build(tables)).metrics
+    alone = attack(AttackConfig.build(tables), tmp_path / "alone").metrics
     assert sizes[:5] == [1, 1, 1, 1, 1]
     for name in ("tmap", "map_adversarial", "linf"):
         assert alone[name] == together[name]
