@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
 from advhash.measures.intervals import Metric
 from advhash.registry import called
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, make_logarithmic, svg_of
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -227,9 +227,8 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
                     linewidth=1.4,
                     label=label,
                 )
-        axes.set_xscale("log")
+        make_logarithmic(axes, along="x")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda level, _: f"{level:g}"))
         axes.minorticks_off()
         axes.set_xlabel("grey levels, the root of the mean square")
         axes.set_ylabel("pictures")

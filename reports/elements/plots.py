@@ -12,7 +12,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -272,11 +272,12 @@ def _phase_figure(drawn: Sequence[Curve]) -> bytes:
     return svg_of(figure)
 
 
-def make_logarithmic(axes: Axes) -> None:
-    """Give `axes` a logarithmic vertical axis with plain numbers: an SVG shows no mathtext."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def make_logarithmic(axes: Axes, along: Literal["x", "y"] = "y") -> None:
+    """Give `axes` a logarithmic axis with plain numbers: an SVG shows no mathtext."""
+    axes.set(**{f"{along}scale": "log"})
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _short(text: str, length: int) -> str:
