@@ -190,8 +190,8 @@ class AttackProtocol(ProtocolConfig):
     """The same for attacks on queries alone.
 
     threshold: in bits, the one in use; it takes the place of that which the rate sets
-    start:  what is altered where each label names one picture: "originals", the pictures of the
-        database themselves, or "copies", the queries as they are; None: originals
+    start:  what is attacked where queries are altered copies of pictures in the database:
+        "originals", these pictures themselves, or "copies"; None: originals
     poison: adversarial items added to the database
     """
 

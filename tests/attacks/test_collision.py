@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from advhash.data.codec import through_codec
 from advhash.data.load import load_dataset
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.experiments.attack.operating import (
+    check_threshold,
     false_positives,
     names_pictures,
     operating_columns,
     operating_metrics,
     operating_threshold,
     originals,
+    started,
 )
 from advhash.experiments.attack.run import attack
 from advhash.experiments.compare import compare_runs
@@ -364,6 +367,17 @@ def test_the_pictures_themselves_are_attacked_unless_copies_are_asked_for(
     assert labels[rows, 0].tolist() == list(own)
     everything = judged(tmp_path / "all", queries=None)
     assert everything.protocol.queries == everything.dataset.queries == len(rows) < len(data.query)
+
+
+def test_queries_that_are_no_copies_are_attacked_as_they_are(data: Dataset) -> None:
+    """Such as a second photograph of a thing: the one in the database is another picture."""
+    seen = replace(data, card={})
+    victim = VICTIMS.create("dhash")
+    assert check_threshold(AttackProtocol(), victim, data) == {"start": "originals"}
+    assert check_threshold(AttackProtocol(threshold=9), victim, seen) == {}
+    assert started(AttackProtocol(threshold=9), seen) is seen
+    with pytest.raises(UsageError, match="altered copies of pictures"):
+        check_threshold(AttackProtocol(start="copies"), victim, seen)
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,11 @@ def names_pictures(labels: Tensor) -> bool:
 def originals(data: Dataset) -> list[int] | None:
     """The database rows that the queries were made from, each once, in the order of the queries.
 
-    None where labels do not name one picture each, or not every query has a row with its label.
+    None where they were made from none: the data do not say that they are altered copies, labels
+    do not name one picture each, or not every query has a row with its label.
     """
     labels = data.database.labels
-    if not names_pictures(labels):
+    if "variants" not in data.card or not names_pictures(labels):
         return None
     places = {label: row for row, own in enumerate(labels.numpy()) for label in label_numbers(own)}
     rows: list[int] = []
@@ -70,7 +71,8 @@ def started(protocol: AttackProtocol, data: Dataset) -> Dataset:
 def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset) -> dict[str, str]:
     """What `protocol.start` becomes. Raises UsageError for a threshold or a start that cannot be.
 
-    They need labels that name one picture each; originals also a row for every query.
+    A threshold needs labels that name one picture each, a start also queries that are altered
+    copies; other queries, such as a second photograph of a thing, are attacked as they are.
     """
     judged = protocol.query_modality == "image" and names_pictures(data.database.labels)
     asked = {"--threshold": protocol.threshold, "protocol.start": protocol.start}
@@ -88,14 +90,14 @@ def check_threshold(protocol: AttackProtocol, victim: HashVictim, data: Dataset)
         )
     if not judged:
         return {}
-    rows = originals(data)
-    start = protocol.start or ("copies" if rows is None else "originals")
-    if start == "originals" and rows is None:
+    if originals(data) is not None:
+        return {"start": protocol.start or "originals"}
+    if protocol.start is not None:
         raise UsageError(
-            "protocol.start=originals: expected a database row with the label of every query; use "
-            "protocol.start=copies"
+            f"protocol.start: expected queries that are altered copies of pictures, got "
+            f"{data.name}; leave it out, then they are attacked as they are"
         )
-    return {"start": start}
+    return {}
 
 
 def pdq_threshold(bits: int) -> int:

@@ -299,6 +299,13 @@ def protocol_info(
     )
 
 
+def _at_threshold(attacked: Attacked) -> bool:
+    """Whether the run asks if pictures match, by a threshold in use or of altered copies."""
+    protocol, goal = attacked.config.protocol, attacked.fitted.attack.goal
+    asked = protocol.threshold is not None or protocol.start is not None
+    return asked and headline_of(goal, at_threshold=True).main in attacked.outcome.columns
+
+
 def make_record(
     attacked: Attacked,
     scores: Scores,
@@ -327,8 +334,7 @@ def make_record(
             queries=len(next(iter(scores.columns.values()))["map"]),
             empty_queries=scores.empty_queries,
             **protocol.model_dump(include={"poison", "threshold", "start"}),
-            at_threshold=headline_of(fitted.attack.goal, at_threshold=True).main
-            in attacked.outcome.columns,
+            at_threshold=_at_threshold(attacked),
         ),
         flags=list(flags),
         metrics=metrics,
