@@ -115,9 +115,9 @@ def verdicts(record: PoisonRecord) -> list[str]:
     pairs = ", code and vector written apart," if record.free_pairs else ""
     return [
         f"With {items} ({100 * most.share:.2g} % of {record.documents} documents) planted by "
-        f"{record.attack['name']}{pairs} {with_interval(metrics['planted_top10'])} of the unseen "
-        f"queries find one among their first 10 results of {record.served_by}; as many natural "
-        f"hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
+        f"{record.attack['name']}{pairs or ','} {with_interval(metrics['planted_top10'])} of the "
+        f"unseen queries find one among their first 10 results ({record.served_by}); as many "
+        f"natural hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
         f"Recall of the queries' own answers goes from "
         f"{with_interval(metrics['own_recall10_before'])} to "
         f"{with_interval(metrics['own_recall10_after'])}.",
@@ -229,7 +229,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash poison` says. Raises RunError."""
     record = PoisonRecord.read(path)
     label = f"poison run {record.run.id}"
-    title = f"What {record.attack['name']} plants in {record.served_by}"
+    title = f"What is planted by {record.attack['name']} in a store ({record.served_by})"
     lead, *more = verdicts(record)
     settings = {
         "attack": record.attack,

@@ -87,7 +87,7 @@ class Clustered(Poisoning):
 @POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
 @dataclass(kw_only=True)
 class Hubs(Clustered):
-    """Plants the centres of clusters of known queries, so that unseen ones of their kind find them.
+    """The centres of clusters of known queries, which unseen queries of their kind find.
 
     knows, surface, rounds, sample: see `Clustered`
     pairs: one vector, whose code follows; free: the majority code beside the mean vector
