@@ -45,11 +45,12 @@ def print_poison(record: PoisonRecord | Record) -> None:
     )
     for at in record.shares:
         tell(f"{at.items} planted ({100 * at.share:.3g} %)")
-        if record.gate is not None:
+        guard = record.gate or record.cap
+        if guard is not None:
             tell(
-                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the gate would "
-                f"refuse {at.natural_refused} natural hubs, and {100 * record.gate['reached']:.2g} "
-                "% of clean documents"
+                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the "
+                f"{'gate would refuse' if record.gate else 'cap hides'} {at.natural_refused} "
+                f"natural hubs, and {100 * guard['reached']:.2g} % of clean documents"
             )
         print_metrics(at.metrics)
     print_end(record)
@@ -180,6 +181,13 @@ def poison(
         float | None,
         typer.Option("--gate", help="Share of clean documents that a gate on hubs may refuse."),
         Sets("gate.rate"),
+    ] = None,
+    cap: Annotated[
+        float | None,
+        typer.Option(
+            "--cap", help="Share of the store's probe queries that may find an item, old or new."
+        ),
+        Sets("cap.share"),
     ] = None,
     rotate: Annotated[
         bool | None, typer.Option("--rotate", help="By a secret of the store, before the bits.")

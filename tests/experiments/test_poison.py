@@ -196,6 +196,27 @@ def test_a_gate_refuses_hubs_and_says_what_it_costs(
     assert "The attacker knows the rule" in page
 
 
+def test_a_cap_hides_documents_too_and_says_what_that_costs(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cap of all probe queries hides nothing, so that the same queries are known and unseen."""
+    hubs = ["--method", "hubs", "--items", "12", "--set", "cap.adaptive=false"]
+    none = document(capsys, *hubs, "--cap", "1", "--out", "none")
+    cap = document(capsys, *hubs, "--cap", "0.03", "--out", "cap")
+    assert (none["turned_away"], none["shares"][0]["refused"]) == (0, [0])
+    assert value(none, "own_recall10_cost") == 0
+    assert (cap["known"], cap["unseen"]) == (none["known"], none["unseen"]) == (200, 200)
+    assert value(cap, "own_recall10_before") == value(none, "own_recall10_before")
+    assert cap["turned_away"] > 0 < cap["shares"][0]["refused"][0]
+    assert value(cap, "planted_top10") < value(none, "planted_top10")
+    cost = value(cap, "own_recall10_before") - value(cap, "own_recall10_defended")
+    assert np.isclose(value(cap, "own_recall10_cost"), cost)
+    assert cost > 0
+    page = Path("cap/report.html").read_text("utf-8")
+    assert "A cap hides every item" in page
+    assert "What the defences cost" in page
+
+
 def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_who_write_codes(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +250,8 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
         (["--method", "hub-text"], 2, "plants texts: expected --victim"),
         (["--method", "hubs", "--eps", "8/255"], 2, "expected no --eps and no --norm"),
         (["--method", "hubs", "--gate", "1"], 2, "less than 1"),
+        (["--method", "hubs", "--cap", "0"], 2, "greater than 0"),
+        (["--method", "hubs", "--cap", "0.1", "--gate", "0.1"], 2, "expected --gate or --cap"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),

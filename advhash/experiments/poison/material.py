@@ -144,7 +144,7 @@ def drawn(
 def sides(
     config: PoisonConfig, documents: int, pool: Places, known: int | None
 ) -> tuple[Places, Places, Places]:
-    """Which queries are known, which judge, which probe for a gate: rows of a pool, all different.
+    """Which queries are known, which judge, which are probes: rows of a pool, all different.
 
     known: how many the attacker has in a file of their own, whose rows the first ones are then
 
@@ -152,7 +152,7 @@ def sides(
     """
     generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
     probes = pool[:0]
-    if config.gate is not None:
+    if config.guard is not None:
         chosen = np.random.default_rng(derive_seed(config.seed, "probes")).permutation(pool)
         probes, pool = np.sort(chosen[: len(pool) // 3]), np.sort(chosen[len(pool) // 3 :])
     if known is None:
@@ -166,14 +166,14 @@ def sides(
     for name, count, wanted in (
         ("known", len(mine), config.known),
         ("unseen", len(others), config.unseen),
-        *([] if config.gate is None else [("probe", len(probes), None)]),
+        *([] if config.guard is None else [("probe", len(probes), None)]),
     ):
         if count < max(wanted or LEAST, LEAST):
             raise UsageError(
                 f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
                 f"of {len(pool)} different ones"
             )
-    expect_rows(documents, FIRST if config.gate is None else FIRST + 1)
+    expect_rows(documents, FIRST if config.guard is None else FIRST + 1)
     return mine, others, probes
 
 
