@@ -35,7 +35,24 @@ def print_benchmark(record: BenchmarkRecord) -> None:
         }
         for standing in record.victims
     ]
-    print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
+    if rows or not record.searches:
+        print_rows(("data", "budget", "rank", "victim", "attack", "metric", FIGURE), rows)
+    if record.searches:
+        searched = [
+            {
+                "data": row.dataset,
+                "quantiser": row.quantiser,
+                "attack": row.method,
+                "store": row.store,
+                "items": str(row.items),
+                FIGURE: figure(row.metrics["planted_top10"]),
+                "natural hubs": figure(row.metrics["planted_top10_natural"]),
+            }
+            for row in record.searches
+        ]
+        print_rows(
+            ("data", "quantiser", "attack", "store", "items", FIGURE, "natural hubs"), searched
+        )
     for line in verdicts(record):
         tell(line)
     print_end(record)
@@ -61,7 +78,9 @@ def refuse_failed(record: BenchmarkRecord) -> None:
 def benchmark(
     suite: Annotated[
         str | None,
-        typer.Option("--suite", help="A file, or smoke, small, full or paper-prosgan."),
+        typer.Option(
+            "--suite", help="A file, or one of those that are shipped: smoke, vector-search …"
+        ),
     ] = None,
     executor: ExecutorName = "local",
     max_time: Annotated[
@@ -84,6 +103,8 @@ def benchmark(
     tables = load_suite(suite) if suite is not None else read_toml(config) if config else {}
     SuiteConfig.build(tables)
     if queries is not None:
-        for grid in tables["grids"]:
+        for grid in tables.get("grids", []):
             grid["protocol"] = {**grid.get("protocol", {}), "queries": queries}
+        for grid in tables.get("searches", []):
+            grid["unseen"] = queries
     return tables

@@ -113,10 +113,12 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
     """They attack, and hash that beside their own folder; some draw what detectors see.
 
-    Stores serve what is judged of an attack; of the others no cell searches in one.
+    Stores serve what is judged of an attack; of the others no cell searches in one. Suites hold
+    cells of `poison`.
     """
     own = ("stores", "experiments.attack", f"experiments.{kind}")
     drawn = ("experiments.detect",) if kind in ("encode", "invert") else ()
+    drawn += ("experiments.poison",) if kind == "benchmark" else ()
     known = (*GROUND, *PREPARED, *own, *drawn)
     modules = reached((f"experiments.{kind}",))
     assert {module for module in modules if not inside(module, known)} == set()

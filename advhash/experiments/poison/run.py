@@ -63,6 +63,7 @@ ASKED = {  # settings of all cells
     *("modality", "bits", "known", "unseen", "seed", "store", "rescore"),
     *("gate", "cap", "collapse", "rotate"),
 }
+MATERIAL = "material"  # what the part of a run is called
 SHOWN = 4  # planted inputs, and queries that find each
 
 
@@ -70,15 +71,16 @@ SHOWN = 4  # planted inputs, and queries that find each
 class CleanSearch:
     """The store as it was, asked by known and unseen queries.
 
-    config: with every default written out
+    config: with every default written out; material: the name of that part
     """
 
     config: PoisonConfig
     key: str
     names: tuple[str, ...]
+    material: str = MATERIAL
 
     def compute(self, place: Place) -> Result:
-        material: Material = place.part("material")
+        material: Material = place.part(self.material)
         documents, search = material.stored(material.documents), search_of(self.config)
         asked, other = material.stored(material.unseen), material.stored(material.known)
         began = time.perf_counter()
@@ -122,7 +124,8 @@ class CleanSearch:
 class PlantedSearch:
     """The store with planted items, asked by unseen queries.
 
-    config: with every default written out; items: how many; restart: the seed of the method
+    config: with every default written out; items: how many; restart: the seed of the method;
+    material: the name of that part
     """
 
     config: PoisonConfig
@@ -130,9 +133,10 @@ class PlantedSearch:
     restart: int
     key: str
     names: tuple[str, ...]
+    material: str = MATERIAL
 
     def compute(self, place: Place) -> Result:
-        material: Material = place.part("material")
+        material: Material = place.part(self.material)
         method = method_of(self.config)
         search, documents = search_of(self.config), material.stored(material.documents)
         seen = material.seen(surface(self.config), budget_of(self.config, method))
@@ -223,8 +227,11 @@ def search_of(config: PoisonConfig) -> Search:
     return Search(config.store.model_dump(), [stage.model_dump() for stage in config.rescore])
 
 
-def planned(config: PoisonConfig) -> PoisonPlan:
-    """Raises AdvhashError for whatever can be seen before any work."""
+def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
+    """Raises AdvhashError for whatever can be seen before any work.
+
+    threads: of the processes that search; None: as many as this one has
+    """
     method = method_of(config)
     if config.share is not None and config.items is not None:
         raise UsageError("expected --share or --items, got both: leave one of them out")
@@ -286,9 +293,9 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         what = victim.identity
     counts = planted_counts(written, documents)
     expect_plantable(written, method, counts[-1], method.most(known, documents, own))
-    cells = _cells(written, what, counts, source)
+    cells = _cells(written, what, counts, source, threads or torch.get_num_threads())
     parts: dict[str, Part] = {} if victim is None else {"victim": victim}
-    parts["material"] = material
+    parts[MATERIAL] = material
     return PoisonPlan(
         config=written,
         cells=cells,
@@ -366,13 +373,17 @@ def planted_counts(config: PoisonConfig, documents: int) -> list[int]:
 
 
 def _cells(
-    config: PoisonConfig, what: Mapping[str, Any], counts: Sequence[int], source: str
+    config: PoisonConfig,
+    what: Mapping[str, Any],
+    counts: Sequence[int],
+    source: str,
+    threads: int,
 ) -> list[Cells]:
     asked = {
         "source": what,
         "quantise": config.quantise and config.quantise.model_dump(),
         **config.model_dump(mode="json", include=ASKED),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "code": code_version(*CODE),
     }
     attack = {
@@ -486,8 +497,8 @@ def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
     return {f"own {name}": torch.from_numpy(getattr(own, name)) for name in names}
 
 
-def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
-    """Figures of every share, those of the largest as the run's own."""
+def figures_of_shares(plan: PoisonPlan, results: Sequence[Result]) -> list[AtShare]:
+    """Figures of every share, from the results of the cells."""
     config, clean = plan.config, results[0]
     own = GradedPairs(
         *(clean.tensors[f"own {name}"].numpy() for name in ("starts", "rows", "grades"))
@@ -501,7 +512,6 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         defended = judge(clean.tensors["defended"].numpy(), nothing, own)
         turned_away = clean.tensors["turned away"].numpy()
     shares = []
-    spent = {"plant": 0.0, **clean.document["seconds"]}
     for place_of, count in enumerate(plan.counts):
         first = 1 + place_of * config.restarts
         done = results[first : first + config.restarts]
@@ -512,8 +522,6 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
             seed = derive_seed(config.seed, f"random documents {restart}")
             drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
             random.append(judge(ids, drawn_rows, own))
-            for name in spent:
-                spent[name] += result.document["seconds"][name]
         hubs = natural_hubs(known, count)
         natural = judge(ids, hubs, own)
         metrics = figures(before, after, natural, random, boot, defended)
@@ -528,6 +536,17 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
                 metrics=metrics,
             )
         )
+    return shares
+
+
+def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
+    """Figures of every share, those of the largest as the run's own."""
+    config, clean, shares = plan.config, results[0], figures_of_shares(plan, results)
+    turned_away = clean.tensors.get("turned away")
+    spent = {
+        name: sum(result.document["seconds"].get(name, 0.0) for result in results)
+        for name in ("plant", "build", "search")
+    }
     method = method_of(config)
     entry = POISONINGS[config.attack.name]
     spent["all"] = place.seconds["all"]
@@ -554,9 +573,9 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         cap={**config.cap.model_dump(), **clean.document["guard"]} if config.cap else None,
         turned_away=None if turned_away is None else int(turned_away.sum()),
         rotate=config.rotate,
-        documents=documents,
+        documents=plan.documents,
         known=clean.document["known"],
-        unseen=len(ids),
+        unseen=len(clean.tensors["unseen"]),
         repeated=repeated,
         restarts=config.restarts,
         metrics=shares[-1].metrics,
