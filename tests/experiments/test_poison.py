@@ -15,6 +15,7 @@ from transcripts import transcript
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
 from advhash.errors import DataError, StoreError
+from advhash.experiments.poison import material
 from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
 from advhash.experiments.poison.material import drawn
@@ -285,7 +286,7 @@ def test_what_cannot_be_planted_is_refused_in_one_line(
 
 
 def test_planted_texts_stand_beside_queries_that_find_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
     tiny.bert(tmp_path / "bert")
@@ -303,7 +304,7 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     code, out, err = command(
         capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
         "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hub-text",
-        "--eps", "4", "--items", "2", "--set", "attack.sweeps=1", "--unseen-queries", "30",
+        "--eps", "4", "--items", "2", "--set", "attack.steps=2", "--unseen-queries", "30",
         "-q", "--json", "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0, err
@@ -318,12 +319,23 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "Planted texts" in page
     assert body["samples"][0]["text"] in page
-    code, _, err = command(
+    sides: list[tuple[str, str]] = []
+    embeddings = material.embeddings
+
+    def noted(trained: Any, side: Any, modality: str) -> Any:
+        sides.append((side, modality))
+        return embeddings(trained, side, modality)
+
+    monkeypatch.setattr(material, "embeddings", noted)
+    code, out, err = command(
         capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
         "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hubs",
-        "--items", "2", "--set", "victim.document_prompt=the ", "--out", str(tmp_path / "other"),
+        "--items", "2", "--set", "victim.document_prompt=the ", "--unseen-queries", "30", "-q",
+        "--json", "--out", str(tmp_path / "other"),
     )  # fmt: skip
-    assert (code, "expected a victim without victim.document_prompt" in err) == (2, True)
+    assert code == 0, err
+    assert json.loads(out)["documents"] == body["documents"]
+    assert sides == [("database", "document"), ("query", "text")]
 
 
 def test_planted_pictures_are_kept_as_the_store_got_them(

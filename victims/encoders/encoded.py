@@ -323,6 +323,18 @@ class Encoded(_Fitted):
         bare._quantiser, bare.bits = QUANTISERS.create("sign"), self.used
         return bare
 
+    def reading_documents(self) -> Self:
+        """The same encoder, which reads every text as a document; itself where all are alike."""
+        if DOCUMENT not in self.bounds:
+            return self
+        other, sides = copy.copy(self), list(self.bounds)
+        other.__dict__.pop("_tokenisers", None)
+        other._readings = {**self._readings, "text": self._readings[DOCUMENT]}
+        centre = self.centre.clone()
+        centre[sides.index("text")] = centre[sides.index(DOCUMENT)]
+        other._buffers = {**self._buffers, "centre": centre}
+        return other
+
     def _cut(self, features: Tensor, modality: Modality) -> Tensor:
         return self.cut_of(modality)(features)
 

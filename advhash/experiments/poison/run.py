@@ -55,7 +55,6 @@ from advhash.stores.admission import Gate, collapsed
 from advhash.stores.base import Ids
 from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
-from advhash.victims.encoders.encoded import DOCUMENT
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
@@ -275,11 +274,6 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
         modality = written.modality or ("image" if "image" in sees else next(iter(sees)))
         modality = victim.victim.query_modality(modality)
         victim.victim.check_modality(modality)
-        if DOCUMENT in victim.victim.directions and modality == "text":
-            raise UsageError(
-                "poison reads documents as it reads queries: expected a victim without "
-                "victim.document_prompt; plant in embeddings of your own (--database)"
-            )
         written = victim.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
         data = victim.data
         if method.budget is not None:
