@@ -130,7 +130,7 @@ def scan(
         ),
     ] = None,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", help="Bits: 31, or pdq=31,phash=10.")
+        str | None, typer.Option("--threshold", help="Bits: 31 (one length), or pdq=31,phash=10.")
     ] = None,
     false_positives: Annotated[
         float | None,
