@@ -294,7 +294,7 @@ def _timm(name: str, pretrained: bool, online: bool) -> Encoder:
     )
     dimensions = int(network.num_features)
     head = getattr(network, "head_hidden_size", None)
-    return Encoder(network, _call, int(head or dimensions), preprocessing)
+    return Encoder(network, _channels_last, int(head or dimensions), preprocessing)
 
 
 def _onnx(what: str, pretrained: bool, description: str, unsaid: Unsaid) -> Encoder:
@@ -321,6 +321,11 @@ def _read_onnx(what: str, unsaid: Unsaid) -> tuple[bytes, OnnxFacts]:
 def _call(network: nn.Module, pictures: Tensor) -> Tensor:
     values: Tensor = network(pictures)
     return values
+
+
+def _channels_last(network: nn.Module, pictures: Tensor) -> Tensor:
+    """The same in the layout in which convolutions take some 0.7 of the time on a CPU."""
+    return _call(network, pictures.contiguous(memory_format=torch.channels_last))
 
 
 @dataclass(frozen=True)
