@@ -565,6 +565,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.encode.run",
         "advhash.experiments.evolve.run",
         "advhash.experiments.invert.run",
+        "advhash.experiments.judge.run",
         "advhash.experiments.least_change.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",

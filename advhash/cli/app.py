@@ -27,6 +27,7 @@ from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
 from advhash.cli.imported import import_model
 from advhash.cli.invert import invert
+from advhash.cli.judge import judge
 from advhash.cli.least_change import least_change
 from advhash.cli.lifelong import lifelong
 from advhash.cli.list import list_entries
@@ -97,6 +98,7 @@ app.command()(detect)
 app.command()(encode)
 app.command("import")(import_model)
 app.command()(invert)
+app.command()(judge)
 app.command("phase-chart")(phase_chart)
 app.command()(report)
 app.command()(train)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="Run")
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
-    *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
+    *("dataset", "clean", "budget", "protocol", "lifelong", "phase", "search", "other"),
     *("rows", "quantise", "store", "collapse"),
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
@@ -229,7 +230,8 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
-def _statement(label: str, outcome: Verdict) -> Statement:
+def statement_of(label: str, outcome: Verdict) -> Statement:
+    """A verdict as the page shows it."""
     word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
     return Statement(label, outcome.lead, outcome.details, word)
 
@@ -252,28 +254,60 @@ def _source(folder: Path, label: str, record: Record) -> Source:
     return source_of(folder, label, record.run, facts, settings)
 
 
+def read_run(folder: Path, record: Record, label: str, pictures: Pictures) -> Run:
+    """A run with its verdict, its examples and its queries, without training curves."""
+    queries, damage = _queries(folder, record)
+    outcome = verdict(record, map_lost(queries))
+    shown = _shown(folder, record, pictures)
+    return Run(label, record, outcome, shown, [], [], queries, damage)
+
+
+def chapter_values(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the macros of `attack.html` see."""
+    rivals = [rival(run.record, run.queries) for run in runs]
+    pairs = compare(rivals)
+    records, labels = [run.record for run in runs], [run.label for run in runs]
+    return {
+        "runs": runs,
+        "first": runs[0],
+        "tables": {
+            "threat": tables.threat(runs),
+            "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
+            "results": tables.results(runs),
+            "after_files": tables.after_files(runs),
+            "directions": tables.directions(runs),
+            "planted": tables.planted(runs),
+            "served": tables.served(runs),
+            "thresholds": tables.thresholds(runs),
+            "pairs": tables.pairs(runs, pairs),
+        },
+        "drawings": _drawings(runs),
+        "aimed": tables.aimed(runs),
+        "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
+        "glossary": [figure(name) for name in tables.shown(runs)],
+        "covered": label_of("tmap_normalised"),
+        "strengths": STRENGTHS,
+        "rule": EXAMPLE_RULE,
+        "gain": GAIN,
+        "pictured": any(
+            example.perturbation_picture for record in records for example in record.examples
+        ),
+    }
+
+
 def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter]:
     """One chapter over all attack runs, the first being the subject. Raises RunError."""
     records = [load_record(folder) for folder in folders]
     labels = run_labels(records)
     curves = _CurvesOnce()
-    runs = []
-    for folder, record, label in zip(folders, records, labels, strict=True):
-        queries, damage = _queries(folder, record)
-        runs.append(
-            Run(
-                label,
-                record,
-                verdict(record, map_lost(queries)),
-                _shown(folder, record, pictures),
-                curves(f"victim {record.victim.label}", record.victim.history),
-                curves(f"attack {label}", record.attack.history),
-                queries,
-                damage,
-            )
+    runs = [
+        replace(
+            read_run(folder, record, label, pictures),
+            victim_curves=curves(f"victim {record.victim.label}", record.victim.history),
+            attack_curves=curves(f"attack {label}", record.attack.history),
         )
-    rivals = [rival(run.record, run.queries) for run in runs]
-    pairs = compare(rivals)
+        for folder, record, label in zip(folders, records, labels, strict=True)
+    ]
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")
@@ -290,35 +324,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
             title=title,
             heading=f"{heading} on {datasets}",
             template="attack.html",
-            values={
-                "runs": runs,
-                "first": runs[0],
-                "tables": {
-                    "threat": tables.threat(runs),
-                    "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
-                    "results": tables.results(runs),
-                    "after_files": tables.after_files(runs),
-                    "directions": tables.directions(runs),
-                    "planted": tables.planted(runs),
-                    "served": tables.served(runs),
-                    "thresholds": tables.thresholds(runs),
-                    "pairs": tables.pairs(runs, pairs),
-                },
-                "drawings": _drawings(runs),
-                "aimed": tables.aimed(runs),
-                "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
-                "glossary": [figure(name) for name in tables.shown(runs)],
-                "covered": label_of("tmap_normalised"),
-                "strengths": STRENGTHS,
-                "rule": EXAMPLE_RULE,
-                "gain": GAIN,
-                "pictured": any(
-                    example.perturbation_picture
-                    for record in records
-                    for example in record.examples
-                ),
-            },
-            statements=[_statement(run.label, run.verdict) for run in runs],
+            values=chapter_values(runs),
+            statements=[statement_of(run.label, run.verdict) for run in runs],
             sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],
             datasets=[record.dataset.name for record in records],
             flags=[(run.label, flag) for run in runs for flag in run.record.flags],

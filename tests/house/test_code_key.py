@@ -106,7 +106,7 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert"),
+        *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert", "judge"),
         *("least_change", "lifelong", "phase", "poison", "scan", "transfer"),
     ],
 )

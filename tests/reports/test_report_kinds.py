@@ -60,6 +60,7 @@ SAYS = {  # the topics of its own that a kind has on a page
     "search": ["search"],
     "scan": ["protocol", "scan"],
     "poison": ["results"],
+    "judge": ["results", "examples", "words"],
 }
 
 
@@ -125,12 +126,12 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
-    assert "What 15 runs found on toy" in found.text
-    assert "All 15 runs in a sentence each" in found.text
+    assert "What 16 runs found on toy" in found.text
+    assert "All 16 runs in a sentence each" in found.text
     verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
-    assert verdicts.count("<li><strong>") == 15
+    assert verdicts.count("<li><strong>") == 16
 
 
 def test_a_page_of_a_scan_speaks_of_no_attack(kinds: dict[str, Path]) -> None:
