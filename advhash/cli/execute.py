@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from advhash.cli.help import Command
 from advhash.cli.options import (
     Config,
     Defense,
@@ -160,7 +161,7 @@ def command_of(kind: str) -> Any:
     options.__name__ = kind
     options.__doc__ = "A kind of run that an installed package brings."
     alone = typer.Typer()
-    alone.command(kind)(placed(experiment(kind, show=show_headline)(options)))
+    alone.command(kind, cls=Command)(placed(experiment(kind, show=show_headline)(options)))
     return typer.main.get_command(alone)
 
 

@@ -111,7 +111,8 @@ Settings = Annotated[
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
+    Path | None,
+    typer.Option("--config", help="A config.toml. Options on the command line take precedence."),
 ]
 Victim = Annotated[
     str | None,
