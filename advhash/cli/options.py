@@ -215,6 +215,9 @@ ExecutorName = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
 ]
+Every = Annotated[
+    bool, typer.Option("--all", help="Print every figure, not only those to read first.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
