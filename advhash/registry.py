@@ -53,6 +53,11 @@ class Method(ABC):
 
     @property
     @abstractmethod
+    def module(self) -> str:
+        """The module that defines the method."""
+
+    @property
+    @abstractmethod
     def summary(self) -> str:
         """First line of the docstring."""
 
@@ -129,6 +134,10 @@ class Entry(Method, Generic[T]):
     presets: Mapping[str, Settings] = field(default_factory=dict)
 
     @property
+    def module(self) -> str:
+        return self.build.__module__
+
+    @property
     def summary(self) -> str:
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
@@ -194,10 +203,13 @@ class Listed(Method):
 
     def __init__(self, name: str, record: Mapping[str, Any]) -> None:
         self.name = name
-        self.module: str = record["module"]
         self.source = record["source"]
         self.presets = record.get("presets", {})
         self._record = record
+
+    @property
+    def module(self) -> str:
+        return str(self._record["module"])
 
     @property
     def summary(self) -> str:
@@ -494,7 +506,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.bridge.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
-    facts=("norms",),
+    facts=("norms", "goal", "modalities"),
     beside=INVERSIONS,
 )
 DEFENSES: Registry[Any] = Registry(

@@ -143,15 +143,15 @@ def verdicts(record: JudgeRecord) -> list[str]:
     lines = [f"{held} of {count} claimed figures hold{'s' if count == 1 else ''}."]
     for claim, standing in zip(record.claims, standings, strict=True):
         if standing == "too strong":
-            got = _written(claim, claim.measured and claim.measured.value)
+            got = written(claim, claim.measured and claim.measured.value)
             lines.append(
-                f"The set claims {figure(claim.name).label} {_written(claim, claim.claimed)}; "
+                f"The set claims {figure(claim.name).label} {written(claim, claim.claimed)}; "
                 f"the measured figure is {got}."
             )
     return lines
 
 
-def _written(claim: Claim, claimed: float | None) -> str:
+def written(claim: Claim, claimed: float | None) -> str:
     known = figure(claim.name)
     if known.unit == "share" or claimed is None:
         return percent(claimed)

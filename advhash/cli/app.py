@@ -25,6 +25,7 @@ from advhash.cli.encode import encode
 from advhash.cli.endings import run_to_its_end
 from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
+from advhash.cli.help import Command, epilog, grouped, heading_of, in_order_of_use
 from advhash.cli.imported import import_model
 from advhash.cli.invert import invert
 from advhash.cli.judge import judge
@@ -60,7 +61,10 @@ class Commands(TyperGroup):
     """The commands of advhash, and the kinds of run that packages bring by entry points."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(brought())]
+        return [*in_order_of_use(super().list_commands(ctx)), *sorted(brought())]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return grouped("", super().get_params(ctx))
 
     def make_context(self, *args: Any, **more: Any) -> Any:
         with _visible():
@@ -78,12 +82,13 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     help="How easily can binary codes be fooled? Attack, measure and report hashing retrieval.",
+    epilog=epilog(""),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data_app, name="data")
-app.add_typer(codes_app, name="codes")
+app.add_typer(data_app, name="data", rich_help_panel=heading_of("data"))
+app.add_typer(codes_app, name="codes", rich_help_panel=heading_of("codes"))
 app.command("eval")(evaluate_codes)
 app.command("list")(list_entries)
 app.command()(lifelong)
@@ -106,10 +111,6 @@ app.command()(transfer)
 app.command()(evolve)
 app.command("least-change", hidden=True)(least_change)  # `certify` of pdq and phash runs it
 app.command("search", hidden=True)(evolve)  # its name until 0.1
-for part in (app, data_app, codes_app):
-    for registered in part.registered_commands:
-        if registered.callback is not None:
-            registered.callback = placed(registered.callback)
 
 
 def main() -> None:
@@ -146,3 +147,12 @@ def doctor(as_json: Json = False) -> None:
         print_rows(("level", "subject", "message"), findings)
     if any(finding["level"] == "error" for finding in findings):
         raise typer.Exit(3)
+
+
+for part, above in ((app, ""), (data_app, "data "), (codes_app, "codes ")):
+    for registered in part.registered_commands:
+        assert registered.callback is not None
+        name = registered.name or registered.callback.__name__.replace("_", "-")
+        registered.cls, registered.epilog = Command, epilog(above + name)
+        registered.rich_help_panel = None if above else heading_of(name)
+        registered.callback = placed(registered.callback)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_metrics, print_rows
+from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_next, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
@@ -33,22 +34,25 @@ if TYPE_CHECKING:
     from advhash.reports.record import Record, Siblings
 
 
-def show(record: Record | Siblings | InversionRecord) -> None:
+READ_FIRST = ("served_", "planted_", "store_")  # how figures begin of what was asked for besides
+
+
+def show(record: Record | Siblings | InversionRecord, every: bool) -> None:
     """What an attack, several, or a reconstruction found."""
     from advhash.cli.invert import print_inversion
     from advhash.reports.inversion.record import InversionRecord
     from advhash.reports.record import Siblings
 
     if isinstance(record, InversionRecord):
-        print_inversion(record)
+        print_inversion(record, every)
     elif isinstance(record, Siblings):
         print_siblings(record)
     else:
-        print_run(record)
+        print_run(record, every)
 
 
-def print_run(record: Record) -> None:
-    """Headline of an attack run and where its report is."""
+def print_run(record: Record, every: bool) -> None:
+    """The verdict on an attack run, the figures behind it, and where its report is."""
     from advhash.reports.elements.verdict import verdict
 
     tell(
@@ -57,14 +61,39 @@ def print_run(record: Record) -> None:
         f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     led = record.headline()
-    tell(verdict(record).lead)
+    judged = verdict(record)
+    print_lead([f"{judged.word}. {judged.lead}", *judged.details], every=every)
     names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
-    print_metrics({name: record.metrics[name] for name in names if name in record.metrics})
-    print_end(record)
+    asked = [name for name in names if name.startswith(READ_FIRST)]
+    cost = ("linf", "psnr", "words_changed", f"{led.main}_jpeg75", f"{led.main}_survived")
+    print_metrics(
+        {name: record.metrics[name] for name in names if name in record.metrics},
+        first=[*led.figures, *cost, *asked],
+        every=every,
+        pictures=record.protocol.query_modality == "image",
+    )
+    print_end(record, then=_next(record))
+
+
+def _next(record: Record) -> list[tuple[str, str]]:
+    """How much a smaller budget buys, and what a defence is worth."""
+    victim = record.victim.name
+    folder = shlex.quote(record.run.folder)
+    then = []
+    if record.budget.norm in ("linf", "l0"):
+        sizes = "2/255,4/255,8/255,16/255" if record.budget.norm == "linf" else "1,2,4"
+        then.append((f"attack --config {folder}/config.toml --eps {sizes}", "over the budget"))
+    if victim in ("pdq", "phash"):
+        then.append((f"certify --victim {victim}", "what no attack can do"))
+    elif record.budget.norm == "linf" and record.protocol.query_modality == "image":
+        to = f"--victim {victim} --dataset {shlex.quote(record.dataset.name)}"
+        then.append((f"defend {to} --defense saat", "what a defence is worth"))
+    return then
 
 
 def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
+    from advhash.reports.elements.verdict import verdict
     from advhash.reports.headline import HEADLINES
 
     records = siblings.records
@@ -73,14 +102,21 @@ def print_siblings(siblings: Siblings) -> None:
         f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
         f"{first.protocol.queries} queries"
     )
+    judged = verdict(records[-1])
+    print_lead([f"At {records[-1].budget.text}: {judged.word}. {judged.lead}"], every=False)
     led = first.headline()
     shown = dict.fromkeys((*led.brief, *filter(led.shows, [HEADLINES["untargeted"].main])))
     rows = [
-        {"budget": record.budget.text, **{name: figure(record.metrics[name]) for name in shown}}
+        {
+            "budget": record.budget.text,
+            **{name: figure(name, record.metrics[name]) for name in shown},
+        }
         for record in records
     ]
     print_rows(("budget", *shown), rows)
     tell(f"report: {siblings.report}")
+    least, most = (shlex.quote(record.run.folder) for record in (records[0], records[-1]))
+    print_next([(f"compare {least} {most}", "query by query")])
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

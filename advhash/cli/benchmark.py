@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_end, print_rows
+from advhash.cli.console import FIGURE, figure, print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
 from advhash.cli.terminal import tell
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
 
 
-def print_benchmark(record: BenchmarkRecord) -> None:
+def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
     """Both leaderboards, what failed, and where the report is."""
     from advhash.reports.benchmark import verdicts
     from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
     tell(f"{record.name}: {done} of {len(record.cells)} cells")
+    print_lead(verdicts(record) or ["No cell of the suite is finished."], every=every)
     rows = [
         {
             "data": standing.dataset,
@@ -31,7 +32,9 @@ def print_benchmark(record: BenchmarkRecord) -> None:
             "victim": standing.victim,
             "attack": standing.method,
             "metric": HEADLINES[standing.goal].main,
-            FIGURE: figure(standing.metrics[HEADLINES[standing.goal].main]),
+            FIGURE: figure(
+                HEADLINES[standing.goal].main, standing.metrics[HEADLINES[standing.goal].main]
+            ),
         }
         for standing in record.victims
     ]
@@ -45,16 +48,16 @@ def print_benchmark(record: BenchmarkRecord) -> None:
                 "attack": row.method,
                 "store": row.store,
                 "items": str(row.items),
-                FIGURE: figure(row.metrics["planted_top10"]),
-                "natural hubs": figure(row.metrics["planted_top10_natural"]),
+                FIGURE: figure("planted_top10", row.metrics["planted_top10"]),
+                "natural hubs": figure(
+                    "planted_top10_natural", row.metrics["planted_top10_natural"]
+                ),
             }
             for row in record.searches
         ]
         print_rows(
             ("data", "quantiser", "attack", "store", "items", FIGURE, "natural hubs"), searched
         )
-    for line in verdicts(record):
-        tell(line)
     print_end(record)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.least_change import Threshold, print_least_change
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
@@ -21,24 +21,28 @@ PERCEPTUAL = frozenset({"pdq", "phash", "dhash", "ahash", "whash", "blockhash"})
 SMOOTHING = ("sigma", "votes", "defense")  # settings that ask for the smoothed twin
 
 
-def show(record: CertificateRecord | LeastChangeRecord) -> None:
+def show(record: CertificateRecord | LeastChangeRecord, every: bool) -> None:
     """What is certified of a smoothed hash, or how little can suffice for one that is not."""
     from advhash.reports.certificates import CertificateRecord
 
     if isinstance(record, CertificateRecord):
-        print_certificates(record)
+        print_certificates(record, every)
     else:
-        print_least_change(record)
+        print_least_change(record, every)
 
 
-def print_certificates(record: CertificateRecord) -> None:
+def print_certificates(record: CertificateRecord, every: bool) -> None:
     """What is certified at each radius, below what the smoothed hash is worth."""
+    from advhash.reports.certificates import verdicts
+
     tell(
         f"{record.defended} under noise of sigma {record.smoothing.sigma:g}, "
         f"{record.dataset.name}: {record.queries} queries; no radius above "
         f"{record.largest_radius:.3g} can be certified"
     )
-    print_metrics(record.metrics)
+    worth, *certified = verdicts(record)
+    print_lead([*certified[:1], worth, *certified[1:]], every=every)
+    print_metrics(record.metrics, first=("map_clean", "map_clean_unsmoothed"), every=every)
     for ball in record.radii:
         tell(f"L2 radius {ball.radius:g}")
         print_metrics(ball.metrics)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from advhash.cli.console import print_metrics
+from advhash.cli.console import print_metrics, print_retrieval
 from advhash.cli.options import (
     AllowSuperuser,
     Json,
@@ -565,6 +565,7 @@ def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
     )
     if document["served"] is not None:
         tell(f"served by {_served(document['served'])}")
+    print_retrieval(document["metrics"])
     print_metrics(document["metrics"])
     if not quiet:
         speed = document["pairs_per_second"] / 1e9

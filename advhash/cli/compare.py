@@ -67,7 +67,7 @@ def print_comparison(comparison: Comparison) -> None:
     rows = [
         {
             "metric": name,
-            FIGURE: figure(difference),
+            FIGURE: figure(name, difference, difference=True),
             "p": "" if difference.p is None else f"{difference.p:.4f}",
         }
         for name, difference in comparison.differences.items()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -25,15 +25,24 @@ if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
 
 
-def print_defense(record: TransferRecord) -> None:
-    """Headline of a defence, its checks, and where checkpoint and report are."""
+READ_FIRST = (
+    *("map_clean", "map_clean_undefended", "map_robust", "map_robust_undefended"),
+    *("tmap_robust", "tmap_robust_undefended"),
+)
+
+
+def print_defense(record: TransferRecord, every: bool) -> None:
+    """The verdict on a defence, its checks, and where checkpoint and report are."""
+    from advhash.reports.transfer import verdicts
+
     assert record.defense is not None
     budget = next(iter(record.budgets.values()))
     tell(
         f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
         f"{record.protocol.queries} queries"
     )
-    print_metrics(record.metrics)
+    print_lead(verdicts(record), every=every)
+    print_metrics(record.metrics, first=READ_FIRST, every=every)
     for check in record.defense.checks:
         figures = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
         tell(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {figures}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_end, print_rows
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from advhash.reports.detection import DetectionRecord
 
 
-def print_detection(record: DetectionRecord) -> None:
+READ_FIRST = ("detected", "false_alarms", "auroc", "accepted_adaptive")
+
+
+def print_detection(record: DetectionRecord, every: bool) -> None:
     """Figures of each detector."""
+    from advhash.reports.detection import verdicts
+
+    print_lead(verdicts(record), every=every)
     document = record.document()
     tables = document["detectors"] or {document["detector"]["name"]: document}
     for detector, table in tables.items():
@@ -36,12 +42,7 @@ def print_detection(record: DetectionRecord) -> None:
             f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
             "rows exceed"
         )
-        rows = [
-            {"metric": name, FIGURE: figure(metric)}
-            for name, metric in table["metrics"].items()
-            if metric is not None
-        ]
-        print_rows(("metric", FIGURE), rows)
+        print_metrics(table["metrics"], first=READ_FIRST, every=every)
     print_end(record)
 
 
@@ -86,7 +87,7 @@ def detect(
     bits: Bits = None,
     norm: Annotated[
         str | None,
-        typer.Option("--norm", help="Of --method and the adaptive attacker."),
+        typer.Option("--norm", help="Norm of --method and the adaptive attacker."),
         Sets("budget.norm"),
     ] = None,
     eps: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_rows
+from advhash.cli.console import figure, print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
 
 
-def print_encoding(record: EncodingRecord) -> None:
-    """Headline of each code and where the report is."""
+def print_encoding(record: EncodingRecord, every: bool) -> None:
+    """The verdict, the headline of each code and where the report is."""
+    from advhash.reports.encoding import verdicts
+
     tell(
         f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
         f"{record.test} test pictures"
     )
+    print_lead(verdicts(record), every=every)
     names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
     rows = [
         {
             "code": coder.label,
             "bits": "–" if coder.bits is None else coder.bits,
-            **{name: figure(coder.metrics.get(name)) for name in names},
+            **{name: figure(name, coder.metrics.get(name)) for name in names},
         }
         for coder in record.coders
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Targets, Victim
 from advhash.cli.terminal import tell
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from advhash.reports.evolve import SearchRecord
 
 
-def print_search(record: SearchRecord) -> None:
+READ_FIRST = ("best_fitness", "best_fitness_uncached", "best_gain", "speedup", "false_hit_rate")
+
+
+def print_search(record: SearchRecord, every: bool) -> None:
     """Headline of a search, its verdicts, and where winner and report are."""
     from advhash.reports.evolve import verdicts
 
     repeats = len(record.of("cached"))
     tell(f"search over {record.domain}, {repeats} repeats")
-    print_metrics({**record.metrics, **record.differences})
-    for line in verdicts(record):
-        tell(line)
+    print_lead(verdicts(record), every=every)
+    print_metrics({**record.metrics, **record.differences}, first=READ_FIRST, every=every)
     winner = [f"winner: {record.run.folder}/winner.toml"] if record.held_out else []
     print_end(record, *winner)
 

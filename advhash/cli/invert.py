@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -21,13 +21,23 @@ if TYPE_CHECKING:
     from advhash.reports.inversion.record import InversionRecord
 
 
-def print_inversion(record: InversionRecord) -> None:
-    """Headline of a reconstruction run and where its report is."""
+READ_FIRST = (
+    *("accuracy", "accuracy_loss", "ssim_codes", "gain_codes", "gain_transcript", "mse_codes"),
+    *("reidentification", "reidentification_chance"),
+)
+
+
+def print_inversion(record: InversionRecord, every: bool) -> None:
+    """The verdict on a reconstruction run and where its report is."""
+    from advhash.reports.inversion.chapter import verdicts
+
     tell(
         f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
         f"{record.protocol.samples} samples of {record.protocol.party}"
     )
-    print_metrics({**record.metrics, **record.differences})
+    sentences = verdicts(record) or ["No verdict: the figures for one do not exist."]
+    print_lead(sentences, every=every)
+    print_metrics({**record.metrics, **record.differences}, first=READ_FIRST, every=every)
     if not record.of_pictures:
         tell("gains are differences of MSE: below 0, codes give away more than the class alone")
     print_end(record)

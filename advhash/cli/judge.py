@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_metrics, print_rows
+from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, Database, DatasetName, Norm, Sets, Victim
 from advhash.cli.terminal import tell
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
     from advhash.reports.judge import JudgeRecord
 
 
-def print_judge(record: JudgeRecord) -> None:
+def print_judge(record: JudgeRecord, every: bool) -> None:
     """What the set does, what it claims beside it, and where the page is."""
     from advhash.reports.elements.verdict import verdict
-    from advhash.reports.judge import WORDS, verdicts
+    from advhash.reports.judge import WORDS, verdicts, written
 
     tell(
         f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
         f"{record.dataset.name}: {record.set.pictures} pictures, all inside the budget"
     )
     attacked = record.as_attack
-    tell(verdict(attacked).lead)
+    judged = verdict(attacked)
+    print_lead([judged.lead], every=every)
     for line in verdicts(record):
         tell(line)
     rows = [
         {
             "figure": claim.name,
-            "claimed": f"{claim.claimed:.3f}",
-            "measured": figure(claim.measured),
+            "claimed": written(claim, claim.claimed),
+            "measured": figure(claim.name, claim.measured),
             "claim": WORDS[claim.standing],
         }
         for claim in record.claims
@@ -42,7 +43,7 @@ def print_judge(record: JudgeRecord) -> None:
         print_rows(tuple(rows[0]), rows)
     led = attacked.headline()
     names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
-    print_metrics({name: record.metrics[name] for name in names if name in record.metrics})
+    print_metrics(record.metrics, first=tuple(names), every=every)
     print_end(record)
 
 

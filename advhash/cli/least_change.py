@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
@@ -22,7 +22,7 @@ Threshold = Annotated[
 ]
 
 
-def print_least_change(record: LeastChangeRecord) -> None:
+def print_least_change(record: LeastChangeRecord, every: bool) -> None:
     """What is proven, what was reached, and the share of pictures at each size."""
     from advhash.reports.least_change import verdicts
 
@@ -30,8 +30,7 @@ def print_least_change(record: LeastChangeRecord) -> None:
         f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.name}: "
         f"{len(record.pictures)} pictures; sizes in grey levels, the root of the mean square"
     )
-    for line in verdicts(record):
-        tell(line)
+    print_lead(verdicts(record), every=every)
     print_metrics(record.metrics)
     print_end(record)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, DatasetName, Sets, Victim
 from advhash.cli.terminal import tell
@@ -15,14 +15,23 @@ if TYPE_CHECKING:
     from advhash.reports.lifelong.record import LifelongRecord
 
 
-def print_lifelong(record: LifelongRecord) -> None:
-    """Headline of a lifelong run and where its report is."""
+READ_FIRST = (
+    *("increment_seconds_ratio", "map_new_gain", "map_all_gap", "forgetting_old"),
+    "old_codes_changed",
+)
+
+
+def print_lifelong(record: LifelongRecord, every: bool) -> None:
+    """The verdict on a lifelong run and where its report is."""
+    from advhash.reports.lifelong.chapter import verdict
+
     protocol = record.protocol
     tell(
         f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
         f"{len(protocol.seeds)} seeds, {record.last} increments"
     )
-    print_metrics(record.metrics)
+    print_lead(verdict(record), every=every)
+    print_metrics(record.metrics, first=READ_FIRST, every=every)
     print_end(record)
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from advhash.cli.options import Json
 from advhash.errors import UnknownName
 
+FOLDERS = {  # of victims → what they hash
+    "image": "of pictures",
+    "cross_modal": "of pictures and texts",
+    "encoders": "of pictures or texts, with an encoder of somebody else",
+    "perceptual": "of pictures that nothing was trained for",
+    "federated": "of parties that share no data",
+    "neural": "whose code is which units fire",
+}
 KINDS = (
     *("victims", "attacks", "inversions", "datasets", "defenses", "detectors"),
     *("poisonings", "stores", "rescorers", "quantisers"),
@@ -19,21 +28,41 @@ def list_entries(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Victims, attacks, data sets, defences, detectors and stores that are registered."""
+    """Victims, attacks, data sets, defences, detectors and stores, grouped by data and goal."""
     from advhash import registry
-    from advhash.cli.console import print_json, print_rows
+    from advhash.cli.console import print_entries, print_json
 
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     rows = [
-        {
-            "kind": table.removesuffix("s"),
-            **vars(row),
-        }
+        {"kind": table.removesuffix("s"), **vars(row)}
         for table in ([kind] if kind else KINDS)
         for row in getattr(registry, table.upper()).rows()
     ]
     if as_json:
         print_json({"schema": "advhash/list/1", "entries": rows})
-    else:
-        print_rows(("kind", "name", "summary", "source"), rows)
+        return
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        entry = (row["name"], row["summary"], row["source"])
+        groups.setdefault(f"{row['kind']}s{_of(row)}", []).append(entry)
+    print_entries(groups)
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """What victims hash; what attacks change, and their goal. Empty for all else."""
+    from advhash.registry import ATTACKS, VICTIMS
+
+    if row["presets"] is None:
+        return " of installed packages"
+    if row["kind"] == "attack":
+        method = ATTACKS.describe(row["name"])
+        changed = {"image": "pictures", "text": "texts"}
+        on = " and ".join(changed[name] for name in method.fact("modalities"))
+        return f" on {on}, {method.fact('goal')}"
+    if row["kind"] == "victim":
+        module = VICTIMS.describe(row["name"]).module
+        return next(
+            (f" {hash_}" for folder, hash_ in FOLDERS.items() if f".{folder}." in module), ""
+        )
+    return ""

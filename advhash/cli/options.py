@@ -111,7 +111,8 @@ Settings = Annotated[
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
+    Path | None,
+    typer.Option("--config", help="A config.toml. Options on the command line take precedence."),
 ]
 Victim = Annotated[
     str | None,
@@ -213,6 +214,9 @@ ExecutorName = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
+]
+Every = Annotated[
+    bool, typer.Option("--all", help="Print every figure, not only those to read first.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 

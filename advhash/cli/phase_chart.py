@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Victim, complete_attacks
-from advhash.cli.terminal import tell
 from advhash.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 NAMES = {"victim": "neural-code", "attack": "dhta", "dataset": "digits"}
 
 
-def print_phase(record: PhaseRecord) -> None:
-    """Headline of a phase chart and where the report is."""
+def print_phase(record: PhaseRecord, every: bool) -> None:
+    """The verdict on a phase chart and where the report is."""
     from advhash.reports.phase import verdicts
 
-    for line in verdicts(record):
-        tell(line)
+    print_lead(verdicts(record), every=every)
+    print_metrics(record.metrics)
     print_end(record)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from advhash.cli.console import print_end, print_metrics
+from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
@@ -27,22 +27,26 @@ if TYPE_CHECKING:
     from advhash.reports.poison import PoisonRecord
     from advhash.reports.record import Record
 
+READ_FIRST = (
+    *("planted_top10", "planted_top10_natural", "own_recall10_before", "own_recall10_after"),
+)
 TARGETED = "targeted"  # the alias of `advhash attack --poison N`
 
 
-def print_poison(record: PoisonRecord | Record) -> None:
+def print_poison(record: PoisonRecord | Record, every: bool) -> None:
     """What planted items reach, at every share."""
-    from advhash.reports.poison import PoisonRecord
+    from advhash.reports.poison import PoisonRecord, verdicts
 
     if not isinstance(record, PoisonRecord):
         from advhash.cli.attack import show
 
-        show(record)
+        show(record, every)
         return
     tell(
         f"{record.source}: {record.documents} documents of {record.bits} bits in "
         f"{record.served_by}; {record.known} queries known, {record.unseen} unseen"
     )
+    print_lead(verdicts(record), every=every)
     for at in record.shares:
         tell(f"{at.items} planted ({100 * at.share:.3g} %)")
         guard = record.gate or record.cap
@@ -52,7 +56,7 @@ def print_poison(record: PoisonRecord | Record) -> None:
                 f"{'gate would refuse' if record.gate else 'cap hides'} {at.natural_refused} "
                 f"natural hubs, and {100 * guard['reached']:.2g} % of clean documents"
             )
-        print_metrics(at.metrics)
+        print_metrics(at.metrics, first=READ_FIRST, every=every)
     print_end(record)
 
 

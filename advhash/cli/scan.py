@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_rows
+from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.terminal import tell
 from advhash.errors import ThresholdMissed, UsageError
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from advhash.reports.scan import EvasionFigures, HashFigures, ScanRecord
 
 
-def print_scan(record: ScanRecord) -> None:
+def print_scan(record: ScanRecord, every: bool) -> None:
     """Each hash at its threshold, the recommendation, and where the page is."""
-    from advhash.reports.scan import rate_text
+    from advhash.reports.elements.verdict import percent, with_interval
+    from advhash.reports.scan import rate_text, verdicts
 
     odd = sum(record.skipped.values())
     tell(
@@ -29,6 +31,7 @@ def print_scan(record: ScanRecord) -> None:
     for kind, counts in (("not read", record.skipped), ("left out", record.left_out)):
         for why, count in counts.items():
             tell(f"{kind}: {count:,} × {why}")
+    print_lead(verdicts(record), every=every)
     rows = []
     for hashing in record.hashes:
         worst = hashing.worst_edit
@@ -39,10 +42,10 @@ def print_scan(record: ScanRecord) -> None:
                 "at most bits": "–" if hashing.threshold is None else hashing.threshold,
                 "false positives": rate_text(hashing.false_positive_rate),
                 "false match a look-up": rate_text(hashing.lookup_rate),
-                "edited, found": "–" if hashing.kept is None else f"{hashing.kept:.3f}",
+                "edited, found": percent(hashing.kept),
                 "worst edit": "–"
                 if worst is None
-                else f"{record.edit_texts[worst]} {figure(hashing.edits[worst])}",
+                else f"{record.edit_texts[worst]} {with_interval(hashing.edits[worst])}",
                 "pairs": hashing.pairs_within,
                 "median least L∞": _least(hashing.evasion_at),
             }
@@ -52,8 +55,21 @@ def print_scan(record: ScanRecord) -> None:
             {name: cell for name, cell in row.items() if name != "median least L∞"} for row in rows
         ]
     print_rows(tuple(rows[0]), rows)
-    tell(record.recommendation.reason)
-    print_end(record, f"closest pairs, to be marked: {record.run.folder}/pairs.csv")
+    print_end(
+        record, f"closest pairs, to be marked: {record.run.folder}/pairs.csv", then=_next(record)
+    )
+
+
+def _next(record: ScanRecord) -> list[tuple[str, str]]:
+    """What attacks reach at the recommended threshold, and what they cannot."""
+    name, threshold = record.recommendation.hash, record.recommendation.threshold
+    if name not in ("pdq", "phash") or threshold is None:
+        return []
+    to = f"--victim {name} --dataset {shlex.quote(record.folder)} --threshold {threshold}"
+    return [
+        (f"attack {to} --method evasion --queries 100", "how often it is evaded at 8/255"),
+        (f"certify {to} --queries 100", "what no attack can do"),
+    ]
 
 
 def _least(evasion: EvasionFigures | None) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_flags, print_metrics, print_pictures
+from advhash.cli.console import (
+    print_flags,
+    print_metrics,
+    print_next,
+    print_pictures,
+    print_retrieval,
+)
 from advhash.cli.options import (
     Bits,
     Config,
@@ -88,8 +95,16 @@ def train(
 
 def print_training(document: Mapping[str, Any]) -> None:
     """Figures of a trained victim."""
+    print_retrieval(document["metrics"])
     print_metrics(document["metrics"])
     print_pictures(document)
-    print_flags(document["flags"])
     if document["checkpoint"] is not None:
         tell(f"checkpoint: {document['checkpoint']}")
+        victim = shlex.quote(document["checkpoint"])
+        print_next(
+            [
+                (f"attack --victim {victim} --method autohash", "how easily it is fooled"),
+                (f"codes export {victim} database.npz", "its codes for other tools"),
+            ]
+        )
+    print_flags(document["flags"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_rows
+from advhash.cli.console import figure, print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
 
 
-def print_transfer(record: TransferRecord) -> None:
-    """The matrix of each method and where the report is."""
+def print_transfer(record: TransferRecord, every: bool) -> None:
+    """The verdict, the matrix of each method and where the report is."""
+    from advhash.reports.transfer import verdicts
     from advhash.reports.vocabulary import label_of
 
     tell(f"{record.dataset.name}, {record.protocol.queries} queries")
+    print_lead(verdicts(record), every=every)
     for method, budget in record.budgets.items():
         main = record.headline(method).main
         tell(f"{method} ({budget.text}): {label_of(main)}; rows: made for, columns: judged on")
@@ -39,7 +41,7 @@ def print_transfer(record: TransferRecord) -> None:
         for source in record.sources:
             row = {"": source}
             for target in record.labels:
-                row[target] = figure(record.at(method, source, target).metrics[main])
+                row[target] = figure(main, record.at(method, source, target).metrics[main])
             rows.append(row)
         print_rows(("", *record.labels), rows)
     print_end(record)

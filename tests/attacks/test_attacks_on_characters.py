@@ -341,7 +341,7 @@ def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert told not in html
     assert "words changed" in html
     assert not (tmp_path / "run" / "samples").exists()
-    print_run(record)
+    print_run(record, every=True)
     printed = capsys.readouterr().out
     assert "words changed" in printed
     assert "PSNR" not in printed

@@ -215,7 +215,7 @@ def test_several_eps_are_sibling_runs_with_one_report(advhash: Run, tmp_path: Pa
 
 
 def test_several_eps_are_planned_together(advhash: Run, tmp_path: Path) -> None:
-    code, out, _ = advhash(*QUICK, "--eps", "2/255,8/255", "--dry-run")
+    code, out, _ = advhash(*QUICK, "--eps", "2/255,8/255", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["budget"] == ["L∞ 2/255", "L∞ 8/255"]
 
@@ -237,7 +237,7 @@ def test_wrong_lists_of_eps_are_refused(advhash: Run, eps: str, tmp_path: Path) 
 
 def test_dry_run_writes_nothing_and_validates(advhash: Run, tmp_path: Path) -> None:
     target = tmp_path / "dry"
-    code, out, _ = advhash(*QUICK, "--dry-run", "--out", target)
+    code, out, _ = advhash(*QUICK, "--dry-run", "--json", "--out", target)
     assert code == 0
     plan = json.loads(out)
     assert plan["queries"] == 24
@@ -331,7 +331,11 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
             3,
             "images",
         ),
-        (["attack", *SMALL, "--method", "dhta", "--database", "no", "--dry-run"], 2, "image"),
+        (
+            ["attack", *SMALL, "--method", "dhta", "--database", "no", "--dry-run", "--json"],
+            2,
+            "image",
+        ),
         (["attack", *SMALL, "--method", "prosgan", "--set", "attack.hidden=0"], 2, "sizes"),
         (["data", "show", "digits", "--set", "size=64"], 2, "dataset.key"),
         (["attack", *SMALL], 2, "--method"),
@@ -671,3 +675,13 @@ def test_a_table_in_a_pipe_cuts_no_cell(
     monkeypatch.setenv("COLUMNS", "20")
     print_rows(("victim", "attack"), [{"victim": "v" * 30, "attack": "a b " * 10}])
     assert capsys.readouterr().out.splitlines()[1].split() == ["v" * 30, *["a", "b"] * 10]
+
+
+def test_a_plan_is_read_without_json(advhash: Run) -> None:
+    code, out, err = advhash(*QUICK, "--dry-run", "--out", "mine")
+    assert code == 0, err
+    lines = dict(line.rstrip().split(maxsplit=1) for line in out.splitlines()[1:])
+    assert lines["budget"] == "L∞ 8/255"
+    assert lines["writes"] == "mine"
+    assert lines["dataset"].startswith("digits (database: ")
+    assert "{" not in out

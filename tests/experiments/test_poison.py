@@ -416,7 +416,7 @@ def test_pictures_that_an_attack_moves_are_planted_by_the_alias(
     small = [
         *("--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"),
         *("--set", "attack.steps=5", "--set", "protocol.queries=10", "--store", "faiss-flat"),
-        *("--set", "budget.eps=32/255", "--set", "budget.norm=linf", "-q", "--dry-run"),
+        *("--set", "budget.eps=32/255", "--set", "budget.norm=linf", "--dry-run", "--json"),
     ]
     plans = []
     for command_line in (
