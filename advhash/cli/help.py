@@ -21,8 +21,8 @@ OPTIONS = {  # heading → options, by the names of their parameters; `eval.data
     "label_form form quantise column eval.bits relevance split query_ids database_ids "
     "ignore_unknown similarity eval.targets top_k empty convention known_file",
     "Victim and data": "victim victims source other defense dataset modality bits part",
-    "Attack and budget": "method methods attack norm eps match targets share items restarts clean claims "
-    "precision float_pixels poison",
+    "Attack and budget": "method methods attack norm eps match targets share items restarts clean "
+    "claims precision float_pixels poison",
     OWN: "",
     "Queries and search": "queries query_modality database threshold known_count unseen store "
     "rescore allow_superuser",
