@@ -162,6 +162,16 @@ def _originals(config: JudgeConfig, known: PlannedVictim | Trained) -> tuple[Dat
     return replace(data, query=clean.query), clean.database
 
 
+def _expect_scoring_alone(config: JudgeConfig) -> None:
+    """Raise UsageError for settings of a protocol that choose queries or make something."""
+    for name in ("queries", "poison", "store", "rescore"):
+        value = getattr(config.protocol, name)
+        if value:
+            raise UsageError(
+                f"protocol.{name}: expected none, as the set says what is judged, got {value!r}"
+            )
+
+
 def _expect_figures(claims: Claims) -> None:
     known = [figure.name for about in CLAIMED for figure in FIGURES[about]]
     for name in claims.figures:
@@ -235,6 +245,7 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 "expected the originals of the pictures: --clean NAME or FOLDER (see "
                 "`advhash list datasets`)"
             )
+        _expect_scoring_alone(config)
         if config.dataset.name is None:
             table = {**config.dataset.settings, **config.clean.settings, "name": config.clean.name}
             both = DatasetConfig.build(table)
