@@ -37,7 +37,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import victim_metrics
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries
-from advhash.registry import ATTACKS, is_external
+from advhash.registry import ATTACKS, is_external, is_zoo
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.places import user_path
@@ -90,9 +90,13 @@ def train(
 def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = "auto") -> Trained:
     """The victim of a checkpoint folder with the data that it was trained on, or other data.
 
+    checkpoint: a folder, or "zoo:NAME" of the zoo that is installed
+
     Raises CheckpointError, DataError, UsageError.
     """
-    tables = {"victim": {"name": str(user_path(checkpoint).absolute())}, "dataset": _table(dataset)}
+    name = str(checkpoint)
+    place = name if is_zoo(name) else str(user_path(checkpoint).absolute())
+    tables = {"victim": {"name": place}, "dataset": _table(dataset)}
     return prepare(TrainConfig.build({"device": device, **tables}))
 
 

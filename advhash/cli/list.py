@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from advhash.cli.options import Json
+from advhash.cli.terminal import tell
 from advhash.errors import UnknownName
+from advhash.storage.places import GET_ZOO
 
 KINDS = (
     *("victims", "attacks", "inversions", "datasets", "defenses", "detectors"),
-    *("poisonings", "stores", "rescorers", "quantisers"),
+    *("poisonings", "stores", "rescorers", "quantisers", "zoo"),
 )
 
 
@@ -25,6 +27,7 @@ def list_entries(
 
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
+    list(registry.ZOO.brought())  # a package of checkpoints imports nothing heavy
     rows = [
         {
             "kind": table.removesuffix("s"),
@@ -36,4 +39,7 @@ def list_entries(
     if as_json:
         print_json({"schema": "advhash/list/1", "entries": rows})
     else:
-        print_rows(("kind", "name", "summary", "source"), rows)
+        if rows:
+            print_rows(("kind", "name", "summary", "source"), rows)
+        if kind in (None, "zoo") and not registry.ZOO.names():
+            tell(f"zoo: no trained victims are installed; {GET_ZOO}")
