@@ -14,7 +14,7 @@ from pathlib import Path
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
-from advhash.reports.attack.chapter import attack_chapters
+from advhash.reports.attack.chapter import COMPARED, attack_chapters
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, Row, benchmark_chapter_of
 from advhash.reports.elements.chapters import Chapter, Source, Statement, source_of
 from advhash.reports.elements.pictures import Pictures
@@ -203,11 +203,18 @@ def board_table(board: Board) -> Table:
 
 def board_figure(board: Board) -> Drawing | None:
     """The same as dots with intervals."""
-    effects = [
-        Effect(victim.label, metric)
-        for victim, line in board.places
-        if (metric := line.metrics.get(board.main)) is not None
-    ]
+    names = COMPARED[board.main].references
+    effects = []
+    for victim, line in board.places:
+        metrics = {name: line.metrics.get(key) for name, key in names.items()}
+        marks = {
+            name: metric.value
+            for name, metric in metrics.items()
+            if metric is not None and metric.value is not None
+        }
+        metric = line.metrics.get(board.main)
+        assert metric is not None  # a line without it stands on no board
+        effects.append(Effect(victim.label, metric, marks))
     drawn = interval_figure(effects, f"{label_of(board.main)} (%)")
     if drawn is None:
         return None
@@ -227,7 +234,25 @@ def index_chapter(victims: Sequence[Entrant], sources: Sequence[Source], name: s
         for board in ranked
         if len(board.places) > 1
     ]
-    records = [record for victim in victims for _, record in victim.runs]
+    runs = [(victim.label, record) for victim in victims for _, record in victim.runs]
+    suites = dict.fromkeys(path for victim in victims for path in victim.rows)
+    flags = [
+        (f"{record.attack.name} on {label}", flag)
+        for label, record in runs
+        for flag in record.flags
+    ]
+    deviations = [
+        (label, text)
+        for victim, record in runs
+        for label, info in ((victim, record.victim), (record.attack.name, record.attack))
+        for text in info.deviations
+    ]
+    attributions = [record.dataset.attribution for _, record in runs]
+    for path in suites:
+        suite = BenchmarkRecord.read(path)
+        flags += [(f"suite {suite.name}", flag) for flag in suite.flags]
+        deviations += [(key, text) for key, texts in suite.deviations.items() for text in texts]
+        attributions += suite.attributions
     return Chapter(
         name=name,
         title=name,
@@ -240,7 +265,9 @@ def index_chapter(victims: Sequence[Entrant], sources: Sequence[Source], name: s
         statements=[Statement(name, lead, more)],
         sources=sources,
         datasets=list(dict.fromkeys(victim.dataset for victim in victims)),
-        attributions=list(dict.fromkeys(record.dataset.attribution for record in records)),
+        flags=flags,
+        deviations=deviations,
+        attributions=attributions,
     )
 
 

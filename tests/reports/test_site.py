@@ -58,6 +58,11 @@ def test_the_index_ranks_victims_by_their_strongest_attack(pages: list[Path]) ->
     shown = Tags((pages[0].parent / links[0]).read_text("utf-8"))
     assert HOSTILE in shown.text  # the victim that holds best, with t-MAP .1
     assert html.count("<figure>") >= 1
+    text = Tags(html).text
+    assert "5 runs" in text
+    assert f"mind {HOSTILE}" in text  # a flag of a run, and a deviation
+    assert "dlcmh: smaller backbone" in text
+    assert "Pictures by nobody" in text
 
 
 def test_a_victim_has_its_card_its_runs_and_pictures(pages: list[Path]) -> None:
