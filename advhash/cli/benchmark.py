@@ -50,7 +50,8 @@ def print_site(runs: list[Path], site: Path) -> None:
     from advhash.reports.site import write_site
 
     pages = write_site(runs, site)
-    tell(f"leaderboard: {pages[0]}, with {len(pages) - 1} victims")
+    victims = len(pages) - 1
+    tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
 
 
 def refuse_failed(record: BenchmarkRecord) -> None:

@@ -20,8 +20,9 @@ def _giver(folder: Path, card: Mapping[str, Any]) -> Callable[[], Path]:
 
     data = card["data"]
     defenses = "".join(f" + {defense['name']}" for defense in card.get("defenses", []))
+    learnt = "trained on" if card["history"] else "which learns nothing, with"
     give.__doc__ = (
-        f"{card['name']}{defenses}, {card['bits']} bits, trained on {data['name']} "
+        f"{card['name']}{defenses}, {card['bits']} bits, {learnt} {data['name']} "
         f"({data['licence']})."
     )
     return give
