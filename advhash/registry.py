@@ -243,6 +243,7 @@ class Registry(Generic[T]):
     modules: each imported when a name of its is first looked up
     facts:   attributes of the classes that the index keeps
     beside:  methods with a command of their own whose names may be given for one of these
+    stored:  how names begin that stand for a folder of an installed package
     """
 
     def __init__(
@@ -252,10 +253,12 @@ class Registry(Generic[T]):
         *,
         facts: tuple[str, ...] = (),
         beside: Registry[Any] | None = None,
+        stored: str = "",
     ) -> None:
         self.kind = kind
         self.modules = modules
         self.facts = facts
+        self._stored = stored
         self._beside = beside
         self._entries: dict[str, Entry[T]] = {}
 
@@ -319,7 +322,8 @@ class Registry(Generic[T]):
         if name in self:
             return False
         return (
-            "/" in name
+            (self._stored != "" and name.startswith(self._stored))
+            or "/" in name
             or "\\" in name
             or os.path.splitext(name)[1][1:].isalpha()  # nofile.csv
             or os.path.exists(name)
@@ -383,6 +387,7 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
 
 
+ZOO_PREFIX = "zoo:"
 ENCODER_PREFIXES = ("timm", "hf", "st", "onnx")  # see advhash.victims.encoders.sources
 
 
@@ -393,6 +398,15 @@ def is_encoder(name: str) -> bool:
     (True, True, False)
     """
     return name.partition(":")[0] in ENCODER_PREFIXES and ":" in name
+
+
+def is_zoo(name: str) -> bool:
+    """Whether a victim's name is that of one in a zoo that is installed.
+
+    >>> is_zoo("zoo:dpsh-digits-32"), is_zoo("dpsh")
+    (True, False)
+    """
+    return name.startswith(ZOO_PREFIX)
 
 
 def called(name: str, settings: Mapping[str, object]) -> str:
@@ -411,12 +425,12 @@ def called(name: str, settings: Mapping[str, object]) -> str:
 
 
 def is_external(name: str) -> bool:
-    """Whether a victim's name has the form `module:function`, and is no encoder's.
+    """Whether a victim's name has the form `module:function`, and is no encoder's or zoo's.
 
     >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
     (True, False, False)
     """
-    return _FUNCTION.fullmatch(name) is not None and not is_encoder(name)
+    return _FUNCTION.fullmatch(name) is not None and not is_encoder(name) and not is_zoo(name)
 
 
 @functools.cache
@@ -484,7 +498,11 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.encoders.encoded",
     ),
     facts=("default_dataset",),
+    stored=ZOO_PREFIX,
 )
+# Trained victims of installed packages: each is a function without settings that gives the folder
+# of a checkpoint; `--victim zoo:NAME`.
+ZOO: Registry[Path] = Registry("zoo", ())
 QUANTISERS: Registry[Any] = Registry(
     "quantiser", ("advhash.victims.encoders.head", "advhash.victims.encoders.quantisers")
 )

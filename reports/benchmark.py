@@ -369,7 +369,41 @@ def protocols(record: BenchmarkRecord) -> list[str]:
 
 def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     """What a benchmark says. Raises RunError."""
+    return _chapter(path, BenchmarkRecord.read(path))
+
+
+def benchmark_chapter_of(path: Path, rows: Sequence[Row]) -> Chapter:
+    """What a benchmark says of the victims and data of some of its rows. Raises RunError."""
     record = BenchmarkRecord.read(path)
+    asked = {(entry.dataset, entry.victim) for entry in rows}
+
+    def own(entries: Sequence[Any]) -> list[Any]:
+        return [entry for entry in entries if (entry.dataset, entry.victim) in asked]
+
+    victims, cells = own(record.victims), own(record.cells)
+    kept = {name for _, name in asked}
+    deviations = {
+        name: texts
+        for name, texts in record.deviations.items()
+        if name in kept or name in {entry.method for entry in rows}
+    }
+    return _chapter(
+        path,
+        record.model_copy(
+            update={
+                "rows": list(rows),
+                "methods": [],
+                "victims": victims,
+                "cells": cells,
+                "failed": [cell.key for cell in cells if cell.status == "failed"],
+                "left": [cell.key for cell in cells if cell.status == "left"],
+                "deviations": deviations,
+            }
+        ),
+    )
+
+
+def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:
     grown, undrawn = _grown(record.rows)
     lead, *more = verdicts(record) or ["No cell of the suite is finished."]
     names = list(dict.fromkeys(cell.victim for cell in record.cells))

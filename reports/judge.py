@@ -143,7 +143,7 @@ def verdicts(record: JudgeRecord) -> list[str]:
     lines = [f"{held} of {count} claimed figures hold{'s' if count == 1 else ''}."]
     for claim, standing in zip(record.claims, standings, strict=True):
         if standing == "too strong":
-            got = written(claim, claim.measured and claim.measured.value)
+            got = written(claim, None if claim.measured is None else claim.measured.value)
             lines.append(
                 f"The set claims {figure(claim.name).label} {written(claim, claim.claimed)}; "
                 f"the measured figure is {got}."

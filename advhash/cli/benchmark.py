@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,6 +62,18 @@ def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
     print_end(record)
 
 
+def print_site(runs: list[Path], site: Path) -> None:
+    """Write the pages of a leaderboard and say where the first one is."""
+    if site.exists():
+        raise UsageError(f"expected a new folder for --site, got {site}, which exists")
+
+    from advhash.reports.site import write_site
+
+    pages = write_site(runs, site)
+    victims = len(pages) - 1
+    tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
+
+
 def refuse_failed(record: BenchmarkRecord) -> None:
     """Raise CellsFailed where a cell failed: the rest is there."""
     if record.failed:
@@ -79,6 +92,13 @@ def refuse_failed(record: BenchmarkRecord) -> None:
     hint="name it in the defenses of a grid",
 )
 def benchmark(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="For --site: runs of attack or benchmark. (default: runs)",
+        ),
+    ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -91,12 +111,24 @@ def benchmark(
         typer.Option("--max-time", help="Minutes after which nothing is begun.", min=0),
     ] = None,
     queries: QueryCount = None,
+    site: Annotated[
+        Path | None,
+        typer.Option("--site", help="Run nothing: write a leaderboard of runs into this folder."),
+    ] = None,
     config: Config = None,
 ) -> dict[str, Any]:
     """Attack victims × defences × methods × budgets × data sets × seeds, and rank them.
 
     Finished cells are kept: the same command goes on after an interrupt or a kill.
     """
+    if site is not None:
+        if suite is not None or config is not None:
+            raise UsageError("--site shows runs that are there: expected no --suite, no --config")
+        print_site(runs or [Path("runs")], site)
+        raise typer.Exit
+    if runs:
+        raise UsageError(f"expected --site FOLDER with runs, got {runs[0]} without it")
+
     from advhash.experiments.benchmark.config import SuiteConfig
     from advhash.experiments.benchmark.shipped import load_suite
     from advhash.experiments.config_text import read_toml

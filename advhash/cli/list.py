@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from advhash.cli.options import Json
+from advhash.cli.terminal import tell
 from advhash.errors import UnknownName
+from advhash.storage.places import GET_ZOO
 
 FOLDERS = {  # of victims → what they hash
     "image": "of pictures",
@@ -20,7 +22,7 @@ FOLDERS = {  # of victims → what they hash
 }
 KINDS = (
     *("victims", "attacks", "inversions", "datasets", "defenses", "detectors"),
-    *("poisonings", "stores", "rescorers", "quantisers"),
+    *("poisonings", "stores", "rescorers", "quantisers", "zoo"),
 )
 
 
@@ -34,6 +36,7 @@ def list_entries(
 
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
+    list(registry.ZOO.brought())  # a package of checkpoints imports nothing heavy
     rows = [
         {"kind": table.removesuffix("s"), **vars(row)}
         for table in ([kind] if kind else KINDS)
@@ -42,11 +45,15 @@ def list_entries(
     if as_json:
         print_json({"schema": "advhash/list/1", "entries": rows})
         return
+    headings = {table.removesuffix("s"): table for table in KINDS}
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for row in rows:
         entry = (row["name"], row["summary"], row["source"])
-        groups.setdefault(f"{row['kind']}s{_of(row)}", []).append(entry)
-    print_entries(groups)
+        groups.setdefault(headings[row["kind"]] + _of(row), []).append(entry)
+    if groups:
+        print_entries(groups)
+    if kind in (None, "zoo") and not registry.ZOO.names():
+        tell(f"zoo: no trained victims are installed; {GET_ZOO}")
 
 
 def _of(row: Mapping[str, Any]) -> str:

@@ -64,7 +64,10 @@ def complete(kind: str, incomplete: str) -> list[str]:
 
 
 def complete_victims(incomplete: str) -> list[str]:
-    return complete("victims", incomplete)
+    from advhash.registry import ZOO, ZOO_PREFIX
+
+    zoo = [f"{ZOO_PREFIX}{name}" for name in ZOO.names()]
+    return complete("victims", incomplete) + [name for name in zoo if name.startswith(incomplete)]
 
 
 def complete_attacks(incomplete: str) -> list[str]:
@@ -118,7 +121,7 @@ Victim = Annotated[
     str | None,
     typer.Option(
         "--victim",
-        help="A name, a checkpoint folder or module:function.",
+        help="A name, a checkpoint folder, zoo:NAME or module:function.",
         autocompletion=complete_victims,
     ),
     Sets("victim.name"),

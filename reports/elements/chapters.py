@@ -22,6 +22,8 @@ from advhash.storage.files import sha256
 from advhash.storage.model_card import Origin
 
 TOPICS = {  # in the order of the page: what a template's macro is called → its heading
+    "leaders": "Victims under their strongest attack",
+    "card": "The victim",
     "threat": "Threat model and protocol",
     "protocol": "Protocol",
     "beside": "The runs beside each other",

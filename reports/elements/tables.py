@@ -24,6 +24,7 @@ class TableCell:
     span:    columns that it covers
     numeric: a figure, whose digits stand below each other
     detail:  what a page unfolds below the text, its heading first; files leave it out
+    link:    a page beside this one that the text leads to; files leave it out
     """
 
     text: str = ""
@@ -33,6 +34,7 @@ class TableCell:
     numeric: bool = False
     style: Literal["", "strong", "soft", "code"] = ""
     detail: tuple[str, str] | None = None
+    link: str = ""
 
     @property
     def small(self) -> str:

@@ -136,7 +136,24 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
     if not paths:
         raise RunError("expected at least one run folder, got none")
     pictures = Pictures()
-    made = chapters(paths, pictures, foreign=foreign)
+    return compose(chapters(paths, pictures, foreign=foreign), pictures, foreign=foreign)
+
+
+def compose(
+    made: Sequence[Chapter],
+    pictures: Pictures,
+    *,
+    foreign: bool = True,
+    title: str = "",
+    home: str = "",
+) -> Page:
+    """The page of chapters, whose pictures these are; `foreign` as in `draw`.
+
+    title: of the page; by default that of its only chapter, or how many runs there are
+    home:  a page beside this one that it leads back to
+
+    Raises RunError.
+    """
     statements = [statement for chapter in made for statement in chapter.statements]
     datasets = covered([name for chapter in made for name in chapter.datasets], "data sets")
     alone = len(made) == 1
@@ -145,10 +162,9 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
         _templates()
         .get_template("page.html")
         .render(
-            title=made[0].title if alone else f"{len(statements)} runs on {datasets}",
-            heading=made[0].heading
-            if alone
-            else f"What {len(statements)} runs found on {datasets}",
+            title=title or (made[0].title if alone else f"{len(statements)} runs on {datasets}"),
+            heading=title
+            or (made[0].heading if alone else f"What {len(statements)} runs found on {datasets}"),
             statements=statements,
             sections=sections,
             sources=[source for chapter in made for source in chapter.sources],
@@ -161,6 +177,7 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
             ),
             pictures=pictures.css(),
             version=__version__,
+            home=home,
         )
     )
     shown = [(section.topic, item) for section in sections for item in section.shown]

@@ -317,6 +317,7 @@ def test_a_target_that_is_no_class_names_the_nearest(
         ({"clean": {}}, "expected the originals of the pictures: --clean"),
         ({"budget": {}}, "expected the budget that the set is held to"),
         ({"victim": {"name": "hashvfl", "bits": 8}}, "that hashes whole pictures"),
+        ({"protocol": {"queries": 5}}, "protocol.queries: expected none, .* got 5"),
     ],
 )
 def test_a_set_without_originals_or_budget_is_refused(

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.attacks.base import Attack
+from advhash.attacks.base import Attack, Goal
 from advhash.budget import Budget, expect_room
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Batch, Dataset, Split
@@ -73,7 +74,7 @@ class ForeignSet(Attack):
     pictures: (3,H,W) each, by the row of its original
     """
 
-    goal = "untargeted"
+    goal: ClassVar[Goal] = "untargeted"
     modalities = frozenset({"image"})
     knowledge = frozenset()
     norms = frozenset({"linf", "l2", "l0", "none"})
@@ -113,8 +114,8 @@ class Paired:
         place = user_path(config.pictures)
         data, others = _originals(config, known)
         images = data.query.inputs["image"]
-        even = not isinstance(images, MixedPictures)
-        foreign = read_pictures(place, (images.shape[2], images.shape[3]) if even else None)
+        size = None if isinstance(images, MixedPictures) else (images.shape[2], images.shape[3])
+        foreign = read_pictures(place, size)
         rows = paired(foreign, data.query, others, data.name)
         claims = read_claims(place, config.claims)
         _expect_figures(claims)
@@ -160,6 +161,16 @@ def _originals(config: JudgeConfig, known: PlannedVictim | Trained) -> tuple[Dat
     if check_threshold(config.protocol, victim, clean).get("start") == "originals":
         return replace(data, query=clean.database), clean.query
     return replace(data, query=clean.query), clean.database
+
+
+def _expect_scoring_alone(config: JudgeConfig) -> None:
+    """Raise UsageError for settings of a protocol that choose queries or make something."""
+    for name in ("queries", "poison", "store", "rescore"):
+        value = getattr(config.protocol, name)
+        if value:
+            raise UsageError(
+                f"protocol.{name}: expected none, as the set says what is judged, got {value!r}"
+            )
 
 
 def _expect_figures(claims: Claims) -> None:
@@ -235,6 +246,7 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 "expected the originals of the pictures: --clean NAME or FOLDER (see "
                 "`advhash list datasets`)"
             )
+        _expect_scoring_alone(config)
         if config.dataset.name is None:
             table = {**config.dataset.settings, **config.clean.settings, "name": config.clean.name}
             both = DatasetConfig.build(table)

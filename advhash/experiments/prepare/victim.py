@@ -24,11 +24,11 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.served import keep_codes
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, deciding, fingerprint
-from advhash.registry import DATASETS, ENCODER_PREFIXES, VICTIMS, is_external
+from advhash.registry import DATASETS, ENCODER_PREFIXES, VICTIMS, is_external, is_zoo
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
-from advhash.storage.places import user_path
+from advhash.storage.places import checkpoint_folder, user_path
 from advhash.victims.base import HashVictim
 from advhash.victims.external import (
     ExternalVictim,
@@ -112,7 +112,7 @@ def worded(
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether `--victim` names a folder or file rather than a registered victim."""
+    """Whether `--victim` names a folder, a file or one in the zoo, not a registered victim."""
     return VICTIMS.is_place(name)
 
 
@@ -287,7 +287,7 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
 def _from_checkpoint(
     config: TrainConfig | AttackConfig, device: torch.device, start: float
 ) -> Trained:
-    folder = user_path(config.victim.name)
+    folder = checkpoint_folder(config.victim.name)
     victim, card = load_victim(folder)
     if config.victim.settings:
         raise UsageError(
@@ -308,7 +308,7 @@ def _from_checkpoint(
     return Trained(
         victim.to(device),
         data,
-        str(folder.resolve()),
+        config.victim.name if is_zoo(config.victim.name) else str(folder.resolve()),
         {},
         card,
         folder,
