@@ -15,7 +15,7 @@ tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are emb
 about 10 minutes of one core, into a file of the cache:
 
     OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER [--groups stores curve defences]
-        [--stores exact faiss-ivf …] [--quantisers sign mean itq] [--share 0.004] [--restarts 3]
+        [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
     python benchmarks/stores.py --million    # `hubs` and exact judging of a million codes
     python benchmarks/stores.py --page       # only write the tables from the json
@@ -68,7 +68,7 @@ FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
 START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
 GROUPS = ("stores", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
-QUANTISER_NAMES = ("sign", "mean", "itq")
+QUANTISER_NAMES = ("sign", "mean", "median")
 CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what ranks; 0: no rescoring
 FIRST = 10
 QUERIES = 1_000  # known, as many unseen, and as many probes
