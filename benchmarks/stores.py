@@ -15,7 +15,7 @@ tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are emb
 about 10 minutes of one core, into a file of the cache:
 
     OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER [--groups stores curve defences]
-        [--stores exact faiss-ivf …] [--quantisers sign mean itq] [--share 0.004] [--restarts 3]
+        [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
     python benchmarks/stores.py --million    # `hubs` and exact judging of a million codes
     python benchmarks/stores.py --page       # only write the tables from the json
@@ -34,9 +34,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.figure import Figure
 
 from advhash.attacks.poisoning.base import Poisoning, Seen, Surface
 from advhash.codes.hamming import neighbours
@@ -51,6 +53,8 @@ from advhash.experiments.poison.material import quantised
 from advhash.experiments.poison.run import Poison
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.registry import POISONINGS, QUANTISERS, STORES
+from advhash.reports.elements.plots import STYLE
+from advhash.reports.poison import CURVES
 from advhash.storage.cache import cache_root
 from advhash.storage.run_folder import environment
 from advhash.stores.base import octets
@@ -60,15 +64,16 @@ from advhash.victims.encoders.quantisers import Cut
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = OUT.parents[1] / "docs/attacks/poisoning_stores.md"
+FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
 START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
 GROUPS = ("stores", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
-QUANTISER_NAMES = ("sign", "mean", "itq")
+QUANTISER_NAMES = ("sign", "mean", "median")
 CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what ranks; 0: no rescoring
 FIRST = 10
 QUERIES = 1_000  # known, as many unseen, and as many probes
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02)
-SHOWN = ("planted_top10", "planted_top10_natural", "own_recall10_before", "own_recall10_after")
+DEFENDED = ("planted_top10", "own_recall10_before", "own_recall10_after", "own_recall10_cost")
 BITS: dict[str, Any] = {}
 FLOATS: dict[str, Any] = {"rescore": [{"name": "float", "multiplier": 10}]}
 STAGES = {"bits alone": BITS, "floats, ×10": FLOATS}
@@ -358,34 +363,106 @@ def tables(stored: dict[str, Any]) -> str:
     parts = []
     if stored["stores"]:
         first = next(iter(stored["stores"].values()))
-        parts.append(
-            f"Flickr8k's captions by MiniLM: {stored['documents']} documents of 384 bits, 1,000 "
+        parts += [
+            "### Quantisers, stores, rescoring",
+            f"Flickr8k's captions by MiniLM: {stored['documents']:,} documents of 384 bits, 1,000 "
             f"known and 1,000 unseen queries, {first['items']} hubs ({100 * stored['share']:g} %), "
-            f"{stored['restarts']} restarts of k-means. In percent, with 95 % intervals over "
-            "queries and restarts. Beside each store stands what it finds of its own exact first "
-            "10. Unseen queries with a planted item among their first 10, and with one of as many "
-            "natural hubs:"
+            f"{stored['restarts']} restarts of k-means. Percent, with 95 % intervals over queries "
+            "and restarts. Beside each store stands what it finds of its own exact first 10. "
+            "Unseen queries with a planted item among their first 10 / with one of as many natural "
+            "hubs:",
+            _grid(stored["stores"], ("planted_top10", "planted_top10_natural")),
+            "Recall of own answers, the other captions of a picture, before / after:",
+            _grid(stored["stores"], ("own_recall10_before", "own_recall10_after")),
+        ]
+    if stored["curve"]:
+        parts += [
+            "### Over the planted share",
+            "`exact`, sign bits, other queries known and unseen than above, 3 restarts.",
+            "![Queries that find an item over its share](../images/poisoning_stores.svg)",
+            _curve(stored["curve"]),
+        ]
+    if stored["defences"]:
+        documents = next(iter(stored["defences"].values()))["documents"]
+        parts += [
+            "### Defences",
+            f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
+            "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
+            "those of a rotation differ by the defence alone. Refused are planted items, as a "
+            "mean over restarts; turned away are clean documents that go through the defence as "
+            "new items do, and the cost is what recall of own answers loses by that without any "
+            "attack.",
+            _defences(stored["defences"]),
+        ]
+    if "adapters" in stored:
+        shown = (f"{name} {100 * one['added']:+.1f} %" for name, one in stored["adapters"].items())
+        parts.append(
+            "What a store of advhash adds to its own client's call, in CPU seconds, 1,000 queries "
+            f"of 384 bits against 20,000 rows, the best of several, in turn: {', '.join(shown)}. "
+            "sqlite-vec is asked for 8 rows more than are wanted, so that equal distances go by "
+            "id, which it does not promise; pgvector gets all queries in one statement."
         )
-        parts.append(_grid(stored["stores"], ("planted_top10", "planted_top10_natural")))
-        parts.append("Recall of own answers, the other captions of a picture, before and after:")
-        parts.append(_grid(stored["stores"], ("own_recall10_before", "own_recall10_after")))
+    if "million" in stored:
+        one = stored["million"]
+        parts.append(
+            f"One million codes of 384 bits: `hubs` takes {one['seconds_hubs']:.1f} CPU s, exact "
+            f"judging by 1,000 queries before and after {one['seconds_judging']:.1f} CPU s, "
+            f"{one['peak_mib']:.0f} MiB at most."
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def _table(heads: str, rows: list[list[str]]) -> str:
+    """heads: with bars between them"""
+    lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _grid(cells: dict[str, Any], names: tuple[str, str]) -> str:
     """A row for each quantiser and store, two figures for each number of candidates."""
-    lines = [
-        "| quantiser | store (recall) | bits alone | floats, ×3 | floats, ×10 |",
-        "|---|---|---|---|---|",
+    rows = []
+    for quantise in QUANTISER_NAMES:
+        for store in STORE_NAMES:
+            cell = cells.get(f"{quantise} {store}")
+            if cell is None:
+                continue
+            shown = [
+                " / ".join(_percent(metrics[name]) for name in names)
+                for metrics in cell["cells"].values()
+            ]
+            rows.append([quantise, f"{store} ({100 * cell['recall']:.1f})", *shown])
+    return _table("quantiser | store (recall) | bits alone | floats, ×3 | floats, ×10", rows)
+
+
+def _curve(curve: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{at['items']} ({100 * at['share']:.2g} %)",
+            stage,
+            *(_percent(at["metrics"][name]) for name in CURVES),
+            _percent(at["metrics"]["own_recall10_after"]),
+        ]
+        for stage, record in curve.items()
+        for at in record["shares"]
     ]
-    for key, cell in cells.items():
-        quantise, store = key.split(" ")
-        shown = " | ".join(
-            " / ".join(_percent(metrics[name]) for name in names)
-            for metrics in cell["cells"].values()
+    return _table("items | search | planted | natural hubs | random | own answers after", rows)
+
+
+def _defences(defences: dict[str, Any]) -> str:
+    rows = []
+    for key, record in defences.items():
+        (at,) = record["shares"]
+        metrics = at["metrics"]
+        rows.append(
+            [
+                *key.split(" | "),
+                f"{sum(at['refused']) / len(at['refused']):.3g} of {at['items']}",
+                f"{record['turned_away']:,}",
+                *(_percent(metrics[name]) for name in DEFENDED),
+            ]
         )
-        lines.append(f"| {quantise} | {store} ({100 * cell['recall']:.1f}) | {shown} |")
-    return "\n".join(lines)
+    heads = "defence | search | refused | turned away | planted | own answers before | after | cost"
+    return _table(heads, rows)
 
 
 def _percent(metric: dict[str, Any]) -> str:
@@ -395,11 +472,39 @@ def _percent(metric: dict[str, Any]) -> str:
     return f"{value} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
 
 
+def draw(curve: dict[str, Any]) -> None:
+    """Queries that find an item, over the share of items: planted, natural hubs, random."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        for axes, (stage, record) in zip(
+            figure.subplots(1, 2, sharey=True), curve.items(), strict=True
+        ):
+            shares = [100 * at["share"] for at in record["shares"]]
+            for name, (label, ink, line) in CURVES.items():
+                metrics = [at["metrics"][name] for at in record["shares"]]
+                low, value, high = (
+                    [100 * metric[which] for metric in metrics]
+                    for which in ("low", "value", "high")
+                )
+                axes.plot(shares, value, line, color=ink, label=label, marker="o", markersize=3)
+                axes.fill_between(shares, low, high, color=ink, alpha=0.15, linewidth=0)
+            axes.set_xscale("log")
+            axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+            axes.minorticks_off()
+            axes.set_title(stage)
+            axes.set_xlabel("items, % of the documents")
+        figure.axes[0].set_ylabel("queries that find one, %")
+        figure.axes[0].legend(frameon=False)
+        figure.savefig(FIGURE, metadata={"Date": None})
+
+
 def write_page() -> None:
-    """The tables of the json, between the marks."""
+    """The tables of the json, between the marks, and the figure."""
     text = PAGE.read_text("utf-8")
     before, _, rest = text.partition(START)
     stored = json.loads(OUT.read_text("utf-8"))
+    if stored["curve"]:
+        draw(stored["curve"])
     PAGE.write_text(f"{before}{START}\n{tables(stored)}{END}{rest.partition(END)[2]}", "utf-8")
 
 

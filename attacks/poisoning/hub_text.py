@@ -144,7 +144,8 @@ class HubText(Clustered):
         with torch.no_grad():
             real = torch.cat([encoder.relax(part, "text") for part in different.split(AT_ONCE)])
         left = pull.left(real, rows.expand(len(different)))
-        return different[torch.argsort(left, stable=True)[: self.beam]]
+        nearest: Tensor = different[torch.argsort(left, stable=True)[: self.beam]]
+        return nearest
 
 
 def _of_words(victim: HashVictim, said: Sequence[str], length: int) -> str:
