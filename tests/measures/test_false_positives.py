@@ -128,3 +128,19 @@ def test_the_rate_among_some_pictures_is_that_of_their_pairs() -> None:
     none = rate_among(kept, pairs[:0], edges, rates, 6, seed=0)
     assert (none.value, none.low) == (0, None)
     assert none.high == rates.high[6] * rates.pairs / none.n
+
+
+def test_a_recommended_threshold_keeps_its_rate_on_other_pictures() -> None:
+    """Chosen on 300 pictures, judged on 3,000 others, where two bits more would be too many."""
+    elsewhere = rates_of(3000, 1234).value
+    kept, beyond, inside = [], [], []
+    for seed in range(12):
+        rates = rates_of(300, seed)
+        threshold = rates.threshold(0.01)
+        assert threshold is not None
+        kept.append(elsewhere[threshold] <= 0.01)
+        beyond.append(elsewhere[threshold + 2] <= 0.01)
+        inside.append(rates.low[threshold] <= elsewhere[threshold] <= rates.high[threshold])
+    assert sum(kept) >= 11
+    assert sum(beyond) <= 1
+    assert sum(inside) >= 10
