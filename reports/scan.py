@@ -114,8 +114,8 @@ class HashFigures(Part):
                where no interval is low enough
     false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
                pictures that are not of low quality
-    lookup_rate: share of pictures that find a false match in a bank of `bank_size`; like the rates
-               without a lower end where `high` is a bound alone
+    lookup_rate: share of pictures that find a false match in a bank of `bank_size` others; like the
+               rates without a lower end where `high` is a bound alone
     curve:     the rate at every threshold up to a quarter of the bits
     edits:     share of edited pictures that still match their own, by edit
     kept:      its mean over kinds of edits

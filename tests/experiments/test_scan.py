@@ -180,6 +180,7 @@ def test_odd_files_are_counted_and_never_fatal(pictures: Path) -> None:
     Image.new("RGB", (1, 1), "red").save(odd / "pixel.png")
     Image.new("RGB", (20_000, 4_000)).save(odd / "huge.png")
     (odd / "loop").symlink_to(odd)
+    os.mkfifo(odd / "pipe.png")
     (odd / "notes.txt").write_text("no picture by its name")
     (odd / "photo.heic").write_text("")
     named = os.fsencode(odd) + b"/not \xff unicode.png"
@@ -189,7 +190,8 @@ def test_odd_files_are_counted_and_never_fatal(pictures: Path) -> None:
     assert document["skipped"] == {
         "broken": 1, "no picture inside": 1, "over 64,000,000 pixels": 1,
     }  # fmt: skip
-    assert sum(document["left_out"].values()) == 3
+    assert sum(document["left_out"].values()) == 4
+    assert document["left_out"]["a pipe, a socket or a device"] == 1
     assert document["remarks"]["animated: its first picture"] == 1
     assert document["remarks"]["16 bits a colour: read with 8"] == 1
     assert document["remarks"]["one pixel wide or high"] == 1
