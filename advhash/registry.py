@@ -369,6 +369,8 @@ class Registry(Generic[T]):
             )
         else:
             beside = [] if self._beside is None else self._beside.names()
+            if self.kind == "victim":
+                beside = [f"{prefix}:…" for prefix in ENCODER_PREFIXES]
             raise UnknownName(self.kind, name, [*self.names(), *beside])
         return self._entries[name]
 

@@ -83,8 +83,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "attack must beat, not zero."),
         Figure("tmap_ceiling", "t-MAP ceiling", "share", "neither",
                "For each target the best average precision of any registered anchor code (one "
-               "code, majority of 9, majority of all, PrototypeNet): one value per victim and "
-               "target, shared by all methods."),
+               "code, majority of 9, majority of all, what tells the target's codes from others', "
+               "PrototypeNet): one value per victim and target, shared by all methods."),
         Figure("tmap_normalised", "t-MAP normalised", "share", "attacker",
                "(t-MAP − clean) / (ceiling − clean), the part of the possible way that the attack "
                "covered: a ratio of means, resampled jointly; null where the denominator is not "

@@ -111,6 +111,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "NaN": (lambda state: state[HEAD].__setitem__((0, 0), torch.nan), "NaN or infinity in 'fc.w"),
     "infinity": (lambda state: state[STEM].__setitem__((0, 0, 0, 0), torch.inf), "NaN or infinity"),
+    "zeros": (lambda state: [each.zero_() for each in state.values()], "gives 0 for every picture"),
     "whole numbers": (lambda state: state.update({BIAS: torch.ones(24).long()}), "got torch.int64"),
     "very many bits": (
         lambda state: state.update({HEAD: torch.ones(2000, 96)}), "at most 1024 bits"

@@ -344,6 +344,16 @@ def test_encoders_that_are_not_there_are_refused(name: str, message: str) -> Non
         encoder(encoder=name)
 
 
+def test_weights_that_are_not_here_are_missed_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    given = {"name": "encoder", "encoder": "timm:test_resnet"}
+    config = TrainConfig.build({"victim": given, "dataset": {"name": "digits"}})
+    with pytest.raises(UsageError, match=r"not on this machine: victim\.online=true asks"):
+        plan_victim(config)
+
+
 def test_trained_by_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the cache and back, with the victim's own settings in its card."""
 

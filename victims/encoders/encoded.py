@@ -42,7 +42,7 @@ DOCUMENT = "document"  # the side of texts that are searched, where these have a
 AT_ONCE = 64  # texts that are read together
 MOST_BITS = 2**16
 APART = 0.01  # the share of bits from which gradients are those of another model
-PIXELS = 2**21  # that are hashed at once where no gradient is asked for: 41 pictures of 224 a side
+PIXELS = 2**19  # that are hashed at once where no gradient is asked for: 10 pictures of 224 a side
 COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
 
 

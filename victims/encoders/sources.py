@@ -36,6 +36,7 @@ from advhash.victims.encoders.text_folders import (
     check_tokeniser,
     described_side,
     model_folder,
+    not_kept,
     read_text_side,
     sentence_folder,
     side_of,
@@ -45,7 +46,7 @@ from advhash.victims.encoders.text_folders import (
 from advhash.victims.encoders.text_side import PooledText, Pooling, TextSide
 from advhash.victims.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from advhash.victims.networks.library import timm
-from advhash.victims.networks.pretrained import pretrained_network
+from advhash.victims.networks.pretrained import expect_weights, pretrained_network
 from advhash.victims.perceptual.resampling import Filter
 
 MOST_PIXELS = 4096  # a side
@@ -220,6 +221,8 @@ def describe(
     unsaid.check(name)
     if prefix in PICTURES:
         _expect_side(name, side, ("image",))
+        if prefix == "timm" and pretrained:
+            expect_weights(what, online=online)
         return _read_onnx(what, unsaid)[1].text() if prefix == "onnx" else ""
     files = Files.of(name, online)
     said: dict[str, Any] = {"config": files.config.to_diff_dict()}
@@ -548,7 +551,8 @@ def _text_files(files: Files) -> TextFiles:
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise UsageError(
             f"encoder {files.name!r}: expected a tokeniser beside the model, got one that "
-            f"transformers does not read ({reason(error)})"
+            f"transformers does not read ({reason(error)}); save it anew with "
+            "tokenizer.save_pretrained"
         ) from None
     dual = len(_sides(files)) == 2
     return read_text_side(
@@ -616,7 +620,7 @@ def _absent(name: str, what: str, online: bool, error: Exception) -> UsageError:
     elif what.startswith((".", "/", "~")):  # no id of the hub looks like that
         cause, advice = "no such folder", ""
     else:
-        cause, advice = reason(error), "" if online else "; victim.online=true asks the network"
+        cause, advice = not_kept(error, online), ""
     return UsageError(
         f"encoder {name!r}: expected a folder or a model on this machine with config.json "
         f"and safetensors ({cause}){advice}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, TextKind
 from advhash.data.load import is_path, load_dataset
 from advhash.data.paths import reader_of
-from advhash.errors import UsageError, nearest
+from advhash.errors import CheckpointError, UsageError, nearest
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
 from advhash.experiments.prepare.code_key import code_version
@@ -39,6 +40,7 @@ from advhash.victims.external import (
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
+_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")  # what an id of the hub looks like
 SET_BY = {"text": "text", "text_size": "text", "parties": "parties"}  # of a victim → of its data
 
 
@@ -258,7 +260,8 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
     if not config.trust_code:
         module = name.partition(":")[0]
         raise UsageError(
-            f"--victim {name} runs the code of {module!r}: {nearest(module, ENCODER_PREFIXES)}"
+            f"--victim {name} runs the code of {module!r}: "
+            f"{nearest(module.lower(), ENCODER_PREFIXES)}"
             "expected --trust-code as well, if you trust it"
         )
     if config.victim.settings:
@@ -288,6 +291,11 @@ def _from_checkpoint(
     config: TrainConfig | AttackConfig, device: torch.device, start: float
 ) -> Trained:
     folder = checkpoint_folder(config.victim.name)
+    if not folder.exists() and _HUB.fullmatch(config.victim.name):
+        raise CheckpointError(
+            f"expected a checkpoint folder, got {folder}: no such folder; a model of transformers "
+            f"is --victim hf:{folder}"
+        )
     victim, card = load_victim(folder)
     if config.victim.settings:
         raise UsageError(
