@@ -5,14 +5,19 @@ Every number comes from the record, or from the queries of the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
 
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
+SEEN = (  # decibels of PSNR from which a change looks so
+    *((40.0, "hard to see"), (30.0, "visible on a close look")),
+    (-math.inf, "plainly visible"),
+)
 STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, "Weak"))
 
 
@@ -88,8 +93,36 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
           are held against each other, which sees less
     """
     if record.protocol.at_threshold:
-        return _at_threshold(record)
-    return _targeted(record) if record.attack.goal == "targeted" else _untargeted(record, lost)
+        judged = _at_threshold(record)
+    elif record.attack.goal == "targeted":
+        judged = _targeted(record)
+    else:
+        judged = _untargeted(record, lost)
+    return replace(judged, details=(*_seen(record), *_from_a_file(record), *judged.details))
+
+
+def _seen(record: Record) -> list[str]:
+    """What the eye sees of the change, as far as its PSNR says so."""
+    largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
+    if record.protocol.query_modality != "image" or largest is None or psnr is None:
+        return []
+    seen = next(words for least, words in SEEN if psnr >= least)
+    return [
+        f"The largest change of a pixel is {length(largest, 'image')} on average, PSNR "
+        f"{psnr:.1f}{NBSP}dB: {seen}."
+    ]
+
+
+def _from_a_file(record: Record) -> list[str]:
+    """How attacked pictures fare once saved as JPEG; at a threshold, its verdict says so."""
+    if record.protocol.at_threshold:
+        return []
+    main = record.headline().main
+    kept = metric_of(record, f"{main}_jpeg75")
+    if kept.value is None:
+        return []
+    name = {"tmap": "t-MAP", "map_adversarial": "MAP for the query's own labels"}[main]
+    return [f"Saved as JPEG 75, {name} is {with_interval(kept)}."]
 
 
 def _strength(share: float) -> str:
