@@ -365,7 +365,7 @@ def test_a_page_over_several_runs_says_so(rivals: list[Path]) -> None:
 
 def test_a_page_leads_with_the_strongest_run_that_has_a_bound(runs: list[Path]) -> None:
     def weaker(body: dict) -> None:
-        body["metrics"]["tmap"]["value"] = 0.3
+        body["metrics"]["tmap"] |= {"value": 0.3, "low": 0.28, "high": 0.32}
         body["budget"] |= {"eps": 2 / 255, "text": "L∞ 2/255"}
 
     free, bounded = runs[1], runs[0]
