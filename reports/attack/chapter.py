@@ -241,7 +241,7 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
 
 def _statement(label: str, outcome: Verdict, place: str) -> Statement:
     word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
-    return Statement(label, outcome.lead, outcome.details, word, place)
+    return Statement(label, outcome.lead, outcome.details, word, place, outcome.share)
 
 
 def strongest(records: Sequence[Record]) -> int | None:

@@ -72,6 +72,7 @@ class Statement:
     lead:  what matters most, in a sentence
     more:  sentences that follow
     word:  how strong the attack is, where there is such a word
+    share: behind the word, for a bar from 0 to 1
     place: which of several runs it is, where it leads the page
     """
 
@@ -80,6 +81,7 @@ class Statement:
     more: Sequence[str] = ()
     word: str = ""
     place: str = "the first"
+    share: float | None = None
 
 
 @dataclass(frozen=True)

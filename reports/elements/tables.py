@@ -23,6 +23,7 @@ class TableCell:
     note:    small print that is no interval
     span:    columns that it covers
     numeric: a figure, whose digits stand below each other
+    bar:     a share that a page draws above the text, from 0 to 1
     detail:  what a page unfolds below the text, its heading first; files leave it out
     """
 
@@ -32,6 +33,7 @@ class TableCell:
     span: int = 1
     numeric: bool = False
     style: Literal["", "strong", "soft", "code"] = ""
+    bar: float | None = None
     detail: tuple[str, str] | None = None
 
     @property

@@ -23,11 +23,15 @@ STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How strong the attack is in a word, the figure behind it, and what surrounds it."""
+    """How strong the attack is in a word, the figure behind it, and what surrounds it.
+
+    share: what decides the word, from 0 for no effect to 1 for a whole one; None where nothing does
+    """
 
     word: str
     lead: str
     details: tuple[str, ...] = ()
+    share: float | None = None
 
 
 def percent(value: float | None) -> str:
@@ -158,7 +162,8 @@ def _at_threshold(record: Record) -> Verdict:
     gained = rate.value - (before.value or 0.0)
     if gained <= 0:
         return Verdict("No effect shown", lead, details)
-    return Verdict(_strength(gained / (1 - (before.value or 0.0))), lead, details)
+    share = gained / (1 - (before.value or 0.0))
+    return Verdict(_strength(share), lead, details, share)
 
 
 def bits(metric: Metric) -> str:
@@ -207,11 +212,12 @@ def _targeted(record: Record) -> Verdict:
     if share.value > 1:
         lead += " More than the whole: its codes are better than every known anchor."
     if share.low is None:
-        return Verdict(_strength(share.value), lead + " Too few queries to generalise.", details)
+        lead += " Too few queries to generalise."
+        return Verdict(_strength(share.value), lead, details, share.value)
     if share.low <= 0:
         lead += " The interval does not lie above zero, so no effect is shown."
         return Verdict("No effect shown", lead, details)
-    return Verdict(_strength(share.value), lead, details)
+    return Verdict(_strength(share.value), lead, details, share.value)
 
 
 def _untargeted(record: Record, lost: Difference | None) -> Verdict:
@@ -244,7 +250,7 @@ def _untargeted(record: Record, lost: Difference | None) -> Verdict:
     lead += f" That is {percent(share)} of what the victim had above chance."
     if clear is None:
         lead += " Too few queries to generalise."
-    return Verdict(_strength(share), lead, details)
+    return Verdict(_strength(share), lead, details, share)
 
 
 def run_labels(records: Sequence[Record]) -> list[str]:
