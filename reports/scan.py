@@ -453,7 +453,7 @@ def fragile_table(record: ScanRecord) -> Table | None:
     return Table(
         "The most and the least fragile pictures",
         "By the L2 of the least change, in grey levels a colour value.",
-        [*columns("Hash", ""), Column("Picture", wide=True), Column("grey levels")],
+        [*columns("Hash", "Among"), Column("Picture", wide=True), Column("grey levels")],
         rows,
     )
 
