@@ -12,7 +12,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, known, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import Drawing, Growth, budget_figure
+from advhash.reports.elements.plots import Drawing, Effect, Growth, budget_figure, interval_figure
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -325,6 +325,24 @@ def _table(
     return Table(label, label, heads, rows) if rows else None
 
 
+def _standing_figures(record: BenchmarkRecord, goal: str) -> list[Drawing]:
+    """A leaderboard in a figure: each victim under its strongest attack, a budget a figure."""
+    main = HEADLINES[goal].main
+    groups: dict[tuple[str, str], list[Effect]] = {}
+    for standing in record.victims:
+        if standing.goal == goal:
+            label = f"{standing.rank}. {standing.victim} / {standing.method}"
+            effects = groups.setdefault((standing.dataset, standing.budget), [])
+            effects.append(Effect(label, standing.metrics[main]))
+    drawn = []
+    for (dataset, budget), effects in list(groups.items())[:FIGURES]:
+        svg = interval_figure(effects, f"{label_of(main)} (%)")
+        caption = f"{dataset}, {budget}: each victim under the attack that moves it most"
+        if svg is not None:
+            drawn.append(Drawing(svg, f"{caption}; the values stand in the table.", f"{caption}."))
+    return drawn
+
+
 def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     """Figures against ε of the rows that have several, and how many more there would be."""
     groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
@@ -432,6 +450,7 @@ def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:
             "knowledge": {name: known(had) for name, had in record.knowledge.items()},
             "protocols": protocols(record),
             "grown": grown,
+            "drawn_standing": {goal: _standing_figures(record, goal) for goal in HEADLINES},
             "undrawn": undrawn,
             "tables": {
                 goal: [

@@ -343,7 +343,7 @@ def pairs_table(record: ScanRecord) -> Table | None:
             number(pair.distance),
             named(pair.first),
             named(pair.second),
-            TableCell("marked" if pair.marked else ""),
+            TableCell("yes" if pair.marked else "no"),
         )
         for hashing in record.hashes
         for pair in hashing.nearest[:SHOWN]
@@ -355,7 +355,7 @@ def pairs_table(record: ScanRecord) -> Table | None:
         "The closest different pictures. Look at them: where both show the same, mark the pair "
         "(--duplicates pairs.csv, without the lines of other pairs): it is no false positive.",
         [*columns("Hash", "bits apart"), Column("First", wide=True), Column("Second", wide=True),
-         Column("")],
+         Column("Marked")],
         rows,
     )  # fmt: skip
 
@@ -453,7 +453,7 @@ def fragile_table(record: ScanRecord) -> Table | None:
     return Table(
         "The most and the least fragile pictures",
         "By the L2 of the least change, in grey levels a colour value.",
-        [*columns("Hash", ""), Column("Picture", wide=True), Column("grey levels")],
+        [*columns("Hash", "Among"), Column("Picture", wide=True), Column("grey levels")],
         rows,
     )
 
@@ -502,7 +502,7 @@ def files_table(record: ScanRecord) -> Table | None:
     return Table(
         "Files",
         "Files that could not be read, were left out, or were odd.",
-        [Column(""), Column("Why", wide=True), Column("files")],
+        [Column("File"), Column("Why", wide=True), Column("files")],
         rows,
     )
 

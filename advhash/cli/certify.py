@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
     from advhash.reports.least_change import LeastChangeRecord
 
+HOLDS = ("recall_certified", "irrelevant_certified", "bits_certified")  # to read first
 PERCEPTUAL = frozenset({"pdq", "phash", "dhash", "ahash", "whash", "blockhash"})
 SMOOTHING = ("sigma", "votes", "defense")  # settings that ask for the smoothed twin
 
@@ -45,7 +46,7 @@ def print_certificates(record: CertificateRecord, every: bool) -> None:
     print_metrics(record.metrics, first=("map_clean", "map_clean_unsmoothed"), every=every)
     for ball in record.radii:
         tell(f"L2 radius {ball.radius:g}")
-        print_metrics(ball.metrics)
+        print_metrics(ball.metrics, first=HOLDS, every=every)
     print_end(record)
 
 

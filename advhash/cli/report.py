@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,18 @@ def report(
         Path | None,
         typer.Option("--tables", help="Also write its tables to this new folder: CSV and LaTeX."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="FIGURE,…",
+            help="Write the columns of these figures alone, e.g. tmap,psnr.",
+        ),
+    ] = None,
+    width: Annotated[
+        Literal["one", "two"],
+        typer.Option("--width", help="Columns of a page that the LaTeX of --tables spans."),
+    ] = "one",
     figures_to: Annotated[
         Path | None,
         typer.Option("--figures", help="Also write its figures to this new folder: SVG and PNG."),
@@ -37,6 +49,8 @@ def report(
     for option, folder in (("--tables", tables_to), ("--figures", figures_to)):
         if folder is not None and folder.exists():
             raise UsageError(f"expected a new folder for {option}, got {folder}, which exists")
+    if columns is not None and tables_to is None:
+        raise UsageError("--columns goes with --tables FOLDER")
     places = [place.absolute() for place in (out, tables_to, figures_to) if place is not None]
     if len(set(places)) < len(places):
         raise UsageError("expected different places for --out, --tables and --figures")
@@ -50,10 +64,13 @@ def report(
 
     list(EXPERIMENTS.brought())  # their chapters
     page = render(runs, out)
+    chosen = [name.strip() for name in (columns or "").split(",") if name.strip()]
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]
     if tables_to is not None:
-        document["tables"] = [str(file) for file in write_tables(page, tables_to)]
+        document["tables"] = [
+            str(file) for file in write_tables(page, tables_to, columns=chosen, width=width)
+        ]
     if figures_to is not None:
         document["figures"] = [str(file) for file in write_figures(page, figures_to)]
     if as_json:

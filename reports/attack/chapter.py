@@ -181,6 +181,7 @@ def _drawings(runs: Sequence[Run]) -> list[Drawing]:
 def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
     figures: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
+    ceilings: dict[str, float | None] = {}
     for run in runs:
         record, main = run.record, run.record.headline().main
         metric = record.metrics.get(main)
@@ -190,20 +191,29 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
         name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = figures.setdefault((main, record.budget.norm), {})
-        lines.setdefault(name, {})[record.budget.eps] = metric
+        clean = record.metrics.get(UNATTACKED[main]) or Metric()
+        lines.setdefault(name, {0.0: clean})[record.budget.eps] = metric
+        ceilings[name] = record.value("tmap_ceiling") if main == "tmap" else None
     drawings = []
     for (main, norm), lines in figures.items():
         grown = [
-            Growth(name, sorted(points.items()))
+            Growth(name, sorted(points.items()), ceilings[name])
             for name, points in lines.items()
-            if len(points) > 1
+            if len(points) > 2
         ]
         if grown:
             axis = f"{label_of(main)} (%)"
             alt = f"{axis} against ε of each attack, with 95 % intervals. {SAME}"
-            caption = f"{axis} against ε: how much a larger budget buys."
+            caption = f"{axis} against ε, from no attack at 0: how much a larger budget buys."
             drawings.append(Drawing(budget_figure(grown, norm, axis), alt, caption))
     return drawings
+
+
+UNATTACKED = {  # main figure → that of the same queries at ε = 0
+    "tmap": "tmap_clean",
+    "map_adversarial": "map",
+    **{rate: f"{rate}_clean" for rate in ("evasion_rate", "collision_rate")},
+}
 
 
 class _CurvesOnce:
@@ -230,10 +240,34 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
-def statement_of(label: str, outcome: Verdict) -> Statement:
-    """A verdict as the page shows it."""
+def statement_of(label: str, outcome: Verdict, place: str = "the first") -> Statement:
+    """A verdict as the page shows it; place: which of several runs the page leads with."""
     word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
-    return Statement(label, outcome.lead, outcome.details, word)
+    return Statement(label, outcome.lead, outcome.details, word, place, outcome.share)
+
+
+def strongest(records: Sequence[Record]) -> int | None:
+    """Which run a page leads with: the strongest that has a bound; None where none has.
+
+    Runs are compared by the main figure of the first that has one.
+    """
+    bounded = [place for place, record in enumerate(records) if record.budget.eps is not None]
+    if not bounded:
+        return None
+    led = records[bounded[0]].headline()
+    reached = {
+        place: led.sign * value
+        for place in bounded
+        if records[place].headline() is led
+        and (value := records[place].value(led.main)) is not None
+    }
+    return max(reached, key=reached.__getitem__, default=bounded[0])
+
+
+def led_by(runs: Sequence[Run]) -> list[Run]:
+    """Runs, the one that a page leads with before the others."""
+    leading = runs[strongest([run.record for run in runs]) or 0]
+    return [leading, *(run for run in runs if run is not leading)]
 
 
 def _source(folder: Path, label: str, record: Record) -> Source:
@@ -269,6 +303,7 @@ def chapter_values(runs: Sequence[Run]) -> dict[str, Any]:
     records, labels = [run.record for run in runs], [run.label for run in runs]
     return {
         "runs": runs,
+        "shown_first": led_by(runs),
         "first": runs[0],
         "tables": {
             "threat": tables.threat(runs),
@@ -308,6 +343,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
         )
         for folder, record, label in zip(folders, records, labels, strict=True)
     ]
+    place = "the first" if strongest(records) is None else "the strongest bounded attack"
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")
@@ -325,7 +361,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
             heading=f"{heading} on {datasets}",
             template="attack.html",
             values=chapter_values(runs),
-            statements=[statement_of(run.label, run.verdict) for run in runs],
+            statements=[statement_of(run.label, run.verdict, place) for run in led_by(runs)],
             sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],
             datasets=[record.dataset.name for record in records],
             flags=[(run.label, flag) for run in runs for flag in run.record.flags],
