@@ -261,15 +261,15 @@ def _in_a_line(value: Any) -> str:
         if all(isinstance(part, Mapping) for part in value.values()):
             return ", ".join(value)
         facts = {name: part for name, part in value.items() if name not in ("name", "settings")}
-        told = [
+        listed = [
             f"{name.replace('_', ' ')}: {_in_a_line(part)}"
             for name, part in facts.items()
             if not isinstance(part, Mapping) and _in_a_line(part)
         ]
         if "name" not in value:
-            return "; ".join([*told[:FEW], *["…"] * (len(told) > FEW)])
+            return "; ".join([*listed[:FEW], *["…"] * (len(listed) > FEW)])
         named = str(value["name"])  # what else is many are its settings
-        return f"{named} ({'; '.join(told)})" if told and len(facts) <= 2 else named
+        return f"{named} ({'; '.join(listed)})" if listed and len(facts) <= 2 else named
     if isinstance(value, list):
         if any(isinstance(part, Mapping) and "name" not in part for part in value):
             return f"{len(value)}"

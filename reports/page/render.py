@@ -115,7 +115,7 @@ def _sections(made: Sequence[Chapter], *, foreign: bool) -> list[Section]:
 
 def _measured(statements: Sequence[Statement]) -> Table | None:
     """How far each attack got, of several runs; None where none of them attacks."""
-    known = [(one, one.share) for one in statements if one.share is not None]
+    known = [(given, given.share) for given in statements if given.share is not None]
     if not known or len(statements) == 1:
         return None
     return Table(
@@ -126,11 +126,11 @@ def _measured(statements: Sequence[Statement]) -> Table | None:
         [*columns("Run", "Verdict"), Column("How far (%)", wide=True)],
         [
             row(
-                named(one.label),
-                TableCell(one.word.lower()),
+                named(given.label),
+                TableCell(given.word.lower()),
                 TableCell(f"{100 * share:.1f}", numeric=True, bar=min(max(share, 0.0), 1.0)),
             )
-            for one, share in known
+            for given, share in known
         ],
     )
 
