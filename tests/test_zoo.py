@@ -137,7 +137,7 @@ def test_the_zoo_is_listed_and_completed_without_torch(site: Path) -> None:
     program = (
         "import sys, runpy; sys.argv = ['advhash', 'list', 'zoo'];\n"
         "from advhash.cli.options import complete_victims\n"
-        "from advhash.cli.list import list_entries\n"
+        "from advhash.cli.commands.list import list_entries\n"
         "print(complete_victims('zoo:dh')); list_entries('zoo', True)\n"
         "print('torch' in sys.modules)"
     )

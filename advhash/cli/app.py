@@ -13,33 +13,33 @@ import typer
 from typer.core import TyperGroup
 
 from advhash._version import __version__
-from advhash.cli.attack import attack
-from advhash.cli.benchmark import benchmark
-from advhash.cli.certify import certify
-from advhash.cli.codes import codes_app, evaluate_codes
-from advhash.cli.compare import compare
-from advhash.cli.data import data_app
-from advhash.cli.defend import defend
-from advhash.cli.detect import detect
-from advhash.cli.encode import encode
+from advhash.cli.commands.attack import attack
+from advhash.cli.commands.benchmark import benchmark
+from advhash.cli.commands.certify import certify
+from advhash.cli.commands.codes import codes_app, evaluate_codes
+from advhash.cli.commands.compare import compare
+from advhash.cli.commands.data import data_app
+from advhash.cli.commands.defend import defend
+from advhash.cli.commands.detect import detect
+from advhash.cli.commands.encode import encode
+from advhash.cli.commands.evolve import evolve
+from advhash.cli.commands.imported import import_model
+from advhash.cli.commands.invert import invert
+from advhash.cli.commands.judge import judge
+from advhash.cli.commands.least_change import least_change
+from advhash.cli.commands.lifelong import lifelong
+from advhash.cli.commands.list import list_entries
+from advhash.cli.commands.phase_chart import phase_chart
+from advhash.cli.commands.poison import poison
+from advhash.cli.commands.report import report
+from advhash.cli.commands.scan import scan
+from advhash.cli.commands.train import train
+from advhash.cli.commands.transfer import transfer
 from advhash.cli.endings import run_to_its_end
-from advhash.cli.evolve import evolve
 from advhash.cli.execute import brought, command_of
 from advhash.cli.help import Command, epilog, grouped, heading_of, in_order_of_use
-from advhash.cli.imported import import_model
-from advhash.cli.invert import invert
-from advhash.cli.judge import judge
-from advhash.cli.least_change import least_change
-from advhash.cli.lifelong import lifelong
-from advhash.cli.list import list_entries
 from advhash.cli.options import Json, placed
-from advhash.cli.phase_chart import phase_chart
-from advhash.cli.poison import poison
-from advhash.cli.report import report
-from advhash.cli.scan import scan
 from advhash.cli.terminal import tell
-from advhash.cli.train import train
-from advhash.cli.transfer import transfer
 from advhash.compute.processes import process_count
 from advhash.errors import UsageError
 from advhash.storage.foreign_text import visible
@@ -137,8 +137,8 @@ def _root(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this installation: packages, name clashes, cache, devices."""
+    from advhash.cli.commands.doctor import examine
     from advhash.cli.console import print_json, print_rows
-    from advhash.cli.doctor import examine
 
     findings = examine()
     if as_json:

@@ -19,7 +19,7 @@ from advhash.attacks.words import synonyms as synonyms_module
 from advhash.attacks.words.texts import SynonymChoice, TokenChoice, WordChoice, put
 from advhash.budget import Budget
 from advhash.chance import Chance
-from advhash.cli.attack import print_run
+from advhash.cli.commands.attack import print_run
 from advhash.data import Batch, Dataset, Split
 from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings, changed_words

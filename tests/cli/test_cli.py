@@ -22,8 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
+from advhash.cli.commands.doctor import EXTRAS
 from advhash.cli.console import print_rows
-from advhash.cli.doctor import EXTRAS
 from advhash.reports.record import TARGETED_METRICS
 from advhash.storage.cells import DOCUMENT, TENSORS, CellStore, Result
 from advhash.storage.checkpoint import read_tensors
@@ -273,7 +273,7 @@ def test_doctor_says_what_every_extra_would_add(
     table = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
     extras = table["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"dev", "docs"}
-    monkeypatch.setattr("advhash.cli.doctor._has", lambda name: name != "h5py")
+    monkeypatch.setattr("advhash.cli.commands.doctor._has", lambda name: name != "h5py")
     code, out, _ = advhash("doctor", "--json")
     assert code == 0
     told = {finding["subject"]: finding["message"] for finding in json.loads(out)["findings"]}
@@ -285,7 +285,9 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
     assert advhash("doctor")[0] == 0
     from importlib.metadata import distribution
 
-    monkeypatch.setattr("advhash.cli.doctor.distribution", lambda name: distribution("numpy"))
+    monkeypatch.setattr(
+        "advhash.cli.commands.doctor.distribution", lambda name: distribution("numpy")
+    )
     code, out, _ = advhash("doctor", "--json")
     assert code == 3
     messages = [entry["message"] for entry in json.loads(out)["findings"]]
@@ -573,7 +575,7 @@ def test_an_interrupt_leaves_what_was_finished_and_nothing_else(
 
 def test_a_bug_keeps_its_traceback_and_exits_with_1(tmp_path: Path) -> None:
     program = (
-        "import sys, advhash.cli.doctor as d\nfrom advhash.cli import app\n"
+        "import sys, advhash.cli.commands.doctor as d\nfrom advhash.cli import app\n"
         "def broken(): raise ZeroDivisionError('bug')\nd.examine = broken\n"
         "sys.argv = ['advhash', 'doctor']\napp.main()"
     )

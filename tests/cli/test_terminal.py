@@ -14,7 +14,7 @@ from rich.console import Console
 from source_tree import ROOT
 
 from advhash.cli import console
-from advhash.cli.attack import print_run
+from advhash.cli.commands.attack import print_run
 from advhash.cli.console import print_flags, print_rows
 from advhash.cli.terminal import remark, tell, tell_json
 from advhash.reports.record import Record

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
-from advhash.cli.certify import PERCEPTUAL
+from advhash.cli.commands.certify import PERCEPTUAL
 from advhash.errors import AdvhashError
 from advhash.experiments.experiment import describe, resume, run
 from advhash.experiments.least_change.config import LeastChangeConfig

@@ -57,7 +57,7 @@ def test_the_sources_are_those_that_run() -> None:
         ("advhash/budget.py", True, True),
         ("advhash/experiments/lifelong/cell.py", False, True),
         ("advhash/experiments/phase/cell.py", False, False),
-        ("advhash/cli/lifelong.py", False, False),
+        ("advhash/cli/commands/lifelong.py", False, False),
         ("advhash/api/calls.py", False, False),
         ("reports/page/render.py", False, False),
         ("reports/lifelong/lifelong.html", False, False),

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advhash.cli.commands.least_change import Threshold, print_least_change
 from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
-from advhash.cli.least_change import Threshold, print_least_change
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
 from advhash.errors import UsageError

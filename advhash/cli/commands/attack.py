@@ -39,7 +39,7 @@ READ_FIRST = ("served_", "planted_", "store_")  # how figures begin of what was 
 
 def show(record: Record | Siblings | InversionRecord, every: bool) -> None:
     """What an attack, several, or a reconstruction found."""
-    from advhash.cli.invert import print_inversion
+    from advhash.cli.commands.invert import print_inversion
     from advhash.reports.inversion.record import InversionRecord
     from advhash.reports.record import Siblings
 

@@ -38,7 +38,7 @@ def print_poison(record: PoisonRecord | Record, every: bool) -> None:
     from advhash.reports.poison import PoisonRecord, verdicts
 
     if not isinstance(record, PoisonRecord):
-        from advhash.cli.attack import show
+        from advhash.cli.commands.attack import show
 
         show(record, every)
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from advhash.cli.list import list_entries
+from advhash.cli.commands.list import list_entries
 from advhash.cli.options import (
     Json,
     Settings,
