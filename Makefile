@@ -67,6 +67,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py
+	$(BIN)/python benchmarks/scan.py --groups pairs
 
 # Every measured page of docs/ again, from the committed figures: a minute, no model.
 tables: $(STAMP)
