@@ -39,8 +39,8 @@ from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import TrainConfig
 from advhash.experiments.prepare.ceiling import target_ceilings
-from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import cache_identity
 from advhash.experiments.prepare.victim import train
 from advhash.experiments.transfer.members import Member, joined
 from advhash.measures.intervals import (
@@ -80,8 +80,8 @@ EPOCHS = 10  # of ProS-GAN through an ensemble of three; through a single source
 
 
 @functools.cache
-def members(data: str, seed: int) -> dict[str, tuple[Member, dict[str, object]]]:
-    """The victims with their database codes, and what names them in the cache."""
+def members(data: str, seed: int) -> dict[str, Member]:
+    """The victims with their database codes."""
     found = {}
     for name, settings in VICTIMS.items():
         config = TrainConfig.build(
@@ -93,7 +93,7 @@ def members(data: str, seed: int) -> dict[str, tuple[Member, dict[str, object]]]
         )
         trained = train(config)
         codes = trained.victim.database_codes(trained.data, "image")
-        found[name] = Member(name, trained, codes, "image"), PlannedVictim.of(config).identity
+        found[name] = Member(name, trained, codes, "image")
     return found
 
 
@@ -112,7 +112,7 @@ def made_for(source: Member, method: str, several: int, budget: Budget, seed: in
 def measure(data: str, seed: int, radius: int, method: str, queries: int) -> dict[str, Any]:
     """For each target, and over all: every source's normalised t-MAP, and the difference."""
     known, budget = members(data, seed), Budget("linf", radius / 255)
-    dataset = next(iter(known.values()))[0].trained.data
+    dataset = next(iter(known.values())).trained.data
     rows = choose_queries(dataset.query, queries, derive_seed(seed, "queries"))
     batch, labels = dataset.query.rows(rows), dataset.database.labels.numpy()
     drawn = derive_seed(seed, "targets")
@@ -139,11 +139,11 @@ def measure(data: str, seed: int, radius: int, method: str, queries: int) -> dic
         codes = HashCodes.concatenate([victim.encode(p, "image") for p in images.split(256)])
         return precisions(codes, target.codes, wanted, labels, Scoring())
 
-    singles = {name: moved(member, 3) for name, (member, _) in known.items()}
+    singles = {name: moved(member, 3) for name, member in known.items()}
     cells: dict[str, Any] = {}
     columns: dict[str, list[Floats]] = {}
-    for name, (target, identity) in known.items():
-        others = [member for member, _ in known.values() if member is not target]
+    for name, target in known.items():
+        others = [member for member in known.values() if member is not target]
         ensemble = scores(target, moved(joined(name, others, "image"), 1))
         alone = {other.label: scores(target, singles[other.label]) for other in others}
         floor = scores(target, batch.inputs["image"])
@@ -152,7 +152,7 @@ def measure(data: str, seed: int, radius: int, method: str, queries: int) -> dic
             target.seen("image"),
             wanted,
             scoring=Scoring(),
-            identity=identity,
+            identity=cache_identity(target.trained),
             progress=silent,
         )
         best = best_elsewhere(list(alone.values()))

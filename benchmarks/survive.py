@@ -33,9 +33,8 @@ from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import TrainConfig
 from advhash.experiments.prepare.ceiling import target_ceilings
-from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.experiments.prepare.trained import Trained
+from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.experiments.prepare.victim import train
 from advhash.measures.intervals import mean_metric, ratio_metric
 from advhash.registry import ATTACKS
@@ -73,16 +72,16 @@ JUDGES: dict[str, Way] = {
 
 
 @functools.cache
-def trained(victim: str, seed: int) -> tuple[Trained, dict[str, object]]:
+def trained(victim: str, seed: int) -> Trained:
     config = TrainConfig.build({"seed": seed, "victim": {"name": victim}})
-    return train(config), PlannedVictim.of(config).identity
+    return train(config)
 
 
 def measure(
     victim: str, seed: int, radius: int, method: str, made: dict[str, Any], queries: int
 ) -> dict[str, Any]:
     """Metrics of one attack, a pair of t-MAP and normalised t-MAP for each judge."""
-    known, identity = trained(victim, seed)
+    known = trained(victim, seed)
     model, data, served = known.victim, known.data, known.victim.default_database
     codes, budget = model.database_codes(data, served), Budget("linf", radius / 255)
     seen = AttackData(data, codes, served, "image")
@@ -90,8 +89,9 @@ def measure(
     labels = data.database.labels.numpy()
     drawn = derive_seed(seed, "targets")
     wanted = choose_targets("disjoint", batch.labels.numpy(), labels, drawn)
-    ceiling = target_ceilings(model, seen, wanted, scoring=Scoring(), identity=identity,
-                              progress=silent)  # fmt: skip
+    ceiling = target_ceilings(
+        model, seen, wanted, scoring=Scoring(), identity=cache_identity(known), progress=silent
+    )
     attack = ATTACKS.create(method, {**METHODS[method], **made})
     attack.fit(model, seen, budget)
     boot, began = derive_seed(seed, "bootstrap"), time.process_time()

@@ -33,8 +33,8 @@ from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.config import TrainConfig
 from advhash.experiments.prepare.ceiling import target_ceilings
-from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
+from advhash.experiments.prepare.trained import cache_identity
 from advhash.experiments.prepare.victim import train
 from advhash.measures.intervals import mean_metric, ratio_metric
 from advhash.measures.reconstruction import structural_similarity
@@ -88,7 +88,7 @@ def measure(data_name: str, generator: str, weight: float, seed: int) -> dict[st
     if data_name == "cifar10":
         given["dataset"] = {"name": "cifar10"}
     config = TrainConfig.build(given)
-    known, identity = train(config), PlannedVictim.of(config).identity
+    known = train(config)
     model, data, served = known.victim, known.data, known.victim.default_database
     codes = model.database_codes(data, served)
     seen = AttackData(data, codes, served, "image")
@@ -106,7 +106,7 @@ def measure(data_name: str, generator: str, weight: float, seed: int) -> dict[st
     clean, images = batch.inputs["image"], moved.batch.inputs["image"]
     before = precisions(model.encode(clean, "image"), codes, wanted, labels, Scoring())
     after = precisions(moved.codes, codes, wanted, labels, Scoring())
-    best = target_ceilings(model, seen, wanted, scoring=Scoring(), identity=identity)
+    best = target_ceilings(model, seen, wanted, scoring=Scoring(), identity=cache_identity(known))
     boot = derive_seed(seed, "bootstrap")
     return {
         "tmap": vars(mean_metric(after, boot)),
@@ -115,6 +115,7 @@ def measure(data_name: str, generator: str, weight: float, seed: int) -> dict[st
         "l2": vars(mean_metric((images - clean).flatten(1).norm(dim=1).double().numpy(), boot)),
         "ssim": vars(mean_metric(structural_similarity(images, clean).double().numpy(), boot)),
         "tmap_clean": float(before.mean()),
+        "tmap_ceiling": float(best.mean()),
         "seconds_fit": seconds,
         "pictures": epochs * len(data.train),
     }
