@@ -21,7 +21,7 @@ _WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     "device": ((str,), '"auto", "cpu" or "cuda"'),
     "method": ((str,), 'the name of an attack, e.g. "dhta"'),
     "checkpoint": ((str, Path), PATH),
-    "name": ((str, type(None)), "a name"),
+    "name": ((str, Path, type(None)), "a name or a path"),
     "norm": ((str, type(None)), '"linf", "l2", "l0" or "none"'),
     "eps": ((Real, str, type(None)), 'a number or a fraction such as "8/255"'),
     "eight_bit": ((bool,), "True or False"),

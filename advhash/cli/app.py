@@ -6,7 +6,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -53,7 +53,8 @@ def _visible() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
-            error.message = visible(message)  # type: ignore[attr-defined]
+            with suppress(AttributeError):  # of other libraries, whose message is read-only
+                error.message = visible(message)  # type: ignore[attr-defined]
         raise
 
 

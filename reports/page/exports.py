@@ -154,6 +154,17 @@ def figures_of(page: Page) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
+def expect_figures(page: Page, names: Sequence[str]) -> None:
+    """Raise UsageError for a figure that no table of the page has."""
+    known = figures_of(page)
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"--columns: no table of these runs has {name!r}: {nearest(name, known)}"
+                f"Known: {', '.join(known)}"
+            )
+
+
 def write_tables(
     page: Page, folder: Path, *, columns: Sequence[str] = (), width: Width = "one"
 ) -> list[Path]:
@@ -162,15 +173,9 @@ def write_tables(
     columns: names of figures: their columns alone, and the tables that have one; none: everything
     width:   of the .tex, as `to_latex` has it
 
-    Raises UsageError: a figure that no table has; StorageError.
+    Raises UsageError, see `expect_figures`; StorageError.
     """
-    known = figures_of(page)
-    for name in columns:
-        if name not in known:
-            raise UsageError(
-                f"--columns: no table of these runs has {name!r}: {nearest(name, known)}"
-                f"Known: {', '.join(known)}"
-            )
+    expect_figures(page, columns)
     files = {}
     for number, (topic, whole) in enumerate(page.tables, start=1):
         table = whole.only(columns) if columns else whole

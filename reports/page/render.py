@@ -6,7 +6,7 @@ they are hostile text: Jinja escapes them all, and `directions` isolates them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -218,8 +218,16 @@ def page(paths: Sequence[Path]) -> str:
     return draw(paths).html
 
 
-def render(paths: Sequence[Path], out: Path, *, foreign: bool = True) -> Page:
+def render(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    foreign: bool = True,
+    check: Callable[[Page], None] = lambda drawn: None,
+) -> Page:
     """Write the page of these runs to `out`, whole or not at all, and return it; see `draw`.
+
+    check: raises what keeps the page from being written
 
     Raises RunError: no finished run, a damaged one, a picture outside its folder; StorageError.
     """
@@ -228,5 +236,6 @@ def render(paths: Sequence[Path], out: Path, *, foreign: bool = True) -> Page:
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
     drawn = draw(paths, foreign=foreign)
+    check(drawn)
     write_bytes(out, drawn.html.encode("utf-8", "replace"))
     return drawn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_wrong_types_end_in_one_line(name: str, wrong: Any) -> None:
         (lambda: ah.load_dataset("digits", 64), "then a table of settings .*, got str and int"),
         (lambda: ah.load_dataset("digits", {3: 1}), "then a table of settings by their names"),
         (lambda: ah.load_dataset(), "missing a required .*'name'"),
+        (lambda: ah.load_dataset(Path("absent") / "here"), "absent/here"),
         (lambda: ah.load_dataset("digits", {}, 3), "too many positional arguments"),
         (lambda: ah.report("run", out=None), "expected out= to be a path"),
         (

@@ -38,9 +38,15 @@ from advhash.reports.attack.tables import rank
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
-from advhash.reports.page.exports import to_csv, to_latex, write_figures, write_tables
+from advhash.reports.page.exports import (
+    expect_figures,
+    to_csv,
+    to_latex,
+    write_figures,
+    write_tables,
+)
 from advhash.reports.page.kinds import KINDS
-from advhash.reports.page.render import Page, draw, page
+from advhash.reports.page.render import Page, draw, page, render
 from advhash.reports.record import Record, schema_of
 from advhash.reports.scan import ScanRecord, curves, histogram, verdicts
 from advhash.storage.files import sha256
@@ -449,6 +455,15 @@ def test_tables_are_written_with_the_columns_that_are_named(
     with pytest.raises(UsageError, match="no table of these runs has 'psn': did you mean 'psnr'"):
         write_tables(drawn, tmp_path / "none", columns=["psn"])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_figure_that_no_table_has_is_refused_before_the_page_is_written(
+    kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    with pytest.raises(UsageError, match="did you mean 'psnr'"):
+        render([kinds["attack"]], page, check=lambda drawn: expect_figures(drawn, ["psn"]))
+    assert not page.exists()
 
 
 def test_a_leaderboard_has_a_figure(kinds: dict[str, Path]) -> None:

@@ -59,12 +59,12 @@ def report(
 
     from advhash.cli.console import print_json
     from advhash.registry import EXPERIMENTS
-    from advhash.reports.page.exports import write_figures, write_tables
+    from advhash.reports.page.exports import expect_figures, write_figures, write_tables
     from advhash.reports.page.render import render
 
     list(EXPERIMENTS.brought())  # their chapters
-    page = render(runs, out)
     chosen = [name.strip() for name in (columns or "").split(",") if name.strip()]
+    page = render(runs, out, check=lambda drawn: expect_figures(drawn, chosen))
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]
     if tables_to is not None:
