@@ -9,6 +9,8 @@ import pytest
 import torch
 from entered_models import LIST, entered
 
+from advhash.codes.packed import HashCodes
+
 PAGE = Path(__file__).resolve().parents[2] / "docs/victims/foreign_models.md"
 
 
@@ -19,7 +21,11 @@ def compare(name: str, folder: Path, count: int) -> None:
     with torch.no_grad():
         theirs = torch.cat([here.theirs(part) for part in inputs.split(20)])
         ours = torch.cat([here.victim.relax(part, here.modality) for part in inputs.split(20)])
+        codes = [here.victim.encode(part, here.modality) for part in inputs.split(20)]
     assert ours.shape == theirs.shape == (count, here.victim.bits)
+    hashed = torch.from_numpy(HashCodes.concatenate(codes).unpack())
+    far = ours.abs() > 1e-5 * ours.abs().max()
+    assert torch.equal(hashed[far], (ours > 0)[far])
     if LIST[name].exact:
         assert torch.equal(ours, theirs) or torch.equal(ours.tanh(), theirs)
         assert ours.std(dim=0).min() > 0  # the input decides
