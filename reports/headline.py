@@ -29,6 +29,11 @@ class Headline:
         """The main figure and what it is read against."""
         return (self.main, *self.against)
 
+    @property
+    def unattacked(self) -> str:
+        """The main figure of the same queries before they are attacked."""
+        return "map" if self.main == "map_adversarial" else f"{self.main}_clean"
+
     def shows(self, name: str) -> bool:
         """Whether a figure of this name says something of such a run."""
         return not name.startswith(self.hides)

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from advhash.errors import UnknownName, UsageError
-from advhash.registry import ZOO, ZOO_PREFIX, is_zoo
 
 GET_ZOO = "`make zoo` in a checkout builds it, then `pip install dist/advhash_zoo-*.whl`"
 LONGEST = 3500  # bytes of a path: the file system takes 4096, with what is put behind it
@@ -56,6 +55,8 @@ def checkpoint_folder(name: str) -> Path:
 
     Raises UsageError: no zoo is installed; UnknownName.
     """
+    from advhash.registry import ZOO, ZOO_PREFIX, is_zoo  # pydantic is slow to import
+
     if not is_zoo(name):
         return user_path(name)
     known, victim = ZOO.names(), name.removeprefix(ZOO_PREFIX)

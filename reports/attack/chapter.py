@@ -191,7 +191,7 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
         name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = figures.setdefault((main, record.budget.norm), {})
-        clean = record.metrics.get(UNATTACKED[main]) or Metric()
+        clean = record.metrics.get(record.headline().unattacked) or Metric()
         lines.setdefault(name, {0.0: clean})[record.budget.eps] = metric
         ceilings[name] = record.value("tmap_ceiling") if main == "tmap" else None
     drawings = []
@@ -207,13 +207,6 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
             caption = f"{axis} against ε, from no attack at 0: how much a larger budget buys."
             drawings.append(Drawing(budget_figure(grown, norm, axis), alt, caption))
     return drawings
-
-
-UNATTACKED = {  # main figure → that of the same queries at ε = 0
-    "tmap": "tmap_clean",
-    "map_adversarial": "map",
-    **{rate: f"{rate}_clean" for rate in ("evasion_rate", "collision_rate")},
-}
 
 
 class _CurvesOnce:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
+from advhash.reports.vocabulary import label_of
 
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
@@ -125,8 +126,7 @@ def _from_a_file(record: Record) -> list[str]:
     kept = metric_of(record, f"{main}_jpeg75")
     if kept.value is None:
         return []
-    name = {"tmap": "t-MAP", "map_adversarial": "MAP for the query's own labels"}[main]
-    return [f"Saved as JPEG 75, {name} is {with_interval(kept)}."]
+    return [f"Saved as JPEG 75, {label_of(main)} is {with_interval(kept)}."]
 
 
 def _strength(share: float) -> str:
@@ -136,7 +136,7 @@ def _strength(share: float) -> str:
 def _at_threshold(record: Record) -> Verdict:
     """How many pictures pass for others, or no longer for themselves."""
     targeted, led = record.attack.goal == "targeted", record.headline()
-    rate, before = metric_of(record, led.main), metric_of(record, f"{led.main}_clean")
+    rate, before = metric_of(record, led.main), metric_of(record, led.unattacked)
     threshold, errors = metric_of(record, "threshold_bits"), metric_of(record, "false_positives")
     wanted, own = (bits(metric_of(record, name)) for name in ("bits_adversarial", "bits_own"))
     clean = bits(metric_of(record, "bits_clean"))

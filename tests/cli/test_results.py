@@ -12,16 +12,18 @@ import pytest
 import typer
 from report_scene import NAMES, every_kind, make_run
 
-from advhash.cli import (
+from advhash.cli import console
+from advhash.cli.app import app
+from advhash.cli.commands import (
     attack,
     benchmark,
     certify,
-    console,
     defend,
     detect,
     encode,
     evolve,
     invert,
+    judge,
     least_change,
     lifelong,
     phase_chart,
@@ -29,7 +31,6 @@ from advhash.cli import (
     scan,
     transfer,
 )
-from advhash.cli.app import app
 from advhash.cli.console import figure, print_flags
 from advhash.measures.intervals import Metric
 from advhash.registry import EXPERIMENTS
@@ -46,6 +47,7 @@ SHOWS: dict[str, Callable[[Any, bool], None]] = {
     "defend": defend.print_defense,
     "lifelong": lifelong.print_lifelong,
     "inversion": invert.print_inversion,
+    "judge": judge.print_judge,
     "encode": encode.print_encoding,
     "phase": phase_chart.print_phase,
     "search": evolve.print_search,

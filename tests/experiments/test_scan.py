@@ -95,7 +95,7 @@ def test_the_terminal_says_edits_in_words_and_leaves_out_what_nobody_asked_for(
     assert result.exit_code == 0, result.exception
     steps = re.findall(r"step (\d) of (\d)", result.stderr)
     assert list(dict.fromkeys(steps)) == [("1", "3"), ("2", "3"), ("3", "3")]
-    heads, row = result.stdout.splitlines()[1:3]
+    heads, row = result.stdout.splitlines()[2:4]
     assert "worst edit" in heads
     assert any(edit.text in row for edit in EDITS.values())
     assert "median least" not in heads
