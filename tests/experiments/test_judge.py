@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import advhash as ah
 from advhash.cli.app import app
 from advhash.errors import AdvhashError, DataError, UnknownName, UsageError
 from advhash.experiments.experiment import resume, run
-from advhash.experiments.judge.claims import Stated
+from advhash.experiments.judge.claims import Claims, Stated, targets_of
 from advhash.experiments.judge.config import JudgeConfig
+from advhash.experiments.judge.pictures import ForeignPictures
 from advhash.experiments.judge.run import Judge
 from advhash.measures.intervals import Metric
 from advhash.reports.judge import Claim, JudgeRecord, verdicts
 from advhash.reports.page.render import page
+from advhash.shared_labels import label_sets
 
 DIGITS = {"name": "digits", "size": 16}
 VICTIM = {"name": "dpsh", "bits": 12, "epochs": 1}
@@ -441,6 +444,23 @@ def test_a_target_that_is_a_picture_is_one_picture(near: tuple[Path, list[str]])
     (place / "claims.json").write_text(json.dumps({"targets": wanted}))
     with pytest.raises(DataError, match=r"expected the name of a picture .* got 2 of them: "):
         Judge().plan(near_config(place))
+
+
+def test_a_picture_in_several_groups_is_a_target_in_the_order_of_the_ceilings() -> None:
+    """Labels keep the order of their file; the ceilings are called by sorted ones."""
+    data = ah.load_dataset(NEAR["name"], {"pictures": 60})
+    labels = torch.tensor([[3, 7], [7, 3], [-1, 5], [-1, -1]] * 15, dtype=torch.int32)
+    data = replace(data, database=replace(data.database, labels=labels))
+    names = data.database.names
+    foreign = ForeignPictures("pictures", ("a", "b"), [])
+    claims = Claims(targets={"a": (names[1],), "b": (names[2],)})
+    targets = targets_of(claims, foreign, data)
+    assert targets is not None
+    assert targets.tolist() == [[3, 7], [5, -1]]
+    offered = {row.tobytes() for row in label_sets(labels.numpy())[0]}
+    assert {row.tobytes() for row in targets} <= offered
+    with pytest.raises(DataError, match=r"expected a picture of .* with a label"):
+        targets_of(replace(claims, targets={"a": (names[3],), "b": (names[2],)}), foreign, data)
 
 
 @pytest.mark.parametrize(
