@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import FiniteFloat
+
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.attack.chapter import chapter_values, read_run, statement_of
@@ -15,6 +17,7 @@ from advhash.reports.elements.chapters import (
     source_of,
     victim_fact,
 )
+from advhash.reports.elements.numbers import as_bounds
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import (
     Column,
@@ -22,12 +25,10 @@ from advhash.reports.elements.tables import (
     TableCell,
     columns,
     number,
-    points,
     row,
     titled,
-    value,
 )
-from advhash.reports.elements.verdict import NBSP, percent
+from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -44,7 +45,7 @@ from advhash.reports.record import (
 from advhash.reports.vocabulary import figure
 
 JUDGE: Literal["advhash/judge/1"] = "advhash/judge/1"
-ROUNDED = 0.005  # by which a claim may pass the interval: claims have two digits
+FLOAT32 = 1e-6  # of a claim: distances are measured in it, and no finer
 Standing = Literal["holds", "too strong", "differs", "not measured"]
 WORDS: dict[Standing, str] = {
     "holds": "✓ holds",
@@ -52,12 +53,19 @@ WORDS: dict[Standing, str] = {
     "differs": "differs",
     "not measured": "not measured",
 }
+ALONE: dict[Standing, str] = {  # of the one figure that is claimed
+    "holds": "holds",
+    "too strong": "does not hold",
+    "differs": "does not hold",
+    "not measured": "was not measured",
+}
 
 
 class SetInfo(Part):
     """An adversarial set that another tool made.
 
     form:    of its files
+    originals: how many there are, of which the set may hold a choice
     digest:  SHA-256 of ids and pixels
     rounded: how many pictures lay between 8-bit steps and were rounded
     codes_claimed: whether codes came with it, which were not read
@@ -66,6 +74,7 @@ class SetInfo(Part):
     name: str
     form: str
     pictures: int
+    originals: int
     digest: str
     goal: Literal["targeted", "untargeted"]
     rounded: int
@@ -73,11 +82,24 @@ class SetInfo(Part):
 
 
 class Claim(Part):
-    """A figure that the set claims of itself, and the one that was measured; None: not measured."""
+    """A figure that the set claims of itself, and the one that was measured; None: not measured.
+
+    rounding: how far what was rounded may lie from the claim: half of its last digit
+    """
 
     name: str
-    claimed: float
+    claimed: FiniteFloat
+    rounding: FiniteFloat
     measured: Metric | None
+
+    @property
+    def slack(self) -> float:
+        """What the claim may stand for to each side: its rounding, within reason.
+
+        Half a percent of a share at most, a twentieth of any other figure: a bare 1 is no 0.5.
+        """
+        most = 0.005 if figure(self.name).unit == "share" else abs(self.claimed) / 20
+        return min(self.rounding, most) + FLOAT32 * abs(self.claimed)
 
     @property
     def standing(self) -> Standing:
@@ -87,7 +109,7 @@ class Claim(Part):
             return "not measured"
         low = metric.value if metric.low is None else metric.low
         high = metric.value if metric.high is None else metric.high
-        above, below = self.claimed > high + ROUNDED, self.claimed < low - ROUNDED
+        above, below = self.claimed - self.slack > high, self.claimed + self.slack < low
         if not (above or below):
             return "holds"
         serves = figure(self.name).serves
@@ -134,28 +156,42 @@ class JudgeRecord(Document):
 SHARED = JudgeRecord.model_fields.keys() & Record.model_fields.keys() - {"schema_", "command"}
 
 
+def chosen(record: JudgeRecord) -> str:
+    """How many originals the set holds, and how many there are."""
+    return f"{record.set.pictures:,} of {record.set.originals:,} originals"
+
+
 def verdicts(record: JudgeRecord) -> list[str]:
     """What the claims of the set are worth, in sentences; none where nothing is claimed."""
     if not record.claims:
         return []
     standings = [claim.standing for claim in record.claims]
     held, count = standings.count("holds"), len(standings)
-    lines = [f"{held} of {count} claimed figures hold{'s' if count == 1 else ''}."]
+    lines = [f"{held} of {count} claimed figures hold{'s' if held == 1 else ''}."]
+    if count == 1:
+        lines = [f"The claimed figure {ALONE[standings[0]]}."]
     for claim, standing in zip(record.claims, standings, strict=True):
         if standing == "too strong":
-            got = written(claim, None if claim.measured is None else claim.measured.value)
+            got = written(claim.name, None if claim.measured is None else claim.measured.value)
             lines.append(
-                f"The set claims {figure(claim.name).label} {written(claim, claim.claimed)}; "
+                f"The set claims {figure(claim.name).label} {written(claim.name, claim.claimed)}; "
                 f"the measured figure is {got}."
             )
     return lines
 
 
-def written(claim: Claim, claimed: float | None) -> str:
-    known = figure(claim.name)
-    if known.unit == "share" or claimed is None:
-        return percent(claimed)
-    return f"{claimed:.3g}" + (f"{NBSP}{known.unit}" if known.unit in ("dB", "s", "bits") else "")
+def written(name: str, number: float | None) -> str:
+    """A figure in the unit that people think in.
+
+    >>> written("linf", 8 / 255), written("psnr", 37.1)
+    ('8.0/255', '37.1\\xa0dB')
+    """
+    unit = figure(name).unit
+    if unit == "share" or number is None:
+        return percent(number)
+    if unit == "pixels":
+        return length(number, "image")
+    return f"{number:.3g}" + (f"{NBSP}{unit}" if unit in ("dB", "s", "bits") else "")
 
 
 def claims_table(record: JudgeRecord) -> Table | None:
@@ -164,25 +200,34 @@ def claims_table(record: JudgeRecord) -> Table | None:
         return None
 
     def cells(claim: Claim) -> list[TableCell]:
-        share = figure(claim.name).unit == "share"
+        unit = figure(claim.name).unit
+        scale, digits = {"share": (100, 1), "pixels": (255, 1)}.get(unit, (1, 3))
         standing = claim.standing
         style: Literal["strong", "soft"] = "strong" if standing == "too strong" else "soft"
         return row(
             titled(claim.name),
-            number(f"{100 * claim.claimed:z.1f}" if share else f"{claim.claimed:.3g}"),
-            points(claim.measured) if share else value(claim.measured),
+            number(f"{scale * claim.claimed:z.{digits}f}"),
+            _scaled(claim.measured, scale, digits),
             TableCell(WORDS[standing], style=style),
         )
 
     return Table(
         "Claimed and measured",
         "Figures that the set claims of itself, and what was measured of the same pictures, hashed "
-        "anew: rates and precisions in percent, 95 % intervals in small print. A claim holds where "
-        f"it lies in the interval, give or take {ROUNDED}; it claims too much where it lies beyond "
-        "it on the side of the attacker.",
+        "anew: rates and precisions in percent, distances of pixels in 255ths, 95 % intervals in "
+        "small print. A claim holds where the interval holds it, or a number that rounds to the "
+        "digits that it is written with; it claims too much where it lies beyond the interval on "
+        "the side of the attacker.",
         [*columns("Figure", "Claimed", "Measured"), Column("The claim", wide=True)],
         [cells(claim) for claim in record.claims],
     )
+
+
+def _scaled(metric: Metric | None, scale: float, digits: int) -> TableCell:
+    if metric is None or metric.value is None:
+        return number(NO_VALUE)
+    text = f"{scale * metric.value:z.{digits}f}"
+    return TableCell(text, as_bounds(metric, digits, scale), numeric=True)
 
 
 def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
@@ -196,7 +241,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
     facts = [
         (
             "Adversarial set",
-            f"{record.set.name}: {record.set.pictures} pictures, {record.set.form}. SHA-256 "
+            f"{record.set.name}: pictures of {chosen(record)}, {record.set.form}. SHA-256 "
             f"{record.set.digest}",
         ),
         ("Victim", victim_fact(record.victim.label, record.victim)),
@@ -216,6 +261,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
         values={
             **chapter_values([run]),
             "record": record,
+            "chosen": chosen(record),
             "claims": claims_table(record),
         },
         statements=[Statement(label, own.lead, [*verdicts(record), *own.more], own.word)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ import advhash as ah
 from advhash.cli.app import app
 from advhash.errors import AdvhashError, DataError, UnknownName, UsageError
 from advhash.experiments.experiment import resume, run
+from advhash.experiments.judge.claims import Claims, Stated, targets_of
 from advhash.experiments.judge.config import JudgeConfig
+from advhash.experiments.judge.pictures import ForeignPictures
 from advhash.experiments.judge.run import Judge
-from advhash.reports.judge import Claim, JudgeRecord
+from advhash.measures.intervals import Metric
+from advhash.reports.judge import Claim, JudgeRecord, verdicts
 from advhash.reports.page.render import page
+from advhash.shared_labels import label_sets
 
 DIGITS = {"name": "digits", "size": 16}
 VICTIM = {"name": "dpsh", "bits": 12, "epochs": 1}
@@ -101,27 +106,98 @@ def test_claims_stand_beside_what_was_measured(judged: JudgeRecord) -> None:
     assert "codes_ignored" in [flag.name for flag in judged.flags]
     html = page([Path(judged.run.folder)])
     assert "claims too much" in html
-    assert "1 of 3 claimed figures hold." in html
+    assert "1 of 3 claimed figures holds." in html
+    assert "12 of 300 originals" in html
     assert html.count('class="example"') == 6
 
 
 @pytest.mark.parametrize(
-    ("name", "claimed", "standing"),
+    ("name", "text", "standing"),
     [
-        ("tmap", 0.41, "holds"),
-        ("tmap", 0.95, "too strong"),
-        ("tmap", 0.1, "differs"),
-        ("map_adversarial", 0.1, "too strong"),
-        ("map_adversarial", 0.95, "differs"),
-        ("linf", 0.9, "differs"),
+        ("tmap", "0.41", "holds"),
+        ("tmap", "0.50", "holds"),
+        ("tmap", "0.504", "too strong"),
+        ("tmap", "1", "too strong"),
+        ("tmap", "0.95", "too strong"),
+        ("tmap", "0.1", "differs"),
+        ("map_adversarial", "0.1", "too strong"),
+        ("map_adversarial", "0.95", "differs"),
+        ("linf", "0.9", "differs"),
     ],
 )
 def test_a_claim_is_too_strong_on_the_side_of_the_attacker(
-    name: str, claimed: float, standing: str
+    name: str, text: str, standing: str
 ) -> None:
-    measured = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 9}
-    claim = Claim.model_validate({"name": name, "claimed": claimed, "measured": measured})
-    assert claim.standing == standing
+    assert claim_of(name, text, 0.4, 0.3, 0.5).standing == standing
+
+
+def claim_of(name: str, text: str, value: float, low: float, high: float) -> Claim:
+    stated = Stated.read(text)
+    return Claim(
+        name=name,
+        claimed=stated.value,
+        rounding=stated.rounding,
+        measured=Metric(value, low, high, 9),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value", "standing"),
+    [
+        ("tmap", "0.98", 0.9749, "too strong"),
+        ("tmap", "0.98", 0.9751, "holds"),
+        ("linf", repr(7 / 255), 8 / 255, "differs"),
+        ("linf", "0.027", 8 / 255, "differs"),
+        ("linf", "0.031", 8 / 255, "holds"),
+        ("linf", repr(8 / 255), float(np.float32(8) / np.float32(255)), "holds"),
+        ("linf", "0", 1e-4, "differs"),
+        ("psnr", "37.1", 37.149, "holds"),
+        ("psnr", "37.1", 37.151, "differs"),
+        ("psnr", "3.71e1", 37.149, "holds"),
+        ("psnr", "37", 37.4, "holds"),
+    ],
+)
+def test_a_claim_stands_for_what_rounds_to_its_digits(
+    name: str, text: str, value: float, standing: str
+) -> None:
+    assert claim_of(name, text, value, value, value).standing == standing
+
+
+@pytest.mark.parametrize(
+    ("standings", "said"),
+    [
+        (["1"], "The claimed figure does not hold."),
+        ([".4"], "The claimed figure holds."),
+        (["1", "1"], "0 of 2 claimed figures hold."),
+        (["1", ".4"], "1 of 2 claimed figures holds."),
+    ],
+)
+def test_how_many_claims_hold_is_said_in_whole_english(
+    judged: JudgeRecord, standings: list[str], said: str
+) -> None:
+    claims = [claim_of("tmap", text, 0.4, 0.3, 0.5) for text in standings]
+    assert verdicts(judged.model_copy(update={"claims": claims}))[0] == said
+
+
+def test_a_set_says_of_how_many_originals_it_is_a_choice(judged: JudgeRecord) -> None:
+    assert (judged.set.pictures, judged.set.originals) == (12, 300)
+    chosen = next(flag for flag in judged.flags if flag.name == "chosen_originals")
+    assert chosen.message.startswith("The set holds 12 of 300 originals")
+
+
+def test_flags_speak_of_the_set_and_not_of_an_attack(
+    names: list[str], attacked: Any, tmp_path: Path
+) -> None:
+    """Pictures that do next to nothing, and a set that is the originals."""
+    for name, shift in (("still", 0.0), ("weak", 1 / 255)):
+        moved = (attacked.clean + shift).clamp(0, 1)
+        np.savez(tmp_path / f"{name}.npz", images=moved.numpy(), ids=names)
+        asked = config(tmp_path / f"{name}.npz", protocol={"noise_control": True})
+        record = run(Judge(), asked, tmp_path / name)
+        raised = {flag.name: flag.message for flag in record.flags}
+        expected = "nothing_changed" if name == "still" else "no_effect"
+        assert raised[expected].startswith("The set changes")
+        assert not any("the attack" in message.lower() for message in raised.values()), raised
 
 
 def test_without_targets_a_set_is_untargeted(folder: Path, tmp_path: Path) -> None:
@@ -241,6 +317,16 @@ def twice(place: Path) -> None:
     shutil.copy(first, first.with_suffix(".bmp"))
 
 
+def webp(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    Image.open(first).save(first.with_suffix(".webp"), lossless=True)
+    first.unlink()
+
+
+def beside_arrays(place: Path) -> None:
+    np.savez(place / "x.npz", images=np.zeros((1, 3, 16, 16), np.uint8), ids=np.arange(1))
+
+
 def broken(place: Path) -> None:
     min(place.glob("*.png")).write_bytes(b"no picture")
 
@@ -267,6 +353,8 @@ def emptied(place: Path) -> None:
         ),
         (from_database, r"1 of them lie in the database that is searched"),
         (twice, r"expected one picture for each original, got 1 more"),
+        (webp, r"expected PNG or BMP .*, which alone are read, got 1 WEBP of 12 files"),
+        (beside_arrays, r"got 12 pictures and 'x.npz'; move away"),
         (broken, r"got 1 of 12 broken"),
         (far, r"within L∞ 16/255, got 1 of 12 pictures outside, the worst \d+\.\d/255 in '0"),
         (emptied, r"expected pictures .*, got nothing that can be read"),
@@ -292,6 +380,7 @@ def test_what_cannot_be_judged_is_refused_in_a_line(
         ),
         ({"figures": {"tmap": "high"}}, DataError, "figures that are not numbers"),
         ({"figure": {}}, DataError, "did you mean 'figures'"),
+        ({"targets": {"0.png": "1", "0.bmp": "1"}}, DataError, "more than one entry for '0'"),
         ({"targets": {"0": "nine"}}, DataError, "expected the target of each picture.*12 without"),
         ([], DataError, "no JSON object"),
     ],
@@ -309,6 +398,99 @@ def test_a_target_that_is_no_class_names_the_nearest(
     claims = {"targets": dict.fromkeys(names, "77")}
     with pytest.raises(DataError, match=r"expected a class of digits, got '77'"):
         Judge().plan(config(copied(folder, tmp_path / "set", claims)))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([], r"expected a class of digits, got none"),
+        (["3", "7"], r"the classes of some row .* got '3', '7'; the nearest row has '\d'"),
+    ],
+)
+def test_a_target_without_a_ceiling_is_refused_before_training(
+    folder: Path, tmp_path: Path, names: list[str], target: list[str], said: str
+) -> None:
+    claims = {"targets": dict.fromkeys(names, target)}
+    with pytest.raises(DataError, match=said) as refused:
+        Judge().plan(config(copied(folder, tmp_path / "set", claims)))
+    assert "\n" not in str(refused.value)
+
+
+NEAR = {"name": "near_duplicates", "pictures": 60}
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> tuple[Path, list[str]]:
+    """Three pictures as they are, of data whose targets are pictures, and their names."""
+    data = ah.load_dataset(NEAR["name"], {"pictures": 60})
+    (tmp_path / "set").mkdir()
+    for row in range(3):
+        pixels = data.database.inputs["image"][row].permute(1, 2, 0).numpy()  # type: ignore[call-overload, union-attr]
+        Image.fromarray(pixels).save(tmp_path / "set" / f"{data.database.names[row]}.png")
+    return tmp_path / "set", list(data.database.names)
+
+
+def near_config(place: Path) -> JudgeConfig:
+    asked = {"threshold": 8, "noise_control": False}
+    return config(place, victim={"name": "dhash"}, clean=NEAR, protocol=asked)
+
+
+def test_a_target_that_is_a_picture_is_one_picture(near: tuple[Path, list[str]]) -> None:
+    place, names = near
+    wanted = {name: [names[9]] for name in names[:3]}
+    (place / "claims.json").write_text(json.dumps({"targets": wanted}))
+    assert Judge().plan(near_config(place)).shown["targeted"]
+    wanted[names[1]].append(names[8])
+    (place / "claims.json").write_text(json.dumps({"targets": wanted}))
+    with pytest.raises(DataError, match=r"expected the name of a picture .* got 2 of them: "):
+        Judge().plan(near_config(place))
+
+
+def test_a_picture_in_several_groups_is_a_target_in_the_order_of_the_ceilings() -> None:
+    """Labels keep the order of their file; the ceilings are called by sorted ones."""
+    data = ah.load_dataset(NEAR["name"], {"pictures": 60})
+    labels = torch.tensor([[3, 7], [7, 3], [-1, 5], [-1, -1]] * 15, dtype=torch.int32)
+    data = replace(data, database=replace(data.database, labels=labels))
+    names = data.database.names
+    foreign = ForeignPictures("pictures", ("a", "b"), [])
+    claims = Claims(targets={"a": (names[1],), "b": (names[2],)})
+    targets = targets_of(claims, foreign, data)
+    assert targets is not None
+    assert targets.tolist() == [[3, 7], [5, -1]]
+    offered = {row.tobytes() for row in label_sets(labels.numpy())[0]}
+    assert {row.tobytes() for row in targets} <= offered
+    with pytest.raises(DataError, match=r"expected a picture of .* with a label"):
+        targets_of(replace(claims, targets={"a": (names[3],), "b": (names[2],)}), foreign, data)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["{0},nan", "{1},1", "{2},1"], "no finite number in every row of 'evasion_rate'"),
+        (["{0},1e999", "{1},1", "{2},1"], "no finite number in every row of 'evasion_rate'"),
+        (["{0},1", "{1},1"], "1 pictures without a row"),
+        (["{0},1", "{1},1", "{2},1", "{3},0"], "1 rows of others"),
+        (["{0},1", "{0},0", "{1},1", "{2},1"], "more than one entry for"),
+        ([",1"], "a row without an id"),
+    ],
+)
+def test_a_table_claims_finite_figures_of_the_set_alone(
+    near: tuple[Path, list[str]], rows: list[str], said: str
+) -> None:
+    place, names = near
+    table = "\n".join(["id,evasion_rate", *(row.format(*names) for row in rows)])
+    (place / "claims.csv").write_text(table)
+    with pytest.raises(DataError, match=said):
+        Judge().plan(near_config(place))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_archive_has_a_target_for_each_picture(tmp_path: Path, count: int) -> None:
+    images = np.zeros((2, 3, 16, 16), np.uint8)
+    targets = np.full(count, "1")
+    np.savez(tmp_path / "set.npz", images=images, ids=np.arange(2), targets=targets)
+    with pytest.raises(DataError, match=f"got {count} targets and 2 pictures"):
+        Judge().plan(config(tmp_path / "set.npz"))
 
 
 @pytest.mark.parametrize(
@@ -381,7 +563,10 @@ def test_the_command_says_what_was_claimed_and_goes_on(
     assert (tmp_path / "run" / "queries.parquet").is_file()
     again = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "again")])
     assert again.exit_code == 0, again.output
-    assert "1 of 3 claimed figures hold." in again.output
+    assert "1 of 3 claimed figures holds." in again.output
+    assert "12 of 300 originals, all inside the budget" in again.output
+    row = next(line for line in again.output.splitlines() if line.startswith("linf"))
+    assert row.count("/255") == 2
     refused = CliRunner().invoke(app, ["judge", "--victim", "dpsh"])
     assert "expected FOLDER" in str(refused.exception)
 

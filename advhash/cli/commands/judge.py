@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 def print_judge(record: JudgeRecord, every: bool) -> None:
     """What the set does, what it claims beside it, and where the page is."""
+    from advhash.measures.intervals import Metric
     from advhash.reports.elements.verdict import verdict
-    from advhash.reports.judge import WORDS, verdicts, written
+    from advhash.reports.judge import WORDS, chosen, verdicts
 
     tell(
         f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.name}: {record.set.pictures} pictures, all inside the budget"
+        f"{record.dataset.name}: {chosen(record)}, all inside the budget"
     )
     attacked = record.as_attack
     judged = verdict(attacked)
@@ -33,7 +34,7 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
     rows = [
         {
             "figure": claim.name,
-            "claimed": written(claim, claim.claimed),
+            "claimed": figure(claim.name, Metric(value=claim.claimed)),
             "measured": figure(claim.name, claim.measured),
             "claim": WORDS[claim.standing],
         }

@@ -1,7 +1,7 @@
 """The pictures of an adversarial set, from a folder or arrays, paired with their originals by id.
 
-What cannot be judged is refused: lossy files, which hold other pixels than the attack made, other
-sizes than the originals have, ids that name no original or one twice.
+What cannot be judged is refused: files that are neither PNG nor BMP, other sizes than the originals
+have, ids that name no original or one twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from advhash.data.paths import PICTURES
 from advhash.errors import DataError
 from advhash.storage.documents import Unreadable, check_archive
 
-LOSSLESS = ("PNG", "BMP")
+READ = ("PNG", "BMP")
 ARRAYS = (".npz", ".npy", ".parquet")
 IMAGES = ("images", "image", "adversarial", "pixels")  # names of arrays and columns
 TARGETS = ("targets", "target")
@@ -98,6 +98,12 @@ def read_pictures(place: Path, size: tuple[int, int] | None) -> ForeignPictures:
             for file in files
             if file.suffix.lower() in ARRAYS and not file.stem.endswith(("ids", "codes"))
         ]
+        if pictures and arrays:
+            raise DataError(
+                f"expected pictures or one file of arrays in {place}, got {len(pictures)} pictures "
+                f"and {shown(file.relative_to(place).as_posix() for file in arrays)}; move away "
+                "what is not to be judged"
+            )
         if pictures:
             return _folder(place, pictures)
         if len(arrays) != 1:
@@ -127,8 +133,8 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _folder(folder: Path, files: Sequence[Path]) -> ForeignPictures:
-    """Pictures whose ids are their paths. Raises DataError: lossy or broken ones."""
-    images, lossy, broken = [], Counter[str](), []
+    """Pictures whose ids are their paths. Raises DataError: broken or unread ones."""
+    images, others, broken = [], Counter[str](), []
     names = [printable(file.relative_to(folder).as_posix()) for file in files]
     first = ""
     with quietly():
@@ -136,19 +142,19 @@ def _folder(folder: Path, files: Sequence[Path]) -> ForeignPictures:
             try:
                 with Image.open(file, formats=FORMATS) as opened:
                     form = str(opened.format)
-                if form not in LOSSLESS:
-                    lossy[form] += 1
+                if form not in READ:
+                    others[form] += 1
                     first = first or name
                 else:
                     pixels = decode_stored(file, LONGEST)
                     images.append(torch.from_numpy(np.ascontiguousarray(pixels)))
             except Exception as error:  # a decoder that is fed broken bytes can raise anything
                 broken.append(f"{name} ({reason(error)})")
-    if lossy:
-        kinds = ", ".join(f"{count} {form}" for form, count in lossy.items())
+    if others:
+        kinds = ", ".join(f"{count} {form}" for form, count in others.items())
         raise DataError(
-            f"expected PNG or BMP in {folder}, which keep every pixel, got {kinds} of "
-            f"{len(files)} files, first {first!r}: save what the attack made without loss"
+            f"expected PNG or BMP in {folder}, which alone are read, got {kinds} of {len(files)} "
+            f"files, first {first!r}: save what the attack made as PNG"
         )
     refuse_broken(broken, len(files), str(folder))
     return ForeignPictures("picture files", tuple(bare(name) for name in names), images)
@@ -164,6 +170,11 @@ def _archive(file: Path, size: tuple[int, int] | None) -> ForeignPictures:
         images = _pixels(member(file, _first(IMAGES, held) or IMAGES[0]), size, file)
         names = as_ids(member(file, ids or IDS[0]), file)
         aims = None if targets is None else as_ids(member(file, targets), file)
+    if aims is not None and len(aims) != len(names):
+        raise DataError(
+            f"{file}: expected a target for each picture, got {len(aims)} targets and {len(names)} "
+            "pictures"
+        )
     codes = bool(held & set(CODES))
     return ForeignPictures("a NumPy archive", _as_many(names, images, file), images, aims, codes)
 

@@ -7,7 +7,7 @@ stated budget is refused as a whole, before any training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +39,7 @@ from advhash.experiments.attack.record import (
 from advhash.experiments.attack.run import Served
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
-from advhash.experiments.judge.claims import Claims, read_claims, targets_of
+from advhash.experiments.judge.claims import Claims, expect_same_pictures, read_claims, targets_of
 from advhash.experiments.judge.config import JudgeConfig
 from advhash.experiments.judge.pictures import ForeignPictures, paired, read_pictures
 from advhash.experiments.prepare.code_key import code_version
@@ -47,8 +47,10 @@ from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.experiments.prepare.victim import load_data, sized
+from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS
+from advhash.reports.elements.verdict import percent
 from advhash.reports.judge import JUDGE, Claim, JudgeRecord, SetInfo
 from advhash.reports.record import Example
 from advhash.reports.vocabulary import FIGURES
@@ -66,6 +68,7 @@ CLAIMED = (  # what a figure that a set may claim is of, see `vocabulary`
     "At a threshold on the distance",
 )
 OF_MAKING = ("seconds_fit", "seconds_per_image", "overrun")  # figures of an attack that runs here
+OF_SEARCH = ("unbounded_misses_ceiling", "projected")  # flags of how an attack that runs here does
 
 
 class ForeignSet(Attack):
@@ -119,6 +122,7 @@ class Paired:
         rows = paired(foreign, data.query, others, data.name)
         claims = read_claims(place, config.claims)
         _expect_figures(claims)
+        expect_same_pictures(claims, foreign)
         _expect_inside(foreign, data.query, rows, config)
         return cls(foreign, claims, data, rows, targets_of(claims, foreign, data))
 
@@ -298,9 +302,10 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 "victim": known.shown,
                 "dataset": {"name": known.data.name, "database": len(known.data.database)},
                 "pictures": count,
+                "originals": len(judged.data.query),
                 "targeted": judged.targets is not None,
                 "budget": str(resolved.budget.resolve(ForeignSet.default_budget)),
-                "claims": dict(judged.claims.figures),
+                "claims": {name: stated.value for name, stated in judged.claims.figures.items()},
             },
             paired=judged,
         )
@@ -332,14 +337,20 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 name=claims.name or Path(plan.config.pictures).name,
                 form=foreign.form,
                 pictures=len(judged.rows),
+                originals=len(judged.data.query),
                 digest=foreign.digest,
                 goal=fitted.attack.goal,
                 rounded=judged.off_grid if config.budget.eight_bit else 0,
                 codes_claimed=foreign.codes or claims.codes,
             ),
             claims=[
-                Claim(name=name, claimed=value, measured=metrics.get(name))
-                for name, value in claims.figures.items()
+                Claim(
+                    name=name,
+                    claimed=stated.value,
+                    rounding=stated.rounding,
+                    measured=metrics.get(name),
+                )
+                for name, stated in claims.figures.items()
             ],
             victim=victim_info(seen),
             dataset=dataset_info(seen.data),
@@ -353,7 +364,10 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 **config.protocol.model_dump(include={"threshold", "start"}),
                 at_threshold=at_threshold(attacked),
             ),
-            flags=[*flags(attacked, measured, database), *_flags(judged, config)],
+            flags=[
+                *_of_the_set(flags(attacked, measured, database), metrics, fitted.attack.goal),
+                *_flags(judged, config),
+            ],
             metrics=metrics,
             metrics_by_direction=measured.scores.metrics,
             examples=_written(attacked, measured, database, place.folder),
@@ -381,9 +395,46 @@ def _written(
     return examples(attacked, columns, database, folder)
 
 
+def _of_the_set(
+    raised: Sequence[Flag], metrics: Mapping[str, Metric | None], goal: Goal
+) -> list[Flag]:
+    """The checks of an attack in the words of a set, without those of how an attack searches."""
+    aimed = goal == "targeted"
+    start, reached = (
+        _value(metrics.get(name))
+        for name in (("tmap_clean", "tmap") if aimed else ("map", "map_adversarial"))
+    )
+    words = {
+        "nothing_changed": "The set changes no picture: its figures are those of the originals.",
+        "no_effect": f"The set changes {'t-MAP' if aimed else 'MAP'} from {start} to {reached}: "
+        "no effect that the measurement can tell from none.",
+        "weaker_than_noise": "Uniform noise under the same budget reaches as much as the set does.",
+        "float_pixels": "Pixels were not rounded to 8 bits: a file may not hold them.",
+    }
+    return [
+        replace(flag, message=words.get(flag.name, flag.message))
+        for flag in raised
+        if flag.name not in OF_SEARCH
+    ]
+
+
+def _value(metric: Metric | None) -> str:
+    return percent(None if metric is None else metric.value)
+
+
 def _flags(judged: Paired, config: AttackConfig) -> list[Flag]:
     """What was done to the set, and what of it was not read."""
     raised = []
+    count, originals = len(judged.rows), len(judged.data.query)
+    if count < originals:
+        raised.append(
+            Flag(
+                "chosen_originals",
+                "warning",
+                f"The set holds {count:,} of {originals:,} originals, which its maker chose: its "
+                "figures are those of the chosen ones.",
+            )
+        )
     if config.budget.eight_bit and judged.off_grid:
         raised.append(
             Flag(
