@@ -75,6 +75,13 @@ def test_a_victim_has_its_card_its_runs_and_pictures(pages: list[Path]) -> None:
     assert "smaller backbone" in html
 
 
+def test_no_page_names_two_places_alike(pages: list[Path]) -> None:
+    for page in pages:
+        tags = Tags(page.read_text("utf-8")).tags
+        names = [attributes["id"] for _, attributes in tags if "id" in attributes]
+        assert len(names) == len(set(names)), page
+
+
 def test_a_page_of_a_benchmark_holds_one_victim_alone(pages: list[Path]) -> None:
     page = next(page for page in pages if page.name.startswith("dpsh"))
     text = Tags(page.read_text("utf-8")).text
