@@ -17,12 +17,14 @@ from PIL import Image
 from report_scene import (
     HOSTILE,
     NAMES,
+    SHARE,
     Tags,
     edit,
     every_kind,
     make_detect,
     make_inversion,
     make_phase,
+    make_poison,
     make_run,
     make_search,
 )
@@ -30,6 +32,7 @@ from source_tree import ROOT
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
+from advhash.cli.commands.poison import print_poison
 from advhash.errors import RunError, StorageError, UsageError
 from advhash.measures.intervals import Difference
 from advhash.measures.paired_runs import Pair, standings
@@ -47,6 +50,7 @@ from advhash.reports.page.exports import (
 )
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import Page, draw, page, render
+from advhash.reports.poison import HONEST, PoisonRecord
 from advhash.reports.record import Record, schema_of
 from advhash.reports.scan import ScanRecord, curves, histogram, verdicts
 from advhash.storage.files import sha256
@@ -441,6 +445,48 @@ def test_latex_has_a_label_and_spans_one_column_or_two(
         assert len(set(labels)) == len(texts)
         assert all(rf"\begin{{{environment}}}" in text for text in texts)
         assert all(rf"\begin{{adjustbox}}{{max width=\{room}width}}" in text for text in texts)
+
+
+def test_labels_differ_where_chapters_have_equal_tables_and_beyond_99(tmp_path: Path) -> None:
+    table = Table("results", "Results.", [Column("Run")], [[TableCell("a")]])
+    write_tables(Page("", [("results", table)] * 101, []), tmp_path / "tables")
+    texts = [file.read_text("utf-8") for file in (tmp_path / "tables").glob("*.tex")]
+    labels = {line for text in texts for line in text.splitlines() if r"\label" in line}
+    assert len(labels) == 101
+    assert {r"\label{tab:results-results}", r"\label{tab:101-results-results}"} <= labels
+
+
+def test_an_adversarial_set_stands_among_the_measured_attacks(kinds: dict[str, Path]) -> None:
+    html = page([kinds["attack"], kinds["judge"]])
+    table = html.partition('aria-label="How far each attack got"')[2].partition("</table>")[0]
+    assert table.count("<tr>") == 3
+    assert "– strong attack." in Tags(html).text  # below the table alone
+    assert Tags(html).text.count("– strong attack.") == 2
+
+
+@pytest.mark.parametrize(
+    "defences",
+    [
+        {"collapse": {"within": 2, "keep": "last"}},
+        {"collapse": None, "cap": {"share": 0.01, "reached": 0.02, "adaptive": False}},
+    ],
+)
+def test_what_defences_of_a_store_keep_out_is_theirs_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], defences: dict
+) -> None:
+    def defended(body: dict) -> None:
+        body.update(turned_away=50, **defences)
+        honest = dict.fromkeys(HONEST, vars(SHARE))
+        body["metrics"] |= honest
+        for at in body["shares"]:
+            at["natural_refused"] = 3
+            at["metrics"] |= honest
+
+    run = edit(make_poison(tmp_path / "run"), defended)
+    print_poison(PoisonRecord.read(run), every=False)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "the defences keep out 3 natural hubs and 50 of 9000 clean documents" in words
+    assert "hides 50" not in page([run])
 
 
 def test_tables_are_written_with_the_columns_that_are_named(
