@@ -33,6 +33,7 @@ from typer.testing import CliRunner
 
 from advhash.cli.app import app
 from advhash.cli.commands.poison import print_poison
+from advhash.cli.commands.scan import print_scan
 from advhash.errors import RunError, StorageError, UsageError
 from advhash.measures.intervals import Difference
 from advhash.measures.paired_runs import Pair, standings
@@ -182,6 +183,26 @@ def test_the_chart_of_a_scan_names_what_has_no_line_and_shows_the_rate_asked_for
     assert drawing is not None
     assert "flat has no line: no unmarked pair lies within 19 bits." in drawing.caption
     assert b">1e-07<" in drawing.svg  # an axis from the rates alone begins at 1e-05
+
+
+def test_a_threshold_beyond_the_counted_rates_is_drawn_and_marked_where_it_is_not_certain(
+    kinds: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ScanRecord.read(kinds["scan"])
+    first, second = record.hashes
+    flat = [at.model_copy(update={"value": 0.0}) for at in second.curve]
+    pairs = [first.nearest[0].model_copy(update={"distance": 26, "marked": False})]
+    more = {"label": "flat", "curve": flat, "nearest": pairs, "threshold": 25}
+    second = second.model_copy(update={**more, "chosen": "estimate"})
+    record = record.model_copy(update={"hashes": [first, second]})
+    drawing = curves(record)
+    assert drawing is not None
+    assert "flat has no line: its closest unmarked pair is 26 bits apart" in drawing.caption
+    assert b">flat, threshold alone<" in drawing.svg
+    assert b">40<" in drawing.svg  # 25 of 64 bits
+    assert "flat at 25 of 64 bits (not certain):" in verdicts(record)[2]
+    print_scan(record, every=False)
+    assert "25 (not certain)" in capsys.readouterr().out
 
 
 def test_a_histogram_of_one_value_is_no_wide_bar(kinds: dict[str, Path]) -> None:
