@@ -26,7 +26,7 @@ from advhash.reports.elements.tables import (
 )
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.headline import HEADLINES
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import Document, Part, Protocol, RunInfo
 from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
@@ -54,7 +54,11 @@ class CellInfo(Part):
 
 
 class Row(Part):
-    """An attack on a victim, over all seeds. rank: among the attacks on this victim."""
+    """An attack on a victim, over all seeds.
+
+    rank:     among the attacks on this victim
+    protocol: None of version 0.1, which did not keep it
+    """
 
     dataset: str
     victim: str
@@ -67,6 +71,7 @@ class Row(Part):
     rank: int
     metrics: dict[str, Metric]
     flags: dict[str, int]  # name → cells that carry it
+    protocol: Protocol | None = None
 
 
 class Method(Part):
@@ -413,12 +418,21 @@ def benchmark_chapter_of(path: Path, rows: Sequence[Row]) -> Chapter:
                 "methods": [],
                 "victims": victims,
                 "cells": cells,
+                "searches": [],
+                "flags": _flags_of(record, rows),
                 "failed": [cell.key for cell in cells if cell.status == "failed"],
                 "left": [cell.key for cell in cells if cell.status == "left"],
                 "deviations": deviations,
             }
         ),
     )
+
+
+def _flags_of(record: BenchmarkRecord, rows: Sequence[Row]) -> list[Flag]:
+    """Flags of the suite as a whole, and those that runs of these rows raised."""
+    raised = {name for entry in record.rows for name in entry.flags}
+    own = {name for entry in rows for name in entry.flags}
+    return [flag for flag in record.flags if flag.name in own or flag.name not in raised]
 
 
 def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:

@@ -264,7 +264,9 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
             "chosen": chosen(record),
             "claims": claims_table(record),
         },
-        statements=[Statement(label, own.lead, [*verdicts(record), *own.more], own.word)],
+        statements=[
+            Statement(label, own.lead, [*verdicts(record), *own.more], own.word, share=own.share)
+        ],
         sources=[source_of(path, label, record.run, facts, settings)],
         datasets=[record.dataset.name],
         flags=[(label, flag) for flag in record.flags],

@@ -154,6 +154,29 @@ class Protocol(Part):
         stages = (f"{stage['name']} ×{stage['multiplier']}" for stage in self.rescore)
         return ", ".join([store, *stages])
 
+    @property
+    def text(self) -> str:
+        """All that figures of one task must have in common, for a heading.
+
+        "300 queries image→text", then what is not the default.
+        """
+        told = {
+            "targets": self.targets if self.targets != "disjoint" else None,
+            "first": self.top_k,
+            "ties": self.ties if self.ties != "expected" else None,
+            "empty": self.empty if self.empty != "zero" else None,
+            "threshold": self.threshold,
+            "start": self.start,
+            "planted": self.poison,
+            "store": self.served_by if self.store is not None or self.rescore else None,
+        }
+        return ", ".join(
+            [
+                f"{self.queries} queries {self.query_modality}→{self.database}",
+                *(f"{name} {value}" for name, value in told.items() if value is not None),
+            ]
+        )
+
 
 class OtherSchema(ValueError):
     """A document of another kind, which may be whole."""

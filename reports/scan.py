@@ -14,7 +14,15 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, STYLE, Drawing, make_logarithmic, svg_of
+from advhash.reports.elements.plots import (
+    COLOURS,
+    DASHES,
+    MUTED,
+    STYLE,
+    Drawing,
+    make_logarithmic,
+    svg_of,
+)
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -208,9 +216,10 @@ def verdicts(record: ScanRecord) -> list[str]:
                 f"{record.false_positives:g} a comparison on these pictures."
             )
             continue
+        unsure = f" ({CHOSEN['estimate']})" if hashing.chosen == "estimate" else ""
         text = (
-            f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits: false positives "
-            f"{rate_text(hashing.false_positive_rate)} a comparison"
+            f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits{unsure}: false "
+            f"positives {rate_text(hashing.false_positive_rate)} a comparison"
         )
         if hashing.worst_edit is not None:
             worst = hashing.edits[hashing.worst_edit]
@@ -254,12 +263,15 @@ def curves(record: ScanRecord) -> Drawing | None:
                 share, [max(at.low, 1e-12) for at in known], [at.high for at in known],
                 color=colour, alpha=0.15, linewidth=0,
             )  # fmt: skip
+        for hashing in record.hashes:
             if hashing.threshold is not None:
+                drawn = hashing in shown
                 axes.axvline(
                     100 * hashing.threshold / hashing.bits,
-                    color=colour,
+                    color=COLOURS[shown.index(hashing) % len(COLOURS)] if drawn else MUTED,
                     linewidth=0.8,
                     linestyle=":",
+                    label=None if drawn else f"{hashing.label}, threshold alone",
                 )
         axes.axhline(record.false_positives, color="#6b7280", linewidth=0.8, linestyle="--")
         make_logarithmic(axes)
@@ -280,11 +292,20 @@ def curves(record: ScanRecord) -> Drawing | None:
 
 def _without_line(left_out: Sequence[HashFigures]) -> str:
     """Why the chart of rates has no line of these hashes."""
-    return "".join(
-        f" {hashing.label} has no line: no unmarked pair lies within "
-        f"{max((at.threshold for at in hashing.curve), default=0)} bits."
-        for hashing in left_out
-    )
+    sentences = []
+    for hashing in left_out:
+        reach = max((at.threshold for at in hashing.curve), default=0)
+        closest = min((pair.distance for pair in hashing.nearest if not pair.marked), default=None)
+        sentences.append(
+            f" {hashing.label} has no line: "
+            + (
+                f"no unmarked pair lies within {reach} bits."
+                if closest is None
+                else f"its closest unmarked pair is {closest} bits apart, and rates are counted up "
+                f"to {reach}."
+            )
+        )
+    return "".join(sentences)
 
 
 def hashes_table(record: ScanRecord) -> Table:

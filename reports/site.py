@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from advhash.errors import RunError
@@ -28,7 +30,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.headline import AT_THRESHOLD, HEADLINES, Headline
+from advhash.reports.headline import AT_THRESHOLD, HEADLINES, Headline, headline_of
 from advhash.reports.page.render import compose
 from advhash.reports.record import SCHEMA, SIBLINGS, Record, Siblings, VictimInfo, schema_of
 from advhash.reports.vocabulary import figure, label_of
@@ -37,17 +39,37 @@ from advhash.storage.files import partial_folder, storage_errors, write_bytes
 INDEX = "index.html"
 HEADINGS = {led.main: led for led in (*HEADLINES.values(), *AT_THRESHOLD.values())}
 TAKEN = (SCHEMA, SIBLINGS, BENCHMARK)
+TRAINED = ("trained", "cache", None)  # origins of victims that learnt on the data; None: 0.1
+CLEAN = "map"
+WEAK = "weak_victim"  # the flag of one that retrieves hardly anything without an attack
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one attack did to a victim, from a run or over the seeds of a benchmark."""
+    """What one attack did to a victim, from a run or over the seeds of a benchmark.
+
+    data:     the fingerprint of the data set
+    norm:     of the budget, and its eps; infinite without a bound
+    protocol: in words, equal where figures compare
+    weak:     whether the victim is at chance without an attack
+    """
 
     main: str
     dataset: str
+    data: str
+    norm: str
+    eps: float
     budget: str
+    protocol: str
     method: str
+    weak: bool
     metrics: Mapping[str, Metric | None]
+
+    @property
+    def task(self) -> tuple[str, str, str, str, float, str, str]:
+        """What lines of one board have in common, in the order of the boards."""
+        return (self.dataset, self.data, self.main, self.norm, self.eps,
+                self.budget, self.protocol)  # fmt: skip
 
     @property
     def led(self) -> Headline:
@@ -108,6 +130,27 @@ def run_folders(given: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(alone))
 
 
+def left_out(given: Sequence[Path]) -> str:
+    """Which runs below these folders no leaderboard shows, and why, in a sentence; "" for none."""
+    kinds: Counter[str] = Counter()
+    named = [place for place in given if (place / "metrics.json").is_file()]
+    below = [file.parent for place in given if place not in named
+             for file in place.glob("*/metrics.json")]  # fmt: skip
+    for folder in [*named, *below]:
+        schema = schema_of(folder)
+        if schema not in TAKEN:
+            kinds[schema.split("/")[1] if schema.count("/") == 2 else "no readable kind"] += 1
+        elif schema == BENCHMARK and not BenchmarkRecord.read(folder).rows:
+            kinds["benchmark without attacks"] += 1
+    if not kinds:
+        return ""
+    counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+    return (
+        f"Runs left out: {counts}. A leaderboard ranks victims by attack and benchmark runs alone; "
+        "`advhash report` shows the others."
+    )
+
+
 def entrants(folders: Sequence[Path]) -> list[Entrant]:
     """The victims of these runs. Equal names with other weights stand apart. Raises RunError."""
     attacks = [(path, Record.read(path)) for path in folders if schema_of(path) == SCHEMA]
@@ -127,53 +170,85 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
             label = f"{label} ({record.victim.fingerprint[:8]})"
         led, victim = record.headline(), entrant(label, dataset)
         victim.runs.append((path, record))
-        method, budget = record.attack.name, record.budget.text
-        victim.lines.append(Line(led.main, dataset, budget, method, record.metrics))
-    for path in benchmarks:
-        for entry in BenchmarkRecord.read(path).rows:
-            victim = entrant(entry.victim, entry.dataset)
-            victim.rows.setdefault(path, []).append(entry)
-            main = HEADLINES[entry.goal].main
-            victim.lines.append(
-                Line(main, entry.dataset, entry.budget, entry.method, entry.metrics)
+        budget = record.budget
+        victim.lines.append(
+            Line(
+                main=led.main,
+                dataset=dataset,
+                data=record.dataset.fingerprint,
+                norm=budget.norm,
+                eps=inf if budget.eps is None else budget.eps,
+                budget=budget.text + ("" if budget.eight_bit else " unrounded"),
+                protocol=record.protocol.text,
+                method=record.attack.name,
+                weak=any(flag.name == WEAK for flag in record.flags),
+                metrics=record.metrics,
             )
+        )
+    for path in benchmarks:
+        suite = BenchmarkRecord.read(path)
+        for entry in suite.rows:
+            victim, protocol = entrant(entry.victim, entry.dataset), entry.protocol
+            victim.rows.setdefault(path, []).append(entry)
+            at_threshold = protocol is not None and protocol.at_threshold
+            victim.lines.append(
+                Line(
+                    main=headline_of(entry.goal, at_threshold=at_threshold).main,
+                    dataset=entry.dataset.partition(", ")[0],  # the rest is its protocol
+                    data=suite.data.get(entry.dataset, ""),
+                    norm=entry.norm,
+                    eps=inf if entry.eps is None else entry.eps,
+                    budget=entry.budget,
+                    protocol=f"as suite {suite.name} has it" if protocol is None else protocol.text,
+                    method=entry.method,
+                    weak=WEAK in entry.flags,
+                    metrics=entry.metrics,
+                )
+            )
+    if not known:
+        raise RunError(
+            f"expected attacks on victims for a leaderboard, got none in "
+            f"{', '.join(map(str, folders))}: `advhash report` shows searches of stores"
+        )
     return sorted(known.values(), key=lambda victim: (victim.dataset, victim.label))
 
 
 @dataclass(frozen=True)
 class Board:
-    """Victims under one task, the one that holds best first, each with its strongest attack."""
+    """Victims under one task, the one that holds best first, each with its strongest attack.
+
+    Victims that are at chance without an attack come last: nothing ranks them.
+    """
 
     main: str
-    dataset: str
-    budget: str
+    title: str
     places: Sequence[tuple[Entrant, Line]]
-
-    @property
-    def title(self) -> str:
-        return f"{self.dataset}, {self.budget}: {label_of(self.main)}"
 
 
 def boards(victims: Sequence[Entrant]) -> list[Board]:
-    """A board for each data set, budget and leading figure."""
-    tasks: dict[tuple[str, str, str], dict[str, tuple[Entrant, Line]]] = {}
+    """A board for each data set, leading figure, budget and protocol, small budgets first."""
+    tasks: dict[tuple[str, str, str, str, float, str, str], dict[str, tuple[Entrant, Line]]] = {}
     for victim in victims:
         for line in victim.lines:
             if line.value != line.value:
                 continue
-            there = tasks.setdefault((line.dataset, line.main, line.budget), {})
+            there = tasks.setdefault(line.task, {})
             before = there.get(victim.label)
             if before is None or line.led.sign * (line.value - before[1].value) > 0:
                 there[victim.label] = victim, line
-    return [
-        Board(
-            main,
-            dataset,
-            budget,
-            sorted(there.values(), key=lambda place: HEADINGS[main].sign * place[1].value),
+    versions = {
+        name: {task[1] for task in tasks if task[0] == name} for name in {task[0] for task in tasks}
+    }
+    ranked = []
+    for task, there in sorted(tasks.items()):
+        dataset, data, main, _, _, budget, protocol = task
+        name = f"{dataset} ({data[:8]})" if len(versions[dataset]) > 1 and data else dataset
+        places = sorted(
+            there.values(),
+            key=lambda place: (place[1].weak, place[1].led.sign * place[1].value),
         )
-        for (dataset, main, budget), there in sorted(tasks.items())
-    ]
+        ranked.append(Board(main, f"{name}, {budget}, {protocol}: {label_of(main)}", places))
+    return ranked
 
 
 def board_table(board: Board) -> Table:
@@ -181,18 +256,28 @@ def board_table(board: Board) -> Table:
     led = HEADINGS[board.main]
     names = [
         name
-        for name in (led.main, *led.against)
+        for name in dict.fromkeys((led.main, *led.against, *([CLEAN] if led.shows(CLEAN) else [])))
         if figure(name).unit == "share" and any(line.metrics.get(name) for _, line in board.places)
     ]
     return Table(
         board.title,
         f"{board.title}. The victim that holds best comes first, each under the strongest attack "
         "that was run on it, in percent with 95 % intervals in small print. Where intervals "
-        "overlap, the order is open.",
+        "overlap, the order is open."
+        + (
+            " A victim at chance retrieves hardly anything without an attack either: it comes "
+            "last, and has no place among the others."
+            if any(line.weak for _, line in board.places)
+            else ""
+        ),
         [*columns("Victim", "Strongest attack"), *of_figures(*names)],
         [
             row(
-                TableCell(victim.label, link=f"victims/{victim.page}"),
+                TableCell(
+                    victim.label,
+                    link=f"victims/{victim.page}",
+                    note="at chance without an attack" if line.weak else "",
+                ),
                 TableCell(line.method),
                 (points(line.metrics.get(name)) for name in names),
             )
@@ -221,19 +306,24 @@ def board_figure(board: Board) -> Drawing | None:
     return Drawing(drawn, f"{board.title} of each victim; the numbers stand in the table.", "")
 
 
-def index_chapter(victims: Sequence[Entrant], sources: Sequence[Source], name: str) -> Chapter:
-    """The leaderboard."""
+def index_chapter(
+    victims: Sequence[Entrant], sources: Sequence[Source], name: str, missing: str = ""
+) -> Chapter:
+    """The leaderboard; missing: what it leaves out, in a sentence."""
     ranked = boards(victims)
+    attacks = sum(len(victim.lines) for victim in victims)
     lead = (
-        f"{len(victims)} victims, {sum(len(victim.lines) for victim in victims)} attacks on them."
+        f"{len(victims)} victim{'' if len(victims) == 1 else 's'}, "
+        f"{attacks} attack{'' if attacks == 1 else 's'} on {'it' if len(victims) == 1 else 'them'}."
     )
     more = [
         f"{board.title}: {board.places[0][0].label} holds best, with "
         f"{with_interval(board.places[0][1].metrics[board.main] or Metric())} under "
         f"{board.places[0][1].method}."
         for board in ranked
-        if len(board.places) > 1
+        if sum(not line.weak for _, line in board.places) > 1
     ]
+    more += [missing] if missing else []
     runs = [(victim.label, record) for victim in victims for _, record in victim.runs]
     suites = dict.fromkeys(path for victim in victims for path in victim.rows)
     flags = [
@@ -280,7 +370,12 @@ def card_chapter(victim: Entrant, info: VictimInfo) -> Chapter:
         title=title,
         heading=title,
         template="site.html",
-        values={"boards": [], "victim": info, "data": record.dataset},
+        values={
+            "boards": [],
+            "victim": info,
+            "data": record.dataset,
+            "trained": info.origin in TRAINED,
+        },
         statements=[],
         sources=[],
         datasets=[],
@@ -321,7 +416,9 @@ def write_site(given: Sequence[Path], out: Path, name: str = "Leaderboard") -> l
     victims = entrants(folders)
     with storage_errors(out), partial_folder(out) as partial:
         (partial / "victims").mkdir()
-        index = compose([index_chapter(victims, sources_of(folders), name)], Pictures())
+        index = compose(
+            [index_chapter(victims, sources_of(folders), name, left_out(given))], Pictures()
+        )
         pages = {INDEX: index.html}
         for victim in victims:
             pictures = Pictures()

@@ -12,7 +12,7 @@ from advhash.errors import RunError
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries, compare, map_lost, standings
 from advhash.reports.attack import tables
-from advhash.reports.attack.queries import load_queries, rival
+from advhash.reports.attack.queries import load_queries, rival, task
 from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import (
     Chapter,
@@ -233,32 +233,30 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
-def statement_of(label: str, outcome: Verdict, place: str = "the first") -> Statement:
-    """A verdict as the page shows it; place: which of several runs the page leads with."""
+def statement_of(label: str, outcome: Verdict, place: str = "") -> Statement:
+    """A verdict as the page shows it; place: as in `Statement`."""
     word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
     return Statement(label, outcome.lead, outcome.details, word, place, outcome.share)
 
 
 def strongest(records: Sequence[Record]) -> int | None:
-    """Which run a page leads with: the strongest that has a bound; None where none has.
+    """Which run is the strongest that has a bound.
 
-    Runs are compared by the main figure of the first that has one.
+    None where no run has one, or where the runs are of several tasks, whose figures do not compare.
     """
-    bounded = [place for place, record in enumerate(records) if record.budget.eps is not None]
-    if not bounded:
+    if any(task(record) != task(records[0]) for record in records):
         return None
-    led = records[bounded[0]].headline()
+    led = records[0].headline()
     reached = {
         place: led.sign * value
-        for place in bounded
-        if records[place].headline() is led
-        and (value := records[place].value(led.main)) is not None
+        for place, record in enumerate(records)
+        if record.budget.eps is not None and (value := record.value(led.main)) is not None
     }
-    return max(reached, key=reached.__getitem__, default=bounded[0])
+    return max(reached, key=reached.__getitem__, default=None)
 
 
 def led_by(runs: Sequence[Run]) -> list[Run]:
-    """Runs, the one that a page leads with before the others."""
+    """Runs, the strongest with a bound before the others; as given where there is none."""
     leading = runs[strongest([run.record for run in runs]) or 0]
     return [leading, *(run for run in runs if run is not leading)]
 
@@ -336,7 +334,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
         )
         for folder, record, label in zip(folders, records, labels, strict=True)
     ]
-    place = "the first" if strongest(records) is None else "the strongest bounded attack"
+    compared = strongest(records) is not None
+    place = f"the strongest bounded attack of {len(runs)} runs" if compared else ""
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")

@@ -75,14 +75,14 @@ class Statement:
     more:  sentences that follow
     word:  how strong the attack is, where there is such a word
     share: behind the word, for a bar from 0 to 1
-    place: which of several runs it is, where it leads the page
+    place: which of how many runs it is, where it leads the page; empty: the first of all
     """
 
     label: str
     lead: str
     more: Sequence[str] = ()
     word: str = ""
-    place: str = "the first"
+    place: str = ""
     share: float | None = None
 
 

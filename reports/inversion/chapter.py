@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,23 @@ from advhash.reports.elements.tables import (
     row,
     value,
 )
-from advhash.reports.elements.verdict import percent
+from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.vocabulary import label_of
 
 SMALL_GAIN = 0.02  # SSIM over the class mean: below it, codes cut reconstruction off
 BALANCE = 0.2  # how far the mean of a bit may lie from that of the class codes
+ONE_CODE = "one code per sample"
+VIEWS = {  # what crosses the wire: name of a world → in words, and how its figures end
+    "codes": (ONE_CODE, ""),
+    "final code": ("one code per training sample", "_final_code"),
+    "transcript: codes": ("every code sent in training", "_transcript_codes"),
+    "transcript: codes and gradients": ("all codes and gradients of the training", "_transcript"),
+}
+NO_SSIM = (
+    "the data are a table: what is said below of convolutions, pictures and SSIM did not apply, "
+    "and the lowest MSE chose the attacker"
+)
 MARKERS = ("o", "s", "^")
 
 
@@ -272,9 +284,78 @@ def accuracy_table(record: InversionRecord) -> Table:
     )
 
 
+@dataclass(frozen=True)
+class Reidentified:
+    """How often one attacker picks the true input among others of its class.
+
+    seen:     what the attacker has, in words
+    attacker: its name
+    samples:  in words, how many of which it was tried on
+    over:     hits − chance, paired by sample
+    score:    (what, of its reconstructions, of the class mean) where the record has both
+    """
+
+    seen: str
+    attacker: str
+    samples: str
+    hit: Metric
+    over: Difference
+    score: tuple[str, float, float] | None
+
+    @property
+    def shown(self) -> bool:
+        return self.over.low is not None and self.over.low > 0
+
+
+def reidentifications(record: InversionRecord) -> list[Reidentified]:
+    """Those of the chosen attackers on what crosses the wire, the strongest first."""
+    score, rows = "ssim" if record.of_pictures else "mse", []
+    for world in record.worlds:
+        seen, key = VIEWS.get(world.name, ("", ""))
+        hit = record.metrics.get(f"reidentification{key}")
+        over = record.differences.get(f"reidentification{key}_over_chance")
+        chosen = [attacker.name for attacker in world.attackers if attacker.chosen]
+        if not (seen and chosen and hit and over and hit.value is not None):
+            continue
+        trained = key != ""
+        count = record.protocol.transcript_samples if trained else record.protocol.samples
+        reached = record.value(f"{score}{key or '_codes'}")
+        mean = record.value(f"{score}{'_transcript' if trained else ''}_class_mean")
+        rows.append(
+            Reidentified(
+                seen,
+                chosen[0],
+                f"{count}{' training' if trained else ''} samples",
+                hit,
+                over,
+                None if reached is None or mean is None else (score.upper(), reached, mean),
+            )
+        )
+    return sorted(rows, key=lambda row: (row.shown, row.over.value or 0.0), reverse=True)
+
+
+def _picked(record: InversionRecord, row: Reidentified) -> str:
+    """What a re-identification says of the codes, in a sentence."""
+    chance = (row.hit.value or 0.0) - (row.over.value or 0.0)
+    sentence = (
+        f"From {row.seen}, the attacker {row.attacker} picks the true input among "
+        f"{_among(record, chance)} of its class for {with_interval(row.hit)} of {row.samples}, by "
+        f"chance {percent(chance)}: codes "
+        f"{'single out samples' if row.shown else 'were not shown to single out samples'}"
+    )
+    if row.score is None:
+        return f"{sentence}."
+    name, reached, mean = row.score
+    return f"{sentence}. Its reconstructions have {name} {reached:.3f}, the class mean {mean:.3f}."
+
+
 def verdicts(record: InversionRecord) -> list[str]:
-    """What the figures say, in plain words; each number is one of the record."""
-    lines = []
+    """What the figures say, in plain words; each number is one of the record.
+
+    The strongest re-identification comes first, then what sending codes costs.
+    """
+    picked = reidentifications(record)
+    lines = [_picked(record, row) for row in picked[:1]]
     loss = record.differences.get("accuracy_loss")
     if loss is not None and loss.value is not None:
         accuracy = record.metrics["accuracy"]
@@ -284,25 +365,21 @@ def verdicts(record: InversionRecord) -> list[str]:
             f"points against real embeddings{_between(loss, 100)}."
         )
     for key, what in (
-        ("gain_codes", "From one code a sample, the best attacker"),
+        ("gain_codes", "From one code per sample, the best attacker"),
         ("gain_undefended", "From what the undefended twin sends, the best attacker"),
         ("gain_transcript", "From the whole training transcript, the best attacker"),
     ):
         gain = record.differences.get(key)
-        if gain is None or gain.value is None or record.metrics.get("ssim_codes") is None:
+        if gain is None or gain.value is None:
             continue
-        lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
-                     f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+        if record.of_pictures:
+            lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
+                         f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+        else:
+            lines.append(f"{what} differs by {gain.value:.3f} in MSE from the mean of the class"
+                         f"{_between(gain, 1)}: {_error_meaning(gain)}.")  # fmt: skip
     lines += _trained_on_ssim(record)
-    hit, chance = (record.metrics.get(f"reidentification{end}") for end in ("", "_chance"))
-    over = record.differences.get("reidentification_over_chance")
-    if hit is not None and chance is not None and over is not None:
-        seen = over.low is not None and over.low > 0
-        lines.append(
-            f"Among {_among(record, chance)} inputs of one class the true one is picked in "
-            f"{percent(hit.value)} of cases, by chance {percent(chance.value)}: codes "
-            f"{'do single out samples' if seen else 'were not shown to single out samples'}."
-        )
+    lines += [_picked(record, row) for row in picked[1:] if row.seen == ONE_CODE]
     message, training = (record.metrics.get(f"epsilon_{end}") for end in ("message", "training"))
     if message is not None and training is not None:
         lines.append(
@@ -331,10 +408,10 @@ def _trained_on_ssim(record: InversionRecord) -> list[str]:
     ]
 
 
-def _among(record: InversionRecord, chance: Metric) -> str:
+def _among(record: InversionRecord, chance: float) -> str:
     """How many candidates there were: fewer than wanted where a class has fewer queries."""
     wanted = record.protocol.candidates
-    fewer = chance.value is not None and chance.value > 1 / wanted + 1e-9
+    fewer = chance > 1 / wanted + 1e-6
     return f"at most {wanted}" if fewer else str(wanted)
 
 
@@ -354,6 +431,15 @@ def _meaning(gain: Difference) -> str:
     return (
         f"the interval holds {SMALL_GAIN:g}, so it is not decided whether more than that picture is"
     )
+
+
+def _error_meaning(gain: Difference) -> str:
+    """What a difference of MSE, attacker − class mean, says; below 0 is a leak."""
+    if gain.high is not None and gain.high < 0:
+        return "below 0, so more than the class is given away"
+    if gain.low is not None and gain.low > 0:
+        return "above 0, so the mean of the class alone is nearer"
+    return "the interval holds 0, so no leak beyond the class is shown"
 
 
 def _grid(folder: Path, record: InversionRecord, pictures: Pictures) -> list[dict[str, Any]]:
@@ -405,7 +491,8 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
         sources=[source_of(folder, label, record.run, facts, settings)],
         datasets=[data.name],
         flags=[(label, flag) for flag in record.flags],
-        deviations=[
+        deviations=([] if record.of_pictures else [("this run", NO_SSIM)])
+        + [
             (name, text)
             for name, texts in ((victim.label, victim.deviations), (attack.name, attack.deviations))
             for text in texts

@@ -122,6 +122,11 @@ class InversionRecord(Document):
     detection: list[Roc]
     pictures: list[Picture]
 
+    def value(self, name: str) -> float | None:
+        """A figure without its interval; None where there is none."""
+        metric = self.metrics.get(name)
+        return None if metric is None else metric.value
+
     @property
     def of_pictures(self) -> bool:
         """Whether pictures were reconstructed: rows of tables have neither SSIM nor PSNR."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -177,13 +178,17 @@ def write_tables(
     """
     expect_figures(page, columns)
     files = {}
+    given: Counter[str] = Counter()
     for number, (topic, whole) in enumerate(page.tables, start=1):
         table = whole.only(columns) if columns else whole
         if table is None:
             continue
         name = _name(number, topic, table.label)
         files[f"{name}.csv"] = to_csv(table).encode("utf-8")
-        files[f"{name}.tex"] = to_latex(table, name[3:], width).encode("utf-8")
+        label = name.partition("-")[2]
+        given[label] += 1
+        label = name if given[label] > 1 else label  # its number sets the second one apart
+        files[f"{name}.tex"] = to_latex(table, label, width).encode("utf-8")
     return _write(files, folder)
 
 

@@ -17,12 +17,14 @@ from PIL import Image
 from report_scene import (
     HOSTILE,
     NAMES,
+    SHARE,
     Tags,
     edit,
     every_kind,
     make_detect,
     make_inversion,
     make_phase,
+    make_poison,
     make_run,
     make_search,
 )
@@ -30,6 +32,8 @@ from source_tree import ROOT
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
+from advhash.cli.commands.poison import print_poison
+from advhash.cli.commands.scan import print_scan
 from advhash.errors import RunError, StorageError, UsageError
 from advhash.measures.intervals import Difference
 from advhash.measures.paired_runs import Pair, standings
@@ -38,6 +42,8 @@ from advhash.reports.attack.tables import rank
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
+from advhash.reports.inversion.chapter import verdicts as inversion_verdicts
+from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.page.exports import (
     expect_figures,
     to_csv,
@@ -47,6 +53,7 @@ from advhash.reports.page.exports import (
 )
 from advhash.reports.page.kinds import KINDS
 from advhash.reports.page.render import Page, draw, page, render
+from advhash.reports.poison import HONEST, PoisonRecord
 from advhash.reports.record import Record, schema_of
 from advhash.reports.scan import ScanRecord, curves, histogram, verdicts
 from advhash.storage.files import sha256
@@ -176,6 +183,26 @@ def test_the_chart_of_a_scan_names_what_has_no_line_and_shows_the_rate_asked_for
     assert drawing is not None
     assert "flat has no line: no unmarked pair lies within 19 bits." in drawing.caption
     assert b">1e-07<" in drawing.svg  # an axis from the rates alone begins at 1e-05
+
+
+def test_a_threshold_beyond_the_counted_rates_is_drawn_and_marked_where_it_is_not_certain(
+    kinds: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ScanRecord.read(kinds["scan"])
+    first, second = record.hashes
+    flat = [at.model_copy(update={"value": 0.0}) for at in second.curve]
+    pairs = [first.nearest[0].model_copy(update={"distance": 26, "marked": False})]
+    more = {"label": "flat", "curve": flat, "nearest": pairs, "threshold": 25}
+    second = second.model_copy(update={**more, "chosen": "estimate"})
+    record = record.model_copy(update={"hashes": [first, second]})
+    drawing = curves(record)
+    assert drawing is not None
+    assert "flat has no line: its closest unmarked pair is 26 bits apart" in drawing.caption
+    assert b">flat, threshold alone<" in drawing.svg
+    assert b">40<" in drawing.svg  # 25 of 64 bits
+    assert "flat at 25 of 64 bits (not certain):" in verdicts(record)[2]
+    print_scan(record, every=False)
+    assert "25 (not certain)" in capsys.readouterr().out
 
 
 def test_a_histogram_of_one_value_is_no_wide_bar(kinds: dict[str, Path]) -> None:
@@ -441,6 +468,93 @@ def test_latex_has_a_label_and_spans_one_column_or_two(
         assert len(set(labels)) == len(texts)
         assert all(rf"\begin{{{environment}}}" in text for text in texts)
         assert all(rf"\begin{{adjustbox}}{{max width=\{room}width}}" in text for text in texts)
+
+
+def test_labels_differ_where_chapters_have_equal_tables_and_beyond_99(tmp_path: Path) -> None:
+    table = Table("results", "Results.", [Column("Run")], [[TableCell("a")]])
+    write_tables(Page("", [("results", table)] * 101, []), tmp_path / "tables")
+    texts = [file.read_text("utf-8") for file in (tmp_path / "tables").glob("*.tex")]
+    labels = {line for text in texts for line in text.splitlines() if r"\label" in line}
+    assert len(labels) == 101
+    assert {r"\label{tab:results-results}", r"\label{tab:101-results-results}"} <= labels
+
+
+def test_an_adversarial_set_stands_among_the_measured_attacks(kinds: dict[str, Path]) -> None:
+    html = page([kinds["attack"], kinds["judge"]])
+    table = html.partition('aria-label="How far each attack got"')[2].partition("</table>")[0]
+    assert table.count("<tr>") == 3
+    assert "– strong attack." in Tags(html).text  # below the table alone
+    assert Tags(html).text.count("– strong attack.") == 2
+
+
+@pytest.mark.parametrize(
+    "defences",
+    [
+        {"collapse": {"within": 2, "keep": "last"}},
+        {"collapse": None, "cap": {"share": 0.01, "reached": 0.02, "adaptive": False}},
+    ],
+)
+def test_what_defences_of_a_store_keep_out_is_theirs_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], defences: dict
+) -> None:
+    def defended(body: dict) -> None:
+        body.update(turned_away=50, **defences)
+        honest = dict.fromkeys(HONEST, vars(SHARE))
+        body["metrics"] |= honest
+        for at in body["shares"]:
+            at["natural_refused"] = 3
+            at["metrics"] |= honest
+
+    run = edit(make_poison(tmp_path / "run"), defended)
+    print_poison(PoisonRecord.read(run), every=False)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "the defences keep out 3 natural hubs and 50 of 9000 clean documents" in words
+    assert "hides 50" not in page([run])
+
+
+def _leaking(body: dict) -> None:
+    """A table whose training transcript gives samples away, and whose codes were not shown to."""
+    (attacker,) = body["worlds"][0]["attackers"]
+    attacker.update(dict.fromkeys(("ssim", "psnr", "gain")))
+    whole = {**body["worlds"][0], "name": "transcript: codes and gradients"}
+    whole["attackers"] = [{**attacker, "name": "neighbours"}]
+    body["worlds"].append(whole)
+    body["metrics"] |= {
+        "reidentification_transcript": {"value": 0.771, "low": 0.656, "high": 0.863, "n": 70},
+        "mse_transcript": {"value": 0.167, "low": 0.1, "high": 0.2, "n": 70},
+        "mse_transcript_class_mean": {"value": 0.883, "low": 0.8, "high": 0.9, "n": 70},
+    }
+    body["metrics"].pop("ssim_codes")
+    none = {"value": 0.01, "low": -0.02, "high": 0.04, "n": 9, "p": 0.6}
+    body["differences"] |= {
+        "reidentification_over_chance": none,
+        "reidentification_transcript_over_chance": {
+            **none,
+            "value": 0.721,
+            "low": 0.6,
+            "high": 0.8,
+        },
+        "gain_codes": none,
+        "gain_transcript": {**none, "value": -0.716, "low": -0.8, "high": -0.6},
+    }
+    body["protocol"] |= {"candidates": 20, "transcript_samples": 70}
+
+
+def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
+    run = edit(make_inversion(tmp_path / "run"), _leaking)
+    first, cost, codes, transcript, single = inversion_verdicts(InversionRecord.read(run))
+    assert first == (
+        "From all codes and gradients of the training, the attacker neighbours picks the true "
+        "input among 20 of its class for 77.1 % (95 % interval 65.6 to 86.3 %) of 70 training "
+        "samples, by chance 5.0 %: codes single out samples. Its reconstructions have MSE 0.167, "
+        "the class mean 0.883."
+    ).replace(" %", "\N{NO-BREAK SPACE}%")
+    assert "sending codes costs" in cost
+    assert "the interval holds 0, so no leak beyond the class is shown" in codes
+    assert "below 0, so more than the class is given away" in transcript
+    assert "were not shown to single out samples" in single
+    html = page([run])
+    assert "what is said below of convolutions, pictures and SSIM did not apply" in html
 
 
 def test_tables_are_written_with_the_columns_that_are_named(

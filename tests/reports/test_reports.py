@@ -22,6 +22,7 @@ from report_scene import (
     Tags,
     edit,
     make_inversion,
+    make_judge,
     make_run,
 )
 
@@ -377,6 +378,29 @@ def test_a_page_leads_with_the_strongest_run_that_has_a_bound(runs: list[Path]) 
     assert (
         "the first of 2 runs" in Tags(page([free, edit(make_run(free.parent / "2"), _free)])).text
     )
+    judged = Tags(page([weak, bounded, make_judge(free.parent / "judged")])).text
+    assert "the strongest bounded attack of 2 runs. All runs" in judged  # of those compared
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("victim", {"fingerprint": "99"}),
+        ("dataset", {"fingerprint": "99"}),
+        ("attack", {"goal": "untargeted"}),
+        ("protocol", {"top_k": 5}),
+    ],
+)
+def test_runs_of_several_tasks_have_no_strongest_one(run: Path, part: str, change: dict) -> None:
+    def other(body: dict) -> None:
+        body["attack"]["name"] = "rival"
+        body[part] |= change
+
+    rival = edit(make_run(run.parent / "rival"), other)
+    for given, name in (([run, rival], "prosgan"), ([rival, run], "rival")):
+        text = Tags(page(given)).text
+        assert "strongest" not in text.partition("All runs")[0]
+        assert re.search(rf"This is {name}.*, the first of 2 runs\.", text)
 
 
 def _free(body: dict) -> None:

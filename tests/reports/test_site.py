@@ -5,12 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from report_scene import HOSTILE, Tags, edit, make_benchmark, make_detect, make_run
+from report_scene import (
+    HOSTILE,
+    SHARE,
+    Tags,
+    edit,
+    make_benchmark,
+    make_detect,
+    make_inversion,
+    make_run,
+    make_scan,
+)
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
 from advhash.errors import RunError, UsageError
-from advhash.reports.site import run_folders, write_site
+from advhash.reports.benchmark import SEARCHED
+from advhash.reports.site import boards, entrants, left_out, run_folders, write_site
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,8 @@ def test_each_page_is_safe_and_leads_to_pages_that_are_there(pages: list[Path]) 
 
 def test_the_index_ranks_victims_by_their_strongest_attack(pages: list[Path]) -> None:
     html = pages[0].read_text("utf-8")
-    table = html.partition('aria-label="toy, L∞ 8/255: t-MAP"')[2].partition("</table>")[0]
+    title = "toy, L∞ 8/255, 6 queries image→fused: t-MAP"
+    table = html.partition(f'aria-label="{title}"')[2].partition("</table>")[0]
     found = Tags(table)
     assert "stronger" in found.text
     assert "88.0" in found.text
@@ -73,6 +85,13 @@ def test_a_victim_has_its_card_its_runs_and_pictures(pages: list[Path]) -> None:
     assert "SHA-256 <code>ab</code>" in html
     assert html.count('class="example"') == 9
     assert "smaller backbone" in html
+
+
+def test_no_page_names_two_places_alike(pages: list[Path]) -> None:
+    for page in pages:
+        tags = Tags(page.read_text("utf-8")).tags
+        names = [attributes["id"] for _, attributes in tags if "id" in attributes]
+        assert len(names) == len(set(names)), page
 
 
 def test_a_page_of_a_benchmark_holds_one_victim_alone(pages: list[Path]) -> None:
@@ -114,3 +133,104 @@ def test_the_command_writes_a_site_and_runs_nothing(runs: Path, tmp_path: Path) 
     for wrong in (["--suite", "smoke", *command[1:]], [str(runs)]):
         refused = CliRunner().invoke(app, ["benchmark", *wrong])
         assert isinstance(refused.exception, UsageError), refused.output
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("protocol", {"queries": 8}),
+        ("protocol", {"query_modality": "text"}),
+        ("protocol", {"database": "image"}),
+        ("protocol", {"top_k": 5}),
+        ("protocol", {"threshold": 31}),
+        ("protocol", {"start": "copies"}),
+        ("protocol", {"store": {"name": "faiss-ivf"}}),
+        ("budget", {"eight_bit": False}),
+        ("dataset", {"fingerprint": "12"}),
+    ],
+)
+def test_figures_of_different_tasks_stand_on_different_boards(
+    tmp_path: Path, part: str, change: dict
+) -> None:
+    make_run(tmp_path / "a")
+    edit(make_run(tmp_path / "b"), lambda body: body[part].update(change))
+    titles = [board.title for board in boards(entrants(run_folders([tmp_path])))]
+    assert len(titles) == len(set(titles)) == 2
+
+
+def test_boards_are_sorted_by_the_size_of_their_budget(tmp_path: Path) -> None:
+    for eps in (16, 2, 4):
+        budget = {"eps": eps / 255, "text": f"L∞ {eps}/255"}
+        edit(
+            make_run(tmp_path / str(eps)), lambda body, budget=budget: body["budget"].update(budget)
+        )
+    titles = [board.title for board in boards(entrants(run_folders([tmp_path])))]
+    assert [title.split()[2].strip(",") for title in titles] == ["2/255", "4/255", "16/255"]
+
+
+def test_a_victim_at_chance_is_marked_and_comes_last(tmp_path: Path) -> None:
+    make_run(tmp_path / "fair")
+    weak = edit(make_run(tmp_path / "weak"), lambda body: body["victim"].update(name="blind"))
+    edit(weak, lambda body: body["metrics"]["tmap"].update(value=0.01, low=0.0, high=0.02))
+    edit(weak, lambda body: body["flags"][0].update(name="weak_victim"))
+    index = write_site([tmp_path], tmp_path / "site")[0].read_text("utf-8")
+    table = index.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert table.index("dlcmh") < table.index("blind") < table.index("at chance without an attack")
+    assert "80.0" in table  # MAP without an attack
+    assert "holds best" not in Tags(index).text.partition("Victims under")[0]
+
+
+def test_one_victim_is_counted_as_one_and_what_learns_nothing_was_not_trained(
+    tmp_path: Path,
+) -> None:
+    run = edit(make_run(tmp_path / "a"), lambda body: body["victim"].update(origin="computed"))
+    index, page = write_site([run], tmp_path / "site")
+    assert "1 victim, 1 attack on it." in Tags(index.read_text("utf-8")).text
+    text = page.read_text("utf-8")
+    assert "Trained on" not in text
+    assert "Measured on" in text
+
+
+def test_runs_that_no_board_shows_are_counted_on_page_and_terminal(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    make_run(root / "a")
+    make_scan(root / "b")
+    make_inversion(root / "c")
+    make_scan(root / "d")
+    edit(make_benchmark(root / "e"), lambda body: body.update(rows=[], victims=[]))
+    words = "Runs left out: 1 of benchmark without attacks, 1 of inversion, 2 of scan."
+    assert left_out([root]).startswith(words)
+    assert left_out([root / "a"]) == ""
+    result = CliRunner().invoke(app, ["benchmark", "--site", str(tmp_path / "site"), str(root)])
+    assert words in " ".join(result.output.split())
+    assert words in Tags((tmp_path / "site" / "index.html").read_text("utf-8")).text
+
+
+def test_a_suite_of_searches_alone_is_refused(tmp_path: Path) -> None:
+    suite = edit(make_benchmark(tmp_path / "suite"), lambda body: body.update(rows=[], victims=[]))
+    with pytest.raises(RunError, match="expected attacks on victims for a leaderboard, got none"):
+        write_site([suite], tmp_path / "site")
+
+
+def test_a_page_of_a_victim_shows_neither_stores_nor_flags_of_others(tmp_path: Path) -> None:
+    store = {
+        "dataset": "toy", "quantiser": "sign", "method": "hubs", "store": "faiss-ivf", "items": 9,
+        "documents": 90, "runs": 1, "metrics": dict.fromkeys(SEARCHED, vars(SHARE)),
+    }  # fmt: skip
+    flags = [
+        {"name": name, "level": "warning", "message": f"mind {name}"}
+        for name in ("no_effect", "own_flag", "one_training")
+    ]
+
+    def several(body: dict) -> None:
+        body.update(searches=[store], flags=flags)
+        for entry in body["rows"]:
+            entry["flags"] = {"own_flag" if entry["victim"] == "dpsh" else "no_effect": 1}
+
+    edit(make_benchmark(tmp_path / "suite"), several)
+    pages = write_site([tmp_path / "suite"], tmp_path / "site")
+    text = next(page for page in pages if page.name.startswith("dpsh")).read_text("utf-8")
+    assert "faiss-ivf" not in text.partition('id="provenance"')[0]
+    assert "mind own_flag" in text
+    assert "mind one_training" in text
+    assert "mind no_effect" not in text

@@ -510,7 +510,8 @@ def make_benchmark(folder: Path) -> Path:
     ]  # fmt: skip
     rows = [
         {**place, "norm": "linf", "eps": int(place["budget"].split()[1][0]) / 255,
-         "goal": "targeted", "cells": 2, "rank": 1, "metrics": metrics, "flags": {"no_effect": 1}}
+         "goal": "targeted", "cells": 2, "rank": 1, "metrics": metrics, "flags": {"no_effect": 1},
+         "protocol": PROTOCOL.model_dump() | {"database": "fused"}}
         for place in places
     ]  # fmt: skip
     cells = [
@@ -531,7 +532,7 @@ def make_benchmark(folder: Path) -> Path:
                          "main": vars(SHARE)} for method in ("dhta", "blend")],
             "victims": [{**ranked, "victim": victim, "method": "dhta", "metrics": metrics}
                         for victim in ("dpsh", HOSTILE)],
-            "deviations": {"dpsh": [HOSTILE]},
+            "deviations": {"dpsh": [HOSTILE]}, "data": {"toy": "ef"},
         }
     )  # fmt: skip
     return written(folder, record)

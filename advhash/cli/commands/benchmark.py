@@ -67,11 +67,13 @@ def print_site(runs: list[Path], site: Path) -> None:
     if site.exists():
         raise UsageError(f"expected a new folder for --site, got {site}, which exists")
 
-    from advhash.reports.site import write_site
+    from advhash.reports.site import left_out, write_site
 
     pages = write_site(runs, site)
     victims = len(pages) - 1
     tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
+    if missing := left_out(runs):
+        tell(missing)
 
 
 def refuse_failed(record: BenchmarkRecord) -> None:

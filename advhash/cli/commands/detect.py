@@ -108,7 +108,7 @@ def detect(
 ) -> dict[str, Any]:
     """Tell abnormal inputs from clean ones, and measure who gets past.
 
-    Of a federation the slices of a party, of any other victim its queries. The threshold is the
+    The inputs are the slices of a party in a federation, else the queries. The threshold is the
     lowest that at most 5 % of clean validation rows exceed; `false_alarms` is what it reaches
     on the clean queries. Beside it stands what an attacker reaches who knows the detector, and
     the defence where one is named.

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 
 READ_FIRST = (
+    *(
+        "reidentification_transcript_codes",
+        "reidentification_transcript",
+        "reidentification",
+        "reidentification_chance",
+    ),
     *("accuracy", "accuracy_loss", "ssim_codes", "gain_codes", "gain_transcript", "mse_codes"),
-    *("reidentification", "reidentification_chance"),
 )
 
 
@@ -39,7 +44,10 @@ def print_inversion(record: InversionRecord, every: bool) -> None:
     print_lead(sentences, every=every)
     print_metrics({**record.metrics, **record.differences}, first=READ_FIRST, every=every)
     if not record.of_pictures:
-        tell("gains are differences of MSE: below 0, codes give away more than the class alone")
+        tell(
+            "gains are differences of MSE: below 0, codes give away more than the class alone; "
+            "where the interval holds 0, nothing is shown"
+        )
     print_end(record)
 
 

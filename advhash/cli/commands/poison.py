@@ -49,12 +49,11 @@ def print_poison(record: PoisonRecord | Record, every: bool) -> None:
     print_lead(verdicts(record), every=every)
     for at in record.shares:
         tell(f"{at.items} planted ({100 * at.share:.3g} %)")
-        guard = record.gate or record.cap
-        if guard is not None:
+        if record.turned_away is not None:
             tell(
-                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the "
-                f"{'gate would refuse' if record.gate else 'cap hides'} {at.natural_refused} "
-                f"natural hubs, and {100 * guard['reached']:.2g} % of clean documents"
+                f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the defences keep out "
+                f"{at.natural_refused or 0} natural hubs and {record.turned_away} of "
+                f"{record.documents} clean documents"
             )
         print_metrics(at.metrics, first=READ_FIRST, every=every)
     print_end(record)

@@ -39,7 +39,7 @@ def print_scan(record: ScanRecord, every: bool) -> None:
             {
                 "hash": hashing.label,
                 "bits": hashing.bits,
-                "at most bits": "–" if hashing.threshold is None else hashing.threshold,
+                "at most bits": _threshold(hashing),
                 "false positives": rate_text(hashing.false_positive_rate),
                 "false match a look-up": rate_text(hashing.lookup_rate),
                 "edited, found": percent(hashing.kept),
@@ -70,6 +70,13 @@ def _next(record: ScanRecord) -> list[tuple[str, str]]:
         (f"attack {to} --method evasion --queries 100", "how often it is evaded at 8/255"),
         (f"certify {to} --queries 100", "what no attack can do"),
     ]
+
+
+def _threshold(hashing: HashFigures) -> str:
+    """In bits, with a mark where no interval of false positives supports it."""
+    if hashing.threshold is None:
+        return "–"
+    return f"{hashing.threshold}" + (" (not certain)" if hashing.chosen == "estimate" else "")
 
 
 def _least(evasion: EvasionFigures | None) -> str:

@@ -201,6 +201,7 @@ def _rows(key: Setting, table: Table) -> list[Row]:
                             for name in {flag.name: None for flag in run.record.flags}
                         )
                     ),
+                    protocol=done[0].record.protocol,
                 )
             )
     return sorted(rows, key=lambda row: row.rank)
