@@ -63,7 +63,8 @@ class BitsForShow(Poisoning):
 
     def plant(self, seen: Seen, count: int, seed: int) -> Planted:
         rows = np.arange(count)
-        noise = np.random.default_rng(seed).random((count, 64)) < (0.1 if count <= 8 else 0)
+        level = np.where(rows % 8 == 0, 0, 0.12)[:, None]
+        noise = np.random.default_rng(seed).random((8, 64))[rows % 8] < level
         made = HashCodes.pack(CENTRES[rows % 8] ^ noise)
         side = np.where(rows < 8, -1, 1)[:, None]
         return Planted(Vectors(made, side * made.signs(), made.signs()))
@@ -75,10 +76,15 @@ def test_items_are_chosen_by_what_ranks_and_by_no_gain_that_chance_gives() -> No
     corpus = Vectors(DOCUMENTS, DOCUMENTS.signs(), DOCUMENTS.signs())
     seen = Seen(known, corpus, Cut(torch.zeros(64)), 1.0, "floats")
 
-    def fit(probes: HashCodes) -> Gate:
-        return Gate.fit(probes, DOCUMENTS, "cap", 1.0, 0)
+    def items(share: float) -> Vectors:
+        def fit(probes: HashCodes) -> Gate:
+            return Gate.fit(probes, DOCUMENTS, "cap", share, 0)
 
-    knowing = evading(BitsForShow(), seen, 8, 16, fit, 0).vectors
+        return evading(BitsForShow(), seen, 8, 16, fit, 0).vectors
+
+    unaware = BitsForShow().plant(seen, 8, 0).vectors
+    assert np.array_equal(items(1.0).floats, unaware.floats)  # a cap that refuses none of them
+    knowing = items(0.1)
     assert (knowing.floats == knowing.codes.signs()).all()
 
     reached = {UNAWARE: np.arange(80) < 30, (2, 1.0): (np.arange(80) + 79) % 80 < 31}

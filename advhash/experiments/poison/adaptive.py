@@ -32,14 +32,15 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
     best is tried on each half of the known queries and judged by the other, since items are near to
     the queries that they were made of; then it is done with all of them. Where
     this does not reach more of these queries than items that are made without knowing of a gate, by
-    more than one standard error of the difference, it is these that are planted: a defence gains
-    nothing by being known.
+    more than one standard error of the difference, or where a gate refuses none of these, it is
+    these that are planted: a defence gains nothing by being known.
 
     fit:  the gate of the store's rule with some queries as its probes
     most: items that the method can make at most
     """
     rows = np.arange(len(seen.known))
     reached: dict[tuple[int, float], list[Which]] = {}
+    refused = 0  # of those that are made without knowing of a gate
     for side, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
         half = _with(seen, side)
         mine, judge = Known.of(half, fit), Known.of(_with(seen, other), fit)
@@ -48,12 +49,16 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
                 break
             items = method.plant(half, min(times * count, len(side)), seed).vectors
             judged = judge.finds(items)
-            judged[judge.gate.refuses(items.codes)] = False
+            hit = judge.gate.refuses(items.codes)
+            refused += int(hit.sum()) if times == 1 else 0
+            judged[hit] = False
             for caution in CAUTION if times > 1 else CAUTION[:1]:
                 chosen = mine.chosen(items, min(count, len(items)), caution)
                 finders = judged[chosen].any(axis=0)
                 reached.setdefault((times, caution), []).append(finders)
-    times, caution = _strongest({way: np.concatenate(each) for way, each in reached.items()})
+    times, caution = UNAWARE
+    if refused:
+        times, caution = _strongest({way: np.concatenate(each) for way, each in reached.items()})
     items_made = method.plant(seen, times * count, seed)
     chosen = Known.of(seen, fit).chosen(items_made.vectors, count, caution)
     inputs = tuple(items_made.inputs[row] for row in chosen.tolist() if items_made.inputs)
@@ -103,7 +108,7 @@ def _strongest(reached: dict[tuple[int, float], Which]) -> tuple[int, float]:
 
     reached: (Q,) whether each query does, of each way
 
-    >>> few, many = np.arange(40) < 10, np.arange(40) < 12
+    >>> few, many = np.arange(40) < 10, np.arange(40) < 16
     >>> _strongest({UNAWARE: few, (2, 1.0): many}), _strongest({UNAWARE: ~many, (2, 1.0): few})
     ((2, 1.0), (1, inf))
     """
