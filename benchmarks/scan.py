@@ -275,7 +275,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def photograph_codes() -> dict[str, HashCodes]:
-    """Of the photographs with pixels of their own, by label."""
+    """Codes of the photographs whose pixels no other has, by the label of the hash."""
     ready = hashes()
     images: dict[bytes, Image.Image] = {}
     for _, content in photographs():

@@ -24,7 +24,7 @@ from advhash.reports.elements.tables import (
     points,
     row,
 )
-from advhash.reports.elements.verdict import with_interval
+from advhash.reports.elements.verdict import points as points_lost, with_interval
 from advhash.reports.record import Document, Part, RunInfo
 
 POISON: Literal["advhash/poison/1"] = "advhash/poison/1"
@@ -125,9 +125,21 @@ def verdicts(record: PoisonRecord) -> list[str]:
         f"{record.attack['name']}{pairs or ','} {with_interval(metrics['planted_top10'])} of the "
         f"unseen queries find one among their first 10 results ({record.served_by}); as many "
         f"natural hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
-        f"Recall of the queries' own answers goes from "
-        f"{with_interval(metrics['own_recall10_before'])} to "
-        f"{with_interval(metrics['own_recall10_after'])}.",
+        *_own_answers(record),
+    ]
+
+
+def _own_answers(record: PoisonRecord) -> list[str]:
+    """What becomes of own answers, the share of the defences apart from that of the items."""
+    metrics = record.metrics
+    before, after = (with_interval(metrics[f"own_recall10_{name}"]) for name in ("before", "after"))
+    if record.cap is None:
+        return [f"Recall of the queries' own answers goes from {before} to {after}."]
+    cost, lost = (points_lost(metrics[f"own_recall10_{name}"]) for name in ("cost", "lost"))
+    return [
+        f"Recall of the queries' own answers is {before} without any defence and {after} in the "
+        f"end: without any attack the defences cost {cost}; the items take {lost} of what the cap "
+        "shows.",
     ]
 
 
@@ -281,7 +293,8 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
                 "Found by unseen queries",
                 "Share of unseen queries with a planted item among their first results, in "
                 "percent, 95 % intervals in small print. Random documents and natural hubs are as "
-                "many clean documents, counted in the store as it was.",
+                "many clean documents, counted in the store without the items; under a cap, "
+                "documents that it shows.",
             ),
             "own": shares_table(
                 record,

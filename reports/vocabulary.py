@@ -197,9 +197,10 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("planted_top5", "planted in the first 5", "share", "attacker",
                "Share of unseen queries with a planted item among their first 5 results."),
         Figure("planted_top10_random", "random documents in the first 10", "share", "neither",
-               "The same of as many random documents of the store as it was."),
+               "The same of as many random documents, in the store without the items."),
         Figure("planted_top10_natural", "natural hubs in the first 10", "share", "neither",
-               "The same of as many clean documents, those that known queries find most often."),
+               "The same of as many clean documents, those that known queries find most often, in "
+               "the store without the items."),
         Figure("planted_top10_over_random", "planted above random documents", "points",
                "attacker", "What planted items are found above random ones, paired by query."),
         Figure("planted_top10_over_natural", "planted above natural hubs", "points", "attacker",
@@ -212,7 +213,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("own_recall10_after", "own answers at 10, after", "share", "defender",
                "The same with the planted items in the store."),
         Figure("own_recall10_lost", "own answers lost", "points", "attacker",
-               "Before minus after, paired by query."),
+               "What the items take of it, paired by query: without them minus after. Under a cap "
+               "both are of the documents that it shows."),
         Figure("own_recall10_defended", "own answers at 10, defended", "share", "defender",
                "Recall before any attack where documents too go through gate, cap and collapse."),
         Figure("own_recall10_cost", "cost to own answers", "points", "attacker",

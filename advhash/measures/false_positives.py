@@ -6,12 +6,12 @@ drawn anew in their place, and a pair counts as often as both of its groups were
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from advhash.measures.intervals import CONFIDENCE, Metric
+from advhash.measures.intervals import CONFIDENCE, Metric, rate_metric
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -138,10 +138,11 @@ def lookup_rate(counts: npt.NDArray[np.int32], edges: Counts, size: int) -> Metr
     counts: (N,G) close pictures of each picture, by their group, see `close_pairs.ClosePairs`
     size:   a bank that is larger than the other pictures is judged as one of all of them: at least
 
-    Of n others, k close, `size` drawn ones hold none with C(n − k, size) / C(n, size). Draws with
-    replacement lose close pictures, and with them matches, so the interval is that of the jackknife
-    over groups, both as what asks and as what the bank is drawn from, on a logarithmic scale of
-    odds. Its variance is at least the true one on average (Efron and Stein 1981).
+    Where k of n other pictures are close, `size` drawn ones hold none with C(n − k, size) /
+    C(n, size). Draws with replacement lose close pictures, and with them matches, so the interval
+    is that of the jackknife over groups, both as what asks and as what the bank is drawn from, on a
+    logarithmic scale of odds. Its variance is at least the true one on average (Efron and Stein
+    1981). A share of 0 or 1 has no odds: its interval is the exact one of as many groups.
     """
     rows = np.diff(edges)
     total, groups = int(rows.sum()), len(rows)
@@ -158,7 +159,7 @@ def lookup_rate(counts: npt.NDArray[np.int32], edges: Counts, size: int) -> Metr
     value = float(shares[0])
     spread = float(np.sqrt((groups - 1) / groups * np.square(shares[1:] - shares[1:].mean()).sum()))
     if not 0 < value < 1:
-        return Metric(value, value, value, total)
+        return replace(rate_metric(np.full(groups, value), 0), n=total)
     odds, reach = np.log(value / (1 - value)), NORMAL * spread / (value * (1 - value))
     low, high = 1 / (1 + np.exp(-(odds - reach))), 1 / (1 + np.exp(-(odds + reach)))
     return Metric(value, float(low), float(high), total)

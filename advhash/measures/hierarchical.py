@@ -6,12 +6,13 @@ Percentile intervals of 95 %. Only the seed determines the draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric
+from advhash.measures.intervals import CONFIDENCE, RESAMPLES, Metric, mean_metric, rate_metric
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -60,6 +61,25 @@ def hierarchical_mean(groups: Groups, seed: int, *, same_queries: bool = False) 
         return Metric(value=value, low=value, high=value, n=len(values))
     low, high = _bounds(_resampled_means(tree, seed, same_queries))
     return Metric(value=value, low=low, high=high, n=len(values))
+
+
+def hierarchical_rate(groups: Groups, seed: int) -> Metric:
+    """`hierarchical_mean` of shares of the same queries, whose interval keeps its width at 0 and 1.
+
+    Where all values are 0 or all are 1, every resample is equal, and the interval is the exact one
+    of `rate_metric` over queries: a query that is 0 for one seed is hardly news for another.
+
+    groups: (N,) values in [0,1] of each seed, row i of the same query
+
+    >>> metric = hierarchical_rate([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], seed=0)
+    >>> metric.value, round(metric.high, 6), metric.n
+    (0.0, 0.707598, 6)
+    """
+    metric = hierarchical_mean(groups, seed, same_queries=True)
+    if metric.value not in (0, 1):
+        return metric
+    first = _leaves(_prepared(groups, same_queries=True))[0]
+    return replace(rate_metric(first, seed), n=metric.n)
 
 
 def crossed_mean(values: npt.ArrayLike, seed: int, *, same_seeds: bool = False) -> Metric:

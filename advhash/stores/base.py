@@ -220,7 +220,7 @@ def _ordered(ids: Ids, distances: npt.NDArray[Any]) -> tuple[Ids, npt.NDArray[An
     if distances.dtype.kind != "i" or (int(distances.max()) + 1) * base >= 1 << 63:
         order = np.lexsort((ids, distances), axis=-1)
         return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
-    both = distances * base + (ids + 1)
+    both = distances.astype(np.int64) * base + (ids + 1)
     both.sort(axis=1)
     far = both // base
     return both - far * base - 1, far

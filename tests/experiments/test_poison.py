@@ -218,6 +218,26 @@ def test_a_cap_hides_documents_too_and_says_what_that_costs(
     assert "What the defences cost" in page
 
 
+def test_what_a_cap_hides_is_no_loss_by_an_item_and_no_natural_hub(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cap that hides most documents, beside a single item that it hides as well."""
+    item = ["--method", "centroid", "--items", "1", "--cap"]
+    cap = document(capsys, *item, "0.0001", "--out", "cap")
+    assert cap["turned_away"] > 400
+    assert cap["shares"][0]["refused"] == [1]
+    assert value(cap, "own_recall10_lost") == 0 < value(cap, "own_recall10_cost")
+    assert value(cap, "planted_top10_over_natural") == -value(cap, "planted_top10_natural") < 0
+    assert value(cap, "planted_top10_random") > 0
+    assert [flag["name"] for flag in cap["flags"]][:1] == ["cap_hides_much"]
+    page = Path("cap/report.html").read_text("utf-8")
+    assert "the items take 0.0 points" in page
+    none = document(capsys, *item, "1", "--out", "none")
+    lost = value(none, "own_recall10_before") - value(none, "own_recall10_after")
+    assert np.isclose(value(none, "own_recall10_lost"), lost)
+    assert "cap_hides_much" not in [flag["name"] for flag in none["flags"]]
+
+
 def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_who_write_codes(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

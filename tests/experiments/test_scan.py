@@ -222,6 +222,9 @@ def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path:
     assert "equal shares of the bits are --threshold pdq=31,phash=7,dhash=7" in scan(
         pictures, "--threshold", "31", code=2
     )
+    assert "equal shares of the bits are --threshold pdq=31,phash=10,dhash=7" in scan(
+        pictures, "--hash", "pdq,phash,dhash", "--threshold", "31,phash=10", code=2
+    )
     assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
     assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
     assert "no such file" in scan(pictures, "--bank", "nowhere.txt", code=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from advhash.codes import HashCodes
 from advhash.codes.close_pairs import close_pairs, pair_counts
@@ -15,6 +16,7 @@ from advhash.measures.false_positives import (
     lookup_rate,
     rate_among,
 )
+from advhash.measures.intervals import rate_metric
 
 BITS = 32
 
@@ -100,6 +102,16 @@ def test_a_look_up_meets_each_entry() -> None:
     assert abs(np.mean(found) - got.value) < 0.04
     everyone = np.full((4, 2), 2, np.int32)  # each finds all others
     assert lookup_rate(everyone, np.array([0, 2, 4]), 9).value == 1
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_look_up_of_no_width_has_the_exact_interval_of_its_groups(value: int) -> None:
+    """Groups are what is drawn: pictures in one may be alike."""
+    edges = group_edges(128)
+    got = lookup_rate(np.full((128, 64), value, np.int32), edges, 127)
+    exact = rate_metric(np.full(64, value), 0)
+    assert (got.value, got.low, got.high, got.n) == (value, exact.low, exact.high, 128)
+    assert exact.high - exact.low > 0.05  # type: ignore[operator]
 
 
 def test_intervals_of_look_ups_hold_what_more_pictures_say() -> None:

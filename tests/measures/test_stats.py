@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import beta, bootstrap, kstest, norm, permutation_test
 
-from advhash.measures.hierarchical import crossed_mean, crossed_ratio, hierarchical_mean
+from advhash.measures.hierarchical import (
+    crossed_mean,
+    crossed_ratio,
+    hierarchical_mean,
+    hierarchical_rate,
+)
 from advhash.measures.intervals import (
     CONFIDENCE,
     PERMUTATIONS,
@@ -542,6 +547,18 @@ class TestHierarchical:
         assert mean([[0.5, 0.5], [0.5, 0.5]]) == Metric(0.5, 0.5, 0.5, 4)
         assert mean([[0.5, np.inf], [0.5, 0.5]]) == Metric(n=4)
         assert mean([[0.25], [0.75]]) == Metric(0.5, 0.25, 0.75, 2)
+
+    @pytest.mark.parametrize("value", [0, 1])
+    def test_rates_without_any_spread_have_the_exact_interval_of_the_queries(
+        self, value: int
+    ) -> None:
+        exact = rate_metric(np.full(40, value), 0)
+        for seeds in (1, 3):
+            rate = hierarchical_rate([np.full(40, value)] * seeds, 0)
+            assert (rate.value, rate.low, rate.high) == (value, exact.low, exact.high)
+            assert rate.n == 40 * seeds
+        spread = [np.arange(40) % 2, np.zeros(40)]
+        assert hierarchical_rate(spread, 0) == hierarchical_mean(spread, 0, same_queries=True)
 
     def test_groups_of_other_queries_are_refused_as_the_same(self) -> None:
         with pytest.raises(ValueError, match="same queries"):

@@ -12,7 +12,7 @@ from advhash.codes.hamming import distances as all_distances
 from advhash.codes.packed import HashCodes
 from advhash.errors import ConfigError, StoreError, UsageError
 from advhash.registry import STORES
-from advhash.stores.base import NONE, Store, expect_installed
+from advhash.stores.base import NONE, Store, _ordered, expect_installed
 from advhash.stores.served import recall_of_distances
 
 CODES = [name for name in STORES.names() if STORES.describe(name).fact("holds") == "codes"]
@@ -202,3 +202,11 @@ def test_a_client_that_is_missing_is_named_with_the_line_to_type() -> None:
 
     with pytest.raises(UsageError, match=r"pip install 'advhash-toolkit\[stores\]'"):
         expect_installed(Missing)
+
+
+def test_narrow_distances_and_wide_ids_are_ordered_as_wide_ones() -> None:
+    """A client may give int32 distances: 60 · 2²⁸ does not fit into 32 bits."""
+    ids = np.array([[2**28, 5, 3]])
+    ordered, far = _ordered(ids, np.array([[60, 60, 70]], np.int32))
+    assert ordered.tolist() == [[5, 2**28, 3]]
+    assert far.tolist() == [[60, 60, 70]]

@@ -4,58 +4,118 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from advhash.attacks.poisoning.base import Places, Planted, Poisoning, Seen
+from advhash.attacks.poisoning.base import Floats, Places, Planted, Poisoning, Seen
 from advhash.codes.packed import HashCodes
-from advhash.stores.admission import Gate
+from advhash.codes.relevance import float_neighbours
+from advhash.codes.vectors import Vectors, unit_rows
+from advhash.stores.admission import FIRST, Gate
 
 LOTS = (1, 2, 4, 8)  # items that are made for each that is planted
 CAUTION = (math.inf, 1.0, 0.75, 0.5)  # of the threshold of a gate that items are chosen by
+UNAWARE = (1, math.inf)  # what one plants who knows nothing of a gate
+Which = npt.NDArray[np.bool_]
+Fit = Callable[[HashCodes], Gate]
 
 
-def evading(
-    method: Poisoning,
-    seen: Seen,
-    count: int,
-    most: int,
-    fit: Callable[[HashCodes], Gate],
-    seed: int,
-) -> Planted:
+def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed: int) -> Planted:
     """`count` items that most queries find once a gate has refused some.
 
     As many items as are planted may be made, or twice and more times as many, so that each one has
     fewer queries to serve; of these, items that pass a gate are chosen one after the other by how
     many queries they add, with its threshold as it is, lower, or none at all. Which of this does
-    best is tried on one half of the known queries and judged by the other, since items are near to
-    the queries that they were made of; then it is done with all of them.
+    best is tried on each half of the known queries and judged by the other, since items are near to
+    the queries that they were made of; then it is done with all of them. Where
+    this does not reach more of these queries than items that are made without knowing of a gate, by
+    more than one standard error of the difference, or where a gate refuses none of these, it is
+    these that are planted: a defence gains nothing by being known.
 
     fit:  the gate of the store's rule with some queries as its probes
     most: items that the method can make at most
     """
     rows = np.arange(len(seen.known))
-    half, judge = _with(seen, rows[::2]), fit(seen.known.codes[1::2])
-    first, best, chosen_by = fit(half.known.codes), -1, (1, math.inf)
-    for times in LOTS:
-        if times > 1 and times * count > min(most, len(half.known)):
-            break
-        codes = method.plant(half, min(times * count, len(half.known)), seed).vectors.codes
-        finds, judged = first.finds(codes), judge.finds(codes)
-        judged[judge.refuses(codes)] = False
-        for caution in CAUTION:
-            chosen = _chosen(finds, _passes(finds, first, caution), min(count, len(codes)))
-            reached = int(judged[chosen].any(axis=0).sum())
-            if reached > best:
-                best, chosen_by = reached, (times, caution)
-    times, caution = chosen_by
-    items, gate = method.plant(seen, times * count, seed), fit(seen.known.codes)
-    finds = gate.finds(items.vectors.codes)
-    chosen = _chosen(finds, _passes(finds, gate, caution), count)
-    inputs = tuple(items.inputs[row] for row in chosen.tolist() if items.inputs)
-    return Planted(items.vectors[chosen], inputs)
+    reached: dict[tuple[int, float], list[Which]] = {}
+    refused = 0  # of those that are made without knowing of a gate
+    for side, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+        half = _with(seen, side)
+        mine, judge = Known.of(half, fit), Known.of(_with(seen, other), fit)
+        for times in LOTS:
+            if times > 1 and times * count > min(most, len(rows) // 2):
+                break
+            items = method.plant(half, min(times * count, len(side)), seed).vectors
+            judged = judge.finds(items)
+            hit = judge.gate.refuses(items.codes)
+            refused += int(hit.sum()) if times == 1 else 0
+            judged[hit] = False
+            for caution in CAUTION if times > 1 else CAUTION[:1]:
+                chosen = mine.chosen(items, min(count, len(items)), caution)
+                finders = judged[chosen].any(axis=0)
+                reached.setdefault((times, caution), []).append(finders)
+    times, caution = UNAWARE
+    if refused:
+        times, caution = _strongest({way: np.concatenate(each) for way, each in reached.items()})
+    items_made = method.plant(seen, times * count, seed)
+    chosen = Known.of(seen, fit).chosen(items_made.vectors, count, caution)
+    inputs = tuple(items_made.inputs[row] for row in chosen.tolist() if items_made.inputs)
+    return Planted(items_made.vectors[chosen], inputs)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Q queries that items are tried by.
+
+    gate:  the store's rule with these as its probes
+    floats, tenth: (Q,D) and (Q,) their directions and the cosines of their 10th documents, where
+        floats rank; None: codes do
+    """
+
+    gate: Gate
+    floats: Floats | None = None
+    tenth: Floats | None = None
+
+    @classmethod
+    def of(cls, seen: Seen, fit: Fit) -> Self:
+        """The known queries among the documents of the corpus."""
+        gate = fit(seen.known.codes)
+        if seen.ranks == "codes":
+            return cls(gate)
+        floats, corpus = unit_rows(seen.known.floats), unit_rows(seen.corpus.floats)
+        nearest = float_neighbours(floats, corpus, FIRST)
+        of_query = np.repeat(np.arange(len(floats)), np.diff(nearest.starts))
+        cosines = (floats[of_query] * corpus[nearest.rows]).sum(axis=1)
+        return cls(gate, floats, np.minimum.reduceat(cosines, nearest.starts[:-1]))
+
+    def finds(self, items: Vectors) -> Which:
+        """(P,Q) which queries would have each item among their first 10, by what ranks."""
+        if self.floats is None:
+            return self.gate.finds(items.codes)
+        return np.asarray(unit_rows(items.floats) @ self.floats.T > self.tenth)
+
+    def chosen(self, items: Vectors, count: int, caution: float) -> Places:
+        """Rows of `count` items: those that pass by the queries that each adds, then others."""
+        allowed = caution * max(self.gate.threshold, 1.0)
+        passes = self.gate.finds(items.codes).sum(axis=1) <= allowed
+        return _chosen(self.finds(items), passes, count)
+
+
+def _strongest(reached: dict[tuple[int, float], Which]) -> tuple[int, float]:
+    """The way that most held-out queries find an item by, where it is clearly more than UNAWARE.
+
+    reached: (Q,) whether each query does, of each way
+
+    >>> few, many = np.arange(40) < 10, np.arange(40) < 16
+    >>> _strongest({UNAWARE: few, (2, 1.0): many}), _strongest({UNAWARE: ~many, (2, 1.0): few})
+    ((2, 1.0), (1, inf))
+    """
+    best = max(reached, key=lambda way: int(reached[way].sum()))
+    unaware = reached[UNAWARE]
+    gained, lost = (reached[best] & ~unaware).sum(), (unaware & ~reached[best]).sum()
+    return best if gained - lost > math.sqrt(gained + lost) else UNAWARE
 
 
 def _with(seen: Seen, rows: Places) -> Seen:
@@ -64,13 +124,8 @@ def _with(seen: Seen, rows: Places) -> Seen:
     return replace(seen, known=seen.known[rows], inputs=inputs)
 
 
-def _passes(finds: npt.NDArray[np.bool_], gate: Gate, caution: float) -> npt.NDArray[np.bool_]:
-    passes: npt.NDArray[np.bool_] = finds.sum(axis=1) <= caution * max(gate.threshold, 1.0)
-    return passes
-
-
-def _chosen(finds: npt.NDArray[np.bool_], passes: npt.NDArray[np.bool_], count: int) -> Places:
-    """Rows of `count` items: those that pass by the queries (P,Q) that each adds, then others."""
+def _chosen(finds: Which, passes: Which, count: int) -> Places:
+    """Rows of `count` items, one after the other by the queries (P,Q) that each adds."""
     left = np.ones(finds.shape[1], bool)
     gone = np.zeros(len(finds), bool)
     for _ in range(count):

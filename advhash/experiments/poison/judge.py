@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
-from advhash.measures.hierarchical import hierarchical_mean
+from advhash.measures.hierarchical import hierarchical_mean, hierarchical_rate
 from advhash.measures.intervals import Metric
 from advhash.stores.base import NONE, Ids
 
@@ -80,36 +80,45 @@ def figures(
     random: Sequence[Judgement],
     seed: int,
     defended: Judgement | None = None,
+    capped: Judgement | None = None,
 ) -> dict[str, Metric]:
     """Means over queries and seeds, with intervals; differences are paired by query.
 
+    The items' share of what is lost is counted from the store that they were planted in, so that
+    what a cap hides is a cost of the cap alone.
+
     after, random: of each seed
+    natural, random: in that store, without the items
     defended: without any attack, of the documents that the defences keep; None: there are none
+    capped:   without any attack, of the documents that the cap shows; None: there is no cap
     """
 
     def mean(values: Sequence[Floats]) -> Metric:
         return hierarchical_mean([list(row) for row in values], seed, same_queries=True)
 
+    def rate(values: Sequence[Floats]) -> Metric:
+        return hierarchical_rate([list(row) for row in values], seed)
+
     honest = {}
     if defended is not None:
         honest = {
-            "own_recall10_defended": mean([defended.own]),
+            "own_recall10_defended": rate([defended.own]),
             "own_recall10_cost": mean([before.own - defended.own]),
         }
     planted = [each.top[10] for each in after]
     by_chance = [each.top[10] for each in random]
-    lost = [before.own - each.own for each in after]
+    lost = [(capped or before).own - each.own for each in after]
     return {
-        **{f"planted_top{cut}": mean([each.top[cut] for each in after]) for cut in CUTS},
-        "planted_top10_random": mean(by_chance),
-        "planted_top10_natural": mean([natural.top[10]]),
+        **{f"planted_top{cut}": rate([each.top[cut] for each in after]) for cut in CUTS},
+        "planted_top10_random": rate(by_chance),
+        "planted_top10_natural": rate([natural.top[10]]),
         "planted_top10_over_random": mean(
             [mine - other for mine, other in zip(planted, by_chance, strict=True)]
         ),
         "planted_top10_over_natural": mean([mine - natural.top[10] for mine in planted]),
-        "planted_reciprocal_rank": mean([each.reciprocal for each in after]),
-        "own_recall10_before": mean([before.own]),
-        "own_recall10_after": mean([each.own for each in after]),
+        "planted_reciprocal_rank": rate([each.reciprocal for each in after]),
+        "own_recall10_before": rate([before.own]),
+        "own_recall10_after": rate([each.own for each in after]),
         "own_recall10_lost": mean(lost),
         **honest,
     }

@@ -62,6 +62,7 @@ ASKED = {  # settings of all cells
     *("modality", "bits", "known", "unseen", "seed", "store", "rescore"),
     *("gate", "cap", "collapse", "rotate"),
 }
+MUCH_HIDDEN = 0.1  # share of clean documents that a cap hides
 MATERIAL = "material"  # what the part of a run is called
 SHOWN = 4  # planted inputs, and queries that find each
 
@@ -93,10 +94,17 @@ class CleanSearch:
             parameters = served.store.parameters()
             gate = stores_guard(self.config, material, documents.codes)
             honest: dict[str, Tensor] = {}
+            hidden = hidden_documents(self.config, gate)
+            if len(hidden):
+                served.remove(hidden)
+                honest = {
+                    "capped": torch.from_numpy(served.search(asked, FIRST)[0]),
+                    "capped known": torch.from_numpy(served.search(other, FIRST)[0]),
+                }
             if self.config.defended:
                 turned_away = turned_away_documents(self.config, gate, documents.codes)
-                served.remove(np.flatnonzero(turned_away))
-                honest = {
+                served.remove(np.setdiff1d(np.flatnonzero(turned_away), hidden))
+                honest |= {
                     "turned away": torch.from_numpy(turned_away),
                     "defended": torch.from_numpy(served.search(asked, FIRST)[0]),
                 }
@@ -113,6 +121,7 @@ class CleanSearch:
                 "known": torch.from_numpy(known),
                 "unseen": torch.from_numpy(unseen),
                 **honest,
+                "hidden": torch.from_numpy(hidden),
                 "store_recall": torch.from_numpy(share),
                 **_kept(material.own),
             },
@@ -158,9 +167,7 @@ class PlantedSearch:
         ids = first + np.arange(len(made))
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(first), documents)
-            if gate is not None and self.config.cap is not None:
-                served.remove(np.setdiff1d(np.flatnonzero(gate.refuses_held), dropped))
-            served.remove(dropped)
+            served.remove(np.union1d(hidden_documents(self.config, gate), dropped))
             served.add(ids[~refused], made[np.flatnonzero(~refused)])
             built = time.perf_counter()
             unseen, _ = served.search(material.stored(material.unseen), FIRST)
@@ -411,6 +418,13 @@ def stores_guard(config: PoisonConfig, material: Material, documents: HashCodes)
     return gate_of(config.guard, probes, documents, config.seed)
 
 
+def hidden_documents(config: PoisonConfig, gate: Gate | None) -> Ids:
+    """Rows of the documents that a cap does not show."""
+    if gate is None or config.cap is None:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(gate.refuses_held)
+
+
 def turned_away_documents(
     config: PoisonConfig, gate: Gate | None, documents: HashCodes
 ) -> npt.NDArray[np.bool_]:
@@ -501,6 +515,11 @@ def figures_of_shares(plan: PoisonPlan, results: Sequence[Result]) -> list[AtSha
     boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
     nothing = np.zeros(0, np.int64)
     before = judge(ids, nothing, own)
+    hidden = clean.tensors["hidden"].numpy()
+    served, served_known = ids, known  # of the store that items are planted in, without them
+    if len(hidden):
+        served, served_known = (clean.tensors[name].numpy() for name in ("capped", "capped known"))
+    capped = judge(served, nothing, own)
     defended = turned_away = None
     if config.defended:
         defended = judge(clean.tensors["defended"].numpy(), nothing, own)
@@ -514,11 +533,12 @@ def figures_of_shares(plan: PoisonPlan, results: Sequence[Result]) -> list[AtSha
             items = documents + np.arange(count)
             after.append(judge(result.tensors["unseen"].numpy(), items, own))
             seed = derive_seed(config.seed, f"random documents {restart}")
-            drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
-            random.append(judge(ids, drawn_rows, own))
+            drawn_rows = np.random.default_rng(seed).permutation(documents)
+            drawn_rows = drawn_rows[~np.isin(drawn_rows, hidden)][:count]
+            random.append(judge(served, drawn_rows, own))
         hubs = natural_hubs(known, count)
-        natural = judge(ids, hubs, own)
-        metrics = figures(before, after, natural, random, boot, defended)
+        natural = judge(served, natural_hubs(served_known, count), own)
+        metrics = figures(before, after, natural, random, boot, defended, capped)
         metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
         shares.append(
             AtShare(
@@ -574,12 +594,21 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         restarts=config.restarts,
         metrics=shares[-1].metrics,
         shares=shares,
-        flags=_flags(repeated, shares[-1].metrics),
+        flags=_flags(repeated, len(clean.tensors["hidden"]), plan.documents, shares[-1].metrics),
     )
 
 
-def _flags(repeated: int, metrics: Mapping[str, Metric]) -> list[Flag]:
+def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Metric]) -> list[Flag]:
     flags = []
+    if hidden > MUCH_HIDDEN * documents:
+        flags.append(
+            Flag(
+                "cap_hides_much",
+                "warning",
+                f"The cap hides {hidden} of {documents} clean documents: what it costs honest "
+                "items weighs more than what is planted. A larger --cap hides fewer.",
+            )
+        )
     over = metrics["planted_top10_over_natural"]
     if over.low is not None and over.low <= 0:
         flags.append(

@@ -148,7 +148,10 @@ def _given_thresholds(given: Mapping[str, int], bits: Mapping[str, int]) -> dict
     unnamed = {label: width for label, width in bits.items() if label not in given}
     if "" in given and len(set(unnamed.values())) > 1:
         widest = max(unnamed.values())
-        alike = (f"{label}={given[''] * width // widest}" for label, width in unnamed.items())
+        alike = (
+            f"{label}={given.get(label, given[''] * width // widest)}"
+            for label, width in bits.items()
+        )
         lengths = ", ".join(f"{label} {width}" for label, width in unnamed.items())
         raise UsageError(
             f"--threshold {given['']}: expected hashes of one length, got bits {lengths}: give "
