@@ -27,7 +27,7 @@ from advhash.reports.elements.tables import (
     titled,
     value,
 )
-from advhash.reports.elements.verdict import NBSP, percent
+from advhash.reports.elements.verdict import NBSP, length, percent
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -155,6 +155,8 @@ def written(claim: Claim, claimed: float | None) -> str:
     known = figure(claim.name)
     if known.unit == "share" or claimed is None:
         return percent(claimed)
+    if known.unit == "steps":
+        return length(claimed, "image")
     return f"{claimed:.3g}" + (f"{NBSP}{known.unit}" if known.unit in ("dB", "s", "bits") else "")
 
 

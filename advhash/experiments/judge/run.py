@@ -262,6 +262,8 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
     lasts, stage = False, "pictures"
 
     def plan(self, config: JudgeConfig) -> JudgePlan:
+        if not config.pictures:
+            raise UsageError("expected FOLDER, the pictures that another tool changed")
         if config.clean.name is None:
             raise UsageError(
                 "expected the originals of the pictures: --clean NAME or FOLDER (see "
