@@ -189,7 +189,7 @@ def written(name: str, number: float | None) -> str:
     unit = figure(name).unit
     if unit == "share" or number is None:
         return percent(number)
-    if unit == "pixels":
+    if unit == "steps":
         return length(number, "image")
     return f"{number:.3g}" + (f"{NBSP}{unit}" if unit in ("dB", "s", "bits") else "")
 

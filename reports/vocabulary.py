@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-Unit = Literal["share", "points", "ratio", "bits", "dB", "s", "pixels", "count", "plain"]
+Unit = Literal["share", "points", "ratio", "bits", "dB", "s", "steps", "pixels", "count", "plain"]
 Serves = Literal["attacker", "defender", "search", "neither"]
 PLACES = {  # word in a name → what it can be
     "QUERY": r"[a-z]+\d*",
@@ -38,7 +38,7 @@ class Figure:
     """A figure: its name in JSON and Parquet, and what a reader is told.
 
     unit:   share: a part of 1, pages show percent; points: a difference of shares; pixels: input
-            units, of pixels in [0, 1]
+            units, of pixels in [0, 1]; steps: the same of a single pixel, shown in 255ths
     serves: whom a higher value serves
     """
 
@@ -162,7 +162,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Average precision of a detector: abnormal inputs among all, by their scores."),
     ),
     "What was changed, and what it cost": (
-        Figure("linf", "L∞", "pixels", "neither",
+        Figure("linf", "L∞", "steps", "neither",
                "Largest change of any value of an attacked query, after projection and rounding; "
                "pages show pixels in steps of 1/255."),
         Figure("l2", "L2", "pixels", "neither",
@@ -174,7 +174,7 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "not move are left out."),
         Figure("ssim", "SSIM", "plain", "attacker",
                "Structural similarity of the attacked picture to the clean one: 1 for equal ones."),
-        Figure("overrun", "overrun", "pixels", "neither",
+        Figure("overrun", "overrun", "steps", "neither",
                "How far the method went beyond the budget, in its norm, before the projection: "
                "above 0, the figures measure the projected method, not the method as published."),
         Figure("words_changed", "words changed", "count", "neither",

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advhash.budget import Budget, parse_eps
+from advhash.cli.following import config_of_run, replayed
 from advhash.cli.terminal import remark, tell, tell_json
 from advhash.storage.foreign_text import visible
 
@@ -123,7 +124,7 @@ def figure(
         sign = " points" if difference or unit == "points" else " %"
         if sign == " %" and 0 < parts["value"] < 0.0005:
             digits = 4
-    elif unit == "pixels" and pictures:
+    elif unit == "steps" and pictures:
         scale, digits, sign = 255, 1, "/255"
     elif unit in ("dB", "bits"):
         digits = 1
@@ -286,22 +287,32 @@ def print_flags(flags: Iterable[Mapping[str, Any]]) -> None:
         _console().print(text)
 
 
-def print_end(record: Any, *places: str, then: Sequence[tuple[str, str]] = ()) -> None:
+def print_end(
+    record: Any,
+    *places: str,
+    then: Sequence[tuple[str, str]] = (),
+    again_differs: bool = True,
+) -> None:
     """What was written where, two commands to go on with, and the flags of a record.
 
     then: commands that suit this kind better than those of all kinds, and what each is for
+    again_differs: whether another seed can say something new
     """
     for place in places:
         tell(place)
     if record.run is not None:
-        folder = shlex.quote(record.run.folder)
         tell(f"report: {record.run.folder}/report.html")
-        general = (
-            (f"{command_of(record)} --config {folder}/config.toml --seed 1", "another seed"),
-            (f"report {folder} --tables tables --figures figures", "for a paper"),
-        )
-        print_next([*then, *general][:2])
+        again = replayed(command_of(record), record, config_of_run(record))
+        general = [(f"{again} --seed 1", "another seed")] * again_differs
+        print_next([*then, *general, (_for_a_paper(record), "for a paper")][:2])
     print_flags(vars(flag) for flag in record.flags)
+
+
+def _for_a_paper(record: Any) -> str:
+    """Tables and figures of a run, in folders that no other run is told to write."""
+    name = record.run.id
+    words = ("report", record.run.folder, "--tables", f"{name}-tables", "--figures")
+    return shlex.join([*words, f"{name}-figures"])
 
 
 def print_next(commands: Sequence[tuple[str, str]]) -> None:

@@ -53,6 +53,7 @@ SHOWS: dict[str, Callable[[Any, bool], None]] = {
     "search": evolve.print_search,
     "scan": scan.print_scan,
     "poison": poison.print_poison,
+    "judge": judge.print_judge,
 }
 
 
@@ -81,7 +82,8 @@ def test_a_verdict_leads_and_commands_follow(
     table = next(number for number, line in enumerate(lines) if re.search(r"\S {2,}\S", line))
     assert sentences[0] < table
     after = [line.partition("next: advhash ")[2] for line in lines if line.startswith("next: ")]
-    assert len(after) == (0 if record.run is None else 2)
+    another = name != "judge"  # whose set no seed changes
+    assert len(after) == (0 if record.run is None else 1 + another)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for text in after:
         command, *words = shlex.split(text, comments=True)
@@ -109,6 +111,9 @@ def test_figures_are_told_in_the_units_of_the_field() -> None:
     assert figure("tmap", share) == "97.4 %  [93.0, 99.0]"
     assert figure("tmap", share, difference=True) == "97.4 points  [93.0, 99.0]"
     assert figure("linf", Metric(7 / 255, None, None, 1)) == "7.0/255"
+    assert figure("l2", Metric(1.547, None, None, 1)) == "1.547"
+    assert figure("rmse", Metric(0.014, None, None, 1)) == "0.014"
+    assert figure("overrun", Metric(1 / 255, None, None, 1)) == "1.0/255"
     assert figure("linf", Metric(3.0, None, None, 1), pictures=False) == "3.000"
     assert figure("psnr", Metric(32.26, None, None, 1)) == "32.3"
     assert figure("false_positives", Metric(2e-5, None, None, 1)) == "0.0020 %"

@@ -10,6 +10,14 @@ import typer
 
 from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_next, print_rows
 from advhash.cli.execute import experiment
+from advhash.cli.following import (
+    CERTIFIED,
+    config_of_run,
+    is_trainable,
+    of_config,
+    replayed,
+    threshold_of,
+)
 from advhash.cli.options import (
     AllowSuperuser,
     Bits,
@@ -76,18 +84,24 @@ def print_run(record: Record, every: bool) -> None:
 
 
 def _next(record: Record) -> list[tuple[str, str]]:
-    """How much a smaller budget buys, and what a defence is worth."""
-    victim = record.victim.name
-    folder = shlex.quote(record.run.folder)
+    """How much a smaller budget buys, and what a defence is worth or what no attack can do."""
+    config = config_of_run(record)
     then = []
     if record.budget.norm in ("linf", "l0"):
         sizes = "2/255,4/255,8/255,16/255" if record.budget.norm == "linf" else "1,2,4"
-        then.append((f"attack --config {folder}/config.toml --eps {sizes}", "over the budget"))
-    if victim in ("pdq", "phash"):
-        then.append((f"certify --victim {victim}", "what no attack can do"))
-    elif record.budget.norm == "linf" and record.protocol.query_modality == "image":
-        to = f"--victim {victim} --dataset {shlex.quote(record.dataset.name)}"
-        then.append((f"defend {to} --defense saat", "what a defence is worth"))
+        then.append((f"{replayed('attack', record, config)} --eps {sizes}", "over the budget"))
+    same = of_config(config)
+    if same is None:
+        return then
+    if config["victim"]["name"] in CERTIFIED:
+        then.append((f"certify {same}{threshold_of(config)}", "what no attack can do"))
+    elif (
+        record.budget.norm == "linf"
+        and record.protocol.query_modality == "image"
+        and is_trainable(config)
+        and config["dataset"].get("size") != "stored"
+    ):
+        then.append((f"defend {same} --defense saat", "what a defence is worth"))
     return then
 
 

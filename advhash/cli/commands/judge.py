@@ -8,9 +8,15 @@ import typer
 
 from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
+from advhash.cli.following import (
+    config_of_run,
+    is_perceptual,
+    is_trainable,
+    of_config,
+    threshold_of,
+)
 from advhash.cli.options import Bits, Database, DatasetName, Norm, Sets, Victim
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
 
 if TYPE_CHECKING:
     from advhash.reports.judge import JudgeRecord
@@ -45,7 +51,22 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
     led = attacked.headline()
     names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
     print_metrics(record.metrics, first=tuple(names), every=every)
-    print_end(record)
+    print_end(record, then=_next(record), again_differs=False)
+
+
+def _next(record: JudgeRecord) -> list[tuple[str, str]]:
+    """What an attack of ours does to the same victim within the same budget."""
+    config = config_of_run(record)
+    same = of_config(config)
+    if same is None or not (is_perceptual(config) or is_trainable(config)):
+        return []
+    method = "evasion" if is_perceptual(config) else "autohash"
+    budget = config["budget"]
+    held = f"--norm {budget['norm']}"
+    if budget["norm"] != "none":
+        held += f" --eps {budget['eps']}"
+    text = f"attack {same} --method {method} {held}{threshold_of(config)}"
+    return [(text, "what an attack of ours does within the same budget")]
 
 
 @experiment("judge", show=print_judge, required=("victim",))
@@ -94,6 +115,4 @@ def judge(
 
     Each picture is paired with its original by id, held to the budget, and hashed anew.
     """
-    if pictures is None:
-        raise UsageError("expected FOLDER, the pictures that another tool changed")
     return {"budget": {"eight_bit": False}} if float_pixels else {}

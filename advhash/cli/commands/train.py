@@ -16,6 +16,7 @@ from advhash.cli.console import (
     print_pictures,
     print_retrieval,
 )
+from advhash.cli.following import FEDERATED, is_perceptual, is_trainable
 from advhash.cli.options import (
     Bits,
     Config,
@@ -101,10 +102,21 @@ def print_training(document: Mapping[str, Any]) -> None:
     if document["checkpoint"] is not None:
         tell(f"checkpoint: {document['checkpoint']}")
         victim = shlex.quote(document["checkpoint"])
-        print_next(
-            [
-                (f"attack --victim {victim} --method autohash", "how easily it is fooled"),
-                (f"codes export {victim} database.npz", "its codes for other tools"),
-            ]
-        )
+        export = (f"codes export {victim} database.npz", "its codes for other tools")
+        print_next([*_attacks(document["victim"]["name"], victim), export][:2])
     print_flags(document["flags"])
+
+
+def _attacks(name: str, checkpoint: str) -> list[tuple[str, str]]:
+    """What attacks a trained victim, by its registered name; none where its data decide."""
+    if name == FEDERATED:
+        return [
+            (f"invert --victim {checkpoint}", "what its parties could rebuild"),
+            (f"detect --victim {checkpoint}", "whether a party that cheats is seen"),
+        ]
+    config = {"victim": {"name": name}}
+    if is_perceptual(config):
+        return [(f"attack --victim {checkpoint} --method evasion", "how easily it is evaded")]
+    if is_trainable(config):
+        return [(f"attack --victim {checkpoint} --method autohash", "how easily it is fooled")]
+    return []

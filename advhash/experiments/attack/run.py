@@ -25,6 +25,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset
 from advhash.data.images.mixed import COLOURS
 from advhash.errors import UsageError
+from advhash.experiments.attack.identities import asks_identities, by_identity
 from advhash.experiments.attack.measure import examples, flags, measure
 from advhash.experiments.attack.operating import check_threshold, started
 from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
@@ -235,6 +236,8 @@ class AttackExperiment(
     def plan(self, config: AttackConfig) -> AttackPlan:
         eps = config.budget.eps
         radii = split_eps(eps) if isinstance(eps, str) else []
+        if asks_identities(config, config.protocol.threshold):
+            config = config.model_copy(update={"dataset": by_identity(config.dataset)})
         known = PlannedVictim.of(config)
         if len(radii) < 2:
             cell = planned_cell(config, known)

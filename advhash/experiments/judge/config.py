@@ -12,14 +12,14 @@ from advhash.experiments.config import AttackProtocol, BudgetConfig, DatasetConf
 class JudgeConfig(Hardened):
     """`advhash judge`: a victim, pictures that another tool changed, and their originals.
 
-    pictures: the folder or file of the set
+    pictures: the folder or file of the set, which must be named
     clean:    the originals; without a data set of its own, the victim is trained on them, too
     claims:   a JSON or CSV file; None: claims.json or claims.csv in the folder, if there is one
     budget:   what the changes are held to, which must be stated
     """
 
     command: Literal["judge"] = "judge"
-    pictures: str
+    pictures: str = ""
     clean: DatasetConfig = Field(default_factory=DatasetConfig)
     claims: str | None = None
     budget: BudgetConfig = Field(default_factory=BudgetConfig)

@@ -23,6 +23,12 @@ from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Batch, Dataset, Split
 from advhash.data.images.mixed import MixedPictures, one_picture, to_unit
 from advhash.errors import DataError, UnknownName, UsageError
+from advhash.experiments.attack.identities import (
+    asks_identities,
+    by_identity,
+    size_of_set,
+    victim_kind,
+)
 from advhash.experiments.attack.measure import Measured, examples, flags, measure
 from advhash.experiments.attack.operating import check_threshold
 from advhash.experiments.attack.perturb import Aimed, attack_batches, joined_outcome
@@ -167,6 +173,21 @@ def _originals(config: JudgeConfig, known: PlannedVictim | Trained) -> tuple[Dat
     return replace(data, query=clean.query), clean.database
 
 
+def _by_identity(config: JudgeConfig) -> JudgeConfig:
+    """Folders of originals as near-duplicates, all of them, where the set is held to a threshold.
+
+    Their size is that of the set, where no setting says it and the victim takes any.
+    """
+    if not asks_identities(config, config.protocol.threshold):
+        return config
+    place = user_path(config.pictures)
+    size = size_of_set(place) if victim_kind(config.victim).any_size and place.is_dir() else None
+    clean = by_identity(config.clean, whole=True, size=size)
+    same = config.dataset == config.clean
+    dataset = clean if same else by_identity(config.dataset)
+    return config.model_copy(update={"clean": clean, "dataset": dataset})
+
+
 def _expect_scoring_alone(config: JudgeConfig) -> None:
     """Raise UsageError for settings of a protocol that choose queries or make something."""
     for name in ("queries", "poison", "store", "rescore"):
@@ -245,6 +266,8 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
     lasts, stage = False, "pictures"
 
     def plan(self, config: JudgeConfig) -> JudgePlan:
+        if not config.pictures:
+            raise UsageError("expected FOLDER, the pictures that another tool changed")
         if config.clean.name is None:
             raise UsageError(
                 "expected the originals of the pictures: --clean NAME or FOLDER (see "
@@ -255,6 +278,7 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
             table = {**config.dataset.settings, **config.clean.settings, "name": config.clean.name}
             both = DatasetConfig.build(table)
             config = config.model_copy(update={"dataset": both, "clean": both})
+        config = _by_identity(config)
         known = PlannedVictim.of(config.turned_into(TrainConfig))
         judged = Paired.of(config, known)
         victim = known.victim

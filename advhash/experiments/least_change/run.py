@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from advhash.data.images.mixed import one_picture, to_unit
 from advhash.errors import UsageError
+from advhash.experiments.attack.identities import by_identity
 from advhash.experiments.attack.operating import pdq_threshold
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import file_document
@@ -126,6 +127,7 @@ class LeastChanges(
     alone = True
 
     def plan(self, config: LeastChangeConfig) -> Plan[LeastChangeConfig, LeastChangeCell]:
+        config = config.model_copy(update={"dataset": by_identity(config.dataset)})
         known = PlannedVictim.of(config.turned_into(TrainConfig))
         threshold = _threshold(config, known.victim, known.name)
         drawn = choose_queries(

@@ -1,0 +1,122 @@
+"""What a command says to type next can be typed: it names the same victim, data and threshold."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Command = Callable[..., tuple[int, str, str]]
+DATA = ("--dataset", "digits", "--set", "dataset.size=16")
+DPSH = ("--victim", "dpsh", "--bits", "16", "--set", "victim.epochs=1", *DATA)
+FEDERATION = (
+    *("--victim", "hashvfl", "--bits", "8", "--set", "victim.epochs=1"),
+    *("--set", "victim.width=8", "--set", "dataset.size=16"),
+)
+EMOJI = ("--set", "dataset.pictures=60", "--queries", "4")
+BRIEF = ("--set", "protocol.noise_control=false", "--eps", "8/255", "-q")
+NOISE = ("--method", "noise", *BRIEF)
+PLANNED = ("attack", "certify", "defend", "detect", "invert", "judge")
+HASH = """
+import torch
+
+def corners(images: torch.Tensor) -> torch.Tensor:
+    return (images[:, :, ::8, ::8].flatten(1) - 0.5)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_corners.py").write_text(HASH)
+    return tmp_path
+
+
+def printed(advhash: Command, *arguments: str) -> list[str]:
+    """The commands that a command says to type next."""
+    code, out, err = advhash(*arguments)
+    assert code == 0, err
+    return re.findall(r"^next: advhash (.*?)  # ", out, re.MULTILINE)
+
+
+def expect_each_works(advhash: Command, commands: list[str]) -> None:
+    assert commands
+    for text in commands:
+        words = shlex.split(text)
+        dry = ("--dry-run",) if words[0] in PLANNED else ()
+        code, _, err = advhash(*words, *dry)
+        assert code == 0, f"{text}: {err}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ((*DPSH, *NOISE, "--queries", "4"), "defend --victim dpsh .*victim.epochs=1 .*size=16 "),
+        (("--victim", "dhash", *NOISE, *EMOJI), "attack --config .* --seed 1"),
+        (
+            ("--victim", "phash", "--threshold", "6", *NOISE, *EMOJI),
+            "certify --victim phash .*pictures=60 --threshold 6",
+        ),
+        (
+            ("--victim", "my_corners:corners", "--trust-code", *DATA, *NOISE, "--queries", "4"),
+            "attack --config .* --trust-code --seed 1",
+        ),
+    ],
+)
+def test_what_follows_an_attack(
+    arguments: tuple[str, ...], kept: str, advhash: Command, place: Path
+) -> None:
+    commands = printed(advhash, "attack", *arguments, "--out", str(place / "a run"))
+    assert len(commands) == 2
+    assert re.match(kept, commands[1]), commands
+    expect_each_works(advhash, commands)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (DPSH, "attack --victim checkpoint --method autohash"),
+        (FEDERATION, "invert --victim checkpoint"),
+        (("--victim", "dhash", *EMOJI[:2]), "attack --victim checkpoint --method evasion"),
+    ],
+)
+def test_what_follows_a_training(
+    arguments: tuple[str, ...], first: str, advhash: Command, place: Path
+) -> None:
+    commands = printed(advhash, "train", *arguments, "--out", "checkpoint", "-q")
+    assert commands[0].startswith(first)
+    expect_each_works(advhash, commands)
+    if "attack" in first:  # of the checkpoint
+        attack = ("attack", "--victim", "checkpoint", *NOISE, "--queries", "4", "--out", "run")
+        expect_each_works(advhash, printed(advhash, *attack))
+
+
+def test_what_follows_a_judgement(advhash: Command, place: Path) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(24):
+        picture = draw.integers(9, 240, (20 + number, 30, 3), np.uint8)
+        for folder, moved in (("photos", 0), ("changed", 4)):
+            (place / folder).mkdir(exist_ok=True)
+            Image.fromarray(picture + np.uint8(moved)).save(place / folder / f"{number}.png")
+    judge = ("judge", "changed", "--clean", "photos", "--victim", "pdq", "--threshold", "31")
+    commands = printed(advhash, *judge, *BRIEF, "--out", "run")
+    assert re.match("attack --victim pdq .*--norm linf .*--threshold 31", commands[0])
+    expect_each_works(advhash, commands)
+    code, _, err = advhash("judge", "--config", "run/config.toml", "--seed", "1", "--dry-run")
+    assert code == 0, err
+
+
+def test_a_second_run_writes_its_tables_beside_those_of_the_first(
+    advhash: Command, place: Path
+) -> None:
+    for name in ("first", "second"):
+        judged = ("certify", "--victim", "pdq", *EMOJI, "-q", "--out", name)
+        commands = printed(advhash, *judged)
+        assert commands[1].startswith(f"report {place / name} --tables {name}-tables ")
+        assert advhash(*shlex.split(commands[1]))[0] == 0
