@@ -611,9 +611,10 @@ def make_judge(folder: Path) -> Path:
     record = JudgeRecord.model_validate(
         {
             **kept, "schema_": "advhash/judge/1", "command": "judge",
-            "set": {"name": HOSTILE, "form": "picture files", "pictures": 6, "digest": "ab",
-                    "goal": "targeted", "rounded": 2, "codes_claimed": True},
-            "claims": [{"name": name, "claimed": value, "measured": attacked["metrics"].get(name)}
+            "set": {"name": HOSTILE, "form": "picture files", "pictures": 6, "originals": 300,
+                    "digest": "ab", "goal": "targeted", "rounded": 2, "codes_claimed": True},
+            "claims": [{"name": name, "claimed": value, "rounding": 0.005,
+                        "measured": attacked["metrics"].get(name)}
                        for name, value in claims.items()],
         }
     )  # fmt: skip

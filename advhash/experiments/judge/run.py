@@ -59,7 +59,7 @@ from advhash.registry import EXPERIMENTS
 from advhash.reports.elements.verdict import percent
 from advhash.reports.judge import JUDGE, Claim, JudgeRecord, SetInfo
 from advhash.reports.record import Example
-from advhash.reports.vocabulary import FIGURES
+from advhash.reports.vocabulary import FIGURES, label_of
 from advhash.shared_labels import Labels
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
@@ -424,14 +424,14 @@ def _of_the_set(
 ) -> list[Flag]:
     """The checks of an attack in the words of a set, without those of how an attack searches."""
     aimed = goal == "targeted"
-    start, reached = (
-        _value(metrics.get(name))
-        for name in (("tmap_clean", "tmap") if aimed else ("map", "map_adversarial"))
+    reached, start = (
+        f"{label_of(name)} {_value(metrics.get(name))}"
+        for name in (("tmap", "tmap_clean") if aimed else ("map_adversarial", "map"))
     )
     words = {
         "nothing_changed": "The set changes no picture: its figures are those of the originals.",
-        "no_effect": f"The set changes {'t-MAP' if aimed else 'MAP'} from {start} to {reached}: "
-        "no effect that the measurement can tell from none.",
+        "no_effect": "The set has no effect that the measurement can tell from none: "
+        f"{reached}, {start}.",
         "weaker_than_noise": "Uniform noise under the same budget reaches as much as the set does.",
         "float_pixels": "Pixels were not rounded to 8 bits: a file may not hold them.",
     }
