@@ -160,7 +160,7 @@ class Protocol(Part):
 
         "300 queries image→text", then what is not the default.
         """
-        told = {
+        particulars = {
             "targets": self.targets if self.targets != "disjoint" else None,
             "first": self.top_k,
             "ties": self.ties if self.ties != "expected" else None,
@@ -173,7 +173,7 @@ class Protocol(Part):
         return ", ".join(
             [
                 f"{self.queries} queries {self.query_modality}→{self.database}",
-                *(f"{name} {value}" for name, value in told.items() if value is not None),
+                *(f"{name} {value}" for name, value in particulars.items() if value is not None),
             ]
         )
 
