@@ -73,6 +73,7 @@ CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what rank
 FIRST = 10
 QUERIES = 1_000  # known, as many unseen, and as many probes
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02)
+REACHED = ("planted_top10", "planted_top10_natural", "planted_top10_over_natural")
 DEFENDED = ("planted_top10", "own_recall10_before", "own_recall10_after", "own_recall10_cost")
 BITS: dict[str, Any] = {}
 FLOATS: dict[str, Any] = {"rescore": [{"name": "float", "multiplier": 10}]}
@@ -370,8 +371,8 @@ def tables(stored: dict[str, Any]) -> str:
             f"{stored['restarts']} restarts of k-means. Percent, with 95 % intervals over queries "
             "and restarts. Beside each store stands what it finds of its own exact first 10. "
             "Unseen queries with a planted item among their first 10 / with one of as many natural "
-            "hubs:",
-            _grid(stored["stores"], ("planted_top10", "planted_top10_natural")),
+            "hubs / the difference, paired by query:",
+            _grid(stored["stores"], REACHED),
             "Recall of own answers, the other captions of a picture, before / after:",
             _grid(stored["stores"], ("own_recall10_before", "own_recall10_after")),
         ]
@@ -418,8 +419,8 @@ def _table(heads: str, rows: list[list[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _grid(cells: dict[str, Any], names: tuple[str, str]) -> str:
-    """A row for each quantiser and store, two figures for each number of candidates."""
+def _grid(cells: dict[str, Any], names: tuple[str, ...]) -> str:
+    """A row for each quantiser and store, these figures for each number of candidates."""
     rows = []
     for quantise in QUANTISER_NAMES:
         for store in STORE_NAMES:
@@ -440,17 +441,25 @@ def _curve(curve: dict[str, Any]) -> str:
             f"{at['items']} ({100 * at['share']:.2g} %)",
             stage,
             *(_percent(at["metrics"][name]) for name in CURVES),
-            _percent(at["metrics"]["own_recall10_after"]),
+            *(
+                _percent(at["metrics"][name])
+                for name in ("planted_top10_over_natural", "own_recall10_after")
+            ),
         ]
         for stage, record in curve.items()
         for at in record["shares"]
     ]
-    return _table("items | search | planted | natural hubs | random | own answers after", rows)
+    return _table(
+        "items | search | planted | natural hubs | random | planted above natural hubs | "
+        "own answers after",
+        rows,
+    )
 
 
 def _defences(defences: dict[str, Any]) -> str:
     rows = []
-    for key, record in defences.items():
+    for key in (key for key in DEFENCES if key in defences):
+        record = defences[key]
         (at,) = record["shares"]
         metrics = at["metrics"]
         rows.append(
@@ -466,10 +475,10 @@ def _defences(defences: dict[str, Any]) -> str:
 
 
 def _percent(metric: dict[str, Any]) -> str:
-    value = f"{100 * metric['value']:.1f}"
+    value = f"{100 * metric['value']:z.1f}"
     if metric["low"] is None:
         return value
-    return f"{value} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+    return f"{value} [{100 * metric['low']:z.1f}, {100 * metric['high']:z.1f}]"
 
 
 def draw(curve: dict[str, Any]) -> None:
