@@ -201,7 +201,7 @@ def claims_table(record: JudgeRecord) -> Table | None:
 
     def cells(claim: Claim) -> list[TableCell]:
         unit = figure(claim.name).unit
-        scale, digits = {"share": (100, 1), "pixels": (255, 1)}.get(unit, (1, 3))
+        scale, digits = {"share": (100, 1), "steps": (255, 1)}.get(unit, (1, 3))
         standing = claim.standing
         style: Literal["strong", "soft"] = "strong" if standing == "too strong" else "soft"
         return row(

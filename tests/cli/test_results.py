@@ -53,7 +53,6 @@ SHOWS: dict[str, Callable[[Any, bool], None]] = {
     "search": evolve.print_search,
     "scan": scan.print_scan,
     "poison": poison.print_poison,
-    "judge": judge.print_judge,
 }
 
 

@@ -64,7 +64,7 @@ def _next(record: JudgeRecord) -> list[tuple[str, str]]:
     budget = config["budget"]
     held = f"--norm {budget['norm']}"
     if budget["norm"] != "none":
-        held += f" --eps {budget['eps']}"
+        held += f" --eps {record.budget.text.split()[-1]}"  # 8/255 rather than its digits
     text = f"attack {same} --method {method} {held}{threshold_of(config)}"
     return [(text, "what an attack of ours does within the same budget")]
 
