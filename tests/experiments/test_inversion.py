@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -42,7 +43,7 @@ from advhash.experiments.config import AttackConfig
 from advhash.experiments.invert.cells import reconstruct
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.invert.run import Invert
-from advhash.measures.intervals import Metric
+from advhash.measures.intervals import Difference
 from advhash.measures.reconstruction import (
     class_means,
     clustered,
@@ -606,10 +607,15 @@ class TestRun:
 
     def test_fewer_candidates_are_called_fewer(self, run: tuple[Path, dict[str, Any]]) -> None:
         record = InversionRecord.read(run[0])
-        assert any(line.startswith("Among 20 inputs") for line in verdicts(record))
-        metrics = {**record.metrics, "reidentification_chance": Metric(0.25, 0.2, 0.3, 40)}
-        few = record.model_copy(update={"metrics": metrics})
-        assert any(line.startswith("Among at most 20 inputs") for line in verdicts(few))
+        one_code = re.compile("From one code per sample, .* among (.*) of its class")
+        assert [match[1] for line in verdicts(record) if (match := one_code.match(line))] == ["20"]
+        hit = record.metrics["reidentification"]
+        assert hit is not None
+        assert hit.value is not None
+        over = Difference(hit.value - 0.25, 0.0, 0.3, 40, 0.5)
+        differences = {**record.differences, "reidentification_over_chance": over}
+        few = verdicts(record.model_copy(update={"differences": differences}))
+        assert [match[1] for line in few if (match := one_code.match(line))] == ["at most 20"]
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--dry-run"]
