@@ -96,6 +96,7 @@ def experiment(
     alias: Callable[[Tables], str | None] = lambda values: None,
     after: Callable[[Any], None] = lambda record: None,
     limit: str = "",
+    instead: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda given, defaults: False,
 ) -> Callable[[Callable[..., Tables | None]], Callable[..., None]]:
     """Decorator: a function from options to the tables of a config becomes a command.
 
@@ -105,6 +106,8 @@ def experiment(
     hint:     where the defence goes, of a kind whose config has none
     after:    what is done once the record is printed, e.g. another exit code
     limit:    the option that is a limit in minutes
+    instead:  does what an option asks for in place of a run, of all options and their defaults;
+              whether it did
     alias:    the kind that the tables mean where it is another one, which shows itself by `show`
     """
 
@@ -112,6 +115,8 @@ def experiment(
         own = inspect.signature(options, eval_str=True).parameters
 
         def command(**given: Any) -> None:
+            if instead(given, {each.name: each.default for each in parameters}):
+                return
             mine = {name: given[name] for name in own if name != limit}
             shared = {name: given[name] for name in SHARED}
             how = {**_how(shared), "max_minutes": given.get(limit)}

@@ -26,7 +26,7 @@ OPTIONS = {  # heading → options, by the names of their parameters; `eval.data
     OWN: "",
     "Queries and search": "queries query_modality database threshold known_count unseen store "
     "rescore allow_superuser",
-    "Defences of the store": "collapse keep gate rotate",
+    "Defences of the store": "collapse keep gate cap rotate",
     "Hashes and thresholds": "hash_names scan.threshold false_positives banks bank_size",
     "Run": "seed device executor shards max_time dry_run resume config settings trust_code",
     "Output": "out tables_to columns width figures_to image_grid save_images fail_under fail_over "

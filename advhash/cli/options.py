@@ -121,7 +121,8 @@ Victim = Annotated[
     str | None,
     typer.Option(
         "--victim",
-        help="A name, a checkpoint folder, zoo:NAME or module:function.",
+        help="A name, a checkpoint folder, zoo:NAME, timm:, hf:, st: or onnx:MODEL, "
+        "module:function.",
         autocompletion=complete_victims,
     ),
     Sets("victim.name"),

@@ -551,6 +551,16 @@ def resume(
     return record
 
 
+def _shown(plan: Plan[Any, Any]) -> dict[str, Any]:
+    """What a plan shows; of a victim that is computed, that it learns nothing."""
+    part, shown = plan.parts.get("victim"), dict(plan.shown)
+    computed = getattr(part, "ready", part) is None and not getattr(part, "learns", True)
+    if computed and isinstance(shown.get("victim"), Mapping):
+        facts = {name: fact for name, fact in shown["victim"].items() if name != "trained"}
+        shown["victim"] = {**facts, "learns": False}
+    return shown
+
+
 def describe(
     kind: Experiment[Config, CellType, PlanType, Record], config: Config
 ) -> dict[str, Any]:
@@ -559,12 +569,14 @@ def describe(
     undone, wanted = _undone(kind, plan)
     parts = {name: part for name, part in plan.parts.items() if name in wanted}
     planned = [getattr(part, "planned", part) for part in parts.values()]
-    works: list[Work | None] = [getattr(part, "work", None) for part in planned]
+    works: list[Work | None] = [
+        getattr(part, "work", None) for part in planned if getattr(part, "learns", True)
+    ]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,
         **{name: getattr(plan.config, name) for name in ("seed", "device")},
-        **plan.shown,
+        **_shown(plan),
         "parts": list(parts),
         "cells": len(plan.cells),
         "cells_done": len(plan.cells) - len(undone),

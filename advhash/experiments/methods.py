@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from advhash.budget import Budget, Norm
+from advhash.errors import UnknownName
 from advhash.experiments.attack.radii import split_eps
 from advhash.experiments.config import (
     AttackConfig,
@@ -87,7 +88,15 @@ def _check_victim(table: VictimConfig) -> None:
         if defense is not None:
             named = {"name": defense} if isinstance(defense, str) else defense
             _check_method(MethodConfig.build(named), DEFENSES)
-    VICTIMS.describe(table.name).check(VICTIMS.kind, given, partly=True)
+    try:
+        described = VICTIMS.describe(table.name)
+    except UnknownName as error:
+        error.args = (
+            f"{error}; or the path of a checkpoint folder (no folder {table.name!r} is here), "
+            "zoo:NAME, module:function",
+        )
+        raise
+    described.check(VICTIMS.kind, given, partly=True)
 
 
 def _check_dataset(table: DatasetConfig, victims: Sequence[VictimConfig]) -> None:

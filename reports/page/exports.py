@@ -160,9 +160,11 @@ def expect_figures(page: Page, names: Sequence[str]) -> None:
     known = figures_of(page)
     for name in names:
         if name not in known:
+            close = nearest(name, known)
             raise UsageError(
-                f"--columns: no table of these runs has {name!r}: {nearest(name, known)}"
-                f"Known: {', '.join(known)}"
+                f"--columns: no table of these runs has {name!r}"
+                + (f": {close}Known: " if close else "; known: ")
+                + ", ".join(known)
             )
 
 

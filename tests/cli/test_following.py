@@ -120,3 +120,23 @@ def test_a_second_run_writes_its_tables_beside_those_of_the_first(
         commands = printed(advhash, *judged)
         assert commands[1].startswith(f"report {place / name} --tables {name}-tables ")
         assert advhash(*shlex.split(commands[1]))[0] == 0
+
+
+def test_a_hash_that_learns_nothing_is_planned_without_training(advhash: Command) -> None:
+    _, out, _ = advhash("attack", "--victim", "pdq", *NOISE, *EMOJI, "--dry-run")
+    assert "pdq (learns: no)" in out
+    assert "training" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("attack", "--victim", "3160", *NOISE), "no folder '3160' is here"),
+        (("scan", "photos", "--fail-over", "2"), "--fail-over"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_own_name(
+    arguments: tuple[str, ...], said: str, advhash: Command, place: Path
+) -> None:
+    code, _, err = advhash(*arguments)
+    assert (code, said in err) == (2, True), err

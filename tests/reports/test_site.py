@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,16 @@ def test_the_command_writes_a_site_and_runs_nothing(runs: Path, tmp_path: Path) 
     again = CliRunner().invoke(app, command)
     assert isinstance(again.exception, UsageError)
     assert "expected a new folder for --site" in str(again.exception)
+    others = ["--seed", "5"], ["--out", "nowhere"], ["--dry-run"], ["--set", "a.b=1"], ["--all"]
+    for more in others:
+        site = ["benchmark", "--site", str(tmp_path / "other"), str(runs), *more]
+        refused = CliRunner().invoke(app, site)
+        assert f"expected no {more[0]}" in str(refused.exception)
+        assert not (tmp_path / "other").exists()
+    site = ["benchmark", "--site", str(tmp_path / "other"), str(runs), "--json"]
+    document = json.loads(CliRunner().invoke(app, site).stdout)
+    assert Path(document["site"]).name == "index.html"
+    assert len(document["pages"]) == 4
     for wrong in (["--suite", "smoke", *command[1:]], [str(runs)]):
         refused = CliRunner().invoke(app, ["benchmark", *wrong])
         assert isinstance(refused.exception, UsageError), refused.output

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_end, print_lead, print_rows
+from advhash.cli.console import FIGURE, figure, print_end, print_json, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
 from advhash.cli.terminal import tell
@@ -15,6 +16,9 @@ from advhash.errors import CellsFailed, UsageError
 
 if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
+
+WITH_SITE = frozenset({"site", "runs", "as_json", "quiet"})
+SPELLED = {"settings": "--set", "every": "--all"}  # options with other names than their parameters
 
 
 def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
@@ -62,7 +66,7 @@ def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
     print_end(record)
 
 
-def print_site(runs: list[Path], site: Path) -> None:
+def print_site(runs: list[Path], site: Path, *, as_json: bool) -> None:
     """Write the pages of a leaderboard and say where the first one is."""
     if site.exists():
         raise UsageError(f"expected a new folder for --site, got {site}, which exists")
@@ -71,9 +75,32 @@ def print_site(runs: list[Path], site: Path) -> None:
 
     pages = write_site(runs, site)
     victims = len(pages) - 1
+    missing = left_out(runs)
+    if as_json:
+        names = [str(page) for page in pages]
+        document = {"schema": "advhash/site/1", "site": str(pages[0]), "pages": names}
+        print_json({**document, "left_out": missing})
+        return
     tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
-    if missing := left_out(runs):
+    if missing:
         tell(missing)
+
+
+def write_leaderboard(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether `--site` asks for a leaderboard, which is written. Raises UsageError."""
+    if given["site"] is None:
+        return False
+    others = [
+        SPELLED.get(name, f"--{name.replace('_', '-')}")
+        for name, value in given.items()
+        if name not in WITH_SITE and value != defaults[name]
+    ]
+    if others:
+        raise UsageError(
+            f"--site shows runs that are there and runs nothing: expected no {', no '.join(others)}"
+        )
+    print_site(given["runs"] or [Path("runs")], given["site"], as_json=given["as_json"])
+    return True
 
 
 def refuse_failed(record: BenchmarkRecord) -> None:
@@ -91,13 +118,14 @@ def refuse_failed(record: BenchmarkRecord) -> None:
     show=print_benchmark,
     after=refuse_failed,
     limit="max_time",
+    instead=write_leaderboard,
     hint="name it in the defenses of a grid",
 )
 def benchmark(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN…",
             help="For --site: runs of attack or benchmark. (default: runs)",
         ),
     ] = None,
@@ -123,11 +151,6 @@ def benchmark(
 
     Finished cells are kept: the same command goes on after an interrupt or a kill.
     """
-    if site is not None:
-        if suite is not None or config is not None:
-            raise UsageError("--site shows runs that are there: expected no --suite, no --config")
-        print_site(runs or [Path("runs")], site)
-        raise typer.Exit
     if runs:
         raise UsageError(f"expected --site FOLDER with runs, got {runs[0]} without it")
 

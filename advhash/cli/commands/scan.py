@@ -183,7 +183,12 @@ def scan(
     ] = None,
     fail_over: Annotated[
         float | None,
-        typer.Option("--fail-over", help="Exit 4 unless each rate is shown to be at most this."),
+        typer.Option(
+            "--fail-over",
+            help="Exit 4 unless each rate is shown to be at most this share.",
+            min=0,
+            max=1,
+        ),
     ] = None,
 ) -> dict[str, Any]:
     """Which hash and which threshold for these pictures? False positives, edits, close pairs.
