@@ -7,7 +7,7 @@ WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: audit release-check demo screenshot test test-browser test-all bench measure tables docs lint types clean
+.PHONY: audit release-check zoo demo screenshot test test-browser test-all bench measure tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +67,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py
+	$(BIN)/python benchmarks/scan.py --groups pairs
 
 # Every measured page of docs/ again, from the committed figures: a minute, no model.
 tables: $(STAMP)
@@ -88,6 +89,13 @@ release-check: $(STAMP)
 		(cd build/release/$$kind && bin/advhash doctor && bin/advhash attack --victim dpsh --method dhta \
 			--eps 8/255 --queries 20 --set victim.epochs=1 --out run) || exit 1; \
 	done
+
+# Ten trained victims in a wheel of their own, from the data that packages bring; goes on where it stopped.
+zoo: export OMP_NUM_THREADS = 1
+zoo: $(STAMP)
+	$(BIN)/python zoo/make.py
+	$(BIN)/python -m build --wheel --outdir dist zoo
+	@echo "pip install dist/advhash_zoo-*.whl"
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable ".[docs]"

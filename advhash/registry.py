@@ -53,6 +53,11 @@ class Method(ABC):
 
     @property
     @abstractmethod
+    def module(self) -> str:
+        """The module that defines the method."""
+
+    @property
+    @abstractmethod
     def summary(self) -> str:
         """First line of the docstring."""
 
@@ -129,6 +134,10 @@ class Entry(Method, Generic[T]):
     presets: Mapping[str, Settings] = field(default_factory=dict)
 
     @property
+    def module(self) -> str:
+        return self.build.__module__
+
+    @property
     def summary(self) -> str:
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
@@ -194,10 +203,13 @@ class Listed(Method):
 
     def __init__(self, name: str, record: Mapping[str, Any]) -> None:
         self.name = name
-        self.module: str = record["module"]
         self.source = record["source"]
         self.presets = record.get("presets", {})
         self._record = record
+
+    @property
+    def module(self) -> str:
+        return str(self._record["module"])
 
     @property
     def summary(self) -> str:
@@ -231,6 +243,7 @@ class Registry(Generic[T]):
     modules: each imported when a name of its is first looked up
     facts:   attributes of the classes that the index keeps
     beside:  methods with a command of their own whose names may be given for one of these
+    stored:  how names begin that stand for a folder of an installed package
     """
 
     def __init__(
@@ -240,10 +253,12 @@ class Registry(Generic[T]):
         *,
         facts: tuple[str, ...] = (),
         beside: Registry[Any] | None = None,
+        stored: str = "",
     ) -> None:
         self.kind = kind
         self.modules = modules
         self.facts = facts
+        self._stored = stored
         self._beside = beside
         self._entries: dict[str, Entry[T]] = {}
 
@@ -307,7 +322,8 @@ class Registry(Generic[T]):
         if name in self:
             return False
         return (
-            "/" in name
+            (self._stored != "" and name.startswith(self._stored))
+            or "/" in name
             or "\\" in name
             or os.path.splitext(name)[1][1:].isalpha()  # nofile.csv
             or os.path.exists(name)
@@ -353,6 +369,8 @@ class Registry(Generic[T]):
             )
         else:
             beside = [] if self._beside is None else self._beside.names()
+            if self.kind == "victim":
+                beside = [f"{prefix}:…" for prefix in ENCODER_PREFIXES]
             raise UnknownName(self.kind, name, [*self.names(), *beside])
         return self._entries[name]
 
@@ -371,6 +389,7 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} {name!r}: {error}") from None
 
 
+ZOO_PREFIX = "zoo:"
 ENCODER_PREFIXES = ("timm", "hf", "st", "onnx")  # see advhash.victims.encoders.sources
 
 
@@ -381,6 +400,15 @@ def is_encoder(name: str) -> bool:
     (True, True, False)
     """
     return name.partition(":")[0] in ENCODER_PREFIXES and ":" in name
+
+
+def is_zoo(name: str) -> bool:
+    """Whether a victim's name is that of one in a zoo that is installed.
+
+    >>> is_zoo("zoo:dpsh-digits-32"), is_zoo("dpsh")
+    (True, False)
+    """
+    return name.startswith(ZOO_PREFIX)
 
 
 def called(name: str, settings: Mapping[str, object]) -> str:
@@ -399,12 +427,12 @@ def called(name: str, settings: Mapping[str, object]) -> str:
 
 
 def is_external(name: str) -> bool:
-    """Whether a victim's name has the form `module:function`, and is no encoder's.
+    """Whether a victim's name has the form `module:function`, and is no encoder's or zoo's.
 
     >>> is_external("my_package.hashes:average"), is_external("dpsh"), is_external("C:/victim")
     (True, False, False)
     """
-    return _FUNCTION.fullmatch(name) is not None and not is_encoder(name)
+    return _FUNCTION.fullmatch(name) is not None and not is_encoder(name) and not is_zoo(name)
 
 
 @functools.cache
@@ -472,7 +500,11 @@ VICTIMS: Registry[Any] = Registry(
         "advhash.victims.encoders.encoded",
     ),
     facts=("default_dataset",),
+    stored=ZOO_PREFIX,
 )
+# Trained victims of installed packages: each is a function without settings that gives the folder
+# of a checkpoint; `--victim zoo:NAME`.
+ZOO: Registry[Path] = Registry("zoo", ())
 QUANTISERS: Registry[Any] = Registry(
     "quantiser", ("advhash.victims.encoders.head", "advhash.victims.encoders.quantisers")
 )
@@ -494,7 +526,7 @@ ATTACKS: Registry[Any] = Registry(
         "advhash.attacks.bridge.torchattacks_bridge",
         "advhash.attacks.ensemble",
     ),
-    facts=("norms",),
+    facts=("norms", "goal", "modalities"),
     beside=INVERSIONS,
 )
 DEFENSES: Registry[Any] = Registry(
@@ -565,6 +597,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         "advhash.experiments.encode.run",
         "advhash.experiments.evolve.run",
         "advhash.experiments.invert.run",
+        "advhash.experiments.judge.run",
         "advhash.experiments.least_change.run",
         "advhash.experiments.lifelong.run",
         "advhash.experiments.phase.run",

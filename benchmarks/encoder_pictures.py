@@ -4,8 +4,8 @@ EfficientNet-Lite0 of timm (ImageNet weights from `efficientnet-lite0-pytorch-mo
 CIFAR-10 and on Flickr8k at 128 pixels, resized to 224 inside the victim. The cut is learnt from
 1,500 training rows; 4,000 other rows are searched by 500 queries, and it has seen neither. MAP is
 by labels, recall at 10 is of the 10 nearest floats (cosine), ties expected. Random quantisers are
-drawn five times. `mainstay` and `dhta` move 100 queries by at most 8/255 toward the codes of other
-labels. The seed is 0.
+drawn five times. `mainstay`, with momentum and as it is, and `dhta` move 100 queries by at most
+8/255 toward the codes of other labels. The seed is 0.
 Writes `benchmarks/encoder_pictures.json`, cell by cell, so that it can be stopped and started
 again, and the tables between its marks in `docs/victims/encoders_measured.md`. About two hours of
 one core:
@@ -40,6 +40,7 @@ from advhash.data.dataset import Batch, Dataset, Split
 from advhash.data.load import load_dataset
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
+from advhash.experiments.config_text import parse_method
 from advhash.experiments.evaluate import evaluate_neighbours
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.seeds import derive_seed
@@ -60,8 +61,8 @@ DATA: dict[str, dict[str, Any]] = {"cifar10": {}, "flickr8k": {"size": 128}}
 LEARNT, SEARCHED, QUERIES, ATTACKED = 1500, 4000, 500, 100
 BITS = (64, 128, 256, None)  # None: as many as features
 DRAWS = 5  # of a random quantiser
-METHODS = ("mainstay", "dhta")
-AT_ONCE = 10  # pictures that are attacked together: 0.5 GB
+METHODS = ("mainstay+momentum=1", "mainstay", "dhta")
+AT_ONCE = 20  # pictures that are attacked together: 1 GB
 RULES = ("sign", "mean", "median", "pca-sign", "itq", "lsh")
 PARTS = ("quantisers", "attacks")
 Cell = dict[str, Any]
@@ -198,7 +199,11 @@ def measure_attack(name: str, method: str) -> Cell:
     drawn = derive_seed(SEED, "targets")
     wanted = choose_targets("disjoint", batch.labels.numpy(), labels, drawn, rows=rows.numpy())
     targets = torch.from_numpy(wanted)
-    attack = ATTACKS.create(method).fit(victim, seen, budget, seed=derive_seed(SEED, "attack"))
+    settings = parse_method(method)
+    kind = settings.pop("name")
+    seed = derive_seed(SEED, "attack")
+    attack = ATTACKS.create(kind, settings).fit(victim, seen, budget, seed=seed)
+    used = [kind, ATTACKS.settings(kind, settings)]
 
     def move(place: Tensor) -> dict[str, Tensor]:
         began = time.process_time()
@@ -215,7 +220,7 @@ def measure_attack(name: str, method: str) -> Cell:
 
     parts = []
     for place in torch.arange(len(rows)).split(AT_ONCE):
-        key = [data.fingerprint(), ENCODER, method, ATTACKS.settings(method), place[0].item(), SEED]
+        key = [data.fingerprint(), ENCODER, used, place[0].item(), SEED]
         parts.append(kept("attacked", key, lambda place=place: move(place)))  # type: ignore[misc]
         print(name, method, place[-1].item() + 1, "of", len(rows), flush=True)
     words = torch.cat([part["words"] for part in parts]).numpy().view(np.uint64)
@@ -242,7 +247,7 @@ def cells(sets: list[str], parts: list[str]) -> Iterator[tuple[str, Callable[[],
     """The cells of the group of pictures, those that matter most first."""
     for name in sets:
         if "attacks" in parts:
-            yield f"{name}, mainstay", functools.partial(measure_attack, name, "mainstay")
+            yield f"{name}, {METHODS[0]}", functools.partial(measure_attack, name, METHODS[0])
         if "quantisers" in parts:
             yield f"{name}, float", functools.partial(measure_quantiser, name, "float", None)
             for bits in BITS:
@@ -255,7 +260,8 @@ def cells(sets: list[str], parts: list[str]) -> Iterator[tuple[str, Callable[[],
                     )
     for name in sets:
         if "attacks" in parts:
-            yield f"{name}, dhta", functools.partial(measure_attack, name, "dhta")
+            for method in METHODS[1:]:
+                yield f"{name}, {method}", functools.partial(measure_attack, name, method)
 
 
 def shown(metric: Mapping[str, Any]) -> str:

@@ -75,6 +75,7 @@ SCRIPTS = (
     Script("training_state.py", ("training.md",), timings=True),
     Script("loop.py", ("attacks/loop.md",), timings=True),
     Script("prosgan_step.py", timings=True),
+    Script("scan.py", ("victims/scan_measured.md",), timings=True, photographs=True),
     Script("suites.py", ("benchmark_measured.md",), timings=True),
 )
 

@@ -3,14 +3,19 @@
 Flickr8k's captions without exact repeats; one caption of each of 2,000 pictures asks, 1,000 known
 to the attacker and 1,000 unseen, all others are documents. Queries are answered by the other
 captions of their picture. `hubs` plants 0.4 % of the documents, clustered in the space that ranks;
-the restarts of its k-means are the seeds. One store serves all numbers of candidates, so that every
-index is built once for each planted set and once without any.
-Writes `benchmarks/stores.json`, store by store, so that it can be stopped and started again, and
-the tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are embedded once, in
+the restarts of its k-means are the seeds. Each store is built once for all numbers of candidates;
+items are added to it, and removed before those of the next seed come.
+
+The curve over the planted share and the table of defences are runs of `advhash poison` on the same
+embeddings, `exact` and sign bits. With defences, 1,000 more pictures ask, as probes: all rows of
+their table, the undefended one too, have the same known and unseen queries.
+
+Writes `benchmarks/stores.json`, cell by cell, so that it can be stopped and started again, and the
+tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are embedded once, in
 about 10 minutes of one core, into a file of the cache:
 
-    OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER [--stores exact faiss-ivf …]
-        [--quantisers sign mean itq] [--share 0.004] [--restarts 3]
+    OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER [--groups stores curve defences]
+        [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
     python benchmarks/stores.py --million    # `hubs` and exact judging of a million codes
     python benchmarks/stores.py --page       # only write the tables from the json
@@ -20,148 +25,238 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import tempfile
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import numpy.typing as npt
 import torch
+from matplotlib.figure import Figure
 
-from advhash.attacks.poisoning.base import Poisoning, Seen
+from advhash.attacks.poisoning.base import Poisoning, Seen, Surface
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
 from advhash.codes.vectors import Vectors
 from advhash.data.text.kinds import embed_sentences
+from advhash.experiments.experiment import run
+from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import quantised
+from advhash.experiments.poison.run import Poison
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.registry import POISONINGS, QUANTISERS, STORES
+from advhash.reports.elements.plots import STYLE
+from advhash.reports.poison import CURVES
 from advhash.storage.cache import cache_root
 from advhash.storage.run_folder import environment
 from advhash.stores.base import octets
-from advhash.stores.served import Served, recall_of_distances
+from advhash.stores.figures import store_recall
+from advhash.stores.served import Served
+from advhash.victims.encoders.quantisers import Cut
 
 OUT = Path(__file__).with_suffix(".json")
 PAGE = OUT.parents[1] / "docs/attacks/poisoning_stores.md"
+FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
 START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
-STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "pgvector-hnsw")
-QUANTISER_NAMES = ("sign", "mean", "itq")
-CANDIDATES = (0, 3, 10)  # for each result; 0: no rescoring
+GROUPS = ("stores", "curve", "defences")
+STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
+QUANTISER_NAMES = ("sign", "mean", "median")
+CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what ranks; 0: no rescoring
 FIRST = 10
-SHOWN = ("planted_top10", "planted_top10_natural", "own_recall10_before", "own_recall10_after")
+QUERIES = 1_000  # known, as many unseen, and as many probes
+SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02)
+DEFENDED = ("planted_top10", "own_recall10_before", "own_recall10_after", "own_recall10_cost")
+BITS: dict[str, Any] = {}
+FLOATS: dict[str, Any] = {"rescore": [{"name": "float", "multiplier": 10}]}
+STAGES = {"bits alone": BITS, "floats, ×10": FLOATS}
+CURVE = {name: {**stage, "share": list(SHARES)} for name, stage in STAGES.items()}
+OPEN = {"cap": {"share": 1.0, "adaptive": False}}  # probes are set aside, and hide nothing
+FREE = {"attack": {"name": "hubs", "pairs": "free"}}
+GUARDS: dict[str, dict[str, Any]] = {
+    "none": OPEN,
+    "`--gate 0.01`": {"gate": {"rate": 0.01}},
+    "`--gate 0.01`, attacker does not know": {"gate": {"rate": 0.01, "adaptive": False}},
+    "`gate.rule=mad`": {"gate": {"rule": "mad"}},
+    "`--cap 0.02`": {"cap": {"share": 0.02}},
+    "`--cap 0.01`": {"cap": {"share": 0.01}},
+    "`--cap 0.01`, attacker does not know": {"cap": {"share": 0.01, "adaptive": False}},
+    "`--collapse 30 --keep first`": {"collapse": {"within": 30, "keep": "first"}, **OPEN},
+    "`--rotate`": {"rotate": True, **OPEN},
+    "none, `attack.pairs=free`": {**FREE, **OPEN},
+    "`--rotate`, `attack.pairs=free`": {"rotate": True, **FREE, **OPEN},
+}
+DEFENCES = {
+    f"{guard} | {name}": {**stage, **tables}
+    for guard, tables in GUARDS.items()
+    for name, stage in STAGES.items()
+}
+KEPT = ("documents", "gate", "cap", "turned_away", "shares")
 
 
-def captions(folder: Path) -> dict[str, Any]:
-    """Embeddings and pictures of documents and queries, embedded once."""
-    file = cache_root() / "benchmarks" / "flickr8k-captions.npz"
-    if not file.is_file():
-        entries = json.loads((folder / "captions.json").read_text("utf-8"))
-        texts: dict[str, tuple[str, int]] = {}
-        for picture, entry in enumerate(entries):
-            for caption in entry["captions"]:
-                texts.setdefault(" ".join(caption.lower().split()), (caption, picture))
-        kept = list(texts.values())
-        floats = embed_sentences([caption for caption, _ in kept]).numpy()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, floats=floats, pictures=np.array([picture for _, picture in kept]))
-    with np.load(file) as stored:
-        floats, pictures = stored["floats"], stored["pictures"]
-    generator = np.random.default_rng(0)
-    chosen = generator.permutation(np.unique(pictures))[:2000]
-    rows = [np.flatnonzero(pictures == picture) for picture in chosen]
-    asked = np.array([generator.choice(row) for row in rows if len(row) > 1])
-    documents = np.setdiff1d(np.arange(len(floats)), asked)
-    known, unseen = asked[: len(asked) // 2], asked[len(asked) // 2 :]
-    own = GradedPairs.of_identities(pictures[unseen], pictures[documents])
-    return {
-        "documents": floats[documents],
-        "known": floats[known],
-        "unseen": floats[unseen],
-        "own": own,
-    }
+@dataclass(frozen=True)
+class Captions:
+    """Embeddings of captions, (N,384) of length 1, and the picture of each."""
+
+    floats: npt.NDArray[np.float32]
+    pictures: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path) -> Captions:
+        """Those of a folder of Flickr8k, embedded once."""
+        file = cache_root() / "benchmarks" / "flickr8k-captions.npz"
+        if not file.is_file():
+            entries = json.loads((folder / "captions.json").read_text("utf-8"))
+            texts: dict[str, tuple[str, int]] = {}
+            for picture, entry in enumerate(entries):
+                for caption in entry["captions"]:
+                    texts.setdefault(" ".join(caption.lower().split()), (caption, picture))
+            kept = list(texts.values())
+            floats = embed_sentences([caption for caption, _ in kept]).numpy()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(file, floats=floats, pictures=np.array([picture for _, picture in kept]))
+        with np.load(file) as stored:
+            return cls(stored["floats"], stored["pictures"])
+
+    def asked(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows of `count` queries, each of a picture of its own, and of all documents."""
+        generator = np.random.default_rng(0)
+        rows = [np.flatnonzero(self.pictures == picture) for picture in np.unique(self.pictures)]
+        rows = [row for row in rows if len(row) > 1]
+        chosen = generator.permutation(len(rows))[:count]
+        queries = np.array([generator.choice(rows[place]) for place in chosen])
+        return queries, np.setdiff1d(np.arange(len(self.floats)), queries)
 
 
-def vectors(data: dict[str, Any], quantise: str) -> tuple[dict[str, Vectors], Any]:
-    """Each side with its codes, and the quantiser of the documents."""
-    rows = torch.from_numpy(data["documents"])
-    generator = torch.Generator().manual_seed(0)
-    cut = QUANTISERS.create(quantise).fit(rows, rows.shape[1], generator)
-    names = ("documents", "known", "unseen")
-    return {name: quantised(data[name], cut) for name in names}, cut
+@dataclass(frozen=True)
+class Corpus:
+    """Each side with its codes, the unseen queries' own answers, and the quantiser."""
 
+    documents: Vectors
+    known: Vectors
+    unseen: Vectors
+    own: GradedPairs
+    cut: Cut
 
-def searched(
-    store: str, sides: dict[str, Vectors], planted: Vectors | None, asked: Vectors
-) -> dict[str, Any]:
-    """Results of every number of candidates, the recall of the store, and seconds."""
-    documents = sides["documents"]
-    found: dict[str, Any] = {}
-    with Served({"name": store}, [{"name": "float", "multiplier": max(CANDIDATES)}]) as served:
-        began = time.perf_counter()
-        served.add(np.arange(len(documents)), documents)
-        found["build"] = time.perf_counter() - began
-        if planted is not None:
-            served.add(len(documents) + np.arange(len(planted)), planted)
-        stages = served.stages
-        for candidates in CANDIDATES:
-            served.stages = stages if candidates else []
-            stages[0].multiplier = max(candidates, 1)
-            found[str(candidates)] = served.search(asked, FIRST)[0]
-        if planted is None:
-            _, far = served.store.search(asked.codes, FIRST)
-            _, exact = neighbours(asked.codes, documents.codes, FIRST)
-            found["recall"] = float(recall_of_distances(far, exact).mean())
-    return found
+    @classmethod
+    def of(cls, captions: Captions, quantise: str) -> Corpus:
+        """The captions by a quantiser, which learns from the documents."""
+        queries, documents = captions.asked(2 * QUERIES)
+        rows = torch.from_numpy(captions.floats[documents])
+        generator = torch.Generator().manual_seed(0)
+        cut = QUANTISERS.create(quantise).fit(rows, rows.shape[1], generator)
+        known, unseen = queries[:QUERIES], queries[QUERIES:]
+        return cls(
+            *(quantised(captions.floats[side], cut) for side in (documents, known, unseen)),
+            GradedPairs.of_identities(captions.pictures[unseen], captions.pictures[documents]),
+            cut,
+        )
 
-
-def measure(
-    data: dict[str, Any], store: str, quantise: str, share: float, restarts: int
-) -> dict[str, Any]:
-    """Figures of every number of candidates."""
-    sides, cut = vectors(data, quantise)
-    count = round(share * len(sides["documents"]))
-    both = Vectors.concatenate([sides["unseen"], sides["known"]])
-    clean = searched(store, sides, None, both)
-    unseen = len(sides["unseen"])
-    method: Poisoning = POISONINGS.create("hubs")
-    planted: dict[str, list[Any]] = {"codes": [], "floats": []}
-    for ranks, results in planted.items():
-        seen = Seen(sides["known"], sides["documents"], cut, 1.0, ranks)  # type: ignore[arg-type]
-        for restart in range(restarts):
-            items = method.plant(seen, count, derive_seed(restart, "planted")).vectors
-            results.append(searched(store, sides, items, sides["unseen"]))
-    cells = {}
-    items_rows = len(sides["documents"]) + np.arange(count)
-    for candidates in map(str, CANDIDATES):
-        ids = clean[candidates]
-        before = judge(ids[:unseen], items_rows[:0], data["own"])
-        natural = judge(ids[:unseen], natural_hubs(ids[unseen:], count), data["own"])
-        random = [
-            judge(
-                ids[:unseen],
-                np.random.default_rng(restart).permutation(len(sides["documents"]))[:count],
-                data["own"],
-            )
-            for restart in range(restarts)
-        ]
-        results = planted["codes" if candidates == "0" else "floats"]
-        after = [judge(one[candidates], items_rows, data["own"]) for one in results]
-        cells[candidates] = {
-            name: vars(metric)
-            for name, metric in figures(before, after, natural, random, 0).items()
+    def hubs(self, count: int, restarts: int) -> dict[Surface, list[Vectors]]:
+        """What is planted where codes rank and where floats do, for each restart."""
+        method: Poisoning = POISONINGS.create("hubs")
+        seeds = [derive_seed(restart, "planted") for restart in range(restarts)]
+        surfaces: tuple[Surface, ...] = ("codes", "floats")
+        return {
+            ranks: [
+                method.plant(
+                    Seen(self.known, self.documents, self.cut, 1.0, ranks), count, seed
+                ).vectors
+                for seed in seeds
+            ]
+            for ranks in surfaces
         }
+
+
+def found(served: Served, asked: Vectors, candidates: int) -> npt.NDArray[np.int64]:
+    """(N,10) results with so many candidates for each; 0: as the store orders them."""
+    stages = served.stages
+    stages[0].multiplier = max(candidates, 1)
+    served.stages = stages if candidates else []
+    ids = served.search(asked, FIRST)[0]
+    served.stages = stages
+    return ids
+
+
+def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> dict[str, Any]:
+    """Figures of every number of candidates."""
+    rows, count = len(corpus.documents), len(hubs["codes"][0])
+    items = rows + np.arange(count)
+    asked = Vectors.concatenate([corpus.unseen, corpus.known])
+    cells = {}
+    with Served({"name": store}, [{"name": "float"}]) as served:
+        served.add(np.arange(rows), corpus.documents)
+        recall = store_recall(served.store, corpus.unseen, corpus.documents)
+        clean = {
+            candidates: found(served, asked, candidates)
+            for each in CANDIDATES.values()
+            for candidates in each
+        }
+        after: dict[int, list[Any]] = {candidates: [] for candidates in clean}
+        for ranks, sets in hubs.items():
+            for planted in sets:
+                served.add(items, planted)
+                for candidates in CANDIDATES[ranks]:
+                    ids = found(served, corpus.unseen, candidates)
+                    after[candidates].append(judge(ids, items, corpus.own))
+                served.remove(items)
+        parameters = served.store.parameters()
+    for candidates, ids in clean.items():
+        mine = ids[:QUERIES]
+        chance = [
+            np.random.default_rng(restart).permutation(rows)[:count]
+            for restart in range(len(after[candidates]))
+        ]
+        metrics = figures(
+            judge(mine, items[:0], corpus.own),
+            after[candidates],
+            judge(mine, natural_hubs(ids[QUERIES:], count), corpus.own),
+            [judge(mine, drawn, corpus.own) for drawn in chance],
+            0,
+        )
+        cells[str(candidates)] = {name: vars(metric) for name, metric in metrics.items()}
     return {
         "items": count,
-        "recall": clean["recall"],
-        "seconds_build": clean["build"],
+        "recall": float(recall.mean()),
+        "parameters": parameters,
         "cells": cells,
     }
 
 
+def poisoned(captions: Captions, queries: int, tables: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run of `advhash poison` on the captions, `queries` of which ask."""
+    asked, documents = captions.asked(queries)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = {"database": folder / "documents.npy", "codes": folder / "queries.npy"}
+        for file, kept in zip(rows.values(), (documents, asked), strict=True):
+            np.save(file, captions.floats[kept])
+            np.save(file.with_suffix(".labels.npy"), captions.pictures[kept])
+        labels = {
+            "labels": rows["codes"].with_suffix(".labels.npy"),
+            "database_labels": rows["database"].with_suffix(".labels.npy"),
+        }
+        config = PoisonConfig.build(
+            {
+                "quantise": {"name": "sign"},
+                "attack": {"name": "hubs"},
+                "share": [0.004],
+                "rows": {**rows, **labels},
+                **tables,
+            }
+        )
+        return run(Poison(), config, folder / "run").document()
+
+
 def adapters(rows: int = 20_000, bits: int = 384, queries: int = 1_000) -> dict[str, Any]:
-    """Seconds of a batch by a store and by its client alone, in one process."""
+    """CPU seconds of a batch by a store and by its client alone, in one process."""
     generator = np.random.default_rng(0)
     centres = generator.random((40, bits)) < 0.5
 
@@ -171,57 +266,69 @@ def adapters(rows: int = 20_000, bits: int = 384, queries: int = 1_000) -> dict[
 
     known, asked = drawn(rows), drawn(queries)
     result = {}
-    for name in ("faiss-flat", "faiss-ivf", "faiss-hnsw", "usearch"):
+    for name in ("faiss-flat", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw"):
         with STORES.create(name) as store:
             store.add(np.arange(rows), known)
-            index, packed = store._index, octets(asked)
+            server = store._session.info.backend_pid if name.startswith("pgvector") else None
             client, ours = _best(
-                lambda index=index, packed=packed: index.search(packed, FIRST),
-                lambda store=store: store.search(asked, FIRST),
+                partial(_CLIENTS.get(name, _index), store, asked),
+                partial(store.search, asked, FIRST),
+                partial(_cpu_seconds, server),
+                3 if name == "sqlite-vec" else 9,
             )
         result[name] = {"client": client, "store": ours, "added": ours / client - 1}
         print(name, result[name], flush=True)
-    with STORES.create("sqlite-vec") as store:
-        store.add(np.arange(rows), known)
-        base, part = store._base, asked[:50]
-        statement = "SELECT id, distance FROM codes WHERE code MATCH vec_bit(?) AND k = ?"
-        texts = [bytes(code) for code in octets(part)]
-        client, ours = _best(
-            lambda: [base.execute(statement, (code, FIRST)).fetchall() for code in texts],
-            lambda: store.search(part, FIRST),
-        )
-    result["sqlite-vec"] = {"client": client, "store": ours, "added": ours / client - 1}
-    with STORES.create("pgvector-hnsw") as store:
-        store.add(np.arange(rows), known)
-        session = store._session
-        words = ["".join("01"[bit] for bit in code) for code in asked.unpack().astype(int)]
-        text = (
-            f"SELECT id, code <~> %s::bit({bits}) FROM advhash_codes "
-            f"ORDER BY code <~> %s::bit({bits}) LIMIT {FIRST}"
-        )
-        client, ours = _best(
-            lambda: [
-                session.execute(text, (word, word), prepare=True).fetchall() for word in words
-            ],
-            lambda: store.search(asked, FIRST),
-        )
-    result["pgvector-hnsw"] = {"client": client, "store": ours, "added": ours / client - 1}
     return result
 
 
-def _best(client: Any, ours: Any, repeats: int = 9) -> tuple[float, float]:
+def _index(store: Any, asked: HashCodes) -> None:
+    """The client of faiss and of usearch: packed codes in, arrays out."""
+    store._index.search(octets(asked), FIRST)
+
+
+def _sqlite(store: Any, asked: HashCodes) -> None:
+    """A statement for each query, as the documentation of sqlite-vec has it."""
+    statement = "SELECT id, distance FROM codes WHERE code MATCH vec_bit(?) AND k = ?"
+    for code in octets(asked):
+        store._base.execute(statement, (bytes(code), FIRST)).fetchall()
+
+
+def _postgres(store: Any, asked: HashCodes) -> None:
+    """A prepared statement for each query, as the documentation of pgvector has it."""
+    words = ["".join("01"[bit] for bit in code) for code in asked.unpack().astype(int)]
+    text = (
+        f"SELECT id, code <~> %s::bit({asked.bits}) FROM advhash_codes "
+        f"ORDER BY code <~> %s::bit({asked.bits}) LIMIT {FIRST}"
+    )
+    for word in words:
+        store._session.execute(text, (word, word), prepare=True).fetchall()
+
+
+_CLIENTS = {"sqlite-vec": _sqlite, "pgvector-hnsw": _postgres}
+
+
+def _cpu_seconds(server: int | None) -> float:
+    """User and system time of this process, and of a server's process."""
+    own = time.process_time()
+    if server is None:
+        return own
+    fields = Path(f"/proc/{server}/stat").read_text("ascii").rpartition(")")[2].split()
+    return own + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _best(client: Any, ours: Any, clock: Any, repeats: int) -> tuple[float, float]:
     """The least seconds of two calls, in turn; ours first, as it sets how far an index searches."""
     seconds: dict[Any, list[float]] = {ours: [], client: []}
     for _ in range(repeats):
         for call, taken in seconds.items():
-            began = time.perf_counter()
+            began = clock()
             call()
-            taken.append(time.perf_counter() - began)
+            taken.append(clock() - began)
     return min(seconds[client]), min(seconds[ours])
 
 
 def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
-    """Seconds and memory of `hubs` over 1,000 queries, and of exact judging by 1,000 others."""
+    """CPU seconds and memory of `hubs` over 1,000 queries, and of exact judging by 1,000 others."""
     generator = np.random.default_rng(0)
     words = generator.integers(0, 2**63, (rows, bits // 64), np.int64).view(np.uint64)
     documents = HashCodes(words, bits)
@@ -233,10 +340,10 @@ def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
     known, unseen = quantised(floats[:1000], cut), quantised(floats[1000:], cut)
     nothing = np.zeros((rows, 0), np.float32)
     neighbours(known.codes[:8], documents[:64], 1)  # compile
-    began = time.perf_counter()
+    began = time.process_time()
     seen = Seen(known, Vectors(documents, nothing, nothing), cut, 1.0, "codes")
     items = POISONINGS.create("hubs").plant(seen, 500, 0).vectors
-    planted = time.perf_counter()
+    planted = time.process_time()
     whole = HashCodes.concatenate([documents, items.codes])
     own = GradedPairs.of_identities(np.arange(1000), np.arange(rows) % 500_000)
     ids, _ = neighbours(unseen.codes, whole, FIRST)
@@ -245,7 +352,7 @@ def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
     judge(before, np.zeros(0, np.int64), own)
     return {
         "seconds_hubs": planted - began,
-        "seconds_judging": time.perf_counter() - planted,
+        "seconds_judging": time.process_time() - planted,
         "planted_top10": float(hits),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -253,44 +360,109 @@ def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
 
 def tables(stored: dict[str, Any]) -> str:
     """What is written between the marks of the page."""
-    lines = []
-    if stored.get("cells"):
-        first = next(iter(stored["cells"].values()))
-        lines += [
-            f"Flickr8k's captions by MiniLM: {stored['documents']} documents of 384 bits, 1,000 "
+    parts = []
+    if stored["stores"]:
+        first = next(iter(stored["stores"].values()))
+        parts += [
+            "### Quantisers, stores, rescoring",
+            f"Flickr8k's captions by MiniLM: {stored['documents']:,} documents of 384 bits, 1,000 "
             f"known and 1,000 unseen queries, {first['items']} hubs ({100 * stored['share']:g} %), "
-            f"{stored['restarts']} restarts of k-means. In percent, with 95 % intervals over "
-            "queries and restarts; own answers are the other captions of a picture.",
-            "",
-            "| quantiser | store (its recall) | float rescoring | planted | natural hubs | own "
-            "answers before | after |",
-            "|---|---|---|---|---|---|---|",
+            f"{stored['restarts']} restarts of k-means. Percent, with 95 % intervals over queries "
+            "and restarts. Beside each store stands what it finds of its own exact first 10. "
+            "Unseen queries with a planted item among their first 10 / with one of as many natural "
+            "hubs:",
+            _grid(stored["stores"], ("planted_top10", "planted_top10_natural")),
+            "Recall of own answers, the other captions of a picture, before / after:",
+            _grid(stored["stores"], ("own_recall10_before", "own_recall10_after")),
         ]
-        for key, cell in stored["cells"].items():
-            quantise, store = key.split(" ")
-            for candidates, metrics in cell["cells"].items():
-                shown = " | ".join(_percent(metrics[name]) for name in SHOWN)
-                stage = "–" if candidates == "0" else f"×{candidates}"
-                lines.append(
-                    f"| {quantise} | {store} ({100 * cell['recall']:.1f}) | {stage} | {shown} |"
-                )
-        lines.append("")
-    if stored.get("adapters"):
-        parts = (f"{name} {100 * one['added']:+.1f} %" for name, one in stored["adapters"].items())
-        lines += [
-            "What a store adds to its own client's call, 1,000 queries of 384 bits against 20,000 "
-            f"rows (sqlite-vec: 50), the best of nine, in turn: {', '.join(parts)}.",
-            "",
+    if stored["curve"]:
+        parts += [
+            "### Over the planted share",
+            "`exact`, sign bits, other queries known and unseen than above, 3 restarts.",
+            "![Queries that find an item over its share](../images/poisoning_stores.svg)",
+            _curve(stored["curve"]),
         ]
-    if stored.get("million"):
+    if stored["defences"]:
+        documents = next(iter(stored["defences"].values()))["documents"]
+        parts += [
+            "### Defences",
+            f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
+            "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
+            "those of a rotation differ by the defence alone. Refused are planted items, as a "
+            "mean over restarts; turned away are clean documents that go through the defence as "
+            "new items do, and the cost is what recall of own answers loses by that without any "
+            "attack.",
+            _defences(stored["defences"]),
+        ]
+    if "adapters" in stored:
+        shown = (f"{name} {100 * one['added']:+.1f} %" for name, one in stored["adapters"].items())
+        parts.append(
+            "What a store of advhash adds to its own client's call, in CPU seconds, 1,000 queries "
+            f"of 384 bits against 20,000 rows, the best of several, in turn: {', '.join(shown)}. "
+            "sqlite-vec is asked for 8 rows more than are wanted, so that equal distances go by "
+            "id, which it does not promise; pgvector gets all queries in one statement."
+        )
+    if "million" in stored:
         one = stored["million"]
-        lines += [
-            f"One million codes of 384 bits: `hubs` takes {one['seconds_hubs']:.1f} s, exact "
-            f"judging by 1,000 queries before and after {one['seconds_judging']:.1f} s, "
-            f"{one['peak_mib']:.0f} MiB at most.",
-            "",
+        parts.append(
+            f"One million codes of 384 bits: `hubs` takes {one['seconds_hubs']:.1f} CPU s, exact "
+            f"judging by 1,000 queries before and after {one['seconds_judging']:.1f} CPU s, "
+            f"{one['peak_mib']:.0f} MiB at most."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(heads: str, rows: list[list[str]]) -> str:
+    """heads: with bars between them"""
+    lines = [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _grid(cells: dict[str, Any], names: tuple[str, str]) -> str:
+    """A row for each quantiser and store, two figures for each number of candidates."""
+    rows = []
+    for quantise in QUANTISER_NAMES:
+        for store in STORE_NAMES:
+            cell = cells.get(f"{quantise} {store}")
+            if cell is None:
+                continue
+            shown = [
+                " / ".join(_percent(metrics[name]) for name in names)
+                for metrics in cell["cells"].values()
+            ]
+            rows.append([quantise, f"{store} ({100 * cell['recall']:.1f})", *shown])
+    return _table("quantiser | store (recall) | bits alone | floats, ×3 | floats, ×10", rows)
+
+
+def _curve(curve: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{at['items']} ({100 * at['share']:.2g} %)",
+            stage,
+            *(_percent(at["metrics"][name]) for name in CURVES),
+            _percent(at["metrics"]["own_recall10_after"]),
         ]
-    return "\n".join(lines)
+        for stage, record in curve.items()
+        for at in record["shares"]
+    ]
+    return _table("items | search | planted | natural hubs | random | own answers after", rows)
+
+
+def _defences(defences: dict[str, Any]) -> str:
+    rows = []
+    for key, record in defences.items():
+        (at,) = record["shares"]
+        metrics = at["metrics"]
+        rows.append(
+            [
+                *key.split(" | "),
+                f"{sum(at['refused']) / len(at['refused']):.3g} of {at['items']}",
+                f"{record['turned_away']:,}",
+                *(_percent(metrics[name]) for name in DEFENDED),
+            ]
+        )
+    heads = "defence | search | refused | turned away | planted | own answers before | after | cost"
+    return _table(heads, rows)
 
 
 def _percent(metric: dict[str, Any]) -> str:
@@ -300,17 +472,46 @@ def _percent(metric: dict[str, Any]) -> str:
     return f"{value} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
 
 
+def draw(curve: dict[str, Any]) -> None:
+    """Queries that find an item, over the share of items: planted, natural hubs, random."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        for axes, (stage, record) in zip(
+            figure.subplots(1, 2, sharey=True), curve.items(), strict=True
+        ):
+            shares = [100 * at["share"] for at in record["shares"]]
+            for name, (label, ink, line) in CURVES.items():
+                metrics = [at["metrics"][name] for at in record["shares"]]
+                low, value, high = (
+                    [100 * metric[which] for metric in metrics]
+                    for which in ("low", "value", "high")
+                )
+                axes.plot(shares, value, line, color=ink, label=label, marker="o", markersize=3)
+                axes.fill_between(shares, low, high, color=ink, alpha=0.15, linewidth=0)
+            axes.set_xscale("log")
+            axes.set_xticks(shares, [f"{share:.2g}" for share in shares])
+            axes.minorticks_off()
+            axes.set_title(stage)
+            axes.set_xlabel("items, % of the documents")
+        figure.axes[0].set_ylabel("queries that find one, %")
+        figure.axes[0].legend(frameon=False)
+        figure.savefig(FIGURE, metadata={"Date": None})
+
+
 def write_page() -> None:
-    """The tables of the json, between the marks."""
+    """The tables of the json, between the marks, and the figure."""
     text = PAGE.read_text("utf-8")
     before, _, rest = text.partition(START)
     stored = json.loads(OUT.read_text("utf-8"))
+    if stored["curve"]:
+        draw(stored["curve"])
     PAGE.write_text(f"{before}{START}\n{tables(stored)}{END}{rest.partition(END)[2]}", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k_128"))
+    parser.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
     parser.add_argument("--stores", nargs="+", default=STORE_NAMES)
     parser.add_argument("--quantisers", nargs="+", default=QUANTISER_NAMES)
     parser.add_argument("--share", type=float, default=0.004)
@@ -319,9 +520,15 @@ def main() -> None:
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
-    stored: dict[str, Any] = {"cells": {}}
+    stored: dict[str, Any] = {}
     if OUT.is_file():
         stored = json.loads(OUT.read_text("utf-8"))
+    settings = {"share": given.share, "restarts": given.restarts}
+    if any(stored.get(name, value) != value for name, value in settings.items()):
+        stored = {}
+    stored |= settings
+    for group in GROUPS:
+        stored.setdefault(group, {})
 
     def keep() -> None:
         stored["environment"] = environment()
@@ -334,21 +541,37 @@ def main() -> None:
         stored["million"] = million()
         keep()
     elif not given.page:
-        data = captions(given.data)
-        settings = {"share": given.share, "restarts": given.restarts}
-        if any(stored.get(name, value) != value for name, value in settings.items()):
-            stored["cells"] = {}
-        stored |= {**settings, "documents": len(data["documents"])}
-        for quantise in given.quantisers:
-            for store in given.stores:
-                key = f"{quantise} {store}"
-                if key not in stored["cells"]:
-                    stored["cells"][key] = measure(
-                        data, store, quantise, given.share, given.restarts
-                    )
-                    print(key, stored["cells"][key]["recall"], flush=True)
+        captions = Captions.read(given.data)
+        if "stores" in given.groups:
+            for quantise in given.quantisers:
+                _measure_stores(captions, quantise, given, stored, keep)
+        for group, rows in (("curve", CURVE), ("defences", DEFENCES)):
+            for key, tables_of in rows.items():
+                if group in given.groups and key not in stored[group]:
+                    restarts = {"restarts": given.restarts}
+                    queries = (3 if group == "defences" else 2) * QUERIES
+                    record = poisoned(captions, queries, {**tables_of, **restarts})
+                    stored[group][key] = {name: record[name] for name in KEPT}
+                    print(group, key, flush=True)
                     keep()
     write_page()
+
+
+def _measure_stores(
+    captions: Captions, quantise: str, given: Any, stored: dict[str, Any], keep: Any
+) -> None:
+    missing = [s for s in given.stores if f"{quantise} {s}" not in stored["stores"]]
+    if not missing:
+        return
+    corpus = Corpus.of(captions, quantise)
+    stored["documents"] = len(corpus.documents)
+    hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
+    for store in missing:
+        began = time.process_time()
+        cell = measure(corpus, hubs, store)
+        stored["stores"][f"{quantise} {store}"] = cell
+        print(quantise, store, cell["recall"], time.process_time() - began, flush=True)
+        keep()
 
 
 if __name__ == "__main__":

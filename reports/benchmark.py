@@ -12,7 +12,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, known, source_of
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import Drawing, Growth, budget_figure
+from advhash.reports.elements.plots import Drawing, Effect, Growth, budget_figure, interval_figure
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -93,6 +93,22 @@ class Standing(Part):
     metrics: dict[str, Metric]
 
 
+class SearchRow(Part):
+    """What items that an attack plants in a store reach, over all seeds of the attack.
+
+    store: with the rescorer behind it
+    """
+
+    dataset: str
+    quantiser: str
+    method: str
+    store: str
+    items: int
+    documents: int
+    runs: int
+    metrics: dict[str, Metric]
+
+
 class BenchmarkRecord(Document):
     """Cells of a suite and their summaries.
 
@@ -114,6 +130,7 @@ class BenchmarkRecord(Document):
     rows: list[Row]
     methods: list[Method]
     victims: list[Standing]
+    searches: list[SearchRow] = Field(default_factory=list)
     knowledge: dict[str, list[str]] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
     deviations: dict[str, list[str]]  # of victims with their defences and of attacks, by name
@@ -150,12 +167,56 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                     f"{place[0]}, {place[1]}, {goal}: {only.method} moves {only.victim} from {name}"
                     f" {percent(clean.value)} to {with_interval(only.metrics[main])}."
                 )
+    lines += search_verdicts(record.searches)
     if record.failed or record.left:
         lines.append(
             f"{len(record.failed)} of {len(record.cells)} cells failed and {len(record.left)} were "
             "not begun: tables hold what is there."
         )
     return lines
+
+
+SEARCHED = (
+    *("planted_top10", "planted_top10_natural", "planted_top10_over_natural"),
+    *("own_recall10_before", "own_recall10_after", "store_recall_at_10"),
+)
+
+
+def search_verdicts(rows: Sequence[SearchRow]) -> list[str]:
+    """For each data set and attack, the search that planted items reach most queries in."""
+    lines = []
+    for dataset, method in dict.fromkeys((entry.dataset, entry.method) for entry in rows):
+        there = [entry for entry in rows if (entry.dataset, entry.method) == (dataset, method)]
+        most = max(there, key=lambda entry: entry.metrics["planted_top10"].value or 0)
+        natural = most.metrics["planted_top10_natural"]
+        lines.append(
+            f"{dataset}, {method}: {most.items} of {most.documents} items reach most queries in "
+            f"{most.store} ({most.quantiser}), {with_interval(most.metrics['planted_top10'])}; as "
+            f"many natural hubs reach {with_interval(natural)} there."
+        )
+    return lines
+
+
+def _searches_table(record: BenchmarkRecord) -> Table | None:
+    return _table(
+        "Items planted in stores",
+        [
+            *columns("Data", "Quantiser", "Attack", "Store", "Items", "Runs"),
+            *of_figures(*SEARCHED),
+        ],
+        [
+            row(
+                named(entry.dataset),
+                named(entry.quantiser),
+                named(entry.method),
+                named(entry.store),
+                number(entry.items),
+                number(entry.runs),
+                (points(entry.metrics[name]) for name in SEARCHED),
+            )
+            for entry in record.searches
+        ],
+    )
 
 
 def _standing_table(record: BenchmarkRecord, goal: str) -> Table | None:
@@ -264,6 +325,24 @@ def _table(
     return Table(label, label, heads, rows) if rows else None
 
 
+def _standing_figures(record: BenchmarkRecord, goal: str) -> list[Drawing]:
+    """A leaderboard in a figure: each victim under its strongest attack, a budget a figure."""
+    main = HEADLINES[goal].main
+    groups: dict[tuple[str, str], list[Effect]] = {}
+    for standing in record.victims:
+        if standing.goal == goal:
+            label = f"{standing.rank}. {standing.victim} / {standing.method}"
+            effects = groups.setdefault((standing.dataset, standing.budget), [])
+            effects.append(Effect(label, standing.metrics[main]))
+    drawn = []
+    for (dataset, budget), effects in list(groups.items())[:FIGURES]:
+        svg = interval_figure(effects, f"{label_of(main)} (%)")
+        caption = f"{dataset}, {budget}: each victim under the attack that moves it most"
+        if svg is not None:
+            drawn.append(Drawing(svg, f"{caption}; the values stand in the table.", f"{caption}."))
+    return drawn
+
+
 def _grown(rows: Sequence[Row]) -> tuple[list[Drawing], int]:
     """Figures against ε of the rows that have several, and how many more there would be."""
     groups: dict[tuple[str, str, str, str], dict[str, list[tuple[float, Metric]]]] = {}
@@ -308,12 +387,47 @@ def protocols(record: BenchmarkRecord) -> list[str]:
 
 def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     """What a benchmark says. Raises RunError."""
+    return _chapter(path, BenchmarkRecord.read(path))
+
+
+def benchmark_chapter_of(path: Path, rows: Sequence[Row]) -> Chapter:
+    """What a benchmark says of the victims and data of some of its rows. Raises RunError."""
     record = BenchmarkRecord.read(path)
+    asked = {(entry.dataset, entry.victim) for entry in rows}
+
+    def own(entries: Sequence[Any]) -> list[Any]:
+        return [entry for entry in entries if (entry.dataset, entry.victim) in asked]
+
+    victims, cells = own(record.victims), own(record.cells)
+    kept = {name for _, name in asked}
+    deviations = {
+        name: texts
+        for name, texts in record.deviations.items()
+        if name in kept or name in {entry.method for entry in rows}
+    }
+    return _chapter(
+        path,
+        record.model_copy(
+            update={
+                "rows": list(rows),
+                "methods": [],
+                "victims": victims,
+                "cells": cells,
+                "failed": [cell.key for cell in cells if cell.status == "failed"],
+                "left": [cell.key for cell in cells if cell.status == "left"],
+                "deviations": deviations,
+            }
+        ),
+    )
+
+
+def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:
     grown, undrawn = _grown(record.rows)
     lead, *more = verdicts(record) or ["No cell of the suite is finished."]
     names = list(dict.fromkeys(cell.victim for cell in record.cells))
     data = list(dict.fromkeys(cell.dataset for cell in record.cells))
-    title = f"Benchmark {record.name}: {len(record.cells)} attack runs"
+    runs = "cells" if record.searches else "attack runs"
+    title = f"Benchmark {record.name}: {len(record.cells)} {runs}"
     facts = [
         ("Victims", ", ".join(names)),
         ("Attacks", ", ".join(dict.fromkeys(cell.method for cell in record.cells))),
@@ -325,13 +439,18 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=title,
         title=title,
-        heading=f"Which victims hold, and which attacks strike hardest: suite {record.name}",
+        heading=(
+            f"Which victims hold, and which attacks strike hardest: suite {record.name}"
+            if record.rows or not record.searches
+            else f"What planted items reach in each store: suite {record.name}"
+        ),
         template="benchmark.html",
         values={
             "record": record,
             "knowledge": {name: known(had) for name, had in record.knowledge.items()},
             "protocols": protocols(record),
             "grown": grown,
+            "drawn_standing": {goal: _standing_figures(record, goal) for goal in HEADLINES},
             "undrawn": undrawn,
             "tables": {
                 goal: [
@@ -339,6 +458,7 @@ def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
                 ]
                 for goal in ("targeted", "untargeted")
             },
+            "searches": _searches_table(record),
             "failed": _failed_table(record),
         },
         statements=[Statement(f"suite {record.name}", lead, more)],

@@ -153,7 +153,7 @@ def verdicts(record: EncodingRecord) -> list[str]:
 
     repeated = (own.metrics.get("redundancy_train_equal") or Metric()).value or 0
     lines = [
-        f"Of {record.test} training pictures, {100 * repeated:.1f} % have the {own.bits}-bit code "
+        f"{100 * repeated:.1f} % of {record.test} training pictures have the {own.bits}-bit code "
         f"of an earlier one; of as many test pictures {of(own, 'redundancy_test')}.",
         f"Nearest neighbours by this code are right on {of(own, 'knn_accuracy')} of the test "
         f"pictures, logistic regression on {of(own, 'logistic_accuracy')}, K-Means has a purity of "

@@ -190,7 +190,7 @@ def fragile_table(record: LeastChangeRecord) -> Table | None:
         "By the proven bound, in grey levels.",
         [
             Column("Picture", wide=True),
-            Column(""),
+            Column("Among"),
             *of_figures(*(of for of, _, _ in SIZES.values())),
         ],
         [

@@ -130,7 +130,7 @@ def verdicts(record: PhaseRecord) -> list[str]:
         else f"{100 * (value(f'share_{name}') or 0):.0f} % {name}"
         for name in REGIMES
     )
-    lines = [f"Of {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
+    lines = [f"Among {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
     for outcome in MAPS:
         effect = next(candidate for candidate in record.effects if candidate.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]

@@ -33,6 +33,7 @@ PLANTED = (
     *("planted_top10_random", "planted_top10_natural", "planted_top10_over_natural"),
 )
 OWN = ("own_recall10_before", "own_recall10_after", "own_recall10_lost", "store_recall_at_10")
+HONEST = ("own_recall10_before", "own_recall10_defended", "own_recall10_cost")
 CURVES = {
     "planted_top10": ("planted items", "#d55e00", "-"),
     "planted_top10_natural": ("natural hubs", "#009e73", "--"),
@@ -45,7 +46,7 @@ class AtShare(Part):
 
     refused, dropped: of each seed, items that a gate or a collapse of near-duplicates kept out, and
         documents that were dropped for them
-    natural_refused: natural hubs that the gate would refuse; None: there is no gate
+    natural_refused: natural hubs that the defences would not hold; None: there are none
     """
 
     items: int
@@ -71,7 +72,11 @@ class PlantedSample(Part):
 
 
 class PoisonRecord(Document):
-    """What `advhash poison` found; `advhash.experiments.poison.judge` says what each figure is."""
+    """What `advhash poison` found; `advhash.experiments.poison.judge` says what each figure is.
+
+    gate, cap:   with the threshold that was set, and the share of documents that lie above it
+    turned_away: documents that the defences would not hold; None: there are none
+    """
 
     schema_: Literal["advhash/poison/1"]
     command: Literal["poison"]
@@ -89,6 +94,8 @@ class PoisonRecord(Document):
     rescore: list[dict[str, Any]]
     collapse: dict[str, Any] | None
     gate: dict[str, Any] | None = None
+    cap: dict[str, Any] | None = None
+    turned_away: int | None = None
     rotate: bool = False
     documents: int
     known: int
@@ -143,12 +150,12 @@ def shares_table(record: PoisonRecord, names: tuple[str, ...], label: str, what:
 
 def admission_table(record: PoisonRecord) -> Table | None:
     """What is refused, planted and honest; None: everything is taken."""
-    if record.gate is None and record.collapse is None:
+    if record.turned_away is None:
         return None
     return Table(
         "Refused items",
-        "Planted items that are not held in the end, as a mean over seeds, natural hubs that the "
-        "gate would refuse, and documents that were dropped for planted near-duplicates.",
+        "Planted items that are not held in the end, as a mean over seeds, natural hubs that "
+        "would not be held either, and documents that were dropped for planted near-duplicates.",
         columns("Items", "Planted, refused", "Natural hubs, refused", "Documents dropped"),
         [
             row(
@@ -159,6 +166,20 @@ def admission_table(record: PoisonRecord) -> Table | None:
             )
             for at in record.shares
         ],
+    )
+
+
+def honest_table(record: PoisonRecord) -> Table | None:
+    """What defences cost without any attack; None: there are none."""
+    if record.turned_away is None:
+        return None
+    return shares_table(
+        record,
+        HONEST,
+        "What the defences cost",
+        f"Recall at 10 of a query's own answers without any attack, in percent, and with documents "
+        f"going through the defences as planted items do, which {record.turned_away} of "
+        f"{record.documents} do not get through.",
     )
 
 
@@ -238,6 +259,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
         "quantise": record.quantise,
         "collapse": record.collapse,
         "gate": record.gate,
+        "cap": record.cap,
         "rotate": record.rotate,
     }
     facts = [
@@ -269,6 +291,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
                 "the store is what it finds of its own exact first 10 without any attack.",
             ),
             "admission": admission_table(record),
+            "honest": honest_table(record),
             "texts": texts_table(record),
             "grid": picture_rows(record, path, pictures),
             "curve": curve(record) if len(record.shares) > 1 else None,

@@ -114,8 +114,8 @@ class HashFigures(Part):
                where no interval is low enough
     false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
                pictures that are not of low quality
-    lookup_rate: share of pictures that find a false match in a bank of `bank_size`; like the rates
-               without a lower end where `high` is a bound alone
+    lookup_rate: share of pictures that find a false match in a bank of `bank_size` others; like the
+               rates without a lower end where `high` is a bound alone
     curve:     the rate at every threshold up to a quarter of the bits
     edits:     share of edited pictures that still match their own, by edit
     kept:      its mean over kinds of edits
@@ -343,7 +343,7 @@ def pairs_table(record: ScanRecord) -> Table | None:
             number(pair.distance),
             named(pair.first),
             named(pair.second),
-            TableCell("marked" if pair.marked else ""),
+            TableCell("yes" if pair.marked else "no"),
         )
         for hashing in record.hashes
         for pair in hashing.nearest[:SHOWN]
@@ -355,7 +355,7 @@ def pairs_table(record: ScanRecord) -> Table | None:
         "The closest different pictures. Look at them: where both show the same, mark the pair "
         "(--duplicates pairs.csv, without the lines of other pairs): it is no false positive.",
         [*columns("Hash", "bits apart"), Column("First", wide=True), Column("Second", wide=True),
-         Column("")],
+         Column("Marked")],
         rows,
     )  # fmt: skip
 
@@ -453,7 +453,7 @@ def fragile_table(record: ScanRecord) -> Table | None:
     return Table(
         "The most and the least fragile pictures",
         "By the L2 of the least change, in grey levels a colour value.",
-        [*columns("Hash", ""), Column("Picture", wide=True), Column("grey levels")],
+        [*columns("Hash", "Among"), Column("Picture", wide=True), Column("grey levels")],
         rows,
     )
 
@@ -502,7 +502,7 @@ def files_table(record: ScanRecord) -> Table | None:
     return Table(
         "Files",
         "Files that could not be read, were left out, or were odd.",
-        [Column(""), Column("Why", wide=True), Column("files")],
+        [Column("File"), Column("Why", wide=True), Column("files")],
         rows,
     )
 

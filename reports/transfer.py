@@ -412,6 +412,7 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
             "codes": record.defense and codes_table(record.defense),
             "checks": record.defense and checks_table(record.defense),
             "knowledge": {method.label: known(method.info.knowledge) for method in record.methods},
+            "sent": "picture" if record.protocol.query_modality == "image" else "text",
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],

@@ -83,8 +83,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "attack must beat, not zero."),
         Figure("tmap_ceiling", "t-MAP ceiling", "share", "neither",
                "For each target the best average precision of any registered anchor code (one "
-               "code, majority of 9, majority of all, PrototypeNet): one value per victim and "
-               "target, shared by all methods."),
+               "code, majority of 9, majority of all, what tells the target's codes from others', "
+               "PrototypeNet): one value per victim and target, shared by all methods."),
         Figure("tmap_normalised", "t-MAP normalised", "share", "attacker",
                "(t-MAP − clean) / (ceiling − clean), the part of the possible way that the attack "
                "covered: a ratio of means, resampled jointly; null where the denominator is not "
@@ -213,6 +213,10 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "The same with the planted items in the store."),
         Figure("own_recall10_lost", "own answers lost", "points", "attacker",
                "Before minus after, paired by query."),
+        Figure("own_recall10_defended", "own answers at 10, defended", "share", "defender",
+               "Recall before any attack where documents too go through gate, cap and collapse."),
+        Figure("own_recall10_cost", "cost to own answers", "points", "attacker",
+               "Before minus defended, paired by query: what the defences cost honest items."),
         Figure("poison_hit10", "planted hit", "share", "attacker",
                "Share of clean queries that find, among their first 10 results, a planted picture "
                "that was moved toward one of their labels and truly has none of them."),

@@ -309,7 +309,8 @@ def brings_a_kind(site: Path, method: str) -> None:
 def test_a_package_brings_a_kind_of_run(site: Path) -> None:
     brings_a_kind(site, PLAN)
     assert "toss" in advhash(site, "--help").stdout
-    dry = advhash(site, "toss", "--set", "victim.name=dpsh", "--set", "tosses=4", "--dry-run")
+    few = ("--set", "victim.name=dpsh", "--set", "tosses=4")
+    dry = advhash(site, "toss", *few, "--dry-run", "--json")
     assert dry.returncode == 0, dry.stderr
     assert json.loads(dry.stdout)["cells"] == 4
     tossed = advhash(

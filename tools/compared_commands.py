@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["COMMANDS", "FILES", "api", "registry"]
+__all__ = ["COMMANDS", "FILES", "api", "noisy_set", "registry"]
 
 DATA = "--dataset digits --set dataset.size=16"
 ASK = "--queries 12 --set protocol.batch_size=8"
@@ -75,6 +75,11 @@ COMMANDS = {
     ],
     "certify": [f"certify {DPSH} --queries 12 --sigma 0.1 --samples 150 --radii 0.05,0.15,0.9"],
     "least-change": ["certify --victim phash --set dataset.pictures=40 --queries 12"],
+    "judge": [
+        "python noisy_set",
+        "judge noisy.npz --clean digits --set clean.size=16 --eps 8/255 --out {out} "
+        "--victim dpsh --bits 16 --set victim.epochs=2",
+    ],
     "lifelong": [
         f"lifelong {EMOJI} --orders 1 --increments 1 --seeds 2 --set rival.epochs=1 "
         f"--set rival.width=16 {GAN} --set lifelong.queries=12 --out {{out}}",
@@ -206,6 +211,19 @@ def registry() -> None:
     found["weights/discriminator"] = shapes(discriminator(10, 32, width=8, depth=4))
     found["weights/prototype"] = shapes(prototype(10, 16, hidden=8, feature=8))
     sys.stdout.write(json.dumps(found))
+
+
+def noisy_set() -> None:
+    """Write digits with noise of 8 grey levels, as another tool would leave them."""
+    import numpy as np
+
+    import advhash as ah
+
+    rows = ah.load_dataset("digits", {"size": 16}).query
+    images = rows.inputs["image"][:12].numpy().astype(int)
+    noise = np.random.default_rng(0).integers(-8, 9, images.shape)
+    moved = (images + noise).clip(0, 255).astype(np.uint8)
+    np.savez("noisy.npz", images=moved, ids=np.arange(12))
 
 
 def api() -> None:

@@ -16,13 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from advhash.api.bars import shown
 from advhash.api.batch import ask
 from advhash.api.checked import OTHER_NAMES, checked
 from advhash.api.in_memory import with_database, without_database
 from advhash.api.result import AttackResult
 from advhash.attacks.base import Attack
 from advhash.budget import Norm
-from advhash.compute.progress import Progress, silent
+from advhash.compute.progress import Progress
 from advhash.data.dataset import Batch, Dataset
 from advhash.data.load import load_dataset as read_dataset
 from advhash.errors import DataError, UsageError
@@ -37,7 +38,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import victim_metrics
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries
-from advhash.registry import ATTACKS, is_external
+from advhash.registry import ATTACKS, is_external, is_zoo
 from advhash.reports.page.render import render
 from advhash.reports.record import Record
 from advhash.storage.places import user_path
@@ -58,13 +59,14 @@ def train(
     seed: int = 0,
     device: str = "auto",
     defense: Table | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Trained:
     """A victim with its data, trained or taken from the cache, as `advhash train` does.
 
     dataset:  a name, an image folder, or a table {"name": …, setting: …}; by default the victim's
     defense:  a name or such a table: the victim is hardened with it
+    progress: what is told how far it is; None: bars in a notebook and on a terminal
     settings: of the victim, e.g. bits=16
 
     Raises AdvhashError.
@@ -83,16 +85,22 @@ def train(
     tables = {"victim": given, "dataset": _table(dataset)}
     if defense is not None:
         tables["defense"] = _table(defense)
-    return prepare(TrainConfig.build({"seed": seed, "device": device, **tables}), progress)
+    config = TrainConfig.build({"seed": seed, "device": device, **tables})
+    with shown(progress) as watched:
+        return prepare(config, watched)
 
 
 @checked
 def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = "auto") -> Trained:
     """The victim of a checkpoint folder with the data that it was trained on, or other data.
 
+    checkpoint: a folder, or "zoo:NAME" of the zoo that is installed
+
     Raises CheckpointError, DataError, UsageError.
     """
-    tables = {"victim": {"name": str(user_path(checkpoint).absolute())}, "dataset": _table(dataset)}
+    name = str(checkpoint)
+    place = name if is_zoo(name) else str(user_path(checkpoint).absolute())
+    tables = {"victim": {"name": place}, "dataset": _table(dataset)}
     return prepare(TrainConfig.build({"device": device, **tables}))
 
 
@@ -151,7 +159,7 @@ def attack(
     seed: int = 0,
     protocol: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> AttackResult:
     """Attack a batch, as `advhash attack` attacks the queries of a data set.
@@ -166,6 +174,7 @@ def attack(
     norm, eps: the budget in raw units (8/255); both None: the method's default
     protocol:  further settings, e.g. {"top_k": 100, "batch_size": 50}; see docs/metrics.md
     out:       a new run folder to write, for `report`
+    progress:  what is told how far it is; None: bars in a notebook and on a terminal
     settings:  of the method, e.g. steps=20
 
     Raises AdvhashError in one line that says what was expected.
@@ -200,11 +209,13 @@ def attack(
     if trained.fingerprint == "":  # no database
         if out is not None:
             raise UsageError("out= writes a run with figures of retrieval: expected data= as well")
-        return without_database(config, trained, asked, progress)
+        with shown(progress) as watched:
+            return without_database(config, trained, asked, watched)
     if out is None:
-        return with_database(config, trained, asked, None, progress)
-    with RunFolder.writing(Path(out)) as folder:
-        return with_database(config, trained, asked, folder, progress)
+        with shown(progress) as watched:
+            return with_database(config, trained, asked, None, watched)
+    with RunFolder.writing(Path(out)) as folder, shown(progress) as watched:
+        return with_database(config, trained, asked, folder, watched)
 
 
 @checked

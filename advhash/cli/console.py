@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from advhash.budget import Budget, parse_eps
 from advhash.cli.terminal import remark, tell, tell_json
 from advhash.storage.foreign_text import visible
 
@@ -30,6 +33,16 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 5.0
 FIGURE = "value  [95 % interval]"
+COSTS = ("seconds", "seconds_known", "unknown_costs", "uncertain_costs", "by_reference")
+FEW = 6  # parts or facts that a line of a plan names
+CALLED = {  # kinds of run whose command has another name
+    "search": "evolve",
+    "inversion": "invert",
+    "encoding": "encode",
+    "phase": "phase-chart",
+    "least-change": "certify",
+}
+LEVELS = {"info": "dim", "warning": "yellow", "error": "bold red"}
 UNBROKEN = 100_000  # columns of a line that is not written to a terminal
 
 
@@ -60,6 +73,25 @@ def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Non
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
 
 
+def print_entries(groups: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
+    """Names with their summary and source below the heading of their group, folded to the width.
+
+    In a pipe or a file, an entry is a line.
+    """
+    width = max((len(name) for group in groups.values() for name, _, _ in group), default=0)
+    console = Console(width=None if sys.stdout.isatty() else UNBROKEN)
+    for number, (heading, group) in enumerate(groups.items()):
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="cyan", no_wrap=True, min_width=width)
+        table.add_column(overflow="fold")
+        for name, summary, source in group:
+            text = Text(visible(summary))
+            text.append(f"  {visible(source)}", style="dim")
+            table.add_row(Text(visible(name)), text)
+        console.print("\n" * (number > 0) + visible(heading), style="bold", markup=False)
+        console.print(table)
+
+
 def exists(metric: Metric | Difference | Mapping[str, Any] | None) -> bool:
     """Whether a figure, of a record or of a document, has a value."""
     if metric is None:
@@ -68,28 +100,97 @@ def exists(metric: Metric | Difference | Mapping[str, Any] | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def figure(metric: Metric | Difference | Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A figure, of a record or of a document, with its interval."""
+def figure(
+    name: str,
+    metric: Metric | Difference | Mapping[str, Any] | None,
+    *,
+    difference: bool = False,
+    pictures: bool = True,
+) -> str:
+    """A figure, of a record or of a document, with its interval, in the unit of its name.
+
+    difference: of two such figures: shares become points; pictures: whether pixels are 255ths
+    """
+    from advhash.reports.vocabulary import figure as figure_of
+
     if metric is None or not exists(metric):
         return "–"
     parts = metric if isinstance(metric, Mapping) else vars(metric)
-    text = f"{parts['value']:.{digits}f}"
+    unit = figure_of(name).unit
+    scale, digits, sign = 1, 3, ""
+    if unit in ("share", "points"):
+        scale, digits = 100, 1
+        sign = " points" if difference or unit == "points" else " %"
+        if sign == " %" and 0 < parts["value"] < 0.0005:
+            digits = 4
+    elif unit == "pixels" and pictures:
+        scale, digits, sign = 255, 1, "/255"
+    elif unit in ("dB", "bits"):
+        digits = 1
+    elif unit == "s":
+        digits = 4
+    text = f"{scale * parts['value']:z.{digits}f}{sign}"
     if parts["low"] is not None and parts["n"] > 1:
-        text += f"  [{parts['low']:.{digits}f}, {parts['high']:.{digits}f}]"
+        low, high = (f"{scale * parts[end]:z.{digits}f}" for end in ("low", "high"))
+        text += f"  [{low}, {high}]"
     return text
 
 
-def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Figures with their intervals, one a line; seconds to a tenth of a millisecond.
+def print_metrics(
+    metrics: Mapping[str, Any],
+    *,
+    first: Sequence[str] = (),
+    every: bool = True,
+    pictures: bool = True,
+) -> None:
+    """Figures with their intervals, one a line; one that does not exist has no line.
 
-    A figure that does not exist has no line.
+    first:    names of those to read first, in this order
+    every:    whether the others follow
+    pictures: whether pixels are 255ths
     """
+    names = [name for name in first if name in metrics]
+    rest = [name for name in metrics if name not in names and exists(metrics[name])]
+    shown = [*names, *rest] if every or not first else names
     rows = [
-        {"metric": name, FIGURE: figure(metric, 4 if name.startswith("seconds_") else 3)}
-        for name, metric in metrics.items()
-        if exists(metric)
+        {"metric": name, FIGURE: figure(name, metrics[name], pictures=pictures)}
+        for name in shown
+        if exists(metrics[name])
     ]
     print_rows(("metric", FIGURE), rows)
+    if len(shown) < len(names) + len(rest):
+        tell(f"{counted(len(rest), 'further figure')}: --all, or the report")
+
+
+def print_retrieval(metrics: Mapping[str, Any]) -> None:
+    """What codes are worth in a sentence: MAP of each direction beside that of a random order."""
+    from advhash.reports.elements.verdict import percent
+    from advhash.reports.vocabulary import label_of
+
+    chance = metrics.get("map_chance")
+    worth = [
+        f"{'MAP' if name == 'map' else label_of(name)} {percent(metrics[name]['value'])}"
+        for name in metrics
+        if name == "map" or (name.startswith("map_") and name.count("_") == 2)
+        if name != "map_chance" and exists(metrics[name])
+    ]
+    if worth and exists(chance):
+        assert chance is not None
+        order = f"; a random order has {percent(chance['value'])}."
+        print_lead(["Queries retrieve with " + ", ".join(worth) + order], every=False)
+
+
+def print_lead(sentences: Sequence[str], *, every: bool) -> None:
+    """The verdict, bold on a terminal; what follows it, where all is asked for."""
+    lead, *more = sentences
+    _console().print(Text(visible(lead), style="bold"))
+    for line in more if every else ():
+        tell(line)
+
+
+def _console() -> Console:
+    """As wide as the terminal; a line stays a line elsewhere."""
+    return Console(width=None if sys.stdout.isatty() else UNBROKEN, soft_wrap=True)
 
 
 def print_pictures(document: Mapping[str, Any]) -> None:
@@ -101,18 +202,123 @@ def print_pictures(document: Mapping[str, Any]) -> None:
         tell(f"pictures: {picture_text(pictures)}")
 
 
+def print_plan(plan: Mapping[str, Any], out: Path | None) -> None:
+    """What a run would do, a line each: what it is of, its parts and cells, seconds, its folder."""
+    known = {"schema", "command", "parts", "cells", "cells_done", "trainings", *COSTS}
+    lines = {name: _in_a_line(value) for name, value in plan.items() if name not in known}
+    cells = f"{plan['cells']:,}"
+    if plan["cells_done"]:
+        cells += f", {plan['cells_done']:,} of them are in the cache"
+    made = plan["parts"]
+    named = ", ".join(made) if len(made) <= FEW else f"{len(made)}"
+    if plan["trainings"]:
+        named += f", {counted(plan['trainings'], 'training')} among them"
+    lines |= {
+        "parts to make": named or "none",
+        "cells": cells,
+        "time": _time(plan),
+        "writes": str(out or "runs/<id>"),
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, line in lines.items():
+        if line:
+            table.add_row(Text(visible(name.replace("_", " "))), Text(visible(line)))
+    tell(f"plan of {plan['command']}: all is checked, nothing was run; --json has every setting")
+    Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
+
+
+def counted(count: int, noun: str) -> str:
+    """
+    >>> counted(1, "training"), counted(1200, "cell")
+    ('1 training', '1,200 cells')
+    """
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def _time(plan: Mapping[str, Any]) -> str:
+    """The seconds that a plan foretells, in words."""
+    if not plan["seconds_known"] and plan["unknown_costs"]:
+        return "not known: this machine has done nothing alike"
+    seconds = plan["seconds_known"]
+    text = f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
+    if plan["unknown_costs"]:
+        unknown = counted(plan["unknown_costs"], "piece")
+        text += f", and {unknown} of work of which nothing is known"
+    if plan["by_reference"]:
+        text += " (as measured on another machine)"
+    return text
+
+
+def _in_a_line(value: Any) -> str:
+    """What a plan says of one thing: names and facts; settings have their place in the JSON."""
+    if value is None or value in ({}, []):
+        return ""
+    if isinstance(value, Mapping):
+        if "eps" in value:
+            return str(Budget(value["norm"], parse_eps(value["eps"])))
+        if all(isinstance(part, Mapping) for part in value.values()):
+            return ", ".join(value)
+        facts = {name: part for name, part in value.items() if name not in ("name", "settings")}
+        listed = [
+            f"{name.replace('_', ' ')}: {_in_a_line(part)}"
+            for name, part in facts.items()
+            if not isinstance(part, Mapping) and _in_a_line(part)
+        ]
+        if "name" not in value:
+            return "; ".join([*listed[:FEW], *["…"] * (len(listed) > FEW)])
+        named = str(value["name"])  # what else is many are its settings
+        return f"{named} ({'; '.join(listed)})" if listed and len(facts) <= 2 else named
+    if isinstance(value, list):
+        if any(isinstance(part, Mapping) and "name" not in part for part in value):
+            return f"{len(value)}"
+        return ", ".join(_in_a_line(part) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def print_flags(flags: Iterable[Mapping[str, Any]]) -> None:
+    """What a reader must know before believing a figure, in colour on a terminal."""
     for flag in flags:
-        tell(f"{flag['level']}: {flag['message']}")
+        text = Text(visible(f"{flag['level']}: {flag['message']}"), style=LEVELS[flag["level"]])
+        _console().print(text)
 
 
-def print_end(record: Any, *places: str) -> None:
-    """Flags of a record, what else was written where, and where its report is."""
-    print_flags(vars(flag) for flag in record.flags)
+def print_end(record: Any, *places: str, then: Sequence[tuple[str, str]] = ()) -> None:
+    """What was written where, two commands to go on with, and the flags of a record.
+
+    then: commands that suit this kind better than those of all kinds, and what each is for
+    """
     for place in places:
         tell(place)
     if record.run is not None:
+        folder = shlex.quote(record.run.folder)
         tell(f"report: {record.run.folder}/report.html")
+        general = (
+            (f"{command_of(record)} --config {folder}/config.toml --seed 1", "another seed"),
+            (f"report {folder} --tables tables --figures figures", "for a paper"),
+        )
+        print_next([*then, *general][:2])
+    print_flags(vars(flag) for flag in record.flags)
+
+
+def print_next(commands: Sequence[tuple[str, str]]) -> None:
+    """Commands that a user may want now, and what each is for."""
+    for command, why in commands:
+        text = Text("next: ", style="dim")
+        text.append(visible(f"advhash {command}"), style="cyan")
+        text.append(f"  # {why}", style="dim")
+        _console().print(text)
+
+
+def command_of(record: Any) -> str:
+    """The command that makes runs like this one."""
+    if getattr(record, "defense", None) is not None:
+        return "defend"
+    kind: str = record.schema_.split("/")[1]
+    return CALLED.get(kind, kind)
 
 
 @contextmanager

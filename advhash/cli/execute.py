@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from advhash.cli.help import Command
 from advhash.cli.options import (
     Config,
     Defense,
     Device,
     DryRun,
+    Every,
     ExecutorName,
     Json,
     OutFolder,
@@ -53,7 +55,7 @@ OPTIONS = {  # of tables, and of lists of them
     "victims": "--victims a,b",
     "attacks": "--methods a,b",
 }
-Show = Callable[[Any], None]
+Show = Callable[[Any, bool], None]  # of a record; whether all its figures are asked for
 Document = Callable[[Any], Mapping[str, Any]]
 Tables = dict[str, Any]
 
@@ -70,6 +72,7 @@ def _shared(
     settings: Settings = None,
     config: Config = None,
     dry_run: DryRun = False,
+    every: Every = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,7 +80,9 @@ def _shared(
 
 
 SHARED = inspect.signature(_shared, eval_str=True).parameters
-AT_RESUME = {"executor", "resume", "trust_code", "as_json", "quiet"}  # settings of no figure
+AT_RESUME = {  # settings of no figure
+    *("executor", "resume", "trust_code", "every", "as_json", "quiet"),
+}
 
 
 def experiment(
@@ -160,23 +165,23 @@ def command_of(kind: str) -> Any:
     options.__name__ = kind
     options.__doc__ = "A kind of run that an installed package brings."
     alone = typer.Typer()
-    alone.command(kind)(placed(experiment(kind, show=show_headline)(options)))
+    alone.command(kind, cls=Command)(placed(experiment(kind, show=show_headline)(options)))
     return typer.main.get_command(alone)
 
 
-def show_headline(record: Any) -> None:
+def show_headline(record: Any, every: bool) -> None:
     """Metrics, flags and where the report is."""
     from advhash.cli.console import print_flags, print_metrics
 
     document = record.document()
-    print_metrics(document.get("metrics", {}))
-    print_flags(document.get("flags", []))
+    print_metrics(document.get("metrics", {}), every=every)
     tell(f"report: {document['run']['folder']}/report.html")
+    print_flags(document.get("flags", []))
 
 
 def _how(shared: Mapping[str, Any]) -> dict[str, Any]:
     """How a run is made, which determines no figure."""
-    names = ("out", "resume", "executor", "trust_code", "dry_run", "as_json", "quiet")
+    names = ("out", "resume", "executor", "trust_code", "dry_run", "every", "as_json", "quiet")
     return {name: shared[name] for name in names}
 
 
@@ -231,6 +236,7 @@ def execute(
     executor: str,
     trust_code: bool,
     dry_run: bool,
+    every: bool,
     as_json: bool,
     quiet: bool,
     max_minutes: float | None,
@@ -252,7 +258,7 @@ def execute(
         if not dry_run:
             new_place(out, alone=EXPERIMENTS.describe(kind).fact("alone"))
 
-    from advhash.cli.console import print_json, print_pictures
+    from advhash.cli.console import print_json, print_pictures, print_plan
     from advhash.experiments import experiment as experiments
 
     if resume is not None:
@@ -268,7 +274,11 @@ def execute(
     else:
         chosen = EXPERIMENTS.create(kind)
         if dry_run:
-            print_json(experiments.describe(chosen, parsed))
+            plan = experiments.describe(chosen, parsed)
+            if as_json:
+                print_json(plan)
+            else:
+                print_plan(plan, out)
             return
         with working(quiet) as progress:
             record = experiments.run(
@@ -278,7 +288,7 @@ def execute(
         print_json(document(record))
     else:
         print_pictures(document(record))
-        show(record)
+        show(record, every)
     after(record)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="Run")
 TABLES = (
     *("victim", "rival", "defense", "defense_budget", "attack", "detector", "adaptive"),
-    *("dataset", "budget", "protocol", "lifelong", "phase", "search", "other"),
+    *("dataset", "clean", "budget", "protocol", "lifelong", "phase", "search", "other"),
     *("rows", "quantise", "store", "collapse"),
 )
 
@@ -64,7 +64,10 @@ def complete(kind: str, incomplete: str) -> list[str]:
 
 
 def complete_victims(incomplete: str) -> list[str]:
-    return complete("victims", incomplete)
+    from advhash.registry import ZOO, ZOO_PREFIX
+
+    zoo = [f"{ZOO_PREFIX}{name}" for name in ZOO.names()]
+    return complete("victims", incomplete) + [name for name in zoo if name.startswith(incomplete)]
 
 
 def complete_attacks(incomplete: str) -> list[str]:
@@ -111,13 +114,14 @@ Settings = Annotated[
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any setting, e.g. victim.epochs=5."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="A config.toml; options lie over it.")
+    Path | None,
+    typer.Option("--config", help="A config.toml. Options on the command line take precedence."),
 ]
 Victim = Annotated[
     str | None,
     typer.Option(
         "--victim",
-        help="A name, a checkpoint folder or module:function.",
+        help="A name, a checkpoint folder, zoo:NAME or module:function.",
         autocompletion=complete_victims,
     ),
     Sets("victim.name"),
@@ -213,6 +217,9 @@ ExecutorName = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
+]
+Every = Annotated[
+    bool, typer.Option("--all", help="Print every figure, not only those to read first.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 

@@ -306,7 +306,7 @@ def read_stored(
     if floats.shape[1] != len(limits):
         raise DataError(
             f"{path}: expected embeddings of {len(limits)} dimensions as in the database, got "
-            f"{floats.shape[1]}"
+            f"{floats.shape[1]}: encode both by one model"
         )
     codes = HashCodes.pack(above(floats, limits))
     source = ", ".join(part for part in (rows.source, how.quantise) if part)

@@ -341,7 +341,7 @@ def floats_of(rows: StoredRows, bits: int | None, where: object) -> npt.NDArray[
         if empty.any():
             row = int(np.flatnonzero(empty)[0])
             raise DataError(
-                f"{where}, {rows.place(start + row)}: expected an embedding, got zeros alone (so "
-                f"are {int(empty.sum())} rows): leave them out, or encode them again"
+                f"{where}, {rows.place(start + row)}: expected an embedding, got zeros alone "
+                f"(rows like it: {int(empty.sum())}): leave them out, or encode them again"
             )
     return numbers[:, :width]

@@ -557,14 +557,15 @@ def describe(
     """What `--dry-run` prints: everything checked, nothing trained, no run written."""
     plan = kind.plan(config)
     undone, wanted = _undone(kind, plan)
-    parts = [plan.parts[name] for name in plan.parts if name in wanted]
-    planned = [getattr(part, "planned", part) for part in parts]
+    parts = {name: part for name, part in plan.parts.items() if name in wanted}
+    planned = [getattr(part, "planned", part) for part in parts.values()]
     works: list[Work | None] = [getattr(part, "work", None) for part in planned]
     return {
         "schema": "advhash/plan/1",
         "command": kind.name,
         **{name: getattr(plan.config, name) for name in ("seed", "device")},
         **plan.shown,
+        "parts": list(parts),
         "cells": len(plan.cells),
         "cells_done": len(plan.cells) - len(undone),
         "trainings": sum(work is not None and work.kind == "training" for work in works),

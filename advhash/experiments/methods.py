@@ -20,7 +20,8 @@ from advhash.experiments.config import (
     VictimConfig,
 )
 from advhash.experiments.transfer.config import LabelledVictim
-from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS, Registry, is_external
+from advhash.registry import ATTACKS, DATASETS, DEFENSES, VICTIMS, Registry, is_external, is_zoo
+from advhash.storage.places import checkpoint_folder
 
 STAND_INS = ("none", "all")  # no defence, in a list of them; every detector
 
@@ -28,7 +29,8 @@ STAND_INS = ("none", "all")  # no defence, in a list of them; every detector
 def check_methods(config: Run) -> None:
     """Refuse names and settings that no method has, and radii that are none.
 
-    A checkpoint, a function of the user and data at a path pass: what they are is seen later.
+    A checkpoint, a function of the user and data at a path pass: what they are is seen later. One
+    that the zoo lacks does not.
 
     Raises UnknownName, ConfigError, UsageError.
     """
@@ -74,6 +76,8 @@ def _check_method(table: MethodConfig, registry: Registry[Any], *, partly: bool 
 
 
 def _check_victim(table: VictimConfig) -> None:
+    if is_zoo(table.name):
+        checkpoint_folder(table.name)
     if is_external(table.name) or VICTIMS.is_place(table.name):
         return
     given = table.settings

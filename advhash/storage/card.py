@@ -82,8 +82,19 @@ class Worth(Part):
     seconds: Annotated[float, Field(ge=0)] | None = None
 
 
+class Robustness(Part):
+    """What an attack did to the victim; `budget` as it is written for people."""
+
+    attack: str
+    budget: str | None = None
+    metrics: dict[str, Figure]
+
+
 class Card(Part):
-    """files: SHA-256 by name; history: rows of the training; undefended: see `Worth`."""
+    """files: SHA-256 by name; history: rows of the training; undefended: see `Worth`.
+
+    commit, robustness: of a victim in a zoo
+    """
 
     schema_: Literal["advhash/victim/1"] = Field(alias="schema")
     name: str
@@ -106,6 +117,8 @@ class Card(Part):
     created: str = ""
     defenses: list[Method] = []
     undefended: Worth | None = None
+    commit: str = ""
+    robustness: list[Robustness] = []
 
 
 def check_card(body: Any) -> dict[str, Any]:

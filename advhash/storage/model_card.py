@@ -103,6 +103,7 @@ def _body(card: Mapping[str, Any]) -> str:
                 for key, row in card["codes"].items()
             ],
         ),
+        *_robustness(card),
         "## Sanity flags",
         _bullets(
             f"{flag['level']}, `{flag['name']}`: {_plain(flag['message'])}"
@@ -126,6 +127,24 @@ def _body(card: Mapping[str, Any]) -> str:
         "`advhash attack --victim this/folder --method prosgan`",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _robustness(card: Mapping[str, Any]) -> list[str]:
+    """What attacks did to a victim of a zoo; nothing where none was measured."""
+    measured = card.get("robustness", [])
+    if not measured:
+        return []
+    rows = [
+        (_code(of["attack"]), _plain(of["budget"] or "none"), f"`{name}`", _figure(figure))
+        for of in measured
+        for name, figure in of["metrics"].items()
+    ]
+    return [
+        "## Robustness",
+        f"Short attacks on the queries, at commit {_code(card.get('commit', ''))}: the figures are "
+        "those of docs/metrics.md, with 95 % intervals over queries. A longer attack may do more.",
+        _table(("attack", "budget", "figure", "value"), rows),
+    ]
 
 
 def _directions(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:

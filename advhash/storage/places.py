@@ -6,8 +6,10 @@ import errno
 import os
 from pathlib import Path
 
-from advhash.errors import UsageError
+from advhash.errors import UnknownName, UsageError
+from advhash.registry import ZOO, ZOO_PREFIX, is_zoo
 
+GET_ZOO = "`make zoo` in a checkout builds it, then `pip install dist/advhash_zoo-*.whl`"
 LONGEST = 3500  # bytes of a path: the file system takes 4096, with what is put behind it
 UNTIDY = {
     errno.ENAMETOOLONG: "a name that is too long: shorten it",
@@ -47,6 +49,21 @@ def user_path(given: str | os.PathLike[str]) -> Path:
         if error.errno in UNTIDY:
             raise _refused(text, UNTIDY[error.errno]) from None
     return path
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint, of which a user gives the path or, in the zoo, `zoo:NAME`.
+
+    Raises UsageError: no zoo is installed; UnknownName.
+    """
+    if not is_zoo(name):
+        return user_path(name)
+    known, victim = ZOO.names(), name.removeprefix(ZOO_PREFIX)
+    if not known:
+        raise UsageError(f"expected an installed zoo for {name}, got none: {GET_ZOO}")
+    if victim not in known:
+        raise UnknownName("victim of the zoo", victim, known)
+    return ZOO.create(victim)
 
 
 def _refused(text: str, got: str) -> UsageError:

@@ -117,7 +117,8 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
         elif head[:1] == b"\x80":
             yield _streamed(stream)
         else:
-            raise Unreadable(OTHERS.get(head, "no file of torch.save and no safetensors"))
+            known = "no file of torch.save and no safetensors: save the state_dict() of the model"
+            raise Unreadable(OTHERS.get(head, known))
 
 
 def _archived(archive: zipfile.ZipFile, stream: BufferedReader) -> TorchFile:

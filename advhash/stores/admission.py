@@ -16,7 +16,7 @@ from advhash.codes.packed import HashCodes
 
 Counts = npt.NDArray[np.int64]
 Which = npt.NDArray[np.bool_]
-Rule: TypeAlias = Literal["rate", "mad"]
+Rule: TypeAlias = Literal["rate", "mad", "cap"]
 FIRST = 10  # results that a probe query looks at
 ROBUST_Z = 5.0  # of the published rule
 NORMAL = 1.4826  # standard deviations in a median absolute deviation of normal numbers
@@ -26,6 +26,8 @@ _AT_ONCE = 1 << 24  # distances in memory
 @dataclass(frozen=True)
 class Gate:
     """Refuses items that more than `threshold` probe queries would have among their first 10.
+
+    A gate looks at new items alone; a cap is one that documents of the store go through as well.
 
     probes: (Q,) queries of the store's own, which nobody is judged by and no attacker knows
     tenth:  (Q,) how far their 10th documents are: nearer items are found
@@ -43,12 +45,13 @@ class Gate:
     def fit(
         cls, probes: HashCodes, documents: HashCodes, rule: Rule, rate: float, seed: int
     ) -> Self:
-        """Set the threshold on one half of the documents, each as if it came to all others.
+        """Set the threshold, for counts of documents that each came to all others.
 
-        rate: the least threshold that refuses at most this share of them
+        rate: the least threshold that refuses at most this share of one half of the documents
         mad:  median + 5 robust standard deviations of their counts (Habler et al., arXiv
               2602.22427), without the weights of that scanner by rank and distance; a deviation
               below one query counts as one, since most documents are found by none
+        cap:  `rate` is the share of the probe queries that may find an item
 
         Raises ValueError: fewer than 11 documents.
         """
@@ -60,6 +63,8 @@ class Gate:
         first, second = counts[order[::2]], counts[order[1::2]]
         if rule == "rate":
             threshold = float(np.quantile(first, 1 - rate, method="inverted_cdf"))
+        elif rule == "cap":
+            threshold = rate * len(probes)
         else:
             middle = np.median(first)
             deviation = NORMAL * float(np.median(np.abs(first - middle)))

@@ -117,8 +117,7 @@ class Store(ABC):
             return np.zeros((len(queries), count), np.int64), np.zeros((len(queries), count))
         with self._in_one_line():
             ids, distances = self._search(queries, count)
-        order = np.lexsort((ids, distances), axis=-1)
-        return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
+        return _ordered(ids, distances)
 
     @final
     def remove(self, ids: npt.ArrayLike) -> None:
@@ -206,6 +205,25 @@ def octets(codes: HashCodes) -> npt.NDArray[np.uint8]:
     """
     words = np.ascontiguousarray(codes.words.astype("<u8", copy=False))
     return words.view(np.uint8).reshape(len(codes), -1)
+
+
+def _ordered(ids: Ids, distances: npt.NDArray[Any]) -> tuple[Ids, npt.NDArray[Any]]:
+    """(N,k) each, sorted by distance and then by id.
+
+    Whole distances and ids that fit together into 63 bits are sorted as one number, which takes a
+    fifth of the time.
+
+    >>> [each.tolist() for each in _ordered(np.array([[7, 3, NONE]]), np.array([[2, 2, 9]]))]
+    [[[3, 7, -1]], [[2, 2, 9]]]
+    """
+    base = int(ids.max()) + 2  # ids begin at −1
+    if distances.dtype.kind != "i" or (int(distances.max()) + 1) * base >= 1 << 63:
+        order = np.lexsort((ids, distances), axis=-1)
+        return np.take_along_axis(ids, order, 1), np.take_along_axis(distances, order, 1)
+    both = distances * base + (ids + 1)
+    both.sort(axis=1)
+    far = both // base
+    return both - far * base - 1, far
 
 
 def _width(rows: Rows) -> int:

@@ -32,6 +32,7 @@ from advhash.victims.base import HashVictim
 from advhash.victims.objectives import shared_counts, shared_label
 from advhash.victims.training.descent import seeded
 
+SETS_AT_ONCE = 256  # of labels, each with a weight for every row
 Anchor = Callable[[AttackData, Tensor, torch.device], Tensor]
 
 
@@ -138,6 +139,12 @@ def majority(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
     return voted(data, targets, None)
 
 
+def centre(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
+    """What tells the codes of a target from all others: the mainstay code, see `centre_codes`."""
+    parts = targets.split(SETS_AT_ONCE)
+    return torch.cat([centre_codes(data, part, graded=True) for part in parts])
+
+
 def prototype(data: AttackData, targets: Tensor, device: torch.device) -> Tensor:
     """The code that a PrototypeNet gives the label set: ProS-GAN (Wang et al., CVPR 2021)."""
     network = fit_prototype(data, device=device)
@@ -147,17 +154,19 @@ def prototype(data: AttackData, targets: Tensor, device: torch.device) -> Tensor
 
 
 def anchors_for(data: AttackData) -> list[str]:
-    """The registered anchors that these data have: groups may be too many for a PrototypeNet."""
+    """The registered anchors that these data have: groups may be too many for some."""
     crowded = _are_crowded(data.dataset)
-    return [name for name in ANCHORS if not (crowded and name == "prototype")]
+    return [name for name in ANCHORS if not (crowded and name in OF_FEW_SETS)]
 
 
 ANCHORS: dict[str, Anchor] = {
+    "centre": centre,
     "dhta": dhta,
     "majority": majority,
     "p2p": p2p,
     "prototype": prototype,
 }
+OF_FEW_SETS = ("centre", "prototype")  # a network's inputs, or sums over all rows for each set
 
 
 def anchor_codes(

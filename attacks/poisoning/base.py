@@ -33,7 +33,7 @@ Kind = Literal["vectors", "texts", "pictures"]
 class Inputs:
     """What an attacker who plants inputs has beside vectors.
 
-    victim: which embeds and quantises them, with its weights
+    victim: which embeds and quantises them as documents, with its weights
     known:  the queries of `Seen.known`
     corpus: the documents of `Seen.corpus`
     own:    pictures of the attacker's, which no query asks for and no store holds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -32,19 +33,21 @@ LETTERS = 24  # of the longest word, and the space behind it
 class HubText(Clustered):
     """One text of ε tokens for each cluster of queries, whose words gradients choose.
 
-    A text begins with words of the queries nearest to the centre. At each step the gradient at the
-    vectors of its tokens ranks exchanges of one word for another; the best of them are embedded,
-    and the one that brings the text nearest to all queries of the cluster is made. A sweep changes
-    each word at most once, and ends where no exchange helps.
+    A beam of texts begins with words of the queries nearest to the centre, each from another query
+    on. At each step the gradient at the vectors of a text's tokens ranks exchanges of one word, at
+    any place, for another; the best of them are embedded, and the texts that are nearest to all
+    queries of the cluster, old and new ones, are the next beam. It ends where no new text enters.
 
     knows, surface, rounds, sample: see `Clustered`
-    candidates: exchanges, the best to first order, that are embedded at each step
-    sweeps:     over the words of a text
+    candidates: exchanges of a text, the best to first order, that are embedded at each step
+    beam:       texts that are kept
+    steps:      at most
 
     Deviations:
     - the objective is the mean distance in the space that ranks, where the source has inner
       products: bits for codes, cosines for floats
-    - all words of a text compete for each exchange, where the source draws one
+    - all words of a text compete for each exchange, where the source draws one, and several texts
+      are kept, where it keeps the best
     - words come and go as wholes, as in `hotflip`: what is judged is the text, cut into tokens anew
     """
 
@@ -54,13 +57,15 @@ class HubText(Clustered):
     )
     budget: ClassVar[Budget | None] = Budget("l0", 20)
     candidates: int = 32
-    sweeps: int = 3
+    beam: int = 4
+    steps: int = 60
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.candidates < 1 or self.sweeps < 1:
+        if min(self.candidates, self.beam, self.steps) < 1:
             raise ValueError(
-                f"expected candidates and sweeps above 0, got {self.candidates} and {self.sweeps}"
+                "expected candidates, beam and steps above 0, got "
+                f"{self.candidates}, {self.beam} and {self.steps}"
             )
 
     def check_inputs(self, victim: HashVictim, modality: Modality, budget: Budget) -> None:
@@ -84,8 +89,8 @@ class HubText(Clustered):
         width = LETTERS * int(inputs.budget.eps)
         encoder = pull.encoder(inputs.victim)
         parts = [
-            self._swapped(encoder, as_characters([text], width), pull, torch.tensor([row]))
-            for row, text in enumerate(begun)
+            self._swapped(encoder, as_characters(texts, width), pull, row)
+            for row, texts in enumerate(begun)
         ]
         texts = as_strings(torch.cat(parts))
         length = int(inputs.budget.eps)
@@ -94,48 +99,60 @@ class HubText(Clustered):
             floats = cast(Encoded, inputs.victim).embedded(kept, "text")
         return Planted(seen.vectors(floats.cpu().numpy()), tuple(kept))
 
-    def _begun(self, made: Clusters, pull: Pull, inputs: Inputs) -> list[str]:
-        """A text of words of each cluster's queries, the nearest first."""
+    def _begun(self, made: Clusters, pull: Pull, inputs: Inputs) -> list[list[str]]:
+        """Texts of the words of each cluster's queries, from the nearest on, the next one on …"""
         side = inputs.known if self.knows == "queries" else inputs.corpus
         rows = made.points.codes.signs() if made.surface == "codes" else made.points.floats
         far = pull.left(torch.from_numpy(rows), torch.from_numpy(made.places)).numpy()
         length, texts = int(inputs.budget.eps), []
         for item in range(len(pull.means)):
             mine = np.flatnonzero(made.places == item)
-            nearest = made.rows[mine[np.argsort(far[mine], kind="stable")[:length]]]
-            said = as_strings(side.tensor("text")[torch.from_numpy(nearest)])
-            words = [core(word) for text in said for word in text.split()]
-            words = [word for word in words if 0 < len(word) < LETTERS]
-            texts.append(_shortened(inputs.victim, " ".join(words[:length]), length))
+            order = np.argsort(far[mine], kind="stable")[: length + self.beam]
+            said = as_strings(side.tensor("text")[torch.from_numpy(made.rows[mine[order]])])
+            texts.append(
+                [
+                    _of_words(inputs.victim, said[first:], length)
+                    for first in range(min(self.beam, len(said)))
+                ]
+            )
         return texts
 
-    def _swapped(self, encoder: HashVictim, texts: Tensor, pull: Pull, rows: Tensor) -> Tensor:
-        """(1,L) the text after all sweeps."""
+    def _swapped(self, encoder: HashVictim, texts: Tensor, pull: Pull, item: int) -> Tensor:
+        """(1,L) the nearest text that a beam reaches from (B,L) texts."""
         edits = TokenChoice(cast(ReadsTokens, encoder), ())
         with torch.no_grad():
-            real = encoder.relax(texts, "text")
-        scale = real.abs().mean(dim=1, keepdim=True).clamp_min(1e-6)
-        lowest = float(pull.left(real, rows))
+            scale = encoder.relax(texts[:1], "text").abs().mean().clamp_min(1e-6)
+        rows = torch.tensor([item])
 
         def loss(values: Tensor) -> Tensor:
             soft = soft_code(values, 1.0, scale) if pull.surface == "codes" else values
-            return pull.loss(soft, rows).sum()
+            return pull.loss(soft, rows.expand(len(values))).sum()
 
-        for _ in range(self.sweeps):
-            clean, before = texts, lowest
-            while True:
-                gradient = encoder.loss_gradient(texts, "text", loss)[1]
-                tried = edits.best(texts, clean, gradient, self.candidates)[0]
-                with torch.no_grad():
-                    tries = [encoder.relax(part, "text") for part in tried.split(AT_ONCE)]
-                left = pull.left(torch.cat(tries), rows.expand(len(tried)))
-                best = int(left.argmin())
-                if not float(left[best]) < lowest:
-                    break
-                texts, lowest = tried[best : best + 1], float(left[best])
-            if not lowest < before:
+        beam = self._nearest(encoder, texts, pull, rows)
+        for _ in range(self.steps):
+            gradient = encoder.loss_gradient(beam, "text", loss)[1]
+            tried = edits.best(beam, beam, gradient, self.candidates).flatten(0, 1)
+            following = self._nearest(encoder, torch.cat([beam, tried]), pull, rows)
+            if torch.equal(following, beam):
                 break
-        return texts
+            beam = following
+        return beam[:1]
+
+    def _nearest(self, encoder: HashVictim, texts: Tensor, pull: Pull, rows: Tensor) -> Tensor:
+        """(B,L) different texts, the nearest first, as many as a beam has."""
+        different = torch.unique(texts, dim=0)
+        with torch.no_grad():
+            real = torch.cat([encoder.relax(part, "text") for part in different.split(AT_ONCE)])
+        left = pull.left(real, rows.expand(len(different)))
+        nearest: Tensor = different[torch.argsort(left, stable=True)[: self.beam]]
+        return nearest
+
+
+def _of_words(victim: HashVictim, said: Sequence[str], length: int) -> str:
+    """A text of at most so many tokens, of the words of texts, without signs around them."""
+    words = [core(word) for text in said for word in text.split()]
+    words = [word for word in words if 0 < len(word) < LETTERS]
+    return _shortened(victim, " ".join(words[:length]), length)
 
 
 def _shortened(victim: HashVictim, text: str, length: int) -> str:

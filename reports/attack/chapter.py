@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from advhash.errors import RunError
 from advhash.measures.intervals import Metric
@@ -180,6 +181,7 @@ def _drawings(runs: Sequence[Run]) -> list[Drawing]:
 def _grown(runs: Sequence[Run]) -> list[Drawing]:
     """t-MAP, or MAP, against ε: for runs that differ in their budget alone."""
     figures: dict[tuple[str, str], dict[str, dict[float, Metric]]] = {}
+    ceilings: dict[str, float | None] = {}
     for run in runs:
         record, main = run.record, run.record.headline().main
         metric = record.metrics.get(main)
@@ -189,20 +191,29 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
         names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
         name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = figures.setdefault((main, record.budget.norm), {})
-        lines.setdefault(name, {})[record.budget.eps] = metric
+        clean = record.metrics.get(UNATTACKED[main]) or Metric()
+        lines.setdefault(name, {0.0: clean})[record.budget.eps] = metric
+        ceilings[name] = record.value("tmap_ceiling") if main == "tmap" else None
     drawings = []
     for (main, norm), lines in figures.items():
         grown = [
-            Growth(name, sorted(points.items()))
+            Growth(name, sorted(points.items()), ceilings[name])
             for name, points in lines.items()
-            if len(points) > 1
+            if len(points) > 2
         ]
         if grown:
             axis = f"{label_of(main)} (%)"
             alt = f"{axis} against ε of each attack, with 95 % intervals. {SAME}"
-            caption = f"{axis} against ε: how much a larger budget buys."
+            caption = f"{axis} against ε, from no attack at 0: how much a larger budget buys."
             drawings.append(Drawing(budget_figure(grown, norm, axis), alt, caption))
     return drawings
+
+
+UNATTACKED = {  # main figure → that of the same queries at ε = 0
+    "tmap": "tmap_clean",
+    "map_adversarial": "map",
+    **{rate: f"{rate}_clean" for rate in ("evasion_rate", "collision_rate")},
+}
 
 
 class _CurvesOnce:
@@ -229,9 +240,34 @@ def _queries(folder: Path, record: Record) -> tuple[Queries | None, str]:
         return None, str(error)
 
 
-def _statement(label: str, outcome: Verdict) -> Statement:
+def statement_of(label: str, outcome: Verdict, place: str = "the first") -> Statement:
+    """A verdict as the page shows it; place: which of several runs the page leads with."""
     word = outcome.word if outcome.word.startswith("No ") else f"{outcome.word} attack"
-    return Statement(label, outcome.lead, outcome.details, word)
+    return Statement(label, outcome.lead, outcome.details, word, place, outcome.share)
+
+
+def strongest(records: Sequence[Record]) -> int | None:
+    """Which run a page leads with: the strongest that has a bound; None where none has.
+
+    Runs are compared by the main figure of the first that has one.
+    """
+    bounded = [place for place, record in enumerate(records) if record.budget.eps is not None]
+    if not bounded:
+        return None
+    led = records[bounded[0]].headline()
+    reached = {
+        place: led.sign * value
+        for place in bounded
+        if records[place].headline() is led
+        and (value := records[place].value(led.main)) is not None
+    }
+    return max(reached, key=reached.__getitem__, default=bounded[0])
+
+
+def led_by(runs: Sequence[Run]) -> list[Run]:
+    """Runs, the one that a page leads with before the others."""
+    leading = runs[strongest([run.record for run in runs]) or 0]
+    return [leading, *(run for run in runs if run is not leading)]
 
 
 def _source(folder: Path, label: str, record: Record) -> Source:
@@ -252,28 +288,62 @@ def _source(folder: Path, label: str, record: Record) -> Source:
     return source_of(folder, label, record.run, facts, settings)
 
 
+def read_run(folder: Path, record: Record, label: str, pictures: Pictures) -> Run:
+    """A run with its verdict, its examples and its queries, without training curves."""
+    queries, damage = _queries(folder, record)
+    outcome = verdict(record, map_lost(queries))
+    shown = _shown(folder, record, pictures)
+    return Run(label, record, outcome, shown, [], [], queries, damage)
+
+
+def chapter_values(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the macros of `attack.html` see."""
+    rivals = [rival(run.record, run.queries) for run in runs]
+    pairs = compare(rivals)
+    records, labels = [run.record for run in runs], [run.label for run in runs]
+    return {
+        "runs": runs,
+        "shown_first": led_by(runs),
+        "first": runs[0],
+        "tables": {
+            "threat": tables.threat(runs),
+            "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
+            "results": tables.results(runs),
+            "after_files": tables.after_files(runs),
+            "directions": tables.directions(runs),
+            "planted": tables.planted(runs),
+            "served": tables.served(runs),
+            "thresholds": tables.thresholds(runs),
+            "pairs": tables.pairs(runs, pairs),
+        },
+        "drawings": _drawings(runs),
+        "aimed": tables.aimed(runs),
+        "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
+        "glossary": [figure(name) for name in tables.shown(runs)],
+        "covered": label_of("tmap_normalised"),
+        "strengths": STRENGTHS,
+        "rule": EXAMPLE_RULE,
+        "gain": GAIN,
+        "pictured": any(
+            example.perturbation_picture for record in records for example in record.examples
+        ),
+    }
+
+
 def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter]:
     """One chapter over all attack runs, the first being the subject. Raises RunError."""
     records = [load_record(folder) for folder in folders]
     labels = run_labels(records)
     curves = _CurvesOnce()
-    runs = []
-    for folder, record, label in zip(folders, records, labels, strict=True):
-        queries, damage = _queries(folder, record)
-        runs.append(
-            Run(
-                label,
-                record,
-                verdict(record, map_lost(queries)),
-                _shown(folder, record, pictures),
-                curves(f"victim {record.victim.label}", record.victim.history),
-                curves(f"attack {label}", record.attack.history),
-                queries,
-                damage,
-            )
+    runs = [
+        replace(
+            read_run(folder, record, label, pictures),
+            victim_curves=curves(f"victim {record.victim.label}", record.victim.history),
+            attack_curves=curves(f"attack {label}", record.attack.history),
         )
-    rivals = [rival(run.record, run.queries) for run in runs]
-    pairs = compare(rivals)
+        for folder, record, label in zip(folders, records, labels, strict=True)
+    ]
+    place = "the first" if strongest(records) is None else "the strongest bounded attack"
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
     datasets = covered([record.dataset.name for record in records], "data sets")
@@ -290,35 +360,8 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
             title=title,
             heading=f"{heading} on {datasets}",
             template="attack.html",
-            values={
-                "runs": runs,
-                "first": runs[0],
-                "tables": {
-                    "threat": tables.threat(runs),
-                    "leaderboard": tables.leaderboard(runs, standings(rivals, pairs)),
-                    "results": tables.results(runs),
-                    "after_files": tables.after_files(runs),
-                    "directions": tables.directions(runs),
-                    "planted": tables.planted(runs),
-                    "served": tables.served(runs),
-                    "thresholds": tables.thresholds(runs),
-                    "pairs": tables.pairs(runs, pairs),
-                },
-                "drawings": _drawings(runs),
-                "aimed": tables.aimed(runs),
-                "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
-                "glossary": [figure(name) for name in tables.shown(runs)],
-                "covered": label_of("tmap_normalised"),
-                "strengths": STRENGTHS,
-                "rule": EXAMPLE_RULE,
-                "gain": GAIN,
-                "pictured": any(
-                    example.perturbation_picture
-                    for record in records
-                    for example in record.examples
-                ),
-            },
-            statements=[_statement(run.label, run.verdict) for run in runs],
+            values=chapter_values(runs),
+            statements=[statement_of(run.label, run.verdict, place) for run in led_by(runs)],
             sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],
             datasets=[record.dataset.name for record in records],
             flags=[(run.label, flag) for run in runs for flag in run.record.flags],

@@ -189,6 +189,7 @@ def results(runs: Sequence[Run]) -> Table:
 def after_files(runs: Sequence[Run]) -> Table | None:
     """The headline figures beside those after a file; None where no run moved pictures."""
     kept: list[str] = []
+    runs = [run for run in runs if not run.record.protocol.at_threshold]  # see `thresholds`
     for name in dict.fromkeys(name for run in runs for name in run.record.headline().brief):
         known = (name + part for part in AFTER)
         after = [name for name in known if any(run.record.metrics.get(name) for run in runs)]

@@ -22,6 +22,9 @@ from advhash.storage.files import sha256
 from advhash.storage.model_card import Origin
 
 TOPICS = {  # in the order of the page: what a template's macro is called → its heading
+    "leaders": "Victims under their strongest attack",
+    "card": "The victim",
+    "examples": "What queries retrieve, before and after",
     "threat": "Threat model and protocol",
     "protocol": "Protocol",
     "beside": "The runs beside each other",
@@ -30,7 +33,6 @@ TOPICS = {  # in the order of the page: what a template's macro is called → it
     "transfer": "Transfer",
     "thresholds": "Evasion and collision at a threshold",
     "scan": "Hashes and thresholds",
-    "examples": "What queries retrieve, before and after",
     "detection": "Detection of abnormal inputs",
     "defences": "What defences are worth",
     "certificates": "What is certified",
@@ -72,12 +74,16 @@ class Statement:
     lead:  what matters most, in a sentence
     more:  sentences that follow
     word:  how strong the attack is, where there is such a word
+    share: behind the word, for a bar from 0 to 1
+    place: which of several runs it is, where it leads the page
     """
 
     label: str
     lead: str
     more: Sequence[str] = ()
     word: str = ""
+    place: str = "the first"
+    share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Figures as SVG: a dark-mode page shows them on their own light card.
+"""Figures as SVG, whose colours follow a dark page.
 
 Figures are made without pyplot, hence without global state, and are the same bytes for the same
 numbers. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; every
@@ -24,7 +24,7 @@ from advhash.storage.foreign_text import visible
 
 History = Sequence[Mapping[str, float | str]]
 
-INK, MUTED, PAPER = "#1f2328", "#6b7280", "#ffffff"
+INK, MUTED, PAPER, GRID = "#1f2328", "#6b7280", "#ffffff", "#e5e7eb"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", ":", "-.")
 MAX_PHASES = 12
@@ -34,6 +34,18 @@ REFERENCES = {  # name → marker, colour
     "chance": ("x", MUTED),
     "clean": ("D", "#009e73"),
     "ceiling": ("^", "#d55e00"),
+}
+DARK = {  # colour → the one that a dark page shows instead, told apart as well
+    INK: "#e6e9ed",
+    MUTED: "#a7b0ba",
+    PAPER: "#1b2129",
+    GRID: "#3a424c",
+    "#0072b2": "#4aa8e0",
+    "#d55e00": "#ff8c3a",
+    "#009e73": "#2fc99b",
+    "#cc79a7": "#e6a0c8",
+    "#56b4e9": "#a5dcfa",
+    "#e69f00": "#ffc34d",
 }
 STYLE: Any = {
     "svg.hashsalt": "advhash",
@@ -65,10 +77,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Growth:
-    """One attack under several budgets: (ε, figure in [0,1]) in ascending order of ε."""
+    """One attack under several budgets: (ε, figure in [0,1]) in ascending order of ε.
+
+    ceiling: the best that is known, drawn as a line; None where nothing is
+    """
 
     label: str
     points: Sequence[tuple[float, Metric]]
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,19 @@ class Drawing:
     @property
     def uri(self) -> str:
         """For an `img`: no script in it can run, no id in it can clash."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+        return "data:image/svg+xml;base64," + base64.b64encode(following(self.svg)).decode("ascii")
+
+
+def following(svg: bytes) -> bytes:
+    """The figure with the colours of DARK where the page that shows it is dark."""
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    style = f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
+    head, end, rest = svg.partition(b"<defs>")
+    return head + style.encode("ascii") + end + rest if end else svg
 
 
 def svg_of(figure: Figure) -> bytes:
@@ -119,7 +147,7 @@ def interval_figure(effects: Sequence[Effect], axis: str) -> bytes | None:
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xlim(-2, 102)
         axes.set_xlabel(axis)
-        axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+        axes.grid(axis="x", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -197,11 +225,16 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> bytes:
                 capsize=3,
                 label=_short(growth.label, 44),
             )
+        for value in dict.fromkeys(growth.ceiling for growth in grown):
+            if value is not None:
+                axes.axhline(100 * value, color=MUTED, linestyle=":", linewidth=1.2)
+                axes.annotate("ceiling", (1, 100 * value), xycoords=("axes fraction", "data"),
+                              ha="right", va="bottom", fontsize=8, color=MUTED)  # fmt: skip
         axes.set_xlim(left=0)
-        axes.set_ylim(-2, 102)
+        axes.set_ylim(-2, 104)
         axes.set_xlabel("ε, L∞ in steps of 1/255" if norm == "linf" else f"ε, {norm}")
         axes.set_ylabel(axis)
-        axes.grid(color="#e5e7eb", linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         figure.legend(loc="outside lower center", fontsize=9, frameon=False)
         return svg_of(figure)
@@ -267,7 +300,7 @@ def _phase_figure(drawn: Sequence[Curve]) -> bytes:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel(drawn[0].counter)
     axes.set_title(_short(drawn[0].phase, 38), fontsize=10)
-    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return svg_of(figure)
 

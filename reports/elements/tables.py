@@ -7,7 +7,7 @@ whatever was shown is what `advhash report --tables` writes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from advhash.measures.intervals import Metric
@@ -23,7 +23,9 @@ class TableCell:
     note:    small print that is no interval
     span:    columns that it covers
     numeric: a figure, whose digits stand below each other
+    bar:     a share that a page draws above the text, from 0 to 1
     detail:  what a page unfolds below the text, its heading first; files leave it out
+    link:    a page beside this one that the text leads to; files leave it out
     """
 
     text: str = ""
@@ -32,7 +34,9 @@ class TableCell:
     span: int = 1
     numeric: bool = False
     style: Literal["", "strong", "soft", "code"] = ""
+    bar: float | None = None
     detail: tuple[str, str] | None = None
+    link: str = ""
 
     @property
     def small(self) -> str:
@@ -49,10 +53,11 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Column:
-    """The heading of a column; wide: it holds words, which want room."""
+    """The heading of a column; wide: it holds words, which want room; name: of its figure."""
 
     label: str
     wide: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,20 @@ class Table:
     headed: bool = True
     chosen: Collection[int] = field(default_factory=tuple)
 
+    def only(self, names: Collection[str]) -> Table | None:
+        """The table with the columns of these figures behind its first one; None where it has none.
+
+        A cell that spans several columns is repeated in those that are left.
+        """
+        kept = [place for place, column in enumerate(self.columns) if column.name in names]
+        if not kept:
+            return None
+        rows = []
+        for cells in self.rows:
+            spread = [replace(cell, span=1) for cell in cells for _ in range(cell.span)]
+            rows.append([spread[place] for place in (0, *kept)])
+        return replace(self, columns=[self.columns[place] for place in (0, *kept)], rows=rows)
+
 
 def columns(*labels: str) -> list[Column]:
     """Columns of which none is wide."""
@@ -80,7 +99,7 @@ def columns(*labels: str) -> list[Column]:
 
 def of_figures(*names: str) -> list[Column]:
     """A column a figure, headed as the vocabulary has it."""
-    return [Column(figure(name).heading) for name in names]
+    return [Column(figure(name).heading, name=name) for name in names]
 
 
 def titled(name: str) -> TableCell:

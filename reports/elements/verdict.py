@@ -5,24 +5,33 @@ Every number comes from the record, or from the queries of the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
 
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
+SEEN = (  # decibels of PSNR from which a change looks so
+    *((40.0, "hard to see"), (30.0, "visible on a close look")),
+    (-math.inf, "plainly visible"),
+)
 STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, "Weak"))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How strong the attack is in a word, the figure behind it, and what surrounds it."""
+    """How strong the attack is in a word, the figure behind it, and what surrounds it.
+
+    share: what decides the word, from 0 for no effect to 1 for a whole one; None where nothing does
+    """
 
     word: str
     lead: str
     details: tuple[str, ...] = ()
+    share: float | None = None
 
 
 def percent(value: float | None) -> str:
@@ -88,8 +97,36 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
           are held against each other, which sees less
     """
     if record.protocol.at_threshold:
-        return _at_threshold(record)
-    return _targeted(record) if record.attack.goal == "targeted" else _untargeted(record, lost)
+        judged = _at_threshold(record)
+    elif record.attack.goal == "targeted":
+        judged = _targeted(record)
+    else:
+        judged = _untargeted(record, lost)
+    return replace(judged, details=(*_seen(record), *_from_a_file(record), *judged.details))
+
+
+def _seen(record: Record) -> list[str]:
+    """What the eye sees of the change, as far as its PSNR says so."""
+    largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
+    if record.protocol.query_modality != "image" or largest is None or psnr is None:
+        return []
+    seen = next(words for least, words in SEEN if psnr >= least)
+    return [
+        f"The largest change of a pixel is {length(largest, 'image')} on average, PSNR "
+        f"{psnr:.1f}{NBSP}dB: {seen}."
+    ]
+
+
+def _from_a_file(record: Record) -> list[str]:
+    """How attacked pictures fare once saved as JPEG; at a threshold, its verdict says so."""
+    if record.protocol.at_threshold:
+        return []
+    main = record.headline().main
+    kept = metric_of(record, f"{main}_jpeg75")
+    if kept.value is None:
+        return []
+    name = {"tmap": "t-MAP", "map_adversarial": "MAP for the query's own labels"}[main]
+    return [f"Saved as JPEG 75, {name} is {with_interval(kept)}."]
 
 
 def _strength(share: float) -> str:
@@ -125,7 +162,8 @@ def _at_threshold(record: Record) -> Verdict:
     gained = rate.value - (before.value or 0.0)
     if gained <= 0:
         return Verdict("No effect shown", lead, details)
-    return Verdict(_strength(gained / (1 - (before.value or 0.0))), lead, details)
+    share = gained / (1 - (before.value or 0.0))
+    return Verdict(_strength(share), lead, details, share)
 
 
 def bits(metric: Metric) -> str:
@@ -174,11 +212,12 @@ def _targeted(record: Record) -> Verdict:
     if share.value > 1:
         lead += " More than the whole: its codes are better than every known anchor."
     if share.low is None:
-        return Verdict(_strength(share.value), lead + " Too few queries to generalise.", details)
+        lead += " Too few queries to generalise."
+        return Verdict(_strength(share.value), lead, details, share.value)
     if share.low <= 0:
         lead += " The interval does not lie above zero, so no effect is shown."
         return Verdict("No effect shown", lead, details)
-    return Verdict(_strength(share.value), lead, details)
+    return Verdict(_strength(share.value), lead, details, share.value)
 
 
 def _untargeted(record: Record, lost: Difference | None) -> Verdict:
@@ -211,7 +250,7 @@ def _untargeted(record: Record, lost: Difference | None) -> Verdict:
     lead += f" That is {percent(share)} of what the victim had above chance."
     if clear is None:
         lead += " Too few queries to generalise."
-    return Verdict(_strength(share), lead, details)
+    return Verdict(_strength(share), lead, details, share)
 
 
 def run_labels(records: Sequence[Record]) -> list[str]:

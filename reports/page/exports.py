@@ -8,18 +8,21 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import resvg_py
 
-from advhash.errors import StorageError
+from advhash.errors import StorageError, UsageError, nearest
 from advhash.reports.elements.tables import Table, TableCell
 from advhash.reports.page.render import Page
 from advhash.storage.files import partial_folder, storage_errors, write_bytes
 from advhash.storage.foreign_text import visible
 
+Width = Literal["one", "two"]
+ENVIRONMENTS = {"one": ("table", r"\columnwidth"), "two": ("table*", r"\textwidth")}
 SCALE = 2  # pixels of a PNG to one of the page
 NUMBER = re.compile(r"–?|[-+]?[\d.]+(/255)?")  # a figure, or none
 LATEX = {
@@ -91,8 +94,12 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in visible(text.strip(), keep="\n"))
 
 
-def to_latex(table: Table) -> str:
-    """A table for the package booktabs; an interval stands in small print behind its figure."""
+def to_latex(table: Table, label: str = "", width: Width = "one") -> str:
+    """A table for the package booktabs; an interval stands in small print behind its figure.
+
+    label: of its \\label; width: over one column of a page or over two, shrunk where it is wider
+    """
+    environment, room = ENVIRONMENTS[width]
 
     def shown(cell: TableCell) -> str:
         text = escape_latex(cell.words)
@@ -108,9 +115,12 @@ def to_latex(table: Table) -> str:
         for place in range(len(table.columns))
     )
     lines = [
-        r"% \usepackage{booktabs,amssymb}",
-        r"\begin{table}",
+        r"% \usepackage{booktabs,amssymb,adjustbox}",
+        rf"\begin{{{environment}}}",
+        r"\centering",
         rf"\caption{{{escape_latex(table.caption)}}}",
+        rf"\label{{tab:{label or _words(table.label)}}}",
+        rf"\begin{{adjustbox}}{{max width={room}}}",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         " & ".join(escape_latex(column.label) for column in table.columns) + r" \\",
@@ -118,7 +128,8 @@ def to_latex(table: Table) -> str:
         *(" & ".join(shown(cell) for cell in row) + r" \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
+        r"\end{adjustbox}",
+        rf"\end{{{environment}}}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -137,13 +148,37 @@ def to_png(svg: bytes) -> bytes:
     return bytes(drawn)
 
 
-def write_tables(page: Page, folder: Path) -> list[Path]:
-    """Write each table of a page as .csv and .tex to a new folder. Raises StorageError."""
+def figures_of(page: Page) -> list[str]:
+    """Names of the figures that have a column in a table of a page."""
+    named = (column.name for _, table in page.tables for column in table.columns)
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def write_tables(
+    page: Page, folder: Path, *, columns: Sequence[str] = (), width: Width = "one"
+) -> list[Path]:
+    """Write each table of a page as .csv and .tex to a new folder.
+
+    columns: names of figures: their columns alone, and the tables that have one; none: everything
+    width:   of the .tex, as `to_latex` has it
+
+    Raises UsageError: a figure that no table has; StorageError.
+    """
+    known = figures_of(page)
+    for name in columns:
+        if name not in known:
+            raise UsageError(
+                f"--columns: no table of these runs has {name!r}: {nearest(name, known)}"
+                f"Known: {', '.join(known)}"
+            )
     files = {}
-    for number, (topic, table) in enumerate(page.tables, start=1):
+    for number, (topic, whole) in enumerate(page.tables, start=1):
+        table = whole.only(columns) if columns else whole
+        if table is None:
+            continue
         name = _name(number, topic, table.label)
         files[f"{name}.csv"] = to_csv(table).encode("utf-8")
-        files[f"{name}.tex"] = to_latex(table).encode("utf-8")
+        files[f"{name}.tex"] = to_latex(table, name[3:], width).encode("utf-8")
     return _write(files, folder)
 
 
@@ -159,8 +194,12 @@ def write_figures(page: Page, folder: Path) -> list[Path]:
 
 def _name(number: int, topic: str, label: str) -> str:
     """`03-results-by-direction`: sorted as on the page; only letters of a foreign name are used."""
-    words = re.sub(r"[^a-z0-9]+", "-", f"{topic} {label}".lower()).strip("-")
-    return f"{number:02d}-{words[:60].rstrip('-')}"
+    return f"{number:02d}-{_words(f'{topic} {label}')}"
+
+
+def _words(text: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return words[:60].rstrip("-")
 
 
 def _write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from advhash.reports.encoding import ENCODING, encoding_chapter
 from advhash.reports.evolve import SEARCH, search_chapter
 from advhash.reports.inversion.chapter import inversion_chapter
 from advhash.reports.inversion.record import SCHEMA as INVERSION
+from advhash.reports.judge import JUDGE, judge_chapter
 from advhash.reports.least_change import LEAST_CHANGE, least_change_chapter
 from advhash.reports.lifelong.chapter import lifelong_chapter
 from advhash.reports.lifelong.record import LIFELONG
@@ -45,6 +46,7 @@ def _each(make: Callable[[Path, Pictures], Chapter]) -> Make:
 KINDS: dict[str, Make] = {  # schema of metrics.json → its chapters; in the order of the page
     BENCHMARK: _each(benchmark_chapter),
     ATTACK: attack_chapters,
+    JUDGE: _each(judge_chapter),
     DETECT: _each(detection_chapter),
     TRANSFER: _each(transfer_chapter),
     POISON: _each(poison_chapter),

@@ -19,11 +19,11 @@ from markupsafe import Markup
 from advhash import __version__
 from advhash.errors import RunError, StorageError
 from advhash.measures.sanity import Flag
-from advhash.reports.elements.chapters import TOPICS, Chapter, covered
+from advhash.reports.elements.chapters import TOPICS, Chapter, Statement, covered
 from advhash.reports.elements.numbers import FILTERS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.plots import Drawing
-from advhash.reports.elements.tables import Table
+from advhash.reports.elements.tables import Column, Table, TableCell, columns, named, row
 from advhash.reports.page.directions import isolated
 from advhash.reports.page.kinds import chapters
 from advhash.storage.files import write_bytes
@@ -113,6 +113,28 @@ def _sections(made: Sequence[Chapter], *, foreign: bool) -> list[Section]:
     return [section for topic, section in said.items() if section.parts or topic in ALWAYS]
 
 
+def _measured(statements: Sequence[Statement]) -> Table | None:
+    """How far each attack got, of several runs; None where none of them attacks."""
+    known = [(given, given.share) for given in statements if given.share is not None]
+    if not known or len(statements) == 1:
+        return None
+    return Table(
+        "How far each attack got",
+        "How far each attack got: what it covers of the way from clean queries to the best anchor "
+        "code, what it takes of the MAP above chance, or which share of pictures it moves over "
+        "the threshold.",
+        [*columns("Run", "Verdict"), Column("How far (%)", wide=True)],
+        [
+            row(
+                named(given.label),
+                TableCell(given.word.lower()),
+                TableCell(f"{100 * share:.1f}", numeric=True, bar=min(max(share, 0.0), 1.0)),
+            )
+            for given, share in known
+        ],
+    )
+
+
 def _flags(made: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     """Each distinct flag with the runs that carry it, the gravest first."""
     distinct: dict[tuple[str, str, str], tuple[Flag, list[str]]] = {}
@@ -136,20 +158,38 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
     if not paths:
         raise RunError("expected at least one run folder, got none")
     pictures = Pictures()
-    made = chapters(paths, pictures, foreign=foreign)
+    return compose(chapters(paths, pictures, foreign=foreign), pictures, foreign=foreign)
+
+
+def compose(
+    made: Sequence[Chapter],
+    pictures: Pictures,
+    *,
+    foreign: bool = True,
+    title: str = "",
+    home: str = "",
+) -> Page:
+    """The page of chapters, whose pictures these are; `foreign` as in `draw`.
+
+    title: of the page; by default that of its only chapter, or how many runs there are
+    home:  a page beside this one that it leads back to
+
+    Raises RunError.
+    """
     statements = [statement for chapter in made for statement in chapter.statements]
     datasets = covered([name for chapter in made for name in chapter.datasets], "data sets")
     alone = len(made) == 1
     sections = _sections(made, foreign=foreign)
+    measured, show = _measured(statements), _Show()
     html = (
         _templates()
         .get_template("page.html")
         .render(
-            title=made[0].title if alone else f"{len(statements)} runs on {datasets}",
-            heading=made[0].heading
-            if alone
-            else f"What {len(statements)} runs found on {datasets}",
+            title=title or (made[0].title if alone else f"{len(statements)} runs on {datasets}"),
+            heading=title
+            or (made[0].heading if alone else f"What {len(statements)} runs found on {datasets}"),
             statements=statements,
+            measured="" if measured is None else show(measured),
             sections=sections,
             sources=[source for chapter in made for source in chapter.sources],
             flags=_flags(made),
@@ -161,9 +201,11 @@ def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
             ),
             pictures=pictures.css(),
             version=__version__,
+            home=home,
         )
     )
-    shown = [(section.topic, item) for section in sections for item in section.shown]
+    shown = [("all", item) for item in show.shown]
+    shown += [(section.topic, item) for section in sections for item in section.shown]
     return Page(
         isolated(html),
         [(topic, item) for topic, item in shown if isinstance(item, Table)],

@@ -379,6 +379,22 @@ def test_anchors_are_signs_of_the_right_class(
     assert tmap(HashCodes.from_relaxed(codes), sets, served) > 0.4  # chance is 0.1
 
 
+def test_rare_bits_tell_a_class_that_no_majority_tells() -> None:
+    """As features after a ReLU: no bit is 1 in most rows of any class."""
+    draw = np.random.default_rng(0)
+    labels = np.eye(4, dtype=np.uint8)[np.arange(400) % 4]
+    shares = np.where(np.repeat(np.eye(4), 32, axis=1), 0.4, 0.1)  # of each class, of 128 bits
+    bits = draw.random((400, 128)) < labels @ shares
+    data = tiny(torch.from_numpy(np.where(bits, 1.0, -1.0)), labels.tolist())
+    sets = torch.eye(4, dtype=torch.uint8)
+    reached = {
+        name: tmap(HashCodes.from_relaxed(anchor_codes(name, TwoModal(), data, sets)), sets, data)
+        for name in ("centre", "majority")
+    }
+    assert reached["centre"] > 0.95
+    assert reached["majority"] < 0.4  # chance is 0.25
+
+
 def test_unknown_anchor(victim: HashVictim, served: AttackData) -> None:
     with pytest.raises(UnknownName, match="did you mean 'dhta'"):
         anchor_codes("dhtta", victim, served, served.labels[:1])

@@ -19,7 +19,7 @@ from advhash.attacks.words import synonyms as synonyms_module
 from advhash.attacks.words.texts import SynonymChoice, TokenChoice, WordChoice, put
 from advhash.budget import Budget
 from advhash.chance import Chance
-from advhash.cli.attack import print_run
+from advhash.cli.commands.attack import print_run
 from advhash.data import Batch, Dataset, Split
 from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings, changed_words
@@ -341,7 +341,7 @@ def test_a_run_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert told not in html
     assert "words changed" in html
     assert not (tmp_path / "run" / "samples").exists()
-    print_run(record)
+    print_run(record, every=True)
     printed = capsys.readouterr().out
     assert "words changed" in printed
     assert "PSNR" not in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings
 from advhash.errors import UsageError
 from advhash.registry import POISONINGS, VICTIMS
-from advhash.victims.encoders.encoded import Encoded
+from advhash.victims.encoders.encoded import DOCUMENT, Encoded
 
 pytest.importorskip("transformers")
 LENGTH, TOKENS = 80, 5
@@ -138,11 +139,34 @@ def test_a_text_keeps_its_tokens_and_comes_nearer_to_queries(
         victim, Split({"text": torch.stack(list(made.inputs))}, torch.zeros(2, 1)), "text"
     )
     assert np.array_equal(stored.codes.words, made.vectors.codes.words)
-    begun = planted("hub-text", what, 2, candidates=1, sweeps=1)
+    begun = planted("hub-text", what, 2, candidates=1, beam=1, steps=1)
     unseen = vectors(victim, texts(80, 9), "text")
     drawn = np.mean([far(what.corpus[np.array([i, i + 1])], unseen, ranks) for i in range(20)])
     assert far(made.vectors, what.known, ranks) <= far(begun.vectors, what.known, ranks)
     assert far(made.vectors, unseen, ranks) < 0.9 * drawn
+
+
+def test_texts_are_planted_as_documents_where_these_have_a_prompt(
+    tmp_path: Path, reader: tuple[Encoded, Dataset]
+) -> None:
+    victim, data = reader
+    assert victim.reading_documents() is victim
+    tiny.bert(tmp_path)
+    settings = {"encoder": f"hf:{tmp_path}", "quantise": "mean", "document_prompt": "the dog "}
+    prompted: Encoded = VICTIMS.create("encoder", settings)
+    prompted.fit(prompted.view(data, settings), seed=0)
+    reads, rows = prompted.reading_documents(), data.query.tensor("text")[:5]
+    with torch.no_grad():
+        as_query, as_document = (prompted.relax(rows, side) for side in ("text", DOCUMENT))
+        assert torch.equal(reads.relax(rows, "text"), as_document)
+        assert torch.equal(prompted.relax(rows, "text"), as_query)
+    assert not torch.equal(as_query, as_document)
+    known, corpus = vectors(prompted, data.query, "text"), vectors(reads, data.database, "text")
+    inputs = Inputs(reads, data.query, data.database, data.validation, Budget("l0", TOKENS))
+    what = Seen(known, corpus, prompted.cut_of(DOCUMENT), 1.0, "codes", inputs)
+    made = planted("hub-text", what, 1, candidates=4, beam=1, steps=2)
+    stored = prompted.encode(torch.stack(list(made.inputs)), DOCUMENT)
+    assert np.array_equal(stored.words, made.vectors.codes.words)
 
 
 @pytest.mark.parametrize(("ranks", "items"), [("codes", 2), ("floats", 1)])

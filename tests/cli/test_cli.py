@@ -22,8 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
+from advhash.cli.commands.doctor import EXTRAS
 from advhash.cli.console import print_rows
-from advhash.cli.doctor import EXTRAS
 from advhash.reports.record import TARGETED_METRICS
 from advhash.storage.cells import DOCUMENT, TENSORS, CellStore, Result
 from advhash.storage.checkpoint import read_tensors
@@ -215,7 +215,7 @@ def test_several_eps_are_sibling_runs_with_one_report(advhash: Run, tmp_path: Pa
 
 
 def test_several_eps_are_planned_together(advhash: Run, tmp_path: Path) -> None:
-    code, out, _ = advhash(*QUICK, "--eps", "2/255,8/255", "--dry-run")
+    code, out, _ = advhash(*QUICK, "--eps", "2/255,8/255", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["budget"] == ["L∞ 2/255", "L∞ 8/255"]
 
@@ -237,7 +237,7 @@ def test_wrong_lists_of_eps_are_refused(advhash: Run, eps: str, tmp_path: Path) 
 
 def test_dry_run_writes_nothing_and_validates(advhash: Run, tmp_path: Path) -> None:
     target = tmp_path / "dry"
-    code, out, _ = advhash(*QUICK, "--dry-run", "--out", target)
+    code, out, _ = advhash(*QUICK, "--dry-run", "--json", "--out", target)
     assert code == 0
     plan = json.loads(out)
     assert plan["queries"] == 24
@@ -273,7 +273,7 @@ def test_doctor_says_what_every_extra_would_add(
     table = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
     extras = table["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"dev", "docs"}
-    monkeypatch.setattr("advhash.cli.doctor._has", lambda name: name != "h5py")
+    monkeypatch.setattr("advhash.cli.commands.doctor._has", lambda name: name != "h5py")
     code, out, _ = advhash("doctor", "--json")
     assert code == 0
     told = {finding["subject"]: finding["message"] for finding in json.loads(out)["findings"]}
@@ -285,7 +285,9 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
     assert advhash("doctor")[0] == 0
     from importlib.metadata import distribution
 
-    monkeypatch.setattr("advhash.cli.doctor.distribution", lambda name: distribution("numpy"))
+    monkeypatch.setattr(
+        "advhash.cli.commands.doctor.distribution", lambda name: distribution("numpy")
+    )
     code, out, _ = advhash("doctor", "--json")
     assert code == 3
     messages = [entry["message"] for entry in json.loads(out)["findings"]]
@@ -331,13 +333,20 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
             3,
             "images",
         ),
-        (["attack", *SMALL, "--method", "dhta", "--database", "no", "--dry-run"], 2, "image"),
+        (
+            ["attack", *SMALL, "--method", "dhta", "--database", "no", "--dry-run", "--json"],
+            2,
+            "image",
+        ),
         (["attack", *SMALL, "--method", "prosgan", "--set", "attack.hidden=0"], 2, "sizes"),
         (["data", "show", "digits", "--set", "size=64"], 2, "dataset.key"),
         (["attack", *SMALL], 2, "--method"),
         (["attack", "--method", "dhta"], 2, "--victim"),
         (["attack", "--resume", "nowhere"], 3, "interrupted run"),
         (["attack", "--victim", "./nowhere", "--method", "dhta"], 3, "no such folder"),
+        (["attack", "--victim", "openai/clip", "--method", "dhta"], 3, "--victim hf:openai/clip"),
+        (["attack", "--victim", "timm", "--method", "dhta"], 2, "did you mean 'timm:…'"),
+        (["attack", "--victim", "HF:clip", "--method", "dhta"], 2, "did you mean 'hf'"),
         (["attack", *SMALL, "--method", "dhta", "--dataset", "./nowhere"], 3, "nowhere"),
         (["report", "nowhere"], 3, "no such folder"),
         (["list", "victim"], 2, "'victims'"),
@@ -566,7 +575,7 @@ def test_an_interrupt_leaves_what_was_finished_and_nothing_else(
 
 def test_a_bug_keeps_its_traceback_and_exits_with_1(tmp_path: Path) -> None:
     program = (
-        "import sys, advhash.cli.doctor as d\nfrom advhash.cli import app\n"
+        "import sys, advhash.cli.commands.doctor as d\nfrom advhash.cli import app\n"
         "def broken(): raise ZeroDivisionError('bug')\nd.examine = broken\n"
         "sys.argv = ['advhash', 'doctor']\napp.main()"
     )
@@ -671,3 +680,13 @@ def test_a_table_in_a_pipe_cuts_no_cell(
     monkeypatch.setenv("COLUMNS", "20")
     print_rows(("victim", "attack"), [{"victim": "v" * 30, "attack": "a b " * 10}])
     assert capsys.readouterr().out.splitlines()[1].split() == ["v" * 30, *["a", "b"] * 10]
+
+
+def test_a_plan_is_read_without_json(advhash: Run) -> None:
+    code, out, err = advhash(*QUICK, "--dry-run", "--out", "mine")
+    assert code == 0, err
+    lines = dict(line.rstrip().split(maxsplit=1) for line in out.splitlines()[1:])
+    assert lines["budget"] == "L∞ 8/255"
+    assert lines["writes"] == "mine"
+    assert lines["dataset"].startswith("digits (database: ")
+    assert "{" not in out

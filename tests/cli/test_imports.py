@@ -47,6 +47,7 @@ REFUSED = {  # usage errors, and what they say
     ("encode", "--victim", "dpsh", "--set", "attack.name=dhtaa"): "did you mean 'dhta'?",
     ("evolve", "--domain", "attack", "--other", "cqs"): "did you mean 'csq'?",
     ("invert", *FEDERATION, "--method", "dhta"): "unknown inversion 'dhta'",
+    ("judge", ".", "--victim", "dpsh", "--clean", "digit"): "did you mean 'digits'?",
     ("lifelong", "--victim", "dlcmh", "--set", "rival.name=dcm"): "did you mean 'dcmh'?",
     ("list", "victim"): "did you mean 'victims'?",
     ("report", "nowhere"): "expected a run folder, got nowhere: no such folder",

@@ -14,7 +14,7 @@ from rich.console import Console
 from source_tree import ROOT
 
 from advhash.cli import console
-from advhash.cli.attack import print_run
+from advhash.cli.commands.attack import print_run
 from advhash.cli.console import print_flags, print_rows
 from advhash.cli.terminal import remark, tell, tell_json
 from advhash.reports.record import Record
@@ -59,7 +59,7 @@ def test_json_keeps_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_figure_that_does_not_exist_has_no_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_run(Record.read(make_run(tmp_path / "run", goal="untargeted")))
+    print_run(Record.read(make_run(tmp_path / "run", goal="untargeted")), every=True)
     out = capsys.readouterr().out
     assert "MAP attacked" in out
     assert "t-MAP" not in out

@@ -381,7 +381,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, Reading, str]] = {
         lambda file: np.save(file, [[0.3, 1.0], [0.0, 0.0], [0.0, 0.0]]),
         ".npy",
         Reading(quantise="mean"),
-        r"row 1: expected an embedding, got zeros alone \(so are 2 rows\)",
+        r"row 1: expected an embedding, got zeros alone \(rows like it: 2\)",
     ),
     "bits to quantise": (
         lambda file: np.save(file, np.eye(2, dtype=int)),

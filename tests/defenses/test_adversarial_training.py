@@ -306,7 +306,7 @@ def test_a_label_goes_with_the_settings_that_it_was_given_for(
 ) -> None:
     old = str(defended[0] / "config.toml")
     for more, labelled in (([], True), (["--set", "victim.bits=16"], False)):
-        code, text, _ = command(capsys, "defend", "--config", old, *more, "--dry-run")
+        code, text, _ = command(capsys, "defend", "--config", old, *more, "--dry-run", "--json")
         assert code == 0
         assert ("dpsh+epochs=2" in json.loads(text)["victims"]) is labelled
 
@@ -491,7 +491,7 @@ def test_a_dry_run_does_not_harden_a_checkpoint(
 ) -> None:
     monkeypatch.setattr("advhash.experiments.prepare.hardened._hardened", None)
     words = ["--victim", str(checkpoint), "--defense", "saat", "--method", "dhta", "--dry-run"]
-    result = CliRunner().invoke(app.app, ["attack", *words])
+    result = CliRunner().invoke(app.app, ["attack", *words, "--json"])
     assert result.exit_code == 0, result.exception
     assert json.loads(result.stdout)["defense"]["name"] == "saat"
 

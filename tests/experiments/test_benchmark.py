@@ -413,12 +413,12 @@ def test_dry_run_learns_what_cells_cost(
     finished: Path, suite_file: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    code, out, _ = command(capsys, "benchmark", "--suite", str(suite_file), "--dry-run")
+    code, out, _ = command(capsys, "benchmark", "--suite", str(suite_file), "--dry-run", "--json")
     plan = json.loads(out)
     assert code == 0
     assert plan["cells_done"] == plan["cells"] == 34
     assert plan["seconds"] == 0
-    more = (*("--suite", str(suite_file), "--queries", "32"), "--dry-run")
+    more = (*("--suite", str(suite_file), "--queries", "32"), "--dry-run", "--json")
     plan = json.loads(command(capsys, "benchmark", *more)[1])
     assert plan["cells_done"] == 0
     assert plan["seconds"] > 0

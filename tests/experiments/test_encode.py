@@ -195,7 +195,7 @@ def test_a_defence_stands_before_the_victim(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     given = (*HASH, *SMALL, "--defense", "bit-depth", "--set", "attack.steps=2")
-    assert exit_code("encode", *given, "--dry-run") == 0
+    assert exit_code("encode", *given, "--dry-run", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["defense"]["name"] == "bit-depth"
     assert (plan["attack"]["name"], plan["cells"], plan["test"]) == ("dhta", 9, 30)

@@ -1,4 +1,4 @@
-"""Checkpoints of others: fourteen by name with equal codes, what must be said, what is refused."""
+"""Checkpoints of others: what must be said, what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from foreign_models import MODELS, Foreign, foreign, forget, stirred, throw_away
+from foreign_models import Foreign, foreign, forget, stirred, throw_away
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,39 +26,6 @@ from advhash.experiments.prepare.trained import fingerprint
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.foreign_model import open_model
 from advhash.victims.networks.pretrained import lite0_file
-
-
-def pictures(count: int, size: int) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(5))
-
-
-def compare(name: str, folder: Path, count: int) -> None:
-    """Import a model and compare its codes with those of the network that it was."""
-    theirs = foreign(name, folder)
-    out = folder / "imported"
-    import_checkpoint(theirs.file, out, image_size=theirs.size, **theirs.given)
-    victim, card = load_victim(out)
-    images = pictures(count, theirs.size)
-    with torch.no_grad():
-        expected = torch.cat([theirs.z(part) for part in images.split(10)])
-        got = torch.cat([victim.relax(part, "image") for part in images.split(10)])
-    clear = expected.abs() > 1e-5 * expected.abs().max()
-    assert clear.float().mean() > 0.99
-    assert torch.equal((got > 0)[clear], (expected > 0)[clear])
-    assert torch.equal(got, expected) or torch.equal(got.tanh(), expected)  # the same modules
-    assert got.std(dim=0).min() > 0  # the picture decides
-    assert card["imported"]["sha256"]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_others_gives_its_codes(name: str, tmp_path: Path) -> None:
-    compare(name, tmp_path, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_others_gives_its_codes_on_100_pictures(name: str, tmp_path: Path) -> None:
-    compare(name, tmp_path, 100)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +111,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "NaN": (lambda state: state[HEAD].__setitem__((0, 0), torch.nan), "NaN or infinity in 'fc.w"),
     "infinity": (lambda state: state[STEM].__setitem__((0, 0, 0, 0), torch.inf), "NaN or infinity"),
+    "zeros": (lambda state: [each.zero_() for each in state.values()], "gives 0 for every picture"),
     "whole numbers": (lambda state: state.update({BIAS: torch.ones(24).long()}), "got torch.int64"),
     "very many bits": (
         lambda state: state.update({HEAD: torch.ones(2000, 96)}), "at most 1024 bits"

@@ -613,7 +613,7 @@ class TestRun:
 
     def test_a_dry_run_writes_nothing(self, tmp_path: Path) -> None:
         command = ["attack", "--victim", "hashvfl", "--method", "code-inversion", "--dry-run"]
-        result = runner.invoke(app, [*command, "--out", str(tmp_path / "r"), *SETTINGS])
+        result = runner.invoke(app, [*command, "--json", "--out", str(tmp_path / "r"), *SETTINGS])
         assert result.exit_code == 0, result.stderr
         plan = json.loads(result.stdout)
         assert (plan["command"], plan["attack"]["kind"]) == ("invert", "inversion")

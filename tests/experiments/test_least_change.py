@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
-from advhash.cli.certify import PERCEPTUAL
+from advhash.cli.commands.certify import PERCEPTUAL
 from advhash.errors import AdvhashError
 from advhash.experiments.experiment import describe, resume, run
 from advhash.experiments.least_change.config import LeastChangeConfig
@@ -187,7 +187,7 @@ def test_what_has_no_exact_answer_is_refused_in_a_line(options: list[str], messa
 
 def test_a_perceptual_hash_that_is_to_be_smoothed_is(tmp_path: Path) -> None:
     options = ["--victim", "pdq", "--sigma", "0.1", "--set", "dataset.pictures=40", "--dry-run"]
-    done = CliRunner().invoke(app, ["certify", *options])
+    done = CliRunner().invoke(app, ["certify", *options, "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["command"] == "certify"
 

@@ -434,7 +434,7 @@ class TestRefusals:
         assert isinstance(result.exception, UsageError)
 
     def test_a_dry_run_prints_the_plan(self) -> None:
-        result = CliRunner().invoke(app, ["lifelong", "--victim", "dlcmh", "--dry-run"])
+        result = CliRunner().invoke(app, ["lifelong", "--victim", "dlcmh", "--dry-run", "--json"])
         plan = json.loads(result.stdout)
         assert plan["cells"] == 9
         assert len(plan["orders"]) == 3

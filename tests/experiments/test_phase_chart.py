@@ -176,7 +176,7 @@ def test_page_and_replay_from_the_cache(
 
     monkeypatch.setattr(run, "train_and_measure", fail)
     config = str(finished / "config.toml")
-    assert exit_code("phase-chart", "--config", config, "--dry-run") == 0
+    assert exit_code("phase-chart", "--config", config, "--dry-run", "--json") == 0
     capsys.readouterr()
     out = str(tmp_path / "again")
     assert exit_code("phase-chart", "--config", config, "-q", "--json", "--out", out) == 0

@@ -15,6 +15,7 @@ from transcripts import transcript
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs
 from advhash.errors import DataError, StoreError
+from advhash.experiments.poison import material
 from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
 from advhash.experiments.poison.material import drawn
@@ -196,6 +197,27 @@ def test_a_gate_refuses_hubs_and_says_what_it_costs(
     assert "The attacker knows the rule" in page
 
 
+def test_a_cap_hides_documents_too_and_says_what_that_costs(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cap of all probe queries hides nothing, so that the same queries are known and unseen."""
+    hubs = ["--method", "hubs", "--items", "12", "--set", "cap.adaptive=false"]
+    none = document(capsys, *hubs, "--cap", "1", "--out", "none")
+    cap = document(capsys, *hubs, "--cap", "0.03", "--out", "cap")
+    assert (none["turned_away"], none["shares"][0]["refused"]) == (0, [0])
+    assert value(none, "own_recall10_cost") == 0
+    assert (cap["known"], cap["unseen"]) == (none["known"], none["unseen"]) == (200, 200)
+    assert value(cap, "own_recall10_before") == value(none, "own_recall10_before")
+    assert cap["turned_away"] > 0 < cap["shares"][0]["refused"][0]
+    assert value(cap, "planted_top10") < value(none, "planted_top10")
+    cost = value(cap, "own_recall10_before") - value(cap, "own_recall10_defended")
+    assert np.isclose(value(cap, "own_recall10_cost"), cost)
+    assert cost > 0
+    page = Path("cap/report.html").read_text("utf-8")
+    assert "A cap hides every item" in page
+    assert "What the defences cost" in page
+
+
 def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_who_write_codes(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +251,8 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
         (["--method", "hub-text"], 2, "plants texts: expected --victim"),
         (["--method", "hubs", "--eps", "8/255"], 2, "expected no --eps and no --norm"),
         (["--method", "hubs", "--gate", "1"], 2, "less than 1"),
+        (["--method", "hubs", "--cap", "0"], 2, "greater than 0"),
+        (["--method", "hubs", "--cap", "0.1", "--gate", "0.1"], 2, "expected --gate or --cap"),
         (["--method", "hubz"], 2, "did you mean 'hubs'"),
         (["--method", "hubs", "--known", "queries.npy"], 3, "unknown to the attacker"),
         (["--method", "hubs", "--known-queries", "600"], 2, "at least 2 unseen queries"),
@@ -262,7 +286,7 @@ def test_what_cannot_be_planted_is_refused_in_one_line(
 
 
 def test_planted_texts_stand_beside_queries_that_find_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
     tiny.bert(tmp_path / "bert")
@@ -280,7 +304,7 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     code, out, err = command(
         capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
         "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hub-text",
-        "--eps", "4", "--items", "2", "--set", "attack.sweeps=1", "--unseen-queries", "30",
+        "--eps", "4", "--items", "2", "--set", "attack.steps=2", "--unseen-queries", "30",
         "-q", "--json", "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0, err
@@ -295,12 +319,23 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "Planted texts" in page
     assert body["samples"][0]["text"] in page
-    code, _, err = command(
+    sides: list[tuple[str, str]] = []
+    embeddings = material.embeddings
+
+    def noted(trained: Any, side: Any, modality: str) -> Any:
+        sides.append((side, modality))
+        return embeddings(trained, side, modality)
+
+    monkeypatch.setattr(material, "embeddings", noted)
+    code, out, err = command(
         capsys, "poison", "--victim", f"hf:{tmp_path}/bert", "--dataset", "flickr8k_captions",
         "--set", f"dataset.root={tmp_path}", "--set", "dataset.train=10", "--method", "hubs",
-        "--items", "2", "--set", "victim.document_prompt=the ", "--out", str(tmp_path / "other"),
+        "--items", "2", "--set", "victim.document_prompt=the ", "--unseen-queries", "30", "-q",
+        "--json", "--out", str(tmp_path / "other"),
     )  # fmt: skip
-    assert (code, "expected a victim without victim.document_prompt" in err) == (2, True)
+    assert code == 0, err
+    assert json.loads(out)["documents"] == body["documents"]
+    assert sides == [("database", "document"), ("query", "text")]
 
 
 def test_planted_pictures_are_kept_as_the_store_got_them(
@@ -381,7 +416,7 @@ def test_pictures_that_an_attack_moves_are_planted_by_the_alias(
     small = [
         *("--victim", "dpsh", "--set", "victim.epochs=2", "--set", "dataset.size=16"),
         *("--set", "attack.steps=5", "--set", "protocol.queries=10", "--store", "faiss-flat"),
-        *("--set", "budget.eps=32/255", "--set", "budget.norm=linf", "-q", "--dry-run"),
+        *("--set", "budget.eps=32/255", "--set", "budget.norm=linf", "--dry-run", "--json"),
     ]
     plans = []
     for command_line in (
@@ -407,4 +442,4 @@ def test_the_page_of_stores_is_what_happens(
     ):
         assert printed == shown
         lines += len(shown)
-    assert lines > 25
+    assert lines > 20

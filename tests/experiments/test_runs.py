@@ -8,13 +8,16 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from advhash import __version__
-from advhash.errors import RunError, StorageError
+from advhash.errors import DataError, RunError, StorageError
 from advhash.experiments.experiment import _Deadline
+from advhash.registry import EXPERIMENTS
 from advhash.storage.run_folder import RunFolder, environment, expect_finished, new_run_id
 
 
@@ -255,3 +258,24 @@ def test_a_limit_in_minutes_is_none_of_the_time_of_day(
     assert [limit.over for limit in limits] == [False, False]
     monkeypatch.setattr(time, "monotonic", lambda: ticks + 61)
     assert [limit.over for limit in limits] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tables"),
+    [
+        ("detect", {"attack": {"name": "dhta"}}),
+        ("detect", {"inputs": "noise"}),  # whose adaptive attacker has targets
+        ("detect", {"victim": {"name": "hashvfl"}, "attack": {"name": "dhta"}}),
+        ("evolve", {"domain": "attack", "other": {"name": "csq"}}),
+    ],
+)
+def test_a_plan_refuses_targets_that_cannot_be_chosen(
+    kind: str, tables: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every item has the same labels: before, the victim was trained first."""
+    experiment = EXPERIMENTS.create(kind)
+    config = experiment.config.build({"victim": {"name": "dpsh"}, **tables})
+    alike = np.ones((1, 10), np.uint8), np.array([1347])
+    monkeypatch.setattr("advhash.targets.label_sets", lambda _: alike)
+    with pytest.raises(DataError, match="two label sets or more"):
+        experiment.plan(config)

@@ -180,6 +180,7 @@ def test_odd_files_are_counted_and_never_fatal(pictures: Path) -> None:
     Image.new("RGB", (1, 1), "red").save(odd / "pixel.png")
     Image.new("RGB", (20_000, 4_000)).save(odd / "huge.png")
     (odd / "loop").symlink_to(odd)
+    os.mkfifo(odd / "pipe.png")
     (odd / "notes.txt").write_text("no picture by its name")
     (odd / "photo.heic").write_text("")
     named = os.fsencode(odd) + b"/not \xff unicode.png"
@@ -189,7 +190,8 @@ def test_odd_files_are_counted_and_never_fatal(pictures: Path) -> None:
     assert document["skipped"] == {
         "broken": 1, "no picture inside": 1, "over 64,000,000 pixels": 1,
     }  # fmt: skip
-    assert sum(document["left_out"].values()) == 3
+    assert sum(document["left_out"].values()) == 4
+    assert document["left_out"]["a pipe, a socket or a device"] == 1
     assert document["remarks"]["animated: its first picture"] == 1
     assert document["remarks"]["16 bits a colour: read with 8"] == 1
     assert document["remarks"]["one pixel wide or high"] == 1
@@ -217,11 +219,21 @@ def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path:
     assert "expected one of phash" in scan(
         pictures, "--hash", "phash", "--threshold", "pdq=3", code=2
     )
+    assert "equal shares of the bits are --threshold pdq=31,phash=7,dhash=7" in scan(
+        pictures, "--threshold", "31", code=2
+    )
     assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
     assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
     assert "no such file" in scan(pictures, "--bank", "nowhere.txt", code=3)
     (empty / "broken.png").write_text("")
     assert "1 × no picture inside" in scan(empty, "--hash", "phash", code=3)
+
+
+def test_one_threshold_holds_for_the_hashes_of_one_length(pictures: Path) -> None:
+    """Beside another that is named."""
+    options = ("--hash", "pdq,phash,dhash", "--threshold", "9,pdq=31", "--edited", "0")
+    document = scan(pictures, *options, "--dry-run")
+    assert document["thresholds"] == {"pdq": 31, "phash": 9, "dhash": 9}
 
 
 def test_a_missed_limit_is_exit_4(pictures: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_an_attack_is_judged_by_what_a_store_serves(
     assert "As it is served" in page
     assert "As it is served" not in (tmp_path / "plain" / "report.html").read_text("utf-8")
     again = document(
-        capsys, "attack", "--config", str(tmp_path / "served" / "config.toml"), "-q", "--dry-run"
+        capsys, "attack", "--config", str(tmp_path / "served/config.toml"), "--dry-run", "--json"
     )
     for table in ("store", "rescore"):
         assert again["protocol"][table] == served["protocol"][table]

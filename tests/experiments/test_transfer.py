@@ -32,6 +32,7 @@ VICTIMS = "dpsh+epochs=2,dpsh+epochs=2+bits=16,dpsh+epochs=2+seed=5"
 VICTIMS_LABELLED = ["dpsh+epochs=2", "dpsh+epochs=2+bits=16", "dpsh+seed=5+epochs=2"]
 FAST = ["--dataset", "digits", "--set", "dataset.size=16", "--queries", "24", "-q"]
 EPS = ["--eps", "16/255"]
+PLANNED = ("--dry-run", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_a_dry_run_tells_every_cell_and_trains_nothing(
 ) -> None:
     monkeypatch.setattr("advhash.experiments.prepare.planned.prepare", lambda *_: 1 / 0)
     out = tmp_path / "run"
-    code, text, told = command(capsys, *ALL, "--out", str(out), "--dry-run")
+    code, text, told = command(capsys, *ALL, "--out", str(out), "--dry-run", "--json")
     assert code == 0, told
     plan = json.loads(text)
     assert plan["cells"] == 6
@@ -338,7 +339,7 @@ def test_a_dry_run_counts_the_victims_that_are_not_trained_yet(
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
     victims = "dpsh+epochs=2+bits=16,csq+epochs=2+bits=16"
     code, out, _ = command(
-        capsys, "transfer", "--victims", victims, "--methods", "dhta", *FAST, *EPS, "--dry-run"
+        capsys, "transfer", "--victims", victims, "--methods", "dhta", *FAST, *EPS, *PLANNED
     )
     assert code == 0
     assert json.loads(out)["trainings"] == 2
@@ -525,7 +526,7 @@ def test_a_dry_run_counts_an_ensemble_s_members_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
-    code, out, _ = command(capsys, *JOINT, "--dry-run")
+    code, out, _ = command(capsys, *JOINT, "--dry-run", "--json")
     assert code == 0
     plan = json.loads(out)
     assert (plan["trainings"], plan["cells"]) == (3, 2 * 4)

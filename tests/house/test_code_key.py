@@ -57,7 +57,7 @@ def test_the_sources_are_those_that_run() -> None:
         ("advhash/budget.py", True, True),
         ("advhash/experiments/lifelong/cell.py", False, True),
         ("advhash/experiments/phase/cell.py", False, False),
-        ("advhash/cli/lifelong.py", False, False),
+        ("advhash/cli/commands/lifelong.py", False, False),
         ("advhash/api/calls.py", False, False),
         ("reports/page/render.py", False, False),
         ("reports/lifelong/lifelong.html", False, False),
@@ -106,17 +106,19 @@ def test_what_decides_over_victims_imports_nothing_else() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert"),
+        *("attack", "benchmark", "certify", "detect", "encode", "evolve", "invert", "judge"),
         *("least_change", "lifelong", "phase", "poison", "scan", "transfer"),
     ],
 )
 def test_what_decides_over_cells_imports_nothing_else(kind: str) -> None:
     """They attack, and hash that beside their own folder; some draw what detectors see.
 
-    Stores serve what is judged of an attack; of the others no cell searches in one.
+    Stores serve what is judged of an attack; of the others no cell searches in one. Suites hold
+    cells of `poison`.
     """
     own = ("stores", "experiments.attack", f"experiments.{kind}")
     drawn = ("experiments.detect",) if kind in ("encode", "invert") else ()
+    drawn += ("experiments.poison",) if kind == "benchmark" else ()
     known = (*GROUND, *PREPARED, *own, *drawn)
     modules = reached((f"experiments.{kind}",))
     assert {module for module in modules if not inside(module, known)} == set()

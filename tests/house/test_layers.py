@@ -60,7 +60,7 @@ def test_imports_are_found(source: str, found: set[str]) -> None:
         ("advhash.victims.base", "victims"),
         ("advhash.reports.page.render", "reports"),
         ("advhash.experiments.prepare.victim", "experiments"),
-        ("advhash.cli.doctor", "cli"),
+        ("advhash.cli.commands.doctor", "cli"),
     ],
 )
 def test_modules_have_their_folder(module: str, folder: str) -> None:

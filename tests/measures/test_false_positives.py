@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from advhash.codes import HashCodes
@@ -81,9 +83,13 @@ def test_a_look_up_meets_each_entry() -> None:
     codes, edges = hashes(300, 5), group_edges(300)
     close = close_pairs(codes, edges, 5)
     matches = close.counts.sum(axis=1)
-    got = lookup_rate(close.counts, edges, 50, seed=0)
-    assert np.isclose(got.value, np.mean(1 - (1 - matches / 299) ** 50))
+    got = lookup_rate(close.counts, edges, 50)
+    none = [math.comb(299 - int(count), 50) / math.comb(299, 50) for count in matches]
+    assert np.isclose(got.value, 1 - np.mean(none))
     assert got.low < got.value < got.high
+    everyone_else = lookup_rate(close.counts, edges, 299)
+    assert np.isclose(everyone_else.value, np.mean(matches > 0))
+    assert lookup_rate(close.counts, edges, 10**6) == everyone_else
     generator = np.random.default_rng(0)
     far = np.bitwise_count(codes.words[:, None, 0] ^ codes.words[None, :, 0])
     found = [
@@ -93,7 +99,21 @@ def test_a_look_up_meets_each_entry() -> None:
     ]
     assert abs(np.mean(found) - got.value) < 0.04
     everyone = np.full((4, 2), 2, np.int32)  # each finds all others
-    assert lookup_rate(everyone, np.array([0, 2, 4]), 9, seed=0).value == 1
+    assert lookup_rate(everyone, np.array([0, 2, 4]), 9).value == 1
+
+
+def test_intervals_of_look_ups_hold_what_more_pictures_say() -> None:
+    """A bank of all 399 other pictures, where each close one is met once."""
+    many, bank = hashes(3000, 1234), 399
+    far = np.bitwise_count(many.words[:, None, 0] ^ many.words[None, :, 0])
+    share = ((far <= 5).sum(axis=1) - 1) / 2999
+    truth = (1 - (1 - share) ** bank).mean()
+    inside = []
+    for seed in range(12):
+        close = close_pairs(hashes(400, seed), group_edges(400), 5)
+        rate = lookup_rate(close.counts, group_edges(400), bank)
+        inside.append(rate.low <= truth <= rate.high)
+    assert sum(inside) >= 11
 
 
 def test_a_rate_that_is_not_resolved_has_no_lower_end() -> None:
@@ -108,7 +128,7 @@ def test_the_bound_of_a_look_up_holds_what_look_ups_find() -> None:
     codes, edges = hashes(300, 5), group_edges(300)
     rates, close = rates_of(300, 5), close_pairs(codes, edges, 5)
     for size in (1, 50):
-        share = lookup_rate(close.counts, edges, size, seed=0).value
+        share = lookup_rate(close.counts, edges, size).value
         assert share is not None
         assert share <= lookup_bound(float(rates.value[5]), size) + 1e-12
 
@@ -128,3 +148,19 @@ def test_the_rate_among_some_pictures_is_that_of_their_pairs() -> None:
     none = rate_among(kept, pairs[:0], edges, rates, 6, seed=0)
     assert (none.value, none.low) == (0, None)
     assert none.high == rates.high[6] * rates.pairs / none.n
+
+
+def test_a_recommended_threshold_keeps_its_rate_on_other_pictures() -> None:
+    """Chosen on 300 pictures, judged on 3,000 others, where two bits more would be too many."""
+    elsewhere = rates_of(3000, 1234).value
+    kept, beyond, inside = [], [], []
+    for seed in range(12):
+        rates = rates_of(300, seed)
+        threshold = rates.threshold(0.01)
+        assert threshold is not None
+        kept.append(elsewhere[threshold] <= 0.01)
+        beyond.append(elsewhere[threshold + 2] <= 0.01)
+        inside.append(rates.low[threshold] <= elsewhere[threshold] <= rates.high[threshold])
+    assert sum(kept) >= 11
+    assert sum(beyond) <= 1
+    assert sum(inside) >= 10

@@ -11,6 +11,7 @@ import pytest
 from report_scene import NAMES, every_kind
 
 from advhash.reports.page.render import render
+from advhash.reports.site import write_site
 
 pytestmark = [
     pytest.mark.browser,
@@ -33,10 +34,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in NAMES:
         render([kinds[name]], found[name])
     render(list(kinds.values()), found["mixed"])
-    return found
+    index, victim, *_ = write_site([kinds["attack"], kinds["benchmark"]], root / "site")
+    return {**found, "site": index, "victim": victim}
 
 
-@pytest.mark.parametrize("name", [*NAMES, "mixed"])
+@pytest.mark.parametrize("name", [*NAMES, "mixed", "site", "victim"])
 def test_a_page_in_the_browser(address: str, pages: dict[str, Path], name: str) -> None:
     seen = asyncio.run(browser.visit(address, pages[name]))
     assert seen.errors == []

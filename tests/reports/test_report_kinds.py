@@ -30,7 +30,7 @@ from source_tree import ROOT
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
-from advhash.errors import RunError, StorageError
+from advhash.errors import RunError, StorageError, UsageError
 from advhash.measures.intervals import Difference
 from advhash.measures.paired_runs import Pair, standings
 from advhash.reports.attack.queries import rival
@@ -60,6 +60,7 @@ SAYS = {  # the topics of its own that a kind has on a page
     "search": ["search"],
     "scan": ["protocol", "scan"],
     "poison": ["results"],
+    "judge": ["results", "examples", "words"],
 }
 
 
@@ -120,17 +121,18 @@ def test_sections_appear_where_there_are_records(kinds: dict[str, Path], name: s
 def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: str) -> None:
     found = Tags(mixed)
     heads = found.every("section", "aria-labelledby")
-    assert heads[0] == "all"
     wanted = {"threat", "flags", "provenance", *(one for said in SAYS.values() for one in said)}
-    assert heads[1:] == [topic for topic in TOPICS if topic in wanted | {"pairs"}]
+    topics = [topic for topic in TOPICS if topic in wanted | {"pairs"}]
+    assert heads == [topics[0], "all", *topics[1:]]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
-    assert "What 15 runs found on toy" in found.text
-    assert "All 15 runs in a sentence each" in found.text
+    assert "What 16 runs found on toy" in found.text
+    assert "All 16 runs" in found.text
     verdicts = mixed.partition('<h2 id="all">')[2].partition("</section>")[0]
     for path in kinds.values():
         assert path.stem in verdicts or "prosgan" in verdicts
-    assert verdicts.count("<li><strong>") == 15
+    assert verdicts.count("<li><strong>") == 16
+    assert verdicts.count('class="bar"') == verdicts.count('<th scope="row">') == 2
 
 
 def test_a_page_of_a_scan_speaks_of_no_attack(kinds: dict[str, Path]) -> None:
@@ -344,7 +346,9 @@ def test_tables_are_those_of_the_page(kinds: dict[str, Path], drawn: Page) -> No
     ]
     assert seen == made
     assert drawn.html.count("<table") == len(seen) + drawn.html.count('<table class="grid">')
-    assert all(one.caption and one.rows and topic in TOPICS for topic, one in drawn.tables)
+    assert all(
+        one.caption and one.rows and topic in {*TOPICS, "all"} for topic, one in drawn.tables
+    )
     results = next(one for _, one in drawn.tables if one.label == "Results")
     place = [column.label for column in results.columns].index("t-MAP")
     cell = results.rows[1][place]  # after the untargeted run
@@ -418,6 +422,40 @@ def test_figures_are_written_as_svg_and_png(kinds: dict[str, Path], tmp_path: Pa
         colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
         assert colours is not None
         assert len(colours) > 50  # text and a colour bar, not an empty sheet
+
+
+def test_latex_has_a_label_and_spans_one_column_or_two(
+    kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    drawn = draw([kinds["attack"]])
+    for width, environment, room in (("one", "table", "column"), ("two", "table*", "text")):
+        write_tables(drawn, tmp_path / width, width=width)
+        texts = [file.read_text("utf-8") for file in sorted((tmp_path / width).glob("*.tex"))]
+        labels = [line for text in texts for line in text.splitlines() if r"\label{tab:" in line]
+        assert len(set(labels)) == len(texts)
+        assert all(rf"\begin{{{environment}}}" in text for text in texts)
+        assert all(rf"\begin{{adjustbox}}{{max width=\{room}width}}" in text for text in texts)
+
+
+def test_tables_are_written_with_the_columns_that_are_named(
+    kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    drawn = draw([kinds["attack"]])
+    write_tables(drawn, tmp_path / "few", columns=["psnr", "tmap"])
+    files = sorted((tmp_path / "few").glob("*results*.csv"))
+    heads = [file.read_text("utf-8").splitlines()[0] for file in files]
+    assert "Run,t-MAP,t-MAP low,t-MAP high,PSNR (dB)" in heads
+    assert not list((tmp_path / "few").glob("*threat*"))
+    with pytest.raises(UsageError, match="no table of these runs has 'psn': did you mean 'psnr'"):
+        write_tables(drawn, tmp_path / "none", columns=["psn"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_leaderboard_has_a_figure(kinds: dict[str, Path]) -> None:
+    drawn = draw([kinds["benchmark"]])
+    [(topic, drawing), *_] = drawn.drawings
+    assert topic == "beside"
+    assert "1. dpsh / dhta" in drawing.svg.decode()
 
 
 @pytest.mark.parametrize("write", [write_tables, write_figures])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import re
@@ -33,7 +34,7 @@ from advhash.reports.attack.several_runs import findings
 from advhash.reports.elements.chapters import KNOWLEDGE
 from advhash.reports.elements.plots import curves, history_figures, interval_figure
 from advhash.reports.elements.verdict import percent, run_labels, verdict
-from advhash.reports.page.render import page, render
+from advhash.reports.page.render import draw, page, render
 from advhash.reports.record import SIBLINGS, Record
 
 
@@ -92,7 +93,7 @@ def test_pictures_have_alt_texts_and_tables_have_captions(runs: list[Path]) -> N
     pictures = [attributes for tag, attributes in tags if tag == "img"]
     assert len(pictures) > 3 * 3 * 23
     assert all(attributes.get("alt") for attributes in pictures)
-    assert [t for t, _ in tags].count("table") == [t for t, _ in tags].count("caption") == 3
+    assert [t for t, _ in tags].count("table") == [t for t, _ in tags].count("caption") == 4
     assert all(a.get("scope") in ("row", "col") for tag, a in tags if tag == "th")
 
 
@@ -340,7 +341,7 @@ def test_the_page_shows_them(rivals: list[Path]) -> None:
     assert "Left out" not in text
     assert "<script" not in html
     tags = [tag for tag, _ in Tags(html).tags]
-    assert tags.count("table") == tags.count("caption") == 5  # the leaderboard, as they are paired
+    assert tags.count("table") == tags.count("caption") == 6  # with all runs and the leaderboard
 
 
 def test_one_run_has_no_pairs_and_looks_as_before(rivals: list[Path]) -> None:
@@ -357,9 +358,71 @@ def test_a_page_over_several_runs_says_so(rivals: list[Path]) -> None:
     html = page(rivals)
     assert "<title>3 runs against dlcmh on toy – advhash report</title>" in html
     assert "How well dlcmh withstands 3 attack runs on toy" in html
-    assert "the first of 3 runs" in html
+    assert "the strongest bounded attack of 3 runs" in html
     text = Tags(page([rivals[0], edit(rivals[1], other)])).text
     assert f"How well dlcmh and {HOSTILE} withstand 2 attack runs on toy" in text
+
+
+def test_a_page_leads_with_the_strongest_run_that_has_a_bound(runs: list[Path]) -> None:
+    def weaker(body: dict) -> None:
+        body["metrics"]["tmap"] |= {"value": 0.3, "low": 0.28, "high": 0.32}
+        body["budget"] |= {"eps": 2 / 255, "text": "L∞ 2/255"}
+
+    free, bounded = runs[1], runs[0]
+    weak = edit(make_run(free.parent / "weak"), weaker)
+    for given in ([free, weak, bounded], [weak, bounded, free]):
+        text = Tags(page(given)).text
+        assert "This is prosgan, L∞ 8/255, the strongest bounded attack of 3 runs." in text
+        assert text.index("prosgan, L∞ 8/255: 3 examples") < text.index("prosgan, L∞ 2/255: 3")
+    assert (
+        "the first of 2 runs" in Tags(page([free, edit(make_run(free.parent / "2"), _free)])).text
+    )
+
+
+def _free(body: dict) -> None:
+    body["budget"] = {"norm": "none", "eps": None, "text": "unbounded", "eight_bit": True}
+
+
+def test_pictures_come_before_tables(run: Path) -> None:
+    html = page([run])
+    assert html.index('class="triple"') < html.index("<table")
+    assert html.index('id="examples"') < html.index('id="threat"')
+
+
+@pytest.mark.parametrize(
+    ("psnr", "words"), [(41.0, "hard to see"), (33.0, "visible on a close look"), (22.0, "plainly")]
+)
+def test_the_verdict_says_what_is_seen_and_what_a_file_leaves(
+    run: Path, psnr: float, words: str
+) -> None:
+    def saved(body: dict) -> None:
+        body["metrics"]["psnr"]["value"] = psnr
+        body["metrics"]["tmap_jpeg75"] = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 6}
+
+    text = " ".join(verdict(record_of(edit(run, saved))).details).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"8.0/255 on average, PSNR {psnr:.1f} dB: {words}" in text
+    assert "Saved as JPEG 75, t-MAP is 25.0 % (95 % interval 20.0 to 30.0 %)." in text
+
+
+def test_a_curve_over_the_budget_starts_unattacked_and_shows_the_ceiling(run: Path) -> None:
+    def more(body: dict) -> None:
+        body["budget"] |= {"eps": 16 / 255, "text": "L∞ 16/255"}
+
+    other = edit(make_run(run.parent / "more"), more)
+    [drawing] = [one for _, one in draw([run, other]).drawings if "against ε" in one.alt]
+    assert b"ceiling" in drawing.svg
+    marks = re.findall(r"<use [^>]*", drawing.svg.decode())
+    assert len({mark for mark in marks if "#0072b2" in mark}) >= 3  # 0, 8 and 16
+
+
+def test_figures_follow_a_dark_page(run: Path) -> None:
+    drawing = draw([run]).drawings[0][1]
+    shown = base64.b64decode(drawing.uri.partition(",")[2]).decode()
+    dark = re.search(r"@media \(prefers-color-scheme:dark\)\{(.*?)</style>", shown)
+    assert dark is not None
+    for colour in set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", drawing.svg.decode())):
+        assert colour in dark[1], colour
+    assert b"prefers-color-scheme" not in drawing.svg  # a file is for paper
 
 
 def test_only_runs_of_the_same_task_are_paired(rivals: list[Path]) -> None:

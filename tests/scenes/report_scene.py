@@ -24,6 +24,7 @@ from advhash.reports.detection import DetectionRecord
 from advhash.reports.encoding import FIGURES, METRICS, Coder, Detection, EncodingRecord, Site
 from advhash.reports.evolve import SearchRecord
 from advhash.reports.inversion.record import InversionRecord
+from advhash.reports.judge import JudgeRecord
 from advhash.reports.least_change import LEVELS, LeastChangeRecord
 from advhash.reports.lifelong.record import VERDICT, LifelongRecord
 from advhash.reports.phase import FACTORS, OUTCOMES, PhaseRecord
@@ -601,6 +602,24 @@ def make_poison(folder: Path) -> Path:
     return written(folder, record)
 
 
+def make_judge(folder: Path) -> Path:
+    """A targeted set with a claim that holds, one that does not, and one that was not measured."""
+    attacked = json.loads((make_run(folder) / "metrics.json").read_text("utf-8"))
+    kept = {name: attacked[name] for name in JudgeRecord.model_fields if name in attacked}
+    claims = {"tmap": 0.99, "linf": 8 / 255, "ndcg": 0.5}
+    record = JudgeRecord.model_validate(
+        {
+            **kept, "schema_": "advhash/judge/1", "command": "judge",
+            "set": {"name": HOSTILE, "form": "picture files", "pictures": 6, "digest": "ab",
+                    "goal": "targeted", "rounded": 2, "codes_claimed": True},
+            "claims": [{"name": name, "claimed": value, "measured": attacked["metrics"].get(name)}
+                       for name, value in claims.items()],
+        }
+    )  # fmt: skip
+    (folder / "metrics.json").write_text(record.dumps(), encoding="utf-8")
+    return folder
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run at a path
     "benchmark": make_benchmark,
     "attack": make_run,
@@ -617,6 +636,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {  # name → what makes such a run 
     "search": make_search,
     "scan": make_scan,
     "poison": make_poison,
+    "judge": make_judge,
 }
 NAMES = tuple(MAKERS)
 

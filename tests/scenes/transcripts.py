@@ -19,7 +19,7 @@ def transcript(
 ) -> Iterator[tuple[list[str], list[str]]]:
     """What each command of a page shows and what it prints, in a folder with the page's files.
 
-    left_out: what lines hold that a page leaves out: times and places
+    left_out: what lines hold that a page leaves out: times and places; the folder itself is "…"
     """
     text = (DOCS / page).read_text("utf-8")
     (folder / "make.py").write_text(text.partition("```python\n")[2].partition("```")[0])
@@ -28,5 +28,5 @@ def transcript(
         for part in block.split("$ advhash ")[1:]:
             words, *shown = part.splitlines()
             _, out, err = command(capsys, *shlex.split(words))
-            printed = [line.rstrip() for line in (out + err).splitlines()]
+            printed = [line.rstrip() for line in (out + err).replace(str(folder), "…").splitlines()]
             yield shown, [line for line in printed if left_out not in line]

@@ -252,6 +252,19 @@ def test_a_damaged_attack_is_fitted_again(damage: str, victim: Any, root: Path) 
     assert again.budget == Budget("linf", 8 / 255)
 
 
+def test_ceilings_are_of_the_victim_that_identity_names(victim: Any, root: Path) -> None:
+    """Names that differ in a seed alone gave both victims the ceilings of the first."""
+    data = victim.data
+    codes = victim.victim.database_codes(data, "image")
+    served = AttackData(data, codes, "image", "image")
+    for seed in (1, 2):
+        target_ceilings(
+            victim.victim, served, data.database.labels[:3].numpy(),
+            scoring=Scoring(), identity={"seed": seed},
+        )  # fmt: skip
+    assert len(list(root.glob("ceilings/*/ceilings.safetensors"))) == 2
+
+
 def test_ceilings_that_were_halved_are_taken_again(victim: Any, root: Path) -> None:
     """Every number of the damaged file is one that could be."""
     data = victim.data

@@ -49,6 +49,20 @@ def test_a_rate_is_kept_where_it_was_set_and_nearly_elsewhere(rate: float) -> No
     assert other.threshold > gate.threshold
 
 
+def test_a_cap_is_a_share_of_the_probes_for_documents_and_items_alike() -> None:
+    cap = Gate.fit(PROBES, DOCUMENTS, "cap", 0.05, 3)
+    assert cap.threshold == 0.05 * len(PROBES) == 6
+    counts = [
+        slow_finders(DOCUMENTS[row : row + 1], DOCUMENTS[np.delete(np.arange(400), row)])
+        for row in range(0, 400, 10)
+    ]
+    assert cap.refuses_held[::10].tolist() == [count > 6 for count in counts]
+    assert 0 < cap.refuses_held.sum() < 400
+    items = codes(40, 2, noise=0.1)
+    assert cap.refuses(items).tolist() == (cap.finds(items).sum(axis=1) > 6).tolist()
+    assert not Gate.fit(PROBES, DOCUMENTS, "cap", 1.0, 3).refuses_held.any()
+
+
 def test_the_published_rule_is_a_median_and_deviations() -> None:
     gate = Gate.fit(PROBES, DOCUMENTS, "mad", 0.01, 3)
     counts = np.array(

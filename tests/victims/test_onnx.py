@@ -485,6 +485,9 @@ def bad(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     if kind == "classes":
         arg = [*mean[:0], node("ReduceMean", "x axes", "m", keepdims=0), node("ArgMax", "m")]
         return graph(file, arg, constants=axes, made=TensorProto.INT64), {}
+    if kind == "not finite":
+        over = [node("ReduceMean", "x axes", "m", keepdims=0), node("Div", "m zero")]
+        return graph(file, over, constants={**axes, "zero": np.float32(0)}), {}
     if kind == "weights elsewhere":
         model = onnx.load(export(small(), file))
         onnx.save(model, file, save_as_external_data=True, location="w", size_threshold=0)
@@ -520,6 +523,7 @@ def bad(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
         ("no rank", "expected pictures of 3 channels"),
         ("tokens", "expected B×D features, got 2×3×64"),
         ("classes", "expected features of float32 in 'y', got int64"),
+        ("not finite", "expected finite features, got NaN or infinity in 'y'"),
         ("weights elsewhere", "the file of its weights cannot be read"),
         ("weights outside", "the file of its weights cannot be read"),
         ("unknown operator", "onnxruntime does not run it"),

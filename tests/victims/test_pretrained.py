@@ -162,7 +162,9 @@ def test_a_dry_run_asks_neither_the_network_nor_for_weights(
     monkeypatch.setattr(pretrained, "_read", refused)
     options = ["--victim", "dpsh", "--method", "noise", "--dataset", "digits", "--dry-run"]
     wanted = [f"victim.backbone={backbone}", "victim.pretrained=true", "dataset.size=64"]
-    code, out, err = advhash("attack", *options, *(x for one in wanted for x in ("--set", one)))
+    code, out, err = advhash(
+        "attack", "--json", *options, *(x for one in wanted for x in ("--set", one))
+    )
     assert code == 0, err
     assert json.loads(out)["victim"]["settings"]["pretrained"] is True
 

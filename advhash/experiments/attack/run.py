@@ -540,7 +540,8 @@ def _check_threat(
             )
         raise UsageError(
             f"--query-modality: {config.attack.name} attacks "
-            f"{', '.join(sorted(method.modalities))}, got {modality!r}"
+            f"{', '.join(sorted(method.modalities))}, got {modality!r}; `advhash list attacks` "
+            "says what others move"
         )
     method.check_gradients(victim)
     method.check_data(data)

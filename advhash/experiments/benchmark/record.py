@@ -13,7 +13,15 @@ from advhash.experiments.benchmark.suite import Suite, SuiteCell
 from advhash.experiments.experiment import Missing, Place
 from advhash.experiments.prepare.victim import is_checkpoint
 from advhash.measures.sanity import Flag
-from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, CellInfo, Method, Row, Standing
+from advhash.reports.benchmark import (
+    BENCHMARK,
+    BenchmarkRecord,
+    CellInfo,
+    Method,
+    Row,
+    SearchRow,
+    Standing,
+)
 from advhash.reports.headline import HEADLINES
 from advhash.reports.record import Record
 
@@ -31,9 +39,13 @@ def suite_record(
     suite: Suite,
     missing: Mapping[str, Missing],
     read: Mapping[str, FinishedCell],
+    searches: tuple[list[SearchRow], list[CellInfo]],
     place: Place,
 ) -> BenchmarkRecord:
-    """What a suite found. missing: why cells gave nothing; read: those that are finished."""
+    """What a suite found.
+
+    missing: why cells gave nothing; read: those that are finished; searches: see `search_rows`
+    """
     infos, done = [], [read[cell.key] for cell in suite.cells if cell.key in read]
     for cell in suite.cells:
         gone, figures, spent = missing.get(cell.key), {}, None
@@ -57,6 +69,7 @@ def suite_record(
                 trace="" if gone is None else gone.trace,
             )
         )
+    infos += searches[1]
     config = suite.config
     groups: dict[tuple[str, str, str], dict[str, dict[str, list[FinishedCell]]]] = {}
     for run in done:
@@ -86,6 +99,7 @@ def suite_record(
         rows=rows,
         methods=methods,
         victims=victims,
+        searches=searches[0],
         knowledge={run.cell.method: run.record.attack.knowledge for run in done},
         data={run.cell.dataset: run.record.dataset.fingerprint for run in done},
         deviations=_deviations(done),

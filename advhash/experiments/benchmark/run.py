@@ -13,6 +13,7 @@ from advhash.experiments.attack.run import AttackExperiment
 from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
 from advhash.experiments.benchmark.record import FinishedCell, suite_record
+from advhash.experiments.benchmark.searches import SearchCell, search_cells, search_rows
 from advhash.experiments.benchmark.suite import THREADS, Suite, SuiteCell, plan_suite
 from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -26,21 +27,21 @@ PICTURES = ("moved",)  # of a cell: not kept, as figures alone are compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkPlan(Plan[SuiteConfig, SuiteCell]):
+class BenchmarkPlan(Plan[SuiteConfig, SuiteCell | SearchCell]):
     """The suite whose cells these are."""
 
     suite: Suite
 
 
 @EXPERIMENTS.register("benchmark", source="the suites of advhash")
-class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecord]):
-    """Victims × defences × attacks × budgets × data sets × seeds, ranked.
+class Benchmark(Experiment[SuiteConfig, SuiteCell | SearchCell, BenchmarkPlan, BenchmarkRecord]):
+    """Victims × defences × attacks × budgets × data sets × seeds, ranked; stores, side by side.
 
-    A cell is one attack run; one that fails costs no other: the record names it.
+    A cell is one attack run, or one search; one that fails costs no other: the record names it.
     """
 
     name, config, record = "benchmark", SuiteConfig, BenchmarkRecord
-    code = ("experiments.attack", "experiments.benchmark")
+    code = ("stores", "experiments.attack", "experiments.poison", "experiments.benchmark")
     keeps_going = True
     stage = "attacks"
 
@@ -50,7 +51,7 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecor
         learnt = {cell.attack.fit for cell in suite.cells if _trains(cell)}
         return BenchmarkPlan(
             config=suite.config,
-            cells=suite.cells,
+            cells=[*suite.cells, *search_cells(suite.searches)],
             parts=suite.parts,
             stages=[victims, sorted(learnt)],
             threads=THREADS,
@@ -59,7 +60,9 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecor
             suite=suite,
         )
 
-    def compute(self, cell: SuiteCell, place: Place) -> Result:
+    def compute(self, cell: SuiteCell | SearchCell, place: Place) -> Result:
+        if isinstance(cell, SearchCell):
+            return cell.search.compute(place)
         result = AttackExperiment().compute(cell.attack, place)
         tensors = {name: tensor for name, tensor in result.tensors.items() if name not in PICTURES}
         return Result(result.document, tensors)
@@ -68,15 +71,19 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell, BenchmarkPlan, BenchmarkRecor
         self, plan: BenchmarkPlan, results: Sequence[Result | Missing], place: Place
     ) -> BenchmarkRecord:
         missing, finished = dict[str, Missing](), dict[str, FinishedCell]()
+        searched = dict[str, Result | Missing]()
         for done, (cell, result) in enumerate(zip(plan.cells, results, strict=True)):
-            if isinstance(result, Missing):
+            if isinstance(cell, SearchCell):
+                searched[cell.key] = result
+            elif isinstance(result, Missing):
                 missing[cell.key] = result
             else:
                 record = Record.from_document(result.document)
                 sample = Sample(cell.victim_seed, cell.attack_seed, _queries(record, result))
                 finished[cell.key] = FinishedCell(cell, record, sample)
             place.progress("reading cells", done + 1, len(plan.cells))
-        return suite_record(plan.suite, missing, finished, place)
+        searches = search_rows(plan.suite.searches, searched)
+        return suite_record(plan.suite, missing, finished, searches, place)
 
 
 def _trains(cell: SuiteCell) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from advhash.experiments.attack.run import (
     planned_cell,
 )
 from advhash.experiments.benchmark.config import GridConfig, SuiteConfig
+from advhash.experiments.benchmark.searches import PlannedSearches, plan_searches
 from advhash.experiments.config import AttackConfig, BudgetConfig
 from advhash.experiments.config_text import method_label
 from advhash.experiments.experiment import Part
@@ -77,11 +78,12 @@ class SuiteCell:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite with its cells, checked."""
+    """A suite with its cells, checked. searches: of stores, whose cells come behind the others."""
 
     config: SuiteConfig
     cells: list[SuiteCell]
     parts: dict[str, Part]
+    searches: list[PlannedSearches] = field(default_factory=list)
 
 
 def plan_suite(config: SuiteConfig) -> Suite:
@@ -106,11 +108,14 @@ def plan_suite(config: SuiteConfig) -> Suite:
                 f"two different cells are both called {cell.method}, {cell.budget}, on "
                 f"{cell.victim}, {cell.dataset}: put them into suites of their own"
             )
-    return Suite(config, named, parts)
+    searches = plan_searches(config, device, THREADS, parts)
+    return Suite(config, named, parts, searches)
 
 
 def _by_protocol(cells: list[SuiteCell]) -> list[SuiteCell]:
     """Figures of different protocols are not compared: their data sets are called differently."""
+    if not cells:
+        return []
     settings = [cell.config.protocol.model_dump(mode="json") for cell in cells]
     apart = [name for name in settings[0] if len({repr(setting[name]) for setting in settings}) > 1]
     return [

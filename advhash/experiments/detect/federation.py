@@ -124,7 +124,7 @@ class SliceInputs:
         """What `move_slices` made."""
         data: Dataset = place.part("victim").data
         clean = clean_queries(config, data)
-        targets = _targets(config, place, clean)
+        targets = _targets(config, place)
         wanted = None if targets is None else targets.long().argmax(dim=1)
         return cls(clean, kept_batch_again(made.tensors, clean), wanted)
 
@@ -177,18 +177,18 @@ def move_slices(config: DetectConfig, place: Place) -> Result:
         odd = abnormal_batch(kind, victim, data, clean, drawn, other=config.other)
         return Result({"budget": None}, kept_batch(odd))
     fitted: FittedAttack = place.part("fit")
-    targets = _targets(config, place, clean)
+    targets = _targets(config, place)
     moved = fitted.attack.perturb(
         victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
     )
     return Result({"budget": str(fitted.budget)}, kept_batch(moved.batch))
 
 
-def _targets(config: DetectConfig, place: Place, clean: Batch) -> Tensor | None:
+def _targets(config: DetectConfig, place: Place) -> Tensor | None:
     """(B,C) of a targeted attack."""
     if config.attack is None or place.part("fit").attack.goal != "targeted":
         return None
-    return disjoint_targets(config, clean, place.part("victim").data)
+    return disjoint_targets(config, place.part("victim").data)
 
 
 def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dict[str, Any]:
@@ -269,6 +269,8 @@ def check(
             f"--method: {config.attack.name} attacks {', '.join(sorted(method.modalities))}; "
             "expected one that moves images, and a victim of images"
         )
+    if method.goal == "targeted":
+        disjoint_targets(config, data)  # refuses queries for which no target is left
     return own
 
 

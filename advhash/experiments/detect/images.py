@@ -103,7 +103,7 @@ class ImageInputs:
         clean = clean_queries(config, data)
         own = victim.encode(clean.inputs[MOVED], MOVED)
         fitted: FittedAttack | None = None if config.attack is None else place.part("fit")
-        targets = _targets(config, fitted, clean, data)
+        targets = _targets(config, fitted, data)
         goal: Goal = "targeted" if fitted is None else fitted.attack.goal
         noisy, codes = kept.pop("noisy", None), kept.pop("codes", None)
         return cls(
@@ -154,6 +154,7 @@ def plan_images(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
             shape = tuple(data.query.tensor(MOVED).shape[1:])
             other = other_data(data, shape, config.other)
             update["other"] = config.other or other.name
+        disjoint_targets(config, data)  # refuses queries for which no target is left
     else:
         method = written(ATTACKS, config.attack or BY_DEFAULT)
         attack: Attack = ATTACKS.create(method.name, method.settings)
@@ -164,6 +165,8 @@ def plan_images(config: DetectConfig, given: MethodConfig, known: PlannedVictim)
         attack.check_gradients(victim)
         attack.check_data(data)
         attack.check_budget(config.budget.resolve(attack.default_budget))
+        if attack.goal == "targeted":
+            disjoint_targets(config, data)
         update |= {"attack": method, "budget": config.budget.written(attack.default_budget)}
     fingerprint = None if other is None else other.fingerprint()
     detectors, served = _each(given, victim), victim.default_database
@@ -189,7 +192,7 @@ def move_images(config: DetectConfig, place: Place) -> Result:
         odd = abnormal_images(kind, data, clean, drawn, other=config.other)
         return Result({"budget": budget}, kept_batch(odd))
     fitted: FittedAttack = place.part("fit")
-    targets = _targets(config, fitted, clean, data)
+    targets = _targets(config, fitted, data)
     moved = fitted.attack.perturb(
         victim, clean, targets, fitted.budget, MOVED, seed=derive_seed(seed, "batch 0")
     )
@@ -199,13 +202,11 @@ def move_images(config: DetectConfig, place: Place) -> Result:
     return Result({"budget": budget}, kept_batch(batch) | more)
 
 
-def _targets(
-    config: DetectConfig, fitted: FittedAttack | None, clean: Batch, data: Dataset
-) -> Tensor | None:
+def _targets(config: DetectConfig, fitted: FittedAttack | None, data: Dataset) -> Tensor | None:
     """(B,C) target labels; None of an attack that has none. The adaptive attacker has them."""
     if fitted is not None and fitted.attack.goal != "targeted":
         return None
-    return disjoint_targets(config, clean, data)
+    return disjoint_targets(config, data)
 
 
 def _with(batch: Batch, images: Tensor) -> Batch:

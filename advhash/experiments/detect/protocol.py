@@ -47,22 +47,22 @@ def written(registry: Registry[Any], table: MethodConfig) -> MethodConfig:
 
 def clean_queries(config: DetectConfig, data: Dataset) -> Batch:
     """The clean queries, one for each abnormal input."""
-    rows = choose_queries(data.query, config.queries, derive_seed(config.seed, "queries"))
-    return data.query.rows(rows)
+    return data.query.rows(_query_rows(config, data))
 
 
-def disjoint_targets(config: DetectConfig, clean: Batch, data: Dataset) -> Tensor:
-    """(B,C) target labels, without a label of the query."""
-    labels, known = clean.labels.numpy(), data.database.labels.numpy()
-    return torch.from_numpy(
-        choose_targets(
-            "disjoint",
-            labels,
-            known,
-            derive_seed(config.seed, "targets"),
-            rows=clean.index.numpy(),
-        )
-    )
+def _query_rows(config: DetectConfig, data: Dataset) -> Tensor:
+    return choose_queries(data.query, config.queries, derive_seed(config.seed, "queries"))
+
+
+def disjoint_targets(config: DetectConfig, data: Dataset) -> Tensor:
+    """(B,C) target labels of the clean queries, without a label of the query.
+
+    Raises DataError: every label set of the database shares one with a query.
+    """
+    rows = _query_rows(config, data)
+    labels, known = data.query.labels[rows].numpy(), data.database.labels.numpy()
+    seed = derive_seed(config.seed, "targets")
+    return torch.from_numpy(choose_targets("disjoint", labels, known, seed, rows=rows.numpy()))
 
 
 def kept_batch(batch: Batch) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from advhash.attacks.evolved.genome import (
 from advhash.budget import Budget
 from advhash.codes.metrics import Scoring
 from advhash.compute.progress import Progress, silent
-from advhash.data.dataset import SplitName
+from advhash.data.dataset import Dataset, SplitName
 from advhash.errors import DataError
 from advhash.experiments.attack.columns import precisions
 from advhash.experiments.attack.perturb import choose_queries
@@ -90,6 +90,20 @@ class Range:
         return (float(precision.mean()) - clean) / (float(self.ceiling.mean()) - clean)
 
 
+def drawn_targets(
+    data: Dataset, split: SplitName, count: int | None, *, rule: TargetRule, seed: int
+) -> tuple[Tensor, npt.NDArray[Any]]:
+    """At most `count` rows of a split, and the (N,C) labels that each is to retrieve.
+
+    Raises DataError: no target is left for a query.
+    """
+    queries = data.split(split)
+    rows = choose_queries(queries, count, derive_seed(seed, "queries"))
+    labels, offered = queries.labels[rows].numpy(), data.database.labels.numpy()
+    drawn = derive_seed(seed, "targets")
+    return rows, choose_targets(rule, labels, offered, drawn, rows=rows.numpy())
+
+
 def make_range(
     trained: Trained,
     split: SplitName,
@@ -117,10 +131,8 @@ def make_range(
         raise DataError(
             f"expected {split} queries, got none in {data.name}; choose another data set"
         )
-    rows = choose_queries(queries, count, derive_seed(seed, "queries"))
-    labels, offered = queries.labels[rows].numpy(), data.database.labels.numpy()
-    drawn = derive_seed(seed, "targets")
-    targets = choose_targets(rule, labels, offered, drawn, rows=rows.numpy())
+    rows, targets = drawn_targets(data, split, count, rule=rule, seed=seed)
+    offered = data.database.labels.numpy()
     ceiling = target_ceilings(
         victim,
         served,

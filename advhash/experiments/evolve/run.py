@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from advhash.attacks.evolved.genome import Evolved
+from advhash.data.dataset import SplitName
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import budget_info, dataset_info, run_info
 from advhash.experiments.evolve.cell import (
@@ -25,7 +26,7 @@ from advhash.experiments.evolve.cell import (
     victim_config,
 )
 from advhash.experiments.evolve.config import SearchConfig
-from advhash.experiments.evolve.domain import Range
+from advhash.experiments.evolve.domain import Range, drawn_targets
 from advhash.experiments.evolve.figures import search_differences, search_flags, search_metrics
 from advhash.experiments.evolve.winner import best_candidate, exported, on_held_out
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
@@ -60,6 +61,12 @@ STUDIED = tuple(
     for noise in (0.0, 0.01)
     for evaluations in (1, 3)
     for forgetting in (0.0, 0.1)
+)
+
+
+SPLITS: tuple[tuple[SplitName, str, str], ...] = (  # split, setting of its count, name of its seed
+    ("validation", "queries", "validation"),
+    ("query", "held_out", "held out"),
 )
 
 
@@ -173,6 +180,9 @@ def _victims(config: SearchConfig) -> tuple[PlannedVictim, PlannedVictim]:
         )
     _expect_another(config.victim.model_dump() != config.other.model_dump())
     _expect_another(victim.identity != other.identity)
+    for split, setting, name in SPLITS:  # refuses queries for which no target is left
+        seed, count = derive_seed(config.seed, name), getattr(config.search, setting)
+        drawn_targets(victim.data, split, count, rule=config.targets, seed=seed)
     return victim, other
 
 

@@ -61,6 +61,17 @@ class GateConfig(Table):
     adaptive: bool = True
 
 
+class CapConfig(Table):
+    """Shows no item, old or new, that too many probe queries find among their first 10.
+
+    share:    of the probe queries that may find an item
+    adaptive: as of a gate
+    """
+
+    share: float = Field(default=0.02, gt=0, le=1, allow_inf_nan=False)
+    adaptive: bool = True
+
+
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -82,6 +93,7 @@ class PoisonConfig(Run):
     restarts: seeds of the method
     collapse: of near-duplicates; None: none
     gate:     before the store; None: none. A third of the queries are its probes
+    cap:      on what is shown, in the place of a gate
     rotate:   whether the store rotates real values by a secret before their signs are taken
     """
 
@@ -108,4 +120,15 @@ class PoisonConfig(Run):
     restarts: int = Field(default=1, ge=1)
     collapse: CollapseConfig | None = None
     gate: GateConfig | None = None
+    cap: CapConfig | None = None
     rotate: bool = False
+
+    @property
+    def guard(self) -> GateConfig | CapConfig | None:
+        """What judges items by probe queries; None: nothing does."""
+        return self.gate or self.cap
+
+    @property
+    def defended(self) -> bool:
+        """Whether anything keeps items out."""
+        return self.guard is not None or self.collapse is not None

@@ -79,15 +79,23 @@ def figures(
     natural: Judgement,
     random: Sequence[Judgement],
     seed: int,
+    defended: Judgement | None = None,
 ) -> dict[str, Metric]:
     """Means over queries and seeds, with intervals; differences are paired by query.
 
     after, random: of each seed
+    defended: without any attack, of the documents that the defences keep; None: there are none
     """
 
     def mean(values: Sequence[Floats]) -> Metric:
         return hierarchical_mean([list(row) for row in values], seed, same_queries=True)
 
+    honest = {}
+    if defended is not None:
+        honest = {
+            "own_recall10_defended": mean([defended.own]),
+            "own_recall10_cost": mean([before.own - defended.own]),
+        }
     planted = [each.top[10] for each in after]
     by_chance = [each.top[10] for each in random]
     lost = [before.own - each.own for each in after]
@@ -103,4 +111,5 @@ def figures(
         "own_recall10_before": mean([before.own]),
         "own_recall10_after": mean([each.own for each in after]),
         "own_recall10_lost": mean(lost),
+        **honest,
     }

@@ -36,7 +36,7 @@ from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256
 from advhash.stores.figures import FIRST, expect_rows
 from advhash.victims.base import HashVictim
-from advhash.victims.encoders.encoded import Encoded
+from advhash.victims.encoders.encoded import DOCUMENT, Encoded
 from advhash.victims.encoders.quantisers import Cut
 
 MOST_HELD_OUT = 2000  # documents that become queries where there are none
@@ -100,8 +100,9 @@ class Material:
         if budget is not None:
             assert self.victim is not None
             data = self.victim.data
+            victim = self.victim.victim
             inputs = Inputs(
-                self.victim.victim,
+                victim.reading_documents() if isinstance(victim, Encoded) else victim,
                 data.query.take(self.split.known),
                 data.database,
                 data.validation,
@@ -144,7 +145,7 @@ def drawn(
 def sides(
     config: PoisonConfig, documents: int, pool: Places, known: int | None
 ) -> tuple[Places, Places, Places]:
-    """Which queries are known, which judge, which probe for a gate: rows of a pool, all different.
+    """Which queries are known, which judge, which are probes: rows of a pool, all different.
 
     known: how many the attacker has in a file of their own, whose rows the first ones are then
 
@@ -152,7 +153,7 @@ def sides(
     """
     generator = np.random.default_rng(derive_seed(config.seed, "known queries"))
     probes = pool[:0]
-    if config.gate is not None:
+    if config.guard is not None:
         chosen = np.random.default_rng(derive_seed(config.seed, "probes")).permutation(pool)
         probes, pool = np.sort(chosen[: len(pool) // 3]), np.sort(chosen[len(pool) // 3 :])
     if known is None:
@@ -166,14 +167,14 @@ def sides(
     for name, count, wanted in (
         ("known", len(mine), config.known),
         ("unseen", len(others), config.unseen),
-        *([] if config.gate is None else [("probe", len(probes), None)]),
+        *([] if config.guard is None else [("probe", len(probes), None)]),
     ):
         if count < max(wanted or LEAST, LEAST):
             raise UsageError(
                 f"expected at least {max(wanted or LEAST, LEAST)} {name} queries, got {count} "
                 f"of {len(pool)} different ones"
             )
-    expect_rows(documents, FIRST if config.gate is None else FIRST + 1)
+    expect_rows(documents, FIRST if config.guard is None else FIRST + 1)
     return mine, others, probes
 
 
@@ -376,9 +377,13 @@ class OfVictim:
     def build(self, place: Place) -> Material:
         trained: Trained = place.part("victim")
         victim, modality = trained.victim, str(self.config.modality)
-        floats = [embeddings(trained, side, modality) for side in ("database", "query")]
-        cut = cut_of(victim, modality, floats[0].shape[1])
-        documents, asked = (quantised(rows, cut) for rows in floats)
+        searched = DOCUMENT if modality == "text" and DOCUMENT in victim.bounds else modality
+        floats = embeddings(trained, "database", searched)
+        cut = cut_of(victim, searched, floats.shape[1])
+        documents = quantised(floats, cut)
+        asked = quantised(
+            embeddings(trained, "query", modality), cut_of(victim, modality, floats.shape[1])
+        )
         split = drawn(self.config, documents.floats, asked.floats, None)
         unseen = asked[split.unseen]
         own = _own_of(trained.data, split.unseen, unseen, documents)

@@ -30,7 +30,7 @@ from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.poison.adaptive import evading
-from advhash.experiments.poison.config import GateConfig, PoisonConfig
+from advhash.experiments.poison.config import CapConfig, GateConfig, PoisonConfig
 from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import (
     Embedded,
@@ -55,13 +55,14 @@ from advhash.stores.admission import Gate, collapsed
 from advhash.stores.base import Ids
 from advhash.stores.figures import FIRST, Search, store_recall
 from advhash.stores.served import Served, check_served
-from advhash.victims.encoders.encoded import DOCUMENT
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
 DEFAULT_SHARE = 0.004
 ASKED = {  # settings of all cells
-    *("modality", "bits", "known", "unseen", "seed", "store", "rescore", "gate", "rotate"),
+    *("modality", "bits", "known", "unseen", "seed", "store", "rescore"),
+    *("gate", "cap", "collapse", "rotate"),
 }
+MATERIAL = "material"  # what the part of a run is called
 SHOWN = 4  # planted inputs, and queries that find each
 
 
@@ -69,15 +70,16 @@ SHOWN = 4  # planted inputs, and queries that find each
 class CleanSearch:
     """The store as it was, asked by known and unseen queries.
 
-    config: with every default written out
+    config: with every default written out; material: the name of that part
     """
 
     config: PoisonConfig
     key: str
     names: tuple[str, ...]
+    material: str = MATERIAL
 
     def compute(self, place: Place) -> Result:
-        material: Material = place.part("material")
+        material: Material = place.part(self.material)
         documents, search = material.stored(material.documents), search_of(self.config)
         asked, other = material.stored(material.unseen), material.stored(material.known)
         began = time.perf_counter()
@@ -89,10 +91,18 @@ class CleanSearch:
             searched = time.perf_counter()
             share = store_recall(served.store, asked, documents)
             parameters = served.store.parameters()
-        gate = stores_gate(self.config, material, documents.codes)
+            gate = stores_guard(self.config, material, documents.codes)
+            honest: dict[str, Tensor] = {}
+            if self.config.defended:
+                turned_away = turned_away_documents(self.config, gate, documents.codes)
+                served.remove(np.flatnonzero(turned_away))
+                honest = {
+                    "turned away": torch.from_numpy(turned_away),
+                    "defended": torch.from_numpy(served.search(asked, FIRST)[0]),
+                }
         return Result(
             {
-                "gate": gate and {"threshold": gate.threshold, "reached": gate.reached},
+                "guard": gate and {"threshold": gate.threshold, "reached": gate.reached},
                 "parameters": parameters,
                 "seconds": {"build": built - began, "search": searched - built},
                 "bits": documents.codes.bits,
@@ -102,8 +112,8 @@ class CleanSearch:
             {
                 "known": torch.from_numpy(known),
                 "unseen": torch.from_numpy(unseen),
+                **honest,
                 "store_recall": torch.from_numpy(share),
-                **({} if gate is None else {"refused": torch.from_numpy(gate.refuses_held)}),
                 **_kept(material.own),
             },
         )
@@ -113,7 +123,8 @@ class CleanSearch:
 class PlantedSearch:
     """The store with planted items, asked by unseen queries.
 
-    config: with every default written out; items: how many; restart: the seed of the method
+    config: with every default written out; items: how many; restart: the seed of the method;
+    material: the name of that part
     """
 
     config: PoisonConfig
@@ -121,9 +132,10 @@ class PlantedSearch:
     restart: int
     key: str
     names: tuple[str, ...]
+    material: str = MATERIAL
 
     def compute(self, place: Place) -> Result:
-        material: Material = place.part("material")
+        material: Material = place.part(self.material)
         method = method_of(self.config)
         search, documents = search_of(self.config), material.stored(material.documents)
         seen = material.seen(surface(self.config), budget_of(self.config, method))
@@ -132,19 +144,22 @@ class PlantedSearch:
         expect_plantable(self.config, method, self.items, most)
         seed = derive_seed(self.config.seed, f"planted {self.restart}")
         began = time.perf_counter()
-        gate = self.config.gate
-        if gate is not None and gate.adaptive and not method.single:
-            fit = partial(gate_of, gate, documents=seen.corpus.codes, seed=seed)
+        guard = self.config.guard
+        if guard is not None and guard.adaptive and not method.single:
+            fit = partial(gate_of, guard, documents=seen.corpus.codes, seed=seed)
             items = evading(method, seen, self.items, most, fit, seed)
         else:
             items = method.plant(seen, self.items, seed)
         planted = time.perf_counter()
         made = items.vectors if method.free_pairs else material.stored(items.vectors)
-        dropped, refused = admitted(self.config, material, documents.codes, made.codes)
+        gate = stores_guard(self.config, material, documents.codes)
+        dropped, refused = admitted(self.config, gate, documents.codes, made.codes)
         first = len(documents)
         ids = first + np.arange(len(made))
         with Served(search.store, search.rescore) as served:
             served.add(np.arange(first), documents)
+            if gate is not None and self.config.cap is not None:
+                served.remove(np.setdiff1d(np.flatnonzero(gate.refuses_held), dropped))
             served.remove(dropped)
             served.add(ids[~refused], made[np.flatnonzero(~refused)])
             built = time.perf_counter()
@@ -211,8 +226,11 @@ def search_of(config: PoisonConfig) -> Search:
     return Search(config.store.model_dump(), [stage.model_dump() for stage in config.rescore])
 
 
-def planned(config: PoisonConfig) -> PoisonPlan:
-    """Raises AdvhashError for whatever can be seen before any work."""
+def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
+    """Raises AdvhashError for whatever can be seen before any work.
+
+    threads: of the processes that search; None: as many as this one has
+    """
     method = method_of(config)
     if config.share is not None and config.items is not None:
         raise UsageError("expected --share or --items, got both: leave one of them out")
@@ -231,6 +249,8 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         raise UsageError(
             f"{config.attack.name} plants vectors: expected no --eps and no --norm, got a budget"
         )
+    if config.gate is not None and config.cap is not None:
+        raise UsageError("expected --gate or --cap, which is a gate for documents too, got both")
     if config.rows is not None and config.modality is not None:
         raise UsageError("expected embeddings in files or --modality, got both")
     written = _written(config)
@@ -254,11 +274,6 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         modality = written.modality or ("image" if "image" in sees else next(iter(sees)))
         modality = victim.victim.query_modality(modality)
         victim.victim.check_modality(modality)
-        if DOCUMENT in victim.victim.directions and modality == "text":
-            raise UsageError(
-                "poison reads documents as it reads queries: expected a victim without "
-                "victim.document_prompt; plant in embeddings of your own (--database)"
-            )
         written = victim.written(written).model_copy(update={"modality": modality})  # type: ignore[type-var]
         data = victim.data
         if method.budget is not None:
@@ -272,9 +287,9 @@ def planned(config: PoisonConfig) -> PoisonPlan:
         what = victim.identity
     counts = planted_counts(written, documents)
     expect_plantable(written, method, counts[-1], method.most(known, documents, own))
-    cells = _cells(written, what, counts, source)
+    cells = _cells(written, what, counts, source, threads or torch.get_num_threads())
     parts: dict[str, Part] = {} if victim is None else {"victim": victim}
-    parts["material"] = material
+    parts[MATERIAL] = material
     return PoisonPlan(
         config=written,
         cells=cells,
@@ -352,20 +367,23 @@ def planted_counts(config: PoisonConfig, documents: int) -> list[int]:
 
 
 def _cells(
-    config: PoisonConfig, what: Mapping[str, Any], counts: Sequence[int], source: str
+    config: PoisonConfig,
+    what: Mapping[str, Any],
+    counts: Sequence[int],
+    source: str,
+    threads: int,
 ) -> list[Cells]:
     asked = {
         "source": what,
         "quantise": config.quantise and config.quantise.model_dump(),
         **config.model_dump(mode="json", include=ASKED),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "code": code_version(*CODE),
     }
     attack = {
         "attack": config.attack.model_dump(),
         "method": POISONINGS[config.attack.name].digest,
         "budget": config.budget.model_dump(),
-        "collapse": config.collapse and config.collapse.model_dump(),
     }
     names = (config.store.name, source)
     cells: list[Cells] = [CleanSearch(config, content_key(asked), names)]
@@ -376,24 +394,39 @@ def _cells(
     return cells
 
 
-def gate_of(config: GateConfig, probes: HashCodes, documents: HashCodes, seed: int) -> Gate:
-    """A gate of the rule of a config."""
+def gate_of(
+    config: GateConfig | CapConfig, probes: HashCodes, documents: HashCodes, seed: int
+) -> Gate:
+    """A gate or a cap of the rule of a config."""
+    if isinstance(config, CapConfig):
+        return Gate.fit(probes, documents, "cap", config.share, seed)
     return Gate.fit(probes, documents, config.rule, config.rate, derive_seed(seed, "gate"))
 
 
-def stores_gate(config: PoisonConfig, material: Material, documents: HashCodes) -> Gate | None:
-    """The gate before the store; None: there is none."""
-    if config.gate is None:
+def stores_guard(config: PoisonConfig, material: Material, documents: HashCodes) -> Gate | None:
+    """The gate or the cap of the store; None: there is none."""
+    if config.guard is None:
         return None
     probes = material.stored(material.probes).codes
-    return gate_of(config.gate, probes, documents, config.seed)
+    return gate_of(config.guard, probes, documents, config.seed)
+
+
+def turned_away_documents(
+    config: PoisonConfig, gate: Gate | None, documents: HashCodes
+) -> npt.NDArray[np.bool_]:
+    """(M,) which documents the defences would keep out if these came as new items do."""
+    refused = np.zeros(len(documents), bool) if gate is None else gate.refuses_held.copy()
+    if config.collapse is not None:
+        taken = np.flatnonzero(~refused)
+        within, keep = config.collapse.within, config.collapse.keep
+        refused[taken[collapsed(documents[:0], documents[taken], within, keep)[1]]] = True
+    return refused
 
 
 def admitted(
-    config: PoisonConfig, material: Material, documents: HashCodes, items: HashCodes
+    config: PoisonConfig, gate: Gate | None, documents: HashCodes, items: HashCodes
 ) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Rows of documents that are dropped for items, and (P,) which items are not held."""
-    gate = stores_gate(config, material, documents)
     refused = np.zeros(len(items), bool) if gate is None else gate.refuses(items)
     if config.collapse is None:
         return np.zeros(0, np.int64), refused
@@ -458,8 +491,8 @@ def _kept(own: GradedPairs) -> dict[str, torch.Tensor]:
     return {f"own {name}": torch.from_numpy(getattr(own, name)) for name in names}
 
 
-def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
-    """Figures of every share, those of the largest as the run's own."""
+def figures_of_shares(plan: PoisonPlan, results: Sequence[Result]) -> list[AtShare]:
+    """Figures of every share, from the results of the cells."""
     config, clean = plan.config, results[0]
     own = GradedPairs(
         *(clean.tensors[f"own {name}"].numpy() for name in ("starts", "rows", "grades"))
@@ -468,9 +501,11 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
     boot, documents = derive_seed(config.seed, "bootstrap"), plan.documents
     nothing = np.zeros(0, np.int64)
     before = judge(ids, nothing, own)
-    refused = clean.tensors["refused"].numpy() if "refused" in clean.tensors else None
+    defended = turned_away = None
+    if config.defended:
+        defended = judge(clean.tensors["defended"].numpy(), nothing, own)
+        turned_away = clean.tensors["turned away"].numpy()
     shares = []
-    spent = {"plant": 0.0, **clean.document["seconds"]}
     for place_of, count in enumerate(plan.counts):
         first = 1 + place_of * config.restarts
         done = results[first : first + config.restarts]
@@ -481,11 +516,9 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
             seed = derive_seed(config.seed, f"random documents {restart}")
             drawn_rows = np.random.default_rng(seed).permutation(documents)[:count]
             random.append(judge(ids, drawn_rows, own))
-            for name in spent:
-                spent[name] += result.document["seconds"][name]
         hubs = natural_hubs(known, count)
         natural = judge(ids, hubs, own)
-        metrics = figures(before, after, natural, random, boot)
+        metrics = figures(before, after, natural, random, boot, defended)
         metrics["store_recall_at_10"] = mean_metric(clean.tensors["store_recall"].numpy(), boot)
         shares.append(
             AtShare(
@@ -493,10 +526,21 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
                 share=count / documents,
                 refused=[result.document["refused"] for result in done],
                 dropped=[result.document["dropped"] for result in done],
-                natural_refused=None if refused is None else int(refused[hubs].sum()),
+                natural_refused=None if turned_away is None else int(turned_away[hubs].sum()),
                 metrics=metrics,
             )
         )
+    return shares
+
+
+def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> PoisonRecord:
+    """Figures of every share, those of the largest as the run's own."""
+    config, clean, shares = plan.config, results[0], figures_of_shares(plan, results)
+    turned_away = clean.tensors.get("turned away")
+    spent = {
+        name: sum(result.document["seconds"].get(name, 0.0) for result in results)
+        for name in ("plant", "build", "search")
+    }
     method = method_of(config)
     entry = POISONINGS[config.attack.name]
     spent["all"] = place.seconds["all"]
@@ -519,11 +563,13 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
         collapse=config.collapse.model_dump() if config.collapse else None,
-        gate={**config.gate.model_dump(), **clean.document["gate"]} if config.gate else None,
+        gate={**config.gate.model_dump(), **clean.document["guard"]} if config.gate else None,
+        cap={**config.cap.model_dump(), **clean.document["guard"]} if config.cap else None,
+        turned_away=None if turned_away is None else int(turned_away.sum()),
         rotate=config.rotate,
-        documents=documents,
+        documents=plan.documents,
         known=clean.document["known"],
-        unseen=len(ids),
+        unseen=len(clean.tensors["unseen"]),
         repeated=repeated,
         restarts=config.restarts,
         metrics=shares[-1].metrics,

@@ -64,7 +64,7 @@ def target_ceilings(
         write_tensors(folder / _FILE, {"scores": torch.from_numpy(np.stack(scores))})
 
     content = {
-        **identity,
+        "victim": identity,  # not spread: it may have a seed, too
         "database": data.database,
         "anchors": sorted(anchors),
         "ties": scoring.ties,

@@ -185,7 +185,8 @@ def _fill(file: Path, network: Classifier, layout: Layout, model: ForeignModel) 
         target, value = tensors[name], model.read(sources[0])
         if value.is_floating_point() != target.is_floating_point():
             raise CheckpointError(
-                f"{file}: expected {target.dtype} in {_shown(sources[0])}, got {value.dtype}"
+                f"{file}: expected {target.dtype} in {_shown(sources[0])}, got {value.dtype}: save "
+                "the weights as they were before they were quantised"
             )
         target.copy_(value)
         if target.numel() and not all(map(torch.isfinite, torch.aminmax(target))):
@@ -215,6 +216,10 @@ def _trial(network: Classifier, images: Tensor, normalise: str) -> dict[str, Any
         values = torch.cat([network.codes((image[None] - mean) / std) for image in images])
     if not bool(torch.isfinite(values).all()):
         raise CheckpointError("the network gives NaN or infinity on pictures: expected numbers")
+    if not bool(values.any()):
+        raise CheckpointError(
+            "the network gives 0 for every picture: expected weights that were trained, not zeros"
+        )
     codes = HashCodes.from_relaxed(values)
     bits = (values[0] > 0).numpy()[:SHOWN]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from advhash.compute.progress import Progress, silent
 from advhash.data.dataset import Dataset, TextKind
 from advhash.data.load import is_path, load_dataset
 from advhash.data.paths import reader_of
-from advhash.errors import UsageError, nearest
+from advhash.errors import CheckpointError, UsageError, nearest
 from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.prepare.brought import bring, fingerprint as own_fingerprint
 from advhash.experiments.prepare.code_key import code_version
@@ -24,11 +25,11 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.served import keep_codes
 from advhash.experiments.prepare.store import check_converged, fit_data, store_victim
 from advhash.experiments.prepare.trained import Trained, deciding, fingerprint
-from advhash.registry import DATASETS, ENCODER_PREFIXES, VICTIMS, is_external
+from advhash.registry import DATASETS, ENCODER_PREFIXES, VICTIMS, is_external, is_zoo
 from advhash.storage.cache import cache_root, cached, check, content_key
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.model_card import Origin
-from advhash.storage.places import user_path
+from advhash.storage.places import checkpoint_folder, user_path
 from advhash.victims.base import HashVictim
 from advhash.victims.external import (
     ExternalVictim,
@@ -39,6 +40,7 @@ from advhash.victims.external import (
 from advhash.victims.training.acceleration import dismiss, lead, led, precision
 from advhash.victims.training.state import TrainingState
 
+_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")  # what an id of the hub looks like
 SET_BY = {"text": "text", "text_size": "text", "parties": "parties"}  # of a victim → of its data
 
 
@@ -112,7 +114,7 @@ def worded(
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether `--victim` names a folder or file rather than a registered victim."""
+    """Whether `--victim` names a folder, a file or one in the zoo, not a registered victim."""
     return VICTIMS.is_place(name)
 
 
@@ -258,7 +260,8 @@ def _check_trust(config: TrainConfig | AttackConfig) -> None:
     if not config.trust_code:
         module = name.partition(":")[0]
         raise UsageError(
-            f"--victim {name} runs the code of {module!r}: {nearest(module, ENCODER_PREFIXES)}"
+            f"--victim {name} runs the code of {module!r}: "
+            f"{nearest(module.lower(), ENCODER_PREFIXES)}"
             "expected --trust-code as well, if you trust it"
         )
     if config.victim.settings:
@@ -287,7 +290,12 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
 def _from_checkpoint(
     config: TrainConfig | AttackConfig, device: torch.device, start: float
 ) -> Trained:
-    folder = user_path(config.victim.name)
+    folder = checkpoint_folder(config.victim.name)
+    if not folder.exists() and _HUB.fullmatch(config.victim.name):
+        raise CheckpointError(
+            f"expected a checkpoint folder, got {folder}: no such folder; a model of transformers "
+            f"is --victim hf:{folder}"
+        )
     victim, card = load_victim(folder)
     if config.victim.settings:
         raise UsageError(
@@ -308,7 +316,7 @@ def _from_checkpoint(
     return Trained(
         victim.to(device),
         data,
-        str(folder.resolve()),
+        config.victim.name if is_zoo(config.victim.name) else str(folder.resolve()),
         {},
         card,
         folder,

@@ -15,7 +15,8 @@ class ScanConfig(Run):
     folder:     of pictures, in folders of any depth
     hashes:     names with settings ("phash+bits=256"), checkpoint folders, module:function; "all"
     thresholds: two pictures are taken for one at this many bits or fewer, by label of the hash;
-                "" for all that are not named; none: set by `false_positives`
+                "" for all that are not named, which then have one length; none: set by
+                `false_positives`
     false_positives: the rate a comparison that a threshold may reach, its interval included
     bank:       files of codes, by label of the hash, "" for all of as many bits
     bank_size:  entries of the bank for which look-ups are judged; None: those of the bank, else the

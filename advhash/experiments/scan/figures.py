@@ -88,7 +88,7 @@ def hash_figures(
                 close, good, same, edges, rates, threshold, seed
             ),
             "resolved": bool(rates.resolved[threshold]),
-            "lookup_rate": _lookup_rate(unmarked, edges, size, rates, threshold, seed),
+            "lookup_rate": _lookup_rate(unmarked, edges, size, rates, threshold),
             "edits": kept,
             "kept": _mean_over_kinds(kept),
             "worst_edit": worst,
@@ -150,10 +150,10 @@ def _without(close: ClosePairs, marked: Rows, edges: Rows) -> npt.NDArray[np.int
 
 
 def _lookup_rate(
-    unmarked: npt.NDArray[np.int32], edges: Rows, size: int, rates: Rates, threshold: int, seed: int
+    unmarked: npt.NDArray[np.int32], edges: Rows, size: int, rates: Rates, threshold: int
 ) -> Metric:
     """False matches a look-up; a bound alone where the rate a comparison is one."""
-    share = lookup_rate(unmarked, edges, size, seed)
+    share = lookup_rate(unmarked, edges, size)
     if rates.resolved[threshold]:
         return share
     bound = lookup_bound(float(rates.high[threshold]), size)
@@ -222,8 +222,8 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
     )
     if best.kept is not None:
         others = [
-            f"{each.label} {100 * (each.kept or 0):.0f} %" for each in usable if each is not best
+            f"{each.label} {100 * (each.kept or 0):.1f} %" for each in usable if each is not best
         ]
         beside = f", more than {', '.join(others)}" if others else ""
-        reason += f"; there it still finds {100 * best.kept:.0f} % of edited pictures{beside}"
+        reason += f"; there it still finds {100 * best.kept:.1f} % of edited pictures{beside}"
     return Recommended(hash=best.label, threshold=best.threshold, reason=reason + ".")

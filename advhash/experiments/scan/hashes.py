@@ -18,6 +18,7 @@ from advhash.experiments.config_text import method_label, parse_method
 from advhash.registry import VICTIMS, is_external
 from advhash.storage.checkpoint import load_victim
 from advhash.storage.files import sha256
+from advhash.storage.places import checkpoint_folder
 from advhash.victims.base import HashVictim
 from advhash.victims.external import ExternalVictim, import_function, source_file, stated_size
 from advhash.victims.perceptual.hashes import PerceptualHash
@@ -94,7 +95,7 @@ def _named(text: str, *, trust_code: bool) -> NamedHash:
         probe = victim.encode(torch.rand(4, 3, SIDE, SIDE, generator=_generator()), "image")
         return NamedHash(text, text, f"{text} {digest} {probe.words.tobytes().hex()}")
     if VICTIMS.is_place(text):
-        _, card = load_victim(Path(text))
+        _, card = load_victim(checkpoint_folder(text))
         return NamedHash(f"{card['name']} ({Path(text).name})", text, str(card["files"]))
     table = VictimConfig.build(parse_method(text))
     build: Any = VICTIMS[table.name].build
@@ -114,7 +115,7 @@ def _built(text: str) -> ReadyHash:
         assert isinstance(victim, ExternalVictim)
         return ReadyHash(victim, stated_size(victim.function) or SIDE)
     if VICTIMS.is_place(text):
-        victim, card = load_victim(Path(text))
+        victim, card = load_victim(checkpoint_folder(text))
         sizes = (card.get("data") or {}).get("settings") or {}
         side = sizes.get("size") or card.get("image_size") or SIDE
         return ReadyHash(victim, int(side))

@@ -14,6 +14,7 @@ from advhash.errors import DataError
 
 LINK = "a link: it may lead out of the folder"
 FOLDER = "a folder that cannot be read"
+SPECIAL = "a pipe, a socket or a device"
 OTHER = "no picture by its name"
 
 
@@ -63,6 +64,8 @@ def list_pictures(root: Path) -> Listing:
                 left_out[LINK] += 1
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(entry.path)
+            elif not entry.is_file(follow_symlinks=False):
+                left_out[SPECIAL] += 1  # a pipe would be waited for without end
             elif entry.name.lower().endswith(PICTURES):
                 status = entry.stat(follow_symlinks=False)
                 name = os.path.relpath(entry.path, root)

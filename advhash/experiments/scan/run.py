@@ -138,11 +138,23 @@ def _plan(config: ScanConfig) -> ScanPlan:
 
 
 def _given_thresholds(given: Mapping[str, int], bits: Mapping[str, int]) -> dict[str, int]:
-    """Thresholds by label. Raises UsageError: an unknown hash, one above the bits."""
+    """Thresholds by label.
+
+    Raises UsageError: an unknown hash, one above the bits, one number for several lengths.
+    """
     unknown = next((label for label in given if label and label not in bits), None)
     if unknown is not None:
         raise UsageError(f"--threshold {unknown}=…: expected one of {', '.join(bits)}")
-    thresholds = {label: given[""] for label in bits if "" in given} | {
+    unnamed = {label: width for label, width in bits.items() if label not in given}
+    if "" in given and len(set(unnamed.values())) > 1:
+        widest = max(unnamed.values())
+        alike = (f"{label}={given[''] * width // widest}" for label, width in unnamed.items())
+        lengths = ", ".join(f"{label} {width}" for label, width in unnamed.items())
+        raise UsageError(
+            f"--threshold {given['']}: expected hashes of one length, got bits {lengths}: give "
+            f"each its own; equal shares of the bits are --threshold {','.join(alike)}"
+        )
+    thresholds = {label: given[""] for label in unnamed if "" in given} | {
         label: threshold for label, threshold in given.items() if label
     }
     for label, threshold in thresholds.items():

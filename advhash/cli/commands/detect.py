@@ -1,0 +1,118 @@
+"""`advhash detect`: detectors of abnormal inputs from the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advhash.cli.console import print_end, print_lead, print_metrics
+from advhash.cli.execute import experiment
+from advhash.cli.options import (
+    Bits,
+    DatasetName,
+    OutFile,
+    Sets,
+    Victim,
+    complete_attacks,
+    complete_datasets,
+    complete_detectors,
+)
+from advhash.cli.terminal import tell
+
+if TYPE_CHECKING:
+    from advhash.reports.detection import DetectionRecord
+
+
+READ_FIRST = ("detected", "false_alarms", "auroc", "accepted_adaptive")
+
+
+def print_detection(record: DetectionRecord, every: bool) -> None:
+    """Figures of each detector."""
+    from advhash.reports.detection import verdicts
+
+    print_lead(verdicts(record), every=every)
+    document = record.document()
+    tables = document["detectors"] or {document["detector"]["name"]: document}
+    for detector, table in tables.items():
+        tell(
+            f"{detector} on {document['inputs']} inputs of {record.defended}, "
+            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"clean; flagged above {table['threshold']:g}, the lowest threshold that at most "
+            f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
+            "rows exceed"
+        )
+        print_metrics(table["metrics"], first=READ_FIRST, every=every)
+    print_end(record)
+
+
+@experiment("detect", show=print_detection, required=("victim",))
+def detect(
+    victim: Victim = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            help="Abnormal are mixed, noise or ood inputs. (default: mixed of a federation)",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="Abnormal are inputs moved by this attack. (default: prosgan of a hash of images)",
+            autocompletion=complete_attacks,
+        ),
+        Sets("attack.name"),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector",
+            help="See `advhash list detectors`; all: every one that judges codes of images. "
+            "(default: code-max of a federation, flips of a hash of images)",
+            autocompletion=complete_detectors,
+        ),
+        Sets("detector.name"),
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Option(
+            "--other",
+            help="Data set of --inputs ood. (default: openmoji, or digits)",
+            autocompletion=complete_datasets,
+        ),
+    ] = None,
+    dataset: DatasetName = None,
+    bits: Bits = None,
+    norm: Annotated[
+        str | None,
+        typer.Option("--norm", help="Norm of --method and the adaptive attacker."),
+        Sets("budget.norm"),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", help="e.g. 8/255. (default: theirs)"), Sets("budget.eps")
+    ] = None,
+    adaptive: Annotated[
+        str | None,
+        typer.Option(
+            "--adaptive",
+            metavar="KEY=VALUE+…",
+            help="For the adaptive attacker: steps; in a federation classes, weight …",
+        ),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", help="How many clean queries. (default: all)")
+    ] = None,
+    out: OutFile = None,
+) -> dict[str, Any]:
+    """Tell abnormal inputs from clean ones, and measure who gets past.
+
+    Of a federation the slices of a party, of any other victim its queries. The threshold is the
+    lowest that at most 5 % of clean validation rows exceed; `false_alarms` is what it reaches
+    on the clean queries. Beside it stands what an attacker reaches who knows the detector, and
+    the defence where one is named.
+    """
+    from advhash.experiments.config_text import parse_settings
+
+    return {"adaptive": None if adaptive is None else parse_settings(adaptive)}

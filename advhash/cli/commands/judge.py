@@ -1,0 +1,98 @@
+"""`advhash judge`, from the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
+from advhash.cli.execute import experiment
+from advhash.cli.options import Bits, Database, DatasetName, Norm, Sets, Victim
+from advhash.cli.terminal import tell
+from advhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from advhash.reports.judge import JudgeRecord
+
+
+def print_judge(record: JudgeRecord, every: bool) -> None:
+    """What the set does, what it claims beside it, and where the page is."""
+    from advhash.reports.elements.verdict import verdict
+    from advhash.reports.judge import WORDS, verdicts, written
+
+    tell(
+        f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
+        f"{record.dataset.name}: {record.set.pictures} pictures, all inside the budget"
+    )
+    attacked = record.as_attack
+    judged = verdict(attacked)
+    print_lead([judged.lead], every=every)
+    for line in verdicts(record):
+        tell(line)
+    rows = [
+        {
+            "figure": claim.name,
+            "claimed": written(claim, claim.claimed),
+            "measured": figure(claim.name, claim.measured),
+            "claim": WORDS[claim.standing],
+        }
+        for claim in record.claims
+    ]
+    if rows:
+        print_rows(tuple(rows[0]), rows)
+    led = attacked.headline()
+    names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
+    print_metrics(record.metrics, first=tuple(names), every=every)
+    print_end(record)
+
+
+@experiment("judge", show=print_judge, required=("victim",))
+def judge(
+    pictures: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOLDER",
+            help="PNG or BMP named like their originals, or .npz, .npy, .parquet.",
+        ),
+    ] = None,
+    clean: Annotated[
+        str | None,
+        typer.Option("--clean", help="The originals: a data set by name, or its folder."),
+        Sets("clean.name"),
+    ] = None,
+    victim: Victim = None,
+    dataset: DatasetName = None,
+    bits: Bits = None,
+    norm: Norm = None,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="What the changes are held to, e.g. 8/255."),
+        Sets("budget.eps"),
+    ] = None,
+    claims: Annotated[
+        str | None,
+        typer.Option(
+            "--claims", help="JSON or CSV of what the set claims. (default: FOLDER/claims.json)"
+        ),
+    ] = None,
+    database: Database = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option(
+            "--threshold",
+            help="Bits at which two pictures still count as one. (default: by false positives)",
+        ),
+        Sets("protocol.threshold"),
+    ] = None,
+    float_pixels: Annotated[
+        bool, typer.Option("--float", help="Do not round floats to 8 bits (marked in the report).")
+    ] = False,
+) -> dict[str, Any]:
+    """Score an adversarial set of any tool on our originals, beside what it claims of itself.
+
+    Each picture is paired with its original by id, held to the budget, and hashed anew.
+    """
+    if pictures is None:
+        raise UsageError("expected FOLDER, the pictures that another tool changed")
+    return {"budget": {"eight_bit": False}} if float_pixels else {}

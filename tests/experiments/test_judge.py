@@ -1,0 +1,397 @@
+"""`advhash judge`: sets of other tools are hashed anew, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transcripts import transcript
+from typer.testing import CliRunner
+
+import advhash as ah
+from advhash.cli.app import app
+from advhash.errors import AdvhashError, DataError, UnknownName, UsageError
+from advhash.experiments.experiment import resume, run
+from advhash.experiments.judge.config import JudgeConfig
+from advhash.experiments.judge.run import Judge
+from advhash.reports.judge import Claim, JudgeRecord
+from advhash.reports.page.render import page
+
+DIGITS = {"name": "digits", "size": 16}
+VICTIM = {"name": "dpsh", "bits": 12, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def attacked() -> Any:
+    """12 digits that an attack of this house moved, whose figures are known."""
+    victim = ah.train("dpsh", DIGITS, bits=12, epochs=1)
+    asked = {"queries": 12, "noise_control": False}
+    return ah.attack(victim, method="dhta", steps=8, eps=16 / 255, protocol=asked)
+
+
+@pytest.fixture(scope="module")
+def names(attacked: Any) -> list[str]:
+    data = ah.load_dataset("digits", {"size": 16})
+    return [data.query.names[row] for row in attacked.index]
+
+
+@pytest.fixture(scope="module")
+def folder(attacked: Any, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as another tool would leave them: PNG files called like their originals."""
+    place = tmp_path_factory.mktemp("set")
+    pixels = (attacked.adversarial * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for name, picture in zip(names, pixels, strict=True):
+        Image.fromarray(picture).save(place / f"{name}.png")
+    targets = {
+        f"{name}.png": str(int(row.argmax()))
+        for name, row in zip(names, attacked.targets, strict=True)
+    }
+    linf = attacked.metrics["linf"].value
+    claims = {"name": "theirs", "figures": {"tmap": 1.2, "linf": linf, "ndcg": 0.5}}
+    (place / "claims.json").write_text(json.dumps({**claims, "targets": targets, "codes": {}}))
+    return place
+
+
+def config(place: Path, **more: Any) -> JudgeConfig:
+    tables: dict[str, Any] = {
+        "victim": VICTIM,
+        "clean": DIGITS,
+        "budget": {"eps": "16/255"},
+        "protocol": {"noise_control": False},
+    }
+    return JudgeConfig.build({**tables, "pictures": str(place), **more})
+
+
+@pytest.fixture(scope="module")
+def judged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> JudgeRecord:
+    return run(Judge(), config(folder), tmp_path_factory.mktemp("judge") / "run")
+
+
+def copied(folder: Path, to: Path, claims: Mapping[str, Any] | None = None) -> Path:
+    """The set without its claims, or with others."""
+    shutil.copytree(folder, to)
+    (to / "claims.json").unlink()
+    if claims is not None:
+        (to / "claims.json").write_text(json.dumps(claims))
+    return to
+
+
+def test_a_set_is_measured_as_the_attack_that_made_it(judged: JudgeRecord, attacked: Any) -> None:
+    for name in ("map", "map_adversarial", "tmap", "tmap_ceiling", "linf", "l2", "psnr"):
+        mine, theirs = judged.metrics[name], attacked.metrics[name]
+        assert mine is not None
+        assert mine.value == pytest.approx(theirs.value), name
+        assert mine.n == 12
+    assert judged.set.goal == "targeted"
+    assert "seconds_fit" not in judged.metrics
+
+
+def test_claims_stand_beside_what_was_measured(judged: JudgeRecord) -> None:
+    standings = {claim.name: claim.standing for claim in judged.claims}
+    assert standings == {"tmap": "too strong", "linf": "holds", "ndcg": "not measured"}
+    assert "codes_ignored" in [flag.name for flag in judged.flags]
+    html = page([Path(judged.run.folder)])
+    assert "claims too much" in html
+    assert "1 of 3 claimed figures hold." in html
+    assert html.count('class="example"') == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "claimed", "standing"),
+    [
+        ("tmap", 0.41, "holds"),
+        ("tmap", 0.95, "too strong"),
+        ("tmap", 0.1, "differs"),
+        ("map_adversarial", 0.1, "too strong"),
+        ("map_adversarial", 0.95, "differs"),
+        ("linf", 0.9, "differs"),
+    ],
+)
+def test_a_claim_is_too_strong_on_the_side_of_the_attacker(
+    name: str, claimed: float, standing: str
+) -> None:
+    measured = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 9}
+    claim = Claim.model_validate({"name": name, "claimed": claimed, "measured": measured})
+    assert claim.standing == standing
+
+
+def test_without_targets_a_set_is_untargeted(folder: Path, tmp_path: Path) -> None:
+    place = copied(folder, tmp_path / "set")
+    record = run(Judge(), config(place), tmp_path / "run")
+    assert (record.set.goal, record.set.name, record.claims) == ("untargeted", "set", [])
+    assert record.metrics["tmap"] is None
+
+
+def archive(place: Path, attacked: Any, names: list[str]) -> Path:
+    targets = attacked.targets.argmax(1).astype(str)
+    np.savez(
+        place / "set.npz",
+        images=attacked.adversarial.permute(0, 2, 3, 1).numpy(),
+        ids=attacked.index,
+        targets=targets,
+        codes=np.zeros((12, 12), np.uint8),
+    )
+    return place / "set.npz"
+
+
+def array(place: Path, attacked: Any, names: list[str]) -> Path:
+    np.save(place / "set.npy", attacked.adversarial.numpy())
+    (place / "set.ids.txt").write_text("\n".join(names))
+    return place / "set.npy"
+
+
+def table(place: Path, attacked: Any, names: list[str]) -> Path:
+    rows = (attacked.adversarial * 255).round().byte().reshape(12, -1).numpy().tolist()
+    pixels = pa.array(rows, pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"id": names, "image": pixels}), place / "set.parquet")
+    return place / "set.parquet"
+
+
+@pytest.mark.parametrize("make", [archive, array, table])
+def test_arrays_are_read_like_pictures(
+    make: Callable[..., Path], attacked: Any, names: list[str], judged: JudgeRecord, tmp_path: Path
+) -> None:
+    record = run(Judge(), config(make(tmp_path, attacked, names)), tmp_path / "run")
+    assert record.metrics["map_adversarial"] == judged.metrics["map_adversarial"] or (
+        record.metrics["map_adversarial"].value  # type: ignore[union-attr]
+        == pytest.approx(judged.metrics["map_adversarial"].value)  # type: ignore[union-attr]
+    )
+    targeted = make is archive
+    assert record.set.goal == ("targeted" if targeted else "untargeted")
+    assert record.set.codes_claimed is targeted
+
+
+def test_floats_between_steps_are_rounded_toward_the_original(
+    attacked: Any, names: list[str], tmp_path: Path
+) -> None:
+    clean = attacked.clean
+    moved = (clean + 0.6 / 255 * torch.ones_like(clean)).clamp(0, 1)
+    np.savez(tmp_path / "set.npz", images=moved.numpy(), ids=names)
+    record = run(Judge(), config(tmp_path / "set.npz"), tmp_path / "run")
+    assert record.set.rounded == 12
+    assert record.metrics["linf"].value == 0  # type: ignore[union-attr]
+    whole = {"eps": "16/255", "eight_bit": False}
+    record = run(Judge(), config(tmp_path / "set.npz", budget=whole), tmp_path / "float")
+    assert record.metrics["linf"].value == pytest.approx(0.6 / 255, rel=1e-3)  # type: ignore[union-attr]
+
+
+def test_pictures_that_no_longer_match_are_counted_at_the_threshold(tmp_path: Path) -> None:
+    data = ah.load_dataset("near_duplicates", {"pictures": 60})
+    (tmp_path / "set").mkdir()
+    for row in range(8):
+        pixels = data.database.inputs["image"][row].permute(1, 2, 0).numpy()  # type: ignore[call-overload, union-attr]
+        shown = pixels if row < 6 else 255 - pixels
+        Image.fromarray(shown).save(tmp_path / "set" / f"{data.database.names[row]}.png")
+    (tmp_path / "set" / "claims.csv").write_text(
+        "id,evasion_rate,code\n" + "".join(f"{data.database.names[row]},1,ff\n" for row in range(8))
+    )
+    near = {"name": "near_duplicates", "pictures": 60}
+    asked = config(
+        tmp_path / "set",
+        victim={"name": "dhash"},
+        clean=near,
+        budget={"norm": "none"},
+        protocol={"threshold": 8, "noise_control": False},
+    )
+    record = run(Judge(), asked, tmp_path / "run")
+    assert record.protocol.at_threshold
+    assert record.metrics["evasion_rate"].value == pytest.approx(2 / 8)  # type: ignore[union-attr]
+    assert record.claims[0].standing == "too strong"
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def lossy(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    Image.open(first).save(first.with_suffix(".jpg"))
+    first.unlink()
+
+
+def disguised(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    Image.open(first).convert("RGB").save(first, format="JPEG")
+
+
+def larger(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    Image.open(first).resize((20, 16)).save(first)
+
+
+def stranger(place: Path) -> None:
+    min(place.glob("*.png")).rename(place / "somebody.png")
+
+
+def from_database(place: Path) -> None:
+    data = ah.load_dataset("digits", {"size": 16})
+    min(place.glob("*.png")).rename(place / f"{data.database.names[0]}.png")
+
+
+def twice(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    shutil.copy(first, first.with_suffix(".bmp"))
+
+
+def broken(place: Path) -> None:
+    min(place.glob("*.png")).write_bytes(b"no picture")
+
+
+def far(place: Path) -> None:
+    first = min(place.glob("*.png"))
+    Image.new("RGB", (16, 16), "white").save(first)
+
+
+def emptied(place: Path) -> None:
+    for file in place.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lossy, r"expected PNG or BMP .*, got 1 JPEG of 12 files, first '0"),
+        (disguised, r"expected PNG or BMP .*, got 1 JPEG of 12 files"),
+        (larger, r"as large as their originals, got 1 of 12 .*\(20×16 for 16×16\)"),
+        (
+            stranger,
+            r"of the 300 originals in digits, .*got 1 of 12 others: 'somebody'",
+        ),
+        (from_database, r"1 of them lie in the database that is searched"),
+        (twice, r"expected one picture for each original, got 1 more"),
+        (broken, r"got 1 of 12 broken"),
+        (far, r"within L∞ 16/255, got 1 of 12 pictures outside, the worst \d+\.\d/255 in '0"),
+        (emptied, r"expected pictures .*, got nothing that can be read"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_in_a_line(
+    folder: Path, tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    place = copied(folder, tmp_path / "set")
+    change(place)
+    with pytest.raises(DataError, match=said) as refused:
+        Judge().plan(config(place))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claims", "error", "said"),
+    [
+        (
+            {"figures": {"tmpa": 1}},
+            UnknownName,
+            "claimed figure 'tmpa': did you mean 'tmap'",
+        ),
+        ({"figures": {"tmap": "high"}}, DataError, "figures that are not numbers"),
+        ({"figure": {}}, DataError, "did you mean 'figures'"),
+        ({"targets": {"0": "nine"}}, DataError, "expected the target of each picture.*12 without"),
+        ([], DataError, "no JSON object"),
+    ],
+)
+def test_claims_that_cannot_be_read_are_refused(
+    folder: Path, tmp_path: Path, claims: Any, error: type[AdvhashError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        Judge().plan(config(copied(folder, tmp_path / "set", claims)))
+
+
+def test_a_target_that_is_no_class_names_the_nearest(
+    folder: Path, tmp_path: Path, names: list[str]
+) -> None:
+    claims = {"targets": dict.fromkeys(names, "77")}
+    with pytest.raises(DataError, match=r"expected a class of digits, got '77'"):
+        Judge().plan(config(copied(folder, tmp_path / "set", claims)))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"clean": {}}, "expected the originals of the pictures: --clean"),
+        ({"budget": {}}, "expected the budget that the set is held to"),
+        ({"victim": {"name": "hashvfl", "bits": 8}}, "that hashes whole pictures"),
+        ({"protocol": {"queries": 5}}, "protocol.queries: expected none, .* got 5"),
+    ],
+)
+def test_a_set_without_originals_or_budget_is_refused(
+    folder: Path, more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        Judge().plan(config(folder, **more))
+
+
+def test_originals_may_lie_in_a_folder_with_the_classes_of_the_data(tmp_path: Path) -> None:
+    data = ah.load_dataset("digits", {"size": 16})
+    pixels = data.database.inputs["image"].permute(0, 2, 3, 1).numpy()  # type: ignore[union-attr]
+    for number in range(10):
+        (tmp_path / "clean" / str(number)).mkdir(parents=True)
+        for row in data.database.labels[:, number].nonzero()[:7, 0].tolist():
+            Image.fromarray(pixels[row]).save(tmp_path / "clean" / str(number) / f"{row}.png")
+    clean = ah.load_dataset(str(tmp_path / "clean"), {"size": 16})
+    for name in clean.query.names:
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "clean" / name, tmp_path / "set" / name)
+    asked = {"clean": {"name": str(tmp_path / "clean")}, "dataset": DIGITS}
+    plan = Judge().plan(config(tmp_path / "set", **asked))
+    assert sorted(plan.paired.rows.tolist()) == list(range(len(clean.query)))
+    assert len(plan.paired.data.database) == len(data.database)
+    (tmp_path / "clean" / "0").rename(tmp_path / "clean" / "zero")
+    with pytest.raises(DataError, match="expected originals with the classes of digits"):
+        Judge().plan(config(tmp_path / "set", **asked))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        (np.zeros((1, 3, 16, 16), np.int64), "expected uint8 or floats in .*, got int64"),
+        (np.full((1, 3, 16, 16), 200.0), "got 0 to 200; divide pixels by 255"),
+        (np.full((1, 3, 16, 16), np.nan), "got nan to nan"),
+        (np.zeros((1, 16, 16), np.uint8), r"expected pictures \(N,3,H,W\)"),
+        (np.zeros((0, 3, 16, 16), np.uint8), "got arrays without rows"),
+        (np.zeros((2, 3, 16, 16), np.uint8), "as many ids as pictures, got 1 and 2"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(tmp_path: Path, pixels: Any, said: str) -> None:
+    np.savez(tmp_path / "set.npz", images=pixels, ids=np.arange(min(len(pixels), 1)))
+    with pytest.raises(DataError, match=said):
+        Judge().plan(config(tmp_path / "set.npz"))
+
+
+def test_the_command_says_what_was_claimed_and_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        *("judge", str(folder), "--clean", "digits", "--set", "clean.size=16", "-q"),
+        *("--victim", "dpsh", "--bits", "12", "--set", "victim.epochs=1", "--eps", "16/255"),
+        *("--set", "protocol.noise_control=false", "--out", str(tmp_path / "run")),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        CliRunner().invoke(app, command)
+    assert (tmp_path / "run.partial").is_dir()
+    record = resume(tmp_path / "run", kind="judge")
+    assert isinstance(record, JudgeRecord)
+    assert (tmp_path / "run" / "queries.parquet").is_file()
+    again = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "again")])
+    assert again.exit_code == 0, again.output
+    assert "1 of 3 claimed figures hold." in again.output
+    refused = CliRunner().invoke(app, ["judge", "--victim", "dpsh"])
+    assert "expected FOLDER" in str(refused.exception)
+
+
+def test_the_page_of_judge_is_what_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = 0
+    for shown, printed in transcript("how_to/judge.md", tmp_path, capsys, left_out="report: "):
+        assert printed == shown
+        lines += len(shown)
+    assert lines > 20
