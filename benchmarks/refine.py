@@ -193,7 +193,8 @@ def table(rows: dict[str, Any], training: dict[str, float]) -> str:
         "| t-MAP ahead [95 %] | training, CPU s | paid back after |",
         "|" + "---|" * 8,
     ]
-    for key, row in rows.items():
+    order = [f"{data}, {seed}, {r}/255" for data in VICTIMS for seed in range(3) for r in RADII]
+    for key, row in sorted(rows.items(), key=lambda kept: order.index(kept[0])):
         spent = training[key.partition(",")[0]]
         for passes, part in row["passes"].items():
             rival = row["rivals"].get(passes)
