@@ -54,7 +54,7 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
             judged[hit] = False
             for caution in CAUTION if times > 1 else CAUTION[:1]:
                 chosen = mine.chosen(items, min(count, len(items)), caution)
-                finders = judged[chosen].any(axis=0)
+                finders: Which = np.asarray(judged[chosen].any(axis=0))
                 reached.setdefault((times, caution), []).append(finders)
     times, caution = UNAWARE
     if refused:
@@ -92,7 +92,7 @@ class Known:
 
     def finds(self, items: Vectors) -> Which:
         """(P,Q) which queries would have each item among their first 10, by what ranks."""
-        if self.floats is None:
+        if self.floats is None or self.tenth is None:
             return self.gate.finds(items.codes)
         return np.asarray(unit_rows(items.floats) @ self.floats.T > self.tenth)
 
