@@ -568,6 +568,8 @@ def test_tables_are_written_with_the_columns_that_are_named(
     assert not list((tmp_path / "few").glob("*threat*"))
     with pytest.raises(UsageError, match="no table of these runs has 'psn': did you mean 'psnr'"):
         write_tables(drawn, tmp_path / "none", columns=["psn"])
+    with pytest.raises(UsageError, match="no table of these runs has 'foo'; known: "):
+        write_tables(drawn, tmp_path / "none", columns=["foo"])
     assert not (tmp_path / "none").exists()
 
 
