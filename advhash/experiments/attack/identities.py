@@ -48,6 +48,9 @@ def asks_identities(config: Hardened, threshold: int | None) -> bool:
 
     It does so where it states a threshold, and where a perceptual hash is evaded or collided with.
     """
+    name = config.victim.name
+    if VICTIMS.is_place(name) and not is_external(name) and not checkpoint_folder(name).exists():
+        return False  # which its reader refuses
     kind = victim_kind(config.victim)
     if kind.reads.classes:
         return False
