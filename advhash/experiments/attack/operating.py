@@ -183,7 +183,8 @@ def operating_metrics(
 
     threshold_bits, false_positives: T, which the protocol gives or its rate sets, and its share of
         false positives among pairs of a clean query and a database row; `_held_out` of the
-        validation pictures, on which T is set
+        validation pictures, on which T is set. Where no query has one, the interval is that of
+        queries that have any, which is more than their share of pairs
     evasion_rate, collision_rate: more than T bits from the own picture, at most T from the target;
         `_clean` before the attack, `_png` and `_jpeg…` of the file, `_pdq` at PDQ's threshold
     bits_clean, bits_adversarial, bits_own: the mean distances themselves
@@ -221,8 +222,8 @@ def operating_metrics(
         f"{name}_clean": rate_of("clean", threshold),
         "threshold_bits": single_metric(threshold),
         **{distance: mean_metric(columns[distance], seed) for distance in distances},
-        "false_positives": mean_metric(share, seed),
-        "false_positives_held_out": mean_metric(held_share, seed),
+        "false_positives": rate_metric(share, seed),
+        "false_positives_held_out": rate_metric(held_share, seed),
         **{f"{name}_{codec}": rate_of(codec, threshold) for codec in CODECS},
         f"{name}_clean_pdq": rate_of("clean", pdq),
         f"{name}_pdq": rate_of("adversarial", pdq),
