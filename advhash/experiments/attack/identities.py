@@ -20,7 +20,7 @@ from advhash.data.images.decode import FORMATS, quietly
 from advhash.data.load import is_path
 from advhash.data.paths import PICTURES, Reads, reader_of
 from advhash.data.readers.shared import SIZES
-from advhash.errors import DataError
+from advhash.errors import CheckpointError, DataError, UnknownName
 from advhash.experiments.config import AttackConfig, DatasetConfig, Hardened, VictimConfig
 from advhash.registry import ATTACKS, VICTIMS, is_external
 from advhash.storage.checkpoint import read_card
@@ -37,9 +37,14 @@ def victim_kind(victim: VictimConfig) -> type[HashVictim]:
     if is_external(victim.name):
         return ExternalVictim
     name = victim.name
-    if VICTIMS.is_place(name):
-        name = str(read_card(checkpoint_folder(name))["name"])
-    kind: type[HashVictim] = VICTIMS[name].build  # type: ignore[assignment]
+    if not VICTIMS.is_place(name):
+        kind: type[HashVictim] = VICTIMS[name].build  # type: ignore[assignment]
+        return kind
+    folder = checkpoint_folder(name)
+    try:
+        kind = VICTIMS[str(read_card(folder)["name"])].build  # type: ignore[assignment]
+    except UnknownName as error:
+        raise CheckpointError(f"checkpoint {folder} does not fit this advhash: {error}") from None
     return kind
 
 
