@@ -10,7 +10,7 @@ from typing import Any
 
 from advhash.errors import AdvhashError
 
-CERTIFIED = ("pdq", "phash")
+CERTIFIED = ("pdq", "phash")  # linear hashes, of which `certify` has the exact answer
 FEDERATED = "hashvfl"  # a victim whose parties are attacked by `invert`, and watched by `detect`
 VICTIMS_OF = ("victim", "rival", "other", "victims")  # tables of a config, and lists of them
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
-from advhash.cli.commands.certify import PERCEPTUAL
+from advhash.cli.commands.certify import _is_perceptual
 from advhash.errors import AdvhashError
 from advhash.experiments.experiment import describe, resume, run
 from advhash.experiments.least_change.config import LeastChangeConfig
@@ -194,4 +194,5 @@ def test_a_perceptual_hash_that_is_to_be_smoothed_is(tmp_path: Path) -> None:
 
 def test_all_perceptual_hashes_are_known() -> None:
     kinds = {name: VICTIMS[name].build for name in VICTIMS.names()}
-    assert {name for name, kind in kinds.items() if issubclass(kind, PerceptualHash)} == PERCEPTUAL
+    for name, kind in kinds.items():
+        assert _is_perceptual(name) == issubclass(kind, PerceptualHash), name

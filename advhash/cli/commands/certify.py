@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from advhash.reports.least_change import LeastChangeRecord
 
 HOLDS = ("recall_certified", "irrelevant_certified", "bits_certified")  # to read first
-PERCEPTUAL = frozenset({"pdq", "phash", "dhash", "ahash", "whash", "blockhash"})
 SMOOTHING = ("sigma", "votes", "defense")  # settings that ask for the smoothed twin
 
 
@@ -50,9 +49,16 @@ def print_certificates(record: CertificateRecord, every: bool) -> None:
     print_end(record)
 
 
+def _is_perceptual(victim: str) -> bool:
+    """Whether this is the name of a perceptual hash, by the index, which imports none."""
+    from advhash.registry import VICTIMS
+
+    return victim in VICTIMS and ".perceptual." in VICTIMS.describe(victim).module
+
+
 def _exact(values: dict[str, Any]) -> str | None:
     """`least-change` for a perceptual hash as it is. Raises UsageError: a threshold elsewhere."""
-    if values["victim"]["name"] in PERCEPTUAL and not values.keys() & set(SMOOTHING):
+    if _is_perceptual(values["victim"]["name"]) and not values.keys() & set(SMOOTHING):
         return "least-change"
     if "threshold" in values:
         raise UsageError(

@@ -10,6 +10,7 @@ import typer
 
 from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
+from advhash.cli.following import CERTIFIED
 from advhash.cli.terminal import tell
 from advhash.errors import ThresholdMissed, UsageError
 
@@ -63,7 +64,7 @@ def print_scan(record: ScanRecord, every: bool) -> None:
 def _next(record: ScanRecord) -> list[tuple[str, str]]:
     """What attacks reach at the recommended threshold, and what they cannot."""
     name, threshold = record.recommendation.hash, record.recommendation.threshold
-    if name not in ("pdq", "phash") or threshold is None:
+    if name not in CERTIFIED or threshold is None:
         return []
     to = f"--victim {name} --dataset {shlex.quote(record.folder)} --threshold {threshold}"
     return [
