@@ -221,13 +221,16 @@ def check_attack(
     gain: Metric | None = None,
     *,
     gradients: bool = True,
+    rate: str = "",
 ) -> list[Flag]:
     """Signs that the attack, not the victim, decided the figure.
 
-    noise:     t-MAP (targeted) or MAP (untargeted) of uniform noise, for texts of random words,
-               under the same budget
-    gain:      how much the attack raised t-MAP, or lowered MAP, paired over the queries
+    That figure is t-MAP (targeted) or MAP (untargeted), or the `rate` at a threshold.
+
+    noise:     the figure of uniform noise, for texts of random words, under the same budget
+    gain:      how much the attack raised t-MAP or the rate, or lowered MAP, paired over the queries
     gradients: whether the attack uses those of the victim
+    rate:      "evasion_rate" or "collision_rate", where the run is judged at a threshold
 
     Where no query changed, this is all that is said.
     """
@@ -247,9 +250,14 @@ def check_attack(
                 "nothing about the victim.",
             )
         ]
-    reached = value("tmap" if targeted else "map_adversarial")
-    start = value("tmap_clean" if targeted else "map")
-    sign = 1 if targeted else -1
+    label, after, before, sign = (
+        (f"the {rate.replace('_', ' ')}", rate, f"{rate}_clean", 1)
+        if rate
+        else ("t-MAP", "tmap", "tmap_clean", 1)
+        if targeted
+        else ("MAP", "map_adversarial", "map", -1)
+    )
+    reached, start = value(after), value(before)
     if reached is not None and start is not None:
         unsure = gain is not None and gain.low is not None and gain.low <= 0
         if unsure or sign * (reached - start) <= 0.005:
@@ -260,11 +268,12 @@ def check_attack(
                 Flag(
                     "no_effect",
                     "warning",
-                    f"The attack changes {'t-MAP' if targeted else 'MAP'} from {start:.3f} to "
+                    f"The attack changes {label} from {start:.3f} to "
                     f"{reached:.3f}{held}: it failed, which says nothing about stronger attacks.",
                 )
             )
-    if reached is not None and noise is not None and sign * (reached - noise) <= 0:
+    whole = bool(rate) and reached == 1  # nothing is left to be stronger by
+    if reached is not None and noise is not None and sign * (reached - noise) <= 0 and not whole:
         flags.append(
             Flag(
                 "weaker_than_noise",

@@ -213,6 +213,18 @@ class TestAttack:
         for flag in flags:
             assert "holds 0" in flag.message
 
+    def test_a_run_at_a_threshold_is_judged_by_its_rate(self) -> None:
+        metrics = {"map": Metric(1.0), "map_adversarial": Metric(0.99),
+                   "evasion_rate": Metric(1.0), "evasion_rate_clean": Metric(0.0)}  # fmt: skip
+        gain = Metric(1.0, 0.7, 1.0, 9)
+        assert check_attack(metrics, 1.0, BALL, False, gain, rate="evasion_rate") == []
+        metrics |= {"evasion_rate": Metric(0.1)}
+        flags = check_attack(
+            metrics, 0.2, BALL, False, Metric(0.1, -0.1, 0.3, 9), rate="evasion_rate"
+        )
+        assert [flag.name for flag in flags] == ["no_effect", "weaker_than_noise"]
+        assert "changes the evasion rate from 0.000 to 0.100" in flags[0].message
+
     def test_the_overrun_is_told_in_the_units_of_the_budget(self) -> None:
         (flag,) = check_attack({"overrun": Metric(30 / 255)}, None, BALL, targeted=True)
         assert "L∞ 8/255 by 30.0/255" in flag.message

@@ -22,17 +22,20 @@ from advhash.experiments.attack.columns import (
 )
 from advhash.experiments.attack.examples import build_examples
 from advhash.experiments.attack.operating import (
+    BITS,
+    hits,
     names_pictures,
+    nearest,
     operating_columns,
     operating_metrics,
 )
-from advhash.experiments.attack.perturb import noise_precision
-from advhash.experiments.attack.record import Attacked, Metrics, Scores
+from advhash.experiments.attack.perturb import noise_codes, noise_precision
+from advhash.experiments.attack.record import Attacked, Metrics, Scores, at_threshold
 from advhash.experiments.attack.served import database_vectors, search_of, served_columns
 from advhash.experiments.prepare.ceiling import target_ceilings
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import joint_metrics
-from advhash.measures.intervals import Metric, mean_metric, ratio_metric, single_metric
+from advhash.measures.intervals import Floats, Metric, mean_metric, ratio_metric, single_metric
 from advhash.measures.sanity import (
     Flag,
     check_attack,
@@ -40,6 +43,7 @@ from advhash.measures.sanity import (
     check_targets,
     check_victim,
 )
+from advhash.reports.headline import headline_of
 from advhash.reports.record import Example
 from advhash.victims.federated.hashvfl import HashVFL
 
@@ -182,10 +186,6 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     """All sanity checks of victim, targets and attack."""
     config, fitted, outcome = attacked.config, attacked.fitted, attacked.outcome
     targets, metrics = outcome.targets, measured.metrics
-    noise = None
-    if config.attack.name not in ("noise", "token-noise"):
-        precision = noise_precision(attacked, database)
-        noise = None if precision is None else float(np.nanmean(precision))
     raised = [Flag(**flag) for flag in attacked.trained.card.get("flags", [])]
     raised += check_victim(
         metrics["map"] or Metric(),
@@ -195,20 +195,16 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
     )
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
-    known = measured.scores.columns[str(config.protocol.database)]
-    gained = (
-        known["map"] - known["map_adversarial"]
-        if targets is None
-        else known["tmap"] - known["tmap_clean"]
-    )
-    gain = mean_metric(gained, derive_seed(config.seed, "bootstrap"))
+    rate = headline_of(fitted.attack.goal, at_threshold=True).main if at_threshold(attacked) else ""
+    gained, noise = _beside_noise(attacked, measured, database, rate)
     raised += check_attack(
         metrics,
         noise,
         fitted.budget,
         targets is not None,
-        gain,
+        mean_metric(gained, derive_seed(config.seed, "bootstrap")),
         gradients="gradients" in fitted.attack.knowledge,
+        rate=rate,
     )
     raised += check_indicators(fitted.attack.summarise(outcome.notes))
     if config.protocol.query_modality == "image" and not config.budget.eight_bit:
@@ -221,6 +217,36 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
             )
         )
     return raised
+
+
+def _beside_noise(
+    attacked: Attacked, measured: Measured, database: HashCodes, rate: str
+) -> tuple[Floats, float | None]:
+    """(N,) what the attack gains for each query, and the same figure of noise; None: no control.
+
+    rate: as `check_attack` has it
+    """
+    config, outcome = attacked.config, attacked.outcome
+    targeted, served = outcome.targets is not None, str(config.protocol.database)
+    control = config.attack.name not in ("noise", "token-noise")
+    if not rate:
+        known = measured.scores.columns[served]
+        more, less = ("tmap", "tmap_clean") if targeted else ("map", "map_adversarial")
+        figures = noise_precision(attacked, database) if control else None
+        return known[more] - known[less], _mean(figures)
+    data = AttackData(attacked.trained.data, database, served, config.protocol.query_modality)
+    threshold = (measured.metrics["threshold_bits"] or Metric()).value
+    clean = hits(outcome.columns[f"{BITS}clean"], threshold, targeted=targeted)
+    codes = noise_codes(attacked, database) if control else None
+    if codes is None:
+        return outcome.columns[rate] - clean, None
+    wanted = outcome.labels if outcome.targets is None else outcome.targets
+    figures = hits(nearest(codes, data, wanted), threshold, targeted=targeted)
+    return outcome.columns[rate] - clean, _mean(figures)
+
+
+def _mean(figures: Floats | None) -> float | None:
+    return None if figures is None or np.isnan(figures).all() else float(np.nanmean(figures))
 
 
 def examples(

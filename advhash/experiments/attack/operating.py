@@ -161,13 +161,25 @@ def operating_columns(
         seen[name] = victim.encode_pictures(moved, "image", way)
     wanted = own if targets is None else targets
 
-    def nearest(hits: HashCodes, labels: Labels) -> Floats:
-        related = histograms(hits, data.codes, labels, data.labels.numpy()).relevant > 0
-        place = related.argmax(axis=1).astype(np.float64)
-        return np.where(related.any(axis=1), place, np.nan)
+    columns = {BITS + name: nearest(hits, data, wanted) for name, hits in seen.items()}
+    return columns if targets is None else {**columns, BITS + "own": nearest(codes, data, own)}
 
-    columns = {BITS + name: nearest(hits, wanted) for name, hits in seen.items()}
-    return columns if targets is None else {**columns, BITS + "own": nearest(codes, own)}
+
+def nearest(codes: HashCodes, data: AttackData, labels: Labels) -> Floats:
+    """(N,) bits to the nearest database row with these labels (N,…); NaN where there is none."""
+    related = histograms(codes, data.codes, labels, data.labels.numpy()).relevant > 0
+    place = related.argmax(axis=1).astype(np.float64)
+    return np.where(related.any(axis=1), place, np.nan)
+
+
+def hits(far: Floats, threshold: float | None, *, targeted: bool) -> Floats:
+    """(N,) 1 where a distance in bits is a success at a threshold, else 0; NaN where none is known.
+
+    A targeted attack wants its target within the threshold, an untargeted one its own picture
+    beyond it.
+    """
+    unknown = np.isnan(far) | (threshold is None)
+    return np.where(unknown, np.nan, (far <= (threshold or 0)) == targeted)
 
 
 def operating_metrics(
@@ -207,13 +219,11 @@ def operating_metrics(
     held_share, share = (false_positives(counts, threshold) for counts in clean)
     name = "collision_rate" if targeted else "evasion_rate"
 
-    def hits(seen: str, bits: int | None) -> Floats:
-        far = columns[BITS + seen]
-        unknown = np.isnan(far) | (bits is None)
-        return np.where(unknown, np.nan, (far <= (bits or 0)) == targeted)
+    def succeeded(seen: str, bits: int | None) -> Floats:
+        return hits(columns[BITS + seen], bits, targeted=targeted)
 
     def rate_of(seen: str, bits: int | None) -> Metric | None:
-        return None if bits is None else rate_metric(hits(seen, bits), seed)
+        return None if bits is None else rate_metric(succeeded(seen, bits), seed)
 
     pdq = pdq_threshold(victim.bits)
     distances = [BITS + seen for seen in ("clean", "adversarial", "own") if BITS + seen in columns]
@@ -228,4 +238,4 @@ def operating_metrics(
         f"{name}_clean_pdq": rate_of("clean", pdq),
         f"{name}_pdq": rate_of("adversarial", pdq),
     }
-    return metrics, {} if threshold is None else {name: hits("adversarial", threshold)}
+    return metrics, {} if threshold is None else {name: succeeded("adversarial", threshold)}

@@ -233,8 +233,8 @@ def joined_outcome(
     )
 
 
-def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.float64] | None:
-    """(N,) average precision, for the target or else the own labels, of queries changed at random.
+def noise_codes(attacked: Attacked, database: HashCodes) -> HashCodes | None:
+    """(N,K) codes of the queries changed at random.
 
     Under the same budget; of text, words that are not forbidden to the attack. None without a
     budget, where the control is switched off, and for what has no such control.
@@ -264,10 +264,18 @@ def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.f
             vocabulary=data.vocabulary,
         )
         codes.append(moved.codes)
+    return HashCodes.concatenate(codes)[in_order(groups)]
+
+
+def noise_precision(attacked: Attacked, database: HashCodes) -> npt.NDArray[np.float64] | None:
+    """(N,) average precision of `noise_codes`, for the target or else the own labels."""
+    codes, outcome = noise_codes(attacked, database), attacked.outcome
+    if codes is None:
+        return None
     return precisions(
-        HashCodes.concatenate(codes)[in_order(groups)],
+        codes,
         database,
         outcome.labels if outcome.targets is None else outcome.targets,
-        data.database.labels.numpy(),
-        scoring=protocol.scoring,
+        attacked.trained.data.database.labels.numpy(),
+        scoring=attacked.config.protocol.scoring,
     )

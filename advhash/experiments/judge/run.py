@@ -57,6 +57,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS
 from advhash.reports.elements.verdict import percent
+from advhash.reports.headline import Headline, headline_of
 from advhash.reports.judge import JUDGE, Claim, JudgeRecord, SetInfo
 from advhash.reports.record import Example
 from advhash.reports.vocabulary import FIGURES, label_of
@@ -389,7 +390,11 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
                 at_threshold=at_threshold(attacked),
             ),
             flags=[
-                *_of_the_set(flags(attacked, measured, database), metrics, fitted.attack.goal),
+                *_of_the_set(
+                    flags(attacked, measured, database),
+                    metrics,
+                    headline_of(fitted.attack.goal, at_threshold=at_threshold(attacked)),
+                ),
                 *_flags(judged, config),
             ],
             metrics=metrics,
@@ -420,13 +425,11 @@ def _written(
 
 
 def _of_the_set(
-    raised: Sequence[Flag], metrics: Mapping[str, Metric | None], goal: Goal
+    raised: Sequence[Flag], metrics: Mapping[str, Metric | None], led: Headline
 ) -> list[Flag]:
     """The checks of an attack in the words of a set, without those of how an attack searches."""
-    aimed = goal == "targeted"
     reached, start = (
-        f"{label_of(name)} {_value(metrics.get(name))}"
-        for name in (("tmap", "tmap_clean") if aimed else ("map_adversarial", "map"))
+        f"{label_of(name)} {_value(metrics.get(name))}" for name in (led.main, led.unattacked)
     )
     words = {
         "nothing_changed": "The set changes no picture: its figures are those of the originals.",
