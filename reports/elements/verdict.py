@@ -148,9 +148,10 @@ def _at_threshold(record: Record) -> Verdict:
     else:
         does, away = "no longer match their own pictures", f"{wanted} from them"
     after = metric_of(record, f"{led.main}_jpeg75")
+    matching = "none" if errors.value == 0 else share_of_pairs(errors)
     details = (
         f"Before the attack {percent(before.value)} did, at {clean} on average.",
-        f"At this threshold {share_of_pairs(errors)} of the pairs of different pictures match.",
+        f"At this threshold {matching} of the compared pairs of different pictures match.",
         f"Saved as JPEG 75, {with_interval(after)} still do.",
     )
     lead = (
