@@ -219,6 +219,17 @@ ExecutorName = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the plan, train nothing.")
 ]
+MatchThreshold = Annotated[
+    int | None,
+    typer.Option(
+        "--threshold",
+        help="Bits at which two pictures still count as one. (default: by false positives)",
+    ),
+    Sets("protocol.threshold"),
+]
+FloatPixels = Annotated[
+    bool, typer.Option("--float", help="Do not round pixels to 8 bits (marked in the report).")
+]
 Every = Annotated[
     bool, typer.Option("--all", help="Print every figure, not only those to read first.")
 ]

@@ -23,6 +23,8 @@ from advhash.cli.options import (
     Bits,
     Database,
     DatasetName,
+    FloatPixels,
+    MatchThreshold,
     Norm,
     QueryCount,
     QueryModality,
@@ -185,14 +187,7 @@ def attack(
     store: StoreName = None,
     rescore: Rescore = None,
     allow_superuser: AllowSuperuser = False,
-    threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--threshold",
-            help="Bits at which two pictures still count as one. (default: by false positives)",
-        ),
-        Sets("protocol.threshold"),
-    ] = None,
+    threshold: MatchThreshold = None,
     poison: Annotated[
         int | None,
         typer.Option("--poison", help="Also plant so many adversarial items in the database."),
@@ -206,9 +201,7 @@ def attack(
         ),
         Sets("attack.precision"),
     ] = None,
-    float_pixels: Annotated[
-        bool, typer.Option("--float", help="Do not round pixels to 8 bits (marked in the report).")
-    ] = False,
+    float_pixels: FloatPixels = False,
 ) -> dict[str, Any]:
     """Attack a victim and write the run folder with its report."""
     budget = {} if match is None else _matched(match, norm, eps)

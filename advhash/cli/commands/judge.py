@@ -15,7 +15,16 @@ from advhash.cli.following import (
     of_config,
     threshold_of,
 )
-from advhash.cli.options import Bits, Database, DatasetName, Norm, Sets, Victim
+from advhash.cli.options import (
+    Bits,
+    Database,
+    DatasetName,
+    FloatPixels,
+    MatchThreshold,
+    Norm,
+    Sets,
+    Victim,
+)
 from advhash.cli.terminal import tell
 
 if TYPE_CHECKING:
@@ -99,17 +108,8 @@ def judge(
         ),
     ] = None,
     database: Database = None,
-    threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--threshold",
-            help="Bits at which two pictures still count as one. (default: by false positives)",
-        ),
-        Sets("protocol.threshold"),
-    ] = None,
-    float_pixels: Annotated[
-        bool, typer.Option("--float", help="Do not round floats to 8 bits (marked in the report).")
-    ] = False,
+    threshold: MatchThreshold = None,
+    float_pixels: FloatPixels = False,
 ) -> dict[str, Any]:
     """Score an adversarial set of any tool on our originals, beside what it claims of itself.
 
