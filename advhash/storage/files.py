@@ -169,7 +169,10 @@ def owned(make: Callable[[], Path]) -> int:
     """The handle of what `make` makes, locked; made again where somebody swept it before."""
     while True:
         path = make()
-        handle = os.open(path, os.O_RDONLY)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # swept between its making and its opening
+            continue
         lock(handle, wait=True)
         if is_open(handle, path):
             return handle

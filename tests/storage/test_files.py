@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +219,24 @@ def test_a_swept_place_is_taken_again(tmp_path: Path, monkeypatch: pytest.Monkey
     with partial_folder(tmp_path / "a") as folder:
         assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_swept_before_it_was_opened_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, swept = os.open, []
+
+    def late(path: Any, flags: int, *others: Any, **named: Any) -> int:
+        if len(swept) < 2 and Path(path).name.startswith("."):
+            swept.append(Path(path))
+            monkeypatch.setattr(os, "open", opened)
+            files.sweep([Path(path)])
+            monkeypatch.setattr(os, "open", late)
+        return opened(path, flags, *others, **named)
+
+    monkeypatch.setattr(os, "open", late)
+    with partial_folder(tmp_path / "a") as folder:
+        assert folder.is_dir()
+    write_text(tmp_path / "b", "whole")
+    assert len(swept) == 2
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "whole"}
