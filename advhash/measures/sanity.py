@@ -13,7 +13,7 @@ from torch import Tensor
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.measures.intervals import Metric
-from advhash.shared_labels import Labels, label_numbers, shares
+from advhash.shared_labels import Labels, are_groups, label_numbers, shares
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,25 @@ def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) ->
             Flag("empty_queries", "info", f"{empty} of {queries} queries have no relevant row.")
         )
     return flags
+
+
+def check_repeats(query: Labels) -> list[Flag]:
+    """Queries of one group, such as altered copies of one picture, are no independent ones.
+
+    query: (N,C) labels of the queries; classes, of which many share one, raise nothing
+    """
+    distinct = len(np.unique(query, axis=0))
+    if not are_groups(query) or distinct == len(query):
+        return []
+    return [
+        Flag(
+            "repeated_queries",
+            "warning",
+            f"The {len(query)} queries show {distinct} different things, such as several altered "
+            "copies of one picture: intervals count each query on its own, and are narrower than "
+            f"{distinct} independent ones would give.",
+        )
+    ]
 
 
 def check_targets(query: Labels, targets: Labels) -> list[Flag]:

@@ -15,6 +15,7 @@ from advhash.measures.sanity import (
     check_codes,
     check_gradient,
     check_indicators,
+    check_repeats,
     check_targets,
     check_victim,
 )
@@ -111,6 +112,17 @@ class TestVictim:
         (flag,) = check_victim(Metric(0.9), Metric(0.1), 3, 10)
         assert (flag.name, flag.level) == ("empty_queries", "info")
         assert "3 of 10" in flag.message
+
+
+class TestRepeats:
+    def test_copies_of_one_picture_are_counted(self) -> None:
+        (flag,) = check_repeats(np.array([[0], [0], [1], [2]], np.int32))
+        assert (flag.name, flag.level) == ("repeated_queries", "warning")
+        assert "4 queries show 3 different things" in flag.message
+
+    def test_different_groups_and_shared_classes_raise_nothing(self) -> None:
+        assert check_repeats(np.array([[2], [0], [1]], np.int32)) == []
+        assert check_repeats(np.array([[1, 0], [1, 0]], np.uint8)) == []
 
 
 class TestTargets:

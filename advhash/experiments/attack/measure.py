@@ -40,6 +40,7 @@ from advhash.measures.sanity import (
     Flag,
     check_attack,
     check_indicators,
+    check_repeats,
     check_targets,
     check_victim,
 )
@@ -193,6 +194,7 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
         measured.scores.empty_queries,
         len(outcome.rows),
     )
+    raised += check_repeats(outcome.labels)
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
     rate = headline_of(fitted.attack.goal, at_threshold=True).main if at_threshold(attacked) else ""

@@ -17,6 +17,7 @@ from advhash.experiments.config import MethodConfig
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.registry import Registry
+from advhash.shared_labels import Labels
 from advhash.targets import choose_targets
 
 UNBOUNDED = Budget("none", math.inf)
@@ -50,6 +51,11 @@ def clean_queries(config: DetectConfig, data: Dataset) -> Batch:
     return data.query.rows(_query_rows(config, data))
 
 
+def query_labels(config: DetectConfig, data: Dataset) -> Labels:
+    """(B,C) labels of the clean queries."""
+    return data.query.labels[_query_rows(config, data)].numpy()
+
+
 def _query_rows(config: DetectConfig, data: Dataset) -> Tensor:
     return choose_queries(data.query, config.queries, derive_seed(config.seed, "queries"))
 
@@ -59,8 +65,8 @@ def disjoint_targets(config: DetectConfig, data: Dataset) -> Tensor:
 
     Raises DataError: every label set of the database shares one with a query.
     """
-    rows = _query_rows(config, data)
-    labels, known = data.query.labels[rows].numpy(), data.database.labels.numpy()
+    rows, labels = _query_rows(config, data), query_labels(config, data)
+    known = data.database.labels.numpy()
     seed = derive_seed(config.seed, "targets")
     return torch.from_numpy(choose_targets("disjoint", labels, known, seed, rows=rows.numpy()))
 

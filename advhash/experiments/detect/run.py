@@ -16,12 +16,13 @@ from advhash.experiments.detect.cell import DetectorCell, Inputs, InputsCell
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.federation import distances, plan_slices
 from advhash.experiments.detect.images import EVERY, judges_codes, plan_images
-from advhash.experiments.detect.protocol import Planned
+from advhash.experiments.detect.protocol import Planned, query_labels
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import ALLOWED
+from advhash.measures.sanity import check_repeats
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
@@ -154,7 +155,10 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
         "validation": len(data.validation),
         "threshold": None,
         "allowed_false_alarms": ALLOWED,
-        "flags": trained.card.get("flags", []),
+        "flags": [
+            *trained.card.get("flags", []),
+            *(vars(flag) for flag in check_repeats(query_labels(config, trained.data))),
+        ],
     }
 
 
