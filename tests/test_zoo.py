@@ -105,12 +105,15 @@ def test_what_is_there_is_kept_and_what_is_made_again_is_the_same(
 ) -> None:
     name = "dpsh-digits-8"
     before = (site / "advhash_zoo" / name / "card.json").stat().st_mtime_ns
-    script["make"](name, {}, site / "advhash_zoo")
+    script["make"](name, SMALL[name], site / "advhash_zoo")
     assert (site / "advhash_zoo" / name / "card.json").stat().st_mtime_ns == before
     monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path / "cache"))
     again = script["make"](name, {**SMALL[name], "attacks": []}, tmp_path)
     weights = [place / name / "model.safetensors" for place in (site / "advhash_zoo", again.parent)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert json.loads((again / "card.json").read_text("utf-8"))["robustness"] == []
+    script["make"](name, SMALL[name], tmp_path)  # the recipe is another one
+    assert len(json.loads((again / "card.json").read_text("utf-8"))["robustness"]) == 1
 
 
 def test_a_victim_of_the_zoo_is_attacked_loaded_and_replayed(

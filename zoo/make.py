@@ -2,14 +2,15 @@
 
     python zoo/make.py [NAME …] [--out FOLDER]
 
-A folder is written whole or not at all, and one that is there is kept: the same command goes on
-where it was stopped. One thread gives the same weights on every machine with the same packages.
+A folder is written whole or not at all, and one of the same recipe is kept: the same command goes
+on where it was stopped. One thread gives the same weights on every machine with the same packages.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -42,16 +43,18 @@ def recipes() -> dict[str, dict[str, Any]]:
 def make(name: str, recipe: Mapping[str, Any], out: Path) -> Path:
     """The folder of one victim: weights, card and page, with its robustness on the card."""
     folder = out / name
-    if folder.is_dir():
+    if folder.is_dir() and read_card(folder).get("recipe") == recipe:
         return folder
     tables = {key: recipe[key] for key in ("victim", "dataset", "defense") if key in recipe}
     trained = prepare(TrainConfig.build(tables))
     with partial_folder(folder) as partial:
         place = export_checkpoint(trained, partial / "checkpoint")
         card = read_card(place)
-        card |= {"commit": commit(), "robustness": list(robustness(trained, recipe, partial))}
+        figures = list(robustness(trained, recipe, partial))
+        card |= {"commit": commit(), "recipe": recipe, "robustness": figures}
         write_json(place / CARD, card)
         write_text(place / PAGE, model_card(card))
+        shutil.rmtree(folder, ignore_errors=True)  # of another recipe
         place.rename(folder)
     return folder
 
