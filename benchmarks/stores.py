@@ -108,6 +108,10 @@ GUARDS: dict[str, dict[str, Any]] = {
     "`--rotate`": {"rotate": True, **OPEN},
     "none, `attack.pairs=free`": {**FREE, **OPEN},
     "`--rotate`, `attack.pairs=free`": {"rotate": True, **FREE, **OPEN},
+    **{
+        f"`--quantise lsh --bits {bits}`": {"quantise": {"name": "lsh"}, "bits": bits, **OPEN}
+        for bits in (96, 384, 1536)
+    },
 }
 DEFENCES = {
     f"{guard} | {name}": {**stage, **tables}
@@ -430,10 +434,10 @@ def tables(stored: dict[str, Any]) -> str:
             "### Defences",
             f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
             "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
-            "those of a rotation differ by the defence alone. Refused are planted items, as a "
-            "mean over restarts; turned away are clean documents that go through the defence as "
-            "new items do, and the cost is what recall of own answers loses by that without any "
-            "attack.",
+            "those of a rotation and of `lsh` differ by the defence alone. Refused are planted "
+            "items, as a mean over restarts; turned away are clean documents that go through the "
+            "defence as new items do, and the cost is what recall of own answers loses by that "
+            "without any attack.",
             _defences(stored["defences"]),
         ]
     if "adapters" in stored:
