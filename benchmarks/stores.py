@@ -8,7 +8,8 @@ photograph, so its answers are the 10 nearest by their floats, as in `advhash po
 
 `hubs` plants 0.4 % of the documents, clustered in the space that ranks; the restarts of its k-means
 are the seeds. Each store is built once for all numbers of candidates; items are added to it, and
-removed before those of the next seed come.
+removed before those of the next seed come. In `exact`, items clustered by codes and by floats stand
+beside each other for every number of candidates, whatever ranks.
 
 The curve over the planted share and the table of defences are runs of `advhash poison` on the same
 captions, `exact` and sign bits. With defences, 1,000 more pictures ask, as probes: all rows of
@@ -19,7 +20,7 @@ tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are emb
 about 10 minutes of one core, photographs in about 10 more, into files of the cache:
 
     OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER
-        [--groups stores photographs curve defences]
+        [--groups stores photographs surfaces curve defences]
         [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
     python benchmarks/stores.py --million    # `hubs` and exact judging of a million codes
@@ -73,10 +74,13 @@ OUT = Path(__file__).with_suffix(".json")
 PAGE = OUT.parents[1] / "docs/attacks/poisoning_stores.md"
 FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
 START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
-GROUPS = ("stores", "photographs", "curve", "defences")
+GROUPS = ("stores", "photographs", "surfaces", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
 QUANTISER_NAMES = ("sign", "mean", "median")
-CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what ranks; 0: no rescoring
+CANDIDATES: dict[Surface, tuple[int, ...]] = {  # for each result, by what ranks
+    "codes": (0,),  # no rescoring
+    "floats": (3, 10),
+}
 FIRST = 10
 ENCODER = "timm:tf_efficientnet_lite0"  # of photographs
 QUERIES = 1_000  # known, as many unseen, and as many probes
@@ -108,10 +112,6 @@ GUARDS: dict[str, dict[str, Any]] = {
     "`--rotate`": {"rotate": True, **OPEN},
     "none, `attack.pairs=free`": {**FREE, **OPEN},
     "`--rotate`, `attack.pairs=free`": {"rotate": True, **FREE, **OPEN},
-    **{
-        f"`--quantise lsh --bits {bits}`": {"quantise": {"name": "lsh"}, "bits": bits, **OPEN}
-        for bits in (96, 384, 1536)
-    },
 }
 DEFENCES = {
     f"{guard} | {name}": {**stage, **tables}
@@ -228,9 +228,18 @@ def found(served: Served, asked: Vectors, candidates: int) -> npt.NDArray[np.int
     return ids
 
 
-def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> dict[str, Any]:
-    """Figures of every number of candidates."""
-    rows, count = len(corpus.documents), len(hubs["codes"][0])
+def measure(
+    corpus: Corpus,
+    hubs: dict[Surface, list[Vectors]],
+    store: str,
+    candidates_of: dict[Surface, tuple[int, ...]],
+) -> dict[str, Any]:
+    """Figures of every number of candidates.
+
+    hubs: items of each restart, by what they are clustered by
+    candidates_of: the numbers of candidates that each of these is tried with, all different
+    """
+    rows, count = len(corpus.documents), len(next(iter(hubs.values()))[0])
     items = rows + np.arange(count)
     asked = Vectors.concatenate([corpus.unseen, corpus.known])
     cells = {}
@@ -239,14 +248,14 @@ def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> d
         recall = store_recall(served.store, corpus.unseen, corpus.documents)
         clean = {
             candidates: found(served, asked, candidates)
-            for each in CANDIDATES.values()
+            for each in candidates_of.values()
             for candidates in each
         }
         after: dict[int, list[Any]] = {candidates: [] for candidates in clean}
         for ranks, sets in hubs.items():
             for planted in sets:
                 served.add(items, planted)
-                for candidates in CANDIDATES[ranks]:
+                for candidates in candidates_of[ranks]:
                     ids = found(served, corpus.unseen, candidates)
                     after[candidates].append(judge(ids, items, corpus.own))
                 served.remove(items)
@@ -421,6 +430,21 @@ def tables(stored: dict[str, Any]) -> str:
             f"Recall of own answers, {answers}, before / after:",
             _grid(cells, ("own_recall10_before", "own_recall10_after")),
         ]
+    if stored["surfaces"]:
+        parts += [
+            "### Clustered by codes or by floats",
+            "The same items and queries in `exact`, whatever ranks: by default `hubs` clusters by "
+            "codes where bits rank and by floats where these rescore; `attack.surface=codes` and "
+            "`floats` choose. Unseen queries with a planted item among their first 10 / with one "
+            "of as many natural hubs / the difference, paired by query:",
+            _table(
+                "what | quantiser | clustered by | bits alone | floats, ×3 | floats, ×10",
+                [
+                    [*key.split(), *_cells(cells, REACHED)]
+                    for key, cells in stored["surfaces"].items()
+                ],
+            ),
+        ]
     if stored["curve"]:
         parts += [
             "### Over the planted share",
@@ -434,7 +458,7 @@ def tables(stored: dict[str, Any]) -> str:
             "### Defences",
             f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
             "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
-            "those of a rotation and of `lsh` differ by the defence alone. Refused are planted "
+            "those of a rotation differ by the defence alone. Refused are planted "
             "items, as a mean over restarts; turned away are clean documents that go through the "
             "defence as new items do, and the cost is what recall of own answers loses by that "
             "without any attack.",
@@ -472,12 +496,14 @@ def _grid(cells: dict[str, Any], names: tuple[str, ...]) -> str:
             cell = cells.get(f"{quantise} {store}")
             if cell is None:
                 continue
-            shown = [
-                " / ".join(_percent(metrics[name]) for name in names)
-                for metrics in cell["cells"].values()
-            ]
+            shown = _cells(cell["cells"], names)
             rows.append([quantise, f"{store} ({100 * cell['recall']:.1f})", *shown])
     return _table("quantiser | store (recall) | bits alone | floats, ×3 | floats, ×10", rows)
+
+
+def _cells(cells: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """These figures of each number of candidates."""
+    return [" / ".join(_percent(metrics[name]) for name in names) for metrics in cells.values()]
 
 
 def _curve(curve: dict[str, Any]) -> str:
@@ -556,7 +582,7 @@ def write_page() -> None:
     """The tables of the json, between the marks, and the figure."""
     text = PAGE.read_text("utf-8")
     before, _, rest = text.partition(START)
-    stored = json.loads(OUT.read_text("utf-8"))
+    stored = {group: {} for group in GROUPS} | json.loads(OUT.read_text("utf-8"))
     if stored["curve"]:
         draw(stored["curve"])
     PAGE.write_text(f"{before}{START}\n{tables(stored)}{END}{rest.partition(END)[2]}", "utf-8")
@@ -598,6 +624,9 @@ def main() -> None:
         for group, make in (("stores", captions), ("photographs", photographs)):
             if group in given.groups:
                 _measure_stores(group, make, given, stored, keep)
+        if "surfaces" in given.groups:
+            for make in (photographs, captions):
+                _measure_surfaces(make, given, stored, keep)
         for group, rows in (("curve", CURVE), ("defences", DEFENCES)):
             for key, tables_of in rows.items():
                 if group in given.groups and key not in stored[group]:
@@ -625,10 +654,27 @@ def _measure_stores(
         hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
         for store in missing:
             began = time.process_time()
-            cell = measure(corpus, hubs, store)
+            cell = measure(corpus, hubs, store, CANDIDATES)
             cells[f"{quantise} {store}"] = cell
             print(group, quantise, store, cell["recall"], time.process_time() - began, flush=True)
             keep()
+
+
+def _measure_surfaces(
+    make: Callable[[Path], Embedded], given: Any, stored: dict[str, Any], keep: Any
+) -> None:
+    """Items clustered by codes and by floats, each with every number of candidates."""
+    every = tuple(candidates for each in CANDIDATES.values() for candidates in each)
+    for quantise in given.quantisers:
+        if f"{make.__name__} {quantise} floats" in stored["surfaces"]:
+            continue
+        corpus = Corpus.of(embedded_once(make, given.data), quantise)
+        hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
+        for surface, sets in hubs.items():
+            cells = measure(corpus, {surface: sets}, "exact", {surface: every})["cells"]
+            stored["surfaces"][f"{make.__name__} {quantise} {surface}"] = cells
+            print(make.__name__, quantise, surface, flush=True)
+        keep()
 
 
 if __name__ == "__main__":
