@@ -1,20 +1,26 @@
-"""Planted hubs in vector stores: quantisers × stores × rescoring, on captions embedded by MiniLM.
+"""Planted hubs in vector stores: quantisers × stores × rescoring, on captions and photographs.
 
-Flickr8k's captions without exact repeats; one caption of each of 2,000 pictures asks, 1,000 known
-to the attacker and 1,000 unseen, all others are documents. Queries are answered by the other
-captions of their picture. `hubs` plants 0.4 % of the documents, clustered in the space that ranks;
-the restarts of its k-means are the seeds. Each store is built once for all numbers of candidates;
-items are added to it, and removed before those of the next seed come.
+Captions of Flickr8k by MiniLM, without exact repeats; one caption of each of 2,000 pictures asks,
+1,000 known to the attacker and 1,000 unseen, all others are documents. Queries are answered by the
+other captions of their picture. Photographs of Flickr8k, 128 pixels a side, by EfficientNet-Lite0,
+without equal embeddings; 2,000 of them ask, all others are documents. No document belongs to a
+photograph, so its answers are the 10 nearest by their floats, as in `advhash poison`.
+
+`hubs` plants 0.4 % of the documents, clustered in the space that ranks; the restarts of its k-means
+are the seeds. Each store is built once for all numbers of candidates; items are added to it, and
+removed before those of the next seed come. In `exact`, items clustered by codes and by floats stand
+beside each other for every number of candidates, whatever ranks.
 
 The curve over the planted share and the table of defences are runs of `advhash poison` on the same
-embeddings, `exact` and sign bits. With defences, 1,000 more pictures ask, as probes: all rows of
+captions, `exact` and sign bits. With defences, 1,000 more pictures ask, as probes: all rows of
 their table, the undefended one too, have the same known and unseen queries.
 
 Writes `benchmarks/stores.json`, cell by cell, so that it can be stopped and started again, and the
 tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are embedded once, in
-about 10 minutes of one core, into a file of the cache:
+about 10 minutes of one core, photographs in about 10 more, into files of the cache:
 
-    OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER [--groups stores curve defences]
+    OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER
+        [--groups stores photographs surfaces curve defences]
         [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
     python benchmarks/stores.py --million    # `hubs` and exact judging of a million codes
@@ -29,6 +35,7 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,8 +50,9 @@ from matplotlib.figure import Figure
 from advhash.attacks.poisoning.base import Poisoning, Seen, Surface
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import GradedPairs
-from advhash.codes.vectors import Vectors
+from advhash.codes.relevance import GradedPairs, float_neighbours
+from advhash.codes.vectors import Vectors, unit_rows
+from advhash.data.load import load_dataset
 from advhash.data.text.kinds import embed_sentences
 from advhash.experiments.experiment import run
 from advhash.experiments.poison.config import PoisonConfig
@@ -52,7 +60,7 @@ from advhash.experiments.poison.judge import figures, judge, natural_hubs
 from advhash.experiments.poison.material import quantised
 from advhash.experiments.poison.run import Poison
 from advhash.experiments.prepare.seeds import derive_seed
-from advhash.registry import POISONINGS, QUANTISERS, STORES
+from advhash.registry import POISONINGS, QUANTISERS, STORES, VICTIMS
 from advhash.reports.elements.plots import STYLE
 from advhash.reports.poison import CURVES
 from advhash.storage.cache import cache_root
@@ -66,15 +74,26 @@ OUT = Path(__file__).with_suffix(".json")
 PAGE = OUT.parents[1] / "docs/attacks/poisoning_stores.md"
 FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
 START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
-GROUPS = ("stores", "curve", "defences")
+GROUPS = ("stores", "photographs", "surfaces", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
 QUANTISER_NAMES = ("sign", "mean", "median")
-CANDIDATES = {"codes": (0,), "floats": (3, 10)}  # for each result, by what ranks; 0: no rescoring
+CANDIDATES: dict[Surface, tuple[int, ...]] = {  # for each result, by what ranks
+    "codes": (0,),  # no rescoring
+    "floats": (3, 10),
+}
 FIRST = 10
+ENCODER = "timm:tf_efficientnet_lite0"  # of photographs
 QUERIES = 1_000  # known, as many unseen, and as many probes
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02)
 REACHED = ("planted_top10", "planted_top10_natural", "planted_top10_over_natural")
 DEFENDED = ("planted_top10", "own_recall10_before", "own_recall10_after", "own_recall10_cost")
+SAID = {  # of each group of stores: what is embedded by what, and what a query's own answers are
+    "stores": ("Flickr8k's captions by MiniLM, 384 bits", "the other captions of a picture"),
+    "photographs": (
+        "Flickr8k's photographs by EfficientNet-Lite0, 1,280 bits",
+        "the 10 documents nearest to a photograph by its floats",
+    ),
+}
 BITS: dict[str, Any] = {}
 FLOATS: dict[str, Any] = {"rescore": [{"name": "float", "multiplier": 10}]}
 STAGES = {"bits alone": BITS, "floats, ×10": FLOATS}
@@ -103,37 +122,58 @@ KEPT = ("documents", "gate", "cap", "turned_away", "shares")
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Embeddings of captions, (N,384) of length 1, and the picture of each."""
+class Embedded:
+    """Embeddings (N,D) of length 1, and the picture of each."""
 
     floats: npt.NDArray[np.float32]
     pictures: npt.NDArray[np.int64]
 
-    @classmethod
-    def read(cls, folder: Path) -> Captions:
-        """Those of a folder of Flickr8k, embedded once."""
-        file = cache_root() / "benchmarks" / "flickr8k-captions.npz"
-        if not file.is_file():
-            entries = json.loads((folder / "captions.json").read_text("utf-8"))
-            texts: dict[str, tuple[str, int]] = {}
-            for picture, entry in enumerate(entries):
-                for caption in entry["captions"]:
-                    texts.setdefault(" ".join(caption.lower().split()), (caption, picture))
-            kept = list(texts.values())
-            floats = embed_sentences([caption for caption, _ in kept]).numpy()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(file, floats=floats, pictures=np.array([picture for _, picture in kept]))
-        with np.load(file) as stored:
-            return cls(stored["floats"], stored["pictures"])
+    @property
+    def answered(self) -> bool:
+        """Whether rows of one picture answer each other: each picture of captions has several."""
+        return len(np.unique(self.pictures)) < len(self.pictures)
 
     def asked(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Rows of `count` queries, each of a picture of its own, and of all documents."""
         generator = np.random.default_rng(0)
         rows = [np.flatnonzero(self.pictures == picture) for picture in np.unique(self.pictures)]
-        rows = [row for row in rows if len(row) > 1]
+        if self.answered:
+            rows = [row for row in rows if len(row) > 1]
         chosen = generator.permutation(len(rows))[:count]
         queries = np.array([generator.choice(rows[place]) for place in chosen])
         return queries, np.setdiff1d(np.arange(len(self.floats)), queries)
+
+
+def captions(folder: Path) -> Embedded:
+    """Flickr8k's captions by MiniLM."""
+    entries = json.loads((folder / "captions.json").read_text("utf-8"))
+    texts: dict[str, tuple[str, int]] = {}
+    for picture, entry in enumerate(entries):
+        for caption in entry["captions"]:
+            texts.setdefault(" ".join(caption.lower().split()), (caption, picture))
+    kept = list(texts.values())
+    floats = embed_sentences([caption for caption, _ in kept]).numpy()
+    return Embedded(floats, np.array([picture for _, picture in kept]))
+
+
+def photographs(folder: Path) -> Embedded:
+    """Flickr8k's pictures of 128 pixels by EfficientNet-Lite0, which resizes them to 224."""
+    victim = VICTIMS.create("encoder", {"encoder": ENCODER}).eval()
+    parts = load_dataset("flickr8k", {"root": str(folder), "size": 128}).stored
+    floats = [victim.split_features(part, "image").numpy() for part in parts.values()]
+    rows = unit_rows(np.concatenate(floats))
+    different = np.sort(np.unique(rows.round(4), axis=0, return_index=True)[1])
+    return Embedded(rows[different], np.arange(len(different)))
+
+
+def embedded_once(make: Callable[[Path], Embedded], folder: Path) -> Embedded:
+    """The embeddings of a folder of Flickr8k, from a file of the cache where they are there."""
+    file = cache_root() / "benchmarks" / f"flickr8k-{make.__name__}.npz"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **vars(make(folder)))
+    with np.load(file) as stored:
+        return Embedded(stored["floats"], stored["pictures"])
 
 
 @dataclass(frozen=True)
@@ -147,18 +187,20 @@ class Corpus:
     cut: Cut
 
     @classmethod
-    def of(cls, captions: Captions, quantise: str) -> Corpus:
-        """The captions by a quantiser, which learns from the documents."""
-        queries, documents = captions.asked(2 * QUERIES)
-        rows = torch.from_numpy(captions.floats[documents])
+    def of(cls, embedded: Embedded, quantise: str) -> Corpus:
+        """The embeddings by a quantiser, which learns from the documents."""
+        floats, pictures = embedded.floats, embedded.pictures
+        queries, documents = embedded.asked(2 * QUERIES)
+        rows = torch.from_numpy(floats[documents])
         generator = torch.Generator().manual_seed(0)
         cut = QUANTISERS.create(quantise).fit(rows, rows.shape[1], generator)
         known, unseen = queries[:QUERIES], queries[QUERIES:]
-        return cls(
-            *(quantised(captions.floats[side], cut) for side in (documents, known, unseen)),
-            GradedPairs.of_identities(captions.pictures[unseen], captions.pictures[documents]),
-            cut,
+        own = (
+            GradedPairs.of_identities(pictures[unseen], pictures[documents])
+            if embedded.answered
+            else float_neighbours(floats[unseen], floats[documents], FIRST)
         )
+        return cls(*(quantised(floats[side], cut) for side in (documents, known, unseen)), own, cut)
 
     def hubs(self, count: int, restarts: int) -> dict[Surface, list[Vectors]]:
         """What is planted where codes rank and where floats do, for each restart."""
@@ -186,9 +228,18 @@ def found(served: Served, asked: Vectors, candidates: int) -> npt.NDArray[np.int
     return ids
 
 
-def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> dict[str, Any]:
-    """Figures of every number of candidates."""
-    rows, count = len(corpus.documents), len(hubs["codes"][0])
+def measure(
+    corpus: Corpus,
+    hubs: dict[Surface, list[Vectors]],
+    store: str,
+    candidates_of: dict[Surface, tuple[int, ...]],
+) -> dict[str, Any]:
+    """Figures of every number of candidates.
+
+    hubs: items of each restart, by what they are clustered by
+    candidates_of: the numbers of candidates that each of these is tried with, all different
+    """
+    rows, count = len(corpus.documents), len(next(iter(hubs.values()))[0])
     items = rows + np.arange(count)
     asked = Vectors.concatenate([corpus.unseen, corpus.known])
     cells = {}
@@ -197,14 +248,14 @@ def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> d
         recall = store_recall(served.store, corpus.unseen, corpus.documents)
         clean = {
             candidates: found(served, asked, candidates)
-            for each in CANDIDATES.values()
+            for each in candidates_of.values()
             for candidates in each
         }
         after: dict[int, list[Any]] = {candidates: [] for candidates in clean}
         for ranks, sets in hubs.items():
             for planted in sets:
                 served.add(items, planted)
-                for candidates in CANDIDATES[ranks]:
+                for candidates in candidates_of[ranks]:
                     ids = found(served, corpus.unseen, candidates)
                     after[candidates].append(judge(ids, items, corpus.own))
                 served.remove(items)
@@ -231,15 +282,15 @@ def measure(corpus: Corpus, hubs: dict[Surface, list[Vectors]], store: str) -> d
     }
 
 
-def poisoned(captions: Captions, queries: int, tables: dict[str, Any]) -> dict[str, Any]:
+def poisoned(embedded: Embedded, queries: int, tables: dict[str, Any]) -> dict[str, Any]:
     """The record of a run of `advhash poison` on the captions, `queries` of which ask."""
-    asked, documents = captions.asked(queries)
+    asked, documents = embedded.asked(queries)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = {"database": folder / "documents.npy", "codes": folder / "queries.npy"}
         for file, kept in zip(rows.values(), (documents, asked), strict=True):
-            np.save(file, captions.floats[kept])
-            np.save(file.with_suffix(".labels.npy"), captions.pictures[kept])
+            np.save(file, embedded.floats[kept])
+            np.save(file.with_suffix(".labels.npy"), embedded.pictures[kept])
         labels = {
             "labels": rows["codes"].with_suffix(".labels.npy"),
             "database_labels": rows["database"].with_suffix(".labels.npy"),
@@ -362,19 +413,37 @@ def million(rows: int = 1_000_000, bits: int = 384) -> dict[str, Any]:
 def tables(stored: dict[str, Any]) -> str:
     """What is written between the marks of the page."""
     parts = []
-    if stored["stores"]:
-        first = next(iter(stored["stores"].values()))
+    shown = {group: stored[group] for group in SAID if stored[group]}
+    if shown:
+        parts.append("### Quantisers, stores, rescoring")
+    for group, cells in shown.items():
+        first, documents = next(iter(cells.values())), stored["documents"][group]
+        what, answers = SAID[group]
         parts += [
-            "### Quantisers, stores, rescoring",
-            f"Flickr8k's captions by MiniLM: {stored['documents']:,} documents of 384 bits, 1,000 "
-            f"known and 1,000 unseen queries, {first['items']} hubs ({100 * stored['share']:g} %), "
-            f"{stored['restarts']} restarts of k-means. Percent, with 95 % intervals over queries "
-            "and restarts. Beside each store stands what it finds of its own exact first 10. "
-            "Unseen queries with a planted item among their first 10 / with one of as many natural "
-            "hubs / the difference, paired by query:",
-            _grid(stored["stores"], REACHED),
-            "Recall of own answers, the other captions of a picture, before / after:",
-            _grid(stored["stores"], ("own_recall10_before", "own_recall10_after")),
+            f"{what}: {documents:,} documents, 1,000 known and 1,000 unseen queries, "
+            f"{first['items']} hubs ({100 * stored['share']:g} %), {stored['restarts']} restarts "
+            "of k-means. Percent, with 95 % intervals over queries and restarts. Beside each store "
+            "stands what it finds of its own exact first 10. Unseen queries with a planted item "
+            "among their first 10 / with one of as many natural hubs / the difference, paired by "
+            "query:",
+            _grid(cells, REACHED),
+            f"Recall of own answers, {answers}, before / after:",
+            _grid(cells, ("own_recall10_before", "own_recall10_after")),
+        ]
+    if stored["surfaces"]:
+        parts += [
+            "### Clustered by codes or by floats",
+            "The same items and queries in `exact`, whatever ranks: by default `hubs` clusters by "
+            "codes where bits rank and by floats where these rescore; `attack.surface=codes` and "
+            "`floats` choose. Unseen queries with a planted item among their first 10 / with one "
+            "of as many natural hubs / the difference, paired by query:",
+            _table(
+                "what | quantiser | clustered by | bits alone | floats, ×3 | floats, ×10",
+                [
+                    [*key.split(), *_cells(cells, REACHED)]
+                    for key, cells in stored["surfaces"].items()
+                ],
+            ),
         ]
     if stored["curve"]:
         parts += [
@@ -389,10 +458,10 @@ def tables(stored: dict[str, Any]) -> str:
             "### Defences",
             f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
             "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
-            "those of a rotation differ by the defence alone. Refused are planted items, as a "
-            "mean over restarts; turned away are clean documents that go through the defence as "
-            "new items do, and the cost is what recall of own answers loses by that without any "
-            "attack.",
+            "those of a rotation differ by the defence alone. Refused are planted "
+            "items, as a mean over restarts; turned away are clean documents that go through the "
+            "defence as new items do, and the cost is what recall of own answers loses by that "
+            "without any attack.",
             _defences(stored["defences"]),
         ]
     if "adapters" in stored:
@@ -427,12 +496,14 @@ def _grid(cells: dict[str, Any], names: tuple[str, ...]) -> str:
             cell = cells.get(f"{quantise} {store}")
             if cell is None:
                 continue
-            shown = [
-                " / ".join(_percent(metrics[name]) for name in names)
-                for metrics in cell["cells"].values()
-            ]
+            shown = _cells(cell["cells"], names)
             rows.append([quantise, f"{store} ({100 * cell['recall']:.1f})", *shown])
     return _table("quantiser | store (recall) | bits alone | floats, ×3 | floats, ×10", rows)
+
+
+def _cells(cells: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """These figures of each number of candidates."""
+    return [" / ".join(_percent(metrics[name]) for name in names) for metrics in cells.values()]
 
 
 def _curve(curve: dict[str, Any]) -> str:
@@ -511,7 +582,7 @@ def write_page() -> None:
     """The tables of the json, between the marks, and the figure."""
     text = PAGE.read_text("utf-8")
     before, _, rest = text.partition(START)
-    stored = json.loads(OUT.read_text("utf-8"))
+    stored = {group: {} for group in GROUPS} | json.loads(OUT.read_text("utf-8"))
     if stored["curve"]:
         draw(stored["curve"])
     PAGE.write_text(f"{before}{START}\n{tables(stored)}{END}{rest.partition(END)[2]}", "utf-8")
@@ -550,16 +621,19 @@ def main() -> None:
         stored["million"] = million()
         keep()
     elif not given.page:
-        captions = Captions.read(given.data)
-        if "stores" in given.groups:
-            for quantise in given.quantisers:
-                _measure_stores(captions, quantise, given, stored, keep)
+        for group, make in (("stores", captions), ("photographs", photographs)):
+            if group in given.groups:
+                _measure_stores(group, make, given, stored, keep)
+        if "surfaces" in given.groups:
+            for make in (photographs, captions):
+                _measure_surfaces(make, given, stored, keep)
         for group, rows in (("curve", CURVE), ("defences", DEFENCES)):
             for key, tables_of in rows.items():
                 if group in given.groups and key not in stored[group]:
                     restarts = {"restarts": given.restarts}
                     queries = (3 if group == "defences" else 2) * QUERIES
-                    record = poisoned(captions, queries, {**tables_of, **restarts})
+                    embedded = embedded_once(captions, given.data)
+                    record = poisoned(embedded, queries, {**tables_of, **restarts})
                     stored[group][key] = {name: record[name] for name in KEPT}
                     print(group, key, flush=True)
                     keep()
@@ -567,19 +641,39 @@ def main() -> None:
 
 
 def _measure_stores(
-    captions: Captions, quantise: str, given: Any, stored: dict[str, Any], keep: Any
+    group: str, make: Callable[[Path], Embedded], given: Any, stored: dict[str, Any], keep: Any
 ) -> None:
-    missing = [s for s in given.stores if f"{quantise} {s}" not in stored["stores"]]
-    if not missing:
-        return
-    corpus = Corpus.of(captions, quantise)
-    stored["documents"] = len(corpus.documents)
-    hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
-    for store in missing:
-        began = time.process_time()
-        cell = measure(corpus, hubs, store)
-        stored["stores"][f"{quantise} {store}"] = cell
-        print(quantise, store, cell["recall"], time.process_time() - began, flush=True)
+    """The cells of a group that are missing."""
+    cells = stored[group]
+    for quantise in given.quantisers:
+        missing = [store for store in given.stores if f"{quantise} {store}" not in cells]
+        if not missing:
+            continue
+        corpus = Corpus.of(embedded_once(make, given.data), quantise)
+        stored.setdefault("documents", {})[group] = len(corpus.documents)
+        hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
+        for store in missing:
+            began = time.process_time()
+            cell = measure(corpus, hubs, store, CANDIDATES)
+            cells[f"{quantise} {store}"] = cell
+            print(group, quantise, store, cell["recall"], time.process_time() - began, flush=True)
+            keep()
+
+
+def _measure_surfaces(
+    make: Callable[[Path], Embedded], given: Any, stored: dict[str, Any], keep: Any
+) -> None:
+    """Items clustered by codes and by floats, each with every number of candidates."""
+    every = tuple(candidates for each in CANDIDATES.values() for candidates in each)
+    for quantise in given.quantisers:
+        if f"{make.__name__} {quantise} floats" in stored["surfaces"]:
+            continue
+        corpus = Corpus.of(embedded_once(make, given.data), quantise)
+        hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
+        for surface, sets in hubs.items():
+            cells = measure(corpus, {surface: sets}, "exact", {surface: every})["cells"]
+            stored["surfaces"][f"{make.__name__} {quantise} {surface}"] = cells
+            print(make.__name__, quantise, surface, flush=True)
         keep()
 
 

@@ -51,7 +51,8 @@ class Clustered(Poisoning):
     under the cosine: k-means++ begins both, and both have the same rounds.
 
     knows:   queries, or the corpus alone, of which `sample` rows are taken for queries
-    surface: what is clustered; auto: what the search ranks by
+    surface: what is clustered; auto: what the search ranks by in the end. Where bits choose the
+        candidates, `codes` may reach more: the code of a mean direction can lie far from all
     rounds:  of assigning and averaging
     sample:  rows of the corpus
     """

@@ -46,7 +46,8 @@ class Quantiser(ABC):
         if not self.projects and bits != features:
             raise ConfigError(
                 f"quantise={name} makes one bit of each of {features} features: expected no bits, "
-                f"got bits={bits}; use dimensions={bits} for the first ones, or lsh"
+                f"got bits={bits}; lsh makes any number, and a victim's dimensions=N keeps the "
+                "first N features"
             )
         if self.at_most_features and bits > features:
             raise ConfigError(

@@ -37,7 +37,7 @@ from advhash.storage.files import sha256
 from advhash.stores.figures import FIRST, expect_rows
 from advhash.victims.base import HashVictim
 from advhash.victims.encoders.encoded import DOCUMENT, Encoded
-from advhash.victims.encoders.quantisers import Cut
+from advhash.victims.encoders.quantisers import Cut, Quantiser
 
 MOST_HELD_OUT = 2000  # documents that become queries where there are none
 LEAST = 2  # queries on each side
@@ -328,16 +328,21 @@ def _of_data(config: PoisonConfig) -> StoredFloats:
     return StoredFloats(sides[0], sides[1], None)
 
 
-def fitted(config: PoisonConfig, documents: Floats) -> Cut:
-    """The quantiser of the documents. Raises UsageError: bits that it cannot make."""
+def quantiser_of(config: PoisonConfig, dimensions: int) -> tuple[Quantiser, int]:
+    """The quantiser and its K bits. Raises ConfigError: K that it cannot make of D dimensions."""
     table = config.quantise
     assert table is not None
-    quantiser = QUANTISERS.create(table.name, table.settings)
-    bits = documents.shape[1] if config.bits is None else config.bits
-    quantiser.check(table.name, documents.shape[1], bits)
+    quantiser: Quantiser = QUANTISERS.create(table.name, table.settings)
+    bits = dimensions if config.bits is None else config.bits
+    quantiser.check(table.name, dimensions, bits)
+    return quantiser, bits
+
+
+def fitted(config: PoisonConfig, documents: Floats) -> Cut:
+    """The quantiser of the documents, see `quantiser_of`."""
+    quantiser, bits = quantiser_of(config, documents.shape[1])
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "quantiser") % 2**63)
-    cut: Cut = quantiser.fit(torch.from_numpy(documents), bits, generator)
-    return cut
+    return quantiser.fit(torch.from_numpy(documents), bits, generator)
 
 
 def secret_rotation(config: PoisonConfig, bits: int) -> Tensor | None:

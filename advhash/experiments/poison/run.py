@@ -37,6 +37,7 @@ from advhash.experiments.poison.material import (
     Material,
     OfVictim,
     identity,
+    quantiser_of,
     read,
     sides,
     surface,
@@ -267,6 +268,7 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
     own = 0
     if written.victim is None:
         stored = read(written)
+        quantiser_of(written, stored.documents.shape[1])
         split = stored.drawn(written)
         documents, known, unseen = map(len, (split.documents, split.known, split.unseen))
         material: Part = Embedded(written)
