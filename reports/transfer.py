@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import matplotlib
@@ -175,13 +176,17 @@ def verdicts(record: TransferRecord) -> list[str]:
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
         line += f"{with_interval(own or Metric())} on the victim that it was made for, "
-        line += f"{with_interval(moved or Metric())} on others."
         mine = [c for c in record.cells if c.method == method]
         others = [c for c in mine if c.source in record.labels and c.source != c.target]
+        clean = [c.metrics.get(record.headline(method).unattacked) for c in others]
+        before = [metric.value for metric in clean if metric and metric.value is not None]
+        line += f"{with_interval(moved or Metric())} on others"
+        line += f", where unattacked queries have {percent(fmean(before))}." if before else "."
         shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
         beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
-        line += f" On {len(shown)} of {len(others)} others the interval of its gain is above zero"
-        line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
+        line += f" In {len(shown)} of {len(others)} transfers the interval of the gain is above 0"
+        noisy = any(c.over_noise for c in others)
+        line += f", in {len(beats)} that of the gain over noise." if noisy else "."
         joint = [c.over_single for c in mine if c.over_single is not None]
         if joint:
             ahead = sum(gain.low is not None and gain.low > 0 for gain in joint)

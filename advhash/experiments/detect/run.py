@@ -22,6 +22,7 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import ALLOWED
+from advhash.measures.sanity import check_count
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
@@ -154,7 +155,10 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
         "validation": len(data.validation),
         "threshold": None,
         "allowed_false_alarms": ALLOWED,
-        "flags": trained.card.get("flags", []),
+        "flags": [
+            *trained.card.get("flags", []),
+            *(vars(flag) for flag in check_count(config.queries, count)),
+        ],
     }
 
 

@@ -34,7 +34,7 @@ from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Difference, Metric, mean_metric, paired_difference
 from advhash.measures.paired_runs import best_elsewhere
-from advhash.measures.sanity import Flag, check_indicators
+from advhash.measures.sanity import Flag, check_count, check_indicators
 from advhash.reports.headline import HEADLINES
 from advhash.reports.record import AttackInfo
 from advhash.reports.transfer import (
@@ -155,7 +155,10 @@ def matrix_record(
             queries=len(columns[0].rows),
             empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
         ),
-        flags=_flags(members, cells, infos),
+        flags=[
+            *check_count(config.protocol.queries, len(columns[0].rows)),
+            *_flags(members, cells, infos),
+        ],
         metrics=_headline(list(budgets), alone, boot),
         cells=cells,
     )
