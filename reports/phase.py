@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 from pydantic import ConfigDict
 
 from advhash.measures.intervals import Metric
@@ -38,7 +38,6 @@ FACTORS = {
     "weight_decay": "regularisation",
     "noise": "label noise",
 }
-PERCENT = PercentFormatter(1, symbol=" %")
 MAPS = {  # outcome → levels of its contour lines
     "redundancy_train": (0.01, 0.05, 0.2, 0.5),
     "knn_accuracy": (0.5, 0.7, 0.8, 0.9, 0.95),
@@ -239,9 +238,13 @@ def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> bytes:
             crossed = [level for level in levels if least < level < most]
             if crossed and min(len(grid), len(grid[0])) > 1:
                 lines = axes.contour(grid, levels=crossed, colors="white", linewidths=1.2)
-                axes.clabel(lines, fmt=PERCENT, fontsize=8)
-        figure.colorbar(image, ax=panels, shrink=0.9, format=PERCENT)
+                axes.clabel(lines, fmt=_percent, fontsize=8)
+        figure.colorbar(image, ax=panels, shrink=0.9, format=FuncFormatter(_percent))
         return svg_of(figure)
+
+
+def _percent(share: float, _: int | None = None) -> str:
+    return f"{100 * share:g} %"
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
