@@ -111,7 +111,7 @@ def detect(
         ),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", help="How many clean queries. (default: all)")
+        int | None, typer.Option("--queries", help="At most so many clean queries. (default: all)")
     ] = None,
     out: OutFile = None,
 ) -> dict[str, Any]:

@@ -158,13 +158,16 @@ def scan(
     ] = None,
     false_positives: Annotated[
         float | None,
-        typer.Option("--false-positives", help="Sets the threshold, a comparison. (default: 1e-4)"),
+        typer.Option(
+            "--false-positives", help="Rate per comparison that sets the threshold. (default: 1e-4)"
+        ),
     ] = None,
     banks: Annotated[
-        list[str] | None, typer.Option("--bank", help="A file of hashes, or HASH=FILE.")
+        list[str] | None,
+        typer.Option("--bank", help="A file of hashes to look pictures up in, or HASH=FILE."),
     ] = None,
     bank_size: Annotated[
-        int | None, typer.Option("--bank-size", help="Entries that a look-up meets.")
+        int | None, typer.Option("--bank-size", help="Entries of the bank that a look-up meets.")
     ] = None,
     duplicates: Annotated[
         str | None, typer.Option("--duplicates", help="CSV: pairs of names that show the same.")
