@@ -42,7 +42,7 @@ def print_scan(record: ScanRecord, every: bool) -> None:
                 "bits": hashing.bits,
                 "at most bits": _threshold(hashing),
                 "false positives": rate_text(hashing.false_positive_rate),
-                "false match a look-up": rate_text(hashing.lookup_rate),
+                "false match per look-up": rate_text(hashing.lookup_rate),
                 "edited, found": percent(hashing.kept),
                 "worst edit": "–"
                 if worst is None
@@ -121,7 +121,7 @@ def _refuse_over(record: ScanRecord) -> None:
         missed = [text for hashing in record.hashes if (text := _above(hashing, limit)) is not None]
         if missed:
             raise ThresholdMissed(
-                f"expected at most {limit:g} false positives a comparison (--fail-over), got "
+                f"expected at most {limit:g} false positives per comparison (--fail-over), got "
                 + "; ".join(missed)
             )
 
