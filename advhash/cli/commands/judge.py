@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 def print_judge(record: JudgeRecord, every: bool) -> None:
     """What the set does, what it claims beside it, and where the page is."""
+    from advhash.measures.intervals import Metric
     from advhash.reports.elements.verdict import verdict
-    from advhash.reports.judge import WORDS, chosen, verdicts, written
-    from advhash.reports.vocabulary import label_of
+    from advhash.reports.judge import WORDS, chosen, verdicts
 
     tell(
         f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
@@ -48,8 +48,8 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
         tell(line)
     rows = [
         {
-            "figure": label_of(claim.name),
-            "claimed": written(claim.name, claim.claimed),
+            "metric": claim.name,
+            "claimed": figure(claim.name, Metric(value=claim.claimed)),
             "measured": figure(claim.name, claim.measured),
             "claim": WORDS[claim.standing],
         }
