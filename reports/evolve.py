@@ -194,19 +194,19 @@ def verdicts(record: SearchRecord) -> list[str]:
             f"many candidates as none; the functional one {_times(m.get('speedup_over_structure'))}"
             " times as many as that."
         )
-    found = []
+    sentences = []
     for trial in record.held_out:
         d = trial.difference
         words = "beats" if d.low is not None and d.low > 0 else "does not beat"
         where = "the victim of the search" if trial.searched else "a victim that no search used"
-        found.append(
+        sentences.append(
             f"On {where} ({trial.victim}), the attack that was found {words} dhta at the same "
             f"number of steps: t-MAP {with_interval(trial.tmap['winner'])} against "
             f"{with_interval(trial.tmap['dhta'])} on {trial.queries} held-out queries. With its "
             f"step tuned on the queries of the search ({trial.tuned_step:g} of the radius) dhta "
             f"reaches {with_interval(trial.tmap['dhta_tuned'])}."
         )
-    return [*found, *lines]
+    return [*sentences, *lines]
 
 
 def _over_time(record: SearchRecord, column: int, label: str) -> bytes:

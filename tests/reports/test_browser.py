@@ -44,7 +44,7 @@ def test_a_page_in_the_browser(address: str, pages: dict[str, Path], name: str) 
     assert seen.errors == []
     assert seen.requests == []
     assert len(seen.violations) == 4
-    assert {name: found for name, found in seen.violations.items() if found} == {}
+    assert {view: rules for view, rules in seen.violations.items() if rules} == {}
     assert seen.wide == []
     assert seen.unreached == []
 
