@@ -25,7 +25,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.headline import HEADLINES
+from advhash.reports.headline import CONTROL, HEADLINES
 from advhash.reports.record import Document, Part, Protocol, RunInfo
 from advhash.reports.vocabulary import label_of
 
@@ -156,7 +156,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
                 best, last = (pick(there, key=lambda entry: entry.rank) for pick in (min, max))
                 tied = len(first) == len(there)
                 reached, worst = best.metrics[main], last.metrics[main]
-                control = {entry.method.partition("+")[0] for entry in there} == {"noise"}
+                control = {entry.method.partition("+")[0] for entry in there} == {CONTROL}
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: "
                     + (
