@@ -48,7 +48,7 @@ def print_defense(record: TransferRecord, every: bool) -> None:
         figures = ", ".join(
             f"{name} {percent(metric.value)}" for name, metric in check.points.items()
         )
-        named = "" if "t-MAP" in check.points else "MAP, "
+        named = "" if check.name == "no bound" else "MAP, "
         tell(f"{'sound' if check.passed else 'MASKED?'} by {check.name}: {named}{figures}")
     print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
