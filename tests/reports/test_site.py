@@ -111,7 +111,7 @@ def test_noise_alone_ranks_nobody_first(tmp_path: Path) -> None:
         edit(make_run(tmp_path / "runs" / weights), control)
     index, *_ = write_site([tmp_path / "runs"], tmp_path / "site")
     lead = index.read_text("utf-8").partition('<div class="lede">')[2].partition("</div>")[0]
-    assert "In 1 of 1 tables nothing but noise was tried." in lead
+    assert "In 1 of 1 tables nothing but noise was tried" in lead
     assert "holds best" not in lead
 
 
