@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import matplotlib
@@ -182,7 +181,11 @@ def verdicts(record: TransferRecord) -> list[str]:
         clean = [c.metrics.get(record.headline(method).unattacked) for c in others]
         before = [metric.value for metric in clean if metric and metric.value is not None]
         line += f"{with_interval(moved or Metric())} on others"
-        line += f", where unattacked queries have {percent(fmean(before))}." if before else "."
+        line += (
+            f", where unattacked queries have {percent(sum(before) / len(before))}."
+            if before
+            else "."
+        )
         shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
         beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
         line += f" In {len(shown)} of {len(others)} transfers the interval of the gain is above 0"
