@@ -187,7 +187,7 @@ def test_what_follows_a_scan(advhash: Command, place: Path) -> None:
         picture = draw.integers(0, 256, (8, 8, 3), np.uint8)
         shown = Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC)
         shown.save(place / "my photos" / f"{number}.png")
-    scan = ("scan", "my photos", "--hash", "phash", "--threshold", "10", "--edited", "4")
+    scan = ("scan", "my photos", "--hash", "phash", "--false-positives", "0.2", "--edited", "4")
     commands = printed(advhash, *scan, "-q", "--out", "run")
     assert [text.split()[0] for text in commands] == ["attack", "certify"]
     expect_each_works(advhash, commands)
