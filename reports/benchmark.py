@@ -25,7 +25,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.headline import HEADLINES
+from advhash.reports.headline import CONTROL, HEADLINES
 from advhash.reports.record import Document, Part, Protocol, RunInfo
 from advhash.reports.vocabulary import label_of
 
@@ -153,17 +153,20 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
             there = [entry for entry in standing if (entry.dataset, entry.budget) == place]
             if len(there) > 1:
                 first = [entry.victim for entry in there if entry.rank == 1]
-                last = max(there, key=lambda entry: entry.rank)
+                best, last = (pick(there, key=lambda entry: entry.rank) for pick in (min, max))
                 tied = len(first) == len(there)
+                reached, worst = best.metrics[main], last.metrics[main]
+                control = {entry.method.partition("+")[0] for entry in there} == {CONTROL}
                 lines.append(
                     f"{place[0]}, {place[1]}, {goal}: "
                     + (
                         f"no victim can be told to hold better than another (of {len(there)})."
                         if tied
                         else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
-                        f"best; {last.victim} is left with {name} "
-                        f"{with_interval(last.metrics[main])} under {last.method}."
+                        f"best: {name} is {with_interval(reached)} under {best.method}. "
+                        f"{last.victim} holds least: {with_interval(worst)} under {last.method}."
                     )
+                    + (" Nothing but noise was tried, which is no attack." if control else "")
                 )
             elif there:
                 only = there[0]

@@ -141,8 +141,8 @@ def verdicts(record: DetectionRecord) -> list[str]:
     for name, detector in sorted(record.by_name.items(), key=rank):
         figures = {key: detector.metrics.get(key) or Metric() for key in METRICS}
         line = (
-            f"{name} flags {with_interval(figures['detected'])} of {record.inputs} inputs and "
-            f"{with_interval(figures['false_alarms'])} of clean queries"
+            f"The detector {name} flags {with_interval(figures['detected'])} of {record.inputs} "
+            f"inputs and {with_interval(figures['false_alarms'])} of clean queries"
         )
         if figures["detected_randomised"].value is not None:
             line += (
@@ -151,7 +151,7 @@ def verdicts(record: DetectionRecord) -> list[str]:
             )
         if figures["accepted_adaptive"].value is not None:
             line += (
-                f". An attacker who knows {name} succeeds and gets past it in "
+                f". An attacker who knows the detector succeeds and gets past it in "
                 f"{with_interval(figures['accepted_adaptive'])} of cases"
             )
         lines.append(f"{line}. AUROC is {with_interval(figures['auroc'])}.")
@@ -241,7 +241,12 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         },
     }
     facts = [("Victim", victim), ("Data set", named_data_fact(record.dataset))]
-    lead, *more = verdicts(record)
+    lead, *others = verdicts(record)
+    more = []
+    if others:
+        more = [f"An attacker gets past it least often of {len(record.by_name)} detectors."]
+        if "accepted_adaptive" not in record.shown:
+            more = [f"Its AUROC is the highest of {len(record.by_name)} detectors."]
     title = f"Detection of {record.inputs} inputs of {victim} on {data}"
     return Chapter(
         name=f"{title} ({label})",

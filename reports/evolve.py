@@ -178,12 +178,12 @@ def verdicts(record: SearchRecord) -> list[str]:
         return "no loss" if gain.low >= 0 else ("behind" if gain.high < 0 else "undecided")
 
     lines = [
-        f"With the functional cache {_times(m.get('speedup'))} times as many candidates in the "
-        f"same time; hit rate {share('hit_rate')}.",
-        f"Best fitness of {record.cost} each {share('best_fitness')}, without the cache "
-        f"{share('best_fitness_uncached')} (paired over repeats: {ahead('best_gain')}). It reaches "
-        f"the final fitness of the search without in {share('reached_uncached')} of the repeats, "
-        f"after {share('time_to_uncached')} of the time (all of it where never).",
+        f"With the functional cache, a search tries {_times(m.get('speedup'))} times as many "
+        f"candidates in the same time; its hit rate is {share('hit_rate')}.",
+        f"The best of {record.cost} has a fitness of {share('best_fitness')}, without the cache "
+        f"{share('best_fitness_uncached')} (paired over repeats: {ahead('best_gain')}). A search "
+        f"with the cache reaches the final fitness of one without in {share('reached_uncached')} "
+        f"of the repeats, after {share('time_to_uncached')} of the time (all of it where never).",
         f"{share('repeat_rate')} of its candidates were written like an earlier one. A hash costs "
         f"{share('hash_overhead')} of an evaluation; {share('false_hit_rate')} of checked "
         "hits were another function.",
@@ -194,18 +194,19 @@ def verdicts(record: SearchRecord) -> list[str]:
             f"many candidates as none; the functional one {_times(m.get('speedup_over_structure'))}"
             " times as many as that."
         )
+    sentences = []
     for trial in record.held_out:
         d = trial.difference
         words = "beats" if d.low is not None and d.low > 0 else "does not beat"
         where = "the victim of the search" if trial.searched else "a victim that no search used"
-        lines.append(
+        sentences.append(
             f"On {where} ({trial.victim}), the attack that was found {words} dhta at the same "
             f"number of steps: t-MAP {with_interval(trial.tmap['winner'])} against "
             f"{with_interval(trial.tmap['dhta'])} on {trial.queries} held-out queries. With its "
             f"step tuned on the queries of the search ({trial.tuned_step:g} of the radius) dhta "
             f"reaches {with_interval(trial.tmap['dhta_tuned'])}."
         )
-    return lines
+    return [*sentences, *lines]
 
 
 def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
@@ -225,13 +226,13 @@ def _over_time(record: SearchRecord, column: int, label: str) -> bytes:
             mean = mean_staircase(lines, end)
             axes.plot(
                 mean.times,
-                mean.values,
+                [100 * value for value in mean.values],
                 DASHES[place % len(DASHES)],
                 color=COLOURS[place % len(COLOURS)],
                 label=record.names[arm],
             )
         axes.set_xlabel("seconds" if record.domain == "attack" else "simulated seconds")
-        axes.set_ylabel(label)
+        axes.set_ylabel(f"{label} (%)")
         axes.legend(frameon=False, fontsize=8)
         return svg_of(figure)
 
@@ -351,7 +352,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=f"Search over {what} ({label})",
         title=f"Search over {what} with functional hashing",
-        heading=f"Search over {what}, equals evaluated once",
+        heading=f"What a search over {what} found, and what its functional cache saves",
         template="evolve.html",
         values={
             "record": record,

@@ -74,6 +74,7 @@ AT_THRESHOLD = {  # where a threshold decides whether two pictures are one
     ),
 }
 OF_QUERIES = {name for led in AT_THRESHOLD.values() for name in led.paired}  # of no direction
+CONTROL = "noise"  # the method that is no attack: random noise of the same budget
 OWN = HEADLINES["untargeted"].paired  # for the labels of the query, whatever the goal
 
 

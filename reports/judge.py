@@ -201,33 +201,34 @@ def claims_table(record: JudgeRecord) -> Table | None:
 
     def cells(claim: Claim) -> list[TableCell]:
         unit = figure(claim.name).unit
-        scale, digits = {"share": (100, 1), "steps": (255, 1)}.get(unit, (1, 3))
+        scale, digits = {"share": (100, 1), "steps": (255, 1), "dB": (1, 1)}.get(unit, (1, 3))
         standing = claim.standing
         style: Literal["strong", "soft"] = "strong" if standing == "too strong" else "soft"
         return row(
             titled(claim.name),
-            number(f"{scale * claim.claimed:z.{digits}f}"),
-            _scaled(claim.measured, scale, digits),
+            number(written(claim.name, claim.claimed)),
+            _scaled(claim, scale, digits),
             TableCell(WORDS[standing], style=style),
         )
 
     return Table(
         "Claimed and measured",
         "Figures that the set claims of itself, and what was measured of the same pictures, hashed "
-        "anew: rates and precisions in percent, distances of pixels in 255ths, 95 % intervals in "
-        "small print. A claim holds where the interval holds it, or a number that rounds to the "
-        "digits that it is written with; it claims too much where it lies beyond the interval on "
-        "the side of the attacker.",
+        "anew, with 95 % intervals of the same unit in small print. A claim holds where the "
+        "interval holds it, or a number that rounds to the digits that it is written with; it "
+        "claims too much where it lies beyond the interval on the side of the attacker.",
         [*columns("Figure", "Claimed", "Measured"), Column("The claim", wide=True)],
         [cells(claim) for claim in record.claims],
     )
 
 
-def _scaled(metric: Metric | None, scale: float, digits: int) -> TableCell:
+def _scaled(claim: Claim, scale: float, digits: int) -> TableCell:
+    metric = claim.measured
     if metric is None or metric.value is None:
         return number(NO_VALUE)
-    text = f"{scale * metric.value:z.{digits}f}"
-    return TableCell(text, as_bounds(metric, digits, scale), numeric=True)
+    return TableCell(
+        written(claim.name, metric.value), as_bounds(metric, digits, scale), numeric=True
+    )
 
 
 def judge_chapter(path: Path, pictures: Pictures) -> Chapter:

@@ -118,12 +118,17 @@ def verdicts(record: LeastChangeRecord) -> list[str]:
     metrics = record.metrics
     if not record.stated:
         return ["Nothing is stated for any of the pictures: the values of all of them tie."]
-    stored = metrics["least_change_stored"]
+    stored, real = metrics["least_change_stored"], metrics["least_change_real"]
+    allowed = (
+        f"the bound is {grey_levels(real)}"
+        if real.value
+        else "nothing is proven for half of the pictures or more"
+    )
     lines = [
         f"At {record.threshold} of {record.bits} bits no change below "
         f"{grey_levels(metrics['least_change_bound'])} leaves the threshold of the hash without "
         f"its roundings, and one of {grey_levels(metrics['least_change_attack'])} does: medians "
-        f"over {record.stated} pictures."
+        f"over {record.stated} pictures. With an allowance for its roundings {allowed}."
     ]
     if stored.value is not None:
         lines.append(
@@ -131,13 +136,6 @@ def verdicts(record: LeastChangeRecord) -> list[str]:
             f"{grey_levels(stored)} away, {as_number(metrics['stored_over_bound'], 2)} times the "
             f"bound."
         )
-    real = metrics["least_change_real"]
-    lines.append(
-        f"With an allowance for its roundings the bound is {grey_levels(real)}."
-        if real.value
-        else "With an allowance for its roundings nothing is proven for half of the pictures or "
-        "more."
-    )
     return lines
 
 

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from pydantic import ConfigDict
 
 from advhash.measures.intervals import Metric
@@ -25,6 +26,11 @@ from advhash.reports.record import DatasetInfo, Document, Part, RunInfo
 from advhash.reports.vocabulary import label_of
 
 PHASE: Literal["advhash/phase/1"] = "advhash/phase/1"
+EXPRESSIVE: dict[Regime, str] = {
+    "under": "under-expressive",
+    "critical": "critically expressive",
+    "sufficient": "sufficiently expressive",
+}
 FACTORS = {
     "width": "model size",
     "epochs": "training time",
@@ -125,12 +131,9 @@ def verdicts(record: PhaseRecord) -> list[str]:
         return None if metric is None else metric.value
 
     shares = ", ".join(
-        f"{100 * (value(f'share_{name}') or 0):.0f} % {name}-expressive"
-        if name == "under"
-        else f"{100 * (value(f'share_{name}') or 0):.0f} % {name}"
-        for name in REGIMES
+        f"{100 * (value(f'share_{name}') or 0):.0f} % {EXPRESSIVE[name]}" for name in REGIMES
     )
-    lines = [f"Among {len(record.regimes)} points, {shares} (thresholds of ours, see below)."]
+    lines = [f"By thresholds of ours, {len(record.regimes)} points are {shares}."]
     for outcome in MAPS:
         effect = next(candidate for candidate in record.effects if candidate.outcome == outcome)
         known = [(share, name) for name, share in effect.eta_squared.items() if share is not None]
@@ -138,13 +141,14 @@ def verdicts(record: PhaseRecord) -> list[str]:
             ordered = [
                 f"{FACTORS[name]} {100 * share:.0f} %" for share, name in sorted(known)[::-1]
             ]
-            lines.append(f"{label_of(outcome)}: of its variance, {', '.join(ordered)}.")
-    parts = []
+            lines.append(f"The variance of {label_of(outcome)} comes from {', '.join(ordered)}.")
     for name in REGIMES:
         tmap, auroc = value(f"tmap_{name}"), value(f"auroc_{name}")
         if tmap is not None and auroc is not None:
-            parts.append(f"{name}: t-MAP {100 * tmap:.0f} %, AUROC {100 * auroc:.0f} %")
-    lines.append(f"Attack and detection by regime: {'; '.join(parts)}.")
+            lines.append(
+                f"Where networks are {EXPRESSIVE[name]}, the attack reaches t-MAP "
+                f"{100 * tmap:.0f} % and is detected with AUROC {100 * auroc:.0f} %."
+            )
     return lines
 
 
@@ -234,9 +238,13 @@ def _map(record: PhaseRecord, outcome: str, levels: Sequence[float]) -> bytes:
             crossed = [level for level in levels if least < level < most]
             if crossed and min(len(grid), len(grid[0])) > 1:
                 lines = axes.contour(grid, levels=crossed, colors="white", linewidths=1.2)
-                axes.clabel(lines, fmt="%g", fontsize=8)
-        figure.colorbar(image, ax=panels, shrink=0.9)
+                axes.clabel(lines, fmt=_percent, fontsize=8)
+        figure.colorbar(image, ax=panels, shrink=0.9, format=FuncFormatter(_percent))
         return svg_of(figure)
+
+
+def _percent(share: float, _: int | None = None) -> str:
+    return f"{100 * share:g} %"
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:

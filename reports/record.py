@@ -304,6 +304,12 @@ class Record(Document):
         """The figures that a run of this goal, judged as this one is, leads with."""
         return headline_of(self.attack.goal, at_threshold=self.protocol.at_threshold)
 
+    @property
+    def limit(self) -> int | None:
+        """The bits within which two pictures match, of a run that this judges; None elsewhere."""
+        bits = self.value("threshold_bits") if self.protocol.at_threshold else None
+        return None if bits is None else int(bits)
+
     def value(self, name: str) -> float | None:
         """A figure without its interval; None where there is none."""
         metric = self.metrics.get(name)

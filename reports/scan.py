@@ -43,7 +43,7 @@ CHOSEN = {"given": "chosen by you", "interval": "", "estimate": "not certain"}  
 
 
 class AtThreshold(Part):
-    """The rate of false positives a comparison at one threshold.
+    """The rate of false positives per comparison at one threshold.
 
     high: where not `resolved`, a bound alone
     """
@@ -213,13 +213,13 @@ def verdicts(record: ScanRecord) -> list[str]:
         if hashing.threshold is None:
             lines.append(
                 f"{hashing.label}: no threshold keeps false positives below "
-                f"{record.false_positives:g} a comparison on these pictures."
+                f"{record.false_positives:g} per comparison on these pictures."
             )
             continue
         unsure = f" ({CHOSEN['estimate']})" if hashing.chosen == "estimate" else ""
         text = (
             f"{hashing.label} at {hashing.threshold} of {hashing.bits} bits{unsure}: false "
-            f"positives {rate_text(hashing.false_positive_rate)} a comparison"
+            f"positives {rate_text(hashing.false_positive_rate)} per comparison"
         )
         if hashing.worst_edit is not None:
             worst = hashing.edits[hashing.worst_edit]
@@ -278,7 +278,7 @@ def curves(record: ScanRecord) -> Drawing | None:
         lowest = min(at.value for hashing in shown for at in hashing.curve if at.value > 0)
         axes.set_ylim(bottom=0.8 * min(lowest, record.false_positives))
         axes.set_xlabel("threshold, in percent of the bits")
-        axes.set_ylabel("false positives a comparison")
+        axes.set_ylabel("false positives per comparison")
         axes.grid(color="#e5e7eb", linewidth=0.8)
         figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
         return Drawing(
@@ -316,8 +316,8 @@ def hashes_table(record: ScanRecord) -> Table:
         f"different pictures, {record.marked} marked pairs left out. A look-up compares a picture "
         "with all entries of a bank.",
         [
-            *columns("Hash", "bits", "threshold", "false positives a comparison"),
-            *columns("with marked pairs", "of good quality", "bank", "false match a look-up"),
+            *columns("Hash", "bits", "threshold", "false positives per comparison"),
+            *columns("with marked pairs", "of good quality", "bank", "false match per look-up"),
             *columns("pairs", "clusters", "largest"),
         ],
         [

@@ -30,7 +30,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.headline import AT_THRESHOLD, HEADLINES, Headline, headline_of
+from advhash.reports.headline import AT_THRESHOLD, CONTROL, HEADLINES, Headline, headline_of
 from advhash.reports.page.render import compose
 from advhash.reports.record import SCHEMA, SIBLINGS, Record, Siblings, VictimInfo, schema_of
 from advhash.reports.vocabulary import figure, label_of
@@ -224,9 +224,17 @@ class Board:
     title: str
     places: Sequence[tuple[Entrant, Line]]
 
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing but noise was tried, which is no attack."""
+        return all(line.method.partition("+")[0] == CONTROL for _, line in self.places)
+
 
 def boards(victims: Sequence[Entrant]) -> list[Board]:
-    """A board for each data set, leading figure, budget and protocol, small budgets first."""
+    """A board for each data set, leading figure, budget and protocol, small budgets first.
+
+    Those of noise alone come last.
+    """
     tasks: dict[tuple[str, str, str, str, float, str, str], dict[str, tuple[Entrant, Line]]] = {}
     for victim in victims:
         for line in victim.lines:
@@ -248,7 +256,7 @@ def boards(victims: Sequence[Entrant]) -> list[Board]:
             key=lambda place: (place[1].weak, place[1].led.sign * place[1].value),
         )
         ranked.append(Board(main, f"{name}, {budget}, {protocol}: {label_of(main)}", places))
-    return ranked
+    return sorted(ranked, key=lambda board: board.is_control)
 
 
 def board_table(board: Board) -> Table:
@@ -321,8 +329,13 @@ def index_chapter(
         f"{with_interval(board.places[0][1].metrics[board.main] or Metric())} under "
         f"{board.places[0][1].method}."
         for board in ranked
-        if sum(not line.weak for _, line in board.places) > 1
+        if not board.is_control and sum(not line.weak for _, line in board.places) > 1
     ]
+    controls = sum(board.is_control for board in ranked)
+    if controls:
+        more.append(
+            f"In {controls} of {len(ranked)} tables nothing but noise was tried: no attack."
+        )
     more += [missing] if missing else []
     runs = [(victim.label, record) for victim in victims for _, record in victim.runs]
     suites = dict.fromkeys(path for victim in victims for path in victim.rows)

@@ -51,6 +51,7 @@ from advhash.reports.vocabulary import label_of
 TRANSFER: Literal["advhash/transfer/1"] = "advhash/transfer/1"
 WORTH = ("map_clean", "map_robust", "tmap_clean", "tmap_robust")
 NOT_ADAPTIVE = ("map_nonadaptive", "tmap_nonadaptive")
+LETTER, LINE = 0.085, 0.2  # inches of a label in a drawing
 CODES = ("rows", "distinct", "balance", "entropy", "seconds_training")
 
 
@@ -175,13 +176,21 @@ def verdicts(record: TransferRecord) -> list[str]:
         own, moved = (record.metrics[f"{main}_{kind}:{method}"] for kind in ("own", "transferred"))
         line = f"{method} ({record.budgets[method].text}): {name} "
         line += f"{with_interval(own or Metric())} on the victim that it was made for, "
-        line += f"{with_interval(moved or Metric())} on others."
         mine = [c for c in record.cells if c.method == method]
         others = [c for c in mine if c.source in record.labels and c.source != c.target]
+        clean = [c.metrics.get(record.headline(method).unattacked) for c in others]
+        before = [metric.value for metric in clean if metric and metric.value is not None]
+        line += f"{with_interval(moved or Metric())} on others"
+        line += (
+            f", where unattacked queries have {percent(sum(before) / len(before))}."
+            if before
+            else "."
+        )
         shown = [c for c in others if c.gain.low is not None and c.gain.low > 0]
         beats = [c for c in others if c.over_noise and (c.over_noise.low or 0) > 0]
-        line += f" On {len(shown)} of {len(others)} others the interval of its gain is above zero"
-        line += f", on {len(beats)} that over noise." if any(c.over_noise for c in others) else "."
+        line += f" In {len(shown)} of {len(others)} transfers the interval of the gain is above 0"
+        noisy = any(c.over_noise for c in others)
+        line += f", in {len(beats)} that of the gain over noise." if noisy else "."
         joint = [c.over_single for c in mine if c.over_single is not None]
         if joint:
             ahead = sum(gain.low is not None and gain.low > 0 for gain in joint)
@@ -202,15 +211,24 @@ def _defense_verdict(record: TransferRecord) -> list[str]:
     assert record.defense is not None
     failed = [check.name for check in record.defense.checks if not check.passed]
     return [
+        f"Under the strongest attack tried on the defended victim itself, MAP falls to "
+        f"{value('map_robust')}; undefended, to {value('map_robust_undefended')}.",
+        f"t-MAP rises to {value('tmap_robust')}; undefended, to {value('tmap_robust_undefended')}.",
         f"The defence keeps {value('map_kept')} of the clean MAP: {value('map_clean')} instead of "
         f"{value('map_clean_undefended')}.",
-        f"Under the worst case of an attacker who knows it, MAP falls to {value('map_robust')} "
-        f"(undefended {value('map_robust_undefended')}) and t-MAP rises to {value('tmap_robust')} "
-        f"(undefended {value('tmap_robust_undefended')}).",
         f"Do not believe this before looking at: {', '.join(failed)}."
         if failed
         else "No sign of a masked gradient was found.",
     ]
+
+
+def _folded(label: str) -> str:
+    """A label of a victim, its settings on lines of their own.
+
+    >>> _folded("dpsh+bits=16"), _folded("dpsh")
+    ('dpsh\\n+bits=16', 'dpsh')
+    """
+    return label.replace("+", "\n+")
 
 
 def heat_map(record: TransferRecord, method: str) -> Drawing:
@@ -222,8 +240,12 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
     ]
     values = [[100 * (m.value or 0) if m else 0.0 for m in row] for row in metrics]
     with matplotlib.rc_context(STYLE):
-        width, height = 1.1 * len(labels), 0.77 * len(sources)
-        figure = Figure(figsize=(2.6 + width, 1.6 + height), layout="constrained")
+        below, beside = (list(map(_folded, names)) for names in (labels, sources))
+        lines = [text.split("\n") for text in (*below, *beside)]
+        room = LETTER * max(len(line) for text in lines for line in text)
+        width, height = max(1.1, room) * len(labels), 0.77 * len(sources)
+        tall = LINE * max(map(len, lines))
+        figure = Figure(figsize=(1.6 + room + width, 1.1 + tall + height), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
         for row, line in enumerate(metrics):
@@ -233,8 +255,8 @@ def heat_map(record: TransferRecord, method: str) -> Drawing:
                     text += f"\n{100 * metric.low:.0f}–{100 * metric.high:.0f}"
                 ink = "black" if values[row][column] > 55 else "white"
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
-        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-        axes.set_yticks(range(len(sources)), sources)
+        axes.set_xticks(range(len(labels)), below)
+        axes.set_yticks(range(len(sources)), beside)
         axes.set_xlabel("judged on")
         axes.set_ylabel("made for")
         axes.spines[:].set_visible(False)
@@ -382,7 +404,8 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
     record = TransferRecord.read(folder)
     label, data = f"{record.command} run {record.run.id}", record.dataset
     if record.defense is not None:
-        title = heading = f"What {record.defense.defended} withstands"
+        infos = {victim.label: victim.info for victim in record.victims}
+        title = heading = f"What {infos[record.defense.defended].label} withstands"
     else:
         title = f"Transfer between {len(record.labels)} victims"
         heading = "What an attack made for one victim does to others"

@@ -257,7 +257,7 @@ def _in_a_line(value: Any) -> str:
     if value is None or value in ({}, []):
         return ""
     if isinstance(value, Mapping):
-        if "eps" in value:
+        if {"norm", "eps"} <= value.keys():
             return str(Budget(value["norm"], parse_eps(value["eps"])))
         if all(isinstance(part, Mapping) for part in value.values()):
             return ", ".join(value)

@@ -159,7 +159,7 @@ Norm = Annotated[
 ]
 Targets = Annotated[
     str | None,
-    typer.Option("--targets", help="disjoint, uniform or weighted."),
+    typer.Option("--targets", help="How targets are drawn: disjoint, uniform or weighted."),
     Sets("protocol.targets targets"),
 ]
 QueryModality = Annotated[
@@ -174,7 +174,7 @@ Database = Annotated[
 ]
 QueryCount = Annotated[
     int | None,
-    typer.Option("--queries", help="How many queries. (default: all)"),
+    typer.Option("--queries", help="At most so many queries, drawn by the seed. (default: all)"),
     Sets("protocol.queries queries"),
 ]
 StoreName = Annotated[

@@ -25,6 +25,10 @@ class Flag:
     message: str
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Flag]:
     """Flags of database codes: random (first rows encoded `again`), collapsed, constant bits."""
     flags = []
@@ -184,8 +188,8 @@ def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) ->
             Flag(
                 "weak_victim",
                 "warning",
-                f"MAP {reached:.3f} is hardly above chance ({floor:.3f}): there is nothing to "
-                "attack; train the victim longer.",
+                f"MAP {_percent(reached)} is hardly above chance ({_percent(floor)}): there is "
+                "nothing to attack; train the victim longer.",
             )
         )
     if empty:
@@ -212,6 +216,18 @@ def check_repeats(query: Labels) -> list[Flag]:
             f"{distinct} independent ones would give.",
         )
     ]
+
+
+def check_count(asked: int | None, held: int, why: str = "the data hold no more") -> list[Flag]:
+    """Whether a run has as many queries as it asked for; asked: None for all there are.
+
+    >>> check_count(9, 9), [flag.message for flag in check_count(10, 9)]
+    ([], ['10 queries were asked for, and the figures are of 9: the data hold no more.'])
+    """
+    if asked is None or asked <= held:
+        return []
+    message = f"{asked:,} queries were asked for, and the figures are of {held:,}: {why}."
+    return [Flag("fewer_queries", "info", message)]
 
 
 def check_targets(query: Labels, targets: Labels) -> list[Flag]:
@@ -278,17 +294,22 @@ def check_attack(
     )
     reached, start = value(after), value(before)
     if reached is not None and start is not None:
-        unsure = gain is not None and gain.low is not None and gain.low <= 0
+        bounds: tuple[float, ...] = ()
+        if gain is not None and gain.low is not None and gain.high is not None:
+            bounds = (gain.low, gain.high)
+        unsure = bool(bounds) and bounds[0] <= 0
         if unsure or sign * (reached - start) <= 0.005:
             held = " only"
-            if gain is not None and unsure:
-                held = f" (the interval of the change, [{gain.low:.3f}, {gain.high:.3f}], holds 0)"
+            if unsure:
+                low, high = sorted(100 * sign * end for end in bounds)
+                held = f" (the interval of the change, {low:z.1f} to {high:z.1f} points, holds 0)"
             flags.append(
                 Flag(
                     "no_effect",
                     "warning",
-                    f"The attack changes {label} from {start:.3f} to "
-                    f"{reached:.3f}{held}: it failed, which says nothing about stronger attacks.",
+                    f"The attack changes {label} from {_percent(start)} to "
+                    f"{_percent(reached)}{held}: it failed, which says nothing about stronger "
+                    "attacks.",
                 )
             )
     whole = bool(rate) and reached == 1  # nothing is left to be stronger by
@@ -298,7 +319,7 @@ def check_attack(
                 "weaker_than_noise",
                 "warning",
                 f"{'Random words' if budget.norm == 'l0' else 'Uniform noise'} under the same "
-                f"budget reached {noise:.3f}, which is as strong: the attack is broken"
+                f"budget reached {_percent(noise)}, which is as strong: the attack is broken"
                 f"{' or the gradient is masked' if gradients else ' or searches too little'}.",
             )
         )
@@ -336,10 +357,10 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     """
     flags = []
 
-    def above(name: str, limit: float, message: str) -> None:
+    def above(name: str, limit: float, message: str, scale: float = 1) -> None:
         value = indicators.get(name, 0.0)
         if value > limit:
-            flags.append(Flag(name, "warning", message.format(value)))
+            flags.append(Flag(name, "warning", message.format(scale * value)))
 
     above(
         "zero_gradient",
@@ -375,13 +396,15 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     above(
         "black_box_lead",
         0,
-        "A member without gradients beats those with them by {:.3f} in average precision: the "
-        "gradient is masked.",
+        "A member without gradients beats those with them by {:.1f} points of average precision: "
+        "the gradient is masked.",
+        scale=100,
     )
     above(
         "query_lead",
         0,
-        "With queries alone nes beats the members with gradients by {:.3f} in average precision on "
-        "the queries that it tried: the gradient is masked.",
+        "With queries alone nes beats the members with gradients by {:.1f} points of average "
+        "precision on the queries that it tried: the gradient is masked.",
+        scale=100,
     )
     return flags

@@ -153,6 +153,14 @@ COMPARED = {  # by the main figure of a headline
 }
 
 
+GRADED = {  # by the goal, and whether a threshold judges: the share that a word stands for
+    ("targeted", False): f"“{label_of('tmap_normalised')}” of targeted attacks",
+    ("untargeted", False): "the lost part of MAP above chance of untargeted attacks",
+    ("untargeted", True): "the share that evades of the pictures that matched before",
+    ("targeted", True): "the share that collides of the pictures that did not before",
+}
+
+
 def _effects(runs: Sequence[Run], main: str, names: Mapping[str, str]) -> list[Effect]:
     effects = []
     for run in runs:
@@ -311,7 +319,11 @@ def chapter_values(runs: Sequence[Run]) -> dict[str, Any]:
         "aimed": tables.aimed(runs),
         "findings": findings(records, labels, pairs) if len(runs) > 1 else [],
         "glossary": [figure(name) for name in tables.shown(runs)],
-        "covered": label_of("tmap_normalised"),
+        "graded": " and ".join(
+            dict.fromkeys(
+                GRADED[record.attack.goal, record.protocol.at_threshold] for record in records
+            )
+        ),
         "strengths": STRENGTHS,
         "rule": EXAMPLE_RULE,
         "gain": GAIN,

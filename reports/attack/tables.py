@@ -22,7 +22,7 @@ from advhash.reports.elements.tables import (
     row,
     titled,
 )
-from advhash.reports.elements.verdict import metric_of
+from advhash.reports.elements.verdict import metric_of, share_of_pairs
 from advhash.reports.record import TARGETED_METRICS, Record
 from advhash.reports.vocabulary import figure, label_of
 
@@ -302,7 +302,7 @@ def _threshold(runs: Sequence[Run], label: str, rate: str, what: str) -> Table:
             row(
                 named(run.label),
                 _plain(run.record, "threshold_bits", 0),
-                _plain(run.record, "false_positives", 5),
+                number(share_of_pairs(metric_of(run.record, "false_positives"))),
                 (_plain(run.record, name, 1) for name in apart),
                 (points(run.record.metrics.get(name)) for name in rates),
             )

@@ -107,7 +107,10 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
 
 
 def _seen(record: Record) -> list[str]:
-    """What the eye sees of the change, as far as its PSNR says so."""
+    """What the eye sees of the change, as far as its PSNR says so; how many words a text lost."""
+    words = metric_of(record, "words_changed").value
+    if words is not None:
+        return [f"{words:.3g} word{'' if words == 1 else 's'} per query changed on average."]
     largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
     if record.protocol.query_modality != "image" or largest is None or psnr is None:
         return []
@@ -122,11 +125,15 @@ def _from_a_file(record: Record) -> list[str]:
     """How attacked pictures fare once saved as JPEG; at a threshold, its verdict says so."""
     if record.protocol.at_threshold:
         return []
-    main = record.headline().main
-    kept = metric_of(record, f"{main}_jpeg75")
+    led = record.headline()
+    kept = metric_of(record, f"{led.main}_jpeg75")
     if kept.value is None:
         return []
-    return [f"Saved as JPEG 75, {label_of(main)} is {with_interval(kept)}."]
+    way = metric_of(record, "tmap_normalised_jpeg75")
+    if led.main == "tmap" and way.value is not None:
+        return [f"Saved as JPEG 75, it covers {with_interval(way)}."]
+    before = percent(metric_of(record, led.unattacked).value)
+    return [f"Saved as JPEG 75, {label_of(led.main)} is {with_interval(kept)}; clean, {before}."]
 
 
 def _strength(share: float) -> str:
@@ -248,7 +255,10 @@ def _untargeted(record: Record, lost: Difference | None) -> Verdict:
     if share is None:
         lead += " Clean queries do no better than chance, so there was nothing to lose."
         return Verdict("No verdict", lead, details)
-    lead += f" That is {percent(share)} of what the victim had above chance."
+    if share > 1:
+        lead += " That is all that the victim had above chance, and more."
+    else:
+        lead += f" That is {percent(share)} of what the victim had above chance."
     if clear is None:
         lead += " Too few queries to generalise."
     return Verdict(_strength(share), lead, details, share)

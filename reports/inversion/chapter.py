@@ -173,15 +173,16 @@ def roc_figure(record: InversionRecord) -> Drawing | None:
             rows = [entry for entry in record.detection if entry.inputs == kind]
             for number, entry in enumerate(rows):
                 axes.plot(
-                    entry.fpr, entry.tpr, color=COLOURS[number], linestyle=DASHES[number],
+                    [100 * share for share in entry.fpr], [100 * share for share in entry.tpr],
+                    color=COLOURS[number], linestyle=DASHES[number],
                     label=entry.detector if not place else None,
                 )  # fmt: skip
-            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
+            axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8)
             axes.set_title(kind, fontsize=10)
-            axes.set_xlabel(label_of("false_alarms"))
+            axes.set_xlabel(f"{label_of('false_alarms')} (%)")
             axes.set_aspect("equal")
             if not place:
-                axes.set_ylabel("detected")
+                axes.set_ylabel("detected (%)")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
     return Drawing(_figure(3.0 * len(kinds), 4.0, draw), "ROC curves of the detectors")
@@ -338,7 +339,7 @@ def _picked(record: InversionRecord, row: Reidentified) -> str:
     """What a re-identification says of the codes, in a sentence."""
     chance = (row.hit.value or 0.0) - (row.over.value or 0.0)
     sentence = (
-        f"From {row.seen}, the attacker {row.attacker} picks the true input among "
+        f"From {row.seen}, the attacker “{row.attacker}” picks the true input among "
         f"{_among(record, chance)} of its class for {with_interval(row.hit)} of {row.samples}, by "
         f"chance {percent(chance)}: codes "
         f"{'single out samples' if row.shown else 'were not shown to single out samples'}"
@@ -361,8 +362,8 @@ def verdicts(record: InversionRecord) -> list[str]:
         accuracy = record.metrics["accuracy"]
         assert accuracy is not None
         lines.append(
-            f"Accuracy is {percent(accuracy.value)}; sending codes costs {100 * loss.value:.1f} "
-            f"points against real embeddings{_between(loss, 100)}."
+            f"Accuracy is {percent(accuracy.value)}: accuracy with real embeddings less accuracy "
+            f"with codes is {100 * loss.value:.1f} points{_between(loss, 100)}."
         )
     for key, what in (
         ("gain_codes", "From one code per sample, the best attacker"),

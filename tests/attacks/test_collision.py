@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -365,7 +366,9 @@ def test_the_pictures_themselves_are_attacked_unless_copies_are_asked_for(
     labels = data.database.labels
     own = dict.fromkeys(label for (label,) in data.query.labels.tolist())
     assert labels[rows, 0].tolist() == list(own)
-    everything = judged(tmp_path / "all", queries=None)
+    everything = judged(tmp_path / "all", queries=1000)
+    assert "fewer_queries" in {flag.name for flag in everything.flags}
+    assert "fewer_queries" not in {flag.name for flag in record.flags}
     assert everything.protocol.queries == everything.dataset.queries == len(rows) < len(data.query)
 
 
@@ -391,9 +394,12 @@ def test_the_threshold_in_use_leads(name: str, rate: str, other: str, tmp_path: 
     queries = load_queries(tmp_path / "run", record)
     far = queries.columns["bits_adversarial"]
     assert queries.columns[rate].tolist() == ((far > 9) == (name == "evasion")).tolist()
+    reached = [far[queries.rows.tolist().index(example.query)] for example in record.examples]
+    assert reached == sorted(reached, reverse=name == "evasion")
     lead = verdict(record).lead.replace("\N{NO-BREAK SPACE}", " ")
     assert lead.startswith(f"At a threshold of 9 bits, {100 * (record.value(rate) or 0):.1f} %")
     html = page([tmp_path / "run"])
+    assert re.search(r"match(es)? at 9 bits, the picture itself", html)
     assert label_of(rate) in html
     assert label_of(other) not in html.partition('<h2 id="words">')[0]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from advhash.cli.endings import run_to_its_end
 from advhash.errors import RefusedError, Terminated, exhausted
@@ -188,3 +189,42 @@ def test_sigterm_names_what_is_kept_and_leaves_nothing_half_written(
     assert Path(f"{out}.partial/config.toml").is_file()
     left = [path.name for path in tmp_path.rglob(".*")]
     assert left == []
+
+
+HANGS = """
+import os
+from pathlib import Path
+from advhash.cli import app
+from advhash.experiments.scan import blocks
+
+def read(*_, **__):
+    Path("reading").touch()
+    os.read(os.pipe()[0], 1)  # which nobody writes to
+
+blocks.read_picture = read
+app.main()
+"""
+
+
+def test_a_read_that_hangs_does_not_keep_a_scan(tmp_path: Path) -> None:
+    """A network share that went away. It takes 4 s: the imports of a process of its own."""
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 40), (50 * number, 9, 9)).save(tmp_path / f"photos/{number}.png")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS, "scan", "photos", "--edited", "0"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "reading").exists() and time.monotonic() < until:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    assert "ended by SIGTERM" in err

@@ -6,10 +6,14 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_scene import MAKERS, NAMES
+
+from advhash.experiments import experiment
 
 Command = Callable[..., tuple[int, str, str]]
 DATA = ("--dataset", "digits", "--set", "dataset.size=16")
@@ -21,7 +25,43 @@ FEDERATION = (
 EMOJI = ("--set", "dataset.pictures=60", "--queries", "4")
 BRIEF = ("--set", "protocol.noise_control=false", "--eps", "8/255", "-q")
 NOISE = ("--method", "noise", *BRIEF)
-PLANNED = ("attack", "certify", "defend", "detect", "invert", "judge")
+ATTACKED = ("--method", "dhta", "--set", "attack.steps=3")
+LIFELONG = (
+    *("--victim", "dlcmh", "--bits", "8", "--set", "victim.epochs=1", "--set", "dataset.size=16"),
+    *("--orders", "1", "--increments", "1", "--seeds", "1", "--set", "lifelong.attacked_seeds=0"),
+)
+SEARCHED = (
+    *("--domain", "attack", "--victim", "dpsh", "--set", "victim.bits=16", *DATA),
+    *("--other", "dpsh", "--set", "other.bits=12", "--candidates", "6", "--repeats", "2"),
+)
+MATRIX = ("--victims", "dpsh+epochs=1,csq+epochs=1", "--methods", "dhta+steps=3", *DATA)
+KINDS = {  # a made record of each, and a command that would have made it
+    "attack": ("attack", *DPSH, *ATTACKED, "--eps", "8/255"),
+    "untargeted": ("attack", "--victim", "phash", "--method", "noise", "--eps", "8/255", *DATA),
+    "transfer": ("transfer", *MATRIX),
+    "defend": ("defend", *DPSH, "--defense", "saat", "--set", "defense.epochs=1"),
+    "detect": ("detect", *DPSH, *ATTACKED, "--detector", "all", "--adaptive", "steps=3"),
+    "certify": ("certify", *DPSH, "--sigma", "0.1", "--radii", "0.05,0.15"),
+    "least-change": ("certify", "--victim", "pdq", *EMOJI[:2]),
+    "inversion": ("invert", *FEDERATION, "--method", "code-inversion"),
+    "encode": ("encode", *DPSH, *ATTACKED, "--eps", "16/255"),
+    "phase": ("phase-chart", "--widths", "3,12", "--epochs", "0,2", "--samples", "60,100"),
+    "lifelong": ("lifelong", *LIFELONG),
+    "search": ("evolve", *SEARCHED),
+    "benchmark": ("benchmark", "--suite", "suite.toml"),
+    "poison": ("poison", "--database", "rows.npy", "--method", "hubs", "--items", "2"),
+}
+BY_HAND = {"judge", "scan"}  # their commands name what is on disk: they run
+PLANNED = {arguments[0] for arguments in KINDS.values()} | {"judge", "scan"}
+SUITE = """
+victim_seeds = 1
+attack_seeds = 1
+[[grids]]
+datasets = ["digits+size=16"]
+victims = ["dpsh+epochs=1+bits=16"]
+attacks = ["dhta+steps=3"]
+budgets = ["8/255"]
+"""
 HASH = """
 import torch
 
@@ -38,10 +78,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def printed(advhash: Command, *arguments: str) -> list[str]:
-    """The commands that a command says to type next."""
-    code, out, err = advhash(*arguments)
-    assert code == 0, err
+def printed(advhash: Command, *arguments: str, code: int = 0) -> list[str]:
+    """The commands that a command says to type next; code: what it exits with."""
+    got, out, err = advhash(*arguments)
+    assert got == code, err
     return re.findall(r"^next: advhash (.*?)  # ", out, re.MULTILINE)
 
 
@@ -110,6 +150,55 @@ def test_what_follows_a_judgement(advhash: Command, place: Path) -> None:
     expect_each_works(advhash, commands)
     code, _, err = advhash("judge", "--config", "run/config.toml", "--seed", "1", "--dry-run")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_follows_each_kind(
+    name: str, advhash: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is a made one; the config, what is printed and its commands are of the run."""
+    if name in BY_HAND:
+        pytest.skip("below, by a run")
+    source = MAKERS[name](place / name)
+    folder = place / f"{name} run"
+    folder.mkdir()
+    (place / "suite.toml").write_text(SUITE)
+    np.save(place / "rows.npy", np.random.default_rng(0).normal(size=(300, 16)).astype("f4"))
+
+    def made(kind: Any, config: Any, *_: Any, **__: Any) -> Any:
+        (folder / "config.toml").write_text(kind.plan(config).config.to_toml())
+        record = kind.record.read(source)
+        run = record.run or record.info(source)  # a document alone has none
+        run = run.model_copy(update={"id": folder.name, "folder": str(folder)})
+        record = record.model_copy(update={"run": run})
+        (folder / "metrics.json").write_text(record.dumps())
+        return record
+
+    monkeypatch.setattr(experiment, "run", made)
+    commands = printed(advhash, *KINDS[name], "-q", code=5 if name == "benchmark" else 0)
+    assert len(commands) == 2
+    expect_each_works(advhash, commands)
+
+
+def test_what_follows_a_scan(advhash: Command, place: Path) -> None:
+    draw = np.random.default_rng(0)
+    (place / "my photos").mkdir()
+    for number in range(24):
+        picture = draw.integers(0, 256, (8, 8, 3), np.uint8)
+        shown = Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC)
+        shown.save(place / "my photos" / f"{number}.png")
+    scan = ("scan", "my photos", "--hash", "phash", "--false-positives", "0.2", "--edited", "4")
+    commands = printed(advhash, *scan, "-q", "--out", "run")
+    assert [text.split()[0] for text in commands] == ["attack", "certify"]
+    expect_each_works(advhash, commands)
+
+
+def test_what_follows_several_radii(advhash: Command, place: Path) -> None:
+    radii = ("--eps", "2/255,8/255", "-q", "--set", "protocol.noise_control=false")
+    attack = ("attack", "--victim", "phash", "--method", "noise", *DATA, "--queries", "4")
+    commands = printed(advhash, *attack, *radii, "--out", str(place / "two runs"))
+    assert [text.split()[0] for text in commands] == ["compare", "report"]
+    expect_each_works(advhash, commands)
 
 
 def test_a_second_run_writes_its_tables_beside_those_of_the_first(

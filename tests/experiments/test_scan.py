@@ -228,6 +228,7 @@ def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path:
     assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
     assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
     assert "no such file" in scan(pictures, "--bank", "nowhere.txt", code=3)
+    assert "a folder; name a file in it" in scan(pictures, "--bank", pictures, code=3)
     (empty / "broken.png").write_text("")
     assert "1 × no picture inside" in scan(empty, "--hash", "phash", code=3)
 

@@ -224,6 +224,7 @@ class TestAttack:
         assert [flag.name for flag in flags] == (["no_effect"] if flagged else [])
         for flag in flags:
             assert "holds 0" in flag.message
+            assert ("-11.0 to" in flag.message) is not targeted  # MAP falls where the attack gains
 
     def test_a_run_at_a_threshold_is_judged_by_its_rate(self) -> None:
         metrics = {"map": Metric(1.0), "map_adversarial": Metric(0.99),
@@ -235,7 +236,7 @@ class TestAttack:
             metrics, 0.2, BALL, False, Metric(0.1, -0.1, 0.3, 9), rate="evasion_rate"
         )
         assert [flag.name for flag in flags] == ["no_effect", "weaker_than_noise"]
-        assert "changes the evasion rate from 0.000 to 0.100" in flags[0].message
+        assert "the evasion rate from 0.0 % to 10.0 %" in flags[0].message
 
     def test_the_overrun_is_told_in_the_units_of_the_budget(self) -> None:
         (flag,) = check_attack({"overrun": Metric(30 / 255)}, None, BALL, targeted=True)

@@ -544,12 +544,12 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
     run = edit(make_inversion(tmp_path / "run"), _leaking)
     first, cost, codes, transcript, single = inversion_verdicts(InversionRecord.read(run))
     assert first == (
-        "From all codes and gradients of the training, the attacker neighbours picks the true "
+        "From all codes and gradients of the training, the attacker “neighbours” picks the true "
         "input among 20 of its class for 77.1 % (95 % interval 65.6 to 86.3 %) of 70 training "
         "samples, by chance 5.0 %: codes single out samples. Its reconstructions have MSE 0.167, "
         "the class mean 0.883."
     ).replace(" %", "\N{NO-BREAK SPACE}%")
-    assert "sending codes costs" in cost
+    assert "accuracy with real embeddings less accuracy with codes" in cost
     assert "the interval holds 0, so no leak beyond the class is shown" in codes
     assert "below 0, so more than the class is given away" in transcript
     assert "were not shown to single out samples" in single

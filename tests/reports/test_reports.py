@@ -421,11 +421,13 @@ def test_the_verdict_says_what_is_seen_and_what_a_file_leaves(
 ) -> None:
     def saved(body: dict) -> None:
         body["metrics"]["psnr"]["value"] = psnr
-        body["metrics"]["tmap_jpeg75"] = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 6}
+        after = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 6}
+        body["metrics"] |= {"tmap_jpeg75": after, "tmap_normalised_jpeg75": after}
 
     text = " ".join(verdict(record_of(edit(run, saved))).details).replace("\N{NO-BREAK SPACE}", " ")
     assert f"8.0/255 on average, PSNR {psnr:.1f} dB: {words}" in text
-    assert "Saved as JPEG 75, t-MAP is 25.0 % (95 % interval 20.0 to 30.0 %)." in text
+
+    assert "Saved as JPEG 75, it covers 25.0 % (95 % interval 20.0 to 30.0 %)." in text
 
 
 def test_a_curve_over_the_budget_starts_unattacked_and_shows_the_ceiling(run: Path) -> None:

@@ -101,6 +101,20 @@ def test_a_page_of_a_benchmark_holds_one_victim_alone(pages: list[Path]) -> None
     assert HOSTILE not in text.partition("Sanity flags")[0]
 
 
+def test_noise_alone_ranks_nobody_first(tmp_path: Path) -> None:
+    for weights in ("ab", "cd"):
+
+        def control(body: dict, weights: str = weights) -> None:
+            body["victim"].update(fingerprint=weights)
+            body["attack"].update(name="noise")
+
+        edit(make_run(tmp_path / "runs" / weights), control)
+    index, *_ = write_site([tmp_path / "runs"], tmp_path / "site")
+    lead = index.read_text("utf-8").partition('<div class="lede">')[2].partition("</div>")[0]
+    assert "In 1 of 1 tables nothing but noise was tried" in lead
+    assert "holds best" not in lead
+
+
 def test_equal_names_with_other_weights_stand_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     edit(make_run(tmp_path / "runs" / "b"), lambda body: body["victim"].update(fingerprint="99"))

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "build" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
 START = 60  # seconds
 LIMIT = 200_000_000  # bytes of a message
+PHONE = 600  # pixels, below which a screen is one
+SEEN_AS = [(width, mode) for width in (1280, 390) for mode in ("light", "dark")]
 FINDINGS = """axe.run(document, {resultTypes: ["violations"]}).then(found =>
   found.violations.flatMap(rule => rule.nodes.map(node =>
     `${rule.id}: ${node.html.slice(0, 160)} (${node.failureSummary})`)))"""
@@ -47,7 +49,7 @@ class Seen:
 
     errors:     lines of its console that are errors, and uncaught exceptions
     requests:   addresses asked for but the page's own and embedded data
-    violations: of axe-core, in light and in dark mode
+    violations: of axe-core, on a screen and on a phone, in light and in dark mode
     wide:       elements that stick out of a screen 360 pixels wide, and whether the page scrolls
     unreached:  elements that the Tab key should reach and did not
     """
@@ -170,16 +172,19 @@ async def _look(tab: Tab, seen: Seen) -> None:
     await tab.value("document.querySelectorAll('details').forEach(one => { one.open = true })")
     await _keyboard(tab, seen)
     await tab.value(AXE.read_text("utf-8"))
-    for mode in ("light", "dark"):
+    for width, mode in SEEN_AS:
+        await _resize(tab, width)
         media = [{"name": "prefers-color-scheme", "value": mode}]
         await tab.call("Emulation.setEmulatedMedia", features=media)
-        seen.violations[mode] = await tab.value(FINDINGS)
-    await tab.call(
-        "Emulation.setDeviceMetricsOverride",
-        width=360, height=780, deviceScaleFactor=1, mobile=True,
-    )  # fmt: skip
+        seen.violations[f"{mode}, {width} px"] = await tab.value(FINDINGS)
+    await _resize(tab, 360)
     if await tab.value("document.documentElement.scrollWidth") > 360:
         seen.wide = ["the page scrolls sideways", *await tab.value(TOO_WIDE)]
+
+
+async def _resize(tab: Tab, width: int) -> None:
+    shape = {"width": width, "height": 780, "deviceScaleFactor": 1, "mobile": width < PHONE}
+    await tab.call("Emulation.setDeviceMetricsOverride", **shape)
 
 
 async def _keyboard(tab: Tab, seen: Seen) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_next, print_rows
+from advhash.cli.console import (
+    figure,
+    print_end,
+    print_flags,
+    print_lead,
+    print_metrics,
+    print_next,
+    print_rows,
+)
 from advhash.cli.execute import experiment
 from advhash.cli.following import (
     CERTIFIED,
@@ -75,7 +84,8 @@ def print_run(record: Record, every: bool) -> None:
     print_lead([f"{judged.word}. {judged.lead}", *judged.details], every=every)
     names = dict.fromkeys((*led.figures, *filter(led.shows, record.metrics)))
     asked = [name for name in names if name.startswith(READ_FIRST)]
-    cost = ("linf", "psnr", "words_changed", f"{led.main}_jpeg75", f"{led.main}_survived")
+    size = "words_changed" if "words_changed" in record.metrics else "linf"
+    cost = (size, "psnr", f"{led.main}_jpeg75", f"{led.main}_survived")
     print_metrics(
         {name: record.metrics[name] for name in names if name in record.metrics},
         first=[*led.figures, *cost, *asked],
@@ -132,7 +142,18 @@ def print_siblings(siblings: Siblings) -> None:
     print_rows(("budget", *shown), rows)
     tell(f"report: {siblings.report}")
     least, most = (shlex.quote(record.run.folder) for record in (records[0], records[-1]))
-    print_next([(f"compare {least} {most}", "query by query")])
+    folder = shlex.quote(str(Path(siblings.report).parent))
+    print_next(
+        [
+            (f"compare {least} {most}", "query by query"),
+            (f"report {folder} --figures {folder}-figures", "the curve over the budget, as SVG"),
+        ]
+    )
+    for record in records:
+        print_flags(
+            vars(replace(flag, message=f"{record.budget.text}: {flag.message}"))
+            for flag in record.flags
+        )
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

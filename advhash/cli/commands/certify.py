@@ -97,7 +97,7 @@ def certify(
     ] = None,
     database: Database = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", help="How many queries. (default: 100)")
+        int | None, typer.Option("--queries", help="At most so many queries. (default: 100)")
     ] = None,
     out: OutFile = None,
 ) -> dict[str, Any]:

@@ -121,11 +121,12 @@ def evaluate_codes(
         typer.Option("--similarity", help="By which neighbours of floats are relevant."),
     ] = "cosine",
     top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Cut the ranking. (default: all of it)")
+        int | None,
+        typer.Option("--top-k", help="Judge the first K results alone. (default: all of them)"),
     ] = None,
     empty: Annotated[
         Literal["zero", "skip", "error"],
-        typer.Option("--empty", help="A query without a relevant row."),
+        typer.Option("--empty", help="What becomes of a query without a relevant row."),
     ] = "zero",
     convention: Annotated[
         Literal["prosgan", "dhta", "deephash"] | None,

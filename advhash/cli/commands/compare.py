@@ -23,7 +23,7 @@ def compare(
         typer.Option(
             "--fail-under",
             metavar="METRIC=VALUE",
-            help="Bound on a figure of the second run; exit 4.",
+            help="Exit 4 where this figure of the second run is lower.",
         ),
     ] = None,
     fail_over: Annotated[
@@ -31,7 +31,7 @@ def compare(
         typer.Option(
             "--fail-over",
             metavar="METRIC=VALUE",
-            help="Bound on a figure of the second run; exit 4.",
+            help="Exit 4 where this figure of the second run is higher.",
         ),
     ] = None,
     as_json: Json = False,

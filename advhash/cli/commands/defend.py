@@ -33,6 +33,7 @@ READ_FIRST = (
 
 def print_defense(record: TransferRecord, every: bool) -> None:
     """The verdict on a defence, its checks, and where checkpoint and report are."""
+    from advhash.reports.elements.verdict import percent
     from advhash.reports.transfer import verdicts
 
     assert record.defense is not None
@@ -44,8 +45,11 @@ def print_defense(record: TransferRecord, every: bool) -> None:
     print_lead(verdicts(record), every=every)
     print_metrics(record.metrics, first=READ_FIRST, every=every)
     for check in record.defense.checks:
-        figures = ", ".join(f"{name} {metric.value:.3f}" for name, metric in check.points.items())
-        tell(f"{'sound' if check.passed else 'MASKED?'}: {check.name}: {figures}")
+        figures = ", ".join(
+            f"{name} {percent(metric.value)}" for name, metric in check.points.items()
+        )
+        named = "" if check.name == "no bound" else "MAP, "
+        tell(f"{'sound' if check.passed else 'MASKED?'} by {check.name}: {named}{figures}")
     print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
 

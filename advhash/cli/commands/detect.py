@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import print_end, print_lead, print_metrics
+from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -34,7 +34,16 @@ def print_detection(record: DetectionRecord, every: bool) -> None:
     print_lead(verdicts(record), every=every)
     document = record.document()
     tables = document["detectors"] or {document["detector"]["name"]: document}
-    for detector, table in tables.items():
+    if len(tables) > 1:
+        shown = [name for name in READ_FIRST if name in record.shown]
+        rows = [
+            {"detector": name, **{key: figure(key, table["metrics"].get(key)) for key in shown}}
+            for name, table in tables.items()
+        ]
+        print_rows(("detector", *shown), rows)
+        if not every:
+            tell("thresholds and further figures of each: --all, or the report")
+    for detector, table in tables.items() if every or len(tables) == 1 else ():
         tell(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
             f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
@@ -102,7 +111,7 @@ def detect(
         ),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option("--queries", help="How many clean queries. (default: all)")
+        int | None, typer.Option("--queries", help="At most so many clean queries. (default: all)")
     ] = None,
     out: OutFile = None,
 ) -> dict[str, Any]:

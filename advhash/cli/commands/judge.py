@@ -48,7 +48,7 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
         tell(line)
     rows = [
         {
-            "figure": claim.name,
+            "metric": claim.name,
             "claimed": figure(claim.name, Metric(value=claim.claimed)),
             "measured": figure(claim.name, claim.measured),
             "claim": WORDS[claim.standing],

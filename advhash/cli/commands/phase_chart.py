@@ -40,10 +40,12 @@ def phase_chart(
     ] = None,
     dataset: DatasetName = None,
     widths: Annotated[
-        str | None, typer.Option("--widths", help="Units. (default: 3,6,12,25,50,100,200)")
+        str | None,
+        typer.Option("--widths", help="Units of a layer. (default: 3,6,12,25,50,100,200)"),
     ] = None,
     epochs: Annotated[
-        str | None, typer.Option("--epochs", help="Times, 0: untrained. (default: 0,1,3,10,20,40)")
+        str | None,
+        typer.Option("--epochs", help="Lengths of training, 0: none. (default: 0,1,3,10,20,40)"),
     ] = None,
     samples: Annotated[
         str | None, typer.Option("--samples", help="Training rows. (default: 100,300,1000)")

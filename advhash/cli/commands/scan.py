@@ -42,7 +42,7 @@ def print_scan(record: ScanRecord, every: bool) -> None:
                 "bits": hashing.bits,
                 "at most bits": _threshold(hashing),
                 "false positives": rate_text(hashing.false_positive_rate),
-                "false match a look-up": rate_text(hashing.lookup_rate),
+                "false match per look-up": rate_text(hashing.lookup_rate),
                 "edited, found": percent(hashing.kept),
                 "worst edit": "–"
                 if worst is None
@@ -121,7 +121,7 @@ def _refuse_over(record: ScanRecord) -> None:
         missed = [text for hashing in record.hashes if (text := _above(hashing, limit)) is not None]
         if missed:
             raise ThresholdMissed(
-                f"expected at most {limit:g} false positives a comparison (--fail-over), got "
+                f"expected at most {limit:g} false positives per comparison (--fail-over), got "
                 + "; ".join(missed)
             )
 
@@ -158,13 +158,16 @@ def scan(
     ] = None,
     false_positives: Annotated[
         float | None,
-        typer.Option("--false-positives", help="Sets the threshold, a comparison. (default: 1e-4)"),
+        typer.Option(
+            "--false-positives", help="Rate per comparison that sets the threshold. (default: 1e-4)"
+        ),
     ] = None,
     banks: Annotated[
-        list[str] | None, typer.Option("--bank", help="A file of hashes, or HASH=FILE.")
+        list[str] | None,
+        typer.Option("--bank", help="A file of hashes to look pictures up in, or HASH=FILE."),
     ] = None,
     bank_size: Annotated[
-        int | None, typer.Option("--bank-size", help="Entries that a look-up meets.")
+        int | None, typer.Option("--bank-size", help="Entries of the bank that a look-up meets.")
     ] = None,
     duplicates: Annotated[
         str | None, typer.Option("--duplicates", help="CSV: pairs of names that show the same.")

@@ -8,8 +8,8 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool  # an interrupt does not wait for a read that hangs
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,9 @@ def decode_blocks(
             return missing
 
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with quietly(), ThreadPoolExecutor(threads) as pool:
+    with quietly(), ThreadPool(threads) as pool:
         for start in range(0, len(names), BLOCK):
-            images = list(pool.map(attempt, range(start, min(start + BLOCK, len(names)))))
+            images = pool.map(attempt, range(start, min(start + BLOCK, len(names))))
             if not broken:
                 yield np.stack(images)
     refuse_broken(broken, len(names), where)

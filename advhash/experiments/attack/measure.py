@@ -39,6 +39,7 @@ from advhash.measures.intervals import Floats, Metric, mean_metric, ratio_metric
 from advhash.measures.sanity import (
     Flag,
     check_attack,
+    check_count,
     check_indicators,
     check_repeats,
     check_targets,
@@ -195,6 +196,9 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
         len(outcome.rows),
     )
     raised += check_repeats(outcome.labels)
+    once = ["an original counts once, whatever its copies (protocol.start)"]
+    why = once if config.protocol.start == "originals" else []
+    raised += check_count(config.protocol.queries, len(outcome.rows), *why)
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
     rate = headline_of(fitted.attack.goal, at_threshold=True).main if at_threshold(attacked) else ""
@@ -258,6 +262,10 @@ def examples(
     config, outcome = attacked.config, attacked.outcome
     modality = config.protocol.query_modality
     main = scores[str(config.protocol.database)]
+    score = -main["map_adversarial"] if outcome.targets is None else main["tmap"]
+    if at_threshold(attacked):  # nearer to the target, or farther from the own picture
+        far = outcome.columns["bits_adversarial"].astype(np.float64)
+        score = far if outcome.targets is None else -far
     texts = None
     if modality == "text":
         texts = (as_tensor(outcome.clean), as_tensor(outcome.moved))
@@ -272,6 +280,6 @@ def examples(
         adversarial_codes=outcome.codes,
         database_codes=database,
         targets=None if outcome.targets is None else torch.from_numpy(outcome.targets),
-        score=-main["map_adversarial"] if outcome.targets is None else main["tmap"],
+        score=score,
         linf=outcome.columns["linf"],
     )

@@ -39,7 +39,7 @@ from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.experiments.prepare.worth import code_figures
 from advhash.measures.intervals import Metric, mean_metric
-from advhash.measures.sanity import Flag, check_codes, check_collapse, check_victim
+from advhash.measures.sanity import Flag, check_codes, check_collapse, check_count, check_victim
 from advhash.registry import DEFENSES, EXPERIMENTS
 from advhash.reports.certificates import CERTIFY, CertificateRecord
 from advhash.shared_labels import shares
@@ -148,7 +148,7 @@ class Certification(
                 "samples": config.samples,
                 "within": resolved.within,
                 "radii": config.radii,
-                "queries": resolved.queries,
+                "queries": len(_queries(config, known.data)),
             },
         )
 
@@ -186,15 +186,15 @@ def _resolved(config: CertifyConfig, known: PlannedVictim, victim: Smoothed) -> 
             "sigma": None if smoothed else victim.sigma,
             "votes": None if smoothed else victim.votes,
             "within": within,
-            "queries": len(_queries(config, known.data)),  # None would be the default in a file
+            # None would be the default in a file
+            "queries": config.queries or len(known.data.query),
         }
     )
 
 
 def _cells(config: CertifyConfig, known: PlannedVictim, victim: Smoothed) -> list[Cells]:
     """The codes, then blocks of queries: no draw of one depends on another."""
-    count = config.queries
-    assert count is not None
+    count = len(_queries(config, known.data))
     shared = {
         "victim": known.identity,
         "precision": precision(torch.device(known.device)),
@@ -304,7 +304,15 @@ def _document(
             for radius in config.radii
         ],
         "codes": figures,
-        "flags": [vars(flag) for flag in [*sane, *worth, *_flags(config, most, figures)]],
+        "flags": [
+            vars(flag)
+            for flag in [
+                *check_count(config.queries, len(labels)),
+                *sane,
+                *worth,
+                *_flags(config, most, figures),
+            ]
+        ],
         "environment": environment(),
     }
 

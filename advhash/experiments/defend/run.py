@@ -35,6 +35,7 @@ from advhash.experiments.transfer.run import Matrix, plan_matrix
 from advhash.measures.intervals import mean_metric, ratio_of_means
 from advhash.measures.sanity import Flag, check_collapse
 from advhash.registry import ATTACKS, EXPERIMENTS
+from advhash.reports.elements.verdict import percent
 from advhash.reports.transfer import Check, Defense, TransferRecord
 from advhash.shared_labels import Labels
 from advhash.storage.cells import Result
@@ -124,7 +125,7 @@ def _codes(member: Member) -> dict[str, float]:
 
 
 def _points(check: Check) -> str:
-    return ", ".join(f"{name}: {metric.value:.3f}" for name, metric in check.points.items())
+    return ", ".join(f"{name}: {percent(metric.value)}" for name, metric in check.points.items())
 
 
 def _metrics(plain: str, hardened: str, columns: Sequence[Column], boot: int) -> Metrics:

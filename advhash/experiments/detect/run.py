@@ -22,7 +22,7 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import ALLOWED
-from advhash.measures.sanity import check_repeats
+from advhash.measures.sanity import check_count, check_repeats
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
@@ -158,6 +158,7 @@ def _document(config: DetectConfig, trained: Trained, inputs: Mapping[str, Any])
         "flags": [
             *trained.card.get("flags", []),
             *(vars(flag) for flag in check_repeats(query_labels(config, trained.data))),
+            *(vars(flag) for flag in check_count(config.queries, count)),
         ],
     }
 

@@ -24,7 +24,7 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.encoding import NEIGHBOURS
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_count
 from advhash.registry import ATTACKS, EXPERIMENTS
 from advhash.reports.encoding import ENCODING, Coder, Detection, EncodingRecord, Site
 from advhash.reports.record import AttackInfo, BudgetInfo
@@ -184,6 +184,7 @@ def _record(plan: EncodePlan, results: Sequence[Result], place: Place) -> Encodi
         chance=float(np.bincount(sets.test_classes).max() / len(sets.test)),
         sites=[Site.model_validate(site) for site in sites[0]] if sites else [],
         flags=[
+            *check_count(plan.config.queries, len(sets.test)),
             *([] if moved is not None else [NOT_ATTACKED]),
             *_flags(coded, trained),
             *_several_labels(trained.data),

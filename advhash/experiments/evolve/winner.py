@@ -68,7 +68,7 @@ def on_held_out(
         arrays = {name: judged.precision(attack) for name, attack in attacks.items()}
         trials.append(
             HeldOut(
-                victim=trained.card["name"],
+                victim=f"{trained.card['name']} of {trained.victim.bits} bits",
                 searched=number == 0,
                 info=victim_info(trained),
                 queries=len(judged.rows),

@@ -54,7 +54,7 @@ from advhash.measures.reconstruction import (
     reconstruction_columns,
     reidentified,
 )
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_count
 from advhash.registry import EXPERIMENTS, INVERSIONS
 from advhash.reports.inversion.record import (
     SCHEMA,
@@ -253,7 +253,10 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
             confidence=CONFIDENCE,
             resamples=RESAMPLES,
         ),
-        flags=[Flag(**flag) for flag in trained.card.get("flags", [])],
+        flags=[
+            *(Flag(**flag) for flag in trained.card.get("flags", [])),
+            *check_count(config.protocol.queries, len(samples.attacked)),
+        ],
         metrics=_metrics(figures, victim),
         differences=_differences(figures),
         worlds=shown,

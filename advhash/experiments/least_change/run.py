@@ -28,7 +28,7 @@ from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import median_metric, rate_metric
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_count
 from advhash.registry import EXPERIMENTS
 from advhash.reports.least_change import LEAST_CHANGE, LEVELS, LeastChangeRecord
 from advhash.storage.cache import content_key
@@ -134,7 +134,7 @@ class LeastChanges(
             known.data.database, config.queries, derive_seed(config.seed, "queries")
         )
         resolved = known.written(config).model_copy(
-            update={"threshold": threshold, "queries": len(drawn)}
+            update={"threshold": threshold, "queries": config.queries or len(drawn)}
         )
         shared = {
             "victim": known.identity,
@@ -185,6 +185,10 @@ class LeastChanges(
                 "threshold": config.threshold,
                 "pictures": rows,
                 **figures,
+                "flags": [
+                    *(vars(flag) for flag in check_count(config.queries, len(rows))),
+                    *figures["flags"],
+                ],
                 "environment": environment(),
             }
         )

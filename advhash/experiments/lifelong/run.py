@@ -361,7 +361,7 @@ def _flags(plan: LifelongPlan) -> list[Flag]:
         Flag(
             "few_cells",
             "info" if len(plan.cells) >= 9 else "warning",
-            f"{len(plan.orders)} orders and {len(plan.cells) // len(plan.orders)} seeds: intervals "
+            f"Orders: {len(plan.orders)}, seeds: {len(plan.cells) // len(plan.orders)}. Intervals "
             "from so few are too narrow where orders and seeds are what varies.",
         )
     )

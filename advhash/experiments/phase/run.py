@@ -25,7 +25,7 @@ from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.experiments.prepare.victim import data_settings, load_data
 from advhash.measures.intervals import Metric, single_metric
 from advhash.measures.regimes import REGIMES, eta_squared, means_by, regimes, unexplained
-from advhash.measures.sanity import Flag
+from advhash.measures.sanity import Flag, check_count
 from advhash.registry import ATTACKS, EXPERIMENTS, VICTIMS
 from advhash.reports.phase import FACTORS, PHASE, Effect, PhaseRecord, Point, Snapshot
 from advhash.storage.cache import content_key
@@ -285,7 +285,8 @@ def _regimes(plan: PhasePlan, cells: list[Snapshot]) -> list[tuple[Point, Any]]:
 
 
 def _flags(plan: PhasePlan) -> list[Flag]:
-    grid, flags = plan.config.phase, []
+    grid = plan.config.phase
+    flags = check_count(grid.queries, len(plan.data.query))
     single = [name for name, levels in grid.axes.items() if len(levels) < 2]
     if single:
         flags.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -123,14 +124,17 @@ def victim_flags(
             codes = victim.encode_split(data.database, modality)
         some = data.database.take(torch.arange(min(TWICE, len(data.database))))
         again = victim.encode_split(some, modality, TWICE)
-        flags += check_codes(codes, again, len(sets))
+        raised = check_codes(codes, again, len(sets))
         inputs = data.validation.sample(64).inputs[modality].to(victim.device)
         parts = [
             victim.loss_gradient(part, modality, lambda codes: torch.tanh(codes).square().sum())
             for part in inputs.split(rows_at_once(victim, inputs, modality))
         ]
         relaxed, gradient = (torch.cat(values) for values in zip(*parts, strict=True))
-        flags += check_gradient(relaxed, gradient)
+        raised += check_gradient(relaxed, gradient)
+        if len(victim.bounds) > 1:
+            raised = [replace(flag, message=f"{modality}: {flag.message}") for flag in raised]
+        flags += raised
     if not victim.differentiable:
         flags = [flag for flag in flags if flag.name != "vanishing_gradient"]  # for this reason
         flags.append(

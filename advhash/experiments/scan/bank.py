@@ -38,7 +38,11 @@ def read_bank(text: str) -> Bank:
     """
     file = user_path(text)
     if not file.is_file():
-        raise DataError(f"expected a file of hashes for --bank, got {text}: no such file")
+        got = "a folder; name a file in it" if file.is_dir() else "no such file"
+        raise DataError(
+            f"expected for --bank a file of hex hashes (one a line), or of codes (.npz, .csv), got "
+            f"{text}: {got}"
+        )
     how = Reading(form="hex") if file.suffix.lower() in WORDS else Reading()
     stored = read_stored(file, how)
     ids = stored.ids or tuple(f"row {row}" for row in range(len(stored.codes)))

@@ -6,8 +6,8 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool  # an interrupt does not wait for a read that hangs
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ class BlockCell:
         """
         ready = {named.label: named.build() for named in self.hashes}
         rows = range(len(self.names))
-        with quietly(), ThreadPoolExecutor(usable_cores()) as pool:
+        with quietly(), ThreadPool(usable_cores()) as pool:
             entries = []
-            for row, entry in enumerate(pool.map(lambda row: self._picture(row, ready), rows)):
+            for row, entry in enumerate(pool.imap(lambda row: self._picture(row, ready), rows)):
                 entries.append(entry)
                 place.progress("pictures", row + 1, len(self.names))
         read = [isinstance(entry, _Hashed) for entry in entries]

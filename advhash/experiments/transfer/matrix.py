@@ -34,7 +34,7 @@ from advhash.experiments.transfer.config import Settings
 from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Difference, Metric, mean_metric, paired_difference
 from advhash.measures.paired_runs import best_elsewhere
-from advhash.measures.sanity import Flag, check_indicators, check_repeats
+from advhash.measures.sanity import Flag, check_count, check_indicators, check_repeats
 from advhash.reports.headline import HEADLINES
 from advhash.reports.record import AttackInfo
 from advhash.reports.transfer import (
@@ -156,8 +156,9 @@ def matrix_record(
             empty_queries=int((np.nan_to_num(columns[0].columns["map_chance"]) == 0).sum()),
         ),
         flags=[
-            *_flags(members, cells, infos),
+            *check_count(config.protocol.queries, len(columns[0].rows)),
             *check_repeats(trained.data.query.labels[columns[0].rows].numpy()),
+            *_flags(members, cells, infos),
         ],
         metrics=_headline(list(budgets), alone, boot),
         cells=cells,
