@@ -4,7 +4,8 @@
 FROM python:3.11-slim
 WORKDIR /source
 COPY . .
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu . \
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch torchvision \
+    && pip install --no-cache-dir . \
     && pip install --no-cache-dir --no-deps torchattacks==3.5.1 \
     && rm -rf /source
 ENV OMP_NUM_THREADS=1 ADVHASH_CACHE=/cache

@@ -79,12 +79,12 @@ measure: $(STAMP)
 
 # The sdist and the wheel made of it, each in an environment of its own: what users get by pip.
 release-check: $(STAMP)
-	rm -rf build/release dist
+	rm -rf build/release dist/advhash_toolkit-*
 	$(BIN)/python -m build --outdir dist .
 	$(PYTHON) -m venv build/release/wheel
-	build/release/wheel/bin/pip install --quiet dist/*.whl
+	build/release/wheel/bin/pip install --quiet dist/advhash_toolkit-*.whl
 	$(PYTHON) -m venv build/release/sdist
-	build/release/sdist/bin/pip install --quiet dist/*.tar.gz
+	build/release/sdist/bin/pip install --quiet dist/advhash_toolkit-*.tar.gz
 	for kind in wheel sdist; do \
 		(cd build/release/$$kind && bin/advhash doctor && bin/advhash attack --victim dpsh --method dhta \
 			--eps 8/255 --queries 20 --set victim.epochs=1 --out run) || exit 1; \

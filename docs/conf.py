@@ -13,6 +13,7 @@ copyright = "2026, the advhash developers"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3  # links to headings, as GitHub names them
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "furo"

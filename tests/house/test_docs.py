@@ -50,6 +50,38 @@ def test_commands_of_a_page_can_be_parsed(file: Path) -> None:
         found.make_context(name, rest, resilient_parsing=False)
 
 
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+def anchors(file: Path) -> set[str]:
+    """What `page.md#…` may name: each heading in small letters, hyphens for blanks."""
+    headings = HEADING.findall(file.read_text("utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "file", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))], ids=lambda file: file.stem
+)
+def test_links_of_a_page_lead_somewhere(file: Path) -> None:
+    for link in LINK.findall(file.read_text("utf-8")):
+        if not link.startswith(("https://", "http://", "mailto:")):
+            name, _, anchor = link.partition("#")
+            target = file.parent / name if name else file
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_each_door_of_the_front_page_has_a_picture_and_a_tutorial() -> None:
+    doors = (ROOT / "README.md").read_text("utf-8").partition("## Four doors")[2].split("\n### ")
+    for door in [part.partition("\n## ")[0] for part in doors[1:]]:
+        (picture,) = re.findall(r"!\[[^\]]+\]\((docs/images/door_\w+\.\w+)\)", door)
+        assert (ROOT / picture).stat().st_size < 80_000
+        (page,) = re.findall(r"From nothing to [^:]+: \[[^\]]+\]\(docs/([\w/]+\.md)\)", door)
+        assert ROOT / "docs" / page in GUIDES
+    assert len(doors) == 5
+
+
 def test_guides_have_commands() -> None:
     assert sum(len(commands(file)) for file in GUIDES) >= 20
 

@@ -56,6 +56,18 @@ def test_the_name_is_not_that_of_the_unrelated_package_on_pypi() -> None:
     assert PROJECT["project"]["scripts"] == {"advhash": "advhash.cli.app:main"}
 
 
+def test_every_file_that_names_the_version_names_the_same() -> None:
+    def text(name: str) -> str:
+        return (ROOT / name).read_text("utf-8")
+
+    zoo = tomllib.loads(text("zoo/pyproject.toml"))["project"]
+    assert zoo["version"] == __version__
+    assert zoo["dependencies"] == [f"advhash-toolkit>={__version__}"]
+    assert f"\nversion: {__version__}\n" in text("CITATION.cff")
+    assert f"\n## {__version__} (" in text("CHANGELOG.md")
+    assert f"advhash       {__version__} on Python" in text("docs/tutorial.md")
+
+
 def test_torchattacks_is_no_dependency() -> None:
     """It pins an old `requests` that it never imports."""
     groups = PROJECT["project"]["optional-dependencies"].values()
