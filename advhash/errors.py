@@ -48,16 +48,16 @@ class UnknownName(UsageError):
     >>> str(UnknownName("victim", "dlmch", ["dlcmh", "dpsh"]))
     "unknown victim 'dlmch': did you mean 'dlcmh'? Known: dlcmh, dpsh"
     >>> str(UnknownName("victim", "dpsh+bits=16", ["dlcmh", "dpsh"]))
-    "unknown victim 'dpsh+bits=16': 'dpsh' is known; give its settings by --set victim.bits=16"
+    "unknown victim 'dpsh+bits=16': 'dpsh' is known; give bits=16 apart from the name"
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         base, _, settings = name.partition("+")
-        if base in known:  # as in a suite
-            given = " ".join(f"--set {kind}.{setting}" for setting in settings.split("+"))
+        if base in known and "=" in settings:  # as in a suite
             super().__init__(
-                f"unknown {kind} {name!r}: {base!r} is known; give its settings by {given}"
+                f"unknown {kind} {name!r}: {base!r} is known; give {settings.replace('+', ', ')} "
+                "apart from the name"
             )
             return
         super().__init__(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ def recipes() -> dict[str, dict[str, Any]]:
 def make(name: str, recipe: Mapping[str, Any], out: Path) -> Path:
     """The folder of one victim: weights, card and page, with its robustness on the card."""
     folder = out / name
-    if folder.is_dir() and read_card(folder).get("recipe") == recipe:
+    if (folder / CARD).is_file() and read_card(folder).get("recipe") == recipe:
         return folder
     tables = {key: recipe[key] for key in ("victim", "dataset", "defense") if key in recipe}
     trained = prepare(TrainConfig.build(tables))
@@ -54,7 +53,8 @@ def make(name: str, recipe: Mapping[str, Any], out: Path) -> Path:
         card |= {"commit": commit(), "recipe": recipe, "robustness": figures}
         write_json(place / CARD, card)
         write_text(place / PAGE, model_card(card))
-        shutil.rmtree(folder, ignore_errors=True)  # of another recipe
+        if folder.is_dir():  # of another recipe
+            folder.rename(partial / "before")
         place.rename(folder)
     return folder
 
@@ -66,7 +66,7 @@ def commit() -> str:
 
 
 def robustness(trained: Trained, recipe: Mapping[str, Any], place: Path) -> Iterator[Any]:
-    """What each short attack does to a victim, as the card states it."""
+    """What each attack does to a victim, as the card states it."""
     for asked in recipe.get("attacks", []):
         result = ah.attack(trained, protocol={"queries": QUERIES}, **asked)
         assert result.record is not None
