@@ -19,6 +19,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_static_path: list[str] = []
 smartquotes = False
+toc_object_entries = False  # contents name pages, not each function of the API
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

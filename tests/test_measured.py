@@ -166,7 +166,7 @@ def value(record: Record, name: str) -> float:
 
 def test_the_page_of_searches_over_attacks_shows_what_was_measured() -> None:
     measured = json.loads((ROOT / "benchmarks/search.json").read_text())["attack"]
-    page = (ROOT / "docs/search.md").read_text().partition("### Attacks")[2]
+    page = (ROOT / "docs/functional_hashing.md").read_text().partition("### Attacks")[2]
     figures = measured["metrics"]
     for one, digits in (
         *((figures[name], 3) for name in ("time_to_uncached", "hit_rate", "hash_overhead")),
@@ -191,7 +191,7 @@ def test_the_page_of_searches_over_attacks_shows_what_was_measured() -> None:
 
 def test_the_page_of_searches_shows_what_was_measured() -> None:
     measured = json.loads((ROOT / "benchmarks/search.json").read_text())["nas"]
-    page = (ROOT / "docs/search.md").read_text()
+    page = (ROOT / "docs/functional_hashing.md").read_text()
     for name, digits in (
         ("speedup", 2), ("speedup_over_structure", 2), ("hit_rate", 3), ("hash_overhead", 3),
         ("best_fitness", 4), ("best_fitness_uncached", 4), ("time_to_uncached", 2),

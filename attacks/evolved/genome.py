@@ -56,7 +56,7 @@ class Evolved(GradientAttack):
              (the label-weighted centre, as mainstay)
     program: lines such as "multiply h b" over the soft code h, the anchor b and the soft code o of
              the clean image; the mean over bits of the last one is minimised. The default is the
-             objective of dhta. See docs/search.md.
+             objective of dhta. See docs/functional_hashing.md.
 
     Deviations:
     - published searches are over learning algorithms and networks, not over attacks

@@ -56,7 +56,7 @@ class _Arms:
 def search_metrics(
     domain: Domain, results: Sequence[SearchResult], boot: int
 ) -> dict[str, Metric | None]:
-    """Over repeats; boot: seed of the bootstrap. See docs/search.md for each."""
+    """Over repeats; boot: seed of the bootstrap. See docs/functional_hashing.md for each."""
     arms = _Arms(results)
     cached, uncached = arms.of("cached"), arms.of("uncached")
     reached = [_reached(result, plain) for result, plain in zip(cached, uncached, strict=True)]
