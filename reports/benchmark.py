@@ -25,7 +25,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.headline import CONTROL, HEADLINES
+from advhash.reports.headline import HEADLINES, is_control
 from advhash.reports.record import Document, Part, Protocol, RunInfo
 from advhash.reports.vocabulary import label_of
 
@@ -152,22 +152,7 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
         for place in dict.fromkeys((entry.dataset, entry.budget) for entry in standing):
             there = [entry for entry in standing if (entry.dataset, entry.budget) == place]
             if len(there) > 1:
-                first = [entry.victim for entry in there if entry.rank == 1]
-                best, last = (pick(there, key=lambda entry: entry.rank) for pick in (min, max))
-                tied = len(first) == len(there)
-                reached, worst = best.metrics[main], last.metrics[main]
-                control = {entry.method.partition("+")[0] for entry in there} == {CONTROL}
-                lines.append(
-                    f"{place[0]}, {place[1]}, {goal}: "
-                    + (
-                        f"no victim can be told to hold better than another (of {len(there)})."
-                        if tied
-                        else f"{' and '.join(first)} {'holds' if len(first) == 1 else 'hold'} "
-                        f"best: {name} is {with_interval(reached)} under {best.method}. "
-                        f"{last.victim} holds least: {with_interval(worst)} under {last.method}."
-                    )
-                    + (" Nothing but noise was tried, which is no attack." if control else "")
-                )
+                lines.append(f"{place[0]}, {place[1]}, {goal}: {_ranking(there, main, name)}")
             elif there:
                 only = there[0]
                 clean = only.metrics["tmap_clean" if goal == "targeted" else "map"]
@@ -182,6 +167,27 @@ def verdicts(record: BenchmarkRecord) -> list[str]:
             "not begun: tables hold what is there."
         )
     return lines
+
+
+def _ranking(there: Sequence[Standing], main: str, name: str) -> str:
+    """Which of several victims hold best and least, in sentences; name: of the figure `main`."""
+    if all(is_control(entry.method) for entry in there):
+        return "nothing but noise was tried, which is no attack, so no victim is ranked."
+    groups = [
+        [entry for entry in there if entry.rank == pick(other.rank for other in there)]
+        for pick in (min, max)
+    ]
+    if groups[0] == groups[1]:
+        return f"no victim can be told to hold better than another (of {len(there)})."
+    sentences = []
+    for group, how in zip(groups, ("best", "least"), strict=True):
+        victims = " and ".join(entry.victim for entry in group)
+        shown = group[0]
+        sentences.append(
+            f"{victims} {'holds' if len(group) == 1 else 'hold'} {how}: {name} of {shown.victim} "
+            f"is {with_interval(shown.metrics[main])} under {shown.method}."
+        )
+    return " ".join(sentences)
 
 
 SEARCHED = (

@@ -90,11 +90,13 @@ class NoiseStudy(Part):
 class HeldOut(Part):
     """The winner and dhta at equal steps on queries that no search saw, made for this very victim.
 
+    bits:       of its codes; None: of a record whose `victim` says it
     difference: t-AP of the winner − t-AP of dhta, paired over queries; tuned_difference: the same
     from dhta with `tuned_step` (of the radius), chosen on the queries of the search
     """
 
     victim: str
+    bits: int | None = None
     searched: bool  # whether the search used this victim
     info: VictimInfo
     queries: int
@@ -103,6 +105,11 @@ class HeldOut(Part):
     difference: Difference
     tuned_step: float
     tuned_difference: Difference
+
+    @property
+    def label(self) -> str:
+        """What pages call the victim: two of a run may differ in their bits alone."""
+        return self.victim if self.bits is None else f"{self.victim} of {self.bits} bits"
 
 
 class SearchRecord(Document):
@@ -200,7 +207,7 @@ def verdicts(record: SearchRecord) -> list[str]:
         words = "beats" if d.low is not None and d.low > 0 else "does not beat"
         where = "the victim of the search" if trial.searched else "a victim that no search used"
         sentences.append(
-            f"On {where} ({trial.victim}), the attack that was found {words} dhta at the same "
+            f"On {where} ({trial.label}), the attack that was found {words} dhta at the same "
             f"number of steps: t-MAP {with_interval(trial.tmap['winner'])} against "
             f"{with_interval(trial.tmap['dhta'])} on {trial.queries} held-out queries. With its "
             f"step tuned on the queries of the search ({trial.tuned_step:g} of the radius) dhta "
@@ -324,7 +331,7 @@ def held_out_table(record: SearchRecord) -> Table | None:
         ),
         [
             row(
-                named(trial.victim),
+                named(trial.label),
                 TableCell("yes" if trial.searched else "no"),
                 (
                     points(trial.tmap[name])
@@ -345,7 +352,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
     record = SearchRecord.read(folder)
     label, data = f"search run {record.run.id}", record.dataset
     what = "attacks" if record.domain == "attack" else "trained cells"
-    facts = [("Victim", victim_fact(trial.victim, trial.info)) for trial in record.held_out]
+    facts = [("Victim", victim_fact(trial.label, trial.info)) for trial in record.held_out]
     if data is not None:
         facts.append(("Data set", data_fact(data)))
     lead, *more = verdicts(record)
@@ -376,7 +383,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
         datasets=["a table of trained cells" if data is None else data.name],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
-            (trial.victim, text) for trial in record.held_out for text in trial.info.deviations
+            (trial.label, text) for trial in record.held_out for text in trial.info.deviations
         ],
         attributions=[] if data is None else [data.attribution],
     )

@@ -74,8 +74,17 @@ AT_THRESHOLD = {  # where a threshold decides whether two pictures are one
     ),
 }
 OF_QUERIES = {name for led in AT_THRESHOLD.values() for name in led.paired}  # of no direction
-CONTROL = "noise"  # the method that is no attack: random noise of the same budget
+CONTROLS = ("noise", "token-noise")  # what attacks of the same budget are held against
 OWN = HEADLINES["untargeted"].paired  # for the labels of the query, whatever the goal
+
+
+def is_control(method: str) -> bool:
+    """Whether a method, with its settings or without, is no attack: random changes alone.
+
+    >>> is_control("noise"), is_control("token-noise+tries=2"), is_control("hag")
+    (True, True, False)
+    """
+    return method.partition("+")[0] in CONTROLS
 
 
 def headline_of(goal: str, *, at_threshold: bool) -> Headline:

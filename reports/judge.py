@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,6 @@ from advhash.reports.elements.chapters import (
     source_of,
     victim_fact,
 )
-from advhash.reports.elements.numbers import as_bounds
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import (
     Column,
@@ -28,7 +28,7 @@ from advhash.reports.elements.tables import (
     row,
     titled,
 )
-from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent
+from advhash.reports.elements.verdict import NBSP, NO_VALUE
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -180,18 +180,40 @@ def verdicts(record: JudgeRecord) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Unit:
+    """How a figure is written: as scale × value in this form, then the unit."""
+
+    scale: float = 1
+    form: str = ".3g"
+    unit: str = ""
+
+    def number(self, value: float) -> str:
+        return format(self.scale * value, self.form)
+
+
+UNITS = {
+    "share": Unit(100, "z.1f", f"{NBSP}%"),
+    "steps": Unit(255, ".1f", "/255"),
+    "dB": Unit(1, ".1f", f"{NBSP}dB"),
+    "s": Unit(unit=f"{NBSP}s"),
+    "bits": Unit(unit=f"{NBSP}bits"),
+}
+
+
+def unit_of(name: str) -> Unit:
+    """The unit that people think a figure in."""
+    return UNITS.get(figure(name).unit, Unit())
+
+
 def written(name: str, number: float | None) -> str:
-    """A figure in the unit that people think in.
+    """A figure in its unit.
 
     >>> written("linf", 8 / 255), written("psnr", 37.1)
     ('8.0/255', '37.1\\xa0dB')
     """
-    unit = figure(name).unit
-    if unit == "share" or number is None:
-        return percent(number)
-    if unit == "steps":
-        return length(number, "image")
-    return f"{number:.3g}" + (f"{NBSP}{unit}" if unit in ("dB", "s", "bits") else "")
+    unit = unit_of(name)
+    return NO_VALUE if number is None else f"{unit.number(number)}{unit.unit}"
 
 
 def claims_table(record: JudgeRecord) -> Table | None:
@@ -200,14 +222,12 @@ def claims_table(record: JudgeRecord) -> Table | None:
         return None
 
     def cells(claim: Claim) -> list[TableCell]:
-        unit = figure(claim.name).unit
-        scale, digits = {"share": (100, 1), "steps": (255, 1), "dB": (1, 1)}.get(unit, (1, 3))
         standing = claim.standing
         style: Literal["strong", "soft"] = "strong" if standing == "too strong" else "soft"
         return row(
             titled(claim.name),
             number(written(claim.name, claim.claimed)),
-            _scaled(claim, scale, digits),
+            _measured(claim),
             TableCell(WORDS[standing], style=style),
         )
 
@@ -222,13 +242,12 @@ def claims_table(record: JudgeRecord) -> Table | None:
     )
 
 
-def _scaled(claim: Claim, scale: float, digits: int) -> TableCell:
-    metric = claim.measured
-    if metric is None or metric.value is None:
-        return number(NO_VALUE)
-    return TableCell(
-        written(claim.name, metric.value), as_bounds(metric, digits, scale), numeric=True
-    )
+def _measured(claim: Claim) -> TableCell:
+    metric, unit = claim.measured or Metric(), unit_of(claim.name)
+    bounds = None
+    if metric.low is not None and metric.high is not None:
+        bounds = unit.number(metric.low), unit.number(metric.high)
+    return TableCell(written(claim.name, metric.value), bounds, numeric=True)
 
 
 def judge_chapter(path: Path, pictures: Pictures) -> Chapter:

@@ -120,7 +120,7 @@ class HashFigures(Part):
                enough
     chosen:    by the user, by the whole interval of false positives, or by their estimate alone
                where no interval is low enough
-    false_positive_rate: a comparison, without marked pairs; `with_marked` with them; `good` among
+    false_positive_rate: per comparison, without marked pairs; `with_marked` with them; `good` among
                pictures that are not of low quality
     lookup_rate: share of pictures that find a false match in a bank of `bank_size` others; like the
                rates without a lower end where `high` is a bound alone

@@ -30,7 +30,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.headline import AT_THRESHOLD, CONTROL, HEADLINES, Headline, headline_of
+from advhash.reports.headline import AT_THRESHOLD, HEADLINES, Headline, headline_of, is_control
 from advhash.reports.page.render import compose
 from advhash.reports.record import SCHEMA, SIBLINGS, Record, Siblings, VictimInfo, schema_of
 from advhash.reports.vocabulary import figure, label_of
@@ -227,7 +227,7 @@ class Board:
     @property
     def is_control(self) -> bool:
         """Whether nothing but noise was tried, which is no attack."""
-        return all(line.method.partition("+")[0] == CONTROL for _, line in self.places)
+        return all(is_control(line.method) for _, line in self.places)
 
 
 def boards(victims: Sequence[Entrant]) -> list[Board]:

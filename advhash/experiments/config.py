@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import tomli_w
 from pydantic import (
@@ -184,6 +184,24 @@ class ProtocolConfig(Table):
     @property
     def scoring(self) -> Scoring:
         return Scoring(self.ties, self.top_k, self.empty)
+
+
+class _Queried(Protocol):
+    @property
+    def queries(self) -> int | None: ...
+
+    @property
+    def model_fields_set(self) -> set[str]: ...
+
+
+def queries_asked(table: _Queried, held: int) -> int:
+    """How many queries a table asks for: the number that the user gave, or its default.
+
+    held: as many as there are, which the default does not exceed, and which None stands for
+    """
+    if table.queries is None:
+        return held
+    return table.queries if "queries" in table.model_fields_set else min(table.queries, held)
 
 
 class AttackProtocol(ProtocolConfig):

@@ -29,7 +29,7 @@ def group_edges(count: int) -> Counts:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of false positives a comparison at thresholds 0 … K.
+    """Rates of false positives per comparison at thresholds 0 … K.
 
     value, low, high: (K+1,) shares of all pairs
     resolved: (K+1,) whether enough groups have close pairs; where not, `high` is that of the next
@@ -177,7 +177,7 @@ def _none_of(asked: Floats, close: Floats, others: Floats) -> Floats:
 
 
 def lookup_bound(rate: float, size: int) -> float:
-    """What the share of `lookup_rate` is at most, where `rate` bounds the rate a comparison.
+    """What the share of `lookup_rate` is at most, where `rate` bounds the rate per comparison.
 
     >>> lookup_bound(0.01, 2), lookup_bound(1.0, 2)
     (0.02, 1.0)
@@ -193,7 +193,7 @@ def rate_among(
     threshold: int,
     seed: int,
 ) -> Metric:
-    """The rate of false positives a comparison among some of the pictures alone.
+    """The rate of false positives per comparison among some of the pictures alone.
 
     kept:  (N,) whether each counts, at least two of them
     pairs: (P,2) rows of all false positives at `threshold`

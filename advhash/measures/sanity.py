@@ -218,15 +218,23 @@ def check_repeats(query: Labels) -> list[Flag]:
     ]
 
 
-def check_count(asked: int | None, held: int, why: str = "the data hold no more") -> list[Flag]:
+def check_count(
+    asked: int | None,
+    held: int,
+    why: str = "the data hold no more",
+    *,
+    things: str = "queries",
+) -> list[Flag]:
     """Whether a run has as many queries as it asked for; asked: None for all there are.
+
+    things: what the figures are taken of, where they are no queries
 
     >>> check_count(9, 9), [flag.message for flag in check_count(10, 9)]
     ([], ['10 queries were asked for, and the figures are of 9: the data hold no more.'])
     """
     if asked is None or asked <= held:
         return []
-    message = f"{asked:,} queries were asked for, and the figures are of {held:,}: {why}."
+    message = f"{asked:,} {things} were asked for, and the figures are of {held:,}: {why}."
     return [Flag("fewer_queries", "info", message)]
 
 

@@ -110,7 +110,8 @@ def _seen(record: Record) -> list[str]:
     """What the eye sees of the change, as far as its PSNR says so; how many words a text lost."""
     words = metric_of(record, "words_changed").value
     if words is not None:
-        return [f"{words:.3g} word{'' if words == 1 else 's'} per query changed on average."]
+        plural = "" if words == 1 else "s"
+        return [f"The attack changes {words:.3g} word{plural} per query on average."]
     largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
     if record.protocol.query_modality != "image" or largest is None or psnr is None:
         return []
@@ -131,9 +132,12 @@ def _from_a_file(record: Record) -> list[str]:
         return []
     way = metric_of(record, "tmap_normalised_jpeg75")
     if led.main == "tmap" and way.value is not None:
-        return [f"Saved as JPEG 75, it covers {with_interval(way)}."]
+        return [f"Saved as JPEG 75, the attack covers {with_interval(way)} of the way."]
     before = percent(metric_of(record, led.unattacked).value)
-    return [f"Saved as JPEG 75, {label_of(led.main)} is {with_interval(kept)}; clean, {before}."]
+    return [
+        f"Saved as JPEG 75, attacked queries have {label_of(led.main)} {with_interval(kept)}; "
+        f"before the attack they had {before}."
+    ]
 
 
 def _strength(share: float) -> str:

@@ -158,6 +158,11 @@ def figures_of(page: Page) -> list[str]:
 def expect_figures(page: Page, names: Sequence[str]) -> None:
     """Raise UsageError for a figure that no table of the page has."""
     known = figures_of(page)
+    if names and not known:
+        raise UsageError(
+            f"--columns: the tables of these runs have no columns of named figures, got "
+            f"{names[0]!r}; leave --columns out, then every table is written whole"
+        )
     for name in names:
         if name not in known:
             close = nearest(name, known)

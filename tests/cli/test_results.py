@@ -33,8 +33,9 @@ from advhash.cli.commands import (
 )
 from advhash.cli.console import figure, print_flags
 from advhash.measures.intervals import Metric
+from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS
-from advhash.reports.record import Record, record_file, schema_of
+from advhash.reports.record import Record, Siblings, record_file, schema_of
 
 SHOWS: dict[str, Callable[[Any, bool], None]] = {
     "benchmark": benchmark.print_benchmark,
@@ -69,6 +70,31 @@ def printed(capsys: pytest.CaptureFixture[str], name: str, record: Any, *, every
     capsys.readouterr()
     SHOWS[name](record, every)
     return capsys.readouterr().out
+
+
+def test_a_flag_that_several_budgets_raise_is_printed_once(
+    kinds: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = Flag("both", "warning", "The victim is weak.")
+    runs = [
+        kinds["attack"].model_copy(update={"flags": flags, "budget": budget})
+        for flags, budget in (
+            ([both], kinds["attack"].budget.model_copy(update={"text": "L∞ 4/255"})),
+            ([both, Flag("one", "info", "Odd.")], kinds["attack"].budget),
+        )
+    ]
+    documents = [record.document() for record in runs]
+    siblings = Siblings(
+        schema_="advhash/attacks/1", command="attack", report="page.html", runs=documents
+    )
+    attack.show(siblings, False)
+    flags = [
+        line for line in capsys.readouterr().out.splitlines() if re.match("info|warning", line)
+    ]
+    assert flags == [
+        "warning: L∞ 4/255, L∞ 8/255: The victim is weak.",
+        "info: L∞ 8/255: Odd.",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)

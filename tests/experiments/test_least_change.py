@@ -71,6 +71,12 @@ def test_each_picture_is_judged_as_it_is_stored(document: dict[str, Any], photos
         assert row["real"] <= row["stored"] <= 2 * row["bound"] + 0.1  # one level is the least
 
 
+def test_only_a_number_that_was_given_is_missed(photos: Path, document: dict[str, Any]) -> None:
+    assert "fewer_queries" not in [flag["name"] for flag in document["flags"]]
+    for more, queries in (({}, 30), ({"queries": 100}, 100), ({"queries": 5}, 5)):
+        assert LeastChanges().plan(asked(photos, threshold=31, **more)).config.queries == queries
+
+
 def test_figures_are_of_the_pictures(document: dict[str, Any]) -> None:
     stated = [row for row in document["pictures"] if row["half"]]
     for size in SIZES:

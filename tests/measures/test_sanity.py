@@ -13,6 +13,7 @@ from advhash.measures.sanity import (
     Flag,
     check_attack,
     check_codes,
+    check_count,
     check_gradient,
     check_indicators,
     check_repeats,
@@ -123,6 +124,14 @@ class TestRepeats:
     def test_different_groups_and_shared_classes_raise_nothing(self) -> None:
         assert check_repeats(np.array([[2], [0], [1]], np.int32)) == []
         assert check_repeats(np.array([[1, 0], [1, 0]], np.uint8)) == []
+
+
+class TestCount:
+    def test_fewer_pictures_than_were_asked_for_are_flagged(self) -> None:
+        (flag,) = check_count(100, 30, things="pictures")
+        assert (flag.name, flag.level) == ("fewer_queries", "info")
+        assert flag.message.startswith("100 pictures were asked for, and the figures are of 30:")
+        assert check_count(None, 30) == check_count(30, 30) == []
 
 
 class TestTargets:

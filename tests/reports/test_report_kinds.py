@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,10 +35,11 @@ from advhash.cli.app import app
 from advhash.cli.commands.poison import print_poison
 from advhash.cli.commands.scan import print_scan
 from advhash.errors import RunError, StorageError, UsageError
-from advhash.measures.intervals import Difference
+from advhash.measures.intervals import Difference, Metric
 from advhash.measures.paired_runs import Pair, standings
 from advhash.reports.attack.queries import rival
 from advhash.reports.attack.tables import rank
+from advhash.reports.benchmark import BenchmarkRecord, verdicts as benchmark_verdicts
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
@@ -570,7 +571,33 @@ def test_tables_are_written_with_the_columns_that_are_named(
         write_tables(drawn, tmp_path / "none", columns=["psn"])
     with pytest.raises(UsageError, match="no table of these runs has 'foo'; known: "):
         write_tables(drawn, tmp_path / "none", columns=["foo"])
+    with pytest.raises(UsageError, match="have no columns of named figures, got 'foo'; leave"):
+        write_tables(draw([kinds["scan"]]), tmp_path / "none", columns=["foo"])
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "methods", "told"),
+    [
+        ((1, 1, 2), ("hag", "dhta", "hag"), "a and b hold best: t-MAP of a is 50.0 % (no interval) "
+         "under hag. c holds least: t-MAP of c is 70.0 % (no interval) under hag."),
+        ((1, 1, 1), ("hag", "noise", "hag"), "no victim can be told to hold better than another"),
+        ((1, 2, 3), ("noise", "token-noise", "noise+x=1"), "so no victim is ranked."),
+    ],
+)  # fmt: skip
+def test_a_suite_says_whose_figure_it_gives_and_ranks_nobody_by_noise(
+    kinds: dict[str, Path], ranks: Sequence[int], methods: Sequence[str], told: str
+) -> None:
+    record = BenchmarkRecord.read(kinds["benchmark"])
+    standing = [
+        record.victims[0].model_copy(
+            update={"victim": victim, "rank": rank, "method": method,
+                    "metrics": {"tmap": Metric(0.5 + place / 10)}}
+        )
+        for place, (victim, rank, method) in enumerate(zip("abc", ranks, methods, strict=True))
+    ]  # fmt: skip
+    line = benchmark_verdicts(record.model_copy(update={"victims": standing}))[0]
+    assert told in line.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_figure_that_no_table_has_is_refused_before_the_page_is_written(

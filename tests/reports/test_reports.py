@@ -426,8 +426,7 @@ def test_the_verdict_says_what_is_seen_and_what_a_file_leaves(
 
     text = " ".join(verdict(record_of(edit(run, saved))).details).replace("\N{NO-BREAK SPACE}", " ")
     assert f"8.0/255 on average, PSNR {psnr:.1f} dB: {words}" in text
-
-    assert "Saved as JPEG 75, it covers 25.0 % (95 % interval 20.0 to 30.0 %)." in text
+    assert "JPEG 75, the attack covers 25.0 % (95 % interval 20.0 to 30.0 %) of the way." in text
 
 
 def test_a_curve_over_the_budget_starts_unattacked_and_shows_the_ceiling(run: Path) -> None:

@@ -49,6 +49,7 @@ from advhash.cli.terminal import tell
 from advhash.errors import UsageError
 
 if TYPE_CHECKING:
+    from advhash.measures.sanity import Flag
     from advhash.reports.inversion.record import InversionRecord
     from advhash.reports.record import Record, Siblings
 
@@ -149,11 +150,14 @@ def print_siblings(siblings: Siblings) -> None:
             (f"report {folder} --figures {folder}-figures", "the curve over the budget, as SVG"),
         ]
     )
+    raised: dict[Flag, list[str]] = {}
     for record in records:
-        print_flags(
-            vars(replace(flag, message=f"{record.budget.text}: {flag.message}"))
-            for flag in record.flags
-        )
+        for flag in record.flags:
+            raised.setdefault(flag, []).append(record.budget.text)
+    print_flags(
+        vars(replace(flag, message=f"{', '.join(budgets)}: {flag.message}"))
+        for flag, budgets in raised.items()
+    )
 
 
 def _inversion(values: dict[str, Any]) -> str | None:

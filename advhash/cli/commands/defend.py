@@ -48,8 +48,8 @@ def print_defense(record: TransferRecord, every: bool) -> None:
         figures = ", ".join(
             f"{name} {percent(metric.value)}" for name, metric in check.points.items()
         )
-        named = "" if check.name == "no bound" else "MAP, "
-        tell(f"{'sound' if check.passed else 'MASKED?'} by {check.name}: {named}{figures}")
+        answer = "passes" if check.passed else "fails, so the gradient may be masked"
+        tell(f"{check.question} This check {answer}: {figures}.")
     print_end(record, f"checkpoint: {record.defense.checkpoint}")
 
 

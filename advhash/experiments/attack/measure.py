@@ -45,7 +45,7 @@ from advhash.measures.sanity import (
     check_targets,
     check_victim,
 )
-from advhash.reports.headline import headline_of
+from advhash.reports.headline import headline_of, is_control
 from advhash.reports.record import Example
 from advhash.victims.federated.hashvfl import HashVFL
 
@@ -196,9 +196,13 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
         len(outcome.rows),
     )
     raised += check_repeats(outcome.labels)
-    once = ["an original counts once, whatever its copies (protocol.start)"]
-    why = once if config.protocol.start == "originals" else []
-    raised += check_count(config.protocol.queries, len(outcome.rows), *why)
+    raised += check_count(
+        config.protocol.queries,
+        len(outcome.rows),
+        "an original counts once, whatever its copies (protocol.start)"
+        if config.protocol.start == "originals"
+        else "the data hold no more",
+    )
     if targets is not None:
         raised += check_targets(outcome.labels, targets)
     rate = headline_of(fitted.attack.goal, at_threshold=True).main if at_threshold(attacked) else ""
@@ -234,7 +238,7 @@ def _beside_noise(
     """
     config, outcome = attacked.config, attacked.outcome
     targeted, served = outcome.targets is not None, str(config.protocol.database)
-    control = config.attack.name not in ("noise", "token-noise")
+    control = not is_control(config.attack.name)
     if not rate:
         known = measured.scores.columns[served]
         more, less = ("tmap", "tmap_clean") if targeted else ("map", "map_adversarial")

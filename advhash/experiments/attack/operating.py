@@ -161,7 +161,7 @@ def operating_columns(
         seen[name] = victim.encode_pictures(moved, "image", way)
     wanted = own if targets is None else targets
 
-    columns = {BITS + name: nearest(hits, data, wanted) for name, hits in seen.items()}
+    columns = {BITS + name: nearest(seen_codes, data, wanted) for name, seen_codes in seen.items()}
     return columns if targets is None else {**columns, BITS + "own": nearest(codes, data, own)}
 
 

@@ -31,7 +31,7 @@ from advhash.errors import UsageError
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import file_document
 from advhash.experiments.certify.config import CertifyConfig
-from advhash.experiments.config import TrainConfig
+from advhash.experiments.config import TrainConfig, queries_asked
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -186,8 +186,7 @@ def _resolved(config: CertifyConfig, known: PlannedVictim, victim: Smoothed) -> 
             "sigma": None if smoothed else victim.sigma,
             "votes": None if smoothed else victim.votes,
             "within": within,
-            # None would be the default in a file
-            "queries": config.queries or len(known.data.query),
+            "queries": queries_asked(config, len(known.data.query)),
         }
     )
 

@@ -68,7 +68,8 @@ def on_held_out(
         arrays = {name: judged.precision(attack) for name, attack in attacks.items()}
         trials.append(
             HeldOut(
-                victim=f"{trained.card['name']} of {trained.victim.bits} bits",
+                victim=trained.card["name"],
+                bits=trained.victim.bits,
                 searched=number == 0,
                 info=victim_info(trained),
                 queries=len(judged.rows),

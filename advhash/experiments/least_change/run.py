@@ -20,7 +20,7 @@ from advhash.experiments.attack.identities import by_identity
 from advhash.experiments.attack.operating import pdq_threshold
 from advhash.experiments.attack.perturb import choose_queries
 from advhash.experiments.attack.record import file_document
-from advhash.experiments.config import TrainConfig
+from advhash.experiments.config import TrainConfig, queries_asked
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.least_change.config import LeastChangeConfig
 from advhash.experiments.prepare.code_key import code_version
@@ -134,7 +134,10 @@ class LeastChanges(
             known.data.database, config.queries, derive_seed(config.seed, "queries")
         )
         resolved = known.written(config).model_copy(
-            update={"threshold": threshold, "queries": config.queries or len(drawn)}
+            update={
+                "threshold": threshold,
+                "queries": queries_asked(config, len(known.data.database)),
+            }
         )
         shared = {
             "victim": known.identity,
@@ -186,7 +189,10 @@ class LeastChanges(
                 "pictures": rows,
                 **figures,
                 "flags": [
-                    *(vars(flag) for flag in check_count(config.queries, len(rows))),
+                    *(
+                        vars(flag)
+                        for flag in check_count(config.queries, len(rows), things="pictures")
+                    ),
                     *figures["flags"],
                 ],
                 "environment": environment(),

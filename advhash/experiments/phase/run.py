@@ -15,7 +15,7 @@ from advhash.budget import Budget
 from advhash.data.dataset import Dataset
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import dataset_info, run_info
-from advhash.experiments.config import DatasetConfig
+from advhash.experiments.config import DatasetConfig, queries_asked
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.phase.cell import OUTCOMES, Attacker, train_and_measure
 from advhash.experiments.phase.config import PhaseConfig
@@ -115,6 +115,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
             f"expected phase.sufficient <= phase.under, got {grid.sufficient} and {grid.under}"
         )
     data = load_data(config.dataset, NeuralCode)
+    grid = grid.model_copy(update={"queries": queries_asked(grid, len(data.query))})
     arguments = NeuralCode.data_arguments(data)
     most = len(data.rows_trained_on("advhash phase-chart"))
     if max(grid.samples) > most or min(grid.samples) < 2:
@@ -165,6 +166,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
         update={
             "device": device,
             "attack": written,
+            "phase": grid,
             "dataset": DatasetConfig.of(data),
         }
     )

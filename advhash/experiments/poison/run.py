@@ -635,7 +635,7 @@ def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Met
     if repeated:
         flags.append(
             Flag(
-                "repeated_queries",
+                "equal_queries",
                 "info",
                 f"{repeated} queries have the direction of another one and were left out.",
             )

@@ -17,7 +17,7 @@ class ScanConfig(Run):
     thresholds: two pictures are taken for one at this many bits or fewer, by label of the hash;
                 "" for all that are not named, which then have one length; none: set by
                 `false_positives`
-    false_positives: the rate a comparison that a threshold may reach, its interval included
+    false_positives: the rate per comparison that a threshold may reach, its interval included
     bank:       files of codes, by label of the hash, "" for all of as many bits
     bank_size:  entries of the bank for which look-ups are judged; None: those of the bank, else the
                 other pictures of the folder

@@ -152,7 +152,7 @@ def _without(close: ClosePairs, marked: Rows, edges: Rows) -> npt.NDArray[np.int
 def _lookup_rate(
     unmarked: npt.NDArray[np.int32], edges: Rows, size: int, rates: Rates, threshold: int
 ) -> Metric:
-    """False matches a look-up; a bound alone where the rate a comparison is one."""
+    """False matches per look-up; a bound alone where the rate per comparison is one."""
     share = lookup_rate(unmarked, edges, size)
     if rates.resolved[threshold]:
         return share
@@ -211,14 +211,14 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
             hash=None,
             threshold=None,
             reason=f"No hash has a threshold here whose false positives are certain to stay below "
-            f"{rate:g} a comparison: more pictures would tell, or a higher rate.",
+            f"{rate:g} per comparison: more pictures would tell, or a higher rate.",
         )
     best = max(usable, key=lambda each: (each.kept or 0, -(each.threshold or 0)))
     high = (best.false_positive_rate or Metric()).high or 0
     reason = (
         f"Recommended: {best.label} at {best.threshold} of {best.bits} bits, the largest threshold "
-        f"whose false positives stay below {rate:g} a comparison with the whole of their interval "
-        f"(upper end {high:.2g})"
+        f"whose false positives stay below {rate:g} per comparison with the whole of their "
+        f"interval (upper end {high:.2g})"
     )
     if best.kept is not None:
         others = [
