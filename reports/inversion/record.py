@@ -128,6 +128,12 @@ class InversionRecord(Document):
         return None if metric is None else metric.value
 
     @property
+    def compares_codes(self) -> bool:
+        """Whether `reidentification` is what comparing codes reached, not the chosen attacker."""
+        drawn = self.value("reidentification_by_picture")
+        return drawn is not None and drawn != self.value("reidentification")
+
+    @property
     def of_pictures(self) -> bool:
         """Whether pictures were reconstructed: rows of tables have neither SSIM nor PSNR."""
         return any(
