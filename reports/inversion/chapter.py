@@ -235,7 +235,11 @@ def detectors_table(record: InversionRecord) -> Table:
     """Detectors on each kind of abnormal inputs."""
     return Table(
         "Detectors",
-        "Detectors on abnormal inputs, in percent, 95 % intervals in small print.",
+        "Detectors on abnormal inputs, in percent, 95 % intervals in small print."
+        + "".join(
+            f" {name} is off at the false alarms allowed: no code scores above its threshold."
+            for name in dict.fromkeys(entry.detector for entry in record.detection if entry.off)
+        ),
         [
             *columns("inputs", "detector"),
             *of_figures("false_alarms", "detected", "detected_randomised", "auroc"),

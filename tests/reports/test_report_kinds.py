@@ -39,6 +39,7 @@ from advhash.measures.intervals import Difference
 from advhash.measures.paired_runs import Pair, standings
 from advhash.reports.attack.queries import rival
 from advhash.reports.attack.tables import rank
+from advhash.reports.detection import DetectionRecord, verdicts as detection_verdicts
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
@@ -555,6 +556,17 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
     assert "were not shown to single out samples" in single
     html = page([run])
     assert "what is said below of convolutions, pictures and SSIM did not apply" in html
+
+
+def test_a_detector_that_can_flag_nothing_is_said_to_be_off(tmp_path: Path) -> None:
+    def off(body: dict) -> None:
+        body["detectors"]["nearest"] |= {"threshold": 16.0, "highest": 16.0}
+
+    edit(make_detect(tmp_path / "metrics.json").parent, off)
+    record = DetectionRecord.read(tmp_path / "metrics.json")
+    (line,) = (line for line in detection_verdicts(record) if "detector nearest" in line)
+    assert "it is off, as it flags scores above 16 and no code scores above 16" in line
+    assert sum("is off" in line for line in detection_verdicts(record)) == 1
 
 
 def _compared(body: dict) -> None:
