@@ -78,3 +78,7 @@ class Detector(ABC):
     @abstractmethod
     def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
         """(B,) float32, higher = more anomalous."""
+
+    def highest(self, victim: HashVictim) -> float | None:
+        """The score that no code exceeds, once fitted; None where nothing bounds it."""
+        return None

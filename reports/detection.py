@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
+from advhash.measures.roc import is_off
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
@@ -58,12 +59,21 @@ Metrics = Annotated[dict[str, Metric | None], BeforeValidator(_by_new_names)]
 
 
 class DetectorFigures(Part):
-    """What one detector does; what the attacker who knows it took."""
+    """What one detector does; what the attacker who knows it took.
+
+    highest: the score that no code exceeds; None where nothing bounds it
+    """
 
     threshold: float
+    highest: float | None = None
     adaptive: dict[str, Any] | None = None
     metrics: Metrics
     roc: Curve
+
+    @property
+    def off(self) -> bool:
+        """Whether it can flag nothing: no code scores above its threshold."""
+        return is_off(self.threshold, self.highest)
 
 
 class Acceptance(Part):
@@ -90,6 +100,7 @@ class DetectionRecord(FileDocument):
     abnormal: int
     validation: int
     threshold: float | None
+    highest: float | None = None
     allowed_false_alarms: float = Field(
         validation_alias=AliasChoices("allowed_false_alarms", "false_alarm_rate")
     )
@@ -114,7 +125,11 @@ class DetectionRecord(FileDocument):
         assert self.roc is not None
         assert self.threshold is not None
         detector = DetectorFigures(
-            threshold=self.threshold, adaptive=self.adaptive, metrics=self.metrics, roc=self.roc
+            threshold=self.threshold,
+            highest=self.highest,
+            adaptive=self.adaptive,
+            metrics=self.metrics,
+            roc=self.roc,
         )
         return {str(self.detector.name): detector}
 
@@ -144,6 +159,12 @@ def verdicts(record: DetectionRecord) -> list[str]:
             f"The detector {name} flags {with_interval(figures['detected'])} of {record.inputs} "
             f"inputs and {with_interval(figures['false_alarms'])} of clean queries"
         )
+        if detector.off:
+            line += (
+                f": at the {percent(record.allowed_false_alarms)} of false alarms allowed it is "
+                f"off, as it flags scores above {detector.threshold:g} and no code scores above "
+                f"{detector.highest:g}"
+            )
         if figures["detected_randomised"].value is not None:
             line += (
                 f"; at exactly {percent(record.allowed_false_alarms)} of them, by a randomised "

@@ -463,7 +463,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("ssim_class_decoder_ssim", "SSIM, decoder told the class, trained on SSIM",
                "plain", "neither", "A decoder that is told the class alone, trained on SSIM."),
         Figure("reidentification", "re-identified", "share", "attacker",
-               "How often the true input is picked among candidates of its class by codes."),
+               "How often the true input is picked among candidates of its class, by comparing "
+               "codes or by the reconstruction, whichever validation rows favour."),
         Figure("reidentification_WORLD", "re-identified, WORLD", "share", "attacker",
                "How often the true input is picked among candidates by that reconstruction."),
         Figure("reidentification_chance", "re-identified, chance", "share", "neither",

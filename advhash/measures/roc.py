@@ -37,6 +37,17 @@ def threshold_at(clean: npt.ArrayLike, rate: float) -> float:
     return float(scores[above <= rate * len(scores) + 1e-9][0])
 
 
+def is_off(threshold: float | None, highest: float | None) -> bool:
+    """Whether a rule that flags scores above `threshold` can flag nothing.
+
+    highest: the score that no code exceeds; None of either: not known, so it is not
+
+    >>> is_off(16.0, 16.0), is_off(9.0, 16.0), is_off(9.0, None)
+    (True, False, False)
+    """
+    return threshold is not None and highest is not None and threshold >= highest
+
+
 @dataclass(frozen=True)
 class DeployedRule:
     """A detector as it is used: an input is flagged iff its score is above the threshold.

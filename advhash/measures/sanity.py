@@ -13,6 +13,7 @@ from torch import Tensor
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
 from advhash.measures.intervals import Metric
+from advhash.measures.roc import is_off
 from advhash.shared_labels import Labels, are_groups, label_numbers, shares
 
 
@@ -127,6 +128,26 @@ def check_pictures(
             "shrunk_pictures",
             "info" if trained_here else "warning",
             f"Pictures were {picture_text(pictures)}: {repair}.",
+        )
+    ]
+
+
+def check_threshold(detector: str, threshold: float | None, highest: float | None) -> list[Flag]:
+    """Whether a detector can flag anything: an input is flagged above its threshold.
+
+    highest: the score that no code exceeds; None where nothing bounds it
+
+    >>> [flag.name for flag in check_threshold("code-max", 16, 16)], check_threshold("a", 9, 16)
+    (['detector_off'], [])
+    """
+    if not is_off(threshold, highest):
+        return []
+    return [
+        Flag(
+            "detector_off",
+            "warning",
+            f"The detector {detector} flags scores above {threshold:g}, and no code scores above "
+            f"{highest:g}: at the false alarms allowed it is off and can flag nothing.",
         )
     ]
 

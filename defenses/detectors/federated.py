@@ -44,6 +44,11 @@ class CodeDistance(Detector):
             )
         return victim
 
+    def highest(self, victim: HashVictim) -> float | None:
+        """All bits of a code; None where codes get noise."""
+        own = self.of(victim)
+        return float(own.bits) if own.protection == "hash" else None
+
     def score(self, victim: HashVictim, batch: Batch, modality: Modality) -> Tensor:
         """(B,) float32 on the CPU: bits, or a sum of them."""
         with torch.no_grad():
@@ -82,6 +87,11 @@ class CodeSum(CodeDistance):
 
     def __init__(self) -> None:
         pass
+
+    def highest(self, victim: HashVictim) -> float | None:
+        """All bits of all codes; None where codes get noise."""
+        bits = super().highest(victim)
+        return None if bits is None else self.of(victim).parties * bits
 
     def judge(self, sent: Tensor, aims: Tensor) -> Tensor:
         return distances(sent, aims).sum(dim=1)

@@ -208,6 +208,9 @@ class Nearest(CodeDetector):
         codes = signs(real_codes(victim, clean, modality)).unique(dim=0)
         self._table = HashCodes.from_relaxed(codes)
 
+    def highest(self, victim: HashVictim) -> float | None:
+        return float(victim.bits)
+
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality
     ) -> Tensor:
@@ -241,6 +244,9 @@ class Centre(_Centres):
 
     def __init__(self, *, least: int = 5) -> None:
         self.least = expect_least(least)
+
+    def highest(self, victim: HashVictim) -> float | None:
+        return float(victim.bits)
 
     def penalty(
         self, victim: HashVictim, inputs: Tensor, relaxed: Tensor, modality: Modality
@@ -325,6 +331,9 @@ class Flips(CodeDetector):
                 f"expected by median, gaussian or noise and radius in (0, 1], got {by}, {radius}"
             )
         self.by, self.radius, self.seed = by, radius, seed
+
+    def highest(self, victim: HashVictim) -> float | None:
+        return 1.0
 
     def learn(self, victim: HashVictim, clean: Split, modality: Modality) -> None:
         if not victim.is_image(modality):

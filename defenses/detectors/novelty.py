@@ -57,6 +57,9 @@ class Novelty(CodeDetector):
         """For other victims it is the distance that `nearest` is."""
         return isinstance(victim, ActivationCode)
 
+    def highest(self, victim: HashVictim) -> float | None:
+        return 1.0
+
     def check(self, victim: HashVictim, clean: Split) -> None:
         """Raises UsageError: no such layers, a network of none."""
         if self.code == "own":

@@ -156,14 +156,17 @@ def _at_threshold(record: Record) -> Verdict:
             "pass for the picture that was chosen",
             f"{wanted} from it and {own} from their own",
         )
+        did, still = "passed for that picture", "still pass for that picture"
     else:
         does, away = "no longer match their own pictures", f"{wanted} from them"
+        did, still = "did not match their own pictures", "still do not match their own"
     after = metric_of(record, f"{led.main}_jpeg75")
     matching = "none" if errors.value == 0 else share_of_pairs(errors)
     details = (
-        f"Before the attack {percent(before.value)} did, at {clean} on average.",
-        f"At this threshold {matching} of the compared pairs of different pictures match.",
-        f"Saved as JPEG 75, {with_interval(after)} still do.",
+        f"Before the attack, {percent(before.value)} of these pictures {did}: on average they were "
+        f"{clean} from {'it' if targeted else 'them'}.",
+        f"Once they are saved as JPEG 75, {with_interval(after)} of the attacked pictures {still}.",
+        f"At this threshold, {matching} of the compared pairs of different pictures match.",
     )
     lead = (
         f"At a threshold of {bits(threshold)}, {with_interval(rate)} of the attacked pictures "

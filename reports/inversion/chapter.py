@@ -235,7 +235,11 @@ def detectors_table(record: InversionRecord) -> Table:
     """Detectors on each kind of abnormal inputs."""
     return Table(
         "Detectors",
-        "Detectors on abnormal inputs, in percent, 95 % intervals in small print.",
+        "Detectors on abnormal inputs, in percent, 95 % intervals in small print."
+        + "".join(
+            f" {name} is off at the false alarms allowed: no code scores above its threshold."
+            for name in dict.fromkeys(entry.detector for entry in record.detection if entry.off)
+        ),
         [
             *columns("inputs", "detector"),
             *of_figures("false_alarms", "detected", "detected_randomised", "auroc"),
@@ -290,14 +294,14 @@ class Reidentified:
     """How often one attacker picks the true input among others of its class.
 
     seen:     what the attacker has, in words
-    attacker: its name
+    attacker: its name; None where codes were compared, without any reconstruction
     samples:  in words, how many of which it was tried on
     over:     hits − chance, paired by sample
     score:    (what, of its reconstructions, of the class mean) where the record has both
     """
 
     seen: str
-    attacker: str
+    attacker: str | None
     samples: str
     hit: Metric
     over: Difference
@@ -319,17 +323,20 @@ def reidentifications(record: InversionRecord) -> list[Reidentified]:
         if not (seen and chosen and hit and over and hit.value is not None):
             continue
         trained = key != ""
+        compared = not trained and record.compares_codes
         count = record.protocol.transcript_samples if trained else record.protocol.samples
         reached = record.value(f"{score}{key or '_codes'}")
         mean = record.value(f"{score}{'_transcript' if trained else ''}_class_mean")
         rows.append(
             Reidentified(
                 seen,
-                chosen[0],
-                f"{count}{' training' if trained else ''} samples",
+                None if compared else chosen[0],
+                f"{count} {'samples of the training rows' if trained else 'query samples'}",
                 hit,
                 over,
-                None if reached is None or mean is None else (score.upper(), reached, mean),
+                None
+                if compared or reached is None or mean is None
+                else (score.upper(), reached, mean),
             )
         )
     return sorted(rows, key=lambda row: (row.shown, row.over.value or 0.0), reverse=True)
@@ -338,8 +345,13 @@ def reidentifications(record: InversionRecord) -> list[Reidentified]:
 def _picked(record: InversionRecord, row: Reidentified) -> str:
     """What a re-identification says of the codes, in a sentence."""
     chance = (row.hit.value or 0.0) - (row.over.value or 0.0)
+    attacker = (
+        "an attacker who compares codes instead of reconstructions"
+        if row.attacker is None
+        else f"the attacker “{row.attacker}”"
+    )
     sentence = (
-        f"From {row.seen}, the attacker “{row.attacker}” picks the true input among "
+        f"From {row.seen}, {attacker} picks the true input among "
         f"{_among(record, chance)} of its class for {with_interval(row.hit)} of {row.samples}, by "
         f"chance {percent(chance)}: codes "
         f"{'single out samples' if row.shown else 'were not shown to single out samples'}"

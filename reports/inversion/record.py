@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from advhash.measures.intervals import Difference, Metric
+from advhash.measures.roc import is_off
 from advhash.measures.sanity import Flag
 from advhash.reports.record import DatasetInfo, Document, RunInfo, VictimInfo
 
@@ -97,8 +98,15 @@ class Roc(_Part):
     false_alarms: Metric
     false_alarms_held_out: Metric | None = None  # these two: not of version 0.1
     detected_randomised: Metric | None = None
+    threshold: float | None = None  # what scores above it is flagged
+    highest: float | None = None  # the score that no code exceeds; None where nothing bounds it
     fpr: list[float]
     tpr: list[float]
+
+    @property
+    def off(self) -> bool:
+        """Whether the detector can flag nothing: no code scores above its threshold."""
+        return is_off(self.threshold, self.highest)
 
 
 class InversionRecord(Document):
@@ -126,6 +134,12 @@ class InversionRecord(Document):
         """A figure without its interval; None where there is none."""
         metric = self.metrics.get(name)
         return None if metric is None else metric.value
+
+    @property
+    def compares_codes(self) -> bool:
+        """Whether `reidentification` is what comparing codes reached, not the chosen attacker."""
+        drawn = self.value("reidentification_by_picture")
+        return drawn is not None and drawn != self.value("reidentification")
 
     @property
     def of_pictures(self) -> bool:

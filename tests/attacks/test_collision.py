@@ -398,6 +398,10 @@ def test_the_threshold_in_use_leads(name: str, rate: str, other: str, tmp_path: 
     assert reached == sorted(reached, reverse=name == "evasion")
     lead = verdict(record).lead.replace("\N{NO-BREAK SPACE}", " ")
     assert lead.startswith(f"At a threshold of 9 bits, {100 * (record.value(rate) or 0):.1f} %")
+    details = " ".join(verdict(record).details).replace("\N{NO-BREAK SPACE}", " ")
+    still = "do not match their own" if name == "evasion" else "pass for that picture"
+    assert re.search(rf"saved as JPEG 75, .* of the attacked pictures still {still}\.", details)
+    assert "% of these pictures" in details
     html = page([tmp_path / "run"])
     assert re.search(r"match(es)? at 9 bits, the picture itself", html)
     assert label_of(rate) in html

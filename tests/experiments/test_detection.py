@@ -250,6 +250,7 @@ class TestDetectors:
         for name, expected in slow_scores(victim, batch).items():
             detector = DETECTORS.create(name).fit(victim, data.validation, "party0")
             assert detector.score(victim, batch, "party0").tolist() == expected
+            assert detector.highest(victim) == victim.bits * (parties if name == "code-sum" else 1)
 
     @pytest.mark.parametrize("name", ["code-max", "code-sum", "code-between"])
     def test_mixed_classes_are_told_from_clean_ones(

@@ -40,6 +40,7 @@ from advhash.measures.paired_runs import Pair, standings
 from advhash.reports.attack.queries import rival
 from advhash.reports.attack.tables import rank
 from advhash.reports.benchmark import BenchmarkRecord, verdicts as benchmark_verdicts
+from advhash.reports.detection import DetectionRecord, verdicts as detection_verdicts
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
@@ -546,9 +547,9 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
     first, cost, codes, transcript, single = inversion_verdicts(InversionRecord.read(run))
     assert first == (
         "From all codes and gradients of the training, the attacker “neighbours” picks the true "
-        "input among 20 of its class for 77.1 % (95 % interval 65.6 to 86.3 %) of 70 training "
-        "samples, by chance 5.0 %: codes single out samples. Its reconstructions have MSE 0.167, "
-        "the class mean 0.883."
+        "input among 20 of its class for 77.1 % (95 % interval 65.6 to 86.3 %) of 70 samples "
+        "of the training rows, by chance 5.0 %: codes single out samples. Its reconstructions "
+        "have MSE 0.167, the class mean 0.883."
     ).replace(" %", "\N{NO-BREAK SPACE}%")
     assert "accuracy with real embeddings less accuracy with codes" in cost
     assert "the interval holds 0, so no leak beyond the class is shown" in codes
@@ -556,6 +557,37 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
     assert "were not shown to single out samples" in single
     html = page([run])
     assert "what is said below of convolutions, pictures and SSIM did not apply" in html
+
+
+def test_a_detector_that_can_flag_nothing_is_said_to_be_off(tmp_path: Path) -> None:
+    def off(body: dict) -> None:
+        body["detectors"]["nearest"] |= {"threshold": 16.0, "highest": 16.0}
+
+    edit(make_detect(tmp_path / "metrics.json").parent, off)
+    record = DetectionRecord.read(tmp_path / "metrics.json")
+    (line,) = (line for line in detection_verdicts(record) if "detector nearest" in line)
+    assert "it is off, as it flags scores above 16 and no code scores above 16" in line
+    assert sum("is off" in line for line in detection_verdicts(record)) == 1
+
+
+def _compared(body: dict) -> None:
+    """Codes that were compared single samples out; the reconstruction did not."""
+    body["metrics"] |= {
+        "reidentification": {"value": 0.309, "low": 0.255, "high": 0.37, "n": 9},
+        "reidentification_by_code": {"value": 0.309, "low": 0.255, "high": 0.37, "n": 9},
+        "reidentification_by_picture": {"value": 0.112, "low": 0.08, "high": 0.15, "n": 9},
+    }
+
+
+def test_a_reconstruction_names_the_comparison_of_codes_where_that_picked_the_inputs(
+    tmp_path: Path,
+) -> None:
+    run = edit(make_inversion(tmp_path / "run"), _compared)
+    first = inversion_verdicts(InversionRecord.read(run))[0]
+    assert "an attacker who compares codes instead of reconstructions picks" in first
+    assert "30.9" in first
+    assert "query samples" in first
+    assert "Its reconstructions" not in first
 
 
 def test_tables_are_written_with_the_columns_that_are_named(

@@ -104,6 +104,8 @@ def roc_rows(victim: HashVFL, data: Dataset, seed: int, boot: int) -> list[Roc]:
                     detector=entry.name,
                     auroc=area_under_roc(strange, normal, boot, paired=paired),
                     **rule_metrics(rule, strange, normal, boot, paired=paired),
+                    threshold=rule.threshold,
+                    highest=detector.highest(victim),
                     fpr=fpr,
                     tpr=tpr,
                 )
@@ -235,6 +237,7 @@ def judge_slices(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     probe = enumerated(own) if own.parties == 2 and own.bits <= PROBE_BITS else None
     return {
         "threshold": rule.threshold,
+        "highest": detector.highest(own),
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()
         },

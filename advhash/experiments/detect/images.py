@@ -276,6 +276,7 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     fpr, tpr = roc_curve(strange, normal)
     return {
         "threshold": rule.threshold,
+        "highest": detector.highest(victim),
         "adaptive": adaptive,
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()

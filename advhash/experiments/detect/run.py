@@ -22,7 +22,7 @@ from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.roc import ALLOWED
-from advhash.measures.sanity import check_count, check_repeats
+from advhash.measures.sanity import check_count, check_repeats, check_threshold
 from advhash.registry import ATTACKS, DETECTORS, EXPERIMENTS
 from advhash.reports.detection import DETECT, DetectionRecord
 from advhash.storage.cache import content_key
@@ -70,10 +70,15 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
         document = file_document(DETECT, self.name, config, trained, place)
         document |= _document(config, trained, inputs)
         tables = {
-            cell.detector.name: document
-            for cell, document in zip(plan.cells[1:], documents, strict=True)
+            cell.detector.name: table
+            for cell, table in zip(plan.cells[1:], documents, strict=True)
             if isinstance(cell, DetectorCell)
         }
+        document["flags"] += [
+            vars(flag)
+            for name, table in tables.items()
+            for flag in check_threshold(name, table["threshold"], table["highest"])
+        ]
         assert config.detector is not None
         if config.detector.name == EVERY:
             return DetectionRecord.from_document({**document, "detectors": tables})

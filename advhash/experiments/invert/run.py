@@ -54,13 +54,14 @@ from advhash.measures.reconstruction import (
     reconstruction_columns,
     reidentified,
 )
-from advhash.measures.sanity import Flag, check_count
+from advhash.measures.sanity import Flag, check_count, check_threshold
 from advhash.registry import EXPERIMENTS, INVERSIONS
 from advhash.reports.inversion.record import (
     SCHEMA,
     InversionInfo,
     InversionProtocol,
     InversionRecord,
+    Roc,
     SweepPoint,
     World as WorldRow,
 )
@@ -234,6 +235,7 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
     write_samples(
         place.folder / "samples.parquet", rows, labels, results.worlds, base, results.matched
     )
+    detection = roc_rows(victim, data, seed, boot)
     seconds = {"victims": place.seconds["victim"] + place.seconds["twin"], **results.seconds}
     return InversionRecord(
         schema_=SCHEMA,
@@ -256,6 +258,7 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
         flags=[
             *(Flag(**flag) for flag in trained.card.get("flags", [])),
             *check_count(config.protocol.queries, len(samples.attacked)),
+            *_detectors_off(detection),
         ],
         metrics=_metrics(figures, victim),
         differences=_differences(figures),
@@ -263,11 +266,21 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
         bits=[party_bits(victim, data, name) for name in victim.bounds],
         leakage=leakage(victim, data, party, results.gradients, derive_seed(seed, "leakage"), boot),
         sweep=_sweep(figures, victim),
-        detection=roc_rows(victim, data, seed, boot),
+        detection=detection,
         pictures=sample_pictures(
             place.folder, data, samples.attacked, rows, true, own_class, results.worlds
         ),
     )
+
+
+def _detectors_off(detection: list[Roc]) -> list[Flag]:
+    """One flag for each detector that is off, whatever the abnormal inputs."""
+    each = {row.detector: row for row in detection}
+    return [
+        flag
+        for name, row in each.items()
+        for flag in check_threshold(name, row.threshold, row.highest)
+    ]
 
 
 def _class_means(samples: Samples, party: str, labels: Tensor) -> Tensor:
