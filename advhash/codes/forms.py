@@ -19,7 +19,7 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,8 @@ from advhash.codes.quantise import Rule
 from advhash.codes.text_rows import number
 from advhash.errors import DataError
 
-CodeForm = Literal["bits", "signs", "ubinary", "binary", "floats", "hex", "base64"]
-CODE_FORMS: tuple[CodeForm, ...] = get_args(CodeForm)
+BitForm = Literal["bits", "signs", "ubinary", "binary", "hex", "base64"]
+CodeForm = BitForm | Literal["floats"]
 MOST_BITS = 1 << 14
 BLOCK = 1 << 22  # values checked and packed at a time
 _HEX = re.compile(r"[0-9a-fA-F]+")

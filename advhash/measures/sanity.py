@@ -91,11 +91,16 @@ def _by(size: Sequence[int]) -> str:
 
 
 def check_pictures(
-    pictures: Mapping[str, Any] | None, *, stated: int | None = None, trained_here: bool = False
+    pictures: Mapping[str, Any] | None,
+    *,
+    largest: int,
+    stated: int | None = None,
+    trained_here: bool = False,
 ) -> list[Flag]:
     """Whether pictures were made smaller than they are, or of another size than the model states.
 
-    stated: the side that the model says it wants; trained_here: on these very pictures
+    largest: the largest side that readers offer; stated: the side that the model says it wants
+    trained_here: on these very pictures
     """
     if pictures is None:
         return []
@@ -105,24 +110,33 @@ def check_pictures(
     if stated is not None:
         if fed == [stated, stated]:
             return []  # as it wants them
+        repair = (
+            f"expected dataset.size={stated}"
+            if stated <= largest
+            else f"dataset.size goes up to {largest}"
+        )
         return [
             Flag(
                 "stated_size",
                 "warning",
                 f"The model states pictures of {stated}×{stated} pixels, and they were "
-                f"{picture_text(pictures)}: expected dataset.size={stated}.",
+                f"{picture_text(pictures)}: {repair}.",
             )
         ]
     stored = pictures["stored"]
     if not stored or not stored["larger"]:
         return []
-    side = max(stored["median"])
-    repair = (
-        "a larger dataset.size feeds the model more of each"
-        if trained_here
-        else f"set dataset.size (e.g. {side}) or let the model state its image_size, unless it was "
-        "made for this size"
-    )
+    sides = [max(stored[which]) for which in ("median", "largest")]
+    side = min(next((each for each in sides if each > max(fed)), sides[1]), largest)
+    if max(fed) >= largest:
+        repair = f"dataset.size goes up to {largest}"
+    elif trained_here:
+        repair = "a larger dataset.size feeds the model more of each"
+    else:
+        repair = (
+            f"set dataset.size (e.g. {side}) or let the model state its image_size, unless it was "
+            "made for this size"
+        )
     return [
         Flag(
             "shrunk_pictures",

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import advhash as ah
 from advhash.cli.app import app
 from advhash.errors import AdvhashError, DataError, UnknownName, UsageError
+from advhash.experiments.config_text import parse_assignment
 from advhash.experiments.experiment import resume, run
 from advhash.experiments.judge.claims import Claims, Stated, targets_of
 from advhash.experiments.judge.config import JudgeConfig
@@ -433,6 +434,32 @@ def near(tmp_path: Path) -> tuple[Path, list[str]]:
 def near_config(place: Path) -> JudgeConfig:
     asked = {"threshold": 8, "noise_control": False}
     return config(place, victim={"name": "dhash"}, clean=NEAR, protocol=asked)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([(48, 48), (48, 48)], "--set dataset.size=48"),
+        ([(40, 53), (53, 40)], "--set dataset.size=stored"),
+    ],
+)
+def test_the_size_that_a_refusal_names_is_taken(
+    tmp_path: Path, sizes: list[tuple[int, int]], said: str
+) -> None:
+    for number in range(40):
+        file = tmp_path / f"photos/{'ab'[number // 20]}/{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise(sizes[number % 2], 60).convert("RGB").save(file)
+    (tmp_path / "set").mkdir()
+    table = {"victim": {"name": "phash"}, "clean": {"name": str(tmp_path / "photos"), "size": 32}}
+    for name in ah.load_dataset(str(tmp_path / "photos")).query.names[:2]:
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "photos" / name, tmp_path / "set" / name)
+    with pytest.raises(DataError, match="other sizes") as refused:
+        Judge().plan(config(tmp_path / "set", **table))
+    assert said in str(refused.value)
+    table["clean"]["size"] = parse_assignment(str(refused.value).rpartition("--set ")[2])[1]
+    assert Judge().plan(config(tmp_path / "set", **table)).shown["pictures"] == 2
 
 
 def test_a_target_that_is_a_picture_is_one_picture(near: tuple[Path, list[str]]) -> None:

@@ -16,11 +16,13 @@ from torch import nn
 
 from advhash.api.calls import bring
 from advhash.data.load import load_dataset
+from advhash.data.readers.shared import SIZES
 from advhash.errors import UsageError
 from advhash.experiments.attack.run import attack
 from advhash.experiments.config import AttackConfig, TrainConfig
 from advhash.experiments.prepare.trained import Trained, export_checkpoint
 from advhash.experiments.prepare.victim import train
+from advhash.measures.sanity import check_pictures
 from advhash.victims.external import stated_size
 
 MINE = """
@@ -71,6 +73,23 @@ def test_pictures_that_were_made_smaller_are_flagged() -> None:
     assert "fed at 32×32 pixels, stored at 64×80, 40 of 40 larger than fed" in flag["message"]
     assert brought("plain").data.pictures == fed, "read from the cache"
     assert not flags(brought("plain", size=80))
+
+
+@pytest.mark.parametrize(
+    ("fed", "side", "said"),
+    [
+        (64, 533, "set dataset.size (e.g. 512)"),
+        (64, 500, "set dataset.size (e.g. 500)"),
+        (512, 533, "dataset.size goes up to 512"),
+    ],
+)
+def test_an_advised_size_is_one_that_readers_offer(fed: int, side: int, said: str) -> None:
+    stored = {"count": 9, "larger": 9, "smallest": [64, 64], "median": [40, side]}
+    pictures = {"fed": [fed, fed], "stored": {**stored, "largest": [900, side]}}
+    (flag,) = check_pictures(pictures, largest=SIZES[1])
+    assert said in flag.message
+    (flag,) = check_pictures(pictures, largest=SIZES[1], stated=640)
+    assert "dataset.size goes up to 512" in flag.message
 
 
 def test_a_size_that_the_model_states_is_used() -> None:

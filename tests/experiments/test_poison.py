@@ -254,6 +254,22 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
     assert over["free", 1] < 0.1 * over["free", 0]
 
 
+def test_codes_are_embeddings_of_their_signs(
+    files: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = ("--method", "hubs", "--items", "2", "--known-queries", "100")
+    for name in ("documents", "queries"):
+        bits = np.load(f"{name}.npy")[:, :24] > 0
+        np.save(f"{name}.npy", np.where(bits, np.float32(1), np.float32(-1)))
+        np.save(f"packed-{name}.npy", np.packbits(bits, axis=1))
+        assert command(capsys, "codes", "import", f"{name}.npy", f"{name}.codes")[0] == 0
+    signs = document(capsys, *method)
+    packed = ("--database", "packed-documents.npy", "--codes", "packed-queries.npy")
+    stored = ("--database", "documents.codes", "--codes", "queries.codes")
+    for other in ((*packed, "--form", "ubinary"), stored):
+        assert document(capsys, *method, *other)["metrics"] == signs["metrics"]
+
+
 @pytest.mark.parametrize(
     ("more", "number", "message"),
     [
@@ -279,7 +295,7 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
         (["--method", "hubs", "--unseen-queries", "399"], 2, "at least 399 unseen queries"),
         (["--method", "hubs", "--database", "few.npy"], 3, "at least 10 rows in the database"),
         (["--method", "hubs", "--database", "narrow.npy"], 3, "of 30 dimensions as in the"),
-        (["--method", "hubs", "--database", "packed.npy"], 3, "expected embeddings, floats"),
+        (["--method", "hubs", "--database", "packed.npy"], 3, "--form ubinary"),
         (["--method", "hubs", "--bits", "20", "--dry-run"], 2, "expected no bits"),
         (["--method", "hubs", "--labels", "few.npy"], 3, "number"),
         (["--method", "targeted"], 2, "expected --victim, --attack NAME and --items N"),

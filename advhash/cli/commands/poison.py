@@ -127,6 +127,14 @@ def poison(
         typer.Option("--database-labels", help="Those of the documents. (default: 10 nearest)"),
         Sets("rows.database_labels"),
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--form",
+            help="Of files of codes, not embeddings: bits, signs, ubinary, binary, hex or base64.",
+        ),
+        Sets("rows.form"),
+    ] = None,
     victim: Victim = None,
     dataset: DatasetName = None,
     modality: Annotated[

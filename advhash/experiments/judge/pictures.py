@@ -30,8 +30,9 @@ from advhash.data.images.decode import (
     reason,
     refuse_broken,
 )
-from advhash.data.images.mixed import one_picture
+from advhash.data.images.mixed import MixedPictures, one_picture
 from advhash.data.paths import PICTURES
+from advhash.data.readers.shared import SIZES
 from advhash.errors import DataError
 from advhash.storage.documents import Unreadable, check_archive
 
@@ -67,6 +68,17 @@ class ForeignPictures:
             digest.update(f"{name} {image.dtype} {tuple(image.shape)} ".encode())
             digest.update(image.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Reread:
+    """How originals could be read at other sizes.
+
+    setting: that says at which; stored: whether the sizes of their files are among them
+    """
+
+    setting: str
+    stored: bool
 
 
 def bare(name: str) -> str:
@@ -255,13 +267,14 @@ def _pixels(
 
 
 def paired(
-    foreign: ForeignPictures, originals: Split, others: Split, where: str
+    foreign: ForeignPictures, originals: Split, others: Split, where: str, reread: Reread
 ) -> npt.NDArray[np.int64]:
     """(N,) the row of each picture's original. Raises DataError: ids or sizes that do not fit.
 
     An id is the name of an original, with or without its suffix, or the number of its row.
 
     others: rows that are no originals, for what is said of ids that name one of them
+    reread: how originals could be read at other sizes, for what is said of sizes
     """
     places: dict[str, int] = {str(row): row for row in range(len(originals))}
     names = [bare(name) for name in originals.names]
@@ -285,11 +298,13 @@ def paired(
         raise DataError(
             f"expected one picture for each original, got {len(double)} more: {shown(double)}"
         )
-    _expect_sizes(foreign, originals, rows)
+    _expect_sizes(foreign, originals, rows, reread)
     return rows
 
 
-def _expect_sizes(foreign: ForeignPictures, originals: Split, rows: npt.NDArray[np.int64]) -> None:
+def _expect_sizes(
+    foreign: ForeignPictures, originals: Split, rows: npt.NDArray[np.int64], reread: Reread
+) -> None:
     images = originals.inputs["image"]
     odd = []
     for name, image, row in zip(foreign.ids, foreign.images, rows.tolist(), strict=True):
@@ -301,6 +316,23 @@ def _expect_sizes(foreign: ForeignPictures, originals: Split, rows: npt.NDArray[
         more = ", …" if len(odd) > 3 else ""
         raise DataError(
             f"expected pictures as large as their originals, got {len(odd)} of {len(rows)} of "
-            f"other sizes: {', '.join(odd[:3])}{more}; give the size that was attacked by --set "
-            "dataset.size=PIXELS"
+            f"other sizes: {', '.join(odd[:3])}{more}; {_size_advice(foreign, images, reread)}"
         )
+
+
+def _size_advice(
+    foreign: ForeignPictures, originals: Tensor | MixedPictures, reread: Reread
+) -> str:
+    """How originals are read at the sizes of the pictures that were made of them."""
+    if isinstance(originals, MixedPictures):
+        return "save each at the size of its original"
+    sizes = {tuple(image.shape[1:]) for image in foreign.images}
+    height, width = next(iter(sizes))
+    if len(sizes) == 1 and height == width and SIZES[0] <= width <= SIZES[1]:
+        return f"read originals at the size that was attacked by --set {reread.setting}={width}"
+    if reread.stored:
+        return f"read originals at the sizes of their files by --set {reread.setting}=stored"
+    return (
+        f"originals are read as squares of one size, {SIZES[0]} to {SIZES[1]} pixels: attack "
+        f"those, and name their size by --set {reread.setting}=PIXELS"
+    )

@@ -47,7 +47,7 @@ from advhash.experiments.config import AttackConfig, DatasetConfig, TrainConfig
 from advhash.experiments.experiment import Experiment, Place, Plan
 from advhash.experiments.judge.claims import Claims, expect_same_pictures, read_claims, targets_of
 from advhash.experiments.judge.config import JudgeConfig
-from advhash.experiments.judge.pictures import ForeignPictures, paired, read_pictures
+from advhash.experiments.judge.pictures import ForeignPictures, Reread, paired, read_pictures
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.fit_attack import FittedAttack
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -55,7 +55,7 @@ from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.experiments.prepare.victim import load_data, sized
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
-from advhash.registry import EXPERIMENTS
+from advhash.registry import DATASETS, EXPERIMENTS
 from advhash.reports.elements.verdict import percent
 from advhash.reports.headline import Headline, headline_of
 from advhash.reports.judge import JUDGE, Claim, JudgeRecord, SetInfo
@@ -122,11 +122,11 @@ class Paired:
     def of(cls, config: JudgeConfig, known: PlannedVictim | Trained) -> Paired:
         """Raises DataError, UsageError, ConfigError, UnknownName for what cannot be judged."""
         place = user_path(config.pictures)
-        data, others = _originals(config, known)
+        data, others, reread = _originals(config, known)
         images = data.query.inputs["image"]
         size = None if isinstance(images, MixedPictures) else (images.shape[2], images.shape[3])
         foreign = read_pictures(place, size)
-        rows = paired(foreign, data.query, others, data.name)
+        rows = paired(foreign, data.query, others, data.name, reread)
         claims = read_claims(place, config.claims)
         _expect_figures(claims)
         expect_same_pictures(claims, foreign)
@@ -146,8 +146,12 @@ class Paired:
         return sum(bool((step - step.round()).abs().gt(1e-3).any()) for step in steps)
 
 
-def _originals(config: JudgeConfig, known: PlannedVictim | Trained) -> tuple[Dataset, Split]:
+def _originals(
+    config: JudgeConfig, known: PlannedVictim | Trained
+) -> tuple[Dataset, Split, Reread]:
     """The data that are searched with the originals as queries, and the rows that are none.
+
+    Beside them, how originals could be read at other sizes.
 
     Originals are the queries; where queries are altered copies of pictures in the database, they
     are these. Raises UsageError, DataError.
@@ -169,9 +173,13 @@ def _originals(config: JudgeConfig, known: PlannedVictim | Trained) -> tuple[Dat
                 f"--clean: expected originals with the classes of {data.name} "
                 f"({len(data.classes)} classes), got {clean.name} with {len(clean.classes)} others"
             )
+    reread = Reread(
+        "dataset.size" if clean is data else "clean.size",
+        stored=victim.any_size and "longest" in DATASETS[clean.name].model.model_fields,
+    )
     if check_threshold(config.protocol, victim, clean).get("start") == "originals":
-        return replace(data, query=clean.database), clean.query
-    return replace(data, query=clean.query), clean.database
+        return replace(data, query=clean.database), clean.query, reread
+    return replace(data, query=clean.query), clean.database, reread
 
 
 def _by_identity(config: JudgeConfig) -> JudgeConfig:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from advhash.codes.forms import BitForm
 from advhash.experiments.config import (
     BudgetConfig,
     DatasetConfig,
@@ -28,6 +29,7 @@ class RowsConfig(Table):
     known:    of the queries that the attacker knows; None: a part of those
     labels, database_labels: which documents answer a query, by equal numbers; None: the 10 nearest
     column:   of the embeddings; None: by its name
+    form:     of codes in their place, whose bits become 1 and -1; None: embeddings, or .codes files
     """
 
     database: Place
@@ -36,6 +38,7 @@ class RowsConfig(Table):
     labels: Place | None = None
     database_labels: Place | None = None
     column: str | None = None
+    form: BitForm | None = None
 
 
 class CollapseConfig(Table):

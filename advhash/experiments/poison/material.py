@@ -15,8 +15,8 @@ from torch import Tensor
 from advhash.attacks.base import frozen
 from advhash.attacks.poisoning.base import Floats, Inputs, Seen, Surface
 from advhash.budget import Budget
-from advhash.codes.code_files import read_class_numbers
-from advhash.codes.forms import Reading, floats_of
+from advhash.codes.code_files import SUFFIX, read_class_numbers, read_stored
+from advhash.codes.forms import AS_RECOGNISED, Reading, floats_of
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs, float_neighbours
 from advhash.codes.stored_rows import read_rows
@@ -26,7 +26,7 @@ from advhash.data.images.mixed import as_tensor, in_order
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.experiments.attack.served import STEP
 from advhash.experiments.experiment import Place
-from advhash.experiments.poison.config import PoisonConfig
+from advhash.experiments.poison.config import PoisonConfig, RowsConfig
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.registry import QUANTISERS
@@ -256,7 +256,7 @@ def read(config: PoisonConfig) -> StoredFloats:
         return _of_data(config)
     table = config.rows
     floats = {
-        name: _floats(Path(path), table.column)
+        name: _floats(Path(path), table)
         for name, path in (
             ("database", table.database), ("codes", table.codes), ("known", table.known)
         )
@@ -295,16 +295,20 @@ def read(config: PoisonConfig) -> StoredFloats:
     )
 
 
-def _floats(path: Path, column: str | None) -> Floats:
-    how = Reading("floats", "sign", None, column)
-    rows = floats_of(read_rows(path, how), None, path)
-    if rows.dtype.kind != "f":
+def _floats(path: Path, table: RowsConfig) -> Floats:
+    """(N,D) embeddings; of codes, their bits as 1 and -1, which the quantiser `sign` cuts again."""
+    if table.form is not None or path.suffix == SUFFIX:
+        how = AS_RECOGNISED if table.form is None else Reading(table.form, column=table.column)
+        return np.where(read_stored(path, how).codes.unpack(), np.float32(1), np.float32(-1))
+    rows = read_rows(path, Reading("floats", "sign", column=table.column))
+    if rows.numbers is None or rows.numbers.dtype.kind != "f":
+        got = "words" if rows.numbers is None else str(rows.numbers.dtype)
         raise DataError(
-            f"{path}: expected embeddings, floats that the quantiser of the store cuts, got "
-            f"{rows.dtype}, which codes are stored in: give the embeddings, or write them as "
-            "float32 where these are some"
+            f"{path}: expected embeddings, floats that the quantiser of the store cuts, got {got}: "
+            "say in which form these are codes by --form (packed bytes of uint8 are --form "
+            "ubinary), or write embeddings as float32"
         )
-    return np.asarray(rows, np.float32)
+    return np.asarray(floats_of(rows, None, path), np.float32)
 
 
 def _numbers(path: Path) -> Places:
@@ -364,9 +368,9 @@ def identity(config: PoisonConfig) -> dict[str, Any]:
     """Names all that determines embeddings that are there already."""
     if config.rows is None:
         return {"dataset": config.dataset.model_dump()}
-    files = config.rows.model_dump(exclude={"column"})
+    files = config.rows.model_dump(exclude={"column", "form"})
     digests = {name: path and sha256(Path(path)) for name, path in files.items()}
-    return {**digests, "column": config.rows.column}
+    return {**digests, "column": config.rows.column, "form": config.rows.form}
 
 
 # ---- inputs that a victim embeds

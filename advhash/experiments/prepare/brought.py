@@ -11,6 +11,7 @@ import torch
 
 from advhash.codes.packed import HashCodes
 from advhash.data.dataset import Dataset
+from advhash.data.readers.shared import SIZES
 from advhash.experiments.prepare.worth import victim_flags, victim_metrics
 from advhash.measures.sanity import check_pictures
 from advhash.victims.base import HashVictim
@@ -63,7 +64,7 @@ def introduce(
     """
     inside = victim.function if isinstance(victim, ExternalVictim) else victim
     flags = victim_flags(victim, data, served)
-    flags += check_pictures(data.pictures, stated=stated_size(inside))
+    flags += check_pictures(data.pictures, largest=SIZES[1], stated=stated_size(inside))
     metrics = victim_metrics(victim, data, served, bootstrap_seed)
     return {
         "name": name,

@@ -10,6 +10,7 @@ from typing import Any
 from advhash.codes.packed import HashCodes
 from advhash.compute.processes import process_count
 from advhash.data.dataset import Dataset, SplitName
+from advhash.data.readers.shared import SIZES
 from advhash.errors import RefusedError, UsageError
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import code_figures, victim_flags, victim_metrics
@@ -44,7 +45,9 @@ def store_victim(
     Returns the codes of the database, by direction, so that nobody hashes it again.
     """
     served = victim.served_codes(data)
-    flags = victim_flags(victim, data, served) + check_pictures(data.pictures, trained_here=True)
+    flags = victim_flags(victim, data, served) + check_pictures(
+        data.pictures, largest=SIZES[1], trained_here=True
+    )
     if state.problem:
         flags = [*flags, Flag("training_state", "info", state.problem)]
     metrics = victim_metrics(victim, data, served, derive_seed(seed, "bootstrap"))
@@ -96,7 +99,8 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
         "the database is hashed anew, and whether training rows are among the queries is unknown.",
     )
     # what was trained at one size takes no other, see `fit_data`
-    sizes = [] if "image_size" in card["settings"] else check_pictures(data.pictures)
+    fixed = "image_size" in card["settings"]
+    sizes = [] if fixed else check_pictures(data.pictures, largest=SIZES[1])
     card["flags"] = [vars(raised) for raised in (flag, *sizes)]
 
 
