@@ -124,7 +124,7 @@ class HashFigures(Part):
                pictures that are not of low quality
     lookup_rate: share of pictures that find a false match in a bank of `bank_size` others; like the
                rates without a lower end where `high` is a bound alone
-    curve:     the rate at every threshold up to a quarter of the bits
+    curve:     the rate at every threshold up to a third of the bits, or to `threshold` beyond
     edits:     share of edited pictures that still match their own, by edit
     kept:      its mean over kinds of edits
     """
@@ -284,10 +284,21 @@ def curves(record: ScanRecord) -> Drawing | None:
         return Drawing(
             svg_of(figure),
             "Lines: the rate of false positives of each hash over its threshold. The rates at the "
-            "thresholds in use stand in the table below.",
-            "Shaded: 95 % intervals. Dotted: the threshold in use. Dashed: the rate asked for."
+            "thresholds stand in the table below.",
+            f"Shaded: 95 % intervals. Dotted: {_dotted(record)}. Dashed: the rate asked for."
             + _without_line([hashing for hashing in record.hashes if hashing not in shown]),
         )
+
+
+def _dotted(record: ScanRecord) -> str:
+    """What a dotted line of the chart is: how the thresholds were chosen."""
+    chosen = {each.chosen for each in record.hashes if each.threshold is not None}
+    words = {
+        "given": "the threshold that you gave",
+        "interval": "the largest threshold whose whole interval keeps to the rate asked for",
+        "estimate": "the largest threshold whose estimate alone does (not certain)",
+    }
+    return ", or ".join(text for way, text in words.items() if way in chosen) or "no threshold"
 
 
 def _without_line(left_out: Sequence[HashFigures]) -> str:

@@ -22,6 +22,7 @@ from advhash.experiments.prepare.fit_attack import fit_attack
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.measures.intervals import Metric, mean_metric
+from advhash.measures.sanity import gravest_first
 from advhash.reports.page.render import render
 from advhash.storage.files import write_json
 from advhash.storage.run_folder import RunFolder, environment
@@ -105,7 +106,7 @@ def with_database(
     result = _result(attacked, asked, measured.metrics)
     return replace(
         result,
-        messages=tuple(flag.message for flag in raised),
+        messages=tuple(flag.message for flag in gravest_first(raised)),
         record=record,
         folder=None if folder is None else folder.final,
     )

@@ -68,17 +68,19 @@ _VIEW = Environment(autoescape=True, undefined=StrictUndefined).from_string(
 )
 
 
-def figure(metric: Metric | None) -> str:
-    """A figure with its interval, as text.
+def figure(metric: Metric | None, *, steps: bool = False) -> str:
+    """A figure with its interval, as text; steps: in 255ths, as changes of pixels are.
 
-    >>> figure(Metric(0.5, 0.4, 0.6, 10)), figure(None)
-    ('0.500 [0.400, 0.600]', 'none')
+    >>> figure(Metric(0.5, 0.4, 0.6, 10)), figure(Metric(8 / 255), steps=True), figure(None)
+    ('0.500 [0.400, 0.600]', '8.0/255', 'none')
     """
     if metric is None or metric.value is None:
         return "none"
+    scale, digits, sign = (255, 1, "/255") if steps else (1, 3, "")
+    text = f"{scale * metric.value:.{digits}f}{sign}"
     if metric.low is None or metric.high is None:
-        return f"{metric.value:.3f}"
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+        return text
+    return f"{text} [{scale * metric.low:.{digits}f}, {scale * metric.high:.{digits}f}]"
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +99,7 @@ class AttackResult:
                  `overrun` (how far the method went beyond the budget), `bits_changed`, and where
                  there is a database `map`, `map_adversarial`, `tmap` … (NaN where one has none)
     metrics:     their means with 95 % intervals, and the figures that belong to no single item
-    messages:    what to know before the figures are believed
+    messages:    what to know before the figures are believed, the gravest first
     record:      as `advhash attack --json` prints it; None without a database
     folder:      of the run, where one was written
     """
@@ -165,8 +167,12 @@ class AttackResult:
     def figures(self, only: Collection[str] | None = None) -> list[tuple[str, str]]:
         """Label and value of the figures that a reader wants first; `only` those of these names."""
         names = (*self._headline.figures, *self._own, *DISTANCES)
+        pictures = self.modality == "image"
         return [
-            (figure_of(name).heading, figure(self.metrics[name]))
+            (
+                figure_of(name).heading,
+                figure(self.metrics[name], steps=pictures and figure_of(name).unit == "steps"),
+            )
             for name in dict.fromkeys(names)
             if getattr(self.metrics.get(name), "value", None) is not None
             and (only is None or name in only)

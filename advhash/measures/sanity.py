@@ -26,6 +26,15 @@ class Flag:
     message: str
 
 
+def gravest_first(flags: Sequence[Flag]) -> list[Flag]:
+    """Errors, then warnings, then remarks; flags of one level stay in their order.
+
+    >>> [flag.name for flag in gravest_first([Flag("a", "info", ""), Flag("b", "error", "")])]
+    ['b', 'a']
+    """
+    return sorted(flags, key=lambda flag: ("error", "warning", "info").index(flag.level))
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -66,6 +75,25 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
             )
         )
     return flags
+
+
+def check_apart(query: HashCodes, database: HashCodes) -> list[Flag]:
+    """Whether the queries are the rows of the database itself, in their order.
+
+    >>> codes = HashCodes.pack(np.eye(3, dtype=np.int64))
+    >>> [flag.name for flag in check_apart(codes, codes)], check_apart(codes[:2], codes)
+    (['queries_in_database'], [])
+    """
+    if query.bits != database.bits or not np.array_equal(query.words, database.words):
+        return []
+    return [
+        Flag(
+            "queries_in_database",
+            "warning",
+            "The queries are the rows of the database: every query finds itself, so that the "
+            "figures are too high; give queries that the database does not hold.",
+        )
+    ]
 
 
 def picture_text(pictures: Mapping[str, Any]) -> str:

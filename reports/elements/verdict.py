@@ -21,6 +21,8 @@ SEEN = (  # decibels of PSNR from which a change looks so
 )
 STRENGTHS = ((0.9, "Nearly complete"), (0.5, "Strong"), (0.2, "Partial"), (0.0, "Weak"))
 
+WEAK = ("Weak", "No effect", "No effect shown", "No clear effect")  # words of a verdict
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -103,7 +105,21 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
         judged = _targeted(record)
     else:
         judged = _untargeted(record, lost)
-    return replace(judged, details=(*_seen(record), *_from_a_file(record), *judged.details))
+    details = (*_no_proof(record, judged), *_seen(record), *_from_a_file(record), *judged.details)
+    return replace(judged, details=details)
+
+
+def _no_proof(record: Record, judged: Verdict) -> list[str]:
+    """That a weak attack shows no robustness, and what is stronger where this was weaker."""
+    if judged.word not in WEAK:
+        return []
+    stronger = "autohash" if record.attack.goal == "targeted" else "autohash-untargeted"
+    suits = record.protocol.query_modality == "image" and not record.protocol.at_threshold
+    if not suits or record.attack.name == stronger:
+        return ["A weak attack is no proof of robustness."]
+    return [
+        f"A weak attack is no proof of robustness: the strongest one here is --method {stronger}."
+    ]
 
 
 def _seen(record: Record) -> list[str]:

@@ -352,6 +352,7 @@ def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: P
     assert len(repr(replace(found, messages=())).splitlines()) == 2
     several = repr(replace(found, messages=("odd", "few", "flat")))
     assert several.splitlines()[2] == "odd (2 more in messages)"
+    assert re.search(r"L∞: [\d.]+/255", lines[1])
     drawn = found.plot()
     assert len(drawn.axes) == 3 * 4
     shown = drawn.axes[1].images[0].get_array()

@@ -442,6 +442,20 @@ def test_the_table_for_people_has_every_figure(
     assert "shards: 1/1" in err
 
 
+def test_queries_that_are_the_database_are_flagged(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "copy.npz").write_bytes((files / "database.npz").read_bytes())
+    for queries in ("database.npz", "copy.npz"):
+        given = ("eval", "--codes", files / queries, "--database", files / "database.npz")
+        (flag,) = document(capsys, *given)["flags"]
+        assert flag["name"] == "queries_in_database"
+    _, out, err = command(capsys, *given, "--quiet")
+    assert "warning: The queries are the rows of the database" in out + err
+    other = ("eval", "--codes", files / "query.npz", "--database", files / "database.npz")
+    assert document(capsys, *other)["flags"] == []
+
+
 def test_a_quiet_evaluation_prints_figures_alone(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

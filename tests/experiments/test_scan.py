@@ -258,6 +258,22 @@ def test_a_rate_that_is_not_shown_to_be_low_is_exit_4(pictures: Path) -> None:
     assert "cannot show to lie at or below the limit" in str(result.exception)
 
 
+def test_pictures_that_are_too_few_are_told_the_rate_that_they_show(
+    pictures: Path, tmp_path: Path
+) -> None:
+    def reason(rate: str) -> str:
+        command = ["scan", str(pictures), "--hash", "phash", "--edited", "0", "--json", "-q"]
+        out = str(tmp_path / rate)
+        result = CliRunner().invoke(app, [*command, "--false-positives", rate, "--out", out])
+        return str(json.loads(result.stdout)["recommendation"]["reason"])
+
+    missed = reason("1e-4")
+    told = re.search(r"show is (\S+) \(phash, --false-positives \1\); ([\d,]+) pictures", missed)
+    assert told is not None, missed
+    assert 42 < int(told[2].replace(",", "")) < 10_000
+    assert reason(told[1]).startswith("Recommended: phash")
+
+
 def test_what_is_finished_is_not_read_again(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

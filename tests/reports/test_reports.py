@@ -154,7 +154,14 @@ def test_null_metrics_render_as_a_dash(runs: list[Path]) -> None:
 def test_words_follow_the_interval(run: Path, share: Metric, word: str) -> None:
     record = record_of(run)
     record.metrics["tmap_normalised"] = share
-    assert verdict(record).word == word
+    judged = verdict(record)
+    assert judged.word == word
+    weak = word in ("Weak", "No effect shown")
+    assert ("no proof of robustness" in judged.details[0]) is weak
+    assert ("--method autohash." in judged.details[0]) is weak
+    ensemble = record.attack.model_copy(update={"name": "autohash"})
+    strongest = verdict(record.model_copy(update={"attack": ensemble}))
+    assert ("no proof of robustness." in strongest.details[0]) is weak
 
 
 def test_untargeted_effect_needs_intervals_apart(runs: list[Path]) -> None:

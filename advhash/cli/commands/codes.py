@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from advhash.cli.console import print_metrics, print_retrieval
+from advhash.cli.console import print_flags, print_metrics, print_retrieval
 from advhash.cli.options import (
     AllowSuperuser,
     Json,
@@ -160,6 +160,7 @@ def evaluate_codes(
     from advhash.compute.executor import check_executor
     from advhash.compute.progress import silent
     from advhash.experiments.evaluate import check_out, write_queries
+    from advhash.measures.sanity import check_apart
 
     check_executor(executor)
     if shards is not None and shards < 1:
@@ -228,6 +229,7 @@ def evaluate_codes(
         "empty": empty,
         "top_k": top_k,
         "executor": executor,
+        "flags": [vars(flag) for flag in check_apart(query.codes, gallery.codes)],
         **figures.document(seed),
     }
     if as_json:
@@ -568,6 +570,7 @@ def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
         tell(f"served by {_served(document['served'])}")
     print_retrieval(document["metrics"])
     print_metrics(document["metrics"])
+    print_flags(document["flags"])
     if not quiet:
         speed = document["pairs_per_second"] / 1e9
         tell(f"{document['seconds']:.4f} s, {speed:.2f} billion pairs/s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -58,7 +59,7 @@ def hash_figures(
         resolved=False,
         lookup_rate=None,
         bank_size=size,
-        curve=_curve(rates),
+        curve=_curve(rates, threshold),
         edits={},
         kept=None,
         worst_edit=None,
@@ -108,8 +109,9 @@ def _listed_to(rates: Rates) -> int:
     return int(enough[0]) if len(enough) else len(rates.value) - 1
 
 
-def _curve(rates: Rates) -> list[AtThreshold]:
-    """To a third of the bits, beyond which no hash is used."""
+def _curve(rates: Rates, threshold: int | None) -> list[AtThreshold]:
+    """To a third of the bits, or to the threshold where that lies beyond."""
+    last = max((len(rates.value) - 1) // 3, threshold or 0)
     return [
         AtThreshold(
             threshold=level,
@@ -118,7 +120,7 @@ def _curve(rates: Rates) -> list[AtThreshold]:
             high=float(rates.high[level]),
             resolved=bool(rates.resolved[level]),
         )
-        for level in range(len(rates.value) // 3 + 1)
+        for level in range(last + 1)
     ]
 
 
@@ -198,8 +200,11 @@ def _mean_over_kinds(kept: Mapping[str, Metric]) -> float | None:
     return float(np.mean([np.mean(values) for values in kinds.values()])) if kinds else None
 
 
-def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
-    """The hash that keeps most edited pictures at its threshold, among those that have one."""
+def recommended(hashes: Sequence[HashFigures], rate: float, pictures: int) -> Recommended:
+    """The hash that keeps most edited pictures at its threshold, among those that have one.
+
+    pictures: that differ, among which all pairs were compared
+    """
     usable = [
         each for each in hashes
         if each.threshold is not None
@@ -211,7 +216,7 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
             hash=None,
             threshold=None,
             reason=f"No hash has a threshold here whose false positives are certain to stay below "
-            f"{rate:g} per comparison: more pictures would tell, or a higher rate.",
+            f"{rate:g} per comparison{_missing(hashes, rate, pictures)}",
         )
     best = max(usable, key=lambda each: (each.kept or 0, -(each.threshold or 0)))
     high = (best.false_positive_rate or Metric()).high or 0
@@ -227,3 +232,38 @@ def recommended(hashes: Sequence[HashFigures], rate: float) -> Recommended:
         beside = f", more than {', '.join(others)}" if others else ""
         reason += f"; there it still finds {100 * best.kept:.1f} % of edited pictures{beside}"
     return Recommended(hash=best.label, threshold=best.threshold, reason=reason + ".")
+
+
+def _missing(hashes: Sequence[HashFigures], rate: float, pictures: int) -> str:
+    """The lowest rate that these pictures can show, and how many pictures would show `rate`.
+
+    The upper end of a rate falls as the number of pairs grows, if none of the new pairs matches.
+    """
+    shown = {each.label: _least_bound(each) for each in hashes}
+    label, bound = min(shown.items(), key=lambda item: item[1])
+    if bound >= 1:
+        return f": {pictures} pictures are too few for any rate."
+    needed = math.ceil(pictures * math.sqrt(bound / rate))
+    return (
+        f". The lowest rate that these {pictures} pictures show is {_rounded_up(bound):g} "
+        f"({label}, --false-positives {_rounded_up(bound):g}); {_rounded_up(needed):,.0f} pictures "
+        f"would show {rate:g} if no further pair matched."
+    )
+
+
+def _least_bound(hashing: HashFigures) -> float:
+    """The lowest upper end of the rate of false positives: at its threshold where that is given."""
+    rate = hashing.false_positive_rate
+    if hashing.chosen == "given" and rate is not None and rate.high is not None:
+        return rate.high
+    return hashing.curve[0].high
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits that count.
+
+    >>> _rounded_up(1403.2), _rounded_up(0.00491)
+    (1500.0, 0.005)
+    """
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.2g}")

@@ -346,7 +346,7 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
         groups=len(edges) - 1,
         false_positives=config.false_positives,
         hashes=scanned_hashes,
-        recommendation=recommended(scanned_hashes, config.false_positives),
+        recommendation=recommended(scanned_hashes, config.false_positives, len(scanned.distinct)),
         flags=_flags(scanned, scanned_hashes, low),
         seconds={"all": round(place.seconds["all"], 3), **scanned.seconds},
     )
