@@ -42,6 +42,18 @@ class ConfigError(UsageError):
     pass
 
 
+class SettingError(ConfigError):
+    """A setting whose value cannot be taken; the command line names the option that it came from.
+
+    >>> str(SettingError("gate.rate", "expected a share, got 2"))
+    "setting 'gate.rate': expected a share, got 2"
+    """
+
+    def __init__(self, setting: str, said: str) -> None:
+        super().__init__(f"setting {setting!r}: {said}")
+        self.setting, self.said = setting, said
+
+
 class UnknownName(UsageError):
     """A name that no registry entry carries.
 

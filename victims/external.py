@@ -41,9 +41,15 @@ def import_function(name: str) -> Callable[[Any], Any]:
     try:
         target: Any = importlib.import_module(module_name)
     except Exception as error:  # the user's own code can raise anything
+        absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name))
         raise UsageError(
             f"--victim {name}: importing {module_name!r} from {os.getcwd()} or the installed "
-            f"packages raised {_reason(error)}"
+            f"packages raised {_reason(error)}; "
+            + (
+                "call advhash in the folder where that module lies, or install its package"
+                if absent
+                else f"see python -c 'import {module_name}'"
+            )
         ) from error
     for part in path.split("."):
         if not hasattr(target, part):
@@ -112,6 +118,13 @@ def stated_modality(function: object) -> Modality | None:
     return "image" if "Tensor" in written else None
 
 
+def reads_of(function: object) -> Reads:
+    """What data a function is looked for: with what it says, else with images or texts."""
+    stated = stated_modality(function)
+    names = ("image", "text") if stated is None else (stated,)
+    return Reads(tuple(frozenset({name}) for name in names), classes=False, advice=_SAYS)
+
+
 def taken_modality(function: object, name: str, data: Dataset) -> Modality:
     """What a function is given of these data: what it says, else texts where they have no images.
 
@@ -120,7 +133,9 @@ def taken_modality(function: object, name: str, data: Dataset) -> Modality:
     texts = "text" in data.modalities and "image" not in data.modalities
     given = stated_modality(function) or ("text" if texts else "image")
     if given not in data.modalities:
-        raise DataError(f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}")
+        raise DataError(
+            f"{name} needs {given}s: {data.name!r} has {', '.join(data.modalities)}; {_SAYS}"
+        )
     if given == "text" and data.text_kind != "characters":
         raise DataError(
             f"{name} takes texts as they are: expected text=characters, got {data.text_kind}; add "
@@ -130,6 +145,7 @@ def taken_modality(function: object, name: str, data: Dataset) -> Modality:
 
 
 TAKEN: tuple[Modality, ...] = ("image", "text", "table")
+_SAYS = 'take other data, or let the function say what it reads: its attribute modality = "table"'
 MOST_PARTS = 2000  # that are looked through for modules
 _ARRAYS = (Tensor, np.ndarray)
 OTHERS = ("torch", "torchvision", "numpy", "builtins", "logging", "advhash")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.models import OptionInfo
 
 from advhash.cli.help import Command
 from advhash.cli.options import (
@@ -43,7 +44,7 @@ from advhash.cli.options import (
     working,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import ConfigError, SettingError, UsageError
 
 if TYPE_CHECKING:
     from advhash.experiments.config import Run
@@ -139,7 +140,13 @@ def experiment(
                     listed = table.removesuffix("s") if registry is None else registry.kind
                     raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}s`)")
             meant = alias(values) or kind
-            execute(meant, values, show=show, document=document, after=after, **how)
+            try:
+                execute(meant, values, show=show, document=document, after=after, **how)
+            except SettingError as error:
+                typed = _typed(parameters, given, fields)
+                if error.setting not in typed:
+                    raise
+                raise ConfigError(f"{typed[error.setting]}: {error.said}") from None
 
         parameters = [
             *own.values(),
@@ -210,14 +217,39 @@ def _settings(
     """The tables that options set by themselves, see `Sets`."""
     tables: Tables = {}
     for parameter in parameters:
-        marks = getattr(parameter.annotation, "__metadata__", ())
-        paths = next((mark for mark in marks if isinstance(mark, Sets)), parameter.name).split()
-        known = [path.split(".") for path in paths if path.split(".")[0] in fields]
-        if known:
-            *above, key = known[0]
+        path = _path(parameter, fields)
+        if path is not None:
+            *above, key = path.split(".")
             table = tables.setdefault(above[0], {}) if above else tables
             table[key] = given[parameter.name]
     return tables
+
+
+def _path(parameter: inspect.Parameter, fields: Container[str]) -> str | None:
+    """The setting that an option is, see `Sets`; None where the config has no such table."""
+    marks = getattr(parameter.annotation, "__metadata__", ())
+    paths = next((mark for mark in marks if isinstance(mark, Sets)), parameter.name).split()
+    return next((path for path in paths if path.split(".")[0] in fields), None)
+
+
+def _typed(
+    parameters: Iterable[inspect.Parameter], given: Mapping[str, Any], fields: Container[str]
+) -> dict[str, str]:
+    """The options that were given, by the settings that they are."""
+    typed: dict[str, str] = {}
+    for parameter in parameters:
+        path = _path(parameter, fields)
+        marks = getattr(parameter.annotation, "__metadata__", ())
+        options = [mark for mark in marks if isinstance(mark, OptionInfo)]
+        names = [
+            name  # typer takes the first one of an annotation for a default until it is called
+            for option in options
+            for name in (option.default, *(option.param_decls or ()))
+            if isinstance(name, str) and name.startswith("--")
+        ]
+        if path is not None and names and given[parameter.name] != parameter.default:
+            typed[path] = names[0]
+    return typed
 
 
 def expect_no_settings(

@@ -93,7 +93,8 @@ class LabelledCodes:
     def __post_init__(self) -> None:
         if len(self.codes) != len(self.labels):
             raise DataError(
-                f"expected as many labels as codes, got {len(self.labels)} and {len(self.codes)}"
+                f"expected as many labels as codes, got {len(self.labels)} and {len(self.codes)}: "
+                "give each code one"
             )
 
     def __len__(self) -> int:
@@ -348,7 +349,7 @@ def with_labels(
     if len(labelled) != len(stored):
         raise DataError(
             f"expected as many labels as codes, got {len(labelled)} in {labels or path} and "
-            f"{len(stored)} in {path}"
+            f"{len(stored)} in {path}: give each code one, in the order of the codes"
         )
     return LabelledCodes(stored.codes, labelled.hot, form=labelled.form)
 

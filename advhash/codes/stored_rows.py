@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from advhash.codes.forms import Reading, StoredRows
 from advhash.codes.text_rows import number, numbered_words, read_table
-from advhash.errors import DataError
+from advhash.errors import DataError, UsageError
 from advhash.storage.documents import (
     BROKEN_ARRAYS,
     Unreadable,
@@ -50,7 +50,7 @@ def reading(path: Path) -> Iterator[None]:
         expect_file(path)
         yield
     except FileNotFoundError:
-        raise DataError(f"expected a file, got {path}: not there") from None
+        raise DataError(f"expected a file, got {path}: not there; check the path") from None
     except IsADirectoryError:
         raise DataError(f"expected a file, got the folder {path}") from None
     except PermissionError:
@@ -59,6 +59,15 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read {path}: {reason(error)}") from None
     except MemoryError:
         raise DataError(f"{path}: does not fit in memory; use a .codes file") from None
+
+
+def expect_columns(column: str | None, *paths: Path) -> None:
+    """Raise UsageError where a column is named of files that have none."""
+    if column is not None and all(path.suffix.lower() in (".npy", *FAISS) for path in paths):
+        raise UsageError(
+            f"--column {column}: expected a file with columns or arrays (.npz, .parquet, .jsonl, "
+            f".csv), got {', '.join(map(str, paths))}, which hold one array each: leave it out"
+        )
 
 
 def read_rows(path: Path, how: Reading) -> StoredRows:

@@ -45,10 +45,12 @@ class Reads:
 
     inputs:  sets of modalities, one of which the data must carry; the first is preferred
     classes: whether it needs labels that several rows share, as to be trained
+    advice:  what makes it read something else, for messages
     """
 
     inputs: tuple[frozenset[Modality], ...] = (frozenset({"image"}),)
     classes: bool = True
+    advice: str = ""
 
     def place(self, entry: Recognised) -> int | None:
         """Which of `inputs` the data carry; None where none, or where classes are missing."""
@@ -148,7 +150,10 @@ def _unsuited(path: Path, wanted: Reads, entries: list[Recognised]) -> DataError
             f": call its column of texts text, or name it by --dataset texts --set dataset.root="
             f"{table.settings['root']} --set dataset.column=NAME"
         )
-    return DataError(f"expected what this victim reads ({wanted}) in {path}, got {got}{advice}")
+    return DataError(
+        f"expected what this victim reads ({wanted}) in {path}, got {got}{advice}"
+        + (f"; {wanted.advice}" if wanted.advice else "")
+    )
 
 
 def _recognised(path: Path) -> Iterator[Recognised]:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
-from advhash.errors import ConfigError, nearest
+from advhash.errors import ConfigError, SettingError, nearest
 from advhash.registry import (
     ATTACKS,
     DEFENSES,
@@ -59,11 +59,11 @@ def _expect_numbers(value: Any, name: str = "") -> None:
         for part in value:
             _expect_numbers(part, name)
     elif isinstance(value, int) and value not in WHOLE:
-        raise ConfigError(f"setting {name!r}: expected a whole number of 64 bits at most")
+        raise SettingError(name, "expected a whole number of 64 bits at most")
     elif isinstance(value, int) and "seed" not in name.lower() and value not in COUNTS:
-        raise ConfigError(f"setting {name!r}: expected a whole number below 2^31, got {value}")
+        raise SettingError(name, f"expected a whole number below 2^31, got {value}")
     elif isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
-        raise ConfigError(f"setting {name!r}: expected a number up to {LARGEST}, got {value}")
+        raise SettingError(name, f"expected a number up to {LARGEST}, got {value}")
 
 
 class Table(BaseModel):
@@ -327,5 +327,5 @@ def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError
         return ConfigError(f"setting {where!r} is missing")
     if first["type"] == "too_short":
         expected, got = first["ctx"]["min_length"], first["ctx"]["actual_length"]
-        return ConfigError(f"setting {where!r}: expected at least {expected}, got {got}")
-    return ConfigError(f"setting {where!r}: {first['msg'].lower()}, got {first['input']!r}")
+        return SettingError(where, f"expected at least {expected}, got {got}")
+    return SettingError(where, f"{first['msg'].lower()}, got {first['input']!r}")

@@ -270,7 +270,7 @@ def _check(
     if query.codes.bits != database.codes.bits:
         raise DataError(
             f"expected queries of {database.codes.bits} bits as in the database, "
-            f"got {query.codes.bits}"
+            f"got {query.codes.bits}: encode both by one model"
         )
     for name, labels in (("queries", query.labels), ("targets", targets)):
         if labelled and labels is not None and labels.bits != database.labels.bits:
@@ -295,4 +295,7 @@ def write_queries(file: Path, evaluation: Evaluation) -> None:
 def check_out(file: Path) -> None:
     """Raise UsageError where the name does not say what is written."""
     if file.suffix != ".parquet":
-        raise UsageError(f"expected --out to end in .parquet, got {file.name!r}")
+        raise UsageError(
+            f"expected --out to end in .parquet, got {file.name!r}: eval makes no run, and writes "
+            f"the figures of every query there; take {file.stem or 'queries'}.parquet"
+        )

@@ -220,7 +220,11 @@ def test_tables_that_cannot_be_used_are_told_in_one_line(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"age,target\n1,a\n2\n", "expected 2 cells in every row of .*got 1 in row 2"),
+        (
+            "a.csv",
+            b"age,target\n1,a\n2\n",
+            "expected 2 cells in every row .*got 1 in line 3: mend",
+        ),
         ("a.csv", b"age,age\n1,a\n", "a different name for each column .*'age' twice"),
         ("a.csv", b"target\na\n", "got 1 rows of columns target: add what is missing"),
         ("a.csv", b"age,target\n", "got 0 rows of columns age, target"),

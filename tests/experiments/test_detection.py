@@ -667,7 +667,7 @@ class TestCommand:
             (["--victim", "hashvfl", "--set", "victim.protection=none"], "need parties that send"),
             ([], "expected --victim"),
             (["--victim", "hashvfl", "--detector", "flips"], "or code-max, code-sum"),
-            (["--victim", "hashvfl", "--inputs", "odd"], "setting 'inputs'"),
+            (["--victim", "hashvfl", "--inputs", "odd"], "--inputs: "),
             (["--victim", "hashvfl", "--inputs", "ood", "--method", "p2p"], "expected no --inputs"),
             (["--victim", "hashvfl", "--detector", "code-mx"], "did you mean 'code-max'"),
             (["--victim", "hashvfl", "--other", "digits"], "names the data of --inputs ood"),

@@ -471,8 +471,12 @@ def test_a_quiet_evaluation_prints_figures_alone(
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (["--codes", "missing.npz"], 3, "not there"),
-        (["--codes", "narrow.npz"], 3, "expected queries of 24 bits as in the database, got 23"),
+        (["--codes", "missing.npz"], 3, "not there; check the path"),
+        (
+            ["--codes", "narrow.npz"],
+            3,
+            "expected queries of 24 bits as in the database, got 23: enc",
+        ),
         (["--codes", "classes.npz"], 3, "expected 6 label columns of the queries"),
         (["--codes", "none.npz"], 3, "expected at least one row in queries, got none"),
         (["--database", "none.npz"], 3, "expected at least one row in the database, got none"),
@@ -480,6 +484,12 @@ def test_a_quiet_evaluation_prints_figures_alone(
         (["--labels", "narrow.npz"], 3, "expected as many labels as codes, got 5 in"),
         (["--seed", "-1"], 2, "expected --seed 0 or above, got -1"),
         (["--out", "figures.json"], 2, "expected --out to end in .parquet, got 'figures.json'"),
+        (["--out", "runs/eval1"], 2, "eval makes no run, and writes the figures of every query"),
+        (
+            ["--codes", "row.npy", "--database", "row.npy", "--column", "x"],
+            2,
+            "--column x: expected",
+        ),
         (["--out", "folder.parquet"], 3, "a folder of that name is there"),
         (["--out", "query.npz/x.parquet"], 3, "a part of the path is a file"),
         (["--out", 300 * "a" + ".parquet"], 2, "a name that is too long"),
@@ -509,6 +519,7 @@ def test_bad_input_is_one_line(
         LabelledCodes(HashCodes.pack(np.ones((1, 24))), HashCodes.pack(np.zeros((1, 6)))),
     )
     (files / "folder.parquet").mkdir()
+    np.save(files / "row.npy", np.ones((1, 24), np.uint8))
     options = {"--codes": "query.npz", "--database": "database.npz"}
     options |= dict(zip(change[::2], change[1::2], strict=True))
     words = [word for pair in options.items() for word in pair]

@@ -227,6 +227,10 @@ def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path:
     )
     assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
     assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
+    assert "--false-positives: input" in scan(pictures, "--false-positives", "2", code=2)
+    refused = scan(pictures, "--hash", "pdqq", code=2)
+    assert "did you mean 'pdq'? expected a hash that needs no training (pdq, phash" in refused
+    assert "dpsh" not in refused
     assert "no such file" in scan(pictures, "--bank", "nowhere.txt", code=3)
     assert "a folder; name a file in it" in scan(pictures, "--bank", pictures, code=3)
     (empty / "broken.png").write_text("")
@@ -280,7 +284,7 @@ def test_what_is_finished_is_not_read_again(
     """Blocks stay in the cache: another threshold decodes nothing."""
     from advhash.experiments.scan import blocks, run
 
-    monkeypatch.setattr(run, "ROWS", 10)
+    monkeypatch.setattr(run, "LOOKS", 10)
     first = scan(pictures, "--hash", "phash", "--threshold", "5", "--edited", "4")
 
     def refuse(*_: object, **__: object) -> None:

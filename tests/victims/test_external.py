@@ -400,11 +400,17 @@ def test_the_current_folder_is_importable(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere:average", "importing 'nowhere' from .* raised ModuleNotFoundError"),
+        (
+            "nowhere:average",
+            "importing 'nowhere' .* raised ModuleNotFoundError: .*install its package",
+        ),
         ("mine:averge", "expected 'averge' in 'mine', got none: did you mean 'average'"),
         ("mine:SIZE", "got a int"),
         ("mine:Net", "got a class"),
-        ("wrong:average", "importing 'wrong' .* raised SyntaxError"),
+        (
+            "wrong:average",
+            "importing 'wrong' .* raised SyntaxError.*; see python -c 'import wrong'",
+        ),
         ("angry:average", "importing 'angry' .* raised ValueError: no"),
     ],
 )
@@ -552,7 +558,11 @@ def test_fingerprints_tell_functions_files_and_what_they_load_apart(folder: Path
 def test_refusals(folder: Path, advhash: Any) -> None:
     with pytest.raises(UsageError, match="brings its settings: expected none, got bits"):
         train(config(bits=8).trusting(True))
-    with pytest.raises(DataError, match="needs images: 'breast_cancer' has table"):
+    (folder / "customers.csv").write_text("age,churn\n40,0\n50,1\n")
+    table = {"victim": {"name": "mine:average"}, "dataset": {"name": "./customers.csv"}}
+    with pytest.raises(DataError, match=r"reads \(image.*the table customers.*modality = .table"):
+        train(TrainConfig.build(table).trusting(True))
+    with pytest.raises(DataError, match=r"needs images: 'breast_cancer' has table; .*modality ="):
         train(
             TrainConfig.build(
                 {"victim": {"name": "mine:average"}, "dataset": {"name": "breast_cancer"}}

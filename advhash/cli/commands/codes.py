@@ -157,6 +157,7 @@ def evaluate_codes(
     """
     from advhash.cli.console import print_json, progress_display
     from advhash.codes.code_files import read_stored
+    from advhash.codes.stored_rows import expect_columns
     from advhash.compute.executor import check_executor
     from advhash.compute.progress import silent
     from advhash.experiments.evaluate import check_out, write_queries
@@ -183,6 +184,7 @@ def evaluate_codes(
         raise UsageError("expected labels or --relevance, got both: leave one of them out")
     searched = _search(store, rescore, allow_superuser)
     how = _reading(form, quantise, bits, column)
+    expect_columns(column, codes, database)
     gallery = read_stored(database, how)
     query = read_stored(codes, how, database=gallery)
     asked = None if searched is None else _asked(searched, query, gallery)
@@ -425,6 +427,7 @@ def import_codes(
         with_labels,
         write_codes,
     )
+    from advhash.codes.stored_rows import expect_columns
 
     if out.suffix != SUFFIX:
         raise UsageError(f"expected a file name that ends in {SUFFIX}, got {out.name!r}")
@@ -434,6 +437,7 @@ def import_codes(
             "thresholds (to import the database, name it twice)"
         )
     how = _reading(form, quantise, bits, column)
+    expect_columns(column, source, *([] if fit is None else [fit]))
     fitted = None if fit is None else read_stored(fit, how)
     stored = read_stored(source, how, database=fitted)
     if labels is None and not stored.has_labels(source):

@@ -186,7 +186,12 @@ def _csv(file: Path) -> Columns:
         lines = list(io.StringIO(decoded(read(file, MAX_BYTES)), newline=""))
         head = next((line for line in lines if line.strip()), "")
         delimiter = paths.delimiter_of(head)
-        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+        reader = csv.reader(lines, delimiter=delimiter)
+        places, rows = [], []
+        for row in reader:
+            if row:
+                places.append(reader.line_num)
+                rows.append(row)
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"expected a CSV file with a header {file}, got: {error}") from None
     if not rows:
@@ -195,8 +200,8 @@ def _csv(file: Path) -> Columns:
     odd = next((place for place, row in enumerate(rows) if len(row) != len(names)), None)
     if odd is not None:
         raise DataError(
-            f"expected {len(names)} cells in every row of {file}, got {len(rows[odd])} in row "
-            f"{odd + 1}"
+            f"expected {len(names)} cells in every row of {file}, as in its header, got "
+            f"{len(rows[odd])} in line {places[odd + 1]}: mend that line"
         )
     _check_header(file, names)
     columns = {name: [row[place].strip() for row in rows] for place, name in enumerate(names)}

@@ -44,8 +44,10 @@ def _read_csv(file: Path, layout: Layout) -> tuple[list[str], Cells]:
         raise DataError(f"expected a gzipped CSV file {file}, got: {error}") from None
     odd = next((place for place, row in enumerate(rows) if len(row) != len(head)), None)
     if odd is not None or not rows:
-        got = "no rows" if odd is None else f"{len(rows[odd])} cells in row {odd + 1}"
-        raise DataError(f"expected {len(head)} cells in every row of {file}, got {got}")
+        got = "no rows" if odd is None else f"{len(rows[odd])} cells in line {odd + 2}"
+        raise DataError(
+            f"expected {len(head)} cells in every row of {file}, got {got}: get the file anew"
+        )
     return [name.strip() for name in head], [[cell.strip() for cell in row] for row in rows]
 
 

@@ -34,6 +34,7 @@ from advhash.victims.base import HashVictim
 from advhash.victims.external import (
     ExternalVictim,
     import_function,
+    reads_of,
     stated_modality,
     stated_size,
 )
@@ -276,7 +277,9 @@ def _brought(config: TrainConfig | AttackConfig, device: torch.device, start: fl
     function = import_function(name)
     asked = sized(config.dataset, ExternalVictim, stated_size(function))
     kind: TextKind | None = "characters" if stated_modality(function) == "text" else None
-    data = load_data(worded(asked, ExternalVictim, kind), ExternalVictim)
+    asked = worded(asked, ExternalVictim, kind)
+    place = asked.name or ExternalVictim.default_dataset
+    data = load_dataset(place, asked.settings, reads=reads_of(function))
     expect_sizes(ExternalVictim, data, name)
     bootstrap = derive_seed(config.seed, "bootstrap")
     victim, card, served = bring(name, data, device, seed=config.seed, bootstrap_seed=bootstrap)

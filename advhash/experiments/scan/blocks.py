@@ -24,7 +24,8 @@ from advhash.storage.cells import CellStore, Result
 from advhash.victims.perceptual.hashes import PDQ
 from advhash.victims.perceptual.resampling import Picture
 
-ROWS, OCTETS = 500, 64 << 20  # of a block at most: pictures, and bytes of their files
+# of a block: pictures that are hashed, each edit of one counted, and bytes of files
+LOOKS, OCTETS = 500, 64 << 20
 DIGEST = 16  # bytes that tell pictures apart
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from advhash.codes.packed import HashCodes
-from advhash.errors import UsageError
+from advhash.errors import UsageError, nearest
 from advhash.experiments.config import VictimConfig
 from advhash.experiments.config_text import method_label, parse_method
 from advhash.registry import VICTIMS, is_external
@@ -98,11 +98,11 @@ def _named(text: str, *, trust_code: bool) -> NamedHash:
         _, card = load_victim(checkpoint_folder(text))
         return NamedHash(f"{card['name']} ({Path(text).name})", text, str(card["files"]))
     table = VictimConfig.build(parse_method(text))
-    build: Any = VICTIMS[table.name].build
-    if not issubclass(build, PerceptualHash):
+    build: Any = VICTIMS[table.name].build if table.name in VICTIMS else None
+    if build is None or not issubclass(build, PerceptualHash):
         raise UsageError(
-            f"--hash {text}: expected a hash that needs no training ({', '.join(ALL)}), a "
-            "checkpoint folder of `advhash train`, or module:function"
+            f"--hash {text}: {nearest(table.name, ALL)}expected a hash that needs no training "
+            f"({', '.join(ALL)}), a checkpoint folder of `advhash train`, or module:function"
         )
     VICTIMS.create(table.name, table.settings)  # refuses settings
     written = table.written(VICTIMS)

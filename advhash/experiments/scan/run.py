@@ -23,7 +23,7 @@ from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.scan.bank import bank_digest, banks_by_label
-from advhash.experiments.scan.blocks import OCTETS, ROWS, BlockCell
+from advhash.experiments.scan.blocks import LOOKS, OCTETS, BlockCell
 from advhash.experiments.scan.collected import Collected, reasons
 from advhash.experiments.scan.config import ScanConfig
 from advhash.experiments.scan.duplicates import read_duplicates
@@ -182,17 +182,16 @@ def _edited_count(given: int | None, listing: Listing) -> int:
 def _blocks(
     config: ScanConfig, listing: Listing, hashes: Sequence[NamedHash], code: str
 ) -> list[BlockCell]:
-    """Neighbours by name, few where files are large."""
+    """Neighbours by name, few where files are large or edited: what is finished is soon kept."""
     assert config.edited is not None
     drawn = np.random.default_rng(derive_seed(config.seed, "edited pictures"))
     edited = set(drawn.permutation(len(listing.names))[: config.edited].tolist())
     blocks, start = [], 0
     while start < len(listing.names):
-        stop, octets = start, 0
-        while (
-            stop < len(listing.names) and stop - start < ROWS and (stop == start or octets < OCTETS)
-        ):
+        stop, octets, looks = start, 0, 0
+        while stop < len(listing.names) and looks < LOOKS and octets < OCTETS:
             octets += listing.stamps[stop][0]
+            looks += 1 + len(EDITS) * (stop in edited)
             stop += 1
         rows = range(start, stop)
         inside = frozenset(row - start for row in rows if row in edited)
