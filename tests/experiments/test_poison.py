@@ -280,8 +280,10 @@ def test_a_secret_rotation_is_lost_on_those_who_write_vectors_and_stops_those_wh
 @pytest.mark.parametrize(
     ("more", "number", "message"),
     [
-        (["--method", "hubs", "--share", "0"], 2, "greater than 0"),
-        (["--method", "hubs", "--share", "1.5"], 2, "less than or equal to 1"),
+        (["--method", "hubs", "--share", "0"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--share", "0.1,1.5"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--share", "few"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--keep", "first"], 2, "expected --collapse BITS as well"),
         (["--method", "hubs", "--share", "0.004,0.0041"], 2, "differ by an item"),
         (["--method", "hubs", "--share", "0.1", "--items", "5"], 2, "got both"),
         (["--method", "hubs", "--items", "301"], 2, "plants at most 300 items"),
