@@ -55,8 +55,9 @@ class Clustered(Poisoning):
 
     knows:   queries, or the corpus alone, of which `sample` rows are taken for queries
     surface: what is clustered; auto: what more queries find vectors by, as the search ranks. Each
-        half of the queries makes such vectors, and the other half judges them by exact search;
-        where both reach as many, what ranks in the end is clustered
+        half of the queries makes such vectors, as many as are planted or one of two queries, and
+        the other half judges them by exact search; where both reach as many, what ranks in the end
+        is clustered
     rounds:  of assigning and averaging
     sample:  rows of the corpus
     """
@@ -83,8 +84,9 @@ class Clustered(Poisoning):
         for side, other in halves(len(points)):
             asked = other[:: max(1, len(other) // JUDGED)]
             judges = Judges.of(points[asked], seen, held=self.knows == "corpus")
+            tried = min(count, max(1, len(side) // 2))  # one query alone has one centre, by both
             for surface in reached:
-                made = self._clustered(points[side], side, surface, min(count, len(side)), seed)
+                made = self._clustered(points[side], side, surface, tried, seed)
                 reached[surface] += int(judges.finds(self.items(made, seen)).any(axis=0).sum())
         return replace(self, surface=max(reached, key=lambda surface: reached[surface]))
 

@@ -33,9 +33,10 @@ def halves(count: int) -> tuple[tuple[Places, Places], tuple[Places, Places]]:
 class Judges:
     """Q queries, and how near an item must come to be among their first 10 results.
 
-    queries: codes, and directions where floats rank
+    queries: their codes
     bits:    (Q,) Hamming distances of the documents that an item must come before: of the 10th, or
         of the last candidate where floats rank those that bits choose; None: floats rank all
+    directions: (Q,D) of length 1, where floats rank
     cosines: (Q,) of the 10th document by floats; None: codes rank
     """
 
@@ -71,9 +72,9 @@ class Judges:
 
     def finds(self, items: Vectors) -> Which:
         """(P,Q) which queries would have each item among their first 10, were it the only one."""
-        found = np.ones((len(items), len(self.queries)), bool)
+        near = np.ones((len(items), len(self.queries)), bool)
         if self.bits is not None:
-            found = distances(items.codes, self.queries) < self.bits
+            near = distances(items.codes, self.queries) < self.bits
         if self.directions is not None and self.cosines is not None:
-            found &= unit_rows(items.floats) @ self.directions.T > self.cosines
-        return found
+            near &= unit_rows(items.floats) @ self.directions.T > self.cosines
+        return near
