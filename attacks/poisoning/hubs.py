@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
@@ -81,14 +82,14 @@ class Clustered(Poisoning):
             return self
         points, _ = self._queries(seen, np.random.default_rng(seed))
         reached: dict[Surface, int] = dict.fromkeys((seen.ranks, "codes", "floats"), 0)
-        for side, other in halves(len(points)):
+        for side, other in halves(len(points)) if len(points) > 1 else ():
             asked = other[:: max(1, len(other) // JUDGED)]
             judges = Judges.of(points[asked], seen, held=self.knows == "corpus")
             tried = min(count, max(1, len(side) // 2))  # one query alone has one centre, by both
             for surface in reached:
                 made = self._clustered(points[side], side, surface, tried, seed)
                 reached[surface] += int(judges.finds(self.items(made, seen)).any(axis=0).sum())
-        return replace(self, surface=max(reached, key=lambda surface: reached[surface]))
+        return replace(self, surface=max(reached.items(), key=itemgetter(1))[0])
 
     def clusters(self, seen: Seen, count: int, seed: int) -> Clusters:
         """As many clusters as items, of known queries or of the corpus."""

@@ -51,7 +51,8 @@ class Judges:
 
         held: whether each query is a document itself, which does not count as its result
         """
-        corpus, others, first = seen.corpus, len(seen.corpus) - held, FIRST + held
+        corpus, others = seen.corpus, len(seen.corpus) - held
+        first = min(FIRST + held, len(corpus))
         if seen.ranks == "codes" or seen.candidates == FIRST:  # floats reorder what bits show
             far = neighbours(queries.codes, corpus.codes, first)[1]
             return cls(queries.codes, far[:, -1], None, None)

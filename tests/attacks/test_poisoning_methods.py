@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +186,11 @@ def test_the_corpus_alone_is_enough_to_know_what_is_asked() -> None:
     blind = Seen(what.known[:2], what.corpus, what.cut, 1.0, "codes")
     items = POISONINGS.create("hubs", {"knows": "corpus"}).plant(blind, 8, 0).vectors
     assert neighbours(what.known.codes, items.codes, 1)[1].mean() < 0.3 * 40
+    for ranks in ("codes", "floats"):
+        few = replace(blind, corpus=what.corpus[:10], ranks=ranks)
+        for sample in (1, 2, 10):
+            method = POISONINGS.create("hubs", {"knows": "corpus", "sample": sample})
+            assert len(method.plant(few, 1, 0).vectors) == 1
 
 
 def test_copies_lie_within_a_few_bits_of_what_is_found_most() -> None:
