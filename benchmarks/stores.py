@@ -6,10 +6,11 @@ other captions of their picture. Photographs of Flickr8k, 128 pixels a side, by 
 without equal embeddings; 2,000 of them ask, all others are documents. No document belongs to a
 photograph, so its answers are the 10 nearest by their floats, as in `advhash poison`.
 
-`hubs` plants 0.4 % of the documents, clustered in the space that ranks; the restarts of its k-means
-are the seeds. Each store is built once for all numbers of candidates; items are added to it, and
-removed before those of the next seed come. In `exact`, items clustered by codes and by floats stand
-beside each other for every number of candidates, whatever ranks.
+`hubs` plants 0.4 % of the documents, clustered by codes or by floats, as its known queries choose
+for each number of candidates; the restarts of its k-means are the seeds. Each store is built once
+for all numbers of candidates; items are added to it, and removed before those of the next seed
+come. In `exact`, items clustered by codes and by floats stand beside each other for every number of
+candidates, whatever the queries choose.
 
 The curve over the planted share and the table of defences are runs of `advhash poison` on the same
 captions, `exact` and sign bits. With defences, 1,000 more pictures ask, as probes: all rows of
@@ -47,7 +48,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
-from advhash.attacks.poisoning.base import Poisoning, Seen, Surface
+from advhash.attacks.poisoning.base import Seen, Surface
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import GradedPairs, float_neighbours
@@ -77,10 +78,8 @@ START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of 
 GROUPS = ("stores", "photographs", "surfaces", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
 QUANTISER_NAMES = ("sign", "mean", "median")
-CANDIDATES: dict[Surface, tuple[int, ...]] = {  # for each result, by what ranks
-    "codes": (0,),  # no rescoring
-    "floats": (3, 10),
-}
+CANDIDATES = (0, 3, 10)  # for each result; 0: no rescoring
+SURFACES: tuple[Surface, ...] = ("codes", "floats")
 FIRST = 10
 ENCODER = "timm:tf_efficientnet_lite0"  # of photographs
 QUERIES = 1_000  # known, as many unseen, and as many probes
@@ -113,10 +112,21 @@ GUARDS: dict[str, dict[str, Any]] = {
     "none, `attack.pairs=free`": {**FREE, **OPEN},
     "`--rotate`, `attack.pairs=free`": {"rotate": True, **FREE, **OPEN},
 }
-DEFENCES = {
-    f"{guard} | {name}": {**stage, **tables}
-    for guard, tables in GUARDS.items()
-    for name, stage in STAGES.items()
+LENGTHS = (64, 128, 256, 768)  # bits of `lsh`, beside the 384 of `sign`
+DEFENCES: dict[str, dict[str, Any]] = {
+    **{
+        f"{guard} | {name}": {**stage, **tables}
+        for guard, tables in GUARDS.items()
+        for name, stage in STAGES.items()
+    },
+    **{
+        f"`--quantise lsh --bits {bits}` | bits alone": {
+            "quantise": {"name": "lsh"},
+            "bits": bits,
+            **OPEN,
+        }
+        for bits in LENGTHS
+    },
 }
 KEPT = ("documents", "gate", "cap", "turned_away", "shares")
 
@@ -203,19 +213,40 @@ class Corpus:
         return cls(*(quantised(floats[side], cut) for side in (documents, known, unseen)), own, cut)
 
     def hubs(self, count: int, restarts: int) -> dict[Surface, list[Vectors]]:
-        """What is planted where codes rank and where floats do, for each restart."""
-        method: Poisoning = POISONINGS.create("hubs")
-        seeds = [derive_seed(restart, "planted") for restart in range(restarts)]
-        surfaces: tuple[Surface, ...] = ("codes", "floats")
+        """What is planted clustered by codes and by floats, for each restart."""
+        seen = Seen(self.known, self.documents, self.cut, 1.0, "codes")
         return {
-            ranks: [
-                method.plant(
-                    Seen(self.known, self.documents, self.cut, 1.0, ranks), count, seed
-                ).vectors
-                for seed in seeds
+            surface: [
+                POISONINGS.create("hubs", {"surface": surface}).plant(seen, count, seed).vectors
+                for seed in planting_seeds(restarts)
             ]
-            for ranks in surfaces
+            for surface in SURFACES
         }
+
+    def chosen(self, count: int, restarts: int) -> dict[int, list[Surface]]:
+        """What `hubs` clusters by default, for each number of candidates and each restart."""
+        return {
+            candidates: [
+                POISONINGS.create("hubs")
+                .settled(
+                    Seen(
+                        *(self.known, self.documents, self.cut, 1.0),
+                        "floats" if candidates else "codes",
+                        candidates=FIRST * candidates or None,
+                    ),
+                    count,
+                    seed,
+                )
+                .surface
+                for seed in planting_seeds(restarts)
+            ]
+            for candidates in CANDIDATES
+        }
+
+
+def planting_seeds(restarts: int) -> list[int]:
+    """Of the method, for each restart."""
+    return [derive_seed(restart, "planted") for restart in range(restarts)]
 
 
 def found(served: Served, asked: Vectors, candidates: int) -> npt.NDArray[np.int64]:
@@ -232,12 +263,12 @@ def measure(
     corpus: Corpus,
     hubs: dict[Surface, list[Vectors]],
     store: str,
-    candidates_of: dict[Surface, tuple[int, ...]],
+    chosen: dict[int, list[Surface]],
 ) -> dict[str, Any]:
     """Figures of every number of candidates.
 
     hubs: items of each restart, by what they are clustered by
-    candidates_of: the numbers of candidates that each of these is tried with, all different
+    chosen: for each number of candidates, which of these are planted at each restart
     """
     rows, count = len(corpus.documents), len(next(iter(hubs.values()))[0])
     items = rows + np.arange(count)
@@ -246,16 +277,15 @@ def measure(
     with Served({"name": store}, [{"name": "float"}]) as served:
         served.add(np.arange(rows), corpus.documents)
         recall = store_recall(served.store, corpus.unseen, corpus.documents)
-        clean = {
-            candidates: found(served, asked, candidates)
-            for each in candidates_of.values()
-            for candidates in each
-        }
-        after: dict[int, list[Any]] = {candidates: [] for candidates in clean}
-        for ranks, sets in hubs.items():
-            for planted in sets:
+        clean = {candidates: found(served, asked, candidates) for candidates in chosen}
+        after: dict[int, list[Any]] = {candidates: [] for candidates in chosen}
+        for surface, sets in hubs.items():
+            for restart, planted in enumerate(sets):
+                mine = [each for each, surfaces in chosen.items() if surfaces[restart] == surface]
+                if not mine:
+                    continue
                 served.add(items, planted)
-                for candidates in candidates_of[ranks]:
+                for candidates in mine:
                     ids = found(served, corpus.unseen, candidates)
                     after[candidates].append(judge(ids, items, corpus.own))
                 served.remove(items)
@@ -276,6 +306,7 @@ def measure(
         cells[str(candidates)] = {name: vars(metric) for name, metric in metrics.items()}
     return {
         "items": count,
+        "surfaces": {str(candidates): surfaces for candidates, surfaces in chosen.items()},
         "recall": float(recall.mean()),
         "parameters": parameters,
         "cells": cells,
@@ -429,14 +460,23 @@ def tables(stored: dict[str, Any]) -> str:
             _grid(cells, REACHED),
             f"Recall of own answers, {answers}, before / after:",
             _grid(cells, ("own_recall10_before", "own_recall10_after")),
+            "What `hubs` clusters by, as its known queries choose, of so many restarts:",
+            _table(
+                "quantiser | bits alone | floats, ×3 | floats, ×10",
+                [
+                    [quantise, *map(_times, cells[f"{quantise} exact"]["surfaces"].values())]
+                    for quantise in QUANTISER_NAMES
+                    if f"{quantise} exact" in cells
+                ],
+            ),
         ]
     if stored["surfaces"]:
         parts += [
             "### Clustered by codes or by floats",
-            "The same items and queries in `exact`, whatever ranks: by default `hubs` clusters by "
-            "codes where bits rank and by floats where these rescore; `attack.surface=codes` and "
-            "`floats` choose. Unseen queries with a planted item among their first 10 / with one "
-            "of as many natural hubs / the difference, paired by query:",
+            "The same queries in `exact`, with items of `attack.surface=codes` and of "
+            "`attack.surface=floats`, whatever the known queries choose. Unseen queries with a "
+            "planted item among their first 10 / with one of as many natural hubs / the "
+            "difference, paired by query:",
             _table(
                 "what | quantiser | clustered by | bits alone | floats, ×3 | floats, ×10",
                 [
@@ -458,10 +498,10 @@ def tables(stored: dict[str, Any]) -> str:
             "### Defences",
             f"`exact`, sign bits, hubs at {100 * stored['share']:g} % of {documents:,} documents, "
             "3 restarts. 1,000 more pictures ask as probes in every row, so that all rows but "
-            "those of a rotation differ by the defence alone. Refused are planted "
+            "those of a rotation and of `lsh` differ by the defence alone. Refused are planted "
             "items, as a mean over restarts; turned away are clean documents that go through the "
             "defence as new items do, and the cost is what recall of own answers loses by that "
-            "without any attack.",
+            "without any attack; what other bits cost is the difference of own answers before.",
             _defences(stored["defences"]),
         ]
     if "adapters" in stored:
@@ -480,6 +520,12 @@ def tables(stored: dict[str, Any]) -> str:
             f"{one['peak_mib']:.0f} MiB at most."
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _times(surfaces: list[str]) -> str:
+    """ "codes 3", or "codes 2, floats 1"."""
+    counts = {surface: surfaces.count(surface) for surface in SURFACES}
+    return ", ".join(f"{surface} {count}" for surface, count in counts.items() if count)
 
 
 def _table(heads: str, rows: list[list[str]]) -> str:
@@ -511,6 +557,7 @@ def _curve(curve: dict[str, Any]) -> str:
         [
             f"{at['items']} ({100 * at['share']:.2g} %)",
             stage,
+            _times(at["surfaces"]),
             *(_percent(at["metrics"][name]) for name in CURVES),
             *(
                 _percent(at["metrics"][name])
@@ -521,7 +568,8 @@ def _curve(curve: dict[str, Any]) -> str:
         for at in record["shares"]
     ]
     return _table(
-        "items | search | planted | natural hubs | random | planted above natural hubs | "
+        "items | search | clustered by | planted | natural hubs | random | "
+        "planted above natural hubs | "
         "own answers after",
         rows,
     )
@@ -538,10 +586,14 @@ def _defences(defences: dict[str, Any]) -> str:
                 *key.split(" | "),
                 f"{sum(at['refused']) / len(at['refused']):.3g} of {at['items']}",
                 f"{record['turned_away']:,}",
+                _times(at["surfaces"]),
                 *(_percent(metrics[name]) for name in DEFENDED),
             ]
         )
-    heads = "defence | search | refused | turned away | planted | own answers before | after | cost"
+    heads = (
+        "defence | search | refused | turned away | clustered by | planted | own answers before | "
+        "after | cost"
+    )
     return _table(heads, rows)
 
 
@@ -651,10 +703,11 @@ def _measure_stores(
             continue
         corpus = Corpus.of(embedded_once(make, given.data), quantise)
         stored.setdefault("documents", {})[group] = len(corpus.documents)
-        hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
+        planted = (round(given.share * len(corpus.documents)), given.restarts)
+        hubs, chosen = corpus.hubs(*planted), corpus.chosen(*planted)
         for store in missing:
             began = time.process_time()
-            cell = measure(corpus, hubs, store, CANDIDATES)
+            cell = measure(corpus, hubs, store, chosen)
             cells[f"{quantise} {store}"] = cell
             print(group, quantise, store, cell["recall"], time.process_time() - began, flush=True)
             keep()
@@ -664,14 +717,14 @@ def _measure_surfaces(
     make: Callable[[Path], Embedded], given: Any, stored: dict[str, Any], keep: Any
 ) -> None:
     """Items clustered by codes and by floats, each with every number of candidates."""
-    every = tuple(candidates for each in CANDIDATES.values() for candidates in each)
     for quantise in given.quantisers:
         if f"{make.__name__} {quantise} floats" in stored["surfaces"]:
             continue
         corpus = Corpus.of(embedded_once(make, given.data), quantise)
         hubs = corpus.hubs(round(given.share * len(corpus.documents)), given.restarts)
-        for surface, sets in hubs.items():
-            cells = measure(corpus, {surface: sets}, "exact", {surface: every})["cells"]
+        for surface in hubs:
+            fixed = {candidates: [surface] * given.restarts for candidates in CANDIDATES}
+            cells = measure(corpus, hubs, "exact", fixed)["cells"]
             stored["surfaces"][f"{make.__name__} {quantise} {surface}"] = cells
             print(make.__name__, quantise, surface, flush=True)
         keep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,12 +48,14 @@ class AtShare(Part):
     refused, dropped: of each seed, items that a gate or a collapse of near-duplicates kept out, and
         documents that were dropped for them
     natural_refused: natural hubs that the defences would not hold; None: there are none
+    surfaces: of each seed, what the queries were clustered by; []: nothing was clustered
     """
 
     items: int
     share: float
     refused: list[int]
     dropped: list[int]
+    surfaces: list[Literal["codes", "floats"]] = Field(default_factory=list)
     natural_refused: int | None = None
     metrics: dict[str, Metric]
 
@@ -111,6 +114,14 @@ class PoisonRecord(Document):
         """The store and the rescorers behind it: "faiss-ivf, float ×10"."""
         stages = (f"{stage['name']} ×{stage['multiplier']}" for stage in self.rescore)
         return ", ".join([str(self.store["name"]), *stages])
+
+    @property
+    def clustered_by(self) -> str:
+        """What queries were clustered by, over shares and seeds: "codes", "codes 2×, floats 1×"."""
+        times = Counter(surface for at in self.shares for surface in at.surfaces)
+        if len(times) < 2:
+            return "".join(times)
+        return ", ".join(f"{surface} {count}×" for surface, count in sorted(times.items()))
 
 
 def verdicts(record: PoisonRecord) -> list[str]:
@@ -278,6 +289,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
         ("Embeddings", record.source),
         ("Attack", f"{record.attack['name']}: {record.summary}"),
         ("Store", record.served_by),
+        *([("Queries clustered by", record.clustered_by)] if record.clustered_by else []),
         *([("Budget", record.budget)] if record.budget else []),
     ]
     return Chapter(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ class Seen:
     length: of the embeddings
     ranks:  what the first results are ranked by: codes, or floats that are rescored or stored
     inputs: what vectors were made of; None: nobody knows
+    candidates: documents of each query that bits choose for floats to rank; None: floats rank all,
+        or codes rank
     """
 
     known: Vectors
@@ -65,6 +67,7 @@ class Seen:
     length: float
     ranks: Surface
     inputs: Inputs | None = None
+    candidates: int | None = None
 
     def vectors(self, floats: Floats) -> Vectors:
         """What encoder and quantiser make of embeddings (N,D)."""
@@ -79,10 +82,12 @@ class Planted:
 
     vectors: as the store gets them
     inputs:  what they were made of, an (3,H,W) uint8 picture or (L,) characters each; () of vectors
+    surface: what queries were clustered by; None: nothing was clustered
     """
 
     vectors: Vectors
     inputs: tuple[Tensor, ...] = ()
+    surface: Surface | None = None
 
 
 class Poisoning(ABC):
@@ -110,6 +115,10 @@ class Poisoning(ABC):
         self, victim: HashVictim, modality: Modality, budget: Budget
     ) -> None:
         """Raise UsageError for a victim or a budget that its inputs cannot be made with."""
+
+    def settled(self, seen: Seen, count: int, seed: int) -> Self:
+        """The method with what it leaves to the known queries chosen, for `count` items."""
+        return self
 
     @abstractmethod
     def plant(self, seen: Seen, count: int, seed: int) -> Planted:

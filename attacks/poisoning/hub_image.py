@@ -33,12 +33,14 @@ class HubImage(Clustered):
     of the cluster, and descends their mean distance. The store gets it as a file, whose loss the
     descent passes through.
 
-    knows, surface, rounds, sample: see `Clustered`
+    knows, surface, rounds, sample: see `Clustered`, whose vectors stand for pictures where a
+        surface is chosen
     steps, step: of the descent, see `GradientAttack`
     file:        the channel that the picture comes through, e.g. jpeg75; "": none
 
     Deviations:
-    - where bits rank, the mean distance is one of bits, by their soft codes; the source has cosines
+    - where codes are clustered, the mean distance is one of bits, by their soft codes; the source
+      has cosines
     - one picture for each of several clusters, where the source has one for all queries
     - pictures are files: the descent passes through what a file loses
     """
@@ -92,7 +94,7 @@ class HubImage(Clustered):
             with torch.no_grad():
                 floats.append(embeds.relax(image.to(embeds.device), "image").cpu())
             pictures.append((255 * image[0]).round().to(torch.uint8).cpu())
-        return Planted(seen.vectors(torch.cat(floats).numpy()), tuple(pictures))
+        return Planted(seen.vectors(torch.cat(floats).numpy()), tuple(pictures), made.surface)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

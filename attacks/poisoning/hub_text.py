@@ -38,13 +38,14 @@ class HubText(Clustered):
     any place, for another; the best of them are embedded, and the texts that are nearest to all
     queries of the cluster, old and new ones, are the next beam. It ends where no new text enters.
 
-    knows, surface, rounds, sample: see `Clustered`
+    knows, surface, rounds, sample: see `Clustered`, whose vectors stand for texts where a surface
+        is chosen
     candidates: exchanges of a text, the best to first order, that are embedded at each step
     beam:       texts that are kept
     steps:      at most
 
     Deviations:
-    - the objective is the mean distance in the space that ranks, where the source has inner
+    - the objective is the mean distance in the space that is clustered, where the source has inner
       products: bits for codes, cosines for floats
     - all words of a text compete for each exchange, where the source draws one, and several texts
       are kept, where it keeps the best
@@ -97,7 +98,7 @@ class HubText(Clustered):
         kept = as_characters([_shortened(inputs.victim, text, length) for text in texts], width)
         with torch.no_grad():
             floats = cast(Encoded, inputs.victim).embedded(kept, "text")
-        return Planted(seen.vectors(floats.cpu().numpy()), tuple(kept))
+        return Planted(seen.vectors(floats.cpu().numpy()), tuple(kept), made.surface)
 
     def _begun(self, made: Clusters, pull: Pull, inputs: Inputs) -> list[list[str]]:
         """Texts of the words of each cluster's queries, from the nearest on, the next one on …"""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,18 @@ from advhash.attacks.poisoning.base import (
     Surface,
     vectors_of_codes,
 )
+from advhash.attacks.poisoning.judges import Judges, halves
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.registry import POISONINGS
 
+JUDGED = 1000  # known queries that judge, where there are twice as many and more
+
 
 @dataclass(frozen=True)
 class Clusters:
-    """N points in clusters, in the space that ranks.
+    """N points in clusters.
 
     rows:    (N,) of the known queries, or of the corpus
     points:  their vectors
@@ -51,8 +55,10 @@ class Clustered(Poisoning):
     under the cosine: k-means++ begins both, and both have the same rounds.
 
     knows:   queries, or the corpus alone, of which `sample` rows are taken for queries
-    surface: what is clustered; auto: what the search ranks by in the end. Where bits choose the
-        candidates, `codes` may reach more: the code of a mean direction can lie far from all
+    surface: what is clustered; auto: what more queries find vectors by, as the search ranks. Each
+        half of the queries makes such vectors, as many as are planted or one of two queries, and
+        the other half judges them by exact search; where both reach as many, what ranks in the end
+        is clustered
     rounds:  of assigning and averaging
     sample:  rows of the corpus
     """
@@ -71,21 +77,52 @@ class Clustered(Poisoning):
     def most(self, known: int, documents: int, own: int) -> int:
         return known if self.knows == "queries" else min(self.sample, documents)
 
+    def settled(self, seen: Seen, count: int, seed: int) -> Self:
+        if self.surface != "auto":
+            return self
+        points, _ = self._queries(seen, np.random.default_rng(seed))
+        reached: dict[Surface, int] = dict.fromkeys((seen.ranks, "codes", "floats"), 0)
+        for side, other in halves(len(points)) if len(points) > 1 else ():
+            asked = other[:: max(1, len(other) // JUDGED)]
+            judges = Judges.of(points[asked], seen, held=self.knows == "corpus")
+            tried = min(count, max(1, len(side) // 2))  # one query alone has one centre, by both
+            for surface in reached:
+                made = self._clustered(points[side], side, surface, tried, seed)
+                reached[surface] += int(judges.finds(self.items(made, seen)).any(axis=0).sum())
+        return replace(self, surface=max(reached.items(), key=itemgetter(1))[0])
+
     def clusters(self, seen: Seen, count: int, seed: int) -> Clusters:
         """As many clusters as items, of known queries or of the corpus."""
+        points, rows = self._queries(seen, np.random.default_rng(seed))
+        surface = self.settled(seen, count, seed).surface
+        return self._clustered(points, rows, cast(Surface, surface), count, seed)
+
+    def items(self, made: Clusters, seen: Seen) -> Vectors:
+        """A vector for each centre, of the length of embeddings."""
+        if not isinstance(made.centres, HashCodes):
+            return seen.vectors(np.asarray(seen.length * made.centres, np.float32))
+        begun = _means(unit_rows(made.points.floats), made.places, len(made.centres))
+        return seen.vectors(vectors_of_codes(made.centres, begun, seen.cut, seen.length))
+
+    def _queries(self, seen: Seen, generator: np.random.Generator) -> tuple[Vectors, Places]:
+        """What is clustered, and its rows of the known queries or of the corpus."""
+        if self.knows == "queries":
+            return seen.known, np.arange(len(seen.known))
+        rows = np.sort(generator.permutation(len(seen.corpus))[: self.sample])
+        return seen.corpus[rows], rows
+
+    def _clustered(
+        self, points: Vectors, rows: Places, surface: Surface, count: int, seed: int
+    ) -> Clusters:
         generator = np.random.default_rng(seed)
-        points, rows = seen.known, np.arange(len(seen.known))
-        if self.knows == "corpus":
-            rows = np.sort(generator.permutation(len(seen.corpus))[: self.sample])
-            points = seen.corpus[rows]
-        if (seen.ranks if self.surface == "auto" else self.surface) == "codes":
+        if surface == "codes":
             codes, places = code_centres(points.codes, count, self.rounds, generator)
             return Clusters(rows, points, places, codes)
         means = float_centres(points.floats, count, self.rounds, generator)
         return Clusters(rows, points, (unit_rows(points.floats) @ means.T).argmax(axis=1), means)
 
 
-@POISONINGS.register("hubs", source="k-means over known queries, in the space that ranks")
+@POISONINGS.register("hubs", source="k-means over known queries, by codes or by floats")
 @dataclass(kw_only=True)
 class Hubs(Clustered):
     """The centres of clusters of known queries, which unseen queries of their kind find.
@@ -105,20 +142,21 @@ class Hubs(Clustered):
     def free_pairs(self) -> bool:
         return self.pairs == "free"
 
+    def items(self, made: Clusters, seen: Seen) -> Vectors:
+        if not self.free_pairs:
+            return super().items(made, seen)
+        if isinstance(made.centres, HashCodes):
+            majority, count = made.centres, len(made.centres)
+            directions = _means(unit_rows(made.points.floats), made.places, count)
+        else:
+            directions, own = made.centres, super().items(made, seen).codes
+            majority = majorities(made.points.codes, made.places, len(own), own)
+        floats = np.asarray(seen.length * directions, np.float32)
+        return Vectors(majority, floats, majority.signs())
+
     def plant(self, seen: Seen, count: int, seed: int) -> Planted:
         made = self.clusters(seen, count, seed)
-        codes = made.points.codes
-        if not isinstance(made.centres, HashCodes):
-            items = seen.vectors(np.asarray(seen.length * made.centres, np.float32))
-            if not self.free_pairs:
-                return Planted(items)
-            majority = majorities(codes, made.places, count, items.codes)
-            return Planted(Vectors(majority, items.floats, majority.signs()))
-        begun = _means(unit_rows(made.points.floats), made.places, count)
-        if self.free_pairs:
-            floats = np.asarray(seen.length * begun, np.float32)
-            return Planted(Vectors(made.centres, floats, made.centres.signs()))
-        return Planted(seen.vectors(vectors_of_codes(made.centres, begun, seen.cut, seen.length)))
+        return Planted(self.items(made, seen), surface=made.surface)
 
 
 @POISONINGS.register("centroid", source="the published one-vector form of hubness attacks")

@@ -17,7 +17,7 @@ from advhash.victims.encoders.encoded import Encoded
 
 @dataclass(frozen=True)
 class Pull:
-    """How near items are to the queries of their clusters, in the space that ranks.
+    """How near items are to the queries of their clusters, by codes or by floats.
 
     means:   (P,W) of each item's queries: means of their ±1 codes, or of their unit embeddings
     surface: codes or floats

@@ -124,6 +124,10 @@ def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
     assert value(body, "store_recall_at_10") == 1
     page = Path("run/report.html").read_text("utf-8")
     assert "Found by unseen queries" in page
+    chosen = [*few["surfaces"], *many["surfaces"]]
+    assert len(chosen) == 4
+    assert set(chosen) <= {"codes", "floats"}
+    assert "clustered by " + ("codes" if set(chosen) == {"codes"} else "") in page
     assert "natural hubs" in page
     code, again, _ = command(
         capsys, "poison", "--config", "run/config.toml", "-q", "--json", "--out", "again"
@@ -135,7 +139,7 @@ def test_hubs_are_found_above_their_controls_and_more_of_them_more_often(
 def test_rescoring_by_floats_gives_back_what_bits_took(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The attacker knows what ranks, and clusters in that space."""
+    """The attacker knows what ranks, and clusters what reaches more by it."""
     found = {}
     for name, more in (
         ("bits", []), ("rescored", ["--rescore", "float,multiplier=20"]),
@@ -145,6 +149,23 @@ def test_rescoring_by_floats_gives_back_what_bits_took(
         found[name] = value(body, "own_recall10_before")
         assert value(body, "planted_top10_over_random") > 0.1
     assert found["bits"] < found["rescored"] <= found["floats"] == 1
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ({}, ("codes", None)),
+        ({"store": {"name": "float"}}, ("floats", None)),
+        ({"rescore": [{"name": "asymmetric"}]}, ("codes", None)),
+        ({"rescore": [{"name": "float"}]}, ("floats", 100)),
+        ({"rescore": [{"name": "asymmetric", "multiplier": 9}, {"name": "int8", "multiplier": 4}]},
+         ("floats", 40)),
+    ],
+)  # fmt: skip
+def test_the_attacker_knows_what_ranks_and_how_many_candidates(
+    search: dict[str, Any], expected: tuple[str, int | None]
+) -> None:
+    assert material.surface(PoisonConfig.build({"attack": {"name": "hubs"}, **search})) == expected
 
 
 def test_known_queries_of_their_own_file_and_numbers_that_say_what_answers(
@@ -180,11 +201,13 @@ def test_copies_take_the_place_of_their_originals_where_the_last_one_is_kept(
 def test_a_gate_refuses_hubs_and_says_what_it_costs(
     files: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gate = ["--method", "hubs", "--items", "12", "--gate", "0.01"]
+    gate = [
+        *("--method", "hubs", "--items", "12", "--set", "attack.surface=codes", "--gate", "0.01"),
+    ]
     blind = document(capsys, *gate, "--set", "gate.adaptive=false", "--out", "blind")
     knowing = document(capsys, *gate, "--out", "knowing")
     none = document(
-        capsys, *gate[:4], "--known-queries", "200", "--unseen-queries", "200", "--out", "none"
+        capsys, *gate[:6], "--known-queries", "200", "--unseen-queries", "200", "--out", "none"
     )
     assert (blind["known"], blind["unseen"]) == (200, 200)  # as many probe for the gate
     assert blind["shares"][0]["refused"][0] > 3
@@ -273,8 +296,10 @@ def test_codes_are_embeddings_of_their_signs(
 @pytest.mark.parametrize(
     ("more", "number", "message"),
     [
-        (["--method", "hubs", "--share", "0"], 2, "greater than 0"),
-        (["--method", "hubs", "--share", "1.5"], 2, "less than or equal to 1"),
+        (["--method", "hubs", "--share", "0"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--share", "0.1,1.5"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--share", "few"], 2, "--share: expected shares above 0"),
+        (["--method", "hubs", "--keep", "first"], 2, "expected --collapse BITS as well"),
         (["--method", "hubs", "--share", "0.004,0.0041"], 2, "differ by an item"),
         (["--method", "hubs", "--share", "0.1", "--items", "5"], 2, "got both"),
         (["--method", "hubs", "--items", "301"], 2, "plants at most 300 items"),

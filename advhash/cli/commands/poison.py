@@ -62,8 +62,10 @@ def print_poison(record: PoisonRecord | Record, every: bool) -> None:
 def _attack(values: dict[str, Any]) -> str | None:
     """`attack` where the method is `targeted`: its tables become those of `attack --poison`.
 
-    Raises UsageError.
+    Raises UsageError, of `--keep` without `--collapse` too.
     """
+    if "within" not in values.get("collapse", {"within": None}):
+        raise UsageError("--keep says which near-duplicate stays: expected --collapse BITS as well")
     if values["attack"]["name"] != TARGETED:
         if "method" in values["attack"]:
             raise UsageError(
@@ -87,6 +89,20 @@ def _attack(values: dict[str, Any]) -> str | None:
         protocol["query_modality"] = modality
     values["protocol"] = {"poison": items, **protocol, **values.get("protocol", {})}
     return "attack"
+
+
+def _shares(text: str) -> list[float]:
+    """Shares that commas part. Raises UsageError."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise UsageError(
+            "--share: expected shares above 0 and up to 1, such as 0.004 or 0.001,0.01, got "
+            f"{text!r}"
+        )
+    return shares
 
 
 @experiment("poison", show=print_poison, required=("attack",), alias=_attack)
@@ -215,6 +231,6 @@ def poison(
     documents and natural hubs stand beside the planted items; own answers before and after.
     """
     return {
-        "share": None if share is None else share.split(","),
+        "share": None if share is None else _shares(share),
         **search_tables(store, rescore, allow_superuser),
     }

@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
-from advhash.attacks.poisoning.base import Floats, Places, Planted, Poisoning, Seen
+from advhash.attacks.poisoning.base import Places, Planted, Poisoning, Seen
+from advhash.attacks.poisoning.judges import Judges, Which, halves
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import float_neighbours
-from advhash.codes.vectors import Vectors, unit_rows
-from advhash.stores.admission import FIRST, Gate
+from advhash.codes.vectors import Vectors
+from advhash.stores.admission import Gate
 
 LOTS = (1, 2, 4, 8)  # items that are made for each that is planted
 CAUTION = (math.inf, 1.0, 0.75, 0.5)  # of the threshold of a gate that items are chosen by
 UNAWARE = (1, math.inf)  # what one plants who knows nothing of a gate
-Which = npt.NDArray[np.bool_]
 Fit = Callable[[HashCodes], Gate]
 
 
@@ -38,17 +36,17 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
     fit:  the gate of the store's rule with some queries as its probes
     most: items that the method can make at most
     """
-    rows = np.arange(len(seen.known))
+    method = method.settled(seen, count, seed)
     reached: dict[tuple[int, float], list[Which]] = {}
     refused = 0  # of those that are made without knowing of a gate
-    for side, other in ((rows[::2], rows[1::2]), (rows[1::2], rows[::2])):
+    for side, other in halves(len(seen.known)):
         half = _with(seen, side)
         mine, judge = Known.of(half, fit), Known.of(_with(seen, other), fit)
         for times in LOTS:
-            if times > 1 and times * count > min(most, len(rows) // 2):
+            if times > 1 and times * count > min(most, len(seen.known) // 2):
                 break
             items = method.plant(half, min(times * count, len(side)), seed).vectors
-            judged = judge.finds(items)
+            judged = judge.judges.finds(items)
             hit = judge.gate.refuses(items.codes)
             refused += int(hit.sum()) if times == 1 else 0
             judged[hit] = False
@@ -62,45 +60,29 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
     items_made = method.plant(seen, times * count, seed)
     chosen = Known.of(seen, fit).chosen(items_made.vectors, count, caution)
     inputs = tuple(items_made.inputs[row] for row in chosen.tolist() if items_made.inputs)
-    return Planted(items_made.vectors[chosen], inputs)
+    return Planted(items_made.vectors[chosen], inputs, items_made.surface)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Q queries that items are tried by.
+    """Known queries that items are tried by.
 
-    gate:  the store's rule with these as its probes
-    floats, tenth: (Q,D) and (Q,) their directions and the cosines of their 10th documents, where
-        floats rank; None: codes do
+    gate: the store's rule with these as its probes
     """
 
     gate: Gate
-    floats: Floats | None = None
-    tenth: Floats | None = None
+    judges: Judges
 
     @classmethod
     def of(cls, seen: Seen, fit: Fit) -> Self:
         """The known queries among the documents of the corpus."""
-        gate = fit(seen.known.codes)
-        if seen.ranks == "codes":
-            return cls(gate)
-        floats, corpus = unit_rows(seen.known.floats), unit_rows(seen.corpus.floats)
-        nearest = float_neighbours(floats, corpus, FIRST)
-        of_query = np.repeat(np.arange(len(floats)), np.diff(nearest.starts))
-        cosines = (floats[of_query] * corpus[nearest.rows]).sum(axis=1)
-        return cls(gate, floats, np.minimum.reduceat(cosines, nearest.starts[:-1]))
-
-    def finds(self, items: Vectors) -> Which:
-        """(P,Q) which queries would have each item among their first 10, by what ranks."""
-        if self.floats is None or self.tenth is None:
-            return self.gate.finds(items.codes)
-        return np.asarray(unit_rows(items.floats) @ self.floats.T > self.tenth)
+        return cls(fit(seen.known.codes), Judges.of(seen.known, seen))
 
     def chosen(self, items: Vectors, count: int, caution: float) -> Places:
         """Rows of `count` items: those that pass by the queries that each adds, then others."""
         allowed = caution * max(self.gate.threshold, 1.0)
         passes = self.gate.finds(items.codes).sum(axis=1) <= allowed
-        return _chosen(self.finds(items), passes, count)
+        return _chosen(self.judges.finds(items), passes, count)
 
 
 def _strongest(reached: dict[tuple[int, float], Which]) -> tuple[int, float]:

@@ -94,7 +94,7 @@ class Material:
         real = torch.from_numpy(rows.real) @ self.rotation
         return Vectors(HashCodes.from_relaxed(real), rows.floats, real.numpy())
 
-    def seen(self, ranks: Surface, budget: Budget | None) -> Seen:
+    def seen(self, config: PoisonConfig, budget: Budget | None) -> Seen:
         """What the attacker knows. budget: of an input; None: vectors are planted."""
         inputs = None
         if budget is not None:
@@ -108,7 +108,8 @@ class Material:
                 data.validation,
                 budget,
             )
-        return Seen(self.known, self.documents, self.cut, self.length, ranks, inputs)
+        ranks, candidates = surface(config)
+        return Seen(self.known, self.documents, self.cut, self.length, ranks, inputs, candidates)
 
 
 def drawn(
@@ -184,13 +185,16 @@ def _directions(rows: Floats) -> npt.NDArray[np.bytes_]:
     return np.array([hashlib.sha256(row.tobytes()).digest() for row in units])
 
 
-def surface(config: PoisonConfig) -> Surface:
-    """What the first results are ranked by in the end."""
-    from advhash.registry import STORES
+def surface(config: PoisonConfig) -> tuple[Surface, int | None]:
+    """What the first results are ranked by in the end, and of how many candidates, see `Seen`."""
+    from advhash.registry import RESCORERS, STORES
 
-    floats = STORES.describe(config.store.name).fact("holds") == "floats"
-    last = config.rescore[-1].name if config.rescore else ""
-    return "floats" if floats or last in ("float", "int8") else "codes"
+    if STORES.describe(config.store.name).fact("holds") == "floats":
+        return "floats", None
+    if not config.rescore or config.rescore[-1].name not in ("float", "int8"):
+        return "codes", None
+    last = config.rescore[-1]
+    return "floats", FIRST * RESCORERS.create(last.name, last.settings).multiplier
 
 
 # ---- embeddings in files, or of a data set

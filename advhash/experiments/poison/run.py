@@ -40,7 +40,6 @@ from advhash.experiments.poison.material import (
     quantiser_of,
     read,
     sides,
-    surface,
 )
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -148,7 +147,7 @@ class PlantedSearch:
         material: Material = place.part(self.material)
         method = method_of(self.config)
         search, documents = search_of(self.config), material.stored(material.documents)
-        seen = material.seen(surface(self.config), budget_of(self.config, method))
+        seen = material.seen(self.config, budget_of(self.config, method))
         own = 0 if seen.inputs is None else len(seen.inputs.own)
         most = method.most(len(seen.known), len(documents), own)
         expect_plantable(self.config, method, self.items, most)
@@ -178,6 +177,7 @@ class PlantedSearch:
             {
                 "refused": int(refused.sum()),
                 "dropped": len(dropped),
+                "surface": items.surface,
                 "samples": samples,
                 "seconds": {
                     "plant": planted - began,
@@ -548,6 +548,7 @@ def figures_of_shares(plan: PoisonPlan, results: Sequence[Result]) -> list[AtSha
                 share=count / documents,
                 refused=[result.document["refused"] for result in done],
                 dropped=[result.document["dropped"] for result in done],
+                surfaces=[surface for result in done if (surface := result.document["surface"])],
                 natural_refused=None if turned_away is None else int(turned_away[hubs].sum()),
                 metrics=metrics,
             )
