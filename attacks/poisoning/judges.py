@@ -13,10 +13,10 @@ from advhash.codes.hamming import distances, neighbours
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import float_neighbours
 from advhash.codes.vectors import Vectors, unit_rows
-from advhash.stores.admission import FIRST
-from advhash.stores.rescoring import FloatRescorer
 
 Which = npt.NDArray[np.bool_]
+FIRST = 10  # results that a query looks at
+BLOCK = 256  # queries whose candidates are in memory at a time
 
 
 def halves(count: int) -> tuple[tuple[Places, Places], tuple[Places, Places]]:
@@ -65,10 +65,13 @@ class Judges:
             return cls(queries.codes, None, units, tenth)
         rows, far = neighbours(queries.codes, corpus.codes, seen.candidates + held)
         rows = rows[:, :-1]  # an item that is a candidate takes the place of the last one
-        rescorer = FloatRescorer()
-        chosen, places = np.unique(rows, return_inverse=True)
-        kept = rescorer.keep(corpus[chosen])
-        near = np.sort(rescorer.similarities(queries, kept, places.reshape(rows.shape)), axis=1)
+        near = np.concatenate(
+            [
+                _cosines(units[start : start + BLOCK], corpus, rows[start : start + BLOCK])
+                for start in range(0, len(rows), BLOCK)
+            ]
+        )
+        near.sort(axis=1)
         return cls(queries.codes, far[:, -1], units, near[:, -first])
 
     def finds(self, items: Vectors) -> Which:
@@ -79,3 +82,10 @@ class Judges:
         if self.directions is not None and self.cosines is not None:
             near &= unit_rows(items.floats) @ self.directions.T > self.cosines
         return near
+
+
+def _cosines(units: Floats, corpus: Vectors, rows: Places) -> Floats:
+    """(Q,C) of queries (Q,D) of length 1 and the documents that `rows` (Q,C) name for each."""
+    chosen, places = np.unique(rows, return_inverse=True)
+    near = units @ unit_rows(corpus.floats[chosen]).T
+    return np.asarray(np.take_along_axis(near, places.reshape(rows.shape), axis=1))

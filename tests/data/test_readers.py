@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import md5
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -1308,12 +1309,12 @@ def test_openmoji_knows_its_words_and_texts() -> None:
 def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    class Pool(image_rows.ThreadPoolExecutor):
+    class Pool(ThreadPool):
         def __init__(self, workers: int) -> None:
             asked.append(workers)
             super().__init__(workers)
 
-    monkeypatch.setattr(image_rows, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(image_rows, "ThreadPool", Pool)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     one = np.zeros((3, 1, 1), np.uint8)
     assert len(list(decode_blocks(["a"], lambda row: one, "memory"))) == 1

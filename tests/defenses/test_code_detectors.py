@@ -466,12 +466,12 @@ def test_noise_of_equal_length(scene: Scene) -> None:
     assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"
 
 
-def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path: Path) -> None:
+def test_the_command_prints_a_row_and_a_table_a_detector_and_a_page_shows_them(tmp_path: Path) -> None:
     out = tmp_path / "detect.json"
     given = (
         "detect --victim dpsh --bits 12 --set victim.epochs=2 --set dataset.size=16 --detector all "
         "--defense bit-depth --method dhta --set attack.steps=5 --eps 32/255 --queries 4 "
-        f"--adaptive steps=5 --quiet --out {out}"
+        f"--adaptive steps=5 --quiet --all --out {out}"
     )
     result = CliRunner().invoke(app, given.split())
     assert result.exit_code == 0, result.output
@@ -480,6 +480,8 @@ def test_the_command_prints_one_table_a_detector_and_a_page_shows_them(tmp_path:
         name for name, head in zip(NAMES, heads, strict=True) if head in result.output
     ] == LISTED
     assert result.output.count("accepted_adaptive") == len(LISTED)
+    begun = [line.split()[0] for line in result.output.splitlines() if line.strip()]
+    assert [name for name in begun if name in LISTED][: len(LISTED)] == LISTED
     chapter = detection_chapter(out, Pictures())
     assert list(chapter.values["record"].by_name) == LISTED
     attackers = chapter.sources[0].settings["adaptive attackers"]
