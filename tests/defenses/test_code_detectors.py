@@ -466,7 +466,9 @@ def test_noise_of_equal_length(scene: Scene) -> None:
     assert bool((like > 0.8 * far).all()), "only clipping and rounding make it shorter"
 
 
-def test_the_command_prints_a_row_and_a_table_a_detector_and_a_page_shows_them(tmp_path: Path) -> None:
+def test_the_command_prints_a_row_and_a_table_a_detector_and_a_page_shows_them(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "detect.json"
     given = (
         "detect --victim dpsh --bits 12 --set victim.epochs=2 --set dataset.size=16 --detector all "
