@@ -51,7 +51,7 @@ from matplotlib.figure import Figure
 from advhash.attacks.poisoning.base import Seen, Surface
 from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import GradedPairs, float_neighbours
+from advhash.codes.relevance import FIRST, GradedPairs, float_neighbours
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.data.load import load_dataset
 from advhash.data.text.kinds import embed_sentences
@@ -80,7 +80,6 @@ STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgv
 QUANTISER_NAMES = ("sign", "mean", "median")
 CANDIDATES = (0, 3, 10)  # for each result; 0: no rescoring
 SURFACES: tuple[Surface, ...] = ("codes", "floats")
-FIRST = 10
 ENCODER = "timm:tf_efficientnet_lite0"  # of photographs
 QUERIES = 1_000  # known, as many unseen, and as many probes
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02)

@@ -22,6 +22,7 @@ from advhash.errors import DataError
 from advhash.shared_labels import NO_GROUP, GroupIndex
 
 Similarity = Literal["cosine", "dot"]
+FIRST = 10  # results that a user looks at
 _LEAST_IDENTITIES = 4096  # classes, from which on a column for each costs more than pairs do
 _MOST_PAIRS = 1 << 26
 _MOST_PLACES = 1 << 28  # of groups in a table of rows

@@ -29,7 +29,7 @@ from advhash.codes.metrics import (
     recall_at,
 )
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import Relevance, SharedLabels, Similarity, float_neighbours
+from advhash.codes.relevance import FIRST, Relevance, SharedLabels, Similarity, float_neighbours
 from advhash.codes.sharding import sharded_histograms
 from advhash.compute.progress import Progress, silent
 from advhash.errors import DataError, UsageError
@@ -39,7 +39,6 @@ from advhash.stores.figures import Asked
 
 Floats = npt.NDArray[np.float64]
 _RADIUS = 2
-_FIRST = 10  # of recall_at_10 and ndcg_at_10
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,8 @@ def evaluate(
     seconds = time.perf_counter() - began
     columns["precision_within_2"] = precision_within(counts, _RADIUS, empty=empty)
     columns["ndcg"] = _gain(counts, gains, top_k, empty)
-    columns["ndcg_at_10"] = _gain(counts, gains, _FIRST, empty)
-    columns["recall_at_10"] = recall_at(counts, _FIRST, empty=empty)
+    columns["ndcg_at_10"] = _gain(counts, gains, FIRST, empty)
+    columns["recall_at_10"] = recall_at(counts, FIRST, empty=empty)
     if top_k is not None:
         columns["precision_at_k"] = precision_at(counts, top_k, empty=empty)
         columns["recall_at_k"] = recall_at(counts, top_k, empty=empty)
@@ -214,7 +213,7 @@ def evaluate_neighbours(
         progress=progress,
     )
     absent = np.full(len(query), np.nan)
-    cuts = {"recall_at_10": _FIRST} | ({} if top_k is None else {"recall_at_k": top_k})
+    cuts = {"recall_at_10": FIRST} | ({} if top_k is None else {"recall_at_k": top_k})
     columns = dict.fromkeys(("map", "ndcg_at_10", *cuts), absent)
     for name, cut in cuts.items():
         if cut <= len(database):
@@ -224,7 +223,7 @@ def evaluate_neighbours(
     seconds = time.perf_counter() - began
     parameters = None
     if served is not None:
-        pairs = float_neighbours(query.floats, database.floats, _FIRST, similarity)
+        pairs = float_neighbours(query.floats, database.floats, FIRST, similarity)
         more, parameters = served.columns(pairs, gallery.labels, None)
         columns |= more
     pairs_compared = len(query) * len(database)

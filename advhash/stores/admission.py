@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from advhash.codes.hamming import distances, neighbours
 from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import FIRST
 
 Counts = npt.NDArray[np.int64]
 Which = npt.NDArray[np.bool_]
 Rule: TypeAlias = Literal["rate", "mad", "cap"]
-FIRST = 10  # results that a probe query looks at
 ROBUST_Z = 5.0  # of the published rule
 NORMAL = 1.4826  # standard deviations in a median absolute deviation of normal numbers
 _AT_ONCE = 1 << 24  # distances in memory

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from advhash.codes.code_files import StoredCodes
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import Relevance
+from advhash.codes.relevance import FIRST, Relevance
 from advhash.codes.vectors import Vectors
 from advhash.errors import ConfigError, DataError
 from advhash.registry import STORES
@@ -19,7 +19,6 @@ from advhash.stores.base import NONE, Ids, Store
 from advhash.stores.served import Served, Table, recall_of_distances
 
 Floats = npt.NDArray[np.float64]
-FIRST = 10  # results that a user looks at
 
 
 @dataclass(frozen=True)

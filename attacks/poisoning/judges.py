@@ -11,11 +11,10 @@ import numpy.typing as npt
 from advhash.attacks.poisoning.base import Floats, Places, Seen
 from advhash.codes.hamming import distances, neighbours
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import float_neighbours
+from advhash.codes.relevance import FIRST, float_neighbours
 from advhash.codes.vectors import Vectors, unit_rows
 
 Which = npt.NDArray[np.bool_]
-FIRST = 10  # results that a query looks at
 BLOCK = 256  # queries whose candidates are in memory at a time
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from advhash.codes.hamming import DistanceHistograms, distances, histograms
 from advhash.codes.metrics import hit_at
 from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import FIRST
 from advhash.errors import UsageError
 from advhash.experiments.attack.record import Metrics, Outcome
 from advhash.experiments.config import AttackConfig
@@ -23,7 +24,6 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import mean_metric, rate_metric
 from advhash.shared_labels import Labels, shares, without_labels
 
-FIRST = 10  # results that a user looks at
 Floats = npt.NDArray[np.float64]
 
 

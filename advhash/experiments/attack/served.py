@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advhash.codes.packed import HashCodes
+from advhash.codes.relevance import FIRST
 from advhash.codes.vectors import Vectors
 from advhash.data.dataset import Split
 from advhash.data.images.mixed import MixedPictures, image_batches, in_order
@@ -21,7 +22,7 @@ from advhash.experiments.prepare.trained import Trained
 from advhash.registry import RESCORERS, STORES
 from advhash.shared_labels import are_groups
 from advhash.stores.base import NONE, Ids
-from advhash.stores.figures import FIRST, Search, expect_rows
+from advhash.stores.figures import Search, expect_rows
 from advhash.stores.served import check_served
 from advhash.victims.base import HashVictim
 

@@ -28,10 +28,10 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
     fewer queries to serve; of these, items that pass a gate are chosen one after the other by how
     many queries they add, with its threshold as it is, lower, or none at all. Which of this does
     best is tried on each half of the known queries and judged by the other, since items are near to
-    the queries that they were made of; then it is done with all of them. Where
-    this does not reach more of these queries than items that are made without knowing of a gate, by
-    more than one standard error of the difference, or where a gate refuses none of these, it is
-    these that are planted: a defence gains nothing by being known.
+    the queries that they were made of; then it is done with all of them. Where this does not reach
+    more of these queries than items that are made without knowing of a gate, by more than one
+    standard error of the difference, or where a gate refuses none of these, it is these that are
+    planted: a defence gains nothing by being known.
 
     fit:  the gate of the store's rule with some queries as its probes
     most: items that the method can make at most

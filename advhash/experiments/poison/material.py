@@ -18,7 +18,7 @@ from advhash.budget import Budget
 from advhash.codes.code_files import SUFFIX, read_class_numbers, read_stored
 from advhash.codes.forms import AS_RECOGNISED, Reading, floats_of
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import GradedPairs, float_neighbours
+from advhash.codes.relevance import FIRST, GradedPairs, float_neighbours
 from advhash.codes.stored_rows import read_rows
 from advhash.codes.vectors import Vectors, unit_rows
 from advhash.data.dataset import Dataset
@@ -34,7 +34,7 @@ from advhash.shared_labels import GroupIndex
 from advhash.storage.cache import cached, content_key
 from advhash.storage.checkpoint import read_tensors, write_tensors
 from advhash.storage.files import sha256
-from advhash.stores.figures import FIRST, expect_rows
+from advhash.stores.figures import expect_rows
 from advhash.victims.base import HashVictim
 from advhash.victims.encoders.encoded import DOCUMENT, Encoded
 from advhash.victims.encoders.quantisers import Cut, Quantiser

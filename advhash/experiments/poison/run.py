@@ -21,7 +21,7 @@ from torch import Tensor
 from advhash.attacks.poisoning.base import Planted, Poisoning
 from advhash.budget import Budget
 from advhash.codes.packed import HashCodes
-from advhash.codes.relevance import GradedPairs
+from advhash.codes.relevance import FIRST, GradedPairs
 from advhash.data.dataset import Split
 from advhash.data.text.characters import as_strings
 from advhash.errors import UsageError
@@ -53,7 +53,7 @@ from advhash.storage.cells import Result
 from advhash.storage.files import storage_errors
 from advhash.stores.admission import Gate, collapsed
 from advhash.stores.base import Ids
-from advhash.stores.figures import FIRST, Search, store_recall
+from advhash.stores.figures import Search, store_recall
 from advhash.stores.served import Served, check_served
 
 CODE = ("stores", "experiments.attack", "experiments.poison")
