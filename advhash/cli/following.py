@@ -12,6 +12,7 @@ from advhash.errors import AdvhashError
 
 CERTIFIED = ("pdq", "phash")  # linear hashes, of which `certify` has the exact answer
 FEDERATED = "hashvfl"  # a victim whose parties are attacked by `invert`, and watched by `detect`
+PERCEPTUAL = "advhash.victims.perceptual."  # the room of hashes that are computed, not learnt
 VICTIMS_OF = ("victim", "rival", "other", "victims")  # tables of a config, and lists of them
 
 
@@ -73,12 +74,19 @@ def is_trainable(config: Mapping[str, Any]) -> bool:
 
 
 def is_perceptual(config: Mapping[str, Any]) -> bool:
-    """Whether the victim of a config is a hash that is computed, not learnt."""
-    from advhash.experiments.attack.identities import victim_kind
-    from advhash.experiments.config import VictimConfig
-    from advhash.victims.perceptual.hashes import PerceptualHash
+    """Whether the victim of a config is a hash that is computed, not learnt.
 
-    return issubclass(victim_kind(VictimConfig.build(config["victim"])), PerceptualHash)
+    The index of methods tells, so that a name costs no import. Raises CheckpointError.
+    """
+    from advhash.registry import VICTIMS, is_external
+
+    name = str(config["victim"]["name"])
+    if VICTIMS.is_place(name) and not is_external(name):
+        from advhash.storage.checkpoint import read_card
+        from advhash.storage.places import checkpoint_folder
+
+        name = str(read_card(checkpoint_folder(name))["name"])
+    return name in VICTIMS and VICTIMS.describe(name).module.startswith(PERCEPTUAL)
 
 
 def threshold_of(config: Mapping[str, Any]) -> str:

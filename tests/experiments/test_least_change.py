@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
-from advhash.cli.commands.certify import _is_perceptual
+from advhash.cli.following import is_perceptual
 from advhash.errors import AdvhashError
 from advhash.experiments.experiment import describe, resume, run
 from advhash.experiments.least_change.config import LeastChangeConfig
@@ -201,4 +201,17 @@ def test_a_perceptual_hash_that_is_to_be_smoothed_is(tmp_path: Path) -> None:
 def test_all_perceptual_hashes_are_known() -> None:
     kinds = {name: VICTIMS[name].build for name in VICTIMS.names()}
     for name, kind in kinds.items():
-        assert _is_perceptual(name) == issubclass(kind, PerceptualHash), name
+        config = {"victim": {"name": name}}
+        assert is_perceptual(config) == issubclass(kind, PerceptualHash), name
+    assert not is_perceptual({"victim": {"name": "nobody"}})
+
+
+def test_a_checkpoint_of_a_perceptual_hash_has_the_exact_answer_too(tmp_path: Path) -> None:
+    data = ["--dataset", "near_duplicates", "--set", "dataset.pictures=20"]
+    asked = ["train", "--victim", "phash", *data, "--out", str(tmp_path / "kept"), "-q"]
+    made = CliRunner().invoke(app, asked)
+    assert made.exit_code == 0, made.output
+    victim = ["--victim", str(tmp_path / "kept")]
+    done = CliRunner().invoke(app, ["certify", *victim, "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["command"] == "least-change"

@@ -9,6 +9,7 @@ import typer
 from advhash.cli.commands.least_change import Threshold, print_least_change
 from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
+from advhash.cli.following import is_perceptual
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
 from advhash.errors import UsageError
@@ -49,16 +50,9 @@ def print_certificates(record: CertificateRecord, every: bool) -> None:
     print_end(record)
 
 
-def _is_perceptual(victim: str) -> bool:
-    """Whether this is the name of a perceptual hash, by the index, which imports none."""
-    from advhash.registry import VICTIMS
-
-    return victim in VICTIMS and ".perceptual." in VICTIMS.describe(victim).module
-
-
 def _exact(values: dict[str, Any]) -> str | None:
     """`least-change` for a perceptual hash as it is. Raises UsageError: a threshold elsewhere."""
-    if _is_perceptual(values["victim"]["name"]) and not values.keys() & set(SMOOTHING):
+    if is_perceptual(values) and not values.keys() & set(SMOOTHING):
         return "least-change"
     if "threshold" in values:
         raise UsageError(
