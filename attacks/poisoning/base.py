@@ -1,7 +1,7 @@
 """The contract of an attack on a store: from queries that it knows to items that it plants.
 
 A planted item is **one input or one vector**; its code is what the store's quantiser makes of it.
-An attacker who writes code and vector apart (`pairs="free"`) is a stronger one, and is named so.
+An attacker who writes code and vector apart (`pairs="free"`) may do more, and is named so.
 """
 
 from __future__ import annotations

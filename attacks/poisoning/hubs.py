@@ -128,7 +128,8 @@ class Hubs(Clustered):
     """The centres of clusters of known queries, which unseen queries of their kind find.
 
     knows, surface, rounds, sample: see `Clustered`
-    pairs: one vector, whose code follows; free: the majority code beside the mean vector
+    pairs: one vector, whose code follows; free: the majority code beside the mean vector, which
+        may be found by fewer queries than the code of that vector
     """
 
     knowledge: ClassVar[tuple[str, ...]] = (
