@@ -296,7 +296,7 @@ def _dotted(record: ScanRecord) -> str:
     words = {
         "given": "the threshold that you gave",
         "interval": "the largest threshold whose whole interval keeps to the rate asked for",
-        "estimate": "the largest threshold whose estimate alone does (not certain)",
+        "estimate": "the largest threshold whose estimate alone keeps to the rate asked for (not certain)",
     }
     return ", or ".join(text for way, text in words.items() if way in chosen) or "no threshold"
 

@@ -384,7 +384,7 @@ def _flags(scanned: Collected, scanned_hashes: Sequence[HashFigures], low: int) 
                 "uncertain_threshold",
                 "warning",
                 f"{', '.join(uncertain)}: these pictures are too few to be certain of a threshold "
-                "at the rate asked for; the one in use goes by the estimate alone.",
+                "at the rate asked for; the one shown goes by the estimate alone.",
             )
         )
     unresolved = [
