@@ -285,7 +285,7 @@ def curves(record: ScanRecord) -> Drawing | None:
             svg_of(figure),
             "Lines: the rate of false positives of each hash over its threshold. The rates at the "
             "thresholds stand in the table below.",
-            f"Shaded: 95 % intervals. Dotted: {_dotted(record)}. Dashed: the rate asked for."
+            f"Shaded: 95 % intervals. Dashed: the rate asked for. Dotted: {_dotted(record)}."
             + _without_line([hashing for hashing in record.hashes if hashing not in shown]),
         )
 
@@ -295,8 +295,9 @@ def _dotted(record: ScanRecord) -> str:
     chosen = {each.chosen for each in record.hashes if each.threshold is not None}
     words = {
         "given": "the threshold that you gave",
-        "interval": "the largest threshold whose whole interval keeps to the rate asked for",
-        "estimate": "the largest threshold whose estimate alone keeps to the rate asked for (not certain)",
+        "interval": "the largest threshold whose whole interval keeps to that rate",
+        "estimate": "the largest threshold whose estimate alone keeps to that rate, which is not "
+        "certain",
     }
     return ", or ".join(text for way, text in words.items() if way in chosen) or "no threshold"
 
