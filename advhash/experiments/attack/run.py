@@ -321,7 +321,7 @@ def _whole(attack: AttackCell) -> str:
 
 
 def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block | Ceiling]:
-    """The cells of attacks on one victim: the ceilings, which take longest, then the blocks."""
+    """The cells of attacks on one victim: the ceilings, then the blocks."""
     cells: list[Block | Ceiling] = []
     for attack in attacks:
         config, method = attack.config, _method(attack)
