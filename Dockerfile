@@ -1,5 +1,5 @@
 # advhash on a CPU: `docker build -t advhash .`, then `docker run --rm -v $PWD/runs:/work/runs advhash`.
-# Without arguments it makes the demo's first attack; any other command stands behind the name:
+# Without arguments it makes the demo's first attack, in a new folder of runs/; any other command stands behind the name:
 # `docker run --rm -v $PWD:/work advhash scan photos`.
 FROM python:3.11-slim
 WORKDIR /source
@@ -12,4 +12,4 @@ ENV OMP_NUM_THREADS=1 ADVHASH_CACHE=/cache
 VOLUME /cache
 WORKDIR /work
 ENTRYPOINT ["advhash"]
-CMD ["attack", "--victim", "dlcmh", "--method", "prosgan", "--out", "runs/prosgan"]
+CMD ["attack", "--victim", "dlcmh", "--method", "prosgan"]

@@ -7,7 +7,7 @@ WORKERS ?= 2
 DEMO := runs/demo
 AXE := axe-core@4.14.1
 
-.PHONY: audit release-check zoo demo screenshot test test-browser test-all bench measure tables docs lint types clean
+.PHONY: audit release-check zoo demo test test-browser test-all bench measure tables docs lint types clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,10 +29,6 @@ demo: $(STAMP)
 	$(BIN)/advhash report $(DEMO)/prosgan-unbounded $(DEMO)/blend-same-l2 $(DEMO)/prosgan-8 \
 		$(DEMO)/prosgan-16 $(DEMO)/dhta-8 $(DEMO)/dhta-16 --out $(DEMO)/report.html
 	@echo "Open $(DEMO)/report.html"
-
-# The picture in README. Needs chromium and the pages of `make demo`.
-screenshot: $(STAMP)
-	$(BIN)/python tools/screenshot.py $(DEMO)/report.html docs/images/report.png --height 940
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -258,7 +258,8 @@ class ProSGAN(Attack):
         with torch.device("meta"):
             condition = self.feature if self.prototype == "prototype" else 64
             generator = self._generator_of(condition, side)
-            picture, feature = torch.empty(1, 3, side, side), torch.empty(1, condition)
+            picture = torch.empty(1, 3, side, side)
+            feature = torch.empty(1, condition + bool(self.radii))
             products = multiply_adds(generator, picture, feature)
             if mode.discriminator:
                 critic = self._critic_of(classes, side)
