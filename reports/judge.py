@@ -257,7 +257,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
     attacked = record.as_attack
     run = read_run(path, attacked, f"{record.set.name}, {record.budget.text}", pictures)
     own = statement_of(label, run.verdict)
-    title = f"{record.set.name} against {record.victim.label} on {record.dataset.name}"
+    title = f"{record.set.name} against {record.victim.label} on {record.dataset.label}"
     facts = [
         (
             "Adversarial set",
@@ -276,7 +276,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
         name=f"{title} ({label})",
         title=title,
         heading=f"What the adversarial set “{record.set.name}” does to {record.victim.label} "
-        f"({record.budget.text}) on {record.dataset.name}",
+        f"({record.budget.text}) on {record.dataset.label}",
         template="judge.html",
         values={
             **chapter_values([run]),
@@ -288,7 +288,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
             Statement(label, own.lead, [*verdicts(record), *own.more], own.word, share=own.share)
         ],
         sources=[source_of(path, label, record.run, facts, settings)],
-        datasets=[record.dataset.name],
+        datasets=[record.dataset.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[(record.victim.label, text) for text in record.victim.deviations],
         attributions=[record.dataset.attribution],

@@ -273,7 +273,10 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash poison` says. Raises RunError."""
     record = PoisonRecord.read(path)
     label = f"poison run {record.run.id}"
-    title = f"What is planted by {record.attack['name']} in a store ({record.served_by})"
+    title = (
+        f"What is planted by {record.attack['name']} in a store ({record.served_by}) of "
+        f"{record.source}"
+    )
     lead, *more = verdicts(record)
     settings = {
         "attack": record.attack,

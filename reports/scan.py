@@ -550,7 +550,8 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         ("Pictures", _pictures_fact(record)),
         ("Hashes", ", ".join(hashing.label for hashing in record.hashes)),
     ]
-    title = f"Hashes and thresholds for {record.pictures:,} pictures"
+    name = Path(record.folder).name
+    title = f"Hashes and thresholds for {record.pictures:,} pictures of {name}"
     tables: Sequence[tuple[str, Any]] = (
         ("curves", curves(record)),
         ("hashes", hashes_table(record)),
@@ -571,7 +572,7 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         values={"record": record, **dict(tables)},
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
-        datasets=[record.folder],
+        datasets=[name],
         flags=[(label, flag) for flag in record.flags],
     )
 

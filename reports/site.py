@@ -157,7 +157,7 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
     benchmarks = [path for path in folders if schema_of(path) == BENCHMARK]
     weights: dict[tuple[str, str], set[str]] = {}
     for _, record in attacks:
-        name = record.victim.label, record.dataset.name
+        name = record.victim.label, record.dataset.label
         weights.setdefault(name, set()).add(record.victim.fingerprint)
     known: dict[tuple[str, str], Entrant] = {}
 
@@ -165,7 +165,7 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
         return known.setdefault((label, dataset), Entrant(label, dataset))
 
     for path, record in attacks:
-        label, dataset = record.victim.label, record.dataset.name
+        label, dataset = record.victim.label, record.dataset.label
         if len(weights[label, dataset]) > 1:
             label = f"{label} ({record.victim.fingerprint[:8]})"
         led, victim = record.headline(), entrant(label, dataset)

@@ -87,7 +87,7 @@ def figure(metric: Metric | None, *, steps: bool = False) -> str:
 class AttackResult:
     """N attacked items.
 
-    title:       victim, method and budget in one line
+    title:       method, budget, victim and, where there is a database, its data in one line
     modality:    of the items
     index:       (N,) their rows in the split that they came from
     clean:       (N, …) as the victim saw them, images in [0,1]

@@ -44,7 +44,8 @@ class Comparison:
         first, second = (
             record.run.id or record.attack.name for record in (self.first, self.second)
         )
-        return f"{second} − {first}, {self.second.protocol.queries} queries, paired"
+        data, count = self.second.dataset.label, self.second.protocol.queries
+        return f"{second} − {first} on {data}, {count} queries, paired"
 
     def __repr__(self) -> str:
         return "\n".join(

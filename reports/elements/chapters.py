@@ -174,7 +174,12 @@ def _fact(label: str, info: MethodInfo, made: str) -> str:
 
 def named_data_fact(info: NamedData) -> str:
     """A data set that a file names, in a line."""
-    return f"{info.name}{_pictures(info.pictures)}"
+    return f"{_read_as(info)}{_pictures(info.pictures)}"
+
+
+def _read_as(info: DatasetInfo | NamedData) -> str:
+    """What a data set is called, and what read it, where the name does not say so."""
+    return info.label if info.label == info.name else f"{info.label}, read as {info.name}"
 
 
 def _pictures(pictures: Mapping[str, Any] | None) -> str:
@@ -184,7 +189,7 @@ def _pictures(pictures: Mapping[str, Any] | None) -> str:
 def data_fact(info: DatasetInfo) -> str:
     """A data set in a line."""
     return (
-        f"{info.name}: {info.database} database items, {info.train} of them for training, "
+        f"{_read_as(info)}: {info.database} database items, {info.train} of them for training, "
         f"{info.queries} held-out queries, {len(info.classes)} classes"
         f"{_pictures(info.pictures) or '.'} SHA-256 {info.fingerprint}"
     )

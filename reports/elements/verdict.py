@@ -293,16 +293,17 @@ def run_labels(records: Sequence[Record]) -> list[str]:
         (
             f"{record.attack.name}, {record.budget.text}",
             f"on {record.victim.label}",
+            record.dataset.label,
             f"{record.protocol.query_modality} against {record.protocol.database}",
             f"run {record.run.id}",
         )
         for record in records
     ]
     labels = [part[0] for part in parts]
-    for level in (1, 2, 3):
+    for level in (1, 2, 3, 4):
         for name in {label for label in labels if labels.count(label) > 1}:
             same = [place for place, label in enumerate(labels) if label == name]
-            if level == 3 or len({parts[place][level] for place in same}) > 1:
+            if level == 4 or len({parts[place][level] for place in same}) > 1:
                 for place in same:
                     labels[place] = f"{labels[place]}, {parts[place][level]}"
     return labels

@@ -389,7 +389,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
     """What a lifelong run says. Raises RunError."""
     record = LifelongRecord.read(folder)
     victim, data, label = record.victim, record.dataset, f"lifelong run {record.run.id}"
-    title = f"Lifelong learning: {victim.name} on {data.name}"
+    title = f"Lifelong learning: {victim.name} on {data.label}"
     settings = {
         "victim": victim.settings,
         "rival": record.rival.settings,
@@ -404,7 +404,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=f"{title} ({label})",
         title=title,
-        heading=f"How well a lifelong victim learns on {data.name}",
+        heading=f"How well a lifelong victim learns on {data.label}",
         template="lifelong.html",
         values={
             "record": record,
@@ -418,7 +418,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
             (method.name, text) for method in (victim, record.rival) for text in method.deviations

@@ -77,7 +77,7 @@ def print_run(record: Record, every: bool) -> None:
 
     tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.name}, {record.protocol.queries} queries, "
+        f"{record.dataset.label}, {record.protocol.queries} queries, "
         f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     led = record.headline()
@@ -126,7 +126,7 @@ def print_siblings(siblings: Siblings) -> None:
     records = siblings.records
     first = records[0]
     tell(
-        f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
+        f"{first.attack.name} on {first.victim.label}, {first.dataset.label}, "
         f"{first.protocol.queries} queries"
     )
     judged = verdict(records[-1])

@@ -38,7 +38,7 @@ def print_certificates(record: CertificateRecord, every: bool) -> None:
 
     tell(
         f"{record.defended} under noise of sigma {record.smoothing.sigma:g}, "
-        f"{record.dataset.name}: {record.queries} queries; no radius above "
+        f"{record.dataset.label}: {record.queries} queries; no radius above "
         f"{record.largest_radius:.3g} can be certified"
     )
     worth, *certified = verdicts(record)

@@ -39,7 +39,7 @@ def print_defense(record: TransferRecord, every: bool) -> None:
     assert record.defense is not None
     budget = next(iter(record.budgets.values()))
     tell(
-        f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
+        f"{record.defense.defended} ({budget.text}), {record.dataset.label}, "
         f"{record.protocol.queries} queries"
     )
     print_lead(verdicts(record), every=every)

@@ -46,7 +46,7 @@ def print_detection(record: DetectionRecord, every: bool) -> None:
     for detector, table in tables.items() if every or len(tables) == 1 else ():
         tell(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
-            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"{record.dataset.label}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {table['threshold']:g}, the lowest threshold that at most "
             f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
             "rows exceed"

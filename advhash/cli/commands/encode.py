@@ -28,7 +28,7 @@ def print_encoding(record: EncodingRecord, every: bool) -> None:
     from advhash.reports.encoding import verdicts
 
     tell(
-        f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
+        f"{record.victim.label} on {record.dataset.label}: {record.train} training and "
         f"{record.test} test pictures"
     )
     print_lead(verdicts(record), every=every)

@@ -37,7 +37,7 @@ def print_inversion(record: InversionRecord, every: bool) -> None:
     from advhash.reports.inversion.chapter import verdicts
 
     tell(
-        f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
+        f"{record.attack.name} on {record.victim.label}, {record.dataset.label}, "
         f"{record.protocol.samples} samples of {record.protocol.party}"
     )
     sentences = verdicts(record) or ["No verdict: the figures for one do not exist."]

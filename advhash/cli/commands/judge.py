@@ -39,7 +39,7 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
 
     tell(
         f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.name}: {chosen(record)}, all inside the budget"
+        f"{record.dataset.label}: {chosen(record)}, all inside the budget"
     )
     attacked = record.as_attack
     judged = verdict(attacked)

@@ -27,7 +27,7 @@ def print_least_change(record: LeastChangeRecord, every: bool) -> None:
     from advhash.reports.least_change import verdicts
 
     tell(
-        f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.name}: "
+        f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.label}: "
         f"{len(record.pictures)} pictures; sizes in grey levels, the root of the mean square"
     )
     print_lead(verdicts(record), every=every)

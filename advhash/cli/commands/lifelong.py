@@ -27,7 +27,7 @@ def print_lifelong(record: LifelongRecord, every: bool) -> None:
 
     protocol = record.protocol
     tell(
-        f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
+        f"{record.victim.name} on {record.dataset.label}, {len(protocol.orders)} orders × "
         f"{len(protocol.seeds)} seeds, {record.last} increments"
     )
     print_lead(verdict(record), every=every)

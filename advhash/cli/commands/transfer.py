@@ -32,7 +32,7 @@ def print_transfer(record: TransferRecord, every: bool) -> None:
     from advhash.reports.transfer import verdicts
     from advhash.reports.vocabulary import label_of
 
-    tell(f"{record.dataset.name}, {record.protocol.queries} queries")
+    tell(f"{record.dataset.label}, {record.protocol.queries} queries")
     print_lead(verdicts(record), every=every)
     for method, budget in record.budgets.items():
         main = record.headline(method).main

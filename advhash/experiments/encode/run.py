@@ -141,7 +141,7 @@ def _shown(config: EncodeConfig, known: PlannedVictim) -> dict[str, Any]:
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": None if config.attack is None else config.attack.model_dump(),
         "budget": config.budget.model_dump(mode="json"),
-        "dataset": {"name": known.data.name, "train": len(known.data.train_labels)},
+        "dataset": {**known.data.named, "train": len(known.data.train_labels)},
         "test": min(config.queries or test, test),
     }
 

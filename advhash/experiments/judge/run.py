@@ -333,7 +333,7 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
             label=f"{known.called}-judge".replace(":", "."),
             shown={
                 "victim": known.shown,
-                "dataset": {"name": known.data.name, "database": len(known.data.database)},
+                "dataset": {**known.data.named, "database": len(known.data.database)},
                 "pictures": count,
                 "originals": len(judged.data.query),
                 "targeted": judged.targets is not None,

@@ -156,7 +156,7 @@ class LeastChanges(
             label=f"{known.called}-least-change".replace(":", "."),
             shown={
                 "victim": {"name": known.name, "settings": known.settings},
-                "dataset": {"name": known.data.name, "database": len(known.data.database)},
+                "dataset": {**known.data.named, "database": len(known.data.database)},
                 "threshold": threshold,
                 "queries": len(drawn),
             },

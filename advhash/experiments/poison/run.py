@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.measures.intervals import Metric, mean_metric
 from advhash.measures.sanity import Flag
-from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES
+from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES, data_called
 from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
@@ -292,7 +293,8 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
             own = len(data.validation)
         documents = len(data.database)
         known, unseen, _ = map(len, sides(written, documents, np.arange(len(data.query)), None))
-        material, source = OfVictim(written), f"{victim.called} on {data.name}, {modality}"
+        material = OfVictim(written)
+        source = f"{modality} codes of {data.called} by {victim.called}"
         what = victim.identity
     counts = planted_counts(written, documents)
     expect_plantable(written, method, counts[-1], method.most(known, documents, own))
@@ -324,8 +326,9 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
 
 def _source(config: PoisonConfig) -> str:
     if config.rows is None:
-        return f"embeddings of {config.dataset.name}"
-    return f"embeddings in {config.rows.database}"
+        name = Path(str(config.dataset.name)).name
+        return f"embeddings of {data_called(name, config.dataset.settings)}"
+    return f"embeddings in {Path(config.rows.database).name}"
 
 
 def _written(config: PoisonConfig) -> PoisonConfig:
