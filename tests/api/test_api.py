@@ -302,7 +302,7 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     assert held.differences["tmap"].value == pytest.approx(mean)
     shown = repr(read).splitlines()
     assert shown[0] == f"run-8 − run-1 on {strong.record.dataset.label}, 12 queries, paired"
-    assert shown[1].startswith(f"t-MAP: {mean:.3f} [")
+    assert shown[1].startswith(f"t-MAP: {100 * mean:.1f} points  [")
     assert [line.partition(":")[0] for line in shown[1:]] == ["t-MAP", "MAP attacked"]
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
     assert "dhta" in page
@@ -339,7 +339,7 @@ def test_the_view_is_escaped_and_can_be_read_aloud(trained: Trained) -> None:
     assert len(images) == 12
     assert all(' alt="query ' in image and 'src="data:image/png;' in image for image in images)
     assert found.metrics["tmap"] is not None
-    assert f"{found.metrics['tmap'].value:.3f}" in html
+    assert f"{100 * found.metrics['tmap'].value:.1f} %" in html
     assert "http" not in html
 
 

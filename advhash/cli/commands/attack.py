@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash.cli.console import (
-    figure,
     print_end,
     print_flags,
     print_lead,
@@ -120,6 +119,7 @@ def _next(record: Record) -> list[tuple[str, str]]:
 
 def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.elements.verdict import verdict
     from advhash.reports.headline import HEADLINES
 
@@ -136,7 +136,7 @@ def print_siblings(siblings: Siblings) -> None:
     rows = [
         {
             "budget": record.budget.text,
-            **{name: figure(name, record.metrics[name]) for name in shown},
+            **{name: written(name, record.metrics[name]) for name in shown},
         }
         for record in records
     ]

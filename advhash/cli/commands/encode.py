@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_rows
+from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def print_encoding(record: EncodingRecord, every: bool) -> None:
     """The verdict, the headline of each code and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.encoding import verdicts
 
     tell(
@@ -37,7 +38,7 @@ def print_encoding(record: EncodingRecord, every: bool) -> None:
         {
             "code": coder.label,
             "bits": "–" if coder.bits is None else coder.bits,
-            **{name: figure(name, coder.metrics.get(name)) for name in names},
+            **{name: written(name, coder.metrics.get(name)) for name in names},
         }
         for coder in record.coders
     ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
+from advhash.cli.console import print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.following import (
     config_of_run,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 def print_judge(record: JudgeRecord, every: bool) -> None:
     """What the set does, what it claims beside it, and where the page is."""
     from advhash.measures.intervals import Metric
+    from advhash.reports.elements.numbers import written
     from advhash.reports.elements.verdict import verdict
     from advhash.reports.judge import WORDS, chosen, verdicts
 
@@ -49,8 +50,8 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
     rows = [
         {
             "metric": claim.name,
-            "claimed": figure(claim.name, Metric(value=claim.claimed)),
-            "measured": figure(claim.name, claim.measured),
+            "claimed": written(claim.name, Metric(value=claim.claimed)),
+            "measured": written(claim.name, claim.measured),
             "claim": WORDS[claim.standing],
         }
         for claim in record.claims

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_rows
+from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 def print_transfer(record: TransferRecord, every: bool) -> None:
     """The verdict, the matrix of each method and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.transfer import verdicts
     from advhash.reports.vocabulary import label_of
 
@@ -41,7 +42,7 @@ def print_transfer(record: TransferRecord, every: bool) -> None:
         for source in record.sources:
             row = {"": source}
             for target in record.labels:
-                row[target] = figure(main, record.at(method, source, target).metrics[main])
+                row[target] = written(main, record.at(method, source, target).metrics[main])
             rows.append(row)
         print_rows(("", *record.labels), rows)
     print_end(record)
