@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from advhash.errors import RunError
+from advhash.errors import RunError, counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import called, data_called
@@ -177,7 +177,7 @@ class Protocol(Part):
         }
         return ", ".join(
             [
-                f"{self.queries} queries {self.query_modality}→{self.database}",
+                f"{counted(self.queries, 'query')} {self.query_modality}→{self.database}",
                 *(f"{name} {value}" for name, value in particulars.items() if value is not None),
             ]
         )

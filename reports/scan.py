@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
@@ -231,7 +232,7 @@ def verdicts(record: ScanRecord) -> list[str]:
         if evasion is not None and evasion.median_linf is not None:
             text += (
                 "; half of the pictures leave the threshold once no colour value changes by more "
-                f"than {evasion.median_linf:g} grey level{'' if evasion.median_linf == 1 else 's'}"
+                f"than {counted(evasion.median_linf, 'grey level')}"
             )
         lines.append(text + ".")
     return lines

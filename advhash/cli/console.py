@@ -25,6 +25,7 @@ from rich.text import Text
 from advhash.budget import Budget, parse_eps
 from advhash.cli.following import config_of_run, replayed
 from advhash.cli.terminal import remark, tell, tell_json
+from advhash.errors import counted
 from advhash.storage.foreign_text import visible
 
 if TYPE_CHECKING:
@@ -185,14 +186,6 @@ def print_plan(plan: Mapping[str, Any], out: Path | None) -> None:
             table.add_row(Text(visible(name.replace("_", " "))), Text(visible(line)))
     tell(f"plan of {plan['command']}: all is checked, nothing was run; --json has every setting")
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
-
-
-def counted(count: int, noun: str) -> str:
-    """
-    >>> counted(1, "training"), counted(1200, "cell")
-    ('1 training', '1,200 cells')
-    """
-    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def _time(plan: Mapping[str, Any]) -> str:
@@ -359,8 +352,7 @@ def _plain_progress() -> Iterator[Progress]:
     yield show
     if last and not planned:
         spent = time.monotonic() - begun
-        stages = "1 stage" if len(last) == 1 else f"{len(last)} stages"
-        remark(f"{OVERALL}: {stages} in {spent:.0f} s")
+        remark(f"{OVERALL}: {counted(len(last), 'stage')} in {spent:.0f} s")
 
 
 def _named(stage: str, number: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
+from advhash.errors import ConfigError, ThresholdMissed, UsageError, counted, nearest
 from advhash.measures.intervals import Difference, paired_difference
 from advhash.measures.paired_runs import SEED, Queries
 from advhash.reports.attack.queries import load_queries
@@ -45,8 +45,8 @@ class Comparison:
         first, second = (
             record.run.id or record.attack.name for record in (self.first, self.second)
         )
-        data, count = self.second.dataset.label, self.second.protocol.queries
-        return f"{second} − {first} on {data}, {count} queries, paired"
+        count = counted(self.second.protocol.queries, "query")
+        return f"{second} − {first} on {self.second.dataset.label}, {count}, paired"
 
     def __repr__(self) -> str:
         return "\n".join(

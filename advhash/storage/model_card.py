@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from advhash.errors import counted
 from advhash.registry import VICTIMS, called, data_called
 
 PAGE = "README.md"
@@ -113,8 +114,7 @@ def _body(card: Mapping[str, Any]) -> str:
         "## Deviations from the source",
         _bullets(entry.deviations),
         "## Training",
-        f"Seed {card['seed']}, {card['seconds']} s on {trained['threads']} CPU "
-        f"thread{'' if trained['threads'] == 1 else 's'}"
+        f"Seed {card['seed']}, {card['seconds']} s on {counted(trained['threads'], 'CPU thread')}"
         f"{'' if trained['cuda'] is None else ' and ' + _code(trained['cuda'])}, advhash "
         f"{card['version']}, torch {trained['packages']['torch']}.",
         _table(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advhash.errors import counted
 from advhash.measures.sanity import Flag, picture_text
 from advhash.reports.record import (
     AttackInfo,
@@ -190,7 +191,8 @@ def data_fact(info: DatasetInfo) -> str:
     """A data set in a line."""
     return (
         f"{_read_as(info)}: {info.database} database items, {info.train} of them for training, "
-        f"{info.queries} held-out queries, {len(info.classes)} classes"
+        f"{counted(info.queries, 'held-out query')}, "
+        f"{counted(len(info.classes), 'class')}"
         f"{_pictures(info.pictures) or '.'} SHA-256 {info.fingerprint}"
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent
 from advhash.reports.vocabulary import figure
@@ -38,6 +39,7 @@ class Unit:
 UNITS = {
     "share": Unit(100, 1, " %"),
     "points": Unit(100, 1, " points"),
+    "ratio": Unit(1, 3, " ×"),
     "steps": Unit(255, 1, "/255"),
     "dB": Unit(1, 1, " dB", headed=True),
     "bits": Unit(1, 1, " bits", headed=True),
@@ -162,6 +164,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "distance": as_distance,
     "json": _json,
     "percent": as_percent,
+    "counted": counted,
     "coded": as_code,
     "settings": as_setting,
 }

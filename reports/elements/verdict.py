@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from advhash.errors import counted
 from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
 from advhash.reports.vocabulary import label_of
@@ -126,8 +127,7 @@ def _seen(record: Record) -> list[str]:
     """What the eye sees of the change, as far as its PSNR says so; how many words a text lost."""
     words = metric_of(record, "words_changed").value
     if words is not None:
-        plural = "" if words == 1 else "s"
-        return [f"The attack changes {words:.3g} word{plural} per query on average."]
+        return [f"The attack changes {counted(words, 'word')} per query on average."]
     largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
     if record.protocol.query_modality != "image" or largest is None or psnr is None:
         return []

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number, as_percent
@@ -342,7 +343,7 @@ def costs_table(record: LifelongRecord) -> Table:
 
     return Table(
         "Costs",
-        f"Costs of training and hashing, {threads} thread{'' if threads == 1 else 's'}; means with "
+        f"Costs of training and hashing, {counted(threads, 'thread')}; means with "
         "intervals over orders and seeds. Old codes changed: the largest share over all cells.",
         [
             *columns("Method", "Increment"),

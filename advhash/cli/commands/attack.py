@@ -45,7 +45,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.measures.sanity import Flag
@@ -76,7 +76,7 @@ def print_run(record: Record, every: bool) -> None:
 
     tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.label}, {record.protocol.queries} queries, "
+        f"{record.dataset.label}, {counted(record.protocol.queries, 'query')}, "
         f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     led = record.headline()
@@ -127,7 +127,7 @@ def print_siblings(siblings: Siblings) -> None:
     first = records[0]
     tell(
         f"{first.attack.name} on {first.victim.label}, {first.dataset.label}, "
-        f"{first.protocol.queries} queries"
+        f"{counted(first.protocol.queries, 'query')}"
     )
     judged = verdict(records[-1])
     print_lead([f"At {records[-1].budget.text}: {judged.word}. {judged.lead}"], every=False)

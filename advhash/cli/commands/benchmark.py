@@ -12,7 +12,7 @@ from advhash.cli.console import FIGURE, print_end, print_json, print_lead, print
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
 from advhash.cli.terminal import tell
-from advhash.errors import CellsFailed, UsageError
+from advhash.errors import CellsFailed, UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
@@ -28,7 +28,7 @@ def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
     from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
-    tell(f"{record.name}: {done} of {len(record.cells)} cells")
+    tell(f"{record.name}: {done} of {counted(len(record.cells), 'cell')}")
     print_lead(verdicts(record) or ["No cell of the suite is finished."], every=every)
     rows = [
         {
@@ -82,7 +82,7 @@ def print_site(runs: list[Path], site: Path, *, as_json: bool) -> None:
         document = {"schema": "advhash/site/1", "site": str(pages[0]), "pages": names}
         print_json({**document, "left_out": missing})
         return
-    tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
+    tell(f"leaderboard: {pages[0]}, with {counted(victims, 'victim')}")
     if missing:
         tell(missing)
 

@@ -18,6 +18,7 @@ from advhash.cli.options import (
     complete_attacks,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
@@ -30,7 +31,7 @@ def print_encoding(record: EncodingRecord, every: bool) -> None:
 
     tell(
         f"{record.victim.label} on {record.dataset.label}: {record.train} training and "
-        f"{record.test} test pictures"
+        f"{counted(record.test, 'test picture')}"
     )
     print_lead(verdicts(record), every=every)
     names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advhash.budget import Budget
 from advhash.cli.console import print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.following import (
@@ -71,10 +72,9 @@ def _next(record: JudgeRecord) -> list[tuple[str, str]]:
     if same is None or not (is_perceptual(config) or is_trainable(config)):
         return []
     method = "evasion" if is_perceptual(config) else "autohash"
-    budget = config["budget"]
-    held = f"--norm {budget['norm']}"
-    if budget["norm"] != "none":
-        held += f" --eps {record.budget.text.split()[-1]}"  # 8/255 rather than its digits
+    held = f"--norm {record.budget.norm}"
+    if record.budget.eps is not None:
+        held += f" --eps {Budget(record.budget.norm, record.budget.eps).radius}"
     text = f"attack {same} --method {method} {held}{threshold_of(config)}"
     return [(text, "what an attack of ours does within the same budget")]
 

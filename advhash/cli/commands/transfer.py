@@ -22,6 +22,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
@@ -33,7 +34,7 @@ def print_transfer(record: TransferRecord, every: bool) -> None:
     from advhash.reports.transfer import verdicts
     from advhash.reports.vocabulary import label_of
 
-    tell(f"{record.dataset.label}, {record.protocol.queries} queries")
+    tell(f"{record.dataset.label}, {counted(record.protocol.queries, 'query')}")
     print_lead(verdicts(record), every=every)
     for method, budget in record.budgets.items():
         main = record.headline(method).main

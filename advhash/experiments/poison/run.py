@@ -584,7 +584,9 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         summary=entry.summary,
         knowledge=list(method.knowledge),
         free_pairs=method.free_pairs,
-        budget=None if method.budget is None else str(config.budget.resolve(method.budget)),
+        budget=None
+        if method.budget is None
+        else config.budget.resolve(method.budget).text("token"),
         samples=_samples(results[-1], place),
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
