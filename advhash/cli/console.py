@@ -128,7 +128,8 @@ def print_retrieval(metrics: Mapping[str, Any]) -> None:
 
     chance = metrics.get("map_chance")
     worth = [
-        f"{'MAP' if name == 'map' else label_of(name)} {percent(metrics[name]['value'])}"
+        f"MAP {percent(metrics[name]['value'])}"
+        + ("" if name == "map" else f" ({label_of(name).removeprefix('MAP, ')})")
         for name in metrics
         if name == "map" or (name.startswith("map_") and name.count("_") == 2)
         if name != "map_chance" and exists(metrics[name])

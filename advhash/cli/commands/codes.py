@@ -219,6 +219,7 @@ def evaluate_codes(
         write_queries(out, figures)
     document: dict[str, Any] = {
         "schema": "advhash/eval/1",
+        "files": {"queries": codes.name, "database": database.name},
         "queries": len(query),
         "database": len(gallery),
         "bits": query.codes.bits,
@@ -567,9 +568,11 @@ def _relevant(document: Mapping[str, Any]) -> str:
 def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
     """Figures of codes from outside; without how long they took where `quiet`."""
     tell(f"read as {_forms(document['read_as'])}")
+    asked, database = document["files"].values()
     tell(
-        f"{counted(document['queries'], 'query')} against {document['database']} codes of "
-        f"{document['bits']} bits, {_relevant(document)}"
+        f"{counted(document['queries'], 'query')} of {asked} against "
+        f"{counted(document['database'], 'code')} of {document['bits']} bits of {database}, "
+        f"{_relevant(document)}"
     )
     if document["served"] is not None:
         tell(f"served by {_served(document['served'])}")
