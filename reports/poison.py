@@ -133,7 +133,7 @@ def verdicts(record: PoisonRecord) -> list[str]:
         items += f" of {record.budget}"
     pairs = ", code and vector written apart," if record.free_pairs else ""
     return [
-        f"With {items} ({100 * most.share:.2g} % of {documents}) planted by "
+        f"With {items} ({100 * most.share:.3g} % of {documents}) planted by "
         f"{record.attack['name']}{pairs or ','} {with_interval(metrics['planted_top10'])} of the "
         f"unseen queries find one among their first 10 results ({record.served_by}); as many "
         f"natural hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
