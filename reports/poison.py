@@ -275,7 +275,7 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
     record = PoisonRecord.read(path)
     label = f"poison run {record.run.id}"
     title = (
-        f"What is planted by {record.attack['name']} in a store ({record.served_by}) of "
+        f"What is planted by {record.attack['name']} in a store ({record.served_by}): "
         f"{record.source}"
     )
     lead, *more = verdicts(record)

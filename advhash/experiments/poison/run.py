@@ -25,7 +25,7 @@ from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import FIRST, GradedPairs
 from advhash.data.dataset import Split
 from advhash.data.text.characters import as_strings
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
@@ -643,7 +643,8 @@ def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Met
             Flag(
                 "equal_queries",
                 "info",
-                f"{repeated} queries have the direction of another one and were left out.",
+                f"Left out, as they have the direction of another one: "
+                f"{counted(repeated, 'query')}.",
             )
         )
     return flags
