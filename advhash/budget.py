@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from advhash.errors import ConfigError
+from advhash.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # torch is imported where it computes: a wrong radius is told without it
     from torch import Tensor
@@ -120,12 +120,26 @@ class Budget:
             )
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, entries: str = "word") -> str:
+        """For people; entries: what one changed entry is, in the singular.
+
+        >>> str(Budget("linf", 8 / 255)), Budget("l0", 2).text(), Budget("l0", 20).text("token")
+        ('L∞ 8/255', '2 words', '20 tokens')
+        """
         if self.norm == "none":
             return "unbounded"
-        shown = f"{self.eps:.4g}"
+        if self.norm == "l0":
+            return counted(self.eps, entries)
+        return f"{'L∞' if self.norm == 'linf' else 'L2'} {self.radius}"
+
+    @property
+    def radius(self) -> str:
+        """As `--eps` takes it: 8/255 rather than its digits."""
         if self.norm == "linf" and abs(self.eps * 255 - round(self.eps * 255)) < 1e-6:
-            shown = f"{round(self.eps * 255)}/255"
-        return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[self.norm] } {shown}"
+            return f"{round(self.eps * 255)}/255"
+        return f"{self.eps:.4g}"
 
     def distance(self, clean: Tensor, moved: Tensor) -> Tensor:
         """(B,) distance of each item in this budget's norm (L∞ for "none")."""

@@ -138,6 +138,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
+def counted(count: float, noun: str) -> str:
+    """A number and what it counts, a regular noun in the singular.
+
+    >>> counted(1, "training"), counted(1200, "cell"), counted(2, "query"), counted(10, "class")
+    ('1 training', '1,200 cells', '2 queries', '10 classes')
+    >>> counted(1.75, "word")
+    '1.75 words'
+    """
+    shown = f"{count:,}" if isinstance(count, int) else f"{count:.3g}"
+    if count == 1:
+        return f"{shown} {noun}"
+    stem = f"{noun[:-1]}ie" if re.search("[^aeiou]y$", noun) else noun
+    return f"{shown} {stem}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+
+
 _EXHAUSTED = (
     (
         "memory",

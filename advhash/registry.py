@@ -42,6 +42,9 @@ T = TypeVar("T")
 Settings = dict[str, Any]
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 INDEX = Path(__file__).with_name("methods.json")
+FORMS = frozenset(  # readers of anybody's data in a form, whose names do not say what was read
+    {"captioned", "folder", "image_lists", "near_duplicates", "table", "texts"}
+)
 
 
 class Method(ABC):
@@ -424,6 +427,18 @@ def called(name: str, settings: Mapping[str, object]) -> str:
         return name
     prefix, _, what = encoder.partition(":")
     return f"{prefix}:{PurePath(what).name or what}"
+
+
+def data_called(name: str, settings: Mapping[str, object]) -> str:
+    """What people call a data set: their own by its folder or file, without the folders around it.
+
+    >>> data_called("folder", {"root": "/home/kim/holiday_photos"}), data_called("digits", {})
+    ('holiday_photos', 'digits')
+    >>> data_called("near_duplicates", {"root": ""}), data_called("cifar10", {"root": "/data/jpg"})
+    ('near_duplicates', 'cifar10')
+    """
+    place = PurePath(str(settings.get("root") or "")).name
+    return place if place and name in FORMS else name
 
 
 def is_external(name: str) -> bool:

@@ -111,7 +111,7 @@ def radii_table(record: CertificateRecord) -> Table:
 def certificate_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash certify` says. Raises RunError."""
     record = CertificateRecord.read(path)
-    victim, data = record.defended, str(record.dataset.name)
+    victim, data = record.defended, record.dataset.label
     label = f"certify run {record.label(path)}"
     settings = {
         "victim": record.victim.settings,

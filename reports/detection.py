@@ -249,7 +249,7 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
 def detection_chapter(path: Path, _: Pictures) -> Chapter:
     """What a document of `advhash detect` says. Raises RunError."""
     record = DetectionRecord.read(path)
-    victim, data = record.defended, str(record.dataset.name)
+    victim, data = record.defended, record.dataset.label
     label = f"detect run {record.label(path)}"
     settings = {
         "victim": record.victim.settings,

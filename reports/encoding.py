@@ -317,9 +317,9 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
     }
     lead, *more = verdicts(record)
     return Chapter(
-        name=f"What codes of {victim.label} encode on {data.name} ({label})",
-        title=f"What codes of {victim.label} encode on {data.name}",
-        heading=f"What the codes of {victim.label} encode, on {data.name}",
+        name=f"What codes of {victim.label} encode on {data.label} ({label})",
+        title=f"What codes of {victim.label} encode on {data.label}",
+        heading=f"What the codes of {victim.label} encode, on {data.label}",
         template="encoding.html",
         values={
             "record": record,
@@ -331,7 +331,7 @@ def encoding_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[(victim.label, text) for text in victim.deviations],
         attributions=[data.attribution],

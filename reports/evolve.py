@@ -380,7 +380,7 @@ def search_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
-        datasets=["a table of trained cells" if data is None else data.name],
+        datasets=["a table of trained cells" if data is None else data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
             (trial.label, text) for trial in record.held_out for text in trial.info.deviations

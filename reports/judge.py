@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from advhash.reports.elements.chapters import (
     source_of,
     victim_fact,
 )
+from advhash.reports.elements.numbers import unit_of, written
 from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import (
     Column,
@@ -28,7 +28,6 @@ from advhash.reports.elements.tables import (
     row,
     titled,
 )
-from advhash.reports.elements.verdict import NBSP, NO_VALUE
 from advhash.reports.record import (
     SCHEMA,
     AttackInfo,
@@ -172,48 +171,14 @@ def verdicts(record: JudgeRecord) -> list[str]:
         lines = [f"The claimed figure {ALONE[standings[0]]}."]
     for claim, standing in zip(record.claims, standings, strict=True):
         if standing == "too strong":
-            got = written(claim.name, None if claim.measured is None else claim.measured.value)
+            said, got = (
+                written(claim.name, Metric(value), headed=False)
+                for value in (claim.claimed, (claim.measured or Metric()).value)
+            )
             lines.append(
-                f"The set claims {figure(claim.name).label} {written(claim.name, claim.claimed)}; "
-                f"the measured figure is {got}."
+                f"The set claims {figure(claim.name).label} {said}; the measured figure is {got}."
             )
     return lines
-
-
-@dataclass(frozen=True)
-class Unit:
-    """How a figure is written: as scale × value in this form, then the unit."""
-
-    scale: float = 1
-    form: str = ".3g"
-    unit: str = ""
-
-    def number(self, value: float) -> str:
-        return format(self.scale * value, self.form)
-
-
-UNITS = {
-    "share": Unit(100, "z.1f", f"{NBSP}%"),
-    "steps": Unit(255, ".1f", "/255"),
-    "dB": Unit(1, ".1f", f"{NBSP}dB"),
-    "s": Unit(unit=f"{NBSP}s"),
-    "bits": Unit(unit=f"{NBSP}bits"),
-}
-
-
-def unit_of(name: str) -> Unit:
-    """The unit that people think a figure in."""
-    return UNITS.get(figure(name).unit, Unit())
-
-
-def written(name: str, number: float | None) -> str:
-    """A figure in its unit.
-
-    >>> written("linf", 8 / 255), written("psnr", 37.1)
-    ('8.0/255', '37.1\\xa0dB')
-    """
-    unit = unit_of(name)
-    return NO_VALUE if number is None else f"{unit.number(number)}{unit.unit}"
 
 
 def claims_table(record: JudgeRecord) -> Table | None:
@@ -226,7 +191,7 @@ def claims_table(record: JudgeRecord) -> Table | None:
         style: Literal["strong", "soft"] = "strong" if standing == "too strong" else "soft"
         return row(
             titled(claim.name),
-            number(written(claim.name, claim.claimed)),
+            number(written(claim.name, Metric(claim.claimed))),
             _measured(claim),
             TableCell(WORDS[standing], style=style),
         )
@@ -243,11 +208,12 @@ def claims_table(record: JudgeRecord) -> Table | None:
 
 
 def _measured(claim: Claim) -> TableCell:
-    metric, unit = claim.measured or Metric(), unit_of(claim.name)
+    metric = claim.measured or Metric()
     bounds = None
     if metric.low is not None and metric.high is not None:
+        unit = unit_of(claim.name, metric.value or 0)
         bounds = unit.number(metric.low), unit.number(metric.high)
-    return TableCell(written(claim.name, metric.value), bounds, numeric=True)
+    return TableCell(written(claim.name, Metric(metric.value)), bounds, numeric=True)
 
 
 def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
@@ -257,7 +223,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
     attacked = record.as_attack
     run = read_run(path, attacked, f"{record.set.name}, {record.budget.text}", pictures)
     own = statement_of(label, run.verdict)
-    title = f"{record.set.name} against {record.victim.label} on {record.dataset.name}"
+    title = f"{record.set.name} against {record.victim.label} on {record.dataset.label}"
     facts = [
         (
             "Adversarial set",
@@ -276,7 +242,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
         name=f"{title} ({label})",
         title=title,
         heading=f"What the adversarial set “{record.set.name}” does to {record.victim.label} "
-        f"({record.budget.text}) on {record.dataset.name}",
+        f"({record.budget.text}) on {record.dataset.label}",
         template="judge.html",
         values={
             **chapter_values([run]),
@@ -288,7 +254,7 @@ def judge_chapter(path: Path, pictures: Pictures) -> Chapter:
             Statement(label, own.lead, [*verdicts(record), *own.more], own.word, share=own.share)
         ],
         sources=[source_of(path, label, record.run, facts, settings)],
-        datasets=[record.dataset.name],
+        datasets=[record.dataset.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[(record.victim.label, text) for text in record.victim.deviations],
         attributions=[record.dataset.attribution],

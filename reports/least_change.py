@@ -244,7 +244,7 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
 def least_change_chapter(path: Path, _: Pictures) -> Chapter:
     """What a run of `advhash least-change` says. Raises RunError."""
     record = LeastChangeRecord.read(path)
-    victim, data = called(str(record.victim.name), record.victim.settings), str(record.dataset.name)
+    victim, data = called(str(record.victim.name), record.victim.settings), record.dataset.label
     label = f"least-change run {record.label(path)}"
     settings = {"victim": record.victim.settings, "data set": record.dataset.settings}
     facts = [

@@ -273,7 +273,7 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
     """What a phase chart says. Raises RunError."""
     record = PhaseRecord.read(folder)
     data, label = record.dataset, f"phase chart {record.run.id}"
-    title = f"Phase chart of neural codes on {data.name}"
+    title = f"Phase chart of neural codes on {data.label}"
     settings = {
         "victim": record.victim,
         "attack": record.attack,
@@ -284,7 +284,7 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=f"{title} ({label})",
         title=title,
-        heading=f"When do networks encode? Phase chart on {data.name}",
+        heading=f"When do networks encode? Phase chart on {data.label}",
         template="phase.html",
         values={
             "record": record,
@@ -294,7 +294,7 @@ def phase_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, [("Data set", data_fact(data))], settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[("phase chart", text) for text in record.deviations],
         attributions=[data.attribution],

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
@@ -127,12 +128,12 @@ class PoisonRecord(Document):
 def verdicts(record: PoisonRecord) -> list[str]:
     """What planted items reach beyond natural hubs, and what queries lose."""
     most, metrics = record.shares[-1], record.metrics
-    items = "1 item" if most.items == 1 else f"{most.items} items"
+    items, documents = counted(most.items, "item"), counted(record.documents, "document")
     if record.budget:
         items += f" of {record.budget}"
     pairs = ", code and vector written apart," if record.free_pairs else ""
     return [
-        f"With {items} ({100 * most.share:.2g} % of {record.documents} documents) planted by "
+        f"With {items} ({100 * most.share:.3g} % of {documents}) planted by "
         f"{record.attack['name']}{pairs or ','} {with_interval(metrics['planted_top10'])} of the "
         f"unseen queries find one among their first 10 results ({record.served_by}); as many "
         f"natural hubs are found by {with_interval(metrics['planted_top10_natural'])}.",
@@ -273,7 +274,10 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash poison` says. Raises RunError."""
     record = PoisonRecord.read(path)
     label = f"poison run {record.run.id}"
-    title = f"What is planted by {record.attack['name']} in a store ({record.served_by})"
+    title = (
+        f"What is planted by {record.attack['name']} in a store ({record.served_by}): "
+        f"{record.source}"
+    )
     lead, *more = verdicts(record)
     settings = {
         "attack": record.attack,

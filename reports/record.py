@@ -12,10 +12,10 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from advhash.errors import RunError
+from advhash.errors import RunError, counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
-from advhash.registry import called
+from advhash.registry import called, data_called
 from advhash.reports.headline import Headline, headline_of
 from advhash.storage.card import first_fault
 from advhash.storage.documents import parse_json, read_json, read_text, reason
@@ -108,7 +108,7 @@ class AttackInfo(MethodInfo):
 
 
 class DatasetInfo(Part):
-    name: str
+    name: str  # of the reader; people read the label
     settings: dict[str, Any]
     fingerprint: str
     classes: list[str]
@@ -117,6 +117,11 @@ class DatasetInfo(Part):
     queries: int
     attribution: str
     pictures: dict[str, Any] | None = None  # what was fed and what is stored; None: no pictures
+
+    @property
+    def label(self) -> str:
+        """What it is called: the user's own by their name for it."""
+        return data_called(self.name, self.settings)
 
 
 class BudgetInfo(Part):
@@ -172,7 +177,7 @@ class Protocol(Part):
         }
         return ", ".join(
             [
-                f"{self.queries} queries {self.query_modality}→{self.database}",
+                f"{counted(self.queries, 'query')} {self.query_modality}→{self.database}",
                 *(f"{name} {value}" for name, value in particulars.items() if value is not None),
             ]
         )
@@ -238,6 +243,11 @@ class Named(Part):
 
 class NamedData(Named):
     pictures: dict[str, Any] | None = None  # as of `DatasetInfo`
+
+    @property
+    def label(self) -> str:
+        """As of `DatasetInfo`."""
+        return data_called(str(self.name), self.settings)
 
 
 class FileDocument(Document):

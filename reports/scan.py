@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
@@ -231,7 +232,7 @@ def verdicts(record: ScanRecord) -> list[str]:
         if evasion is not None and evasion.median_linf is not None:
             text += (
                 "; half of the pictures leave the threshold once no colour value changes by more "
-                f"than {evasion.median_linf:g} grey level{'' if evasion.median_linf == 1 else 's'}"
+                f"than {counted(evasion.median_linf, 'grey level')}"
             )
         lines.append(text + ".")
     return lines
@@ -550,7 +551,8 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         ("Pictures", _pictures_fact(record)),
         ("Hashes", ", ".join(hashing.label for hashing in record.hashes)),
     ]
-    title = f"Hashes and thresholds for {record.pictures:,} pictures"
+    name = Path(record.folder).name
+    title = f"Hashes and thresholds for {record.pictures:,} pictures of {name}"
     tables: Sequence[tuple[str, Any]] = (
         ("curves", curves(record)),
         ("hashes", hashes_table(record)),
@@ -571,7 +573,7 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         values={"record": record, **dict(tables)},
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
-        datasets=[record.folder],
+        datasets=[name],
         flags=[(label, flag) for flag in record.flags],
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from advhash.errors import RunError
+from advhash.errors import RunError, counted
 from advhash.measures.intervals import Metric
 from advhash.reports.attack.chapter import COMPARED, attack_chapters
 from advhash.reports.benchmark import BENCHMARK, BenchmarkRecord, Row, benchmark_chapter_of
@@ -157,7 +157,7 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
     benchmarks = [path for path in folders if schema_of(path) == BENCHMARK]
     weights: dict[tuple[str, str], set[str]] = {}
     for _, record in attacks:
-        name = record.victim.label, record.dataset.name
+        name = record.victim.label, record.dataset.label
         weights.setdefault(name, set()).add(record.victim.fingerprint)
     known: dict[tuple[str, str], Entrant] = {}
 
@@ -165,7 +165,7 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
         return known.setdefault((label, dataset), Entrant(label, dataset))
 
     for path, record in attacks:
-        label, dataset = record.victim.label, record.dataset.name
+        label, dataset = record.victim.label, record.dataset.label
         if len(weights[label, dataset]) > 1:
             label = f"{label} ({record.victim.fingerprint[:8]})"
         led, victim = record.headline(), entrant(label, dataset)
@@ -321,8 +321,8 @@ def index_chapter(
     ranked = boards(victims)
     attacks = sum(len(victim.lines) for victim in victims)
     lead = (
-        f"{len(victims)} victim{'' if len(victims) == 1 else 's'}, "
-        f"{attacks} attack{'' if attacks == 1 else 's'} on {'it' if len(victims) == 1 else 'them'}."
+        f"{counted(len(victims), 'victim')}, {counted(attacks, 'attack')} on "
+        f"{'it' if len(victims) == 1 else 'them'}."
     )
     more = [
         f"{board.title}: {board.places[0][0].label} holds best, with "

@@ -424,8 +424,8 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
     lead, *more = verdicts(record)
     return Chapter(
         name=f"{title} ({label})",
-        title=f"{title} on {data.name}",
-        heading=f"{heading}, on {data.name}",
+        title=f"{title} on {data.label}",
+        heading=f"{heading}, on {data.label}",
         template="transfer.html",
         values={
             "record": record,
@@ -439,7 +439,7 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
             (name, text)

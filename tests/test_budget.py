@@ -97,7 +97,8 @@ class TestBudget:
             (Budget("linf", 1.0), "L∞ 255/255"),
             (Budget("linf", 0.0313), "L∞ 0.0313"),
             (Budget("l2", 2.5), "L2 2.5"),
-            (Budget("l0", 3), "L0 3"),
+            (Budget("l0", 3), "3 words"),
+            (Budget("l0", 1), "1 word"),
             (Budget("none", math.inf), "unbounded"),
         ],
     )

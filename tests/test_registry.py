@@ -13,7 +13,7 @@ import tomli_w
 
 from advhash.attacks.base import Attack
 from advhash.errors import ConfigError, UnknownName, UsageError
-from advhash.registry import ATTACKS, DATASETS, VICTIMS, Entry, Registry
+from advhash.registry import ATTACKS, DATASETS, FORMS, VICTIMS, Entry, Registry, data_called
 from advhash.victims.base import HashVictim
 
 REGISTRIES = [VICTIMS, ATTACKS, DATASETS]
@@ -295,6 +295,13 @@ class TestEveryRegisteredMethod:
         for entry in VICTIMS:
             assert issubclass(entry.build, HashVictim), entry.name  # type: ignore[arg-type]
             assert entry.build.default_dataset in known, entry.name  # type: ignore[attr-defined]
+
+    def test_readers_of_anybodys_data_are_called_by_the_place(self) -> None:
+        own = {entry.name for entry in DATASETS if "your own" in entry.source}
+        assert own == FORMS
+        for name in own:
+            assert data_called(name, {"root": "/home/kim/summer.d"}) == "summer.d"
+            assert data_called(name, {"root": "."}) == name
 
 
 @pytest.mark.parametrize(

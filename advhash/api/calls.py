@@ -390,7 +390,9 @@ def _ready(
             raise DataError(f"{name} needs images: the batch has {', '.join(alone.modalities)}")
         some = torch.arange(min(SAMPLES, len(alone.query)))
         victim = _external(victim, name, alone.query.rows(some).inputs["image"])
-    return Trained(victim, alone, name, {}, {"name": name}, None, "", "brought", 0.0)
+    return Trained(
+        victim, alone, name, {}, {"name": name, "settings": {}}, None, "", "brought", 0.0
+    )
 
 
 def _expect_run(given: object) -> None:

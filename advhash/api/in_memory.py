@@ -106,6 +106,7 @@ def with_database(
     result = _result(attacked, asked, measured.metrics)
     return replace(
         result,
+        title=f"{result.title}, {trained.data.called}",
         messages=tuple(flag.message for flag in gravest_first(raised)),
         record=record,
         folder=None if folder is None else folder.final,
@@ -121,7 +122,7 @@ def _result(attacked: Attacked, asked: Asked, metrics: Mapping[str, Metric | Non
     changed = bits_changed(outcome)
     boot = derive_seed(config.seed, "bootstrap")
     return AttackResult(
-        title=f"{config.attack.name}, {attacked.fitted.budget}, on {attacked.trained.card['name']}",
+        title=f"{config.attack.name} ({attacked.fitted.budget}) on {attacked.trained.called}",
         modality=config.protocol.query_modality,
         index=asked.index,
         clean=outcome.clean,

@@ -21,6 +21,7 @@ from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
 from advhash.measures.paired_runs import Queries
+from advhash.reports.elements.numbers import written
 from advhash.reports.headline import OWN, Headline, headline_of
 from advhash.reports.record import GAIN, Record
 from advhash.reports.vocabulary import figure as figure_of
@@ -68,26 +69,11 @@ _VIEW = Environment(autoescape=True, undefined=StrictUndefined).from_string(
 )
 
 
-def figure(metric: Metric | None, *, steps: bool = False) -> str:
-    """A figure with its interval, as text; steps: in 255ths, as changes of pixels are.
-
-    >>> figure(Metric(0.5, 0.4, 0.6, 10)), figure(Metric(8 / 255), steps=True), figure(None)
-    ('0.500 [0.400, 0.600]', '8.0/255', 'none')
-    """
-    if metric is None or metric.value is None:
-        return "none"
-    scale, digits, sign = (255, 1, "/255") if steps else (1, 3, "")
-    text = f"{scale * metric.value:.{digits}f}{sign}"
-    if metric.low is None or metric.high is None:
-        return text
-    return f"{text} [{scale * metric.low:.{digits}f}, {scale * metric.high:.{digits}f}]"
-
-
 @dataclass(frozen=True, repr=False)
 class AttackResult:
     """N attacked items.
 
-    title:       victim, method and budget in one line
+    title:       method, budget, victim and, where there is a database, its data in one line
     modality:    of the items
     index:       (N,) their rows in the split that they came from
     clean:       (N, …) as the victim saw them, images in [0,1]
@@ -171,7 +157,7 @@ class AttackResult:
         return [
             (
                 figure_of(name).heading,
-                figure(self.metrics[name], steps=pictures and figure_of(name).unit == "steps"),
+                written(name, self.metrics[name], pictures=pictures),
             )
             for name in dict.fromkeys(names)
             if getattr(self.metrics.get(name), "value", None) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 import time
@@ -26,11 +25,11 @@ from rich.text import Text
 from advhash.budget import Budget, parse_eps
 from advhash.cli.following import config_of_run, replayed
 from advhash.cli.terminal import remark, tell, tell_json
+from advhash.errors import counted
 from advhash.storage.foreign_text import visible
 
 if TYPE_CHECKING:
     from advhash.compute.progress import Progress
-    from advhash.measures.intervals import Difference, Metric
 
 _PLAIN_SECONDS = 5.0
 FIGURE = "value  [95 % interval]"
@@ -93,50 +92,6 @@ def print_entries(groups: Mapping[str, Sequence[tuple[str, str, str]]]) -> None:
         console.print(table)
 
 
-def exists(metric: Metric | Difference | Mapping[str, Any] | None) -> bool:
-    """Whether a figure, of a record or of a document, has a value."""
-    if metric is None:
-        return False
-    value = metric["value"] if isinstance(metric, Mapping) else metric.value
-    return value is not None and math.isfinite(value)
-
-
-def figure(
-    name: str,
-    metric: Metric | Difference | Mapping[str, Any] | None,
-    *,
-    difference: bool = False,
-    pictures: bool = True,
-) -> str:
-    """A figure, of a record or of a document, with its interval, in the unit of its name.
-
-    difference: of two such figures: shares become points; pictures: whether pixels are 255ths
-    """
-    from advhash.reports.vocabulary import figure as figure_of
-
-    if metric is None or not exists(metric):
-        return "–"
-    parts = metric if isinstance(metric, Mapping) else vars(metric)
-    unit = figure_of(name).unit
-    scale, digits, sign = 1, 3, ""
-    if unit in ("share", "points"):
-        scale, digits = 100, 1
-        sign = " points" if difference or unit == "points" else " %"
-        if sign == " %" and 0 < parts["value"] < 0.0005:
-            digits = 4
-    elif unit == "steps" and pictures:
-        scale, digits, sign = 255, 1, "/255"
-    elif unit in ("dB", "bits"):
-        digits = 1
-    elif unit == "s":
-        digits = 4
-    text = f"{scale * parts['value']:z.{digits}f}{sign}"
-    if parts["low"] is not None and parts["n"] > 1:
-        low, high = (f"{scale * parts[end]:z.{digits}f}" for end in ("low", "high"))
-        text += f"  [{low}, {high}]"
-    return text
-
-
 def print_metrics(
     metrics: Mapping[str, Any],
     *,
@@ -150,11 +105,13 @@ def print_metrics(
     every:    whether the others follow
     pictures: whether pixels are 255ths
     """
+    from advhash.reports.elements.numbers import exists, written
+
     names = [name for name in first if name in metrics]
     rest = [name for name in metrics if name not in names and exists(metrics[name])]
     shown = [*names, *rest] if every or not first else names
     rows = [
-        {"metric": name, FIGURE: figure(name, metrics[name], pictures=pictures)}
+        {"metric": name, FIGURE: written(name, metrics[name], pictures=pictures)}
         for name in shown
         if exists(metrics[name])
     ]
@@ -165,12 +122,14 @@ def print_metrics(
 
 def print_retrieval(metrics: Mapping[str, Any]) -> None:
     """What codes are worth in a sentence: MAP of each direction beside that of a random order."""
+    from advhash.reports.elements.numbers import exists
     from advhash.reports.elements.verdict import percent
     from advhash.reports.vocabulary import label_of
 
     chance = metrics.get("map_chance")
     worth = [
-        f"{'MAP' if name == 'map' else label_of(name)} {percent(metrics[name]['value'])}"
+        f"MAP {percent(metrics[name]['value'])}"
+        + ("" if name == "map" else f" ({label_of(name).removeprefix('MAP, ')})")
         for name in metrics
         if name == "map" or (name.startswith("map_") and name.count("_") == 2)
         if name != "map_chance" and exists(metrics[name])
@@ -228,14 +187,6 @@ def print_plan(plan: Mapping[str, Any], out: Path | None) -> None:
             table.add_row(Text(visible(name.replace("_", " "))), Text(visible(line)))
     tell(f"plan of {plan['command']}: all is checked, nothing was run; --json has every setting")
     Console(width=None if sys.stdout.isatty() else UNBROKEN).print(table)
-
-
-def counted(count: int, noun: str) -> str:
-    """
-    >>> counted(1, "training"), counted(1200, "cell")
-    ('1 training', '1,200 cells')
-    """
-    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def _time(plan: Mapping[str, Any]) -> str:
@@ -402,8 +353,7 @@ def _plain_progress() -> Iterator[Progress]:
     yield show
     if last and not planned:
         spent = time.monotonic() - begun
-        stages = "1 stage" if len(last) == 1 else f"{len(last)} stages"
-        remark(f"{OVERALL}: {stages} in {spent:.0f} s")
+        remark(f"{OVERALL}: {counted(len(last), 'stage')} in {spent:.0f} s")
 
 
 def _named(stage: str, number: int) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advhash.data.images.mixed import MixedPictures, as_tensor, to_unit
 from advhash.errors import DataError, UsageError
+from advhash.registry import data_called
 from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
@@ -218,6 +219,17 @@ class Dataset:
     text_kind: TextKind = "words"
     parties: tuple[int, ...] = ()
     training: Split | None = None
+
+    @property
+    def called(self) -> str:
+        """What people call it, see `advhash.registry.data_called`."""
+        return data_called(self.name, self.settings)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """For plans: what it is called, and where that is a name of the user's own, its reader."""
+        reader = {} if self.called == self.name else {"reader": self.name}
+        return {"name": self.called, **reader}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

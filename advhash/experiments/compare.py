@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advhash.errors import ConfigError, ThresholdMissed, UsageError, nearest
+from advhash.errors import ConfigError, ThresholdMissed, UsageError, counted, nearest
 from advhash.measures.intervals import Difference, paired_difference
 from advhash.measures.paired_runs import SEED, Queries
 from advhash.reports.attack.queries import load_queries
+from advhash.reports.elements.numbers import as_chance, written
 from advhash.reports.headline import OWN
 from advhash.reports.record import Record, load_record
 from advhash.reports.vocabulary import label_of
@@ -44,16 +45,14 @@ class Comparison:
         first, second = (
             record.run.id or record.attack.name for record in (self.first, self.second)
         )
-        return f"{second} − {first}, {self.second.protocol.queries} queries, paired"
+        count = counted(self.second.protocol.queries, "query")
+        return f"{second} − {first} on {self.second.dataset.label}, {count}, paired"
 
     def __repr__(self) -> str:
         return "\n".join(
             [
                 self.title,
-                *(
-                    f"{label_of(name)}: {_shown(difference)}"
-                    for name, difference in self.differences.items()
-                ),
+                *(_shown(name, difference) for name, difference in self.differences.items()),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
@@ -126,16 +125,9 @@ def compare_records(one: Record, asked: Queries, other: Record, asked_other: Que
     return Comparison(one, other, differences, notes)
 
 
-def _shown(difference: Difference) -> str:
-    parts = (
-        ("", difference.value, 3),
-        (" [", difference.low, 3),
-        (", ", difference.high, 3),
-        ("], p ", difference.p, 4),
-    )
-    return "".join(
-        f"{sign}{value:.{digits}f}" for sign, value, digits in parts if value is not None
-    )
+def _shown(name: str, difference: Difference) -> str:
+    chance = "" if difference.p is None else f", p {as_chance(difference.p)}"
+    return f"{label_of(name)}: {written(name, difference, difference=True)}{chance}"
 
 
 def _data_sets(one: Record, other: Record) -> str:

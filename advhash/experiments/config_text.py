@@ -8,7 +8,7 @@ from typing import Any
 
 from advhash.errors import ConfigError
 from advhash.experiments.config import DatasetConfig, MethodConfig
-from advhash.registry import is_encoder
+from advhash.registry import data_called, is_encoder
 from advhash.storage import documents
 from advhash.storage.documents import NotParsed, Unreadable, parse_toml, reason
 
@@ -124,12 +124,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_label(table: MethodConfig | DatasetConfig) -> str:
-    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a checkpoint its last folder.
+    """`dpsh+bits=16+seed=1`: what `parse_method` reads, of a path its last folder or file.
 
-    An encoder is called as `--victim` calls it, `timm:resnet18+bits=16`.
+    An encoder is called as `--victim` calls it, `timm:resnet18+bits=16`, and data of the user's own
+    by their name for it, `holiday_photos+size=64`.
     """
     own = table.model_dump(exclude={"name"}, exclude_none=True)
     name = Path(table.name or "").name
+    if (place := data_called(name, own)) != name:
+        name = place
+        del own["root"]
     if name == "encoder" and is_encoder(str(own.get("encoder"))):
         name = own.pop("encoder")
     return "+".join([name, *map(_setting, own.items())])

@@ -71,7 +71,8 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
             Flag(
                 "constant_bits",
                 "warning" if constant > codes.bits / 4 else "info",
-                f"{constant} of {codes.bits} bits have the same value in the whole database.",
+                f"All codes of the database have the same value in {constant} of {codes.bits} "
+                "bits.",
             )
         )
     return flags
@@ -257,7 +258,7 @@ def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) ->
         )
     if empty:
         flags.append(
-            Flag("empty_queries", "info", f"{empty} of {queries} queries have no relevant row.")
+            Flag("empty_queries", "info", f"No row is relevant to {empty} of {queries} queries.")
         )
     return flags
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from advhash.registry import VICTIMS, called
+from advhash.errors import counted
+from advhash.registry import VICTIMS, called, data_called
 
 PAGE = "README.md"
 UNTRAINED = "_untrained"
@@ -27,7 +28,7 @@ def model_card(card: Mapping[str, Any]) -> str:
 
     data = card["data"]
     own = _word(called(card["name"], card["settings"]))
-    name = f"{own}-{_word(data['name'])}-{card['bits']}"
+    name = f"{own}-{_word(data_called(data['name'], data['settings']))}-{card['bits']}"
     content = f"---\n{_front(name, card)}\n---\n\n# {name}\n\n{_body(card)}"
     return str(ModelCard(content))
 
@@ -36,7 +37,7 @@ def _front(name: str, card: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     data = card["data"]
-    word = _word(data["name"])
+    word = _word(data_called(data["name"], data["settings"]))
     results = [
         EvalResult(
             task_type="image-retrieval",
@@ -71,9 +72,10 @@ def _body(card: Mapping[str, Any]) -> str:
         f"Source of the method: {entry.source}. A victim for robustness tests of "
         "advhash-toolkit, not a product.",
         "## Data",
-        f"{_code(data['name'])}, settings {_code(data['settings'])}: {rows['train']} rows trained "
-        f"on, a strict subset of the database of {rows['database']}; {rows['query']} queries and "
-        f"{rows['validation']} validation rows, none of them in the database.",
+        f"{_code(data_called(data['name'], data['settings']))}, settings "
+        f"{_code(data['settings'])}: {rows['train']} rows trained on, a strict subset of the "
+        f"database of {rows['database']}; {rows['query']} queries and {rows['validation']} "
+        "validation rows, none of them in the database.",
         f"Source: {_code(data.get('source', 'unknown'))}. Licence of the data: "
         f"{_code(data.get('licence', 'unknown'))}.",
     ]
@@ -112,8 +114,7 @@ def _body(card: Mapping[str, Any]) -> str:
         "## Deviations from the source",
         _bullets(entry.deviations),
         "## Training",
-        f"Seed {card['seed']}, {card['seconds']} s on {trained['threads']} CPU "
-        f"thread{'' if trained['threads'] == 1 else 's'}"
+        f"Seed {card['seed']}, {card['seconds']} s on {counted(trained['threads'], 'CPU thread')}"
         f"{'' if trained['cuda'] is None else ' and ' + _code(trained['cuda'])}, advhash "
         f"{card['version']}, torch {trained['packages']['torch']}.",
         _table(

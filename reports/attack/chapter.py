@@ -196,7 +196,7 @@ def _grown(runs: Sequence[Run]) -> list[Drawing]:
         if record.budget.eps is None or metric is None:
             continue
         protocol = record.protocol
-        names = (record.attack.name, "on", record.victim.label, "/", record.dataset.name)
+        names = (record.attack.name, "on", record.victim.label, "/", record.dataset.label)
         name = " ".join(names) + f", {protocol.query_modality}-{protocol.database}"
         lines = figures.setdefault((main, record.budget.norm), {})
         clean = record.metrics.get(record.headline().unattacked) or Metric()
@@ -350,7 +350,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
     place = f"the strongest bounded attack of {len(runs)} runs" if compared else ""
     first = records[0]
     victims = covered([record.victim.label for record in records], "victims")
-    datasets = covered([record.dataset.name for record in records], "data sets")
+    datasets = covered([record.dataset.label for record in records], "data sets")
     if len(runs) > 1:
         alone = len({record.victim.label for record in records}) == 1
         title = f"{len(runs)} runs against {victims} on {datasets}"
@@ -367,7 +367,7 @@ def attack_chapters(folders: Sequence[Path], pictures: Pictures) -> list[Chapter
             values=chapter_values(runs),
             statements=[statement_of(run.label, run.verdict, place) for run in led_by(runs)],
             sources=[_source(*source) for source in zip(folders, labels, records, strict=True)],
-            datasets=[record.dataset.name for record in records],
+            datasets=[record.dataset.label for record in records],
             flags=[(run.label, flag) for run in runs for flag in run.record.flags],
             deviations=[
                 (name, text)

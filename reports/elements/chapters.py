@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advhash.errors import counted
 from advhash.measures.sanity import Flag, picture_text
 from advhash.reports.record import (
     AttackInfo,
@@ -174,7 +175,12 @@ def _fact(label: str, info: MethodInfo, made: str) -> str:
 
 def named_data_fact(info: NamedData) -> str:
     """A data set that a file names, in a line."""
-    return f"{info.name}{_pictures(info.pictures)}"
+    return f"{_read_as(info)}{_pictures(info.pictures)}"
+
+
+def _read_as(info: DatasetInfo | NamedData) -> str:
+    """What a data set is called, and what read it, where the name does not say so."""
+    return info.label if info.label == info.name else f"{info.label}, read as {info.name}"
 
 
 def _pictures(pictures: Mapping[str, Any] | None) -> str:
@@ -184,8 +190,9 @@ def _pictures(pictures: Mapping[str, Any] | None) -> str:
 def data_fact(info: DatasetInfo) -> str:
     """A data set in a line."""
     return (
-        f"{info.name}: {info.database} database items, {info.train} of them for training, "
-        f"{info.queries} held-out queries, {len(info.classes)} classes"
+        f"{_read_as(info)}: {info.database} database items, {info.train} of them for training, "
+        f"{counted(info.queries, 'held-out query')}, "
+        f"{counted(len(info.classes), 'class')}"
         f"{_pictures(info.pictures) or '.'} SHA-256 {info.fingerprint}"
     )
 

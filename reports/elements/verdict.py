@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from advhash.errors import counted
 from advhash.measures.intervals import Difference, Metric, apart, share_lost
 from advhash.reports.record import Record
 from advhash.reports.vocabulary import label_of
@@ -126,8 +127,7 @@ def _seen(record: Record) -> list[str]:
     """What the eye sees of the change, as far as its PSNR says so; how many words a text lost."""
     words = metric_of(record, "words_changed").value
     if words is not None:
-        plural = "" if words == 1 else "s"
-        return [f"The attack changes {words:.3g} word{plural} per query on average."]
+        return [f"The attack changes {counted(words, 'word')} per query on average."]
     largest, psnr = metric_of(record, "linf").value, metric_of(record, "psnr").value
     if record.protocol.query_modality != "image" or largest is None or psnr is None:
         return []
@@ -293,16 +293,17 @@ def run_labels(records: Sequence[Record]) -> list[str]:
         (
             f"{record.attack.name}, {record.budget.text}",
             f"on {record.victim.label}",
+            record.dataset.label,
             f"{record.protocol.query_modality} against {record.protocol.database}",
             f"run {record.run.id}",
         )
         for record in records
     ]
     labels = [part[0] for part in parts]
-    for level in (1, 2, 3):
+    for level in (1, 2, 3, 4):
         for name in {label for label in labels if labels.count(label) > 1}:
             same = [place for place, label in enumerate(labels) if label == name]
-            if level == 3 or len({parts[place][level] for place in same}) > 1:
+            if level == 4 or len({parts[place][level] for place in same}) > 1:
                 for place in same:
                     labels[place] = f"{labels[place]}, {parts[place][level]}"
     return labels

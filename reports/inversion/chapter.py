@@ -483,9 +483,9 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
     }
     lead, *more = verdicts(record) or ["No verdict: the figures for one do not exist."]
     return Chapter(
-        name=f"{attack.name} against {victim.label} on {data.name} ({label})",
-        title=f"{attack.name} against {victim.label} on {data.name}",
-        heading=f"What codes give away: {victim.label} on {data.name}",
+        name=f"{attack.name} against {victim.label} on {data.label} ({label})",
+        title=f"{attack.name} against {victim.label} on {data.label}",
+        heading=f"What codes give away: {victim.label} on {data.label}",
         template="vfl.html",
         values={
             "record": record,
@@ -502,7 +502,7 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=([] if record.of_pictures else [("this run", NO_SSIM)])
         + [

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number, as_percent
@@ -342,7 +343,7 @@ def costs_table(record: LifelongRecord) -> Table:
 
     return Table(
         "Costs",
-        f"Costs of training and hashing, {threads} thread{'' if threads == 1 else 's'}; means with "
+        f"Costs of training and hashing, {counted(threads, 'thread')}; means with "
         "intervals over orders and seeds. Old codes changed: the largest share over all cells.",
         [
             *columns("Method", "Increment"),
@@ -389,7 +390,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
     """What a lifelong run says. Raises RunError."""
     record = LifelongRecord.read(folder)
     victim, data, label = record.victim, record.dataset, f"lifelong run {record.run.id}"
-    title = f"Lifelong learning: {victim.name} on {data.name}"
+    title = f"Lifelong learning: {victim.name} on {data.label}"
     settings = {
         "victim": victim.settings,
         "rival": record.rival.settings,
@@ -404,7 +405,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
     return Chapter(
         name=f"{title} ({label})",
         title=title,
-        heading=f"How well a lifelong victim learns on {data.name}",
+        heading=f"How well a lifelong victim learns on {data.label}",
         template="lifelong.html",
         values={
             "record": record,
@@ -418,7 +419,7 @@ def lifelong_chapter(folder: Path, _: Pictures) -> Chapter:
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],
-        datasets=[data.name],
+        datasets=[data.label],
         flags=[(label, flag) for flag in record.flags],
         deviations=[
             (method.name, text) for method in (victim, record.rival) for text in method.deviations

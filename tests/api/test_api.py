@@ -301,8 +301,8 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     mean = (strong.columns["tmap"] - weak.columns["tmap"]).mean()
     assert held.differences["tmap"].value == pytest.approx(mean)
     shown = repr(read).splitlines()
-    assert shown[0] == "run-8 − run-1, 12 queries, paired"
-    assert shown[1].startswith(f"t-MAP: {mean:.3f} [")
+    assert shown[0] == f"run-8 − run-1 on {strong.record.dataset.label}, 12 queries, paired"
+    assert shown[1].startswith(f"t-MAP: {100 * mean:.1f} points  [")
     assert [line.partition(":")[0] for line in shown[1:]] == ["t-MAP", "MAP attacked"]
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
     assert "dhta" in page
@@ -339,7 +339,7 @@ def test_the_view_is_escaped_and_can_be_read_aloud(trained: Trained) -> None:
     assert len(images) == 12
     assert all(' alt="query ' in image and 'src="data:image/png;' in image for image in images)
     assert found.metrics["tmap"] is not None
-    assert f"{found.metrics['tmap'].value:.3f}" in html
+    assert f"{100 * found.metrics['tmap'].value:.1f} %" in html
     assert "http" not in html
 
 
@@ -347,7 +347,7 @@ def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: P
     found = ah.attack(trained, method="dhta", steps=1, protocol={"queries": 6})
     lines = repr(found).splitlines()
     assert len(lines) == 2 + bool(found.messages)
-    assert lines[0].endswith(", 6 queries")
+    assert re.fullmatch(r"dhta \(L∞ \d+/255\) on dpsh, digits, 6 queries", lines[0])
     assert lines[1].startswith("t-MAP: ")
     assert len(repr(replace(found, messages=())).splitlines()) == 2
     several = repr(replace(found, messages=("odd", "few", "flat")))

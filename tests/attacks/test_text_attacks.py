@@ -542,7 +542,7 @@ def test_a_run_on_text_queries(kind: TextKind, tmp_path: Path) -> None:
         "protocol": {"query_modality": "text", "database": "text", "queries": 30},
     }  # fmt: skip
     record = attack(AttackConfig.build(settings), tmp_path / "run")
-    assert record.budget.text == "L0 2"
+    assert record.budget.text == "2 words"
     changed, covered = (record.metrics[name] for name in ("words_changed", "tmap_normalised"))
     assert changed is not None
     assert 0 < (changed.value or 0) <= 2

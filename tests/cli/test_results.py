@@ -31,10 +31,11 @@ from advhash.cli.commands import (
     scan,
     transfer,
 )
-from advhash.cli.console import figure, print_flags
+from advhash.cli.console import print_flags
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS
+from advhash.reports.elements.numbers import written
 from advhash.reports.record import Record, Siblings, record_file, schema_of
 
 SHOWS: dict[str, Callable[[Any, bool], None]] = {
@@ -133,16 +134,16 @@ def test_all_adds_to_what_is_read_first(
 
 def test_figures_are_told_in_the_units_of_the_field() -> None:
     share = Metric(0.974, 0.93, 0.99, 9)
-    assert figure("tmap", share) == "97.4 %  [93.0, 99.0]"
-    assert figure("tmap", share, difference=True) == "97.4 points  [93.0, 99.0]"
-    assert figure("linf", Metric(7 / 255, None, None, 1)) == "7.0/255"
-    assert figure("l2", Metric(1.547, None, None, 1)) == "1.547"
-    assert figure("rmse", Metric(0.014, None, None, 1)) == "0.014"
-    assert figure("overrun", Metric(1 / 255, None, None, 1)) == "1.0/255"
-    assert figure("linf", Metric(3.0, None, None, 1), pictures=False) == "3.000"
-    assert figure("psnr", Metric(32.26, None, None, 1)) == "32.3"
-    assert figure("false_positives", Metric(2e-5, None, None, 1)) == "0.0020 %"
-    assert figure("tmap", None) == "–"
+    assert written("tmap", share) == "97.4 %  [93.0, 99.0]"
+    assert written("tmap", share, difference=True) == "97.4 points  [93.0, 99.0]"
+    assert written("linf", Metric(7 / 255, None, None, 1)) == "7.0/255"
+    assert written("l2", Metric(1.547, None, None, 1)) == "1.547"
+    assert written("rmse", Metric(0.014, None, None, 1)) == "0.014"
+    assert written("overrun", Metric(1 / 255, None, None, 1)) == "1.0/255"
+    assert written("linf", Metric(3.0, None, None, 1), pictures=False) == "3.000"
+    assert written("psnr", Metric(32.26, None, None, 1)) == "32.3"
+    assert written("false_positives", Metric(2e-5, None, None, 1)) == "0.0020 %"
+    assert written("tmap", None) == "–"
 
 
 def test_warnings_have_colours_on_a_terminal_alone(

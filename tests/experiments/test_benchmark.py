@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import command
+from PIL import Image
 
 from advhash.cli import app
 from advhash.compute.executor import _Remote, run_tasks
@@ -705,6 +706,22 @@ def test_figures_of_other_protocols_are_not_compared() -> None:
     ]
     assert {cell.names for cell in cells} == {("noise", "noise", "digits+size=16", "dpsh+epochs=1")}
     assert {cell.dataset for cell in planned({}, {"victims": ["phash"]})} == {"digits+size=16"}
+
+
+def test_own_folders_are_called_by_their_names(tmp_path: Path) -> None:
+    for name in ("holidays", "garden"):
+        for number in range(20):
+            colour = (12 * number, 40, len(name))
+            file = tmp_path / name / f"{number}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (16, 16), colour).save(file)
+    reader = {"name": "near_duplicates", "size": 16}
+    named = [
+        {**reader, "root": str(tmp_path / "holidays")},
+        {**reader, "root": str(tmp_path / "garden")},
+    ]
+    cells = planned({"victims": ["dhash"], "datasets": named})
+    assert [cell.dataset for cell in cells] == ["holidays+size=16", "garden+size=16"]
 
 
 def test_cells_that_differ_are_called_differently(tmp_path: Path) -> None:

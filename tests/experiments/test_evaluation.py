@@ -246,7 +246,8 @@ class TestJudgedByFiles:
     ) -> None:
         _, shown, _ = command(capsys, *self.UBINARY, "--relevance", "beir", "--quiet")
         assert shown.startswith(
-            "read as ubinary, 32 bits\n12 queries against 60 codes of 32 bits, "
+            "read as ubinary, 32 bits\n12 queries of queries-ubinary.npy against 60 codes of 32 "
+            "bits of documents-ubinary.npy, "
         )
         assert "50 judgements in beir/qrels/test.tsv, rows by ids" in shown
         assert "2 queries without a judgement left out; 0 queries without a relevant row" in shown

@@ -51,6 +51,9 @@ def test_an_attack_at_a_threshold_reads_a_nested_folder_by_identity(
     assert document["dataset"]["name"] == "near_duplicates"
     assert document["dataset"]["database"] == 30
     assert document["protocol"]["start"] == "originals"
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<title>evasion against pdq on photos" in page
+    assert "on near_duplicates" not in page
 
 
 @pytest.mark.parametrize("folder", ["photos", "photos/dogs/small"])
@@ -61,7 +64,8 @@ def test_evasion_of_a_perceptual_hash_needs_no_threshold(
     attack = ("attack", "--victim", "pdq", "--method", "evasion", "--dataset", pictures)
     code, out, err = advhash(*attack, "--dry-run", "--json")
     if folder == "photos":
-        assert json.loads(out)["dataset"] == {"name": "near_duplicates", "database": 30}
+        read = {"name": "photos", "reader": "near_duplicates", "database": 30}
+        assert json.loads(out)["dataset"] == read
     else:
         assert (code, "at least 20 images" in err) == (3, True)
 
@@ -106,4 +110,4 @@ def test_classes_count_for_other_attacks(advhash: Command, place: Path) -> None:
     attack = ("attack", "--victim", "pdq", "--method", "noise", "--dataset", place / "photos")
     code, out, err = advhash(*attack, "--dry-run", "--json")
     assert code == 0, err
-    assert json.loads(out)["dataset"]["name"] == "folder"
+    assert json.loads(out)["dataset"]["reader"] == "folder"

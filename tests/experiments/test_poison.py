@@ -373,7 +373,7 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     )  # fmt: skip
     assert code == 0, err
     body = json.loads(out)
-    assert (body["budget"], body["unseen"]) == ("L0 4", 30)
+    assert (body["budget"], body["unseen"]) == ("4 tokens", 30)
     assert len(body["samples"]) == 2
     shown = sum(sample["found_by"] for sample in body["samples"])
     assert shown >= round(30 * value(body, "planted_top10"))

@@ -510,7 +510,7 @@ def test_what_defences_of_a_store_keep_out_is_theirs_together(
     run = edit(make_poison(tmp_path / "run"), defended)
     print_poison(PoisonRecord.read(run), every=False)
     words = " ".join(capsys.readouterr().out.split())
-    assert "the defences keep out 3 natural hubs and 50 of 9000 clean documents" in words
+    assert "the defences keep out 3 natural hubs and 50 of 9,000 clean documents" in words
     assert "hides 50" not in page([run])
 
 

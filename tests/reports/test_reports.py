@@ -709,3 +709,33 @@ def test_figures_after_a_file_stand_beside_those_without(tmp_path: Path) -> None
     assert "t-MAP after JPEG 75" in table
     assert "32.2" in table
     assert table.count("76.5") == 2  # of both runs as they are
+
+
+def test_words_in_backticks_are_code_and_settings_stay_whole(run: Path) -> None:
+    def change(body: dict) -> None:
+        flag = {"name": "odd", "level": "info", "message": "add `--top-k 5` where 1 < 2"}
+        body["flags"] = [flag]
+        body["attack"]["deviations"] = ["`steps` <b>are</b> fewer"]
+        body["attack"]["name"] = "p2p+steps=2+learning_rate=0.1"
+
+    html = page([edit(run, change)])
+    assert "add <code>--top-k 5</code> where 1 &lt; 2" in html
+    assert "<code>steps</code> &lt;b&gt;are&lt;/b&gt; fewer" in html
+    assert "`" not in Tags(html).text
+    assert "p2p+<wbr>steps=2+<wbr>learning_rate=0.1" in html
+
+
+def test_runs_on_own_folders_are_told_apart_by_their_names(runs: list[Path]) -> None:
+    for run, place in zip(runs[:2], ("holidays", "garden"), strict=True):
+
+        def change(body: dict, place: str = place) -> None:
+            body["dataset"] |= {"name": "folder", "settings": {"root": f"/home/kim/{place}"}}
+            body["attack"]["name"], body["budget"]["text"] = "dhta", "L∞ 8/255"
+
+        edit(run, change)
+    records = [record_of(run) for run in runs[:2]]
+    assert run_labels(records) == ["dhta, L∞ 8/255, holidays", "dhta, L∞ 8/255, garden"]
+    html = page(runs[:2])
+    title = html[html.index("<title>") : html.index("</title>")]
+    assert "on holidays and garden" in title
+    assert "on folder" not in html

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash.cli.console import (
-    figure,
     print_end,
     print_flags,
     print_lead,
@@ -46,7 +45,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.measures.sanity import Flag
@@ -77,7 +76,7 @@ def print_run(record: Record, every: bool) -> None:
 
     tell(
         f"{record.attack.name} ({record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.name}, {record.protocol.queries} queries, "
+        f"{record.dataset.label}, {counted(record.protocol.queries, 'query')}, "
         f"{record.protocol.query_modality} against {record.protocol.database}"
     )
     led = record.headline()
@@ -120,14 +119,15 @@ def _next(record: Record) -> list[tuple[str, str]]:
 
 def print_siblings(siblings: Siblings) -> None:
     """Headline of each budget, and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.elements.verdict import verdict
     from advhash.reports.headline import HEADLINES
 
     records = siblings.records
     first = records[0]
     tell(
-        f"{first.attack.name} on {first.victim.label}, {first.dataset.name}, "
-        f"{first.protocol.queries} queries"
+        f"{first.attack.name} on {first.victim.label}, {first.dataset.label}, "
+        f"{counted(first.protocol.queries, 'query')}"
     )
     judged = verdict(records[-1])
     print_lead([f"At {records[-1].budget.text}: {judged.word}. {judged.lead}"], every=False)
@@ -136,7 +136,7 @@ def print_siblings(siblings: Siblings) -> None:
     rows = [
         {
             "budget": record.budget.text,
-            **{name: figure(name, record.metrics[name]) for name in shown},
+            **{name: written(name, record.metrics[name]) for name in shown},
         }
         for record in records
     ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_end, print_json, print_lead, print_rows
+from advhash.cli.console import FIGURE, print_end, print_json, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import Config, ExecutorName, QueryCount
 from advhash.cli.terminal import tell
-from advhash.errors import CellsFailed, UsageError
+from advhash.errors import CellsFailed, UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.reports.benchmark import BenchmarkRecord
@@ -24,10 +24,11 @@ SPELLED = {"settings": "--set", "every": "--all"}  # options with other names th
 def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
     """Both leaderboards, what failed, and where the report is."""
     from advhash.reports.benchmark import verdicts
+    from advhash.reports.elements.numbers import written
     from advhash.reports.headline import HEADLINES
 
     done = len(record.cells) - len(record.failed) - len(record.left)
-    tell(f"{record.name}: {done} of {len(record.cells)} cells")
+    tell(f"{record.name}: {done} of {counted(len(record.cells), 'cell')}")
     print_lead(verdicts(record) or ["No cell of the suite is finished."], every=every)
     rows = [
         {
@@ -37,7 +38,7 @@ def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
             "victim": standing.victim,
             "attack": standing.method,
             "metric": HEADLINES[standing.goal].main,
-            FIGURE: figure(
+            FIGURE: written(
                 HEADLINES[standing.goal].main, standing.metrics[HEADLINES[standing.goal].main]
             ),
         }
@@ -53,8 +54,8 @@ def print_benchmark(record: BenchmarkRecord, every: bool) -> None:
                 "attack": row.method,
                 "store": row.store,
                 "items": str(row.items),
-                FIGURE: figure("planted_top10", row.metrics["planted_top10"]),
-                "natural hubs": figure(
+                FIGURE: written("planted_top10", row.metrics["planted_top10"]),
+                "natural hubs": written(
                     "planted_top10_natural", row.metrics["planted_top10_natural"]
                 ),
             }
@@ -81,7 +82,7 @@ def print_site(runs: list[Path], site: Path, *, as_json: bool) -> None:
         document = {"schema": "advhash/site/1", "site": str(pages[0]), "pages": names}
         print_json({**document, "left_out": missing})
         return
-    tell(f"leaderboard: {pages[0]}, with {victims} victim{'' if victims == 1 else 's'}")
+    tell(f"leaderboard: {pages[0]}, with {counted(victims, 'victim')}")
     if missing:
         tell(missing)
 

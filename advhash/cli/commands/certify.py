@@ -12,7 +12,7 @@ from advhash.cli.execute import experiment
 from advhash.cli.following import is_perceptual
 from advhash.cli.options import Bits, Database, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.reports.certificates import CertificateRecord
@@ -38,7 +38,7 @@ def print_certificates(record: CertificateRecord, every: bool) -> None:
 
     tell(
         f"{record.defended} under noise of sigma {record.smoothing.sigma:g}, "
-        f"{record.dataset.name}: {record.queries} queries; no radius above "
+        f"{record.dataset.label}: {counted(record.queries, 'query')}; no radius above "
         f"{record.largest_radius:.3g} can be certified"
     )
     worth, *certified = verdicts(record)

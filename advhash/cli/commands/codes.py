@@ -19,7 +19,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.codes.code_files import LabelledCodes, StoredCodes
@@ -219,6 +219,7 @@ def evaluate_codes(
         write_queries(out, figures)
     document: dict[str, Any] = {
         "schema": "advhash/eval/1",
+        "files": {"queries": codes.name, "database": database.name},
         "queries": len(query),
         "database": len(gallery),
         "bits": query.codes.bits,
@@ -531,10 +532,10 @@ def _tell(out: Path, data: LabelledCodes, as_json: bool, described: str = "") ->
     else:
         if described:
             tell(f"read as {described}")
-        labelled = f"{data.labels.bits} classes (labels: {data.form})"
+        labelled = f"{counted(data.labels.bits, 'class')} (labels: {data.form})"
         if data.form == "none":
             labelled = "no labels"
-        tell(f"{out}: {len(data)} codes of {data.codes.bits} bits, {labelled}")
+        tell(f"{out}: {counted(len(data), 'code')} of {data.codes.bits} bits, {labelled}")
 
 
 def _forms(by_side: Mapping[str, str]) -> str:
@@ -551,24 +552,27 @@ def _relevant(document: Mapping[str, Any]) -> str:
     if said["by"] == "neighbours":
         return f"relevant: the nearest floats ({said['similarity']})"
     if said["by"] == "labels":
-        said = f"{document['classes']} classes (labels: {_forms(document['label_form'])})"
+        said = f"{counted(document['classes'], 'class')} (labels: {_forms(document['label_form'])})"
     else:
         without = document["queries"] - said["queries_judged"]
-        parts = [f"{said['pairs']} judgements in {said['file']}, rows by {said['rows_called_by']}"]
-        parts += [f"{without} queries without a judgement left out"] if without else []
-        parts += (
-            [f"{said['ignored']} judgements of unknown rows left out"] if said["ignored"] else []
-        )
+        judged = f"{counted(said['pairs'], 'judgement')} in {said['file']}"
+        parts = [f"{judged}, rows by {said['rows_called_by']}"]
+        if without:
+            parts.append(f"{counted(without, 'query')} without a judgement left out")
+        if said["ignored"]:
+            parts.append(f"{counted(said['ignored'], 'judgement')} of unknown rows left out")
         said = "; ".join(parts)
-    return f"{said}; {document['empty_queries']} queries without a relevant row"
+    return f"{said}; {counted(document['empty_queries'], 'query')} without a relevant row"
 
 
 def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
     """Figures of codes from outside; without how long they took where `quiet`."""
     tell(f"read as {_forms(document['read_as'])}")
+    asked, database = document["files"].values()
     tell(
-        f"{document['queries']} queries against {document['database']} codes of "
-        f"{document['bits']} bits, {_relevant(document)}"
+        f"{counted(document['queries'], 'query')} of {asked} against "
+        f"{counted(document['database'], 'code')} of {document['bits']} bits of {database}, "
+        f"{_relevant(document)}"
     )
     if document["served"] is not None:
         tell(f"served by {_served(document['served'])}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import FIGURE, figure, print_rows
+from advhash.cli.console import FIGURE, print_rows
 from advhash.cli.options import Json
 from advhash.cli.terminal import tell
 
@@ -63,11 +63,13 @@ def compare(
 
 def print_comparison(comparison: Comparison) -> None:
     """The paired differences of two runs."""
+    from advhash.reports.elements.numbers import written
+
     tell(comparison.title)
     rows = [
         {
             "metric": name,
-            FIGURE: figure(name, difference, difference=True),
+            FIGURE: written(name, difference, difference=True),
             "p": "" if difference.p is None else f"{difference.p:.4f}",
         }
         for name, difference in comparison.differences.items()

@@ -54,7 +54,7 @@ def data_show(
     if as_json:
         print_json({"schema": "advhash/dataset/1", "name": data.name, "card": dict(data.card)})
     else:
-        print_card(data.name, data.card)
+        print_card(data.called, data.card)
 
 
 def print_card(name: str, card: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from advhash.cli.options import (
     Victim,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
@@ -39,8 +40,8 @@ def print_defense(record: TransferRecord, every: bool) -> None:
     assert record.defense is not None
     budget = next(iter(record.budgets.values()))
     tell(
-        f"{record.defense.defended} ({budget.text}), {record.dataset.name}, "
-        f"{record.protocol.queries} queries"
+        f"{record.defense.defended} ({budget.text}), {record.dataset.label}, "
+        f"{counted(record.protocol.queries, 'query')}"
     )
     print_lead(verdicts(record), every=every)
     print_metrics(record.metrics, first=READ_FIRST, every=every)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
+from advhash.cli.console import print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -30,6 +30,7 @@ READ_FIRST = ("detected", "false_alarms", "auroc", "accepted_adaptive")
 def print_detection(record: DetectionRecord, every: bool) -> None:
     """Figures of each detector."""
     from advhash.reports.detection import verdicts
+    from advhash.reports.elements.numbers import written
 
     print_lead(verdicts(record), every=every)
     document = record.document()
@@ -37,7 +38,7 @@ def print_detection(record: DetectionRecord, every: bool) -> None:
     if len(tables) > 1:
         shown = [name for name in READ_FIRST if name in record.shown]
         rows = [
-            {"detector": name, **{key: figure(key, table["metrics"].get(key)) for key in shown}}
+            {"detector": name, **{key: written(key, table["metrics"].get(key)) for key in shown}}
             for name, table in tables.items()
         ]
         print_rows(("detector", *shown), rows)
@@ -46,7 +47,7 @@ def print_detection(record: DetectionRecord, every: bool) -> None:
     for detector, table in tables.items() if every or len(tables) == 1 else ():
         tell(
             f"{detector} on {document['inputs']} inputs of {record.defended}, "
-            f"{document['dataset']['name']}: {document['abnormal']} abnormal, {document['clean']} "
+            f"{record.dataset.label}: {document['abnormal']} abnormal, {document['clean']} "
             f"clean; flagged above {table['threshold']:g}, the lowest threshold that at most "
             f"{100 * document['allowed_false_alarms']:g} % of {document['validation']} other clean "
             "rows exceed"

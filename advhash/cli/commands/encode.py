@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_rows
+from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     Bits,
@@ -18,6 +18,7 @@ from advhash.cli.options import (
     complete_attacks,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.encoding import EncodingRecord
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 def print_encoding(record: EncodingRecord, every: bool) -> None:
     """The verdict, the headline of each code and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.encoding import verdicts
 
     tell(
-        f"{record.victim.label} on {record.dataset.name}: {record.train} training and "
-        f"{record.test} test pictures"
+        f"{record.victim.label} on {record.dataset.label}: {record.train} training and "
+        f"{counted(record.test, 'test picture')}"
     )
     print_lead(verdicts(record), every=every)
     names = ("redundancy_train", "redundancy_test", "kmeans_purity", "knn_accuracy")
@@ -37,7 +39,7 @@ def print_encoding(record: EncodingRecord, every: bool) -> None:
         {
             "code": coder.label,
             "bits": "–" if coder.bits is None else coder.bits,
-            **{name: figure(name, coder.metrics.get(name)) for name in names},
+            **{name: written(name, coder.metrics.get(name)) for name in names},
         }
         for coder in record.coders
     ]

@@ -16,6 +16,7 @@ from advhash.cli.options import (
     complete_inversions,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.inversion.record import InversionRecord
@@ -37,8 +38,8 @@ def print_inversion(record: InversionRecord, every: bool) -> None:
     from advhash.reports.inversion.chapter import verdicts
 
     tell(
-        f"{record.attack.name} on {record.victim.label}, {record.dataset.name}, "
-        f"{record.protocol.samples} samples of {record.protocol.party}"
+        f"{record.attack.name} on {record.victim.label}, {record.dataset.label}, "
+        f"{counted(record.protocol.samples, 'sample')} of {record.protocol.party}"
     )
     sentences = verdicts(record) or ["No verdict: the figures for one do not exist."]
     print_lead(sentences, every=every)

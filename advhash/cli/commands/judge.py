@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_metrics, print_rows
+from advhash.budget import Budget
+from advhash.cli.console import print_end, print_lead, print_metrics, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.following import (
     config_of_run,
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 def print_judge(record: JudgeRecord, every: bool) -> None:
     """What the set does, what it claims beside it, and where the page is."""
     from advhash.measures.intervals import Metric
+    from advhash.reports.elements.numbers import written
     from advhash.reports.elements.verdict import verdict
     from advhash.reports.judge import WORDS, chosen, verdicts
 
     tell(
         f"{record.set.name} ({record.set.goal}, {record.budget.text}) on {record.victim.label}, "
-        f"{record.dataset.name}: {chosen(record)}, all inside the budget"
+        f"{record.dataset.label}: {chosen(record)}, all inside the budget"
     )
     attacked = record.as_attack
     judged = verdict(attacked)
@@ -49,8 +51,8 @@ def print_judge(record: JudgeRecord, every: bool) -> None:
     rows = [
         {
             "metric": claim.name,
-            "claimed": figure(claim.name, Metric(value=claim.claimed)),
-            "measured": figure(claim.name, claim.measured),
+            "claimed": written(claim.name, Metric(value=claim.claimed)),
+            "measured": written(claim.name, claim.measured),
             "claim": WORDS[claim.standing],
         }
         for claim in record.claims
@@ -70,10 +72,9 @@ def _next(record: JudgeRecord) -> list[tuple[str, str]]:
     if same is None or not (is_perceptual(config) or is_trainable(config)):
         return []
     method = "evasion" if is_perceptual(config) else "autohash"
-    budget = config["budget"]
-    held = f"--norm {budget['norm']}"
-    if budget["norm"] != "none":
-        held += f" --eps {record.budget.text.split()[-1]}"  # 8/255 rather than its digits
+    held = f"--norm {record.budget.norm}"
+    if record.budget.eps is not None:
+        held += f" --eps {Budget(record.budget.norm, record.budget.eps).radius}"
     text = f"attack {same} --method {method} {held}{threshold_of(config)}"
     return [(text, "what an attack of ours does within the same budget")]
 

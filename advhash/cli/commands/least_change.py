@@ -10,6 +10,7 @@ from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.least_change import LeastChangeRecord
@@ -27,8 +28,9 @@ def print_least_change(record: LeastChangeRecord, every: bool) -> None:
     from advhash.reports.least_change import verdicts
 
     tell(
-        f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.name}: "
-        f"{len(record.pictures)} pictures; sizes in grey levels, the root of the mean square"
+        f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.label}: "
+        f"{counted(len(record.pictures), 'picture')}; sizes in grey levels, the root of the mean "
+        "square"
     )
     print_lead(verdicts(record), every=every)
     print_metrics(record.metrics)

@@ -10,6 +10,7 @@ from advhash.cli.console import print_end, print_lead, print_metrics
 from advhash.cli.execute import experiment
 from advhash.cli.options import Bits, DatasetName, Sets, Victim
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.lifelong.record import LifelongRecord
@@ -27,8 +28,9 @@ def print_lifelong(record: LifelongRecord, every: bool) -> None:
 
     protocol = record.protocol
     tell(
-        f"{record.victim.name} on {record.dataset.name}, {len(protocol.orders)} orders × "
-        f"{len(protocol.seeds)} seeds, {record.last} increments"
+        f"{record.victim.name} on {record.dataset.label}, "
+        f"{counted(len(protocol.orders), 'order')} × {counted(len(protocol.seeds), 'seed')}, "
+        f"{counted(record.last, 'increment')}"
     )
     print_lead(verdict(record), every=every)
     print_metrics(record.metrics, first=READ_FIRST, every=every)

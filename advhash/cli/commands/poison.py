@@ -21,7 +21,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.reports.poison import PoisonRecord
@@ -43,8 +43,8 @@ def print_poison(record: PoisonRecord | Record, every: bool) -> None:
         show(record, every)
         return
     tell(
-        f"{record.source}: {record.documents} documents of {record.bits} bits in "
-        f"{record.served_by}; {record.known} queries known, {record.unseen} unseen"
+        f"{record.source}: {counted(record.documents, 'document')} of {record.bits} bits in "
+        f"{record.served_by}; {counted(record.known, 'query')} known, {record.unseen} unseen"
     )
     print_lead(verdicts(record), every=every)
     for at in record.shares:
@@ -53,7 +53,7 @@ def print_poison(record: PoisonRecord | Record, every: bool) -> None:
             tell(
                 f"refused: {sum(at.refused) / len(at.refused):.3g} of them; the defences keep out "
                 f"{at.natural_refused or 0} natural hubs and {record.turned_away} of "
-                f"{record.documents} clean documents"
+                f"{counted(record.documents, 'clean document')}"
             )
         print_metrics(at.metrics, first=READ_FIRST, every=every)
     print_end(record)

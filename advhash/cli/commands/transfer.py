@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from advhash.cli.console import figure, print_end, print_lead, print_rows
+from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.options import (
     AllowSuperuser,
@@ -22,6 +22,7 @@ from advhash.cli.options import (
     search_tables,
 )
 from advhash.cli.terminal import tell
+from advhash.errors import counted
 
 if TYPE_CHECKING:
     from advhash.reports.transfer import TransferRecord
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 def print_transfer(record: TransferRecord, every: bool) -> None:
     """The verdict, the matrix of each method and where the report is."""
+    from advhash.reports.elements.numbers import written
     from advhash.reports.transfer import verdicts
     from advhash.reports.vocabulary import label_of
 
-    tell(f"{record.dataset.name}, {record.protocol.queries} queries")
+    tell(f"{record.dataset.label}, {counted(record.protocol.queries, 'query')}")
     print_lead(verdicts(record), every=every)
     for method, budget in record.budgets.items():
         main = record.headline(method).main
@@ -41,7 +43,7 @@ def print_transfer(record: TransferRecord, every: bool) -> None:
         for source in record.sources:
             row = {"": source}
             for target in record.labels:
-                row[target] = figure(main, record.at(method, source, target).metrics[main])
+                row[target] = written(main, record.at(method, source, target).metrics[main])
             rows.append(row)
         print_rows(("", *record.labels), rows)
     print_end(record)

@@ -483,7 +483,7 @@ def _shown(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Any]:
         "victim": known.shown,
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": {"name": config.attack.name, "settings": config.attack.settings},
-        "dataset": {"name": known.data.name, "database": len(known.data.database)},
+        "dataset": {**known.data.named, "database": len(known.data.database)},
         "budget": budgets if len(cells) > 1 else budgets[0],
         "protocol": config.protocol.model_dump(mode="json"),
         "queries": min(config.protocol.queries or queries, queries),

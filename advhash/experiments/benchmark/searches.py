@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 from advhash.attacks.poisoning.base import Poisoning
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.benchmark.config import SearchGridConfig, SuiteConfig
 from advhash.experiments.config import DatasetConfig, MethodConfig
 from advhash.experiments.config_text import method_label
@@ -176,7 +176,7 @@ def _info(run: PlannedSearches, cell: Cells, result: Result | Missing) -> CellIn
         dataset=run.dataset,
         victim=f"{run.quantiser}, {run.store}",
         method=method,
-        budget=f"{items} item{'' if items == 1 else 's'}",
+        budget=counted(items, "item"),
         victim_seed=None,
         attack_seed=seed,
         **outcome,

@@ -160,7 +160,7 @@ def _cells(suite: SuiteConfig, grid: GridConfig, parts: dict[str, Part]) -> Iter
         identity, names = known.identity, (label, known.names[1])
         for attack, budget in product(grid.attacks, grid.budgets or [BudgetConfig()]):
             config = base.model_copy(update={"attack": attack, "budget": budget})
-            with _telling(f"{label} on {known.data.name}, {method_label(attack)}", parts=True):
+            with _telling(f"{label} on {known.data.called}, {method_label(attack)}", parts=True):
                 planned = planned_cell(config, known)
             for victim_seed, seed in product(
                 range(suite.victim_seeds if drawn else 1), range(suite.attack_seeds)

@@ -142,7 +142,7 @@ class Certification(
             shown={
                 "victim": {"name": known.name, "settings": known.settings},
                 "defense": None if config.defense is None else config.defense.model_dump(),
-                "dataset": {"name": known.data.name, "database": len(known.data.database)},
+                "dataset": {**known.data.named, "database": len(known.data.database)},
                 "database": resolved.database,
                 "smoothing": {"sigma": ready.sigma, "votes": ready.votes, "seed": ready.seed},
                 "samples": config.samples,

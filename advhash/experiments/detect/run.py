@@ -121,7 +121,7 @@ def _plan(planned: Planned, known: PlannedVictim) -> Plan[DetectConfig, Cells]:
             "attack": None if attack is None else attack.model_dump(),
             "budget": config.budget.model_dump(),
             "adaptive": config.adaptive.model_dump(),
-            "dataset": {"name": known.data.name, "database": len(known.data.database)},
+            "dataset": {**known.data.named, "database": len(known.data.database)},
             "queries": count,
         },
     )

@@ -11,7 +11,7 @@ import torch
 
 from advhash.attacks.base import Attack
 from advhash.data.dataset import Dataset
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.record import dataset_info, run_info, victim_info
 from advhash.experiments.attack.run import resolve
 from advhash.experiments.config import AttackConfig, MethodConfig, TrainConfig
@@ -141,7 +141,7 @@ def _shown(config: EncodeConfig, known: PlannedVictim) -> dict[str, Any]:
         "defense": None if config.defense is None else config.defense.model_dump(),
         "attack": None if config.attack is None else config.attack.model_dump(),
         "budget": config.budget.model_dump(mode="json"),
-        "dataset": {"name": known.data.name, "train": len(known.data.train_labels)},
+        "dataset": {**known.data.named, "train": len(known.data.train_labels)},
         "test": min(config.queries or test, test),
     }
 
@@ -213,8 +213,8 @@ def _flags(coded: dict[Any, dict[str, Any]], trained: Trained) -> list[Flag]:
             Flag(
                 "smooth_activations",
                 "info",
-                f"{smooth} layers have smooth activations (GELU, SiLU …), "
-                "thresholded at 0, where nothing breaks.",
+                f"Smooth activations (GELU, SiLU …) of {counted(smooth, 'layer')} are thresholded "
+                "at 0, where nothing breaks.",
             )
         )
     return flags
@@ -228,7 +228,7 @@ def _several_labels(data: Dataset) -> list[Flag]:
         Flag(
             "several_labels",
             "info",
-            f"{several} of {len(data.query)} queries have several labels: the class of a "
+            f"Several labels belong to {several} of {len(data.query)} queries: the class of a "
             "picture is the first of them.",
         )
     ]

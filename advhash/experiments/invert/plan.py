@@ -176,7 +176,7 @@ def _shown(config: InvertConfig, known: PlannedVictim) -> dict[str, Any]:
             "name": config.attack.name,
             "settings": config.attack.settings,
         },
-        "dataset": {"name": known.data.name, "database": len(known.data.database)},
+        "dataset": {**known.data.named, "database": len(known.data.database)},
         "budget": None,
         "protocol": {"party": config.protocol.query_modality},
         "samples": min(config.protocol.queries or SAMPLES, len(known.data.query)),

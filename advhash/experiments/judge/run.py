@@ -333,7 +333,7 @@ class Judge(Experiment[JudgeConfig, JudgeCell, JudgePlan, JudgeRecord]):
             label=f"{known.called}-judge".replace(":", "."),
             shown={
                 "victim": known.shown,
-                "dataset": {"name": known.data.name, "database": len(known.data.database)},
+                "dataset": {**known.data.named, "database": len(known.data.database)},
                 "pictures": count,
                 "originals": len(judged.data.query),
                 "targeted": judged.targets is not None,
@@ -475,8 +475,8 @@ def _flags(judged: Paired, config: AttackConfig) -> list[Flag]:
             Flag(
                 "rounded_set",
                 "info",
-                f"{judged.off_grid} of {len(judged.rows)} pictures were floats between 8-bit "
-                "steps: they were rounded toward their originals, as a file would have rounded "
+                f"Floats between 8-bit steps in {judged.off_grid} of {len(judged.rows)} pictures "
+                "were rounded toward their originals, as a file would have rounded "
                 "them somehow.",
             )
         )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.data.images.mixed import one_picture, to_unit
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.identities import by_identity
 from advhash.experiments.attack.operating import pdq_threshold
 from advhash.experiments.attack.perturb import choose_queries
@@ -156,7 +156,7 @@ class LeastChanges(
             label=f"{known.called}-least-change".replace(":", "."),
             shown={
                 "victim": {"name": known.name, "settings": known.settings},
-                "dataset": {"name": known.data.name, "database": len(known.data.database)},
+                "dataset": {**known.data.named, "database": len(known.data.database)},
                 "threshold": threshold,
                 "queries": len(drawn),
             },
@@ -282,8 +282,8 @@ def _flags(sizes: dict[str, Floats], tied: int, bits: int) -> list[Flag]:
             Flag(
                 "bound_broken",
                 "error",
-                f"{broken} pictures left the threshold by less than what is proven to be needed: "
-                "this is a bug of advhash, please report it.",
+                f"{counted(broken, 'picture')} left the threshold by less than what is proven to "
+                "be needed: this is a bug of advhash, please report it.",
             )
         )
     below = int(((real <= stored) & (stored < bound)).sum())
@@ -292,8 +292,9 @@ def _flags(sizes: dict[str, Floats], tied: int, bits: int) -> list[Flag]:
             Flag(
                 "below_unrounded",
                 "info",
-                f"{below} stored pictures lie nearer than the bound of the map without roundings: "
-                "roundings inside the hash helped. The bound of the hash as it runs holds.",
+                f"Nearer than the bound of the map without roundings: "
+                f"{counted(below, 'stored picture')}. Roundings inside the hash helped. The bound "
+                "of the hash as it runs holds.",
             )
         )
     vacuous = int((real == 0).sum())
@@ -311,8 +312,8 @@ def _flags(sizes: dict[str, Floats], tied: int, bits: int) -> list[Flag]:
             Flag(
                 "tied_values",
                 "warning",
-                f"{tied} pictures have other than {bits // 2} bits of {bits} at 1, since values "
-                "tie (flat pictures, drawings): nothing is stated for them, and no figure has "
+                f"Not {bits // 2} of {bits} bits are 1 in {counted(tied, 'picture')}, since values "
+                "tie (flat pictures, drawings): nothing is stated for these, and no figure has "
                 "them.",
             )
         )
@@ -322,7 +323,8 @@ def _flags(sizes: dict[str, Floats], tied: int, bits: int) -> list[Flag]:
             Flag(
                 "not_left",
                 "info",
-                f"No stored picture was seen to leave the threshold from {unseen} pictures.",
+                f"No stored picture was seen to leave the threshold from "
+                f"{counted(unseen, 'picture')}.",
             )
         )
     return flags

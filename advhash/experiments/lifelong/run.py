@@ -205,7 +205,7 @@ def _plan(config: LifelongConfig) -> LifelongPlan:
         cells=cells,
         label="dlcmh-lifelong",
         shown={
-            "dataset": {"name": data.name, "database": len(data.database)},
+            "dataset": {**data.named, "database": len(data.database)},
             "orders": [
                 {
                     "increments": [list(names) for names in order],

@@ -174,7 +174,7 @@ def _plan(config: PhaseConfig) -> PhasePlan:
         config=resolved,
         cells=trainings,
         shown={
-            "dataset": {"name": data.name, "train": len(data.train_rows)},
+            "dataset": {**data.named, "train": len(data.train_rows)},
             "phase": grid.model_dump(),
         },
         data=data,

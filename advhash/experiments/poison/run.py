@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import FIRST, GradedPairs
 from advhash.data.dataset import Split
 from advhash.data.text.characters import as_strings
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
@@ -46,7 +47,7 @@ from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
 from advhash.measures.intervals import Metric, mean_metric
 from advhash.measures.sanity import Flag
-from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES
+from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES, data_called
 from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
@@ -292,7 +293,8 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
             own = len(data.validation)
         documents = len(data.database)
         known, unseen, _ = map(len, sides(written, documents, np.arange(len(data.query)), None))
-        material, source = OfVictim(written), f"{victim.called} on {data.name}, {modality}"
+        material = OfVictim(written)
+        source = f"{modality} codes of {data.called} by {victim.called}"
         what = victim.identity
     counts = planted_counts(written, documents)
     expect_plantable(written, method, counts[-1], method.most(known, documents, own))
@@ -324,8 +326,9 @@ def planned(config: PoisonConfig, threads: int | None = None) -> PoisonPlan:
 
 def _source(config: PoisonConfig) -> str:
     if config.rows is None:
-        return f"embeddings of {config.dataset.name}"
-    return f"embeddings in {config.rows.database}"
+        name = Path(str(config.dataset.name)).name
+        return f"embeddings of {data_called(name, config.dataset.settings)}"
+    return f"embeddings in {Path(config.rows.database).name}"
 
 
 def _written(config: PoisonConfig) -> PoisonConfig:
@@ -581,7 +584,9 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         summary=entry.summary,
         knowledge=list(method.knowledge),
         free_pairs=method.free_pairs,
-        budget=None if method.budget is None else str(config.budget.resolve(method.budget)),
+        budget=None
+        if method.budget is None
+        else config.budget.resolve(method.budget).text("token"),
         samples=_samples(results[-1], place),
         store={"name": config.store.name, **clean.document["parameters"]},
         rescore=[stage.model_dump() for stage in config.rescore],
@@ -638,7 +643,8 @@ def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Met
             Flag(
                 "equal_queries",
                 "info",
-                f"{repeated} queries have the direction of another one and were left out.",
+                f"Left out, as they have the direction of another one: "
+                f"{counted(repeated, 'query')}.",
             )
         )
     return flags

@@ -88,9 +88,12 @@ class PlannedVictim:
         """What tables call the victim, and the data set with its settings."""
         defense = self.config.defense
         hardened = "" if defense is None else f" + {method_label(defense)}"
+        given = dict(self.config.dataset.settings)
+        if self.data.called != self.data.name:
+            given.pop("root", None)  # which the name says
         return (
             method_label(self.config.victim.model_copy(update={"seed": None})) + hardened,
-            method_label(self.config.dataset.model_copy(update={"name": self.data.name})),
+            method_label(DatasetConfig.build({**given, "name": self.data.called})),
         )
 
     @property

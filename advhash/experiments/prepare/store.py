@@ -15,7 +15,7 @@ from advhash.errors import RefusedError, UsageError
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.worth import code_figures, victim_flags, victim_metrics
 from advhash.measures.sanity import Flag, check_pictures
-from advhash.registry import VICTIMS
+from advhash.registry import VICTIMS, data_called
 from advhash.storage.checkpoint import read_card, save_victim
 from advhash.storage.files import write_text
 from advhash.storage.model_card import PAGE, model_card
@@ -86,16 +86,17 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     known = stored if isinstance(stored, dict) else {}
     if known.get("fingerprint") == data.fingerprint():
         return
-    if known.get("name") == data.name:
+    trained_on = data_called(str(known.get("name", "unknown data")), known.get("settings") or {})
+    if trained_on == data.called:
         raise UsageError(
-            f"checkpoint {folder} was trained on {data.name} with settings "
+            f"checkpoint {folder} was trained on {trained_on} with settings "
             f"{known.get('settings')}: other ones would put training rows among the queries; "
             "train a new victim, or attack it on another data set"
         )
     flag = Flag(
         "foreign_data",
         "warning",
-        f"The victim was trained on {known.get('name', 'unknown data')}, not on {data.name}: "
+        f"The victim was trained on {trained_on}, not on {data.called}: "
         "the database is hashed anew, and whether training rows are among the queries is unknown.",
     )
     # what was trained at one size takes no other, see `fit_data`

@@ -42,7 +42,7 @@ class Trained:
 
     def __repr__(self) -> str:
         defenses = "".join(f" + {defense['name']}" for defense in self.defenses)
-        return f"<{self.called}{defenses}, {self.victim.bits} bits, on {self.data.name}>"
+        return f"<{self.called}{defenses}, {self.victim.bits} bits, on {self.data.called}>"
 
     @property
     def called(self) -> str:

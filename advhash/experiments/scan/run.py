@@ -17,7 +17,7 @@ from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.data.images.decode import printable
 from advhash.data.images.edits import EDITS
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
@@ -373,8 +373,8 @@ def _flags(scanned: Collected, scanned_hashes: Sequence[HashFigures], low: int) 
             Flag(
                 "low_quality",
                 "info",
-                f"{low} pictures are nearly flat (PDQ's quality is low): their hashes mean little, "
-                "and the rates of the others stand beside those of all.",
+                f"Nearly flat, by PDQ's quality: {counted(low, 'picture')}. Such hashes mean "
+                "little, and the rates of the others stand beside those of all.",
             )
         )
     uncertain = [each.label for each in scanned_hashes if each.chosen == "estimate"]

@@ -111,7 +111,7 @@ def plan_matrix(config: TransferConfig) -> Plan[TransferConfig, Move]:
                 for cell in cells[:: len(sources)]
             },
             **({"sources": labels} if labels else {}),
-            "dataset": {"name": data.name, "database": len(data.database)},
+            "dataset": {**data.named, "database": len(data.database)},
             "protocol": written.protocol.model_dump(mode="json"),
             "queries": min(queries or len(data.query), len(data.query)),
         },
