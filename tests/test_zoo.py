@@ -100,6 +100,22 @@ def test_a_card_states_data_weights_commit_and_robustness(site: Path) -> None:
     assert "| `hag` | L∞ 8/255 | `map_adversarial` |" in (folder / "README.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_the_command_on_a_card_is_taken(name: str, installed: Path) -> None:
+    page = (installed / "advhash_zoo" / name / "README.md").read_text("utf-8")
+    assert f'ah.load("zoo:{name}")' in page
+    command = page.rstrip().rpartition("\n")[2].strip("`").split()
+    assert command[:4] == ["advhash", "attack", "--victim", f"zoo:{name}"]
+    planned = CliRunner().invoke(app, [*command[1:], "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+
+
+def test_a_card_of_a_hash_that_learns_nothing_says_so(site: Path) -> None:
+    page = (site / "advhash_zoo" / "dhash-near-duplicates-64" / "README.md").read_text("utf-8")
+    assert "Learns nothing" in page
+    assert not [word for word in ("Training", "trained on", "untrained") if word in page]
+
+
 def test_what_is_there_is_kept_and_what_is_made_again_is_the_same(
     site: Path, script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

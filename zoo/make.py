@@ -52,7 +52,7 @@ def make(name: str, recipe: Mapping[str, Any], out: Path) -> Path:
         figures = list(robustness(trained, recipe, partial))
         card |= {"commit": commit(), "recipe": recipe, "robustness": figures}
         write_json(place / CARD, card)
-        write_text(place / PAGE, model_card(card))
+        write_text(place / PAGE, model_card(card, name))
         if folder.is_dir():  # of another recipe
             folder.rename(partial / "before")
         place.rename(folder)

@@ -19,8 +19,10 @@ UNTRAINED = "_untrained"
 Origin = Literal["trained", "cache", "checkpoint", "brought", "computed"]
 
 
-def model_card(card: Mapping[str, Any]) -> str:
+def model_card(card: Mapping[str, Any], name: str = "") -> str:
     """Markdown with YAML front matter, of a card as `advhash train` writes it.
+
+    name: of a victim of a zoo, `zoo:name`; by default method, data and bits
 
     Names and settings may come from strangers: they are shown as code, on one line each.
     """
@@ -28,8 +30,9 @@ def model_card(card: Mapping[str, Any]) -> str:
 
     data = card["data"]
     own = _word(called(card["name"], card["settings"]))
-    name = f"{own}-{_word(data_called(data['name'], data['settings']))}-{card['bits']}"
-    content = f"---\n{_front(name, card)}\n---\n\n# {name}\n\n{_body(card)}"
+    title = name or f"{own}-{_word(data_called(data['name'], data['settings']))}-{card['bits']}"
+    place = f"zoo:{name}" if name else "this/folder"
+    content = f"---\n{_front(title, card)}\n---\n\n# {title}\n\n{_body(card, place)}"
     return str(ModelCard(content))
 
 
@@ -40,21 +43,21 @@ def _front(name: str, card: Mapping[str, Any]) -> str:
     word = _word(data_called(data["name"], data["settings"]))
     results = [
         EvalResult(
-            task_type="image-retrieval",
+            task_type=_task(card),
             dataset_type=word,
             dataset_name=word,
             dataset_split="query",
-            metric_type="map",
+            metric_type="accuracy" if key == "accuracy" else "map",
             metric_name=key,
             metric_value=round(metric["value"], 4),
         )
-        for key, metric in card["metrics"].items()
+        for key, metric in _measured(card).items()
         if metric["value"] is not None
     ]
     front = ModelCardData(
         library_name="advhash",
         license=_word(data.get("licence", "unknown")).lower(),
-        tags=["hashing", "image-retrieval", "adversarial-robustness", card["name"]],
+        tags=["hashing", _task(card), "adversarial-robustness", card["name"]],
         datasets=[word],
         metrics=["map"],
         model_name=name,
@@ -63,9 +66,9 @@ def _front(name: str, card: Mapping[str, Any]) -> str:
     return str(front.to_yaml())
 
 
-def _body(card: Mapping[str, Any]) -> str:
+def _body(card: Mapping[str, Any], place: str) -> str:
     entry = VICTIMS[card["name"]]
-    data, rows, metrics = card["data"], card["data"]["rows"], card["metrics"]
+    data, rows, metrics = card["data"], card["data"]["rows"], _measured(card)
     trained = card["environment"]
     parts = [
         entry.summary,
@@ -73,9 +76,10 @@ def _body(card: Mapping[str, Any]) -> str:
         "advhash-toolkit, not a product.",
         "## Data",
         f"{_code(data_called(data['name'], data['settings']))}, settings "
-        f"{_code(data['settings'])}: {rows['train']} rows trained on, a strict subset of the "
-        f"database of {rows['database']}; {rows['query']} queries and {rows['validation']} "
-        "validation rows, none of them in the database.",
+        f"{_code(data['settings'])}: a database of {rows['database']}"
+        + (f", {rows['train']} of its rows trained on" if card["history"] else "")
+        + f"; {rows['query']} queries and {rows['validation']} validation rows, none of them in "
+        "the database.",
         f"Source: {_code(data.get('source', 'unknown'))}. Licence of the data: "
         f"{_code(data.get('licence', 'unknown'))}.",
     ]
@@ -85,10 +89,19 @@ def _body(card: Mapping[str, Any]) -> str:
         "## Retrieval",
         "Mean average precision of the query split over the full ranking of the database by "
         "Hamming distance, ties in expectation; relevant is what shares a label. In brackets the "
-        "95 % BCa interval over queries. *Untrained* leaves rows that the victim was trained on "
-        "out of the database.",
-        _table(("direction", "MAP", "MAP, untrained"), _directions(metrics)),
-        f"Chance: {_figure(metrics['map_chance'])}.",
+        "95 % BCa interval over queries."
+        + (
+            " *Untrained* leaves rows that the victim was trained on out of the database."
+            if card["history"]
+            else ""
+        ),
+        _retrieval(metrics),
+        f"Chance: {_figure(metrics['map_chance'])}."
+        + (
+            f" Accuracy of the server: {_figure(metrics['accuracy'])}."
+            if "accuracy" in metrics
+            else ""
+        ),
         "## Codes",
         "These are figures of the database. Balance is 1 where every bit is 1 in half of the rows "
         "and 0 where all are constant; entropy is the mean over bits, 1 at best.",
@@ -113,8 +126,9 @@ def _body(card: Mapping[str, Any]) -> str:
         ),
         "## Deviations from the source",
         _bullets(entry.deviations),
-        "## Training",
-        f"Seed {card['seed']}, {card['seconds']} s on {counted(trained['threads'], 'CPU thread')}"
+        "## Training" if card["history"] else "## Settings",
+        (f"Seed {card['seed']}, {card['seconds']} s" if card["history"] else "Learns nothing;")
+        + f" on {counted(trained['threads'], 'CPU thread')}"
         f"{'' if trained['cuda'] is None else ' and ' + _code(trained['cuda'])}, advhash "
         f"{card['version']}, torch {trained['packages']['torch']}.",
         _table(
@@ -122,12 +136,42 @@ def _body(card: Mapping[str, Any]) -> str:
             [(f"`{key}`", _code(value)) for key, value in card["settings"].items()],
         ),
         "## Use",
-        "```python\nfrom pathlib import Path\n\n"
-        "from advhash.storage.checkpoint import load_victim\n\n"
-        'victim, card = load_victim(Path("this/folder"))\n```',
-        "`advhash attack --victim this/folder --method prosgan`",
+        f'```python\nimport advhash as ah\n\nvictim = ah.load("{place}")\n```',
+        f"`{_command(card, place)}`",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of retrieval; of a hash that learns nothing, none on untrained rows."""
+    kept = [name for name in card["metrics"] if card["history"] or not name.endswith(UNTRAINED)]
+    return {name: card["metrics"][name] for name in kept}
+
+
+def _federated(card: Mapping[str, Any]) -> bool:
+    return ".federated." in VICTIMS.describe(card["name"]).module
+
+
+def _task(card: Mapping[str, Any]) -> str:
+    """As the hub calls what the victim is for."""
+    if _federated(card):
+        return "tabular-classification"
+    return "image-retrieval" if "image" in card["modalities"] else "sentence-similarity"
+
+
+def _command(card: Mapping[str, Any], place: str) -> str:
+    """A first command that takes the victim: the attack that its card was measured by, if any."""
+    measured = card.get("recipe", {}).get("attacks", [])
+    if _federated(card):
+        return f"advhash invert --victim {place}"
+    if measured:
+        asked = measured[0]
+        return f"advhash attack --victim {place} --method {asked['method']} --eps {asked['eps']}"
+    if ".perceptual." in VICTIMS.describe(card["name"]).module:
+        return f"advhash attack --victim {place} --method evasion --eps 8/255"
+    if "image" not in card["modalities"]:
+        return f"advhash attack --victim {place} --method hotflip"
+    return f"advhash attack --victim {place} --method autohash --eps 8/255"
 
 
 def _robustness(card: Mapping[str, Any]) -> list[str]:
@@ -148,17 +192,17 @@ def _robustness(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _directions(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """One row a direction: "image → fused", MAP, MAP on untrained rows."""
-    return [
-        (
-            " → ".join(key.split("_")[1:]),
-            _figure(metric),
-            _figure(metrics.get(key + UNTRAINED)),
-        )
-        for key, metric in metrics.items()
-        if key != "map_chance" and not key.endswith(UNTRAINED)
-    ]
+def _retrieval(metrics: Mapping[str, Any]) -> str:
+    """One row for each direction: "image → fused", MAP, and MAP on untrained rows."""
+    rows, untrained = [], False
+    for key, metric in metrics.items():
+        if not key.startswith("map_") or key == "map_chance" or key.endswith(UNTRAINED):
+            continue
+        other = metrics.get(key + UNTRAINED)
+        untrained |= other is not None
+        rows.append((" → ".join(key.split("_")[1:]), _figure(metric), _figure(other)))
+    head = ("direction", "MAP", "MAP, untrained")
+    return _table(head, rows) if untrained else _table(head[:2], [row[:2] for row in rows])
 
 
 def _figure(metric: Mapping[str, Any] | None) -> str:

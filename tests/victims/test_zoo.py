@@ -441,7 +441,7 @@ class TestModelCard:
         for flag in card["flags"]:
             assert f"`{flag['name']}`" in page
         assert "Attribution: Optical Recognition of Handwritten Digits" in page
-        assert "1197 rows trained on" in page
+        assert "1197 of its rows trained on" in page
 
     def test_loading_needs_and_reads_no_page(self, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "victim"))
