@@ -229,10 +229,10 @@ def victim_part(victim: str, cells: dict[str, Cell]) -> list[str]:
     parts += [
         f"## Targeted: {title}\n",
         f"t-MAP of the unattacked queries {means['tmap_clean']}, of noise {means['tmap_noise']}, ceiling {means['tmap_ceiling']}.\n",
-        table(["", "t-MAP", "normalised", "less noise", "less unattacked", "less mainstay", "CPU s a query"], targeted),
+        table(["", "t-MAP", "normalised", "less noise", "less unattacked", "less mainstay", "CPU s per query"], targeted),
         f"## Untargeted: {title}\n",
         f"MAP of the unattacked queries {means['map']}, of noise {means['map_noise']}, by chance {means['map_chance']}. Lower is stronger.\n",
-        table(["", "MAP", "less noise", "less unattacked", "less mainstay-untargeted", "CPU s a query"], untargeted),
+        table(["", "MAP", "less noise", "less unattacked", "less mainstay-untargeted", "CPU s per query"], untargeted),
     ]  # fmt: skip
     signs = [
         [name, *(f"{cells[name]['indicators'].get(key, 0):.2f}" for key in ("zero_gradient", "saturated", "stalled"))]
@@ -264,7 +264,7 @@ def page(cells: dict[str, Any]) -> str:
     if rows:
         parts += [
             "## autohash against ten times its compute\n",
-            f"The first {FEWER} of the queries. Adaptive: {4 * STEPS} steps of one objective in each of 10 restarts from random starts, every iterate judged by average precision: 4,000 passes a query for autohash's 400.\n",
+            f"The first {FEWER} of the queries. Adaptive: {4 * STEPS} steps of one objective in each of 10 restarts from random starts, every iterate judged by average precision: 4,000 passes per query for autohash's 400.\n",
             table(["", "objective", "autohash", "adaptive", "autohash less adaptive"], rows),
         ]  # fmt: skip
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""What each attack costs: passes, queries, seconds a picture, and when training is paid back.
+"""What each attack costs: passes, queries, seconds per picture, and when training is paid back.
 
 `dpsh` on digits, seed 0, L∞ 16/255, in this process, all pictures in one batch, the median of the
 repeats. Passes are counted at the victim: a forward or backward pass of one picture is 1. Writes
@@ -132,7 +132,7 @@ class Bench:
             return fit_attack(config(method), self.trained, self.seen, progress)
 
     def seconds(self, method: dict[str, Any], size: int) -> float:
-        """Wall seconds a picture, all pictures in batches of `size`.
+        """Wall seconds per picture, all pictures in batches of `size`.
 
         Fitted anew for each repeat: `universal` and `blend` keep what they found for a target.
         """

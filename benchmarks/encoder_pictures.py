@@ -294,7 +294,7 @@ def picture_tables(found: dict[str, Cell]) -> str:
                         f"{spread(cell, 'recall_at_10')} |"
                     )
     titles = ("data", "method", "t-MAP clean → moved", "ceiling", "normalised", "largest change",
-              "CPU s an image")  # fmt: skip
+              "CPU s per image")  # fmt: skip
     lines += ["", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name in DATA:
         for method in METHODS:

@@ -312,7 +312,7 @@ def tables(found: Mapping[str, Cell]) -> str:
                     f"{shown(row['share'])} | {spread(row, 'map')} |"
                 )
     titles = ("words", "method", "own captions: recall at 10", "MAP", "target: t-MAP", "normalised",
-              "changed", "CPU s a query")  # fmt: skip
+              "changed", "CPU s per query")  # fmt: skip
     lines += ["", "| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for words in WORDS:
         for method in METHODS:

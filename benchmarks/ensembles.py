@@ -67,7 +67,7 @@ DATA: dict[str, dict[str, Any]] = {"cifar10": {"epochs": 8}, "digits": {}}  # se
 RADII = (16, 8)
 PASSES = 120  # forward and backward, through one victim, for each query
 MOMENTUM = {"rest": False, "momentum": 1.0}
-METHODS: dict[str, tuple[int, dict[str, Any]]] = {  # passes a step, settings of dhta
+METHODS: dict[str, tuple[int, dict[str, Any]]] = {  # passes per step, settings of dhta
     "as it is": (1, {}),
     "no rest": (1, {"rest": False}),
     "MI": (1, MOMENTUM),
@@ -206,7 +206,7 @@ def shown(metric: Mapping[str, Any]) -> str:
 def tables(found: dict[str, Any]) -> str:
     """Markdown: over all targets, a row a method; then every target of two of the methods."""
     titles = ("data", "seed", "L∞", "made by", "ensemble of three", "best single of three",
-              "difference", "CPU s an image: ensemble, single")  # fmt: skip
+              "difference", "CPU s per image: ensemble, single")  # fmt: skip
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     every = list(cells([0, 1, 2], DATA, RADII, [*METHODS, GAN]))
     for name, (data, seed, radius, method) in every:

@@ -13,7 +13,7 @@ amount. A row a victim, medians over the queries:
   error         the largest difference to finite differences along 20 random directions, in float64,
                 over the mean size of the slope along them
 
-Prints Markdown; a few seconds a victim on one core:
+Prints Markdown; a few seconds per victim on one core:
 
     OMP_NUM_THREADS=1 python benchmarks/gradients.py zoo:dpsh-digits-32 zoo:csq-digits-32 FOLDER …
 """

@@ -1,6 +1,6 @@
 """The gradient loop beside torchattacks', and one attack divided among two workers.
 
-`loop`: CPU milliseconds an image and pass, in turns on one victim, one thread, 100 images, the
+`loop`: CPU milliseconds per image and pass, in turns on one victim, one thread, 100 images, the
 median of the repeats: the victim's own forward and backward pass; PGD of torchattacks, whose loss
 is cross-entropy, in full batches; `mainstay` in float32 and, where the processor computes in it, in
 bf16, in the smaller batches that images at rest leave. Passes are those of all images in a batch,
@@ -233,7 +233,7 @@ def page(found: dict[str, Any]) -> str:
             shown = [f"{ms[key]:.3f}" if key in ms else "–" for key in ("victim", "torchattacks", "advhash", "advhash_bf16")]  # fmt: skip
             rows.append([name, *shown, f"{compiled['ms']:.3f}", f"{compiled['warm_up_s']:.0f}", f"{loop['refilled_saves']:.0%}"])  # fmt: skip
         parts += [
-            "CPU milliseconds an image and pass, 100 queries in one batch, which images at rest leave in the attack alone:\n\n",
+            "CPU milliseconds per image and pass, 100 queries in one batch, which images at rest leave in the attack alone:\n\n",
             table(rows),
             "\nImages come to rest one by one. oneDNN compiles kernels for each size of a batch, some "
             "30 a network, and keeps 1,024: with every size from 100 down they were compiled again in "

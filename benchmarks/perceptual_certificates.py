@@ -130,7 +130,7 @@ def tables(figures: dict[str, Any]) -> dict[str, list[list[str]]]:
         [
             *("hash, side", "bound, median (grey levels rms)", "reached / bound, median; most"),
             *("8 bits / bound, median; most", "bound as it runs / bound, median"),
-            "CPU seconds a picture",
+            "CPU seconds per picture",
         ]
     ]
     for row in figures["sizes"]:

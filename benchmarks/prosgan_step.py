@@ -6,7 +6,7 @@ real and generated pictures in passes of their own, keeps its gradients while th
 and every pass computes the spectral norms anew. The rate falls as in a training of 200 steps. Ours
 is `attack.preset=paper` in float32 and, where the processor computes in it, in bf16. All take
 batches of 24 and run in turns in one process, 200 steps a seed; the median over epochs of CPU
-milliseconds a step counts. Means of the hash and the reconstruction term over steps 150 to 200 say
+milliseconds per step counts. Means of hash and reconstruction terms over steps 150 to 200 say
 whether they learn the same. PrototypeNet has 600 steps. Writes `benchmarks/prosgan_step.json`, seed
 by seed, so that it can be stopped and started again, and the table between its marks in
 `docs/attacks/prosgan.md`. About 25 minutes of one core:

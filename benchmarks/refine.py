@@ -87,7 +87,7 @@ class Judge:
         return precisions(codes, self.codes, self.wanted, self.labels, Scoring())
 
     def reached(self, attack: Attack, budget: Budget) -> tuple[Any, float]:
-        """(N,) t-AP of each query, and processor seconds a picture."""
+        """(N,) t-AP of each query, and processor seconds per picture."""
         began = time.process_time()
         moved = attack.perturb(
             self.model, self.rows, torch.from_numpy(self.wanted), budget,
@@ -153,7 +153,7 @@ def measure(data_name: str, seed: int, radius: int) -> dict[str, Any]:
             "ahead": None if rival is None else vars(
                 mean_metric(reached - np.array(rival["reached"]), boot)
             ),
-            "saved": saved,  # processor seconds a picture
+            "saved": saved,  # processor seconds per picture
         }  # fmt: skip
     row["rivals"] = {
         str(passes): {key: value for key, value in rival.items() if key != "reached"}

@@ -185,7 +185,7 @@ def hashes() -> dict[str, ReadyHash]:
 
 
 def shares(_: dict[str, Any]) -> dict[str, Any]:
-    """CPU milliseconds a picture on one thread: decoding, each hash, edits and their hashes."""
+    """CPU milliseconds per picture on one thread: decoding, each hash, edits and their hashes."""
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in photographs()[:TIMED]:
@@ -553,7 +553,7 @@ def peer_table(figures: dict[str, Any]) -> list[list[str]]:
     lines = [
         [
             *("hash", "program", "own threshold: bits", "edited, found", "false positives"),
-            *("equal rate: bits", "edited, found", "ms a picture"),
+            *("equal rate: bits", "edited, found", "ms per picture"),
         ]
     ]
     rows = figures["peers"]["rows"]

@@ -144,7 +144,7 @@ def cells(seeds: list[int]) -> Iterator[tuple[str, tuple[str, int, int, str, str
 
 def table(found: dict[str, Any]) -> str:
     """Markdown: normalised t-MAP with its interval behind each judge."""
-    titles = ["victim", "seed", "L∞", "attack", "made to survive", *JUDGES, "CPU s an image"]
+    titles = ["victim", "seed", "L∞", "attack", "made to survive", *JUDGES, "CPU s per image"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, (victim, seed, radius, method, survive) in cells([0, 1]):
         cell = found["cells"].get(name)

@@ -222,7 +222,7 @@ def attack(
         str | None,
         typer.Option(
             "--precision",
-            help="no, or bf16 where the processor computes in it: of gradients. (default: no)",
+            help="Gradients in bf16, where the processor has it, or no. (default: no)",
         ),
         Sets("attack.precision"),
     ] = None,

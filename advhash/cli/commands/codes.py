@@ -83,7 +83,7 @@ def evaluate_codes(
     labels: Labels = None,
     database_labels: Annotated[
         Path | None,
-        typer.Option("--database-labels", help="Their labels, where the file has none."),
+        typer.Option("--database-labels", help="Labels of the database, where its file has none."),
     ] = None,
     targets: Annotated[
         Path | None,
@@ -118,7 +118,7 @@ def evaluate_codes(
     ] = False,
     similarity: Annotated[
         Literal["cosine", "dot"],
-        typer.Option("--similarity", help="By which neighbours of floats are relevant."),
+        typer.Option("--similarity", help="How floats are compared: their nearest are relevant."),
     ] = "cosine",
     top_k: Annotated[
         int | None,

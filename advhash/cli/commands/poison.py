@@ -140,14 +140,14 @@ def poison(
     ] = None,
     database_labels: Annotated[
         Path | None,
-        typer.Option("--database-labels", help="Those of the documents. (default: 10 nearest)"),
+        typer.Option("--database-labels", help="Labels of the documents. (default: 10 nearest)"),
         Sets("rows.database_labels"),
     ] = None,
     form: Annotated[
         str | None,
         typer.Option(
             "--form",
-            help="Of files of codes, not embeddings: bits, signs, ubinary, binary, hex or base64.",
+            help="How files hold codes, not embeddings: bits, signs, ubinary, binary, hex, base64.",
         ),
         Sets("rows.form"),
     ] = None,
@@ -181,7 +181,8 @@ def poison(
         Sets(""),
     ] = None,
     items: Annotated[
-        int | None, typer.Option("--items", help="Their number instead of the share.")
+        int | None,
+        typer.Option("--items", help="How many items are planted, instead of the share."),
     ] = None,
     restarts: Annotated[
         int | None, typer.Option("--restarts", help="Seeds of the method. (default: 1)")
@@ -217,7 +218,8 @@ def poison(
         Sets("cap.share"),
     ] = None,
     rotate: Annotated[
-        bool | None, typer.Option("--rotate", help="By a secret of the store, before the bits.")
+        bool | None,
+        typer.Option("--rotate", help="The store rotates embeddings secretly before the cut."),
     ] = None,
     attack: Annotated[
         str | None,
