@@ -9,6 +9,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pydantic import Field
 
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
@@ -34,7 +35,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import GAIN, Document, Part, RunInfo
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
 AXIS = 16  # grey levels that a histogram of least changes shows at least
@@ -153,6 +154,35 @@ class HashFigures(Part):
     evasion_at: EvasionFigures | None
 
 
+class ShownPair(Part):
+    """A close pair whose pictures the page shows.
+
+    distances: in bits, under each hash in order; files: in the run folder, of first and second
+    """
+
+    first: str
+    second: str
+    marked: bool
+    distances: list[int]
+    files: list[str]
+
+
+class ShownChange(Part):
+    """A picture, its least change by L2 and what comes of it, which the page shows.
+
+    hash:     label of that whose threshold is left; distance: in its bits
+    linf, l2: as in `EvasionFigures`, of this change
+    files:    in the run folder: the picture, 10 × the change around mid-grey, the changed picture
+    """
+
+    hash: str
+    name: str
+    distance: int
+    linf: int
+    l2: float
+    files: list[str]
+
+
 class Recommended(Part):
     hash: str | None
     threshold: int | None
@@ -187,6 +217,8 @@ class ScanRecord(Document):
     false_positives: float
     hashes: list[HashFigures]
     recommendation: Recommended
+    shown_pairs: list[ShownPair] = Field(default_factory=list)
+    shown_changes: list[ShownChange] = Field(default_factory=list)
     flags: list[Flag]
     seconds: dict[str, float]
 
@@ -540,7 +572,48 @@ def files_table(record: ScanRecord) -> Table | None:
     )
 
 
-def scan_chapter(folder: Path, _: Pictures) -> Chapter:
+def pair_rows(record: ScanRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
+    """The closest pairs as the page shows them; none where pictures are left out."""
+    if pictures.left_out:
+        return []
+    return [
+        {
+            "pair": pair,
+            "cells": [pictures.add(folder, file) for file in pair.files],
+            "apart": [
+                apart_text(hashing, distance)
+                for hashing, distance in zip(record.hashes, pair.distances, strict=True)
+            ],
+        }
+        for pair in record.shown_pairs
+    ]
+
+
+def apart_text(hashing: HashFigures, distance: int) -> str:
+    """How far two pictures are apart under a hash, and what its threshold makes of them."""
+    text = f"{hashing.label}: {distance} of {hashing.bits} bits"
+    if hashing.threshold is None:
+        return f"{text}, no threshold"
+    verdict = "taken for one" if distance <= hashing.threshold else "told apart"
+    return f"{text}, {verdict} (threshold {hashing.threshold})"
+
+
+def change_rows(record: ScanRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
+    """Pictures beside their least change; none where pictures are left out."""
+    if pictures.left_out:
+        return []
+    hashes = {hashing.label: hashing for hashing in record.hashes}
+    return [
+        {
+            "change": change,
+            "cells": [pictures.add(folder, file) for file in change.files],
+            "apart": apart_text(hashes[change.hash], change.distance),
+        }
+        for change in record.shown_changes
+    ]
+
+
+def scan_chapter(folder: Path, pictures: Pictures) -> Chapter:
     """What a scan says. Raises RunError."""
     record = ScanRecord.read(folder)
     label = f"scan run {record.run.id}"
@@ -568,7 +641,13 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         title=title,
         heading=title,
         template="scan.html",
-        values={"record": record, **dict(tables)},
+        values={
+            "record": record,
+            "close": pair_rows(record, folder, pictures),
+            "changes": change_rows(record, folder, pictures),
+            "gain": GAIN,
+            **dict(tables),
+        },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
         datasets=[record.folder],

@@ -15,13 +15,18 @@ from PIL import Image
 from advhash.errors import RunError
 
 MAX_SIDE = 160  # pixels: a larger picture is reduced for the page, its file stays as it is
+LEFT_OUT = "left-out"  # the class of every picture of a page without pictures
 MAX_FILE = 20_000_000  # bytes: no sample of ours comes near it
 
 
 @dataclass
 class Pictures:
-    """The pictures of a page: file → CSS class, each distinct picture once."""
+    """The pictures of a page: file → CSS class, each distinct picture once.
 
+    left_out: whether the page shows none, so that it can be passed on where pictures may not
+    """
+
+    left_out: bool = False
     classes: dict[str, str] = field(default_factory=dict)  # digest → class
     uris: dict[str, str] = field(default_factory=dict)  # class → data URI
 
@@ -32,6 +37,8 @@ class Pictures:
         """
         if name is None:
             return None
+        if self.left_out:
+            return LEFT_OUT
         root = folder.resolve()
         try:
             file = (root / name).resolve()

@@ -146,19 +146,20 @@ def _flags(made: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     return sorted(distinct.values(), key=lambda item: levels.index(item[0].level))
 
 
-def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
+def draw(paths: Sequence[Path], *, foreign: bool = True, pictures: bool = True) -> Page:
     """The page of these finished runs; the first of attack runs is their subject.
 
     paths:   run folders, or files that `advhash detect --out` or `certify --out` wrote
     foreign: whether anyone may have edited them: what does not fit together is their fault then,
              and a bug of ours where this process has just written them
+    pictures: whether it shows pictures of the data, which may be private
 
     Raises RunError.
     """
     if not paths:
         raise RunError("expected at least one run folder, got none")
-    pictures = Pictures()
-    return compose(chapters(paths, pictures, foreign=foreign), pictures, foreign=foreign)
+    shown = Pictures(left_out=not pictures)
+    return compose(chapters(paths, shown, foreign=foreign), shown, foreign=foreign)
 
 
 def compose(
@@ -223,6 +224,7 @@ def render(
     out: Path,
     *,
     foreign: bool = True,
+    pictures: bool = True,
     check: Callable[[Page], None] = lambda drawn: None,
 ) -> Page:
     """Write the page of these runs to `out`, whole or not at all, and return it; see `draw`.
@@ -235,7 +237,7 @@ def render(
         raise StorageError(
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
-    drawn = draw(paths, foreign=foreign)
+    drawn = draw(paths, foreign=foreign, pictures=pictures)
     check(drawn)
     write_bytes(out, drawn.html.encode("utf-8", "replace"))
     return drawn

@@ -573,10 +573,17 @@ def make_scan(folder: Path) -> Path:
             "edit_texts": {"mirror": "mirrored"}, "edit_kinds": {"mirror": "turned"}, "groups": 4,
             "false_positives": 2e-4, "hashes": [plain, {**plain, **none, **empty}],
             "recommendation": {"hash": HOSTILE, "threshold": 8, "reason": f"Take {HOSTILE}."},
+            "shown_pairs": [{"first": HOSTILE, "second": "b.jpg", "marked": True,
+                             "distances": [2, 9], "files": ["a.png", "b.png"]}],
+            "shown_changes": [{"hash": HOSTILE, "name": HOSTILE, "distance": 9, "linf": 3,
+                               "l2": 0.2, "files": ["a.png", "change.png", "changed.png"]}],
             "flags": [vars(FLAG)], "seconds": {"all": 1.0},
         }
     )  # fmt: skip
-    return written(folder, record)
+    written(folder, record)
+    for place, name in enumerate(("a", "b", "change", "changed")):
+        Image.new("RGB", (8, 12), (60 * place, 90, 30)).save(folder / f"{name}.png")
+    return folder
 
 
 def make_poison(folder: Path) -> Path:
