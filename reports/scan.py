@@ -14,7 +14,7 @@ from pydantic import Field
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import (
     COLOURS,
     DASHES,
@@ -35,7 +35,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.record import GAIN, Document, Part, RunInfo
+from advhash.reports.record import Document, Part, RunInfo, ShownChange
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
 AXIS = 16  # grey levels that a histogram of least changes shows at least
@@ -167,20 +167,14 @@ class ShownPair(Part):
     files: list[str]
 
 
-class ShownChange(Part):
-    """A picture, its least change by L2 and what comes of it, which the page shows.
+class LeastShown(ShownChange):
+    """The least change by L2 of one picture, which the page shows.
 
-    hash:     label of that whose threshold is left; distance: in its bits
-    linf, l2: as in `EvasionFigures`, of this change
-    files:    in the run folder: the picture, 10 × the change around mid-grey, the changed picture
+    hash: label of that whose threshold is left; distance: in its bits
     """
 
     hash: str
-    name: str
     distance: int
-    linf: int
-    l2: float
-    files: list[str]
 
 
 class Recommended(Part):
@@ -218,7 +212,7 @@ class ScanRecord(Document):
     hashes: list[HashFigures]
     recommendation: Recommended
     shown_pairs: list[ShownPair] = Field(default_factory=list)
-    shown_changes: list[ShownChange] = Field(default_factory=list)
+    shown_changes: list[LeastShown] = Field(default_factory=list)
     flags: list[Flag]
     seconds: dict[str, float]
 
@@ -598,17 +592,11 @@ def apart_text(hashing: HashFigures, distance: int) -> str:
     return f"{text}, {verdict} (threshold {hashing.threshold})"
 
 
-def change_rows(record: ScanRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
-    """Pictures beside their least change; none where pictures are left out."""
-    if pictures.left_out:
-        return []
+def _changes(record: ScanRecord) -> list[tuple[ShownChange, list[str]]]:
+    """Least changes with what the threshold makes of them."""
     hashes = {hashing.label: hashing for hashing in record.hashes}
     return [
-        {
-            "change": change,
-            "cells": [pictures.add(folder, file) for file in change.files],
-            "apart": apart_text(hashes[change.hash], change.distance),
-        }
+        (change, [apart_text(hashes[change.hash], change.distance)])
         for change in record.shown_changes
     ]
 
@@ -644,8 +632,7 @@ def scan_chapter(folder: Path, pictures: Pictures) -> Chapter:
         values={
             "record": record,
             "close": pair_rows(record, folder, pictures),
-            "changes": change_rows(record, folder, pictures),
-            "gain": GAIN,
+            "changes": change_rows(folder, pictures, _changes(record)),
             **dict(tables),
         },
         statements=[Statement(label, lead, more)],

@@ -28,6 +28,7 @@ from advhash.reports.page.directions import isolated
 from advhash.reports.page.kinds import chapters
 from advhash.storage.files import write_bytes
 
+LEADING = ("examples", "samples")  # topics that stand before what all runs found
 ALWAYS = ("flags", "provenance")  # topics that the page itself writes, for all runs at once
 
 
@@ -182,6 +183,9 @@ def compose(
     alone = len(made) == 1
     sections = _sections(made, foreign=foreign)
     measured, show = _measured(statements), _Show()
+    led = max(
+        (at + 1 for at, section in enumerate(sections) if section.topic in LEADING), default=0
+    )
     html = (
         _templates()
         .get_template("page.html")
@@ -192,6 +196,7 @@ def compose(
             statements=statements,
             measured="" if measured is None else show(measured),
             sections=sections,
+            leading=sections[led - 1].topic if led else "",
             sources=[source for chapter in made for source in chapter.sources],
             flags=_flags(made),
             deviations=list(
@@ -205,8 +210,9 @@ def compose(
             home=home,
         )
     )
-    shown = [("all", item) for item in show.shown]
-    shown += [(section.topic, item) for section in sections for item in section.shown]
+    shown = [(section.topic, item) for section in sections[:led] for item in section.shown]
+    shown += [("all", item) for item in show.shown]
+    shown += [(section.topic, item) for section in sections[led:] for item in section.shown]
     return Page(
         isolated(html),
         [(topic, item) for topic, item in shown if isinstance(item, Table)],

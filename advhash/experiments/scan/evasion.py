@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from advhash.budget import Budget
 from advhash.data.dataset import Batch
 from advhash.data.images.decode import quietly, read_picture, turned_as_noted
 from advhash.data.images.edits import EDITS
-from advhash.experiments.attack.examples import THUMBNAIL_SIDE
+from advhash.experiments.attack.changes import Change
 from advhash.experiments.experiment import Place
 from advhash.experiments.scan.hashes import NamedHash, ReadyHash
 from advhash.experiments.scan.thresholds import PART, ThresholdsCell
 from advhash.measures.intervals import rate_metric
 from advhash.registry import ATTACKS
-from advhash.reports.record import GAIN
 from advhash.reports.scan import EvasionFigures
 from advhash.storage.cells import CellStore, Result
 from advhash.victims.base import HashVictim
@@ -44,7 +44,6 @@ STRIDE = 0.25  # of a grey level that the steepest colour value moves in a step
 SPARE = 1.25  # bits that are pushed for one that must flip
 ROUNDED = 0.5  # L2 below which the rounding of dhash's own pixels decides more than its map
 QUERIES = 300  # of `square`, at each L∞, for a hash without gradients
-MID_GREY = 128
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -122,24 +121,18 @@ class EvasionCell:
     def _seen(self, done: int, least: Least) -> dict[str, Tensor]:
         """What a page shows of a picture: reduced, the way up that people see it; {}: unreadable.
 
-        "shown N" (3,h,w,3): the picture, `GAIN` × its change around mid-grey, the changed picture.
+        "shown N": see `Change.images`.
         """
-        pixels = self._pixels(self.names[done])
+        pixels, source = self._pixels(self.names[done]), self.root / self.names[done]
         if pixels is None:  # gone meanwhile
             return {}
-        change = np.clip(MID_GREY + GAIN * (least.changed.astype(int) - pixels), 0, 255)
-        images = [
-            Image.fromarray(each.astype(np.uint8)) for each in (pixels, change, least.changed)
-        ]
-        if not self.upright:
-            try:
-                images = [turned_as_noted(image, self.root / self.names[done]) for image in images]
-            except Exception:  # a note that no decoder understands
-                return {}
-        smooth, noise = Image.Resampling.LANCZOS, Image.Resampling.NEAREST
-        for image, resampling in zip(images, (smooth, noise, smooth), strict=True):
-            image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), resampling)
-        return {f"shown {done}": torch.from_numpy(np.stack([np.asarray(each) for each in images]))}
+        if self.upright:
+            return {f"shown {done}": Change.of(pixels, least.changed).images}
+        try:
+            change = Change.of(pixels, least.changed, partial(turned_as_noted, source=source))
+        except Exception:  # a note that no decoder understands
+            return {}
+        return {f"shown {done}": change.images}
 
     def _pixels(self, name: str) -> Pixels | None:
         """(H,W,3); None of what cannot be read, and of what is too large to be moved."""

@@ -13,17 +13,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from advhash.codes.hamming import distances
 from advhash.data.images.decode import decode_small, printable, quietly
-from advhash.experiments.attack.examples import SAMPLES, THUMBNAIL_SIDE, picture
+from advhash.experiments.attack.changes import write_change, write_sample
+from advhash.experiments.attack.examples import SAMPLES, THUMBNAIL_SIDE
 from advhash.experiments.scan.collected import Collected
 from advhash.experiments.scan.evasion import EvasionCell
 from advhash.experiments.scan.listing import Listing
-from advhash.reports.scan import HashFigures, Pair, ShownChange, ShownPair
+from advhash.reports.scan import HashFigures, LeastShown, Pair, ShownPair
 from advhash.storage.cells import Result
-from advhash.storage.files import storage_errors
 
 MOST = 12  # pictures on a page
 CHANGES = 2  # of three pictures each
@@ -77,7 +76,7 @@ class Samples:
 
     def changes(
         self, hashes: Sequence[HashFigures], cells: Sequence[tuple[EvasionCell, Result]], count: int
-    ) -> list[ShownChange]:
+    ) -> list[LeastShown]:
         """The pictures of each hash, in turn, that take the least change and the most, each once.
 
         Raises StorageError.
@@ -95,31 +94,27 @@ class Samples:
             )
             for hashing in hashes
         ]
-        changes: dict[str, ShownChange] = {}
+        changes: dict[str, LeastShown] = {}
         for l2, cell, row, images in in_turns([[*kept[:1], *kept[1:][-1:]] for kept in extremes]):
             name = cell.names[row["place"]]
             if len(changes) == count:
                 break
             if name in changes:
                 continue
-            kinds = ("clean", "change", "changed")
-            files = [f"{SAMPLES}/{kind}-{len(changes)}.png" for kind in kinds]
-            for file, image in zip(files, images, strict=True):
-                self._write(file, image.permute(2, 0, 1))
-            changes[name] = ShownChange(
+            changes[name] = LeastShown(
                 hash=cell.hashing.label,
                 name=printable(name),
                 distance=row["distance"],
                 linf=row["level"],
                 l2=l2,
-                files=files,
+                files=write_change(self.folder, str(len(changes)), images),
             )
         return list(changes.values())
 
     def _apart(self, first: int, second: int) -> list[int]:
         """Bits between two rows, under each hash."""
         return [
-            int(distances(codes[[first]], codes[[second]])[0, 0])
+            int(distances(codes[first : first + 1], codes[second : second + 1])[0, 0])
             for codes in self.scanned.codes.values()
         ]
 
@@ -138,16 +133,10 @@ class Samples:
             except Exception:  # a decoder that is fed broken bytes can raise anything
                 self._files[row] = None
             else:
-                self._write(name, torch.from_numpy(np.ascontiguousarray(small)))
+                image = torch.from_numpy(np.ascontiguousarray(small))
+                write_sample(self.folder, name, image)
                 self._files[row] = name
         return self._files[row]
-
-    def _write(self, name: str, image: Tensor) -> None:
-        """A (3,h,w) uint8 picture. Raises StorageError."""
-        file = self.folder / name
-        with storage_errors(file.parent):
-            file.parent.mkdir(exist_ok=True)
-            picture(image.float() / 255, longest=THUMBNAIL_SIDE).save(file, optimize=True)
 
 
 def _is_marked(pair: Pair) -> bool:
