@@ -253,16 +253,16 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
 
 def _changes(record: DetectionRecord) -> list[tuple[ShownChange, list[str]]]:
     """Abnormal inputs, and which detectors flag them."""
-    return [
-        (
-            change,
-            [
-                f"{name}: {'flagged' if detector.flagged[place] else 'not flagged'}"
-                for name, detector in record.by_name.items()
-            ],
-        )
-        for place, change in enumerate(record.shown_changes)
-    ]
+    rows = []
+    for place, change in enumerate(record.shown_changes):
+        names = {True: list[str](), False: list[str]()}
+        for name, detector in record.by_name.items():
+            names[detector.flagged[place]].append(name)
+        lines = [f"flagged by {', '.join(names[True]) or 'none'}"]
+        if names[False]:
+            lines.append(f"not flagged by {', '.join(names[False])}")
+        rows.append((change, lines))
+    return rows
 
 
 def detection_chapter(path: Path, pictures: Pictures) -> Chapter:

@@ -62,7 +62,7 @@ Floats = npt.NDArray[np.float64]
 EVERY = "all"  # --detector all: one table, as the attacked images are the costly part
 BY_DEFAULT = MethodConfig(name="prosgan")  # the attack where neither attack nor inputs are named
 MOVED = "image"
-SHOWN = 4  # abnormal inputs on a page
+SHOWN = 3  # abnormal inputs on a page
 STEPS_ALONE = "--adaptive: expected steps alone for a hash of images"
 
 
