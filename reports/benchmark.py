@@ -11,7 +11,7 @@ from pydantic import Field
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, known, source_of
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import Drawing, Effect, Growth, budget_figure, interval_figure
 from advhash.reports.elements.tables import (
     Column,
@@ -26,13 +26,14 @@ from advhash.reports.elements.tables import (
 )
 from advhash.reports.elements.verdict import percent, with_interval
 from advhash.reports.headline import HEADLINES, is_control
-from advhash.reports.record import Document, Part, Protocol, RunInfo
+from advhash.reports.record import Document, Part, Protocol, RunInfo, ShownChange
 from advhash.reports.vocabulary import label_of
 
 BENCHMARK: Literal["advhash/benchmark/1"] = "advhash/benchmark/1"
 FIGURES = 24  # curves against ε on a page
 LINES = 6  # in one of them
 BUG = "A bug of advhash, or of a package"  # heads the trace of a cell that failed so
+AIMS = {"targeted": "the target", "untargeted": "its own labels"}  # of average precision
 CLEAN = "map"  # stands first, whatever the goal
 
 
@@ -98,6 +99,21 @@ class Standing(Part):
     metrics: dict[str, Metric]
 
 
+class BenchmarkShown(ShownChange):
+    """The query on which the strongest attack on a victim works best, which the page shows.
+
+    before, after: its average precision, for the target or, untargeted, for its own labels
+    """
+
+    dataset: str
+    victim: str
+    method: str
+    budget: str
+    goal: Literal["targeted", "untargeted"]
+    before: float
+    after: float
+
+
 class SearchRow(Part):
     """What items that an attack plants in a store reach, over all seeds of the attack.
 
@@ -140,6 +156,7 @@ class BenchmarkRecord(Document):
     data: dict[str, str] = Field(default_factory=dict)
     deviations: dict[str, list[str]]  # of victims with their defences and of attacks, by name
     attributions: list[str]
+    shown_changes: list[BenchmarkShown] = Field(default_factory=list)
     cells: list[CellInfo]
 
 
@@ -399,9 +416,25 @@ def protocols(record: BenchmarkRecord) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def benchmark_chapter(path: Path, _: Pictures) -> Chapter:
+def benchmark_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a benchmark says. Raises RunError."""
-    return _chapter(path, BenchmarkRecord.read(path))
+    record = BenchmarkRecord.read(path)
+    return _chapter(path, record, change_rows(path, pictures, _changes(record)))
+
+
+def _changes(record: BenchmarkRecord) -> list[tuple[ShownChange, list[str]]]:
+    """Queries under the strongest attack on each victim, and what comes of them."""
+    return [
+        (
+            change,
+            [
+                f"{change.dataset}: {change.method}, {change.budget}",
+                f"average precision for {AIMS[change.goal]} {percent(change.before)} before, "
+                f"{percent(change.after)} after",
+            ],
+        )
+        for change in record.shown_changes
+    ]
 
 
 def benchmark_chapter_of(path: Path, rows: Sequence[Row]) -> Chapter:
@@ -444,7 +477,9 @@ def _flags_of(record: BenchmarkRecord, rows: Sequence[Row]) -> list[Flag]:
     return [flag for flag in record.flags if flag.name in own or flag.name not in raised]
 
 
-def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:
+def _chapter(
+    path: Path, record: BenchmarkRecord, changes: Sequence[dict[str, Any]] = ()
+) -> Chapter:
     grown, undrawn = _grown(record.rows)
     lead, *more = verdicts(record) or ["No cell of the suite is finished."]
     names = list(dict.fromkeys(cell.victim for cell in record.cells))
@@ -470,6 +505,7 @@ def _chapter(path: Path, record: BenchmarkRecord) -> Chapter:
         template="benchmark.html",
         values={
             "record": record,
+            "changes": changes,
             "knowledge": {name: known(had) for name, had in record.knowledge.items()},
             "protocols": protocols(record),
             "grown": grown,

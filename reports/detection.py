@@ -13,7 +13,7 @@ from advhash.measures.intervals import Metric
 from advhash.measures.roc import is_off
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
     Column,
@@ -26,7 +26,7 @@ from advhash.reports.elements.tables import (
     titled,
 )
 from advhash.reports.elements.verdict import percent, with_interval
-from advhash.reports.record import FileDocument, Named, Part
+from advhash.reports.record import FileDocument, Named, Part, ShownChange
 from advhash.reports.vocabulary import label_of
 
 DETECT: Literal["advhash/detect/1"] = "advhash/detect/1"
@@ -62,6 +62,7 @@ class DetectorFigures(Part):
     """What one detector does; what the attacker who knows it took.
 
     highest: the score that no code exceeds; None where nothing bounds it
+    flagged: whether it flags each of the abnormal inputs that the page shows
     """
 
     threshold: float
@@ -69,6 +70,7 @@ class DetectorFigures(Part):
     adaptive: dict[str, Any] | None = None
     metrics: Metrics
     roc: Curve
+    flagged: list[bool] = Field(default_factory=list)
 
     @property
     def off(self) -> bool:
@@ -110,6 +112,8 @@ class DetectionRecord(FileDocument):
     adaptive: dict[str, Any] | None = None
     acceptance: list[Acceptance] = Field(default_factory=list)
     probe: Any = None
+    flagged: list[bool] = Field(default_factory=list)
+    shown_changes: list[ShownChange] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _of_one_or_all(self) -> Self:
@@ -130,6 +134,7 @@ class DetectionRecord(FileDocument):
             adaptive=self.adaptive,
             metrics=self.metrics,
             roc=self.roc,
+            flagged=self.flagged,
         )
         return {str(self.detector.name): detector}
 
@@ -246,7 +251,21 @@ def acceptance_table(record: DetectionRecord) -> Table | None:
     )
 
 
-def detection_chapter(path: Path, _: Pictures) -> Chapter:
+def _changes(record: DetectionRecord) -> list[tuple[ShownChange, list[str]]]:
+    """Abnormal inputs, and which detectors flag them."""
+    rows = []
+    for place, change in enumerate(record.shown_changes):
+        names = {True: list[str](), False: list[str]()}
+        for name, detector in record.by_name.items():
+            names[detector.flagged[place]].append(name)
+        lines = [f"flagged by {', '.join(names[True]) or 'none'}"]
+        if names[False]:
+            lines.append(f"not flagged by {', '.join(names[False])}")
+        rows.append((change, lines))
+    return rows
+
+
+def detection_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a document of `advhash detect` says. Raises RunError."""
     record = DetectionRecord.read(path)
     victim, data = record.defended, record.dataset.label
@@ -277,6 +296,7 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "victim": victim,
+            "changes": change_rows(path, pictures, _changes(record)),
             "roc": roc_figure(record),
             "figures": figures_table(record),
             "acceptance": acceptance_table(record),
@@ -285,4 +305,5 @@ def detection_chapter(path: Path, _: Pictures) -> Chapter:
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
+        attributions=[record.dataset.attribution],
     )

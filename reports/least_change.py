@@ -9,12 +9,13 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from pydantic import Field
 
 from advhash.measures.intervals import Metric
 from advhash.registry import called
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, make_logarithmic, svg_of
 from advhash.reports.elements.tables import (
     Column,
@@ -28,7 +29,7 @@ from advhash.reports.elements.tables import (
     titled,
     value,
 )
-from advhash.reports.record import FileDocument, Part
+from advhash.reports.record import FileDocument, Part, ShownChange
 
 LEAST_CHANGE: Literal["advhash/least-change/1"] = "advhash/least-change/1"
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # grey levels, the root of the mean square
@@ -63,6 +64,12 @@ class PictureChange(Part):
     stored: float | None
 
 
+class LeastShown(ShownChange):
+    """The nearest stored picture that is out, which the page shows; distance: in bits."""
+
+    distance: int
+
+
 class Spread(Part):
     """The extremes of a figure over pictures, and what 5 % lie below and above."""
 
@@ -93,6 +100,7 @@ class LeastChangeRecord(FileDocument):
     metrics: dict[str, Metric]
     spread: dict[str, Spread]
     levels: list[AtLevel]
+    shown_changes: list[LeastShown] = Field(default_factory=list)
     environment: dict[str, Any]
 
     def sizes(self, name: str) -> list[float]:
@@ -241,7 +249,7 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
     )
 
 
-def least_change_chapter(path: Path, _: Pictures) -> Chapter:
+def least_change_chapter(path: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash least-change` says. Raises RunError."""
     record = LeastChangeRecord.read(path)
     victim, data = called(str(record.victim.name), record.victim.settings), record.dataset.label
@@ -262,6 +270,14 @@ def least_change_chapter(path: Path, _: Pictures) -> Chapter:
         values={
             "record": record,
             "victim": victim,
+            "changes": change_rows(
+                path,
+                pictures,
+                (
+                    (change, [f"{change.distance} of {record.bits} bits from its own hash"])
+                    for change in record.shown_changes
+                ),
+            ),
             "histogram": histogram(record),
             "sizes": medians_table(
                 record,
@@ -284,4 +300,5 @@ def least_change_chapter(path: Path, _: Pictures) -> Chapter:
         sources=[source_of(path, label, record.info(path), facts, settings)],
         datasets=[data],
         flags=[(label, flag) for flag in record.flags],
+        attributions=[record.dataset.attribution],
     )

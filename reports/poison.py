@@ -27,7 +27,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import points as points_lost, with_interval
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import GAIN, Document, Part, RunInfo, ShownChange
 
 POISON: Literal["advhash/poison/1"] = "advhash/poison/1"
 PLANTED = (
@@ -67,12 +67,14 @@ class PlantedSample(Part):
     found_by: how many unseen queries
     text, queries: of texts
     files:    pictures in the run folder: the item, then the queries
+    change:   of a picture that the attacker moved
     """
 
     found_by: int
     text: str = ""
     queries: list[str] = Field(default_factory=list)
     files: list[str] = Field(default_factory=list)
+    change: ShownChange | None = None
 
 
 class PoisonRecord(Document):
@@ -101,6 +103,7 @@ class PoisonRecord(Document):
     cap: dict[str, Any] | None = None
     turned_away: int | None = None
     rotate: bool = False
+    attribution: str = ""
     documents: int
     known: int
     unseen: int
@@ -214,8 +217,8 @@ def texts_table(record: PoisonRecord) -> Table | None:
         return None
     return Table(
         "Planted texts",
-        "Some planted texts, by how many unseen queries they are found among the first 10 results, "
-        "and some of these queries.",
+        f"Some of the {record.shares[-1].items} planted texts, by how many unseen queries they are "
+        "found among the first 10 results, and some of these queries.",
         [Column("Planted text", wide=True), Column("Queries"), Column("Some of them", wide=True)],
         [
             row(
@@ -229,10 +232,16 @@ def texts_table(record: PoisonRecord) -> Table | None:
 
 
 def picture_rows(record: PoisonRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
-    """Planted pictures beside queries that find them."""
+    """Planted pictures beside queries that find them; nothing where pictures are left out."""
+    if pictures.left_out:
+        return []
     return [
         {
             "found_by": sample.found_by,
+            "change": sample.change,
+            "before": [pictures.add(folder, file) for file in sample.change.files[:2]]
+            if sample.change
+            else [],
             "cells": [pictures.add(folder, file) for file in sample.files],
         }
         for sample in record.samples
@@ -323,10 +332,12 @@ def poison_chapter(path: Path, pictures: Pictures) -> Chapter:
             "honest": honest_table(record),
             "texts": texts_table(record),
             "grid": picture_rows(record, path, pictures),
+            "gain": GAIN,
             "curve": curve(record) if len(record.shares) > 1 else None,
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(path, label, record.run, facts, settings)],
         datasets=[record.source],
         flags=[(label, flag) for flag in record.flags],
+        attributions=[record.attribution],
     )

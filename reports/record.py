@@ -48,6 +48,20 @@ class Retrieved(Part):
     text: str | None = None  # of a row that is a text and has no picture
 
 
+class ShownChange(Part):
+    """A changed picture that a page shows.
+
+    linf:  of the change in grey levels; l2: in grey levels a colour value, the root of the mean
+           square
+    files: in the run folder: the picture, GAIN × the change around mid-grey, the changed picture
+    """
+
+    name: str
+    linf: int
+    l2: float
+    files: list[str]
+
+
 class Example(Part):
     """One query, before and after the attack, with what it retrieves."""
 
@@ -243,6 +257,7 @@ class Named(Part):
 
 class NamedData(Named):
     pictures: dict[str, Any] | None = None  # as of `DatasetInfo`
+    attribution: str = ""  # likewise
 
     @property
     def label(self) -> str:

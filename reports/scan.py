@@ -9,12 +9,13 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pydantic import Field
 
 from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.reports.elements.chapters import Chapter, Statement, source_of
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import (
     COLOURS,
     DASHES,
@@ -35,7 +36,7 @@ from advhash.reports.elements.tables import (
     row,
 )
 from advhash.reports.elements.verdict import with_interval
-from advhash.reports.record import Document, Part, RunInfo
+from advhash.reports.record import Document, Part, RunInfo, ShownChange
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
 AXIS = 16  # grey levels that a histogram of least changes shows at least
@@ -154,6 +155,29 @@ class HashFigures(Part):
     evasion_at: EvasionFigures | None
 
 
+class ShownPair(Part):
+    """A close pair whose pictures the page shows.
+
+    distances: in bits, under each hash in order; files: in the run folder, of first and second
+    """
+
+    first: str
+    second: str
+    marked: bool
+    distances: list[int]
+    files: list[str]
+
+
+class LeastShown(ShownChange):
+    """The least change by L2 of one picture, which the page shows.
+
+    hash: label of that whose threshold is left; distance: in its bits
+    """
+
+    hash: str
+    distance: int
+
+
 class Recommended(Part):
     hash: str | None
     threshold: int | None
@@ -188,6 +212,8 @@ class ScanRecord(Document):
     false_positives: float
     hashes: list[HashFigures]
     recommendation: Recommended
+    shown_pairs: list[ShownPair] = Field(default_factory=list)
+    shown_changes: list[LeastShown] = Field(default_factory=list)
     flags: list[Flag]
     seconds: dict[str, float]
 
@@ -541,7 +567,42 @@ def files_table(record: ScanRecord) -> Table | None:
     )
 
 
-def scan_chapter(folder: Path, _: Pictures) -> Chapter:
+def pair_rows(record: ScanRecord, folder: Path, pictures: Pictures) -> list[dict[str, Any]]:
+    """The closest pairs as the page shows them; none where pictures are left out."""
+    if pictures.left_out:
+        return []
+    return [
+        {
+            "pair": pair,
+            "cells": [pictures.add(folder, file) for file in pair.files],
+            "apart": [
+                apart_text(hashing, distance)
+                for hashing, distance in zip(record.hashes, pair.distances, strict=True)
+            ],
+        }
+        for pair in record.shown_pairs
+    ]
+
+
+def apart_text(hashing: HashFigures, distance: int) -> str:
+    """How far two pictures are apart under a hash, and what its threshold makes of them."""
+    text = f"{hashing.label}: {distance} of {hashing.bits} bits"
+    if hashing.threshold is None:
+        return f"{text}, no threshold"
+    verdict = "taken for one" if distance <= hashing.threshold else "told apart"
+    return f"{text}, {verdict} (threshold {hashing.threshold})"
+
+
+def _changes(record: ScanRecord) -> list[tuple[ShownChange, list[str]]]:
+    """Least changes with what the threshold makes of them."""
+    hashes = {hashing.label: hashing for hashing in record.hashes}
+    return [
+        (change, [apart_text(hashes[change.hash], change.distance)])
+        for change in record.shown_changes
+    ]
+
+
+def scan_chapter(folder: Path, pictures: Pictures) -> Chapter:
     """What a scan says. Raises RunError."""
     record = ScanRecord.read(folder)
     label = f"scan run {record.run.id}"
@@ -570,7 +631,12 @@ def scan_chapter(folder: Path, _: Pictures) -> Chapter:
         title=title,
         heading=title,
         template="scan.html",
-        values={"record": record, **dict(tables)},
+        values={
+            "record": record,
+            "close": pair_rows(record, folder, pictures),
+            "changes": change_rows(folder, pictures, _changes(record)),
+            **dict(tables),
+        },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, record.settings)],
         datasets=[name],

@@ -20,7 +20,7 @@ from advhash.reports.elements.chapters import (
     victim_fact,
 )
 from advhash.reports.elements.numbers import as_number, as_points
-from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.pictures import Pictures, change_rows
 from advhash.reports.elements.plots import STYLE, Drawing, svg_of
 from advhash.reports.elements.tables import (
     Column,
@@ -44,6 +44,7 @@ from advhash.reports.record import (
     Part,
     Protocol,
     RunInfo,
+    ShownChange,
     VictimInfo,
 )
 from advhash.reports.vocabulary import label_of
@@ -99,6 +100,25 @@ class MatrixEntry(Part):
     over_single: Difference | None = None
 
 
+class PrecisionAt(Part):
+    """Average precision of one query on a target, before and after: for the labels aimed at, or,
+    untargeted, for its own.
+    """
+
+    target: str
+    before: float | None
+    after: float | None
+
+
+class TransferShown(ShownChange):
+    """A query as a method moved it on `source`, which the page shows; rank: among its queries."""
+
+    method: str
+    source: str
+    rank: str
+    precision: list[PrecisionAt]
+
+
 class Check(Part):
     """Whether a gradient is masked: a sequence that a sound one makes fall, or a pair."""
 
@@ -134,6 +154,7 @@ class TransferRecord(Document):
     flags: list[Flag]
     metrics: dict[str, Metric | None]  # `<main>_own:<method>` and `<main>_transferred:<method>`
     cells: list[MatrixEntry]
+    shown_changes: list[TransferShown] = Field(default_factory=list)
     defense: Defense | None = None  # of `advhash defend`
 
     def at(self, method: str, source: str, target: str) -> MatrixEntry:
@@ -399,7 +420,24 @@ def checks_table(defense: Defense) -> Table:
     )
 
 
-def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
+def shown_lines(change: TransferShown, *, targeted: bool) -> list[str]:
+    """What comes of a moved query on each target."""
+    figure = f"average precision for {'the target' if targeted else 'its own labels'}"
+    return [
+        f"{change.method} on {change.source}, {change.rank}",
+        *(
+            f"{at.target}: {figure} {percent(at.before)} before, {percent(at.after)} after"
+            for at in change.precision
+        ),
+    ]
+
+
+def _goals(record: TransferRecord) -> dict[str, bool]:
+    """Whether each method is targeted."""
+    return {method.label: method.info.goal == "targeted" for method in record.methods}
+
+
+def transfer_chapter(folder: Path, pictures: Pictures) -> Chapter:
     """What a run of `advhash transfer` or `advhash defend` says. Raises RunError."""
     record = TransferRecord.read(folder)
     label, data = f"{record.command} run {record.run.id}", record.dataset
@@ -428,6 +466,14 @@ def transfer_chapter(folder: Path, _: Pictures) -> Chapter:
         heading=f"{heading}, on {data.label}",
         template="transfer.html",
         values={
+            "changes": change_rows(
+                folder,
+                pictures,
+                (
+                    (change, shown_lines(change, targeted=_goals(record)[change.method]))
+                    for change in record.shown_changes
+                ),
+            ),
             "record": record,
             "maps": {method: heat_map(record, method) for method in record.budgets},
             "tables": {method: matrix_table(record, method) for method in record.budgets},

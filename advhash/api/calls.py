@@ -271,8 +271,13 @@ def load_dataset(
 def report(
     runs: AttackResult | str | Path | Sequence[AttackResult | str | Path],
     out: str | Path = "report.html",
+    *,
+    pictures: bool = True,
 ) -> Path:
-    """Write one page over finished runs and return its path. Raises RunError, UsageError."""
+    """Write one page over finished runs and return its path. Raises RunError, UsageError.
+
+    pictures: whether it shows pictures of the data, which may be private
+    """
     listed: list[Any] = list(runs) if isinstance(runs, list | tuple) else [runs]
     folders = []
     for run in listed:
@@ -287,7 +292,7 @@ def report(
         raise UsageError('report: expected out= to be a path, e.g. "report.html", got None')
     for folder in folders:
         expect_finished(folder)
-    render(folders, Path(out))
+    render(folders, Path(out), pictures=pictures)
     return Path(out)
 
 

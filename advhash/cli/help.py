@@ -29,8 +29,8 @@ OPTIONS = {  # heading → options, by the names of their parameters; `eval.data
     "Defences of the store": "collapse keep gate cap rotate",
     "Hashes and thresholds": "hash_names scan.threshold false_positives banks bank_size",
     "Run": "seed device executor shards max_time dry_run resume config settings trust_code",
-    "Output": "out tables_to columns width figures_to image_grid save_images fail_under fail_over "
-    "every as_json quiet version install_completion show_completion help",
+    "Output": "out tables_to columns width figures_to no_pictures image_grid save_images "
+    "fail_under fail_over every as_json quiet version install_completion show_completion help",
 }
 EXAMPLES = {
     "": "advhash attack --victim dpsh --method dhta --dataset digits --eps 8/255",

@@ -82,11 +82,13 @@ class Planted:
 
     vectors: as the store gets them
     inputs:  what they were made of, an (3,H,W) uint8 picture or (L,) characters each; () of vectors
+    begun:   the picture that each of `inputs` was before the attacker moved it; () of anything else
     surface: what queries were clustered by; None: nothing was clustered
     """
 
     vectors: Vectors
     inputs: tuple[Tensor, ...] = ()
+    begun: tuple[Tensor, ...] = ()
     surface: Surface | None = None
 
 

@@ -80,7 +80,8 @@ class HubImage(Clustered):
         made = self.clusters(seen, count, seed)
         pull = Pull.toward(made.points, made.places, count, made.surface)
         encoder, embeds = pull.encoder(inputs.victim), embedder(inputs.victim)
-        ways, floats, pictures = channels(self.file), [], []
+        ways, floats = channels(self.file), list[Tensor]()
+        pictures, begun = list[Tensor](), list[Tensor]()
         for item, row in enumerate(_nearest(encoder, inputs.own, pull)):
             batch = next(inputs.own.take(torch.tensor([row])).batches(1))
             descent = TowardQueries(
@@ -93,8 +94,10 @@ class HubImage(Clustered):
                 image = way.through(image)
             with torch.no_grad():
                 floats.append(embeds.relax(image.to(embeds.device), "image").cpu())
-            pictures.append((255 * image[0]).round().to(torch.uint8).cpu())
-        return Planted(seen.vectors(torch.cat(floats).numpy()), tuple(pictures), made.surface)
+            for kept, shown in ((pictures, image), (begun, batch.inputs["image"])):
+                kept.append((255 * shown[0]).round().to(torch.uint8).cpu())
+        vectors = seen.vectors(torch.cat(floats).numpy())
+        return Planted(vectors, tuple(pictures), tuple(begun), made.surface)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -98,7 +98,7 @@ class HubText(Clustered):
         kept = as_characters([_shortened(inputs.victim, text, length) for text in texts], width)
         with torch.no_grad():
             floats = cast(Encoded, inputs.victim).embedded(kept, "text")
-        return Planted(seen.vectors(floats.cpu().numpy()), tuple(kept), made.surface)
+        return Planted(seen.vectors(floats.cpu().numpy()), tuple(kept), surface=made.surface)
 
     def _begun(self, made: Clusters, pull: Pull, inputs: Inputs) -> list[list[str]]:
         """Texts of the words of each cluster's queries, from the nearest on, the next one on …"""

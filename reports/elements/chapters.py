@@ -26,6 +26,7 @@ TOPICS = {  # in the order of the page: what a template's macro is called → it
     "leaders": "Victims under their strongest attack",
     "card": "The victim",
     "examples": "What queries retrieve, before and after",
+    "samples": "What it looks like",
     "threat": "Threat model and protocol",
     "protocol": "Protocol",
     "beside": "The runs beside each other",

@@ -6,22 +6,30 @@ import base64
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from PIL import Image
 
 from advhash.errors import RunError
+from advhash.reports.record import GAIN, ShownChange
 
 MAX_SIDE = 160  # pixels: a larger picture is reduced for the page, its file stays as it is
+LEFT_OUT = "left-out"  # the class of every picture of a page without pictures
 MAX_FILE = 20_000_000  # bytes: no sample of ours comes near it
 
 
 @dataclass
 class Pictures:
-    """The pictures of a page: file → CSS class, each distinct picture once."""
+    """The pictures of a page: file → CSS class, each distinct picture once.
 
+    left_out: whether the page shows none, so that it can be passed on where pictures may not
+    """
+
+    left_out: bool = False
     classes: dict[str, str] = field(default_factory=dict)  # digest → class
     uris: dict[str, str] = field(default_factory=dict)  # class → data URI
 
@@ -32,6 +40,8 @@ class Pictures:
         """
         if name is None:
             return None
+        if self.left_out:
+            return LEFT_OUT
         root = folder.resolve()
         try:
             file = (root / name).resolve()
@@ -55,6 +65,26 @@ class Pictures:
         """One rule a picture. Class names and base64 are made here: nothing in them is foreign."""
         rules = (f'.{name}{{background-image:url("{uri}")}}' for name, uri in self.uris.items())
         return Markup("\n".join(rules))
+
+
+def change_rows(
+    folder: Path, pictures: Pictures, changes: Iterable[tuple[ShownChange, Sequence[str]]]
+) -> list[dict[str, Any]]:
+    """What the macro `changes` shows; nothing where pictures are left out.
+
+    changes: each with what is said of it, a line each
+    """
+    if pictures.left_out:
+        return []
+    return [
+        {
+            "change": change,
+            "cells": [pictures.add(folder, file) for file in change.files],
+            "lines": lines,
+            "gain": GAIN,
+        }
+        for change, lines in changes
+    ]
 
 
 def _data_uri(file: Path) -> str | None:

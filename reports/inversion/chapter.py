@@ -456,6 +456,8 @@ def _error_meaning(gain: Difference) -> str:
 
 
 def _grid(folder: Path, record: InversionRecord, pictures: Pictures) -> list[dict[str, Any]]:
+    if pictures.left_out:
+        return []
     return [
         {
             "name": row.name,

@@ -28,6 +28,7 @@ from advhash.reports.page.directions import isolated
 from advhash.reports.page.kinds import chapters
 from advhash.storage.files import write_bytes
 
+LEADING = ("examples", "samples")  # topics that stand before what all runs found
 ALWAYS = ("flags", "provenance")  # topics that the page itself writes, for all runs at once
 
 
@@ -146,19 +147,20 @@ def _flags(made: Sequence[Chapter]) -> list[tuple[Flag, list[str]]]:
     return sorted(distinct.values(), key=lambda item: levels.index(item[0].level))
 
 
-def draw(paths: Sequence[Path], *, foreign: bool = True) -> Page:
+def draw(paths: Sequence[Path], *, foreign: bool = True, pictures: bool = True) -> Page:
     """The page of these finished runs; the first of attack runs is their subject.
 
     paths:   run folders, or files that `advhash detect --out` or `certify --out` wrote
     foreign: whether anyone may have edited them: what does not fit together is their fault then,
              and a bug of ours where this process has just written them
+    pictures: whether it shows pictures of the data, which may be private
 
     Raises RunError.
     """
     if not paths:
         raise RunError("expected at least one run folder, got none")
-    pictures = Pictures()
-    return compose(chapters(paths, pictures, foreign=foreign), pictures, foreign=foreign)
+    shown = Pictures(left_out=not pictures)
+    return compose(chapters(paths, shown, foreign=foreign), shown, foreign=foreign)
 
 
 def compose(
@@ -181,6 +183,9 @@ def compose(
     alone = len(made) == 1
     sections = _sections(made, foreign=foreign)
     measured, show = _measured(statements), _Show()
+    led = max(
+        (at + 1 for at, section in enumerate(sections) if section.topic in LEADING), default=0
+    )
     html = (
         _templates()
         .get_template("page.html")
@@ -191,6 +196,7 @@ def compose(
             statements=statements,
             measured="" if measured is None else show(measured),
             sections=sections,
+            leading=sections[led - 1].topic if led else "",
             sources=[source for chapter in made for source in chapter.sources],
             flags=_flags(made),
             deviations=list(
@@ -204,8 +210,9 @@ def compose(
             home=home,
         )
     )
-    shown = [("all", item) for item in show.shown]
-    shown += [(section.topic, item) for section in sections for item in section.shown]
+    shown = [(section.topic, item) for section in sections[:led] for item in section.shown]
+    shown += [("all", item) for item in show.shown]
+    shown += [(section.topic, item) for section in sections[led:] for item in section.shown]
     return Page(
         isolated(html),
         [(topic, item) for topic, item in shown if isinstance(item, Table)],
@@ -223,6 +230,7 @@ def render(
     out: Path,
     *,
     foreign: bool = True,
+    pictures: bool = True,
     check: Callable[[Page], None] = lambda drawn: None,
 ) -> Page:
     """Write the page of these runs to `out`, whole or not at all, and return it; see `draw`.
@@ -235,7 +243,7 @@ def render(
         raise StorageError(
             f"cannot write {out}: it is a folder; name a file, e.g. {out}/report.html"
         )
-    drawn = draw(paths, foreign=foreign)
+    drawn = draw(paths, foreign=foreign, pictures=pictures)
     check(drawn)
     write_bytes(out, drawn.html.encode("utf-8", "replace"))
     return drawn

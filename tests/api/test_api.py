@@ -305,6 +305,9 @@ def test_results_and_their_run_folders_compare_and_report_alike(
     assert shown[1].startswith(f"t-MAP: {100 * mean:.1f} points  [")
     assert [line.partition(":")[0] for line in shown[1:]] == ["t-MAP", "MAP attacked"]
     page = ah.report([weak, tmp_path / "run-8"], tmp_path / "both.html").read_text()
+    bare = ah.report([weak, tmp_path / "run-8"], tmp_path / "bare.html", pictures=False).read_text()
+    assert "background-image" in page
+    assert "background-image" not in bare
     assert "dhta" in page
     replayed = AttackConfig.build(read_toml(tmp_path / "run-8/config.toml"))
     assert replayed.victim.name == trained.name

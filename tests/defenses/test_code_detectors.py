@@ -401,8 +401,16 @@ ATTACKED: dict[str, object] = {
 def test_a_run_folder_replays_and_other_processes_find_the_same(tmp_path: Path) -> None:
     whole = run(Detection(), DetectConfig.build(ATTACKED), tmp_path / "whole")
     names = {path.name for path in (tmp_path / "whole").iterdir()}
-    assert names == {"config.toml", "env.json", "metrics.json", "report.html"}
-    assert (tmp_path / "whole/report.html").read_text("utf-8") == page([tmp_path / "whole"])
+    assert names == {"config.toml", "env.json", "metrics.json", "report.html", "samples"}
+    text = (tmp_path / "whole/report.html").read_text("utf-8")
+    assert text == page([tmp_path / "whole"])
+    assert "Alpaydin" in whole.dataset.attribution  # whose pictures they are
+    assert whole.dataset.attribution in text
+    assert len(whole.shown_changes) == 3
+    assert all(0 < change.linf <= 32 for change in whole.shown_changes)
+    flagged = {name: detector.flagged[0] for name, detector in whole.detectors.items()}
+    others = ", ".join(name for name, flags in flagged.items() if not flags)
+    assert text.index(f"not flagged by {others}") < text.index("<table")
     config = DetectConfig.build(read_toml(tmp_path / "whole/config.toml"))
     assert config.attack is not None
     assert config.attack.settings == json.loads(json.dumps(ATTACKS.settings("dhta", {"steps": 5})))

@@ -173,6 +173,20 @@ def test_the_standing_of_a_victim_is_its_worst_row(finished: Path) -> None:
     }
 
 
+def test_the_page_begins_with_victims_under_their_strongest_attack(finished: Path) -> None:
+    record = BenchmarkRecord.read(finished)
+    assert len(record.shown_changes) == 4
+    places = [(at.dataset, at.budget, at.goal, at.victim, at.method) for at in record.victims]
+    for change in record.shown_changes:
+        where = (change.dataset, change.budget, change.goal, change.victim, change.method)
+        assert where in places
+        assert 0 < change.linf <= (16 if change.budget.endswith("16/255") else 8)
+        assert change.after > change.before  # targeted: nearer to the target
+        assert all((finished / file).is_file() for file in change.files)
+    page = (finished / "report.html").read_text("utf-8")
+    assert page.index("average precision for the target") < page.index("<table")
+
+
 def test_the_page_and_the_json_say_so(
     finished: Path, suite_file: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -58,7 +58,7 @@ def test_each_picture_is_judged_as_it_is_stored(document: dict[str, Any], photos
     for name in ("04.png", "05.png"):
         pixels = np.asarray(Image.open(photos / name))
         linear = linear_hash(PDQ(), *pixels.shape[:2])
-        again = judged(PDQ(), linear, pixels, 31)
+        again, _ = judged(PDQ(), linear, pixels, 31)
         assert {key: rows[name][key] for key in again} == again
     assert {(row["height"], row["width"]) for row in rows.values()} == {(64, 64), (80, 64)}
     flat = rows.pop("flat.png")
@@ -69,6 +69,25 @@ def test_each_picture_is_judged_as_it_is_stored(document: dict[str, Any], photos
     for row in rows.values():
         assert row["real"] < row["bound"] <= row["attack"] <= 1.35 * row["bound"]
         assert row["real"] <= row["stored"] <= 2 * row["bound"] + 0.1  # one level is the least
+
+
+def test_the_page_begins_with_the_least_and_the_greatest_change(document: dict[str, Any]) -> None:
+    stored = {row["picture"]: row["stored"] for row in document["pictures"] if row["half"]}
+    first, last = document["shown_changes"]
+    for change, size in ((first, min), (last, max)):
+        assert change["l2"] == pytest.approx(size(stored.values())) == stored[change["name"]]
+        assert change["distance"] > 31
+        folder = Path(document["run"]["folder"])
+        clean, enlarged, changed = (_pixels(folder / file) for file in change["files"])
+        assert np.abs(changed - clean).max() == change["linf"]
+        assert np.abs(enlarged - 128).max() == min(10 * change["linf"], 127)
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.index(f"{first['distance']} of 256 bits from its own hash") < page.index("<table")
+
+
+def _pixels(file: Path) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image).astype(int)
 
 
 def test_only_a_number_that_was_given_is_missed(photos: Path, document: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_text_models as tiny
 from command_line import command
+from PIL import Image
 from transcripts import transcript
 
 from advhash.codes.packed import HashCodes
@@ -19,6 +20,9 @@ from advhash.experiments.poison import material
 from advhash.experiments.poison.config import PoisonConfig
 from advhash.experiments.poison.judge import judge, natural_hubs, own_recall
 from advhash.experiments.poison.material import drawn
+from advhash.experiments.poison.run import poison_flags
+from advhash.measures.intervals import Metric
+from advhash.reports.poison import AtShare
 from advhash.stores.admission import collapsed
 from advhash.stores.pgvector_store import Pgvector
 from advhash.stores.postgres import stop_own_server
@@ -402,6 +406,43 @@ def test_planted_texts_stand_beside_queries_that_find_them(
     assert sides == [("database", "document"), ("query", "text")]
 
 
+def picture(file: Path) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("lows", "message"),
+    [
+        ((0.1, 0.2), None),
+        ((-0.1, 0.2), "Planted items, where there are 3 (0.3 %) of them, are not shown"),
+        ((0.1, 0.0), "Planted items, where there are 30 (3 %) of them, are not shown"),
+        ((-0.2, 0.0), "Planted items, at each share, are not shown"),
+        ((0.0,), "Planted items are not shown"),
+    ],
+)
+def test_every_planted_share_is_held_against_natural_hubs(
+    lows: tuple[float, ...], message: str | None
+) -> None:
+    shares = [
+        AtShare(
+            items=items, share=items / 1000, refused=[0], dropped=[0],
+            metrics={
+                "planted_top10_over_natural": Metric(low + 0.1, low, low + 0.2, 50),
+                "store_recall_at_10": Metric(0.9, 0.8, 1.0, 50),
+            },
+        )
+        for items, low in zip((3, 30), lows, strict=False)
+    ]  # fmt: skip
+    flags = poison_flags(0, 0, 1000, shares)
+    if message is None:
+        assert flags == []
+    else:
+        (flag,) = flags
+        assert flag.name == "no_more_than_natural_hubs"
+        assert flag.message.startswith(message)
+
+
 def test_planted_pictures_are_kept_as_the_store_got_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +459,13 @@ def test_planted_pictures_are_kept_as_the_store_got_them(
     for sample in body["samples"]:
         assert len(sample["files"]) == 1 + min(sample["found_by"], 4)
         assert all((tmp_path / "run" / file).is_file() for file in sample["files"])
-    assert "Some planted pictures" in (tmp_path / "run" / "report.html").read_text("utf-8")
+        begun, _, planted = (picture(tmp_path / "run" / file) for file in sample["change"]["files"])
+        stored = picture(tmp_path / "run" / sample["files"][0])
+        assert np.array_equal(planted, stored)
+        assert np.abs(planted - begun).max() == sample["change"]["linf"] > 0
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "Some of the 3 planted pictures" in page
+    assert page.index("Planted pictures") < page.index("Found by unseen queries")
     asked: list[int] = []
     relax = DPSH.relax
 

@@ -79,6 +79,36 @@ def test_the_diagonal_is_what_attack_measures(
         assert cell["metrics"][name] == alone["metrics"][name]
 
 
+def test_the_page_begins_with_moved_queries_and_what_comes_of_them_elsewhere(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, document = finished
+    labels = [victim["label"] for victim in document["victims"]]
+    queries = pq.read_table(folder / "queries.parquet").to_pylist()
+    assert [change["rank"] for change in document["shown_changes"]] == [
+        "its best query", "its middle query",
+    ]  # fmt: skip
+    for change in document["shown_changes"]:
+        assert (change["method"], change["source"]) == ("dhta+steps=6", labels[0])
+        assert 0 < change["linf"] <= 16
+        assert [at["target"] for at in change["precision"]] == labels
+        clean, _, changed = (_pixels(folder / file) for file in change["files"])
+        assert np.abs(changed - clean).max() == change["linf"]
+    best = document["shown_changes"][0]["precision"][0]
+    own = [
+        row for row in queries
+        if (row["method"], row["source"], row["target"]) == ("dhta+steps=6", labels[0], labels[0])
+    ]  # fmt: skip
+    assert best["after"] == max(row["tmap"] for row in own)
+    page = (folder / "report.html").read_text("utf-8")
+    assert page.index("average precision for the target") < page.index("<table")
+
+
+def _pixels(file: Path) -> Any:
+    with Image.open(file) as image:
+        return np.asarray(image).astype(int)
+
+
 ALL = ("transfer", "--victims", VICTIMS, "--methods", "dhta+steps=6,noise", *FAST, *EPS)
 
 

@@ -66,15 +66,15 @@ SAYS = {  # the topics of its own that a kind has on a page
     "detect": ["detection"],
     "certify": ["certificates"],
     "least-change": ["certificates"],
-    "transfer": ["transfer"],
-    "defend": ["transfer", "defences"],
+    "transfer": ["samples", "transfer"],
+    "defend": ["samples", "transfer", "defences"],
     "lifelong": ["lifelong"],
-    "inversion": ["detection", "federation"],
+    "inversion": ["samples", "detection", "federation"],
     "encode": ["detection", "encoding"],
     "phase": ["phase"],
     "search": ["search"],
-    "scan": ["protocol", "scan"],
-    "poison": ["results"],
+    "scan": ["samples", "protocol", "scan"],
+    "poison": ["samples", "results"],
     "judge": ["results", "examples", "words"],
 }
 
@@ -138,7 +138,8 @@ def test_a_mixed_page_has_all_of_them_in_order(kinds: dict[str, Path], mixed: st
     heads = found.every("section", "aria-labelledby")
     wanted = {"threat", "flags", "provenance", *(one for said in SAYS.values() for one in said)}
     topics = [topic for topic in TOPICS if topic in wanted | {"pairs"}]
-    assert heads == [topics[0], "all", *topics[1:]]
+    assert heads == [*topics[:2], "all", *topics[2:]]
+    assert topics[:2] == ["examples", "samples"]
     links = re.findall(r'<li><a href="#(\w+)">', mixed.partition("</nav>")[0])
     assert links == heads
     assert "What 16 runs found on toy" in found.text
@@ -154,6 +155,35 @@ def test_a_page_of_a_scan_speaks_of_no_attack(kinds: dict[str, Path]) -> None:
     html = page([kinds["scan"]])
     assert "Threat model" not in html
     assert "Evasion and collision" not in html
+
+
+def test_a_page_of_a_scan_shows_its_pairs_first_with_their_distances(
+    kinds: dict[str, Path],
+) -> None:
+    html = page([kinds["scan"]])
+    head, _, shown = html.partition('id="samples"')
+    assert "<table" not in head
+    shown = shown.partition("</section>")[0]
+    assert shown.count('<img class="pic') == 5
+    text = Tags(shown).text
+    assert f"{HOSTILE}: 2 of 64 bits, taken for one (threshold 8)" in text
+    assert "dhash: 9 of 64 bits, no threshold" in text
+    assert f"{HOSTILE}: 9 of 64 bits, told apart (threshold 8)" in text
+    assert "L∞ 3/255, L2 0.2 grey levels" in text
+
+
+@pytest.mark.parametrize("name", [*NAMES, "mixed"])
+def test_a_page_that_is_passed_on_can_leave_pictures_out(
+    kinds: dict[str, Path], drawn: Page, name: str
+) -> None:
+    """The same words and figures, and no picture of the data."""
+    given = list(kinds.values())[::-1] if name == "mixed" else [kinds[name]]
+    private = draw(given, pictures=False)
+    assert "background-image" not in private.html
+    assert "(the picture file is missing" not in private.html
+    if name == "mixed":
+        assert "background-image" in drawn.html
+        assert [table for _, table in private.tables] == [table for _, table in drawn.tables]
 
 
 @pytest.mark.parametrize(("levels", "said"), [(1.0, "1 grey level."), (3.0, "3 grey levels.")])

@@ -40,7 +40,16 @@ from advhash.reports.record import (
     VictimInfo,
 )
 from advhash.reports.scan import ScanRecord
-from advhash.reports.transfer import Check, Defense, MatrixEntry, Method, TransferRecord, Victim
+from advhash.reports.transfer import (
+    Check,
+    Defense,
+    MatrixEntry,
+    Method,
+    PrecisionAt,
+    TransferRecord,
+    TransferShown,
+    Victim,
+)
 
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ("cat", HOSTILE, "dog")
@@ -225,6 +234,16 @@ def written(folder: Path, record: Any) -> Path:
     return folder
 
 
+CHANGED = ["clean.png", "change.png", "changed.png"]
+
+
+def with_pictures(folder: Path, *names: str) -> Path:
+    """A run folder with pictures of different colours."""
+    for place, name in enumerate(names):
+        Image.new("RGB", (8, 12), (40 * place, 90, 30)).save(folder / name)
+    return folder
+
+
 def make_transfer(folder: Path, *, defended: bool = False) -> Path:
     """Two victims, a targeted and an untargeted attack."""
     victims = ["dpsh", f"dpsh+{HOSTILE}"]
@@ -254,7 +273,7 @@ def make_transfer(folder: Path, *, defended: bool = False) -> Path:
              over_noise=GAIN)
         for method in goals for source in victims for target in victims
     ]  # fmt: skip
-    return written(
+    folder = written(
         folder,
         TransferRecord(
             schema_="advhash/transfer/1", command="defend" if defended else "transfer",
@@ -264,8 +283,16 @@ def make_transfer(folder: Path, *, defended: bool = False) -> Path:
             methods=[Method(label=method, source=source, info=attack_info(goal))
                      for method, goal in goals.items() for source in victims],
             dataset=DATA, budgets=dict.fromkeys(goals, BUDGET), protocol=PROTOCOL,
+            shown_changes=[
+                TransferShown(
+                    name=HOSTILE, linf=8, l2=2.5, files=CHANGED, method="dhta", source="dpsh",
+                    rank="its best query",
+                    precision=[PrecisionAt(target=HOSTILE, before=0.1, after=None)],
+                ),
+            ],
         ),
     )  # fmt: skip
+    return with_pictures(folder, *CHANGED)
 
 
 def make_lifelong(folder: Path) -> Path:
@@ -573,10 +600,14 @@ def make_scan(folder: Path) -> Path:
             "edit_texts": {"mirror": "mirrored"}, "edit_kinds": {"mirror": "turned"}, "groups": 4,
             "false_positives": 2e-4, "hashes": [plain, {**plain, **none, **empty}],
             "recommendation": {"hash": HOSTILE, "threshold": 8, "reason": f"Take {HOSTILE}."},
+            "shown_pairs": [{"first": HOSTILE, "second": "b.jpg", "marked": True,
+                             "distances": [2, 9], "files": ["a.png", "b.png"]}],
+            "shown_changes": [{"hash": HOSTILE, "name": HOSTILE, "distance": 9, "linf": 3,
+                               "l2": 0.2, "files": CHANGED}],
             "flags": [vars(FLAG)], "seconds": {"all": 1.0},
         }
     )  # fmt: skip
-    return written(folder, record)
+    return with_pictures(written(folder, record), "a.png", "b.png", *CHANGED)
 
 
 def make_poison(folder: Path) -> Path:
@@ -598,9 +629,15 @@ def make_poison(folder: Path) -> Path:
                 for items in (9, 90)
             ],
             "flags": [vars(FLAG)],
+            "samples": [
+                {"found_by": 3, "text": HOSTILE, "queries": [HOSTILE]},
+                {"found_by": 2, "files": ["item.png", "query.png"],
+                 "change": {"name": "item 2", "linf": 8, "l2": 1.5,
+                            "files": CHANGED}},
+            ],
         }
     )  # fmt: skip
-    return written(folder, record)
+    return with_pictures(written(folder, record), "item.png", "query.png", *CHANGED)
 
 
 def make_judge(folder: Path) -> Path:

@@ -39,6 +39,10 @@ def report(
         Path | None,
         typer.Option("--figures", help="Also write its figures to this new folder: SVG and PNG."),
     ] = None,
+    no_pictures: Annotated[
+        bool,
+        typer.Option("--no-pictures", help="Leave out pictures of the data; file names stay."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """One page over one or several runs, drawn again from their records, without a model."""
@@ -64,7 +68,12 @@ def report(
 
     list(EXPERIMENTS.brought())  # their chapters
     chosen = [name.strip() for name in (columns or "").split(",") if name.strip()]
-    page = render(runs, out, check=lambda drawn: expect_figures(drawn, chosen))
+    page = render(
+        runs,
+        out,
+        pictures=not no_pictures,
+        check=lambda drawn: expect_figures(drawn, chosen),
+    )
     document: dict[str, Any] = {"schema": "advhash/report/1", "report": str(out)}
     document["runs"] = [str(run) for run in runs]
     if tables_to is not None:

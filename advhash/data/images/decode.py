@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from advhash.errors import DataError
 
@@ -76,6 +76,23 @@ def decode_stored(source: Path | bytes, longest: int) -> npt.NDArray[np.uint8]:
     Raises TooLarge, before the pixels are read: a side above `longest`.
     """
     return np.asarray(_upright(source, longest)).transpose(2, 0, 1)
+
+
+def decode_small(source: Path, longest: int) -> npt.NDArray[np.uint8]:
+    """(3,H,W) of an image file, upright and on white, reduced until no side is above `longest`."""
+    small = _upright(source, None)
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def turned_as_noted(image: Image.Image, source: Path) -> Image.Image:
+    """A picture that was read as `source` stores it, turned as the camera noted in that file."""
+    with _open(source) as stored:
+        stored.load()  # a TIFF is turned by that, and notes nothing more
+        note = stored.getexif().get(ExifTags.Base.Orientation, 1)
+    turned = image.copy()
+    turned.getexif()[ExifTags.Base.Orientation] = note
+    return ImageOps.exif_transpose(turned)
 
 
 def _upright(source: Path | bytes, longest: int | None) -> Image.Image:

@@ -207,6 +207,7 @@ def file_document(
             "name": trained.data.name,
             "settings": dict(trained.data.settings),
             "pictures": trained.data.pictures,
+            "attribution": trained.data.attribution,
         },
     }
 

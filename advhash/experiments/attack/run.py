@@ -336,7 +336,7 @@ def _divided(attacks: Sequence[AttackCell], known: PlannedVictim) -> list[Block 
     return cells
 
 
-def _seen(cell: AttackCell, planted: bool, place: Place) -> tuple[AttackConfig, Trained]:
+def seen_by(cell: AttackCell, planted: bool, place: Place) -> tuple[AttackConfig, Trained]:
     """Config and victim with the queries, or with the pictures that are planted as such."""
     trained: Trained = place.part(cell.victim)
     if planted:
@@ -348,7 +348,7 @@ def _attack_block(
     cell: AttackCell, first: int, stop: int | None, planted: bool, place: Place
 ) -> dict[str, Tensor]:
     """What the attack makes of queries, or of pictures to be planted. stop: None: the last."""
-    config, trained = _seen(cell, planted, place)
+    config, trained = seen_by(cell, planted, place)
     fitted = place.part(cell.fit)
     aimed = Aimed.of(config, trained.data, fitted.attack)
     prefix = "poison-" if planted else ""
@@ -388,12 +388,12 @@ def _measured(
 
     queries: those of the queries; items: those of the pictures that are planted
     """
-    config, trained = _seen(cell, False, place)
+    config, trained = seen_by(cell, False, place)
     codes, fitted = place.part(cell.codes), place.part(cell.fit)
     database = codes[str(config.protocol.database)]
 
     def outcome_of(blocks: Sequence[Mapping[str, Tensor]], planted: bool) -> Outcome:
-        config, trained = _seen(cell, planted, place)
+        config, trained = seen_by(cell, planted, place)
         aimed = Aimed.of(config, trained.data, fitted.attack)
         return joined_outcome(config, trained, fitted, aimed, blocks)
 
@@ -507,7 +507,7 @@ def _finished(
         ]
 
     began = time.perf_counter()
-    config, trained = _seen(cell, False, place)
+    config, trained = seen_by(cell, False, place)
     items = made(True) if config.protocol.poison else None
     outcome, record, scores = _measured(cell, made(False), items, place)
     database = place.part(cell.codes)[str(config.protocol.database)]

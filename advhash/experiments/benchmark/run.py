@@ -14,6 +14,7 @@ from advhash.experiments.benchmark.config import SuiteConfig
 from advhash.experiments.benchmark.leaderboard import Sample
 from advhash.experiments.benchmark.record import FinishedCell, suite_record
 from advhash.experiments.benchmark.searches import SearchCell, search_cells, search_rows
+from advhash.experiments.benchmark.shown import best_change, shown_standings
 from advhash.experiments.benchmark.suite import THREADS, Suite, SuiteCell, plan_suite
 from advhash.experiments.experiment import Experiment, Missing, Place, Plan
 from advhash.experiments.prepare.planned import PlannedVictim
@@ -65,12 +66,13 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell | SearchCell, BenchmarkPlan, B
             return cell.search.compute(place)
         result = AttackExperiment().compute(cell.attack, place)
         tensors = {name: tensor for name, tensor in result.tensors.items() if name not in PICTURES}
-        return Result(result.document, tensors)
+        return Result(result.document, tensors | best_change(cell, result, place))
 
     def judge(
         self, plan: BenchmarkPlan, results: Sequence[Result | Missing], place: Place
     ) -> BenchmarkRecord:
         missing, finished = dict[str, Missing](), dict[str, FinishedCell]()
+        kept: list[tuple[SuiteCell, Result]] = []
         searched = dict[str, Result | Missing]()
         for done, (cell, result) in enumerate(zip(plan.cells, results, strict=True)):
             if isinstance(cell, SearchCell):
@@ -78,12 +80,15 @@ class Benchmark(Experiment[SuiteConfig, SuiteCell | SearchCell, BenchmarkPlan, B
             elif isinstance(result, Missing):
                 missing[cell.key] = result
             else:
-                record = Record.from_document(result.document)
-                sample = Sample(cell.victim_seed, cell.attack_seed, _queries(record, result))
-                finished[cell.key] = FinishedCell(cell, record, sample)
+                kept.append((cell, result))
+                attacked = Record.from_document(result.document)
+                sample = Sample(cell.victim_seed, cell.attack_seed, _queries(attacked, result))
+                finished[cell.key] = FinishedCell(cell, attacked, sample)
             place.progress("reading cells", done + 1, len(plan.cells))
         searches = search_rows(plan.suite.searches, searched)
-        return suite_record(plan.suite, missing, finished, searches, place)
+        record = suite_record(plan.suite, missing, finished, searches, place)
+        shown = shown_standings(record.victims, kept, place.folder)
+        return record.model_copy(update={"shown_changes": shown})
 
 
 def _trains(cell: SuiteCell) -> bool:

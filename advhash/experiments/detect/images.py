@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from advhash.defenses.detectors.adaptive_images import (
 )
 from advhash.defenses.detectors.image_codes import CodeDetector
 from advhash.errors import ConfigError, UsageError
+from advhash.experiments.attack.changes import Change, write_change
 from advhash.experiments.config import MethodConfig
 from advhash.experiments.detect.config import AdaptiveConfig, DetectConfig
 from advhash.experiments.detect.inputs import PAIRED, abnormal_images, other_data
@@ -60,6 +62,7 @@ Floats = npt.NDArray[np.float64]
 EVERY = "all"  # --detector all: one table, as the attacked images are the costly part
 BY_DEFAULT = MethodConfig(name="prosgan")  # the attack where neither attack nor inputs are named
 MOVED = "image"
+SHOWN = 3  # abnormal inputs on a page
 STEPS_ALONE = "--adaptive: expected steps alone for a hash of images"
 
 
@@ -209,6 +212,26 @@ def _targets(config: DetectConfig, fitted: FittedAttack | None, data: Dataset) -
     return disjoint_targets(config, data)
 
 
+def shown_changes(
+    config: DetectConfig, data: Dataset, made: Result, folder: Path
+) -> list[dict[str, Any]]:
+    """The first SHOWN clean queries and what was made of them, written into a run folder.
+
+    Nothing where abnormal inputs are not made of the clean ones. Raises StorageError.
+    """
+    if config.attack is None and config.inputs not in PAIRED:
+        return []
+    clean = clean_queries(config, data)
+    moved = kept_batch_again(made.tensors, clean)
+    shown = []
+    for number, row in enumerate(clean.index[:SHOWN].tolist()):
+        change = Change.of_tensors(*(batch.inputs[MOVED][number] for batch in (clean, moved)))
+        name = data.query.names[row] if data.query.names else f"query {row}"
+        files = write_change(folder, str(number), change.images)
+        shown.append({"name": name, "linf": change.linf, "l2": change.l2, "files": files})
+    return shown
+
+
 def _with(batch: Batch, images: Tensor) -> Batch:
     return Batch({**batch.inputs, MOVED: images}, batch.labels, batch.index)
 
@@ -277,6 +300,7 @@ def judge_images(config: DetectConfig, given: MethodConfig, place: Place) -> dic
     return {
         "threshold": rule.threshold,
         "highest": detector.highest(victim),
+        "flagged": rule.flags(strange)[:SHOWN].tolist(),
         "adaptive": adaptive,
         "metrics": {
             name: None if metric is None else vars(metric) for name, metric in metrics.items()

@@ -15,7 +15,7 @@ from advhash.experiments.config_text import method_label
 from advhash.experiments.detect.cell import DetectorCell, Inputs, InputsCell
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.federation import distances, plan_slices
-from advhash.experiments.detect.images import EVERY, judges_codes, plan_images
+from advhash.experiments.detect.images import EVERY, judges_codes, plan_images, shown_changes
 from advhash.experiments.detect.protocol import Planned, query_labels
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
@@ -67,8 +67,13 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
     ) -> DetectionRecord:
         config, trained = plan.config, place.part("victim")
         inputs, *documents = (result.document for result in results)
+        assert config.detector is not None
         document = file_document(DETECT, self.name, config, trained, place)
         document |= _document(config, trained, inputs)
+        if judges_codes(config.detector.name) and not place.alone:
+            document["shown_changes"] = shown_changes(
+                config, trained.data, results[0], place.folder
+            )
         tables = {
             cell.detector.name: table
             for cell, table in zip(plan.cells[1:], documents, strict=True)
@@ -79,7 +84,6 @@ class Detection(Experiment[DetectConfig, Cells, Plan[DetectConfig, Cells], Detec
             for name, table in tables.items()
             for flag in check_threshold(name, table["threshold"], table["highest"])
         ]
-        assert config.detector is not None
         if config.detector.name == EVERY:
             return DetectionRecord.from_document({**document, "detectors": tables})
         return DetectionRecord.from_document({**document, **documents[0]})

@@ -7,7 +7,7 @@ docs/victims/certificates.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from advhash.data.images.mixed import one_picture, to_unit
 from advhash.errors import UsageError, counted
+from advhash.experiments.attack.changes import Change, Pixels, write_change
 from advhash.experiments.attack.identities import by_identity
 from advhash.experiments.attack.operating import pdq_threshold
 from advhash.experiments.attack.perturb import choose_queries
@@ -65,13 +66,18 @@ class LeastChangeCell:
         return len(self.rows)
 
     def compute(self, place: Place) -> Result:
-        """A row a picture: height, width, half (whether K/2 bits are 1), and what was found."""
+        """A row a picture: height, width, half (whether K/2 bits are 1), and what was found.
+
+        Under "shown", by row, the least and the greatest stored change; the tensor "shown ROW" is
+        its `Change.images`.
+        """
         trained: Trained = place.part("victim")
         victim, threshold = trained.victim, self.config.threshold
         assert isinstance(victim, PerceptualHash)
         assert threshold is not None
         maps: dict[tuple[int, int], LinearHash] = {}
         rows: list[dict[str, Any]] = []
+        changes: dict[int, tuple[Change, int]] = {}
         for done, row in enumerate(self.rows):
             place.progress("least change", done, len(self.rows))
             image = to_unit(one_picture(trained.data.database.inputs["image"], row))
@@ -79,23 +85,44 @@ class LeastChangeCell:
             size = (pixels.shape[0], pixels.shape[1])
             if size not in maps:
                 maps[size] = linear_hash(victim, *size)
-            rows.append({"row": row, **judged(victim, maps[size], pixels, threshold)})
+            answer, moved = judged(victim, maps[size], pixels, threshold)
+            rows.append({"row": row, **answer})
+            if moved is not None:
+                codes = (victim.bits_of(Picture.of(each)) for each in (pixels, moved))
+                changes[row] = Change.of(pixels, moved), int(np.not_equal(*codes).sum())
         place.progress("least change", len(self.rows), len(self.rows))
-        return Result({"rows": rows}, {})
+        shown = _extremes(changes)
+        return Result(
+            {
+                "rows": rows,
+                "shown": {
+                    str(row): {"linf": change.linf, "l2": change.l2, "distance": bits}
+                    for row, (change, bits) in shown.items()
+                },
+            },
+            {f"shown {row}": change.images for row, (change, _) in shown.items()},
+        )
+
+
+def _extremes(changes: Mapping[int, tuple[Change, int]]) -> dict[int, tuple[Change, int]]:
+    """The least and the greatest change by L2."""
+    by_size = sorted(changes, key=lambda row: changes[row][0].l2)
+    return {row: changes[row] for row in (*by_size[:1], *by_size[-1:])}
 
 
 def judged(
-    victim: PerceptualHash, linear: LinearHash, pixels: npt.NDArray[np.uint8], threshold: int
-) -> dict[str, Any]:
+    victim: PerceptualHash, linear: LinearHash, pixels: Pixels, threshold: int
+) -> tuple[dict[str, Any], Pixels | None]:
     """What one picture (H,W,3) gives: SIZES in grey levels, the root of the mean square.
 
     half: whether half of the bits are 1; elsewhere values tie and nothing is stated: SIZES are None
+    The picture of least stored change comes with it; None where there is none.
     """
     bits = victim.bits_of(Picture.of(pixels))
     half = 2 * int(bits.sum()) == victim.bits
     result: dict[str, Any] = {"height": pixels.shape[0], "width": pixels.shape[1], "half": half}
     if not half:
-        return {**result, **dict.fromkeys(SIZES)}
+        return {**result, **dict.fromkeys(SIZES)}, None
     answer = least_l2(linear, bits, pixels, threshold)
     assert answer is not None  # the plan refuses a threshold that nothing leaves
     moved = least_stored(victim, linear, pixels, threshold)
@@ -103,13 +130,13 @@ def judged(
     stored = None
     if moved is not None:
         stored = float(np.linalg.norm(moved - pixels.astype(np.float64))) / scale
-    return {
-        **result,
+    sizes = {
         "bound": answer.bound / scale,
         "real": answer.real / scale,
         "attack": answer.attack / scale if np.isfinite(answer.attack) else None,
         "stored": stored,
     }
+    return {**result, **sizes}, moved
 
 
 @EXPERIMENTS.register("least-change", source="advhash")
@@ -188,6 +215,7 @@ class LeastChanges(
                 "threshold": config.threshold,
                 "pictures": rows,
                 **figures,
+                "shown_changes": _shown(rows, results, place),
                 "flags": [
                     *(
                         vars(flag)
@@ -198,6 +226,25 @@ class LeastChanges(
                 "environment": environment(),
             }
         )
+
+
+def _shown(
+    rows: Sequence[dict[str, Any]], results: Sequence[Result], place: Place
+) -> list[dict[str, Any]]:
+    """The least and the greatest stored change of all, written into the folder; [] without one."""
+    if place.alone:
+        return []
+    names = {row["row"]: row["picture"] for row in rows}
+    kept = [
+        ({**shown, "name": names[int(row)]}, result.tensors[f"shown {row}"])
+        for result in results
+        for row, shown in result.document["shown"].items()
+    ]
+    kept.sort(key=lambda each: each[0]["l2"])
+    return [
+        {**shown, "files": write_change(place.folder, str(number), images)}
+        for number, (shown, images) in enumerate([*kept[:1], *kept[1:][-1:]])
+    ]
 
 
 def _threshold(config: LeastChangeConfig, victim: HashVictim, name: str) -> int:

@@ -59,8 +59,11 @@ def evading(method: Poisoning, seen: Seen, count: int, most: int, fit: Fit, seed
         times, caution = _strongest({way: np.concatenate(each) for way, each in reached.items()})
     items_made = method.plant(seen, times * count, seed)
     chosen = Known.of(seen, fit).chosen(items_made.vectors, count, caution)
-    inputs = tuple(items_made.inputs[row] for row in chosen.tolist() if items_made.inputs)
-    return Planted(items_made.vectors[chosen], inputs, items_made.surface)
+    inputs, begun = (
+        tuple(made[row] for row in chosen.tolist() if made)
+        for made in (items_made.inputs, items_made.begun)
+    )
+    return Planted(items_made.vectors[chosen], inputs, begun, items_made.surface)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from advhash.codes.relevance import FIRST, GradedPairs
 from advhash.data.dataset import Split
 from advhash.data.text.characters import as_strings
 from advhash.errors import UsageError, counted
+from advhash.experiments.attack.changes import Change, write_change
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.config import MethodConfig, TrainConfig
@@ -45,7 +46,7 @@ from advhash.experiments.poison.material import (
 from advhash.experiments.prepare.code_key import code_version
 from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed, resolve_device
-from advhash.measures.intervals import Metric, mean_metric
+from advhash.measures.intervals import mean_metric
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS, POISONINGS, QUANTISERS, RESCORERS, STORES, data_called
 from advhash.reports.poison import POISON, AtShare, PlantedSample, PoisonRecord
@@ -474,6 +475,13 @@ def shown(
             sample |= {"text": as_strings(content[None])[0], "queries": as_strings(texts)}
         else:
             pictures[f"item {place}"] = content
+            if items.begun:
+                clean, planted = (
+                    each.permute(1, 2, 0).numpy() for each in (items.begun[place], content)
+                )
+                change = Change.of(clean, planted)
+                pictures[f"change {place}"] = change.images
+                sample["change"] = {"linf": change.linf, "l2": change.l2}
             for number, row in enumerate(asked):
                 pictures[f"item {place} query {number}"] = stored_picture(query, row)
         rows.append(sample)
@@ -501,7 +509,16 @@ def _samples(result: Result, place: Place) -> list[PlantedSample]:
                 (place.folder / "samples").mkdir(exist_ok=True)
                 for file, content in zip(files, tensors.values(), strict=True):
                     picture(content.float() / 255).save(place.folder / file, optimize=True)
-        samples.append(PlantedSample(**sample, files=files))
+        change = None
+        if "change" in sample and not place.alone:
+            change = {
+                **sample["change"],
+                "name": f"item {number + 1}",
+                "files": write_change(
+                    place.folder, str(number), result.tensors[f"change {number}"]
+                ),
+            }
+        samples.append(PlantedSample.model_validate({**sample, "files": files, "change": change}))
     return samples
 
 
@@ -570,7 +587,7 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
     method = method_of(config)
     entry = POISONINGS[config.attack.name]
     spent["all"] = place.seconds["all"]
-    repeated = clean.document["repeated"]
+    repeated, victim = clean.document["repeated"], plan.parts.get("victim")
     return PoisonRecord(
         schema_=POISON,
         command="poison",
@@ -595,6 +612,7 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         cap={**config.cap.model_dump(), **clean.document["guard"]} if config.cap else None,
         turned_away=None if turned_away is None else int(turned_away.sum()),
         rotate=config.rotate,
+        attribution=victim.data.attribution if isinstance(victim, PlannedVictim) else "",
         documents=plan.documents,
         known=clean.document["known"],
         unseen=len(clean.tensors["unseen"]),
@@ -602,11 +620,14 @@ def poison_record(plan: PoisonPlan, results: Sequence[Result], place: Place) -> 
         restarts=config.restarts,
         metrics=shares[-1].metrics,
         shares=shares,
-        flags=_flags(repeated, len(clean.tensors["hidden"]), plan.documents, shares[-1].metrics),
+        flags=poison_flags(repeated, len(clean.tensors["hidden"]), plan.documents, shares),
     )
 
 
-def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Metric]) -> list[Flag]:
+def poison_flags(
+    repeated: int, hidden: int, documents: int, shares: Sequence[AtShare]
+) -> list[Flag]:
+    """Doubts that hold at some planted share, which they name, or at all of them."""
     flags = []
     if hidden > MUCH_HIDDEN * documents:
         flags.append(
@@ -617,18 +638,18 @@ def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Met
                 "items weighs more than what is planted. A larger --cap hides fewer.",
             )
         )
-    over = metrics["planted_top10_over_natural"]
-    if over.low is not None and over.low <= 0:
+    weak = [at for at in shares if _not_above_hubs(at)]
+    if weak:
         flags.append(
             Flag(
                 "no_more_than_natural_hubs",
                 "warning",
-                "Planted items are not shown to reach more queries than natural hubs do, which are "
-                "as many clean documents, those that known queries find most often: the interval "
-                "of the difference reaches 0 or lies below it.",
+                f"{_named_shares(weak, shares)} are not shown to reach more queries than natural "
+                "hubs do, which are as many clean documents, those that known queries find most "
+                "often: the interval of the difference reaches 0 or lies below it.",
             )
         )
-    recall = metrics["store_recall_at_10"].value
+    recall = shares[-1].metrics["store_recall_at_10"].value  # of clean queries: of no share
     if recall is not None and recall < 0.5:
         flags.append(
             Flag(
@@ -648,3 +669,16 @@ def _flags(repeated: int, hidden: int, documents: int, metrics: Mapping[str, Met
             )
         )
     return flags
+
+
+def _not_above_hubs(at: AtShare) -> bool:
+    over = at.metrics["planted_top10_over_natural"]
+    return over.low is not None and over.low <= 0
+
+
+def _named_shares(some: Sequence[AtShare], every: Sequence[AtShare]) -> str:
+    """The items of some planted shares, as the subject of a sentence."""
+    if len(some) == len(every):
+        return "Planted items" if len(every) == 1 else "Planted items, at each share,"
+    counts = [f"{at.items} ({100 * at.share:.2g} %)" for at in some]
+    return f"Planted items, where there are {' or '.join(counts)} of them,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from advhash.budget import Budget
 from advhash.data.dataset import Batch
-from advhash.data.images.decode import quietly, read_picture
+from advhash.data.images.decode import quietly, read_picture, turned_as_noted
 from advhash.data.images.edits import EDITS
+from advhash.experiments.attack.changes import Change
 from advhash.experiments.experiment import Place
 from advhash.experiments.scan.hashes import NamedHash, ReadyHash
 from advhash.experiments.scan.thresholds import PART, ThresholdsCell
@@ -51,13 +53,16 @@ class Least:
 
     linf: in grey levels; l2: in grey levels a colour value, the root of the mean square
     jpeg: whether the picture of least L∞ is still out once it is saved as JPEG of quality 90
-    changed: (H,W,3) the picture of least L2
+    changed: (H,W,3) the picture of least L2; distance: in bits from the picture itself; level: its
+             L∞, in grey levels
     """
 
     linf: int
     l2: float
     jpeg: bool
     changed: Pixels
+    distance: int
+    level: int
 
 
 @dataclass(frozen=True)
@@ -82,33 +87,52 @@ class EvasionCell:
         return len(self.names)
 
     def compute(self, place: Place) -> Result:
-        """A row a picture that could be read: linf, l2, jpeg; None where none was found."""
+        """A row a picture that could be read: what `Least` says; None where none was found.
+
+        The least and the greatest change of the cell are kept to be shown, see `_seen`.
+        """
         threshold = place.part(PART).document["thresholds"][self.hashing.label]
         ready = self.hashing.build()
         rows: list[dict[str, Any]] = []
         tensors: dict[str, Tensor] = {}
+        moved: dict[int, Least] = {}
         for done, name in enumerate(self.names):
             place.progress(f"least change, {self.hashing.label}", done, len(self.names))
             pixels = self._pixels(name)
             if threshold is None or pixels is None:
                 continue
             result = least_change(ready, pixels, threshold, seed=self.seed + done)
-            rows.append(
-                {
-                    "place": done,
-                    "linf": None if result is None else result.linf,
-                    "l2": None if result is None else result.l2,
-                    "jpeg": None if result is None else result.jpeg,
-                }
-            )
-            if result is not None and self.keep:
-                tensors[f"changed {done}"] = torch.from_numpy(result.changed)
+            names = ("linf", "l2", "jpeg", "distance", "level")
+            rows.append({"place": done, **{name: getattr(result, name, None) for name in names}})
+            if result is not None:
+                moved[done] = result
+                if self.keep:
+                    tensors[f"changed {done}"] = torch.from_numpy(result.changed)
         place.progress(f"least change, {self.hashing.label}", len(self.names), len(self.names))
+        by_size = sorted(moved, key=lambda done: moved[done].l2)
+        for done in dict.fromkeys((*by_size[:1], *by_size[-1:])):
+            tensors |= self._seen(done, moved[done])
         return Result({"rows": rows, "method": method_of(ready.victim)}, tensors)
 
     def build(self, place: Place) -> Result:
         store = CellStore("scan", self.key)
         return store.result(lambda: self.compute(place.at(store)))
+
+    def _seen(self, done: int, least: Least) -> dict[str, Tensor]:
+        """What a page shows of a picture: reduced, the way up that people see it; {}: unreadable.
+
+        "shown N": see `Change.images`.
+        """
+        pixels, source = self._pixels(self.names[done]), self.root / self.names[done]
+        if pixels is None:  # gone meanwhile
+            return {}
+        if self.upright:
+            return {f"shown {done}": Change.of(pixels, least.changed).images}
+        try:
+            change = Change.of(pixels, least.changed, partial(turned_as_noted, source=source))
+        except Exception:  # a note that no decoder understands
+            return {}
+        return {f"shown {done}": change.images}
 
     def _pixels(self, name: str) -> Pixels | None:
         """(H,W,3); None of what cannot be read, and of what is too large to be moved."""
@@ -165,6 +189,8 @@ def least_change(ready: ReadyHash, pixels: Pixels, threshold: int, *, seed: int)
         l2=norms[l2],
         jpeg=_distance(ready, after, own) > threshold,
         changed=np.asarray(_image(result[l2])).copy(),
+        distance=_distance(ready, result[l2], own),
+        level=round(float(changes[l2].abs().max())),
     )
 
 

@@ -31,6 +31,7 @@ from advhash.experiments.scan.evasion import EvasionCell, evasion_figures, saved
 from advhash.experiments.scan.figures import hash_figures, recommended
 from advhash.experiments.scan.hashes import NamedHash, named_hashes
 from advhash.experiments.scan.listing import Listing, list_pictures
+from advhash.experiments.scan.samples import CHANGES, MOST, Samples
 from advhash.experiments.scan.thresholds import (
     PART,
     ThresholdsCell,
@@ -324,6 +325,15 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
     _write_rows(place.folder, scanned, listing, scanned_hashes)
     _write_pairs(place.folder, scanned_hashes)
     low = int((scanned.quality < config.quality).sum())
+    best = recommended(scanned_hashes, config.false_positives, len(scanned.distinct))
+    by_worth = sorted(scanned_hashes, key=lambda each: each.label != best.hash)
+    samples = Samples(place.folder, scanned, listing)
+    moved = [
+        (cell, result)
+        for cell, result in zip(plan.cells, results, strict=True)
+        if isinstance(cell, EvasionCell)
+    ]
+    changes = samples.changes(by_worth, moved, CHANGES)
     return ScanRecord(
         schema_=SCAN,
         command="scan",
@@ -345,7 +355,9 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
         groups=len(edges) - 1,
         false_positives=config.false_positives,
         hashes=scanned_hashes,
-        recommendation=recommended(scanned_hashes, config.false_positives, len(scanned.distinct)),
+        recommendation=best,
+        shown_pairs=samples.pairs(by_worth, (MOST - 3 * len(changes)) // 2),
+        shown_changes=changes,
         flags=_flags(scanned, scanned_hashes, low),
         seconds={"all": round(place.seconds["all"], 3), **scanned.seconds},
     )

@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.codes.packed import HashCodes
+from advhash.data.images.mixed import one_picture, to_unit
+from advhash.experiments.attack.changes import Change, write_change
 from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
+from advhash.experiments.attack.examples import choose_examples
 from advhash.experiments.attack.perturb import noise_precision
 from advhash.experiments.attack.record import (
     Attacked,
@@ -35,19 +38,25 @@ from advhash.experiments.transfer.members import Member
 from advhash.measures.intervals import Difference, Metric, mean_metric, paired_difference
 from advhash.measures.paired_runs import best_elsewhere
 from advhash.measures.sanity import Flag, check_count, check_indicators, check_repeats
-from advhash.reports.headline import HEADLINES
+from advhash.reports.headline import HEADLINES, is_control
 from advhash.reports.record import AttackInfo
 from advhash.reports.transfer import (
     TRANSFER,
     Ensemble,
     MatrixEntry,
     Method,
+    PrecisionAt,
     TransferRecord,
+    TransferShown,
     Victim,
 )
 from advhash.shared_labels import Labels
 from advhash.storage.cells import Result
 from advhash.storage.tables import write_table
+
+METHODS = 2  # whose queries are shown
+RANKS = ("its best query", "its middle query")
+PRECISIONS = {"targeted": ("tmap_clean", "tmap"), "untargeted": ("map", "map_adversarial")}
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,65 @@ def matrix_record(
         ],
         metrics=_headline(list(budgets), alone, boot),
         cells=cells,
+        shown_changes=_shown(plan, results, columns, place),
     )
+
+
+def _shown(
+    plan: Plan[Settings, Move],
+    results: Sequence[Result],
+    columns: Sequence[Column],
+    place: Place,
+) -> list[TransferShown]:
+    """The best and the middle query of some methods on the first source, written into the folder.
+
+    Raises StorageError.
+    """
+    modality = plan.config.protocol.query_modality
+    if modality != "image":
+        return []
+    split = members_of(plan, place)[0].trained.data.query
+    first = plan.cells[0].source
+    shown: list[TransferShown] = []
+    pairs = [
+        (cell, done)
+        for cell, done in zip(plan.cells, results, strict=True)
+        if cell.source == first and not is_control(cell.method)
+    ]
+    for cell, done in pairs[:METHODS]:
+        outcome = Outcome.from_tensors(done.tensors, split, modality)
+        judged = [at for at in columns if (at.method, at.source) == (cell.method, first)]
+        own = next((at for at in judged if at.target == first), judged[0])
+        before, after = PRECISIONS[own.goal]
+        score = own.columns[after] if own.goal == "targeted" else -own.columns[after]
+        for rank, row in zip(RANKS, choose_examples(score, 3).tolist(), strict=False):
+            images = (to_unit(one_picture(side, row)) for side in (outcome.clean, outcome.moved))
+            change = Change.of_tensors(*images)
+            number = int(outcome.rows[row])
+            shown.append(
+                TransferShown(
+                    method=cell.method,
+                    source=first,
+                    rank=rank,
+                    name=split.names[number] if split.names else f"query {number}",
+                    linf=change.linf,
+                    l2=change.l2,
+                    files=write_change(place.folder, str(len(shown)), change.images),
+                    precision=[
+                        PrecisionAt(
+                            target=at.target,
+                            before=_number(at.columns[before][row]),
+                            after=_number(at.columns[after][row]),
+                        )
+                        for at in judged
+                    ],
+                )
+            )
+    return shown
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _judged(
