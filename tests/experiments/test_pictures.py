@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,20 @@ def test_a_checkpoint_is_fed_what_it_was_trained_at(folder: Path) -> None:
     larger = {"name": "./mine", "size": 24}
     with pytest.raises(UsageError, match="expected image_size 16, got 24"):
         train(TrainConfig.build({"victim": stored, "dataset": larger}))
+
+
+def test_a_checkpoint_of_one_own_folder_meets_another(folder: Path) -> None:
+    own = {"name": "dpsh", "epochs": 1, "bits": 8}
+    mine = {"name": "./mine", "size": 16}
+    export_checkpoint(train(TrainConfig.build({"victim": own, "dataset": mine})), folder / "saved")
+    shutil.copytree(folder / "mine", folder / "theirs")
+    next((folder / "theirs").rglob("*.png")).unlink()
+    stored = {"name": str(folder / "saved")}
+    found = train(TrainConfig.build({"victim": stored, "dataset": {**mine, "name": "./theirs"}}))
+    (flag,) = (flag for flag in found.card["flags"] if flag["name"] == "foreign_data")
+    assert flag["message"].startswith("The victim was trained on mine, not on theirs: ")
+    with pytest.raises(UsageError, match=r"trained on mine .* would put training rows among"):
+        train(TrainConfig.build({"victim": stored, "dataset": {**mine, "seed": 1}}))
 
 
 def test_record_page_and_terminal_say_what_was_fed(folder: Path, advhash: Any) -> None:

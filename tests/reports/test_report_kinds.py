@@ -23,6 +23,7 @@ from report_scene import (
     every_kind,
     make_detect,
     make_inversion,
+    make_lifelong,
     make_phase,
     make_poison,
     make_run,
@@ -32,6 +33,7 @@ from source_tree import ROOT
 from typer.testing import CliRunner
 
 from advhash.cli.app import app
+from advhash.cli.commands.lifelong import print_lifelong
 from advhash.cli.commands.poison import print_poison
 from advhash.cli.commands.scan import print_scan
 from advhash.errors import RunError, StorageError, UsageError
@@ -46,6 +48,7 @@ from advhash.reports.elements.pictures import Pictures
 from advhash.reports.elements.tables import Column, Table, TableCell
 from advhash.reports.inversion.chapter import verdicts as inversion_verdicts
 from advhash.reports.inversion.record import InversionRecord
+from advhash.reports.lifelong.record import LifelongRecord
 from advhash.reports.page.exports import (
     expect_figures,
     to_csv,
@@ -748,3 +751,15 @@ def test_a_bug_of_a_template_on_a_run_of_this_process_keeps_its_traceback(
         draw([folder])
     with pytest.raises(UndefinedError):
         draw([folder], foreign=False)
+
+
+def test_a_lifelong_run_is_counted_and_told_in_one_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_lifelong(LifelongRecord.read(make_lifelong(tmp_path / "run")), every=True)
+    out = capsys.readouterr().out
+    assert "dlcmh on toy, 1 order × 1 seed, 1 increment\n" in out
+    (gain,) = (line for line in out.splitlines() if line.rstrip().endswith(" map_new_gain"))
+    (time,) = (line for line in out.splitlines() if " increment_seconds_ratio" in line)
+    assert "50.0 %  [40.0, 60.0]" in gain
+    assert "50.0 %  [40.0, 60.0]" in time
