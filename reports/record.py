@@ -17,9 +17,9 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import called
 from advhash.reports.headline import Headline, headline_of
-from advhash.storage.card import first_fault
 from advhash.storage.documents import parse_json, read_json, read_text, reason
 from advhash.storage.model_card import Origin
+from advhash.validation import first_fault
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
@@ -225,7 +225,7 @@ class Document(Part):
                 f"{error} in {file}: `advhash report RUN RUN` shows runs of any kind on one page"
             ) from None
         except ValidationError as error:
-            fault = first_fault(error)
+            fault = str(first_fault(cls, error, None))
         except (ValueError, OSError) as error:
             fault = reason(error)
         raise RunError(f"expected a run record in {file}, got a damaged one: {fault}")

@@ -31,6 +31,16 @@ MOST_DEPTH = 64  # tables and lists inside each other
 MOST_DOTS = 1000  # of a line of TOML: a key of more parts takes minutes to parse
 WHOLE = range(-(2**63), 2**64)
 LONGEST = 200  # characters of a reason
+SYSTEM = {  # what the operating system refuses to read, and the next step where there is one
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "a folder, no file",
+    errno.ENOTDIR: "a file where the path has a folder",
+    errno.EACCES: "no permission to read it; see `ls -l`",
+    errno.EPERM: "no permission to read it; see `ls -l`",
+    errno.ELOOP: "a link that leads back to itself; repair it",
+    errno.ENAMETOOLONG: "a name that is too long; shorten it",
+    errno.EIO: "the disk fails to read it; copy it from elsewhere",
+}
 # what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
 BROKEN_ARRAYS = (
     *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
@@ -173,14 +183,14 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """Why something could not be read: the first line of an error, shortened, without numbers of
-    the operating system.
+    """Why something could not be read: the first line of an error, shortened; what the operating
+    system refuses in words of ours.
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "x"))
-    'No such file or directory'
+    'no such file or folder'
     """
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return SYSTEM.get(error.errno or 0, error.strerror)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= LONGEST else lines[0][:LONGEST] + " …"
 
