@@ -252,7 +252,8 @@ def _unwrapped(expected: Expected) -> tuple[Any, tuple[Any, ...]]:
     while True:
         if get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
-            constraints = (*constraints, *more)
+            for each in more:
+                constraints += tuple(each.metadata) if isinstance(each, FieldInfo) else (each,)
         elif len(members := _members(annotation)) == 1 and members[0] is not annotation:
             annotation = members[0]
         else:

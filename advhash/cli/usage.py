@@ -30,13 +30,20 @@ def usage_errors(above: Any = None) -> Iterator[None]:
         said = _said(error)
         if said is None:
             raise
-        context = getattr(error, "ctx", None)
-        if context is not None:
-            path = context.command_path
-        else:
-            path = f"advhash {above.invoked_subcommand}" if above else "advhash"
+        path = _path(getattr(error, "ctx", None), above)
         see = f"{' See' if said.endswith('?') else '; see'} `{path} --help`"
         raise UsageError(said + see) from None
+
+
+def _path(context: Any, above: Any) -> str:
+    """The command as one types it, e.g. `advhash codes export`."""
+    if context is None:
+        return " ".join(filter(None, ("advhash", above and above.invoked_subcommand)))
+    names: list[str] = []
+    while context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(("advhash", *names))
 
 
 def _said(error: Any) -> str | None:

@@ -33,8 +33,8 @@ BOM = b"\xef\xbb\xbf"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "Expecting value"),
-        ("{", "Expecting property name"),
+        ("", "nothing in it"),
+        ("{", "no JSON from character 2 on"),
         ("[" * 100_000, f"nested more than {MOST_DEPTH} deep"),
         ("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), f"nested more than {MOST_DEPTH} deep"),
         ("9" * 6000, "a number of too many digits"),
