@@ -78,7 +78,7 @@ class Method(ABC):
                 known = sorted(self.model.model_fields)
                 raise ConfigError(
                     f"{kind} {self.name!r} has no setting {key!r}: {nearest(key, known)}"
-                    f"Known: {', '.join(known)}"
+                    f"Known: {', '.join(known) or 'none'}"
                 )
 
     def settings(self, kind: str, given: Mapping[str, object], *, table: str = "") -> Settings:

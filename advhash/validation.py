@@ -128,6 +128,10 @@ def first_fault(
         return Fault(where, "missing", f"expected {described(expected)}", example(expected))
     if first["type"] in OWN_WORDS or first["type"] not in PYDANTIC:
         return Fault(where, "wrong", _own_words(first))
+    if first["type"] in ("too_short", "too_long") and len(path) == len(first["loc"]):
+        few, limits = first["type"] == "too_short", first["ctx"]
+        most = f"least {limits['min_length']}" if few else f"most {limits['max_length']}"
+        return Fault(where, "wrong", f"expected at {most}, got {limits['actual_length']}")
     got = first["input"] if len(path) == len(first["loc"]) else _at(given, path, first["input"])
     said = described(expected)
     if first["type"] == "finite_number":

@@ -224,9 +224,11 @@ class Document(Part):
             raise RunError(
                 f"{error} in {file}: `advhash report RUN RUN` shows runs of any kind on one page"
             ) from None
+        except OSError as error:
+            raise RunError(f"expected a run record, got {file}: {reason(error)}") from None
         except ValidationError as error:
             fault = str(first_fault(cls, error, None))
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             fault = reason(error)
         raise RunError(f"expected a run record in {file}, got a damaged one: {fault}")
 
@@ -364,7 +366,8 @@ def load_record(folder: Path) -> Record:
     """Read a run. Raises RunError: no such run, not finished, damaged."""
     file = folder / "metrics.json"
     if not folder.is_dir():
-        raise RunError(f"expected a run folder, got {folder}: no such folder")
+        got = "a file" if folder.exists() else "no such folder"
+        raise RunError(f"expected a run folder, got {folder}: {got}")
     if not file.is_file() or schema_of(folder) == SIBLINGS:
         siblings = sorted(file.parent for file in folder.glob("*/metrics.json"))
         if siblings:  # of several radii

@@ -14,6 +14,14 @@ from advhash.errors import AdvhashError, UsageError, nearest
 
 NO_COMMAND = re.compile(r"No such command '(.*?)'", re.DOTALL)
 NO_ARGUMENT = re.compile(r"unexpected extra argument\S* \((.*)\)", re.DOTALL)
+PATHS = {  # what Typer says of a path
+    "is not readable": ("a path that can be read", "no permission; see `ls -l`"),
+    "is not writable": ("a path that can be written", "no permission; see `ls -l`"),
+    "does not exist": ("a file or folder", "nothing there; check the path"),
+    "is a file": ("a folder", "a file"),
+    "is a directory": ("a file", "a folder"),
+}
+NO_PATH = re.compile(rf"'(.*)' ({'|'.join(PATHS)})", re.DOTALL)
 
 
 @contextmanager
@@ -30,9 +38,10 @@ def usage_errors(above: Any = None) -> Iterator[None]:
         said = _said(error)
         if said is None:
             raise
-        path = _path(getattr(error, "ctx", None), above)
-        see = f"{' See' if said.endswith('?') else '; see'} `{path} --help`"
-        raise UsageError(said + see) from None
+        command = _path(getattr(error, "ctx", None), above)
+        if "see `" not in said:
+            said += f"{' See' if said.endswith('?') else '; see'} `{command} --help`"
+        raise UsageError(said) from None
 
 
 def _path(context: Any, above: Any) -> str:
@@ -78,14 +87,25 @@ def _of_value(error: Any) -> str:
     from advhash.validation import Expected, described, shown
 
     behind = error.__cause__
-    if not isinstance(behind, ValidationError) or error.ctx is None or error.param is None:
+    if error.ctx is None or error.param is None:
         return " ".join(error.format_message().split())
+    if not isinstance(behind, ValidationError):
+        return f"{_called(error.param)}: {_of_path(error.message)}"
     parameters = inspect.signature(error.ctx.command.callback, eval_str=True).parameters
     expected = Expected(parameters[error.param.name].annotation)
     got = behind.errors()[0]["input"]
     near = nearest(str(got), expected.choices)
     said = f"{_called(error.param)}: expected {described(expected)}, got {shown(got)}"
     return f"{said}; {near}".rstrip() if near else said
+
+
+def _of_path(message: str) -> str:
+    """What is wrong with a path that Typer looked at."""
+    path = NO_PATH.search(message)
+    if path is None:
+        return " ".join(message.split())
+    wanted, got = PATHS[path[2]]
+    return f"expected {wanted}, got {path[1]!r}: {got}"
 
 
 def _called(parameter: Any) -> str:

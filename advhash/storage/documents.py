@@ -50,6 +50,8 @@ LIBRARIES = (  # what libraries say of a file, and what it means for its user
     ("not a zip file|[Mm]agic (bytes|string|number)|Not a gzipped file", OTHER),
     ("deserializing header|HeaderTooLarge|InvalidHeader", OTHER),
     ("Error parsing message|INVALID_PROTOBUF|Protobuf parsing failed", OTHER),
+    ("field larger than field limit", "a cell of over 131,072 characters: check its quotes"),
+    ("line contains NUL", "a zero byte in a line: save it as text"),
     ("not a valid JSON file", "no JSON in one of its files"),
     ("cannot identify image file", "no picture that Pillow reads"),
     ("[Cc]onnection refused", "no server answers there"),
@@ -157,9 +159,7 @@ def decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(
-            f"no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
+        raise Unreadable(f"no UTF-8 text from byte {error.start} on: save it as UTF-8") from None
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:

@@ -50,6 +50,7 @@ REFUSED = {
     "train": "expected --victim, got none; see `advhash list victims`",
     "poison": "expected --method, got none; see `advhash list poisonings`",
     "transfer": "expected --victims a,b, got none",
+    "transfer --victims dpsh --methods dhta": "--victims: expected at least 2, got 1",
     "phase-chart --widths 3,x": "--widths: expected numbers with commas between, got '3,x'",
     "phase-chart --repeats 0": "--repeats: expected a whole number from 1 to 100, got 0",
     "lifelong --victim dlcmh --orders 0": "--orders: expected a whole number from 1 to 100, got 0",
