@@ -225,7 +225,9 @@ def _read_header(path: Path) -> _Header:
     with reading(path), path.open("rb") as stream:
         octets = stream.read(_HEADER.size)
     if octets[:8] != _MAGIC:
-        raise DataError(f"{path}: expected a {SUFFIX} file (`advhash codes import` makes one)")
+        raise DataError(
+            f"{path}: expected a {SUFFIX} file, got another kind of file: `advhash codes import` makes one"
+        )
     if len(octets) < _HEADER.size:
         raise DataError(f"{path}: damaged, as its header is cut off")
     _, version, bits, rows, classes, form, digest = _HEADER.unpack(octets)

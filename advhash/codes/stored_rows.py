@@ -270,7 +270,8 @@ def _word_column(
     lines: list[int] = []
     for place, parts in itertools.islice(numbered_words(stream), int(header), None):
         if column >= len(parts) or (called is not None and called >= len(parts)):
-            raise DataError(f"{path}, line {place}: expected the columns of the header")
+            got = f"got {len(parts)}"
+            raise DataError(f"{path}, line {place}: expected the columns of the header, {got}")
         words.append(parts[column].strip("\"'"))
         lines.append(place)
         if called is not None:
