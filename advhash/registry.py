@@ -374,7 +374,10 @@ class Registry(Generic[T]):
             beside = [] if self._beside is None else self._beside.names()
             if self.kind == "victim":
                 beside = [f"{prefix}:…" for prefix in ENCODER_PREFIXES]
-            raise UnknownName(self.kind, name, [*self.names(), *beside])
+            error = UnknownName(self.kind, name, [*self.names(), *beside])
+            if self.kind == "dataset":
+                error.args = (f"{error}; or the path of a folder or file (no {name!r} is here)",)
+            raise error
         return self._entries[name]
 
     def settings(self, name: str, given: Mapping[str, object] | None = None) -> Settings:

@@ -226,7 +226,7 @@ def _read_header(path: Path) -> _Header:
         octets = stream.read(_HEADER.size)
     if octets[:8] != _MAGIC:
         raise DataError(
-            f"{path}: expected a {SUFFIX} file, got another kind of file: `advhash codes import` makes one"
+            f"{path}: expected a {SUFFIX} file, got another kind: `advhash codes import` makes one"
         )
     if len(octets) < _HEADER.size:
         raise DataError(f"{path}: damaged, as its header is cut off")
