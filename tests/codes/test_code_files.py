@@ -252,7 +252,7 @@ def test_text_that_is_no_code_names_the_line(tmp_path: Path, text: str, message:
         ([[0, 1], [np.nan, 1]], "got nan in row 1, column 0"),
         ([[0.5, 1], [0, 1]], "got 0.5 in row 0, column 0"),
         ([[0, 1], [-1, 1]], r"got -1, 0 and 1: sign\(0\) is no bit"),
-        ([0, 1], r"expected codes \(N, columns\), got shape \(2,\)"),
+        ([0, 1], r"expected \(N, columns\), a code in each row, got shape \(2,\)"),
         (np.zeros((2, 0)), "got shape"),
         (np.zeros((2, 16385)), "at most 16384 bits, got 16385"),
         (np.array([["0", "1"]]), "expected numbers as codes"),
