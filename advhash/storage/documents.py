@@ -24,6 +24,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
+from advhash.errors import AdvhashError
+
 MOST_BYTES = 2**28
 CHUNK = 2**24  # bytes read at a time
 MOST_TOML = 2**20  # bytes: a configuration has some thousands
@@ -42,7 +44,7 @@ SYSTEM = {  # what the operating system refuses to read, and the next step where
     errno.ENAMETOOLONG: "a name that is too long; shorten it",
     errno.EIO: "the disk fails to read it; copy it from elsewhere",
 }
-CUT, OTHER = "a file that is cut off: copy it anew", "another kind of file, or one that is cut off"
+CUT, OTHER = "a file that is cut off, copy it anew", "another kind of file, or one that is cut off"
 LIBRARIES = (  # what libraries say of a file, and what it means for its user
     ("No data left in file|size is 0 bytes|Empty input file|file is empty", "an empty file"),
     ("mmap length is greater|EOF: reading array|cannot reshape array of size", CUT),
@@ -50,6 +52,7 @@ LIBRARIES = (  # what libraries say of a file, and what it means for its user
     ("not a zip file|[Mm]agic (bytes|string|number)|Not a gzipped file", OTHER),
     ("deserializing header|HeaderTooLarge|InvalidHeader", OTHER),
     ("Error parsing message|INVALID_PROTOBUF|Protobuf parsing failed", OTHER),
+    (r"Index type .* not recognized|could not open|read error in", OTHER),
     ("field larger than field limit", "a cell of over 131,072 characters: check its quotes"),
     ("line contains NUL", "a zero byte in a line: save it as text"),
     ("not a valid JSON file", "no JSON in one of its files"),
@@ -212,7 +215,7 @@ def reason(error: BaseException) -> str:
         return _no_json(error)
     text = str(error).strip()
     for theirs, ours in LIBRARIES:
-        if not isinstance(error, Unreadable) and re.search(theirs, text):
+        if not isinstance(error, Unreadable | AdvhashError) and re.search(theirs, text):
             return ours
     line = text.partition("\n")[0] or type(error).__name__
     return line if len(line) <= LONGEST else line[:LONGEST] + " …"
