@@ -136,7 +136,7 @@ def first_fault(
     said = described(expected)
     if first["type"] == "finite_number":
         said = said.replace("a number", "a finite number")
-    near = nearest(str(got), expected.choices)
+    near = nearest(got, expected.choices) if isinstance(got, str) else ""
     hint = f"; {near.strip()}" if near else ""
     return Fault(where, "wrong", f"expected {said}, got {shown(got)}{hint}", example(expected, got))
 
@@ -176,6 +176,8 @@ def described(expected: Expected, *, plural: bool = False) -> str:
 
 def shown(value: object) -> str:
     """A value as people see it, on one line, shortened."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 

@@ -177,6 +177,7 @@ def fault_of(given: object, model: type[BaseModel] = Theirs) -> Fault:
     ("given", "said"),
     [
         ({"share": 2}, "share: expected a number from 0 to 1, got 2"),
+        ({"count": 10**5000}, "count: expected a whole number above 0 and below 2^31, got a whole"),
         ({"share": "x"}, "share: expected a number from 0 to 1, got 'x'"),
         ({"count": 0}, "count: expected a whole number above 0 and below 2^31, got 0"),
         ({"even": 3}, "even: expected a whole number, a multiple of 2, got 3"),
