@@ -45,13 +45,31 @@ class ConfigError(UsageError):
 class SettingError(ConfigError):
     """A setting whose value cannot be taken; the command line names the option that it came from.
 
+    of:      the method that has the setting, "" where none does
+    example: a value that would do; "" where `said` suffices
+
     >>> str(SettingError("gate.rate", "expected a share, got 2"))
     "setting 'gate.rate': expected a share, got 2"
+    >>> str(SettingError("attack.steps", "expected a number, got 'x'", of="dhta", example="100"))
+    "setting 'attack.steps' of dhta: expected a number, got 'x'; e.g. attack.steps=100"
     """
 
-    def __init__(self, setting: str, said: str) -> None:
-        super().__init__(f"setting {setting!r}: {said}")
+    def __init__(self, setting: str, said: str, *, of: str = "", example: str = "") -> None:
+        behind = f"; e.g. {setting}={example}" if example else ""
+        super().__init__(f"setting {setting!r}{of and f' of {of}'}: {said}{behind}")
         self.setting, self.said = setting, said
+
+
+class MissingSetting(ConfigError):
+    """A setting that has no default and was not given.
+
+    >>> str(MissingSetting("attack.name", "expected text"))
+    "setting 'attack.name' is missing: expected text"
+    """
+
+    def __init__(self, setting: str, said: str, *, of: str = "") -> None:
+        super().__init__(f"setting {setting!r}{of and f' of {of}'} is missing: {said}")
+        self.setting = setting
 
 
 class UnknownName(UsageError):

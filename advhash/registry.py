@@ -37,6 +37,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from advhash.errors import ConfigError, UnknownName, UsageError, nearest
+from advhash.validation import first_fault, refusal
 
 T = TypeVar("T")
 Settings = dict[str, Any]
@@ -80,24 +81,30 @@ class Method(ABC):
                 known = sorted(self.model.model_fields)
                 raise ConfigError(
                     f"{kind} {self.name!r} has no setting {key!r}: {nearest(key, known)}"
-                    f"Known: {', '.join(known)}"
+                    f"Known: {', '.join(known) or 'none'}"
                 )
 
-    def settings(self, kind: str, given: Mapping[str, object]) -> Settings:
+    def settings(self, kind: str, given: Mapping[str, object], *, table: str = "") -> Settings:
         """All settings, defaults included, after `preset` and then `given` were applied.
+
+        table: of a config, which names the method; by default called as the kind is
 
         Raises ConfigError: an unknown key, a wrong type, a missing required setting.
         """
-        return self._validated(kind, given, partly=False)
+        return self._validated(kind, given, partly=False, table=table)
 
-    def check(self, kind: str, given: Mapping[str, object], *, partly: bool = False) -> None:
+    def check(
+        self, kind: str, given: Mapping[str, object], *, partly: bool = False, table: str = ""
+    ) -> None:
         """Raise ConfigError for what `settings` refuses.
 
         partly: further settings will come, e.g. from the data: none is missing yet
         """
-        self._validated(kind, given, partly=partly)
+        self._validated(kind, given, partly=partly, table=table)
 
-    def _validated(self, kind: str, given: Mapping[str, object], *, partly: bool) -> Settings:
+    def _validated(
+        self, kind: str, given: Mapping[str, object], *, partly: bool, table: str
+    ) -> Settings:
         given = dict(given)
         preset = given.pop("preset", None)
         base: Settings = {}
@@ -110,21 +117,14 @@ class Method(ABC):
                 )
             base = dict(self.presets[preset])
         self.check_names(kind, given)
+        values = {**base, **given}
         try:
-            return dict(self.model.model_validate({**base, **given}))
+            return dict(self.model.model_validate(values))
         except ValidationError as error:
-            wrong = [
-                fault for fault in error.errors() if not (partly and fault["type"] == "missing")
-            ]
-            if not wrong:
+            fault = first_fault(self.model, error, values, partly=partly)
+            if fault is None:
                 return {}
-            first = wrong[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{kind} {self.name!r}, setting {where!r}: {first['msg'].lower()}"
-                + ("" if first["type"] == "missing" else f", got {first['input']!r}")
-                + ("; write [a, b]" if first["type"] in ("tuple_type", "list_type") else "")
-            ) from None
+            raise refusal(fault, table=table or kind, method=self.name) from None
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,7 @@ class Registry(Generic[T]):
     facts:   attributes of the classes that the index keeps
     beside:  methods with a command of their own whose names may be given for one of these
     stored:  how names begin that stand for a folder of an installed package
+    table:   of a config, which names one; by default called as the kind is
     """
 
     def __init__(
@@ -257,8 +258,10 @@ class Registry(Generic[T]):
         facts: tuple[str, ...] = (),
         beside: Registry[Any] | None = None,
         stored: str = "",
+        table: str = "",
     ) -> None:
         self.kind = kind
+        self.table = table or kind
         self.modules = modules
         self.facts = facts
         self._stored = stored
@@ -374,18 +377,21 @@ class Registry(Generic[T]):
             beside = [] if self._beside is None else self._beside.names()
             if self.kind == "victim":
                 beside = [f"{prefix}:…" for prefix in ENCODER_PREFIXES]
-            raise UnknownName(self.kind, name, [*self.names(), *beside])
+            error = UnknownName(self.kind, name, [*self.names(), *beside])
+            if self.kind == "dataset":
+                error.args = (f"{error}; or the path of a folder or file (no {name!r} is here)",)
+            raise error
         return self._entries[name]
 
     def settings(self, name: str, given: Mapping[str, object] | None = None) -> Settings:
         """The full settings of a method; see `Method.settings`."""
-        return self[name].settings(self.kind, given or {})
+        return self[name].settings(self.kind, given or {}, table=self.table)
 
     def create(self, name: str, given: Mapping[str, object] | None = None) -> T:
         """Build a method from its settings. Raises UsageError, among them UnknownName."""
         entry = self[name]
         try:
-            return entry.build(**entry.settings(self.kind, given or {}))
+            return entry.build(**entry.settings(self.kind, given or {}, table=self.table))
         except UsageError:
             raise
         except ValueError as error:  # a constructor refuses a value
@@ -521,9 +527,13 @@ VICTIMS: Registry[Any] = Registry(
 # of a checkpoint; `--victim zoo:NAME`.
 ZOO: Registry[Path] = Registry("zoo", ())
 QUANTISERS: Registry[Any] = Registry(
-    "quantiser", ("advhash.victims.encoders.head", "advhash.victims.encoders.quantisers")
+    "quantiser",
+    ("advhash.victims.encoders.head", "advhash.victims.encoders.quantisers"),
+    table="quantise",
 )
-INVERSIONS: Registry[Any] = Registry("inversion", ("advhash.attacks.inversion.code_inversion",))
+INVERSIONS: Registry[Any] = Registry(
+    "inversion", ("advhash.attacks.inversion.code_inversion",), table="attack"
+)
 ATTACKS: Registry[Any] = Registry(
     "attack",
     (
@@ -589,6 +599,7 @@ POISONINGS: Registry[Any] = Registry(
         "advhash.attacks.poisoning.hub_image",
     ),
     facts=("plants", "single"),
+    table="attack",
 )
 STORES: Registry[Any] = Registry(
     "store",
@@ -601,7 +612,7 @@ STORES: Registry[Any] = Registry(
     ),
     facts=("exact", "holds", "extra"),
 )
-RESCORERS: Registry[Any] = Registry("rescorer", ("advhash.stores.rescoring",))
+RESCORERS: Registry[Any] = Registry("rescorer", ("advhash.stores.rescoring",), table="rescore")
 EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     (

@@ -17,9 +17,9 @@ from advhash.measures.intervals import Metric
 from advhash.measures.sanity import Flag
 from advhash.registry import called, data_called
 from advhash.reports.headline import Headline, headline_of
-from advhash.storage.card import first_fault
 from advhash.storage.documents import parse_json, read_json, read_text, reason
 from advhash.storage.model_card import Origin
+from advhash.validation import first_fault
 
 SCHEMA: Literal["advhash/attack/1"] = "advhash/attack/1"
 SIBLINGS: Literal["advhash/attacks/1"] = "advhash/attacks/1"
@@ -243,9 +243,11 @@ class Document(Part):
             raise RunError(
                 f"{error} in {file}: `advhash report RUN RUN` shows runs of any kind on one page"
             ) from None
+        except OSError as error:
+            raise RunError(f"expected a run record, got {file}: {reason(error)}") from None
         except ValidationError as error:
-            fault = first_fault(error)
-        except (ValueError, OSError) as error:
+            fault = str(first_fault(cls, error, None))
+        except ValueError as error:
             fault = reason(error)
         raise RunError(f"expected a run record in {file}, got a damaged one: {fault}")
 
@@ -389,7 +391,8 @@ def load_record(folder: Path) -> Record:
     """Read a run. Raises RunError: no such run, not finished, damaged."""
     file = folder / "metrics.json"
     if not folder.is_dir():
-        raise RunError(f"expected a run folder, got {folder}: no such folder")
+        got = "a file" if folder.exists() else "no such folder"
+        raise RunError(f"expected a run folder, got {folder}: {got}")
     if not file.is_file() or schema_of(folder) == SIBLINGS:
         siblings = sorted(file.parent for file in folder.glob("*/metrics.json"))
         if siblings:  # of several radii

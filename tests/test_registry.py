@@ -155,21 +155,23 @@ class TestSettings:
             gadgets["spinner"].check_names("gadget", {"sizes": 3})
 
     def test_a_required_setting_is_named(self, gadgets: Registry[Any]) -> None:
-        with pytest.raises(ConfigError, match=r"^gadget 'spinner', setting 'size': .*required$"):
+        with pytest.raises(
+            ConfigError, match=r"^setting 'gadget\.size' of spinner is missing: expected a whole"
+        ):
             gadgets.create("spinner")
 
     @pytest.mark.parametrize(
         ("name", "value", "expected"),
         [
-            ("size", "three", "valid integer"),
-            ("size", 2.5, "valid integer"),
-            ("size", None, "valid integer"),
-            ("rate", "quick", "valid number"),
-            ("rate", [0.5], "valid number"),
-            ("mode", "medium", "'fast' or 'slow'"),
-            ("shiny", "perhaps", "valid boolean"),
-            ("levels", 3.0, "valid tuple"),
-            ("levels", [1.0, "x"], "valid number"),
+            ("size", "three", "a whole number"),
+            ("size", 2.5, "a whole number"),
+            ("size", None, "a whole number"),
+            ("rate", "quick", "a number"),
+            ("rate", [0.5], "a number"),
+            ("mode", "medium", "fast or slow"),
+            ("shiny", "perhaps", "true or false"),
+            ("levels", 3.0, "a list of numbers"),
+            ("levels", [1.0, "x"], "a number"),
         ],
     )
     def test_a_wrong_type_names_the_field_what_was_expected_and_what_came(
@@ -178,7 +180,7 @@ class TestSettings:
         with pytest.raises(ConfigError) as got:
             gadgets.settings("spinner", {"size": 3, name: value})
         message = str(got.value)
-        assert message.startswith(f"gadget 'spinner', setting '{name}")
+        assert message.startswith(f"setting 'gadget.{name}")
         assert expected in message
         assert "got " in message
         assert "\n" not in message

@@ -5,8 +5,6 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -40,22 +38,10 @@ from advhash.cli.execute import brought, command_of
 from advhash.cli.help import Command, epilog, grouped, heading_of, in_order_of_use
 from advhash.cli.options import Json, placed
 from advhash.cli.terminal import tell
+from advhash.cli.usage import usage_errors
 from advhash.compute.processes import process_count
 from advhash.errors import UsageError
-from advhash.storage.foreign_text import visible
 from advhash.storage.places import user_path
-
-
-@contextmanager
-def _visible() -> Iterator[None]:
-    """What Typer says of options shows the arguments that it quotes, as all else here does."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(message := getattr(error, "message", None), str):
-            with suppress(AttributeError):  # of other libraries, whose message is read-only
-                error.message = visible(message)  # type: ignore[attr-defined]
-        raise
 
 
 class Commands(TyperGroup):
@@ -68,11 +54,11 @@ class Commands(TyperGroup):
         return grouped("", super().get_params(ctx))
 
     def make_context(self, *args: Any, **more: Any) -> Any:
-        with _visible():
+        with usage_errors():
             return super().make_context(*args, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        with _visible():
+        with usage_errors(ctx):
             return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

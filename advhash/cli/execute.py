@@ -12,6 +12,7 @@ more than that, or nothing. What all commands share is done here.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.models import OptionInfo
+from typer.models import OptionInfo, ParameterInfo
 
 from advhash.cli.help import Command
 from advhash.cli.options import (
@@ -44,7 +45,7 @@ from advhash.cli.options import (
     working,
 )
 from advhash.cli.terminal import tell
-from advhash.errors import ConfigError, SettingError, UsageError
+from advhash.errors import ConfigError, MissingSetting, SettingError, UsageError
 
 if TYPE_CHECKING:
     from advhash.experiments.config import Run
@@ -138,15 +139,22 @@ def experiment(
                 if not (isinstance(settings, list) or "name" in settings):
                     registry = config_of(kind).registries.get(table)
                     listed = table.removesuffix("s") if registry is None else registry.kind
-                    raise UsageError(f"expected {OPTIONS[table]} (see `advhash list {listed}s`)")
+                    see = f"see `advhash list {listed}s`"
+                    raise UsageError(f"expected {OPTIONS[table]}, got none; {see}")
             meant = alias(values) or kind
             try:
                 execute(meant, values, show=show, document=document, after=after, **how)
             except SettingError as error:
-                typed = _typed(parameters, given, fields)
-                if error.setting not in typed:
+                option = _typed(parameters, given, _fields(meant)).get(_whole(error.setting))
+                if option is None:
                     raise
-                raise ConfigError(f"{typed[error.setting]}: {error.said}") from None
+                raise ConfigError(f"{option}: {error.said}") from None
+            except MissingSetting as error:
+                paths = [_path(parameter, _fields(meant)) for parameter in parameters]
+                if error.setting not in paths:
+                    raise
+                asked = _asked(parameters[paths.index(error.setting)])
+                raise ConfigError(f"expected {asked}; see `advhash {kind} --help`") from None
 
         parameters = [
             *own.values(),
@@ -232,24 +240,46 @@ def _path(parameter: inspect.Parameter, fields: Container[str]) -> str | None:
     return next((path for path in paths if path.split(".")[0] in fields), None)
 
 
+def _whole(setting: str) -> str:
+    """The setting of which one value in a list is named.
+
+    >>> _whole("radii.0"), _whole("victim.bits")
+    ('radii', 'victim.bits')
+    """
+    return re.sub(r"(\.\d+)+$", "", setting)
+
+
 def _typed(
     parameters: Iterable[inspect.Parameter], given: Mapping[str, Any], fields: Container[str]
 ) -> dict[str, str]:
     """The options that were given, by the settings that they are."""
     typed: dict[str, str] = {}
     for parameter in parameters:
-        path = _path(parameter, fields)
-        marks = getattr(parameter.annotation, "__metadata__", ())
-        options = [mark for mark in marks if isinstance(mark, OptionInfo)]
-        names = [
-            name  # typer takes the first one of an annotation for a default until it is called
-            for option in options
-            for name in (option.default, *(option.param_decls or ()))
-            if isinstance(name, str) and name.startswith("--")
-        ]
-        if path is not None and names and given[parameter.name] != parameter.default:
-            typed[path] = names[0]
+        path, name = _path(parameter, fields), _option(parameter)
+        if path is not None and name and given[parameter.name] != parameter.default:
+            typed[path] = name
     return typed
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    """`--name` of an option, "" of an argument."""
+    marks = getattr(parameter.annotation, "__metadata__", ())
+    names = [
+        name  # typer takes the first one of an annotation for a default until it is called
+        for option in marks
+        if isinstance(option, OptionInfo)
+        for name in (option.default, *(option.param_decls or ()))
+        if isinstance(name, str) and name.startswith("--")
+    ]
+    return names[0] if names else ""
+
+
+def _asked(parameter: inspect.Parameter) -> str:
+    """An option or an argument that must be given, and what it is."""
+    marks = getattr(parameter.annotation, "__metadata__", ())
+    helps = [mark.help for mark in marks if isinstance(mark, ParameterInfo)]
+    about = f" ({helps[0].rstrip('.')})" if helps and helps[0] else ""
+    return f"{_option(parameter) or parameter.name.upper()}{about}, got none"
 
 
 def expect_no_settings(

@@ -244,7 +244,7 @@ def tables(settings: list[str] | None) -> dict[str, Any]:
     for text in settings or []:
         keys, value = parse_assignment(text)
         if len(keys) < 2 and keys[0] in TABLES:
-            raise ConfigError(f"--set {text}: expected {keys[0]}.key=value")
+            raise ConfigError(f"--set: expected {keys[0]}.key=value, got {text!r}")
         table = result
         for key in keys[:-1]:
             table = table.setdefault(key, {})

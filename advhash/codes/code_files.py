@@ -129,13 +129,17 @@ def write_codes(path: Path, data: LabelledCodes) -> None:
     labels of one column are multi-hot too; without labels `codes` alone), `.npy` and `.txt` (codes
     alone, 0 and 1, one row a line). Raises UsageError for another suffix, StorageError.
     """
-    writers = {SUFFIX: _write_own, ".npz": _write_npz, ".npy": _write_npy, ".txt": _write_text}
-    if path.suffix not in writers:
-        raise UsageError(
-            f"expected a file name that ends in {', '.join(writers)}, got {path.name!r}"
-        )
+    expect_suffix(path)
     with partial_file(path) as partial, partial.open("wb") as stream:
-        writers[path.suffix](stream, data)
+        _WRITERS[path.suffix](stream, data)
+
+
+def expect_suffix(path: Path) -> None:
+    """Raise UsageError for a file that `write_codes` would not write, by its name."""
+    if path.suffix not in _WRITERS:
+        raise UsageError(
+            f"expected a file name that ends in {', '.join(_WRITERS)}, got {path.name!r}"
+        )
 
 
 def _write_own(stream: BinaryIO, data: LabelledCodes) -> None:
@@ -167,6 +171,9 @@ def _write_text(stream: BinaryIO, data: LabelledCodes) -> None:
     for start in range(0, len(data), _ROWS):
         for row in data.codes[start : start + _ROWS].unpack():
             stream.write(" ".join("1" if bit else "0" for bit in row).encode() + b"\n")
+
+
+_WRITERS = {SUFFIX: _write_own, ".npz": _write_npz, ".npy": _write_npy, ".txt": _write_text}
 
 
 def map_codes(path: Path, *, verify: bool = True) -> LabelledCodes:
@@ -218,7 +225,9 @@ def _read_header(path: Path) -> _Header:
     with reading(path), path.open("rb") as stream:
         octets = stream.read(_HEADER.size)
     if octets[:8] != _MAGIC:
-        raise DataError(f"{path}: expected a {SUFFIX} file (`advhash codes import` makes one)")
+        raise DataError(
+            f"{path}: expected a {SUFFIX} file, got another kind: `advhash codes import` makes one"
+        )
     if len(octets) < _HEADER.size:
         raise DataError(f"{path}: damaged, as its header is cut off")
     _, version, bits, rows, classes, form, digest = _HEADER.unpack(octets)

@@ -100,6 +100,13 @@ class _Seen:
     other: tuple[int, int] | None
 
 
+def _expect_columns(numbers: npt.NDArray[Any], where: object) -> None:
+    if numbers.ndim != 2 or numbers.shape[1] == 0:
+        raise DataError(
+            f"{where}: expected (N, columns), a code in each row, got shape {numbers.shape}"
+        )
+
+
 def recognised(rows: StoredRows, reading: Reading, where: object) -> CodeForm:
     """The form of rows, as asked for or as they look. Raises DataError where they leave it open."""
     if rows.words is not None:
@@ -111,8 +118,7 @@ def recognised(rows: StoredRows, reading: Reading, where: object) -> CodeForm:
         return form
     numbers = rows.numbers
     assert numbers is not None
-    if numbers.ndim != 2 or numbers.shape[1] == 0:
-        raise DataError(f"{where}: expected codes (N, columns), got shape {numbers.shape}")
+    _expect_columns(numbers, where)
     if numbers.dtype.kind not in "biuf":
         raise DataError(f"{where}: expected numbers as codes, got {numbers.dtype}")
     if reading.form is not None:
@@ -328,6 +334,7 @@ def floats_of(rows: StoredRows, bits: int | None, where: object) -> npt.NDArray[
     """
     numbers = rows.numbers
     assert numbers is not None
+    _expect_columns(numbers, where)
     width = _width(bits, numbers.shape[1], where)
     for start, part in _blocks(numbers):
         wrong = ~np.isfinite(part)

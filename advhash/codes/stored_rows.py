@@ -134,12 +134,21 @@ def column_of(path: Path, names: Sequence[str]) -> npt.NDArray[Any]:
 def loaded(path: Path, mode: Any) -> npt.NDArray[Any]:
     """The array in an .npy file. Raises DataError."""
     try:
+        expect_magic(path)
         array = np.load(path, mmap_mode=mode, allow_pickle=False)
     except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an array that NumPy reads ({_unread(error)})") from None
+        raise DataError(f"{path}: expected an array of NumPy, got {_unread(error)}") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array, got an archive; name it .npz")
     return array
+
+
+def expect_magic(path: Path) -> None:
+    """Raise Unreadable where a file is neither an array nor an archive of NumPy."""
+    with path.open("rb") as stream:
+        begin = stream.read(6)
+    if begin and not begin.startswith((b"\x93NUMPY", b"PK", b"\x80")):  # pickles: see `_unread`
+        raise Unreadable(f"a file that begins with {begin!r}: make it by np.save")
 
 
 def _unread(error: BaseException) -> str:
@@ -153,7 +162,7 @@ def _members(path: Path) -> list[str]:
     try:
         return [name.removesuffix(".npy") for name in check_archive(path)]
     except Unreadable as error:
-        raise DataError(f"{path}: not an archive that NumPy reads ({reason(error)})") from None
+        raise DataError(f"{path}: expected an archive of NumPy, got {reason(error)}") from None
 
 
 def member(path: Path, name: str) -> npt.NDArray[Any]:
@@ -167,7 +176,7 @@ def member(path: Path, name: str) -> npt.NDArray[Any]:
             array: npt.NDArray[Any] = archive[name]
             return array
     except BROKEN_ARRAYS as error:
-        raise DataError(f"{path}: not an archive that NumPy reads ({_unread(error)})") from None
+        raise DataError(f"{path}: expected an archive of NumPy, got {_unread(error)}") from None
 
 
 def _archive(path: Path, how: Reading) -> StoredRows:
@@ -261,7 +270,8 @@ def _word_column(
     lines: list[int] = []
     for place, parts in itertools.islice(numbered_words(stream), int(header), None):
         if column >= len(parts) or (called is not None and called >= len(parts)):
-            raise DataError(f"{path}, line {place}: expected the columns of the header")
+            got = f"got {len(parts)}"
+            raise DataError(f"{path}, line {place}: expected the columns of the header, {got}")
         words.append(parts[column].strip("\"'"))
         lines.append(place)
         if called is not None:

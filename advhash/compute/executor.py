@@ -233,9 +233,11 @@ def _run_dask(
         raise UsageError("--executor dask: expected Dask: pip install dask distributed") from None
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        line = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"no Dask scheduler answers at {address} ({line})") from None
+    except (OSError, ValueError, TypeError):
+        raise UsageError(
+            f"expected a Dask scheduler at {address}, got no answer in {_CONNECT_SECONDS} s: start "
+            "one (`dask scheduler`), or take --executor local"
+        ) from None
     if tasks:
         try:
             client.wait_for_workers(1, timeout=_WORKER_SECONDS)

@@ -14,7 +14,7 @@ from advhash.codes.stored_rows import LINES
 from advhash.data.dataset import Modality
 from advhash.data.images.decode import unread, unread_warning
 from advhash.errors import DataError
-from advhash.storage.documents import Unreadable, check_archive, open_file
+from advhash.storage.documents import Unreadable, check_archive, open_file, reason
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
@@ -195,7 +195,7 @@ def _in_folder(folder: Path) -> Iterator[Recognised]:
             key=lambda entry: entry.name,
         )
     except OSError as error:
-        raise DataError(f"expected a folder {folder}, got: {error.strerror}") from None
+        raise DataError(f"expected a folder {folder}, got: {reason(error)}") from None
     files = {entry.name for entry in entries if entry.is_file()}
     if sum(f"{part}.txt" in files or f"{part}_img.txt" in files for part in LISTS) > 1:
         yield Recognised("image_lists", root, "lists of images")

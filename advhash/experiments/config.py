@@ -21,7 +21,7 @@ from pydantic import (
 
 from advhash.budget import Budget, Norm, parse_eps
 from advhash.codes.metrics import Empty, Scoring, Ties
-from advhash.errors import ConfigError, SettingError, nearest
+from advhash.errors import ConfigError, SettingError
 from advhash.registry import (
     ATTACKS,
     DEFENSES,
@@ -34,6 +34,7 @@ from advhash.registry import (
 )
 from advhash.storage.documents import WHOLE
 from advhash.targets import TargetRule
+from advhash.validation import first_fault, refusal
 
 if TYPE_CHECKING:
     from advhash.data.dataset import Dataset
@@ -59,7 +60,8 @@ def _expect_numbers(value: Any, name: str = "") -> None:
         for part in value:
             _expect_numbers(part, name)
     elif isinstance(value, int) and value not in WHOLE:
-        raise SettingError(name, "expected a whole number of 64 bits at most")
+        bits = value.bit_length()
+        raise SettingError(name, f"expected a whole number of 64 bits at most, got {bits} bits")
     elif isinstance(value, int) and "seed" not in name.lower() and value not in COUNTS:
         raise SettingError(name, f"expected a whole number below 2^31, got {value}")
     elif isinstance(value, float) and math.isfinite(value) and abs(value) > LARGEST:
@@ -76,7 +78,9 @@ class Table(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _config_error(cls, error) from None
+            fault = first_fault(cls, error, values)
+            assert fault is not None
+            raise refusal(fault) from None
 
 
 class Named(Table):
@@ -304,28 +308,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    # in a union, pydantic appends the type that it tried
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "float"))
-    if first["type"] == "extra_forbidden":
-        table: Any = model
-        for part in first["loc"][:-1]:
-            if isinstance(part, int):  # an item of a list of tables
-                continue
-            field = table.model_fields[str(part)]
-            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-            table = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
-        known = sorted(table.model_fields)
-        return ConfigError(
-            f"no setting {where!r}: {nearest(str(first['loc'][-1]), known)}"
-            f"Known here: {', '.join(known)}"
-        )
-    if first["type"] == "missing":
-        return ConfigError(f"setting {where!r} is missing")
-    if first["type"] == "too_short":
-        expected, got = first["ctx"]["min_length"], first["ctx"]["actual_length"]
-        return SettingError(where, f"expected at least {expected}, got {got}")
-    return SettingError(where, f"{first['msg'].lower()}, got {first['input']!r}")

@@ -91,10 +91,13 @@ def parse_settings(text: str) -> dict[str, Any]:
     {'steps': 200, 'weight': 16}
     """
     table: dict[str, Any] = {}
+    wrong = ConfigError(f"expected key=value+…, each key once, got {text!r}")
     for setting in text.strip().split("+"):
+        if "=" not in setting:
+            raise wrong
         keys, value = parse_assignment(setting)
         if len(keys) > 1 or keys[0] in table:
-            raise ConfigError(f"expected key=value+…, each key once, got {text!r}")
+            raise wrong
         table[keys[0]] = value
     return table
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from advhash.compute.executor import check_executor, run_tasks
 from advhash.compute.progress import Progress, Steps, silent
-from advhash.errors import AdvhashError, RunError
+from advhash.errors import AdvhashError, ConfigError, RunError
 from advhash.experiments.config import Run
 from advhash.experiments.config_text import read_toml
 from advhash.experiments.costs import Work, foretold, longest_first, note_cost
@@ -539,14 +539,20 @@ def resume(
     kind:       what it must be; None: whatever it is
     trust_code: whether a function that the config names as victim may be imported
 
-    Raises RunError, ConfigError and what `run` raises.
+    Raises RunError and what `run` raises.
     """
     final, begun = RunFolder.interrupted(given)
     if kind is not None and begun != kind:
         raise RunError(f"expected an interrupted run of {kind}, got one of {begun}: {given}")
     experiment: Experiment[Any, Any, Any, Any] = EXPERIMENTS.create(begun)
-    path = RunFolder(final).path
-    config = experiment.config.build(read_toml(path / "config.toml")).trusting(trust_code)
+    file = RunFolder(final).path / "config.toml"
+    try:
+        config = experiment.config.build(read_toml(file)).trusting(trust_code)
+    except ConfigError as error:
+        raise RunError(
+            f"expected the config of a run in {file}, got a damaged one: {error}; delete the "
+            "folder and run again"
+        ) from None
     record: Document = run(
         experiment, config, final, progress, executor=executor, max_minutes=max_minutes
     )

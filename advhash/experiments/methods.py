@@ -38,21 +38,23 @@ def check_methods(config: Run) -> None:
     _check(config, config.registries, several=isinstance(config, AttackConfig))
 
 
-def _check(table: Table, registries: Mapping[str, Registry[Any]], *, several: bool) -> None:
-    """The tables of a table. several: whether `eps` may hold several radii."""
+def _check(
+    table: Table, registries: Mapping[str, Registry[Any]], *, several: bool, above: str = ""
+) -> None:
+    """The tables of a table. several: whether `eps` may hold several radii; above: its name."""
     tables = list(_tables(table))
     for name, inner in tables:
         if isinstance(inner, VictimConfig):
-            _check_victim(inner)
+            _check_victim(inner, above + name)
         elif isinstance(inner, MethodConfig):
             if name in registries:
-                _check_method(inner, registries[name], partly=name == "rival")
+                _check_method(inner, registries[name], above + name, partly=name == "rival")
         elif isinstance(inner, DatasetConfig):
-            _check_dataset(
-                inner, [victim for _, victim in tables if isinstance(victim, VictimConfig)]
-            )
+            victims = [victim for _, victim in tables if isinstance(victim, VictimConfig)]
+            _check_dataset(inner, above + name, victims)
         elif not isinstance(inner, BudgetConfig):
-            _check(inner, registries, several=False)
+            whole = f"{name}." if name in type(table).model_fields else ""
+            _check(inner, registries, several=False, above=whole)
     if registries.get("attack") is not ATTACKS:  # no input is moved: the plan refuses any budget
         return
     words = any(_moves_words(inner) for name, inner in tables if name == "attack")
@@ -70,13 +72,16 @@ def _tables(table: Table) -> Iterator[tuple[str, Table]]:
                 yield name.removesuffix("s") if item is not value else name, item
 
 
-def _check_method(table: MethodConfig, registry: Registry[Any], *, partly: bool = False) -> None:
-    """partly: whether further settings come from the data."""
+def _check_method(
+    table: MethodConfig, registry: Registry[Any], called: str, *, partly: bool = False
+) -> None:
+    """called: the table; partly: whether further settings come from the data."""
     if table.name not in STAND_INS:
-        registry.describe(table.name).check(registry.kind, table.settings, partly=partly)
+        known = registry.describe(table.name)
+        known.check(registry.kind, table.settings, partly=partly, table=called)
 
 
-def _check_victim(table: VictimConfig) -> None:
+def _check_victim(table: VictimConfig, called: str) -> None:
     if is_zoo(table.name):
         checkpoint_folder(table.name)
     if is_external(table.name) or VICTIMS.is_place(table.name):
@@ -87,7 +92,7 @@ def _check_victim(table: VictimConfig) -> None:
         _check_budget(BudgetConfig.build(budget), "linf", several=False)
         if defense is not None:
             named = {"name": defense} if isinstance(defense, str) else defense
-            _check_method(MethodConfig.build(named), DEFENSES)
+            _check_method(MethodConfig.build(named), DEFENSES, "defense")
     try:
         described = VICTIMS.describe(table.name)
     except UnknownName as error:
@@ -96,10 +101,10 @@ def _check_victim(table: VictimConfig) -> None:
             "zoo:NAME, module:function",
         )
         raise
-    described.check(VICTIMS.kind, given, partly=True)
+    described.check(VICTIMS.kind, given, partly=True, table=called)
 
 
-def _check_dataset(table: DatasetConfig, victims: Sequence[VictimConfig]) -> None:
+def _check_dataset(table: DatasetConfig, called: str, victims: Sequence[VictimConfig]) -> None:
     """victims: where all have the same default data set, a table without a name means that one."""
     defaults = {
         VICTIMS.describe(victim.name).fact("default_dataset")
@@ -108,7 +113,7 @@ def _check_dataset(table: DatasetConfig, victims: Sequence[VictimConfig]) -> Non
     }
     name = table.name or (defaults.pop() if len(defaults) == 1 else None)
     if name is not None and not DATASETS.is_place(name):
-        DATASETS.describe(name).check(DATASETS.kind, table.settings)
+        DATASETS.describe(name).check(DATASETS.kind, table.settings, table=called)
 
 
 def _moves_words(table: Table) -> bool:

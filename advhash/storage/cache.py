@@ -30,7 +30,7 @@ import platformdirs
 from safetensors import SafetensorError
 
 from advhash.errors import CheckpointError, StorageError, UsageError, exhausted
-from advhash.storage.documents import read_json
+from advhash.storage.documents import read_json, reason
 from advhash.storage.files import (
     partial_folder,
     sha256,
@@ -150,7 +150,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None], read: Callable[[P
             whole = True
             return read(folder)
         except PermissionError as error:
-            raise StorageError(f"cannot read {folder}: {error.strerror}; {ADVICE}") from None
+            raise StorageError(f"cannot read {folder}: {reason(error)}; {ADVICE}") from None
         except DAMAGE as error:
             if exhausted(error) is not None:  # of this process, which says nothing of the folder
                 raise

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from advhash.validation import first_fault
+
 SCHEMA: Literal["advhash/victim/1"] = "advhash/victim/1"
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -129,12 +131,5 @@ def check_card(body: Any) -> dict[str, Any]:
     try:
         Card.model_validate(body)
     except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
+        raise ValueError(str(first_fault(Card, error, body))) from None
     return dict(body)
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first thing that pydantic found, in a line: where, and what was expected."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -12,6 +12,7 @@ import gzip
 import json
 import math
 import os
+import re
 import stat
 import struct
 import tokenize
@@ -23,6 +24,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
+from advhash.errors import AdvhashError
+
 MOST_BYTES = 2**28
 CHUNK = 2**24  # bytes read at a time
 MOST_TOML = 2**20  # bytes: a configuration has some thousands
@@ -31,6 +34,34 @@ MOST_DEPTH = 64  # tables and lists inside each other
 MOST_DOTS = 1000  # of a line of TOML: a key of more parts takes minutes to parse
 WHOLE = range(-(2**63), 2**64)
 LONGEST = 200  # characters of a reason
+SYSTEM = {  # what the operating system refuses to read, and the next step where there is one
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "a folder, no file",
+    errno.ENOTDIR: "a file where the path has a folder",
+    errno.EACCES: "no permission to read it; see `ls -l`",
+    errno.EPERM: "no permission to read it; see `ls -l`",
+    errno.ELOOP: "a link that leads back to itself; repair it",
+    errno.ENAMETOOLONG: "a name that is too long; shorten it",
+    errno.EIO: "the disk fails to read it; copy it from elsewhere",
+}
+CUT, OTHER = "a file that is cut off, copy it anew", "another kind of file, or one that is cut off"
+LIBRARIES = (  # what libraries say of a file, and what it means for its user
+    ("No data left in file|size is 0 bytes|Empty input file|file is empty", "an empty file"),
+    ("mmap length is greater|EOF: reading array|cannot reshape array of size", CUT),
+    ("[Tt]runcated|[Uu]nexpected end|broken data stream|broken PNG", CUT),
+    ("not a zip file|[Mm]agic (bytes|string|number)|Not a gzipped file", OTHER),
+    ("deserializing header|HeaderTooLarge|InvalidHeader", OTHER),
+    ("Error parsing message|INVALID_PROTOBUF|Protobuf parsing failed", OTHER),
+    (r"Index type .* not recognized|could not open|read error in", OTHER),
+    ("field larger than field limit", "a cell of over 131,072 characters: check its quotes"),
+    ("line contains NUL", "a zero byte in a line: save it as text"),
+    ("not a valid JSON file", "no JSON in one of its files"),
+    ("cannot identify image file", "no picture that Pillow reads"),
+    ("[Cc]onnection refused", "no server answers there"),
+    ("could not translate host name|Name or service not known", "no machine has that name"),
+    ("[Cc]onnection timed? ?out|timeout expired", "no answer in time"),
+    ("password authentication failed", "the server refuses this user or this password"),
+)
 # what NumPy and zipfile were seen to raise on damaged files; a missing file is told apart before
 BROKEN_ARRAYS = (
     *(ValueError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError),
@@ -131,9 +162,7 @@ def decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(
-            f"no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
+        raise Unreadable(f"no UTF-8 text from byte {error.start} on: save it as UTF-8") from None
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
@@ -165,7 +194,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     except tomllib.TOMLDecodeError as error:
-        raise NotParsed(reason(error)) from None
+        place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
+        raise NotParsed(f"no TOML at {place[1] if place else 'its begin'}") from None
     except ValueError as error:
         raise Unreadable(_parser_reason(error)) from None
     _check(value, lambda number: not math.isnan(number))
@@ -173,20 +203,34 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """Why something could not be read: the first line of an error, shortened, without numbers of
-    the operating system.
+    """Why something could not be read: the first line of an error, shortened; what the operating
+    system or a library refuses in words of ours.
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "x"))
-    'No such file or directory'
+    'no such file or folder'
     """
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= LONGEST else lines[0][:LONGEST] + " …"
+        return SYSTEM.get(error.errno or 0, error.strerror)
+    if isinstance(error, json.JSONDecodeError):
+        return _no_json(error)
+    text = str(error).strip()
+    for theirs, ours in LIBRARIES:
+        if not isinstance(error, Unreadable | AdvhashError) and re.search(theirs, text):
+            return ours
+    line = text.partition("\n")[0] or type(error).__name__
+    return line if len(line) <= LONGEST else line[:LONGEST] + " …"
+
+
+def _no_json(error: json.JSONDecodeError) -> str:
+    if not error.doc.strip():
+        return "nothing in it"
+    if "\n" in error.doc.strip():
+        return f"no JSON from line {error.lineno}, column {error.colno} on"
+    return f"no JSON from character {error.pos + 1} on"
 
 
 def _parser_reason(error: ValueError) -> str:
-    """What the parser says; of Python's limit of digits, what it means for the file."""
+    """What is wrong with a text; of Python's limit of digits, what it means for the file."""
     return "a number of too many digits" if "digits)" in str(error) else reason(error)
 
 

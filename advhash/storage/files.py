@@ -46,10 +46,11 @@ _DISK = {
 
 
 @contextmanager
-def storage_errors(
-    path: Path, advice: str = "free some space or choose another folder"
-) -> Iterator[None]:
-    """Turn a full or closed disk into one StorageError line; other errors pass."""
+def storage_errors(path: Path, advice: str | None = None) -> Iterator[None]:
+    """Turn a full or closed disk into one StorageError line; other errors pass.
+
+    advice: the next step; None: as the reason asks for
+    """
     try:
         yield
     except OSError as error:
@@ -58,6 +59,9 @@ def storage_errors(
             reason = _DISK[errno.ENOSPC]
         if reason is None:
             raise
+        if advice is None:
+            full = reason in (_DISK[errno.ENOSPC], _DISK[errno.EDQUOT])
+            advice = f"{'free some space or ' if full else ''}choose another folder"
         raise StorageError(f"cannot write {path}: {reason}; {advice}") from error
 
 

@@ -248,7 +248,8 @@ class RunFolder:
             raise RunError(f"expected an interrupted run, got {given}, which is no name of one")
         run = RunFolder(folder.with_name(name))
         if run.final.exists():
-            raise RunError(f"expected an interrupted run, got {run.final}, which is finished")
+            what = "finished" if (run.final / CONFIG).is_file() else "none"
+            raise RunError(f"expected an interrupted run, got {run.final}, which is {what}")
         if not (run.path / CONFIG).is_file():
             raise RunError(f"expected an interrupted run, got {given}: no {run.path / CONFIG}")
         kind = _identity(run.path).get("kind")

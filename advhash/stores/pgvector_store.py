@@ -13,6 +13,7 @@ import numpy.typing as npt
 from advhash.codes.packed import HashCodes
 from advhash.errors import StoreError, UsageError
 from advhash.registry import STORES
+from advhash.storage.documents import reason
 from advhash.stores.base import Ids, Rows, Store
 from advhash.stores.postgres import checked_address, connect_to, own_server
 
@@ -125,13 +126,11 @@ class Pgvector(Store):
         try:
             yield
         except psycopg.OperationalError as error:
-            said = str(error).strip().splitlines()[0][:200]
             raise StoreError(
-                f"PostgreSQL ended or refused in the middle of the work: {said}"
+                f"PostgreSQL ended or refused in the middle of the work: {reason(error)}"
             ) from None
         except psycopg.Error as error:
-            said = str(error).strip().splitlines()[0][:200]
-            raise StoreError(f"PostgreSQL refused: {said}") from error
+            raise StoreError(f"PostgreSQL refused: {reason(error)}") from error
 
 
 def _texts(codes: HashCodes) -> list[str]:

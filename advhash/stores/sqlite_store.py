@@ -12,6 +12,7 @@ import numpy.typing as npt
 from advhash.codes.packed import HashCodes
 from advhash.errors import StoreError
 from advhash.registry import STORES
+from advhash.storage.documents import reason
 from advhash.stores.base import Ids, Rows, Store, octets
 
 _MOST = 4096  # neighbours that a virtual table gives
@@ -101,7 +102,7 @@ class SqliteVec(Store):
         try:
             yield
         except apsw.Error as error:
-            raise StoreError(f"sqlite-vec refused: {str(error)[:200]}") from error
+            raise StoreError(f"sqlite-vec refused: {reason(error)}") from error
 
 
 def _by_distance(nearest: tuple[int, float]) -> tuple[float, int]:

@@ -54,6 +54,11 @@ from advhash.registry import ATTACKS
 from advhash.victims.base import HashVictim, expect_positive
 from advhash.victims.training.descent import seeded
 
+SIZES = (  # of at least 1
+    *("epochs", "batch_size", "lifts", "shrink", "prototype_steps"),
+    *("width", "hidden", "feature", "discriminator_width", "discriminator_depth"),
+)
+WEIGHTS = ("downs", "blocks", "rec_weight", "ssim_weight", "hash_weight")  # of at least 0
 DISCRIMINATOR_EVERY = 3
 BETAS = (0.5, 0.999)
 PICTURE = 1e8  # multiplications in the time that a picture takes whatever the size of the networks
@@ -161,14 +166,10 @@ class ProSGAN(Attack):
 
     def __post_init__(self) -> None:
         self._mode = mode = (HARD if self.bounded else FREE).changed(self)
-        counts = (mode.epochs, self.batch_size, self.lifts, self.shrink, self.prototype_steps)
-        widths = (mode.width, self.hidden, self.feature, self.discriminator_width)
-        if (
-            min(*counts, *widths, self.discriminator_depth) < 1
-            or min(self.downs, self.blocks) < 0
-            or min(mode.rec_weight, mode.ssim_weight, self.hash_weight or 0) < 0
-        ):
-            raise ValueError("expected positive sizes and counts and weights >= 0")
+        for name in (*SIZES, *WEIGHTS):
+            value, least = getattr(mode, name, getattr(self, name)), int(name in SIZES)
+            if value is not None and value < least:
+                raise ValueError(f"expected {name} of at least {least}, got {value}")
         expect_positive(theta_scale=self.theta_scale)
         if min(mode.learning_rate, self.prototype_learning_rate) < 0:
             raise ValueError(

@@ -338,7 +338,11 @@ def test_doctor_finds_a_foreign_advhash(advhash: Run, monkeypatch: pytest.Monkey
             2,
             "image",
         ),
-        (["attack", *SMALL, "--method", "prosgan", "--set", "attack.hidden=0"], 2, "sizes"),
+        (
+            ["attack", *SMALL, "--method", "prosgan", "--set", "attack.hidden=0"],
+            2,
+            "hidden of at least 1",
+        ),
         (["data", "show", "digits", "--set", "size=64"], 2, "dataset.key"),
         (["attack", *SMALL], 2, "--method"),
         (["attack", "--method", "dhta"], 2, "--victim"),

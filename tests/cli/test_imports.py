@@ -24,7 +24,11 @@ REFUSED = {  # usage errors, and what they say
     (*ATTACK, "--dataset", "digit"): "did you mean 'digits'?",
     (*ATTACK, "--defense", "sat"): "did you mean 'saat'?",
     (*ATTACK, "--set", "attack.step_s=4"): "attack 'dhta' has no setting 'step_s'",
-    (*ATTACK, "--set", "attack.steps=four"): "attack 'dhta', setting 'steps': input should be",
+    (
+        *ATTACK,
+        "--set",
+        "attack.steps=four",
+    ): "setting 'attack.steps' of dhta: expected a whole number, got 'four'",
     (*ATTACK, "--set", "attack.preset=big"): "attack 'dhta' has no preset 'big'",
     (*ATTACK, "--set", "victim.epoch=4"): "victim 'dpsh' has no setting 'epoch'",
     (*ATTACK, "--set", "dataset.sise=4"): "dataset 'digits' has no setting 'sise'",

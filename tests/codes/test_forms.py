@@ -17,7 +17,7 @@ import pytest
 
 from advhash.codes import HashCodes
 from advhash.codes.code_files import StoredCodes, read_stored
-from advhash.codes.forms import Reading
+from advhash.codes.forms import Reading, StoredRows, floats_of, recognised
 from advhash.errors import DataError, UsageError
 from advhash.storage import documents
 
@@ -525,3 +525,11 @@ def test_a_table_that_unpacks_to_more_than_it_should_is_refused(
     monkeypatch.setattr(documents, "MOST_UNPACKED", 100)
     with pytest.raises(DataError, match="bytes unpacked, over 100"):
         read_stored(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (5, 4, 3), (5, 0)], ids=str)
+def test_rows_without_columns_are_refused_by_their_shape(shape: tuple[int, ...]) -> None:
+    rows = StoredRows(np.zeros(shape, np.float32))
+    for read in (lambda: floats_of(rows, None, "x"), lambda: recognised(rows, Reading(), "x")):
+        with pytest.raises(DataError, match=r"x: expected \(N, columns\), .*got shape"):
+            read()

@@ -211,5 +211,5 @@ def test_a_killed_dask_worker_costs_a_retry_and_not_the_result(mapped: LabelledC
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed")
     monkeypatch.setattr("advhash.compute.executor._CONNECT_SECONDS", 0.5)
-    with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+    with pytest.raises(UsageError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:1"):
         run_tasks("dask:tcp://127.0.0.1:1", int, ["1"])

@@ -278,7 +278,7 @@ def link_out(root: Path) -> None:
          "all training images of .* or none of them, got 1 of 20 that are not .*take the others"),
         (edit("train_label.txt", lambda lines: ["0 0 1", *lines[1:]]), "1 training images with"),
         (lambda root: (root / "photos/im 3.png").unlink(), "got 1 missing: photos/im 3.png; put"),
-        (damage, r"got 1 of \d+ broken: photos/im 3.png \(.*truncated"),
+        (damage, r"got 1 of \d+ broken: photos/im 3.png \(.*cut off"),
         (lambda root: (root / "classes.txt").write_text("one\ntwo\n"), "3 different names .*got 2"),
         (lambda root: (root / "test_img.txt").write_bytes(b"\xff\xfe"), "expected UTF-8"),
     ],

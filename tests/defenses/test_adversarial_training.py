@@ -313,8 +313,8 @@ def test_a_label_goes_with_the_settings_that_it_was_given_for(
 
 def test_a_defence_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     for given, told in (
-        (("--victim", "dpsh"), "expected --defense (see `advhash list defenses`)"),
-        (("--defense", "saat"), "expected --victim (see `advhash list victims`)"),
+        (("--victim", "dpsh"), "expected --defense, got none; see `advhash list defenses`"),
+        (("--defense", "saat"), "expected --victim, got none; see `advhash list victims`"),
     ):
         code, _, error = command(capsys, "defend", *given)
         assert code == 2

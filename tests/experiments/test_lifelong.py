@@ -413,7 +413,7 @@ class TestRefusals:
             ({"victim": {"name": "dlcmh", "classes": 3}}, UsageError, "follows from the data"),
             ({"rival": {"name": "dcmh", "text_size": 3}}, UsageError, "set dataset.text"),
             ({"rival": {"name": "dcmh", "bits": 8}}, UsageError, "set victim.bits"),
-            ({"attack": {"name": "prosgan", "epochs": 0}}, ConfigError, "positive sizes"),
+            ({"attack": {"name": "prosgan", "epochs": 0}}, ConfigError, "of at least"),
             ({"lifelong": {"orders": True}}, ConfigError, "lifelong.orders"),
             ({"lifelong": {"attacked_seeds": 9}}, UsageError, "attacked_seeds of at most 3"),
             (

@@ -223,7 +223,7 @@ def test_in_other_processes_the_figures_are_the_same(finished: Path, tmp_path: P
         ({"phase": {"samples": [2000]}}, UsageError, "from 2 to 1197"),
         ({"phase": {"widths": [5, 3]}}, ConfigError, "ascending"),
         ({"phase": {"widths": []}}, ConfigError, "ascending"),
-        ({"phase": {"noises": [1.5]}}, ConfigError, "less than or equal to 1"),
+        ({"phase": {"noises": [1.5]}}, ConfigError, "a number from 0 to 1"),
         ({"phase": {"under": 0.001}}, UsageError, "phase.sufficient <= phase.under"),
         ({"attack": {"name": "hag"}}, UsageError, "targeted attack"),
         ({"budget": {"norm": "l0", "eps": 3}}, UsageError, "expected a budget"),

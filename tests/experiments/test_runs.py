@@ -16,7 +16,7 @@ import torch
 
 from advhash import __version__
 from advhash.errors import DataError, RunError, StorageError
-from advhash.experiments.experiment import _Deadline
+from advhash.experiments.experiment import _Deadline, resume
 from advhash.registry import EXPERIMENTS
 from advhash.storage.run_folder import RunFolder, environment, expect_finished, new_run_id
 
@@ -97,6 +97,13 @@ class TestResume:
         RunFolder.start(final)
         with pytest.raises(RunError, match=r"no .*first.partial/config.toml"):
             RunFolder.interrupted(final)
+
+    def test_a_damaged_config_names_its_file(self, final: Path, run: RunFolder) -> None:
+        run.abandon(keep=True)
+        with pytest.raises(
+            RunError, match=r"config\.toml, got a damaged one: setting .* is missing"
+        ):
+            resume(final)
 
 
 class TestFinish:

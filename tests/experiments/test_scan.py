@@ -307,7 +307,7 @@ def test_what_cannot_be_scanned_is_refused_in_one_line(pictures: Path, tmp_path:
     )
     assert "did you mean 'phash'?" in scan(pictures, "--hash", "phsh", code=2)
     assert "needs no training" in scan(pictures, "--hash", "dpsh", code=2)
-    assert "--false-positives: input" in scan(pictures, "--false-positives", "2", code=2)
+    assert "--false-positives: expected a" in scan(pictures, "--false-positives", "2", code=2)
     refused = scan(pictures, "--hash", "pdqq", code=2)
     assert "did you mean 'pdq'? expected a hash that needs no training (pdq, phash" in refused
     assert "dpsh" not in refused

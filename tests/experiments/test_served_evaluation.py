@@ -111,7 +111,7 @@ def test_judgements_of_some_queries_are_served_too(
     [
         (["--store", "faiss-ivv"], 2, "did you mean 'faiss-ivf'"),
         (["--store", "faiss-ivf,probe=2"], 2, "did you mean 'probes'"),
-        (["--store", "faiss-ivf,probes=two"], 2, "valid integer"),
+        (["--store", "faiss-ivf,probes=two"], 2, "expected a whole number, got 'two'"),
         (["--store", "faiss-ivf,"], 2, "expected name,key=value,…"),
         (["--store", "float", "--rescore", "float"], 2, "holds floats: expected no rescoring"),
         (["--rescore", "float,multiplier=0"], 2, "expected a multiplier above 0"),

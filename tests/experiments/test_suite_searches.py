@@ -113,7 +113,7 @@ def test_a_search_that_fails_costs_no_other(tmp_path: Path) -> None:
         ({"poisonings": ["hub-text"]}, "hub-text, exact: hub-text plants texts"),
         ({"stores": ["exact+m=3"]}, "m"),
         ({"rescorers": ["flot"]}, "did you mean 'float'"),
-        ({"shares": [0.0]}, "greater than 0"),
+        ({"shares": [0.0]}, "a number above 0 and of at most 1"),
         ({"unseen": 1000}, "at least 1000 unseen queries"),
     ],
 )

@@ -17,7 +17,7 @@ LAYERS = [
 ]
 GROUND = {
     *("__init__", "__main__", "_version"),
-    *("budget", "chance", "errors", "registry", "shared_labels", "targets"),
+    *("budget", "chance", "errors", "registry", "shared_labels", "targets", "validation"),
 }
 MOST_MODULES = 30  # of a folder that is no plug-in
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))

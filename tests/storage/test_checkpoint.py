@@ -216,18 +216,24 @@ def settings(**changes: Any) -> dict[str, Any]:
         pytest.param(
             lambda f: edit_card(f, schema="other/1"), "schema 'other/1'", id="foreign card"
         ),
-        pytest.param(lambda f: edit_card(f, name=None), "name: Field required", id="no name"),
+        pytest.param(
+            lambda f: edit_card(f, name=None), "name is missing: expected text", id="no name"
+        ),
         pytest.param(
             lambda f: edit_card(f, name=["x"]),
-            "name: Input should be a valid string",
+            "name: expected text, got \\['x'\\]",
             id="odd name",
         ),
         pytest.param(
             lambda f: edit_card(f, settings=[1]),
-            "settings: Input should be a valid dict",
+            "settings: expected a table, got \\[1\\]",
             id="odd settings",
         ),
-        pytest.param(lambda f: edit_card(f, files=None), "files: Field required", id="no digests"),
+        pytest.param(
+            lambda f: edit_card(f, files=None),
+            "files is missing: expected a table of texts",
+            id="no digests",
+        ),
         pytest.param(lambda f: edit_card(f, files={}), "truncated or altered", id="not signed"),
         pytest.param(
             lambda f: edit_card(f, name="dpsh\nor not"),
@@ -241,7 +247,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param(
             lambda f: edit_card(f, settings=settings(bits="many")),
-            "setting 'bits'",
+            "setting 'victim.bits' of dpsh: expected a whole number, got 'many'",
             id="setting of a wrong type",
         ),
         pytest.param(
@@ -292,26 +298,35 @@ PICTURES = {"fed": [32, 32], "stored": None}
     ("changes", "message"),
     [
         ({"metrics": {"map": {**FIGURE, "value": math.nan}}}, "NaN, which is no number of JSON"),
-        ({"metrics": {"map": {**FIGURE, "value": "high"}}}, "metrics.map.value: Input should be"),
-        ({"metrics": {"map": 0.5}}, "metrics.map: Input should be"),
-        ({"metrics": [1]}, "metrics: Input should be"),
+        (
+            {"metrics": {"map": {**FIGURE, "value": "high"}}},
+            "metrics.map.value: expected a number, got 'high'",
+        ),
+        (
+            {"metrics": {"map": 0.5}},
+            "metrics.map: expected a table with high, low, n, value, got 0.5",
+        ),
+        ({"metrics": [1]}, "metrics: expected a table of tables"),
         ({"history": [{"loss": -math.inf}]}, "-Infinity, which is no number of JSON"),
         ({"history": [{"loss": [1.0]}]}, "history.0.loss"),
         ({"history": [{"loss": {}}]}, "history.0.loss"),
-        ({"history": {"loss": 1.0}}, "history: Input should be"),
-        ({"seed": "7"}, "seed: Input should be"),
-        ({"seed": 2**63}, "seed: Input should be less"),
+        ({"history": {"loss": 1.0}}, "history: expected a list of tables"),
+        ({"seed": "7"}, "seed: expected a whole number of at least 0"),
+        ({"seed": 2**63}, "seed: expected a whole number of at least 0 and below"),
         ({"seed": 10**30}, "a whole number of more than 64 bits"),
-        ({"seconds": -1}, "seconds: Input should be"),
+        ({"seconds": -1}, "seconds: expected a number of at least 0, got -1"),
         ({"flags": [{"name": "odd", "level": "fatal", "message": ""}]}, "flags.0.level"),
         ({"flags": [{"name": "odd", "level": "info", "message": 3}]}, "flags.0.message"),
-        ({"defenses": [{"name": "saat"}]}, "defenses.0.settings: Field required"),
+        ({"defenses": [{"name": "saat"}]}, "defenses.0.settings is missing: expected a table"),
         ({"data": {"name": "toy", "settings": {}, "pictures": {"fed": [32]}}}, "data.pictures"),
         ({"data": {"name": "toy", "settings": {}, "rows": {"train": -1}}}, "data.rows.train"),
-        ({"codes": {"image": {"rows": 1}}}, "codes.image.distinct: Field required"),
+        (
+            {"codes": {"image": {"rows": 1}}},
+            "codes.image.distinct is missing: expected a whole number",
+        ),
         ({"undefended": {"codes": {"image": 3}}}, "undefended.codes.image"),
-        ({"bits": 0}, "bits: Input should be greater"),
-        ({"modalities": "image"}, "modalities: Input should be"),
+        ({"bits": 0}, "bits: expected a whole number of at least 1, got 0"),
+        ({"modalities": "image"}, "modalities: expected a list of texts, got 'image'"),
         ({"name": "\ud800"}, "half of a Unicode character"),
     ],
     ids=str,

@@ -8,11 +8,15 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from advhash.errors import DataError
 from advhash.storage import documents
 from advhash.storage.documents import (
+    CUT,
     MOST_DEPTH,
+    OTHER,
     NotParsed,
     Unreadable,
     check_archive,
@@ -33,8 +37,8 @@ BOM = b"\xef\xbb\xbf"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "Expecting value"),
-        ("{", "Expecting property name"),
+        ("", "nothing in it"),
+        ("{", "no JSON from character 2 on"),
         ("[" * 100_000, f"nested more than {MOST_DEPTH} deep"),
         ("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), f"nested more than {MOST_DEPTH} deep"),
         ("9" * 6000, "a number of too many digits"),
@@ -156,3 +160,61 @@ def test_an_archive_is_weighed_before_it_is_unpacked(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(Unreadable, match="no whole zip file"):
         check_archive(file, 10**6)
+
+
+def _parquet(file: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.read_schema(file)
+
+
+def _safetensors(file: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(file, "np"):
+        pass
+
+
+def _picture(file: Path) -> None:
+    from PIL import Image
+
+    Image.open(file)
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "said"),
+    [
+        (np.load, b"", "an empty file"),
+        (np.load, b"\x93NUMPY\x01\x00v\x00{'descr'", CUT),
+        (zipfile.ZipFile, b"no zip", OTHER),
+        (_parquet, b"", "an empty file"),
+        (_parquet, b"PAR1 not really one", OTHER),
+        (_safetensors, b"\xff" * 30, OTHER),
+        (_picture, b"no picture", "no picture that Pillow reads"),
+    ],
+)
+def test_what_libraries_say_of_a_file_is_said_in_our_words(
+    read: Callable[[Path], object], content: bytes, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(Exception) as got:
+        read(file)
+    assert said not in str(got.value)
+    assert reason(got.value) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (IsADirectoryError(21, "Is a directory", "x"), "a folder, no file"),
+        (PermissionError(13, "Permission denied", "x"), "no permission to read it; see `ls -l`"),
+        (RuntimeError("first line\nsecond"), "first line"),
+        (RuntimeError(""), "RuntimeError"),
+        (Unreadable("a truncated one, as we say"), "a truncated one, as we say"),
+        (DataError("a truncated one, as we say"), "a truncated one, as we say"),
+    ],
+    ids=str,
+)
+def test_a_reason_is_one_short_line(error: Exception, said: str) -> None:
+    assert reason(error) == said

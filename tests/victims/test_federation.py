@@ -425,7 +425,7 @@ class TestBothWays:
         (tmp_path / "t").write_bytes((tmp_path / "t").read_bytes()[:-3])
         with pytest.raises(MessageError, match="expected"):
             Transcript.load(tmp_path / "t")
-        with pytest.raises(MessageError, match="No such file"):
+        with pytest.raises(MessageError, match="no such file"):
             Transcript.load(tmp_path / "none")
         transcript.close()
         again.close()

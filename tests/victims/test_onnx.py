@@ -529,7 +529,7 @@ def bad(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
         ("unknown operator", "onnxruntime does not run it"),
         ("text", "expected a model of ONNX"),
         ("nothing", "expected a model of ONNX, got a file without a graph"),
-        ("no file", "expected a file of ONNX, got No such file or directory"),
+        ("no file", "expected a file of ONNX, got no such file"),
         ("folder", "expected a file of ONNX"),
     ],
 )

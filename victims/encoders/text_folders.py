@@ -137,7 +137,7 @@ def not_kept(error: Exception, online: bool) -> str:
     """Why a model of the hub cannot be had, and what to do."""
     if not online:
         return "it is not in the hub's cache, or not whole; victim.online=true asks the network"
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return reason(error)
 
 
 def model_folder(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from advhash.data.text.characters import word_spans
 from advhash.errors import UsageError
+from advhash.storage.documents import reason
 
 CONTEXT = "the"  # a word that another one stands behind, as words do in texts
 
@@ -106,7 +107,7 @@ class Tokeniser:
         try:
             self._known = Tokenizer.from_str(document)
         except Exception as error:  # the library raises plain Exception
-            raise UsageError(f"expected a tokeniser of tokenizers, got {error}") from None
+            raise UsageError(f"expected a tokeniser of tokenizers, got {reason(error)}") from None
         self._known.no_padding()
         self._known.enable_truncation(reading.length)
 

@@ -28,7 +28,8 @@ def hash_centres(classes: int, bits: int) -> Tensor:
         matrix = torch.from_numpy(hadamard(bits)).float()
         return torch.cat([matrix, -matrix])[:classes]
     if classes > 2**bits:
-        raise ValueError(f"expected bits >= {(classes - 1).bit_length()} for {classes} classes")
+        least = (classes - 1).bit_length()
+        raise ValueError(f"expected bits >= {least} for {classes} classes, got {bits}")
     rows: dict[tuple[float, ...], None] = {}
     while len(rows) < classes:
         rows[tuple(random_signs(bits).tolist())] = None

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from advhash.data.dataset import Split
 from advhash.errors import ConfigError, UsageError, nearest
+from advhash.storage.documents import reason
 from advhash.victims.networks.library import timm
 from advhash.victims.networks.pretrained import LITE0, pretrained_network
 
@@ -119,7 +120,7 @@ def build_backbone(
     try:
         config = library.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ConfigError(f"unknown backbone {name!r}: {_line(error)}") from None
+        raise ConfigError(f"unknown backbone {name!r}: {reason(error)}") from None
     fixed = config is not None and config.fixed_input_size  # a transformer must be told its size
     size: dict[str, Any] = {"img_size": image_size} if fixed else {}
     try:
@@ -129,9 +130,9 @@ def build_backbone(
         if pretrained:
             raise UsageError(
                 f"the pretrained weights of {name!r} cannot be loaded: run once with a network, "
-                f"so that timm keeps them, or use pretrained=false ({_line(error)})"
+                f"so that timm keeps them, or use pretrained=false ({reason(error)})"
             ) from None
-        raise ConfigError(f"backbone {name!r} at {image_size} px: {_line(error)}") from None
+        raise ConfigError(f"backbone {name!r} at {image_size} px: {reason(error)}") from None
     published = network.pretrained_cfg
     return _measured(
         name,
@@ -188,11 +189,7 @@ def _measured(
             features = functional_call(network, parts, (image,))
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"backbone {name!r} cannot take images of {image_size} px: {_line(error)}"
+            f"backbone {name!r} cannot take images of {image_size} px: {reason(error)}"
         ) from None
     network.train()
     return Backbone(network, features.shape[1], mean, std, frozen)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advhash.errors import ConfigError, nearest
+from advhash.storage.documents import reason
 from advhash.victims.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from advhash.victims.networks.library import timm
 
@@ -121,8 +122,7 @@ def build_classifier(
     try:
         backbone, features = build(name, image_size)
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError) as error:
-        line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError(f"architecture {architecture!r}: {line}") from None
+        raise ConfigError(f"architecture {architecture!r}: {reason(error)}") from None
     return Classifier(backbone, features, bits, normalise)
 
 

@@ -474,11 +474,18 @@ def export_codes(
 ) -> None:
     """Write codes for other tools: of a .codes file, or of a victim (trained where need be)."""
     from advhash.cli.console import progress_display
-    from advhash.codes.code_files import SUFFIX, LabelledCodes, map_codes, write_codes
+    from advhash.codes.code_files import (
+        SUFFIX,
+        LabelledCodes,
+        expect_suffix,
+        map_codes,
+        write_codes,
+    )
     from advhash.codes.packed import HashCodes
     from advhash.compute.progress import silent
     from advhash.experiments.config import TrainConfig
 
+    expect_suffix(out)
     given = {"--dataset": dataset, "--modality": modality, "--bits": bits, "--seed": seed}
     if source.endswith(SUFFIX):
         named = [name for name, value in given.items() if value is not None]
@@ -496,9 +503,13 @@ def export_codes(
             values["seed"] = seed
         parsed = checked(TrainConfig, values)
 
+        from advhash.experiments.prepare.planned import PlannedVictim
         from advhash.experiments.prepare.served import database_codes
         from advhash.experiments.prepare.victim import train
 
+        if modality is not None:
+            shape = PlannedVictim.of(parsed).victim
+            (shape.check_direction if part == "database" else shape.check_modality)(modality)
         with nullcontext(silent) if quiet else progress_display() as progress:
             trained = train(parsed, progress)
         victim, searched = trained.victim, trained.data

@@ -71,7 +71,7 @@ def train(
     )
     values["command"] = "train"
     if "name" not in values.get("victim", {}):
-        raise UsageError("expected --victim (see `advhash list victims`)")
+        raise UsageError("expected --victim, got none; see `advhash list victims`")
     if out is not None and out.exists():
         raise UsageError(f"expected a new folder for --out, got {out}, which exists")
     parsed = checked(TrainConfig, values, trust_code=trust_code)

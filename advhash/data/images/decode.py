@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from advhash.errors import DataError
+from advhash.storage.documents import reason as why_unread
 
 Fit = Literal["stretch", "centre"]
 CENTRE = 224 / 256  # share of the shorter side that "centre" keeps
@@ -267,4 +268,4 @@ def reason(error: Exception) -> str:
         return "not an image"
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"over {MAX_PIXELS:,} pixels"
-    return str(error) or type(error).__name__
+    return why_unread(error)

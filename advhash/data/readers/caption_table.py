@@ -24,6 +24,7 @@ from advhash.data.readers.shared import Layout, cached_reading
 from advhash.data.text.kinds import check_text, with_text
 from advhash.errors import DataError
 from advhash.registry import DATASETS
+from advhash.storage.documents import reason
 
 __all__: list[str] = []
 
@@ -119,7 +120,7 @@ def _read_table(root: Path, file: Path) -> _Table:
             listed.captions[name] = row["caption"].strip()[:MAX_CAPTION]
             listed.labels[name], listed.parts[name] = labels, part
     except csv.Error as error:
-        raise DataError(f"expected a CSV file {file}, got: {error}") from None
+        raise DataError(f"expected a CSV file {file}, got: {reason(error)}") from None
     given = {bool(part) for part in listed.parts.values()}
     if len(given) > 1:
         raise DataError(f"expected a split in every line of {file} or in none")

@@ -92,7 +92,7 @@ def walk(root: Path) -> Listing:
                     relative = printable(f"{folder.name}/{file.name}")
                     stamps.append((relative, status.st_size, status.st_mtime_ns))
     except OSError as error:
-        raise DataError(f"{layout}, got {error.filename}: {error.strerror}") from None
+        raise DataError(f"{layout}, got {error.filename}: {reason(error)}") from None
     unread = unread_files(others)
     if deeper:
         unread["folders in class folders"] = f"{deeper}: one level of folders is read"

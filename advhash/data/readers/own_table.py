@@ -193,7 +193,7 @@ def _csv(file: Path) -> Columns:
                 places.append(reader.line_num)
                 rows.append(row)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"expected a CSV file with a header {file}, got: {error}") from None
+        raise DataError(f"expected a CSV file with a header {file}, got: {reason(error)}") from None
     if not rows:
         raise DataError(f"expected a CSV file with a header {file}, got no line of text: check it")
     names, rows = [name.strip() for name in rows[0]], rows[1:]

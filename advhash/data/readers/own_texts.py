@@ -356,7 +356,10 @@ def _judged(folder: Path, split: str, seed: int) -> _Texts:
     asked, answering = of_pair[good], pairs.rows[good]
     answered = np.unique(asked)
     if len(answered) < 2:
-        raise DataError(f"{judged.source}: expected 2 queries with a relevant document or more")
+        raise DataError(
+            f"{judged.source}: expected at least 2 queries with a relevant document, got "
+            f"{len(answered)}"
+        )
     order = np.argsort(answering, kind="stable")
     counts = np.bincount(answering, minlength=len(documents))
     groups = np.full((len(documents), counts.max()), NO_GROUP, np.int32)

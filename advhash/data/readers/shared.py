@@ -238,7 +238,8 @@ def read_npz(file: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         with np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except KeyError as error:
-        raise DataError(f"expected the arrays {', '.join(names)} in {file}: {error}") from None
+        held = f"got none called {error.args[0]!r}"
+        raise DataError(f"expected the arrays {', '.join(names)} in {file}, {held}") from None
     except (OSError, *BROKEN_ARRAYS) as error:
         raise DataError(f"expected an npz file {file}, got: {reason(error)}") from None
 

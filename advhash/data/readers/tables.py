@@ -20,7 +20,7 @@ from advhash.data.readers.shared import Layout, cached_reading
 from advhash.data.splits import assemble, seeded_order, split_rows
 from advhash.errors import ConfigError, DataError
 from advhash.registry import DATASETS
-from advhash.storage.documents import decoded, read_gzip
+from advhash.storage.documents import decoded, read_gzip, reason
 
 __all__: list[str] = []
 
@@ -41,7 +41,7 @@ def _read_csv(file: Path, layout: Layout) -> tuple[list[str], Cells]:
     try:
         head, *rows = csv.reader(decoded(read_gzip(file, MAX_BYTES)).splitlines())
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"expected a gzipped CSV file {file}, got: {error}") from None
+        raise DataError(f"expected a gzipped CSV file {file}, got: {reason(error)}") from None
     odd = next((place for place, row in enumerate(rows) if len(row) != len(head)), None)
     if odd is not None or not rows:
         got = "no rows" if odd is None else f"{len(rows[odd])} cells in line {odd + 2}"

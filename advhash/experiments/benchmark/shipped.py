@@ -23,8 +23,9 @@ def load_suite(name: str) -> dict[str, Any]:
         return read_toml(SHIPPED / f"{name}.toml")
     file = user_path(name)
     if not file.is_file():
+        got = "a folder" if file.is_dir() else "no such file"
         raise UsageError(
             f"--suite: expected a file or one of {', '.join(shipped_suites())}, got {name!r}: "
-            f"{nearest(name, shipped_suites())}no such file"
+            f"{nearest(name, shipped_suites())}{got}"
         )
     return read_toml(file)

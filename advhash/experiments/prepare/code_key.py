@@ -13,7 +13,7 @@ import torch
 from advhash.victims.training.acceleration import asked_precision
 
 # modules that lie in no folder
-GROUND = ("budget", "chance", "errors", "registry", "shared_labels", "targets")
+GROUND = ("budget", "chance", "errors", "registry", "shared_labels", "targets", "validation")
 PREPARED = (  # what determines victims, fitted attacks and ceilings
     *("compute", "storage", "codes", "measures", "data", "functional"),
     *("victims", "attacks", "defenses", "experiments.prepare"),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.errors import DataError
-from advhash.storage.documents import read_text
+from advhash.storage.documents import read_text, reason
 
 HEADER = ("first", "second")
 
@@ -29,7 +29,7 @@ def read_duplicates(file: Path, rows: Mapping[str, int]) -> list[tuple[int, int]
         lines = [line for line in csv.reader(read_text(file).splitlines()) if line]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"expected a CSV file of pairs of names in --duplicates, got {file}: {error}"
+            f"expected a CSV file of pairs of names in --duplicates, got {file}: {reason(error)}"
         ) from None
     places = (0, 1)
     if lines and set(HEADER) <= set(lines[0]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from advhash.data.images.decode import UNREAD, printable
 from advhash.data.paths import PICTURES
 from advhash.errors import DataError
+from advhash.storage.documents import reason
 
 LINK = "a link: it may lead out of the folder"
 FOLDER = "a folder that cannot be read"
@@ -55,7 +56,7 @@ def list_pictures(root: Path) -> Listing:
         except OSError as error:
             if folder == str(root):
                 raise DataError(
-                    f"expected a folder that can be read, got {root}: {error.strerror}"
+                    f"expected a folder that can be read, got {root}: {reason(error)}"
                 ) from None
             left_out[FOLDER] += 1
             continue

@@ -17,7 +17,7 @@ from advhash.codes.hamming import neighbours
 from advhash.codes.packed import HashCodes
 from advhash.data.images.decode import printable
 from advhash.data.images.edits import EDITS
-from advhash.errors import UsageError, counted
+from advhash.errors import DataError, UsageError, counted
 from advhash.experiments.attack.record import run_info
 from advhash.experiments.experiment import Experiment, Part, Place, Plan
 from advhash.experiments.prepare.code_key import code_version
@@ -363,9 +363,9 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
     )
 
 
-def _nothing_read(scanned: Collected, listing: Listing) -> UsageError:
+def _nothing_read(scanned: Collected, listing: Listing) -> DataError:
     why = "; ".join(f"{count} × {reason}" for reason, count in reasons(scanned.skipped).items())
-    return UsageError(f"expected pictures that can be read in {listing.root}, got none: {why}")
+    return DataError(f"expected pictures that can be read in {listing.root}, got none: {why}")
 
 
 def _flags(scanned: Collected, scanned_hashes: Sequence[HashFigures], low: int) -> list[Flag]:
