@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -102,6 +102,12 @@ class Method(ABC):
         """
         self._validated(kind, given, partly=partly, table=table)
 
+    def _listed(self, key: str, value: object) -> object:
+        """What `2/255,16/255` means where a setting is a list: its items, between commas."""
+        if isinstance(value, str) and get_origin(self.model.model_fields[key].annotation) is tuple:
+            return [item.strip() for item in value.split(",")] if value else []
+        return value
+
     def _validated(
         self, kind: str, given: Mapping[str, object], *, partly: bool, table: str
     ) -> Settings:
@@ -117,7 +123,7 @@ class Method(ABC):
                 )
             base = dict(self.presets[preset])
         self.check_names(kind, given)
-        values = {**base, **given}
+        values = {**base, **{key: self._listed(key, value) for key, value in given.items()}}
         try:
             return dict(self.model.model_validate(values))
         except ValidationError as error:

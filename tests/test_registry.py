@@ -326,3 +326,12 @@ def test_settings_of_every_preset_survive_the_config_file(
     written = {key: value for key, value in settings.items() if value is not None}
     again = registry.settings(name, tomllib.loads(tomli_w.dumps(written)))
     assert again == settings
+
+
+def test_a_setting_that_is_a_list_is_written_with_commas_too() -> None:
+    given = ATTACKS.settings("prosgan", {"bounded": True, "radii": "2/255, 16/255"})
+    assert given["radii"] == ("2/255", "16/255")
+    assert ATTACKS.settings("dhta", {"alphas": "0.5,1"})["alphas"] == (0.5, 1.0)
+    assert ATTACKS.settings("dhta", {"transforms": ""})["transforms"] == ()
+    with pytest.raises(ConfigError, match="alphas"):
+        ATTACKS.settings("dhta", {"alphas": "0.5,one"})

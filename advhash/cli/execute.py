@@ -31,6 +31,7 @@ from advhash.cli.options import (
     Every,
     ExecutorName,
     Json,
+    NoDefense,
     OutFolder,
     Quiet,
     Resume,
@@ -60,6 +61,7 @@ OPTIONS = {  # of tables, and of lists of them
 Show = Callable[[Any, bool], None]  # of a record; whether all its figures are asked for
 Document = Callable[[Any], Mapping[str, Any]]
 Tables = dict[str, Any]
+UNHARDENED = "it hardens no victim"
 
 
 def _shared(
@@ -94,7 +96,7 @@ def experiment(
     document: Document = lambda record: record.document(),
     required: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
-    hint: str = "it hardens no victim",
+    hint: str = "",
     alias: Callable[[Tables], str | None] = lambda values: None,
     after: Callable[[Any], None] = lambda record: None,
     limit: str = "",
@@ -105,7 +107,8 @@ def experiment(
     show, document: what is printed of the record, plainly and with `--json`
     required: tables that must name something, and lists of tables that must be given
     names:    of tables that are given settings alone
-    hint:     where the defence goes, of a kind whose config has none
+    hint:     where the defence goes, or why none does, of a kind whose config has none: its command
+              shows no --defense
     after:    what is done once the record is printed, e.g. another exit code
     limit:    the option that is a limit in minutes
     instead:  does what an option asks for in place of a run, of all options and their defaults;
@@ -128,7 +131,7 @@ def experiment(
                 return
             fields = _fields(kind)
             if given["defense"] is not None and "defense" not in fields:
-                raise UsageError(f"`advhash {kind}` takes no --defense: {hint}")
+                raise UsageError(f"`advhash {kind}` takes no --defense: {hint or UNHARDENED}")
             tables = _settings(parameters, given, fields)
             values = gather(shared["config"], shared["settings"], tables, options(**mine) or {})
             for table, name in (names or {}).items():
@@ -156,9 +159,14 @@ def experiment(
                 asked = _asked(parameters[paths.index(error.setting)])
                 raise ConfigError(f"expected {asked}; see `advhash {kind} --help`") from None
 
+        hidden = {"defense": NoDefense} if hint else {}
         parameters = [
             *own.values(),
-            *(shared for shared in SHARED.values() if shared.name not in own),
+            *(
+                shared.replace(annotation=hidden.get(shared.name, shared.annotation))
+                for shared in SHARED.values()
+                if shared.name not in own
+            ),
         ]
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.Signature([parameter.replace(kind=keyword) for parameter in parameters])

@@ -145,6 +145,7 @@ Defense = Annotated[
     ),
     Sets("defense.name"),
 ]
+NoDefense = Annotated[str | None, typer.Option("--defense", hidden=True)]  # is refused with a hint
 Bits = Annotated[
     int | None,
     typer.Option("--bits", help="Bits of a code. (default: 32)"),

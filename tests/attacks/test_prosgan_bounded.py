@@ -214,8 +214,11 @@ def test_the_effort_of_training_grows_with_networks_and_epochs(served: AttackDat
         name: ATTACKS.create("prosgan", settings).effort(served.dataset)
         for name, settings in {
             "default": {}, "twice": {"epochs": 60}, "published": {"preset": "paper"},
+            "bounded": {"bounded": True},
+            "of radii": {"bounded": True, "radii": "2/255,16/255"},
         }.items()
     }  # fmt: skip
+    assert efforts["of radii"] == pytest.approx(efforts["bounded"], rel=0.1)
     assert efforts["twice"] == pytest.approx(2 * efforts["default"], rel=0.1)
     assert efforts["published"] > 20 * efforts["default"]
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from advhash.cli.app import app
 from advhash.cli.help import COMMANDS, EXAMPLES, OPTIONS
+from advhash.registry import EXPERIMENTS
 
 GOLDEN = Path(__file__).with_name("help.txt")
 
@@ -61,6 +62,15 @@ def parameters(command: Any) -> list[Any]:
 def written() -> str:
     tree = commands(typer.main.get_command(app))
     return "\n\n".join(described(path, command) for path, command in tree) + "\n"
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS.names())
+def test_a_defense_is_offered_where_victims_are_hardened(kind: str) -> None:
+    names = {"least-change": "certify"}  # which is asked for by another command
+    command: Any = typer.main.get_command(app)
+    shown = parameters(command.commands[names.get(kind, kind)])
+    hardened = "defense" in EXPERIMENTS.create(names.get(kind, kind)).config.model_fields
+    assert any("--defense" in parameter.opts for parameter in shown) == hardened
 
 
 def test_help_says_what_the_file_says() -> None:

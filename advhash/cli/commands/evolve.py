@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash.cli.console import print_end, print_lead, print_metrics
-from advhash.cli.execute import experiment
+from advhash.cli.execute import UNHARDENED, experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Targets, Victim
 from advhash.cli.terminal import tell
 
@@ -31,7 +31,7 @@ def print_search(record: SearchRecord, every: bool) -> None:
     print_end(record, *winner)
 
 
-@experiment("evolve", show=print_search, names={"victim": "dpsh", "other": "csq"})
+@experiment("evolve", show=print_search, names={"victim": "dpsh", "other": "csq"}, hint=UNHARDENED)
 def evolve(
     domain: Annotated[
         str | None, typer.Option("--domain", help="attack or nas: what is searched.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advhash.cli.console import print_end, print_lead, print_metrics
-from advhash.cli.execute import experiment
+from advhash.cli.execute import UNHARDENED, experiment
 from advhash.cli.options import Bits, DatasetName, OutFile, Victim
 from advhash.cli.terminal import tell
 from advhash.errors import counted
@@ -37,7 +37,7 @@ def print_least_change(record: LeastChangeRecord, every: bool) -> None:
     print_end(record)
 
 
-@experiment("least-change", show=print_least_change, required=("victim",))
+@experiment("least-change", show=print_least_change, required=("victim",), hint=UNHARDENED)
 def least_change(
     victim: Victim = None,
     dataset: DatasetName = None,

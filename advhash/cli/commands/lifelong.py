@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash.cli.console import print_end, print_lead, print_metrics
-from advhash.cli.execute import experiment
+from advhash.cli.execute import UNHARDENED, experiment
 from advhash.cli.options import Bits, DatasetName, Sets, Victim
 from advhash.cli.terminal import tell
 from advhash.errors import counted
@@ -37,7 +37,7 @@ def print_lifelong(record: LifelongRecord, every: bool) -> None:
     print_end(record)
 
 
-@experiment("lifelong", show=print_lifelong, required=("victim",))
+@experiment("lifelong", show=print_lifelong, required=("victim",), hint=UNHARDENED)
 def lifelong(
     victim: Victim = None,
     dataset: DatasetName = None,

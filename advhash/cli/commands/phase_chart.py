@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from advhash.cli.console import print_end, print_lead, print_metrics
-from advhash.cli.execute import experiment
+from advhash.cli.execute import UNHARDENED, experiment
 from advhash.cli.options import DatasetName, Norm, Sets, Victim, complete_attacks
 from advhash.errors import ConfigError
 
@@ -26,7 +26,7 @@ def print_phase(record: PhaseRecord, every: bool) -> None:
     print_end(record)
 
 
-@experiment("phase-chart", show=print_phase, names=NAMES)
+@experiment("phase-chart", show=print_phase, names=NAMES, hint=UNHARDENED)
 def phase_chart(
     victim: Victim = None,
     method: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from advhash.cli.console import print_end, print_lead, print_metrics
-from advhash.cli.execute import experiment
+from advhash.cli.execute import UNHARDENED, experiment
 from advhash.cli.options import (
     AllowSuperuser,
     DatasetName,
@@ -105,7 +105,7 @@ def _shares(text: str) -> list[float]:
     return shares
 
 
-@experiment("poison", show=print_poison, required=("attack",), alias=_attack)
+@experiment("poison", show=print_poison, required=("attack",), alias=_attack, hint=UNHARDENED)
 def poison(
     method: Annotated[
         str | None,
