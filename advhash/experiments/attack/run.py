@@ -458,9 +458,10 @@ def cell_identity(config: AttackConfig, victim: Mapping[str, Any], threads: int)
 
 
 def _parts(known: PlannedVictim, cells: Sequence[AttackCell]) -> dict[str, Part]:
-    fits: dict[str, Part] = {
-        cell.fit: PlannedAttack(cell.config, work=cell.fitting) for cell in cells
-    }
+    fits: dict[str, Part] = {}
+    for cell in cells:
+        again = bool(fits) and not _method(cell).fit_depends_on_budget  # is in the cache by then
+        fits[cell.fit] = PlannedAttack(cell.config, work=None if again else cell.fitting)
     return {"victim": known, "codes": Served(), **fits}
 
 
