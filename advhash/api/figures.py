@@ -13,7 +13,7 @@ M = TypeVar("M", bound=Metric | None)
 
 
 class Figures(dict[str, M]):
-    """A mapping from names of figures to `Metric`s, which prints one figure a line in its unit.
+    """A mapping from names of figures to metrics, which prints one figure a line in its unit.
 
     figures:  by their names in docs/metrics.md
     pictures: whether they are of pictures, whose pixels are written in 255ths
@@ -21,6 +21,8 @@ class Figures(dict[str, M]):
     >>> Figures({"tmap": Metric(0.974, 0.93, 0.99, 9), "psnr": Metric(37.1)})
     tmap  97.4 %  [93.0, 99.0]
     psnr  37.1 dB
+    >>> Figures({"linf": Metric(8 / 255)}), Figures({"linf": Metric(0.5)}, pictures=False)
+    (linf  8.0/255, linf  0.500)
     """
 
     def __init__(self, figures: Mapping[str, M], *, pictures: bool = True) -> None:
