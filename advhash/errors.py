@@ -29,7 +29,15 @@ from collections.abc import Iterable
 
 
 class AdvhashError(Exception):
-    """Base of every error that is not a bug. `exit_code` is what the command line returns."""
+    """Base of every error that is not a bug. `exit_code` is what the command line returns.
+
+    >>> import advhash as ah
+    >>> try:
+    ...     ah.train("dpsh", device=0)
+    ... except ah.AdvhashError as error:
+    ...     print(error)
+    advhash.train: expected device= to be "auto", "cpu" or "cuda", got int 0
+    """
 
     exit_code = 1
 

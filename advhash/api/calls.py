@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from advhash.api.bars import shown
 from advhash.api.batch import ask
-from advhash.api.checked import OTHER_NAMES, checked
+from advhash.api.checked import OTHER_NAMES, brief, checked
+from advhash.api.figures import Figures
 from advhash.api.in_memory import with_database, without_database
 from advhash.api.result import AttackResult
 from advhash.attacks.base import Attack
@@ -70,11 +71,15 @@ def train(
     settings: of the victim, e.g. bits=16
 
     Raises AdvhashError.
+
+    >>> import advhash as ah
+    >>> ah.train("dpsh", {"name": "digits", "size": 16}, bits=12, epochs=1)
+    <dpsh, 12 bits, on digits>
     """
     if not isinstance(victim, str):
         raise UsageError(
-            f'advhash.train: expected the name of a victim, e.g. "dpsh", got {victim!r}; give a '
-            "model of yours to advhash.bring"
+            f'advhash.train: expected the name of a victim, e.g. "dpsh", got {brief(victim)}; '
+            "give a model of yours to advhash.bring"
         )
     if is_external(victim):
         raise UsageError(
@@ -97,6 +102,12 @@ def load(checkpoint: str | Path, dataset: Table | None = None, *, device: str = 
     checkpoint: a folder, or "zoo:NAME" of the zoo that is installed
 
     Raises CheckpointError, DataError, UsageError.
+
+    The cache keeps the checkpoint of each trained victim:
+
+    >>> import advhash as ah
+    >>> ah.load(ah.train("dhash", "digits").folder)
+    <dhash, 64 bits, on digits>
     """
     name = str(checkpoint)
     place = name if is_zoo(name) else str(user_path(checkpoint).absolute())
@@ -120,6 +131,14 @@ def bring(
     name:   what records call it; by default where it is defined
 
     Raises UsageError: it fails on its inputs or returns no codes; DataError: data without these.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import advhash as ah
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 16))
+    >>> ah.bring(model, ah.load_dataset("digits"), name="hyperplanes")
+    <hyperplanes, 16 bits, on digits>
     """
     start = time.perf_counter()
     _expect_data(data)
@@ -178,9 +197,23 @@ def attack(
     settings:  of the method, e.g. steps=20
 
     Raises AdvhashError in one line that says what was expected.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import advhash as ah
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 16))
+    >>> own = ah.bring(model, ah.load_dataset("digits"))
+    >>> result = ah.attack(own, method="hag", eps=8 / 255, protocol={"queries": 20}, steps=5)
+    >>> result.adversarial.shape
+    torch.Size([20, 3, 32, 32])
+    >>> bool((result.adversarial - result.clean).abs().max() <= 8 / 255 + 1e-6)
+    True
+    >>> result.metrics["map_adversarial"].value < result.metrics["map"].value
+    True
     """
     if not isinstance(protocol, Mapping | None):
-        raise UsageError(f"expected protocol={{setting: …}}, got {protocol!r}")
+        raise UsageError(f"expected protocol={{setting: …}}, got {brief(protocol)}")
     _expect_settings(method, settings)
     rule = {"targets": targets} if isinstance(targets, str) else {}
     config = AttackConfig.build(
@@ -219,20 +252,26 @@ def attack(
 
 
 @checked
-def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> dict[str, Metric]:
+def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> Figures[Metric]:
     """MAP of a victim in every direction on the queries of its data, chance beside it, 95 %.
 
     `_untrained`: on database rows that it was not trained on. Raises AdvhashError.
+
+    >>> import advhash as ah
+    >>> ah.evaluate(ah.train("dhash", "digits"))
+    map_chance                 10.4 %  [10.4, 10.5]
+    map_image_image            48.0 %  [45.4, 50.6]
+    map_image_image_untrained  49.5 %  [46.7, 52.2]
     """
     if not isinstance(victim, Trained):
         if data is None:
             raise UsageError("expected data=, a data set whose queries are searched for")
-        return {
-            name: Metric(**metric) for name, metric in bring(victim, data).card["metrics"].items()
-        }
+        metrics = bring(victim, data).card["metrics"]
+        return Figures({name: Metric(**metric) for name, metric in metrics.items()})
     trained = _on(victim, data)
     served = trained.victim.served_codes(trained.data)
-    return victim_metrics(trained.victim, trained.data, served, derive_seed(seed, "bootstrap"))
+    boot = derive_seed(seed, "bootstrap")
+    return Figures(victim_metrics(trained.victim, trained.data, served, boot))
 
 
 @checked
@@ -240,6 +279,19 @@ def compare(first: AttackResult | str | Path, second: AttackResult | str | Path)
     """Paired differences, second − first, of two results or run folders on the same queries.
 
     Raises UsageError: they cannot be paired; RunError: a folder that cannot be read.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import advhash as ah
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 16))
+    >>> own = ah.bring(model, ah.load_dataset("digits"))
+    >>> noise = ah.attack(own, method="noise", protocol={"queries": 20})
+    >>> change = ah.compare(noise, ah.attack(own, method="hag", protocol={"queries": 20}, steps=5))
+    >>> change.title
+    'hag − noise on digits, 20 queries, paired'
+    >>> change.differences["map_adversarial"].value < 0
+    True
     """
     one, other = _loaded(first), _loaded(second)
     return compare_records(*one, *other)
@@ -254,6 +306,12 @@ def load_dataset(
     misplaced: none; they are told where settings stand
 
     Raises UnknownName, ConfigError, DataError, StorageError, UsageError.
+
+    >>> import advhash as ah
+    >>> ah.load_dataset("digits", {"size": 16})
+    digits, 10 classes: 0, 1, 2, 3, 4, 5, …
+    rows: database 1,347 (1,197 trained on), validation 150, query 300
+    database: image uint8 (1347, 3, 16, 16)
     """
     table = isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)
     named = isinstance(name, str | Path) and (settings is None or table)
@@ -277,6 +335,15 @@ def report(
     """Write one page over finished runs and return its path. Raises RunError, UsageError.
 
     pictures: whether it shows pictures of the data, which may be private
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import advhash as ah
+    >>> victim, few = ah.train("dhash", "digits"), {"queries": 5}
+    >>> with TemporaryDirectory() as folder:
+    ...     result = ah.attack(victim, method="noise", protocol=few, out=f"{folder}/run")
+    ...     page = ah.report(result, f"{folder}/report.html")
+    ...     page.name, "noise" in page.read_text("utf-8")
+    ('report.html', True)
     """
     listed: list[Any] = list(runs) if isinstance(runs, list | tuple) else [runs]
     folders = []
@@ -340,7 +407,7 @@ def _external(function: Callable[[Tensor], Any], name: str, sample: Tensor) -> E
     if isinstance(function, type) or not callable(function):
         raise UsageError(
             "expected a trained victim, a torch module or a function from (B,3,H,W) images in "
-            f"[0,1] to (B,K) codes, got {function!r}"
+            f"[0,1] to (B,K) codes, got {brief(function)}"
         )
     weights = next(function.parameters(), None) if isinstance(function, nn.Module) else None
     return ExternalVictim(
@@ -351,7 +418,7 @@ def _external(function: Callable[[Tensor], Any], name: str, sample: Tensor) -> E
 def _expect_data(data: object) -> None:
     if not isinstance(data, Dataset):
         raise UsageError(
-            f'expected data=, a Dataset, got {data!r}; e.g. advhash.load_dataset("digits")'
+            f'expected data=, a Dataset, got {brief(data)}; e.g. advhash.load_dataset("digits")'
         )
 
 
@@ -402,7 +469,7 @@ def _ready(
 
 def _expect_run(given: object) -> None:
     if not isinstance(given, AttackResult | str | Path):
-        raise UsageError(f"expected a result of advhash.attack or a run folder, got {given!r}")
+        raise UsageError(f"expected a result of advhash.attack or a run folder, got {brief(given)}")
 
 
 def _loaded(given: AttackResult | str | Path) -> tuple[Record, Queries]:

@@ -48,12 +48,14 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             types, wanted = _WANTED.get(name, ((object,), ""))
             truth = isinstance(value, bool) and bool not in types and object not in types
             if not isinstance(value, types) or truth:
-                raise UsageError(f"{called}: expected {name}= to be {wanted}, got {_short(value)}")
+                raise UsageError(f"{called}: expected {name}= to be {wanted}, got {brief(value)}")
             if wanted == PATH and isinstance(value, str | Path):
                 given[name] = user_path(value)
         progress = given.get("progress")
         if progress is not None and not callable(progress):
-            raise UsageError(f"{called}: expected progress= to be a function, got {progress!r}")
+            raise UsageError(
+                f"{called}: expected progress= to be a function, got {brief(progress)}"
+            )
         return function(*bound.args, **bound.kwargs)
 
     return call
@@ -71,5 +73,10 @@ def _written(signature: inspect.Signature) -> str:
     return ", ".join(signature.parameters)
 
 
-def _short(value: object) -> str:
+def brief(value: object) -> str:
+    """The type and the beginning of a value in one line, for errors.
+
+    >>> brief(3), brief("two\\nlines"), brief(None)
+    ('int 3', "str 'two\\\\nlines'", 'NoneType None')
+    """
     return f"{type(value).__name__} {repr(value).splitlines()[0][:60]}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from advhash.api.batch import Asked
+from advhash.api.figures import Figures
 from advhash.api.result import AttackResult, bits_changed
 from advhash.attacks.base import AttackData
 from advhash.compute.progress import Progress
@@ -131,5 +132,8 @@ def _result(attacked: Attacked, asked: Asked, metrics: Mapping[str, Metric | Non
         codes=outcome.codes,
         targets=outcome.targets,
         columns={**outcome.columns, "bits_changed": changed},
-        metrics={**metrics, "bits_changed": mean_metric(changed, boot)},
+        metrics=Figures(
+            {**metrics, "bits_changed": mean_metric(changed, boot)},
+            pictures=config.protocol.query_modality == "image",
+        ),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from advhash.codes.packed import HashCodes
 from advhash.data.images.mixed import MixedPictures, one_picture, to_unit
-from advhash.errors import UsageError
+from advhash.errors import UsageError, counted
 from advhash.experiments.attack.examples import picture
 from advhash.experiments.attack.record import Outcome
 from advhash.measures.intervals import Metric
@@ -39,7 +39,7 @@ _VIEW = Environment(autoescape=True, undefined=StrictUndefined).from_string(
     """<div class="advhash-result">
 <p><strong>{{ title }}</strong></p>
 <table>
-<caption>Means over {{ count }} queries with 95 % intervals</caption>
+<caption>Means over {{ count }} with 95 % intervals</caption>
 <thead><tr><th scope="col">figure</th><th scope="col">value</th></tr></thead>
 <tbody>
 {%- for name, value in figures %}
@@ -88,6 +88,20 @@ class AttackResult:
     messages:    what to know before the figures are believed, the gravest first
     record:      as `advhash attack --json` prints it; None without a database
     folder:      of the run, where one was written
+
+    A prompt shows title, figures, and what to know of them:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import advhash as ah
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 16))
+    >>> own = ah.bring(model, ah.load_dataset("digits"), name="hyperplanes")
+    >>> result = ah.attack(own, method="hag", protocol={"queries": 20}, steps=5)
+    >>> result  # doctest: +ELLIPSIS
+    hag (L∞ 8/255) on hyperplanes, digits, 20 queries
+    MAP attacked: 14.9 %  [11.8, 19.5]; MAP clean: 29.0 %  [24.6, 34.3]; ...
+    Nothing was flagged; .metrics has all figures.
     """
 
     title: str
@@ -110,9 +124,19 @@ class AttackResult:
     def __repr__(self) -> str:
         brief = {*self._headline.brief, *self._own, "linf", "l2", "psnr", "words_changed"}
         figures = [f"{name}: {value}" for name, value in self.figures(brief)]
-        more = f" ({len(self.messages) - 1} more in messages)" if self.messages[1:] else ""
-        doubts = [message + more for message in self.messages[:1]]
-        return "\n".join([f"{self.title}, {len(self)} queries", "; ".join(figures), *doubts])
+        title = f"{self.title}, {counted(len(self), 'query')}"
+        return "\n".join([title, "; ".join(figures), self._doubt])
+
+    @property
+    def _doubt(self) -> str:
+        """The gravest thing to know before the figures are believed, or where all of them are."""
+        if self.record is None:
+            return "No database was searched: there are no figures of retrieval and no flags."
+        if not self.messages:
+            where = ".metrics" if self.folder is None else f"{self.folder}"
+            return f"Nothing was flagged; {where} has all figures."
+        more = len(self.messages) - 1
+        return self.messages[0] + (f" ({more} more in .messages)" if more else "")
 
     def plot(self) -> Figure:
         """The first queries as they were, as they are now and what changed, enlarged.
@@ -143,7 +167,7 @@ class AttackResult:
     def _repr_html_(self) -> str:
         return _VIEW.render(
             title=self.title,
-            count=len(self),
+            count=counted(len(self), "query"),
             figures=self.figures(),
             pictures=self._pictures(),
             gain=GAIN,

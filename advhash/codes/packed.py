@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from advhash.errors import counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 _WORD = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HashCodes:
     """N binary codes of K bits, packed 64 to a word. bit = 1 iff relaxed > 0: no third value.
 
@@ -27,6 +29,8 @@ class HashCodes:
     ([[5]], 3)
     >>> codes.signs().tolist()
     [[1.0, -1.0, 1.0]]
+    >>> codes
+    <1 code of 3 bits>
     """
 
     words: npt.NDArray[np.uint64]
@@ -39,6 +43,9 @@ class HashCodes:
                 f"expected uint64 words of shape (N, {width}) for {self.bits} bits, "
                 f"got {self.words.dtype} {self.words.shape}"
             )
+
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'code')} of {counted(self.bits, 'bit')}>"
 
     @classmethod
     def pack(cls, bits: npt.ArrayLike) -> HashCodes:

@@ -12,18 +12,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advhash.data.images.mixed import MixedPictures, as_tensor, to_unit
-from advhash.errors import DataError, UsageError
+from advhash.data.images.mixed import MixedPictures, as_tensor, to_unit, type_name
+from advhash.errors import DataError, UsageError, counted
 from advhash.registry import data_called
 from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
 SplitName = Literal["train", "database", "validation", "query"]
 Stored = Tensor | MixedPictures
+FEW = 6  # classes that a data set names where it is printed
 TextKind = Literal["words", "tokens", "sentence", "characters"]  # see advhash/data/text/kinds.py
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """B items.
 
@@ -31,6 +32,15 @@ class Batch:
             (B,384) float32 embeddings or (B,L) int32 characters
     labels: (B,C) uint8 multi-hot, or (B,L) int32 groups; see advhash/shared_labels.py
     index:  (B,) int64, row in the split it came from
+
+    >>> import torch
+    >>> import advhash as ah
+    >>> digits = ah.load_dataset("digits")
+    >>> digits.query.rows([0, 5])
+    <Batch of 2 rows: image float32 (2, 3, 32, 32) in 0 … 1, labels uint8 (2, 10), index in 0 … 5>
+    >>> images = torch.zeros(2, 3, 32, 32)
+    >>> len(ah.Batch({"image": images}, digits.query.labels[:2], torch.arange(2)))
+    2
     """
 
     inputs: Mapping[Modality, Tensor]
@@ -64,6 +74,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __repr__(self) -> str:
+        inputs = [f"{name} {_kind(part)}{_range(part)}" for name, part in self.inputs.items()]
+        shown = [*inputs, f"labels {_kind(self.labels)}", f"index{_range(self.index)}"]
+        return f"<Batch of {counted(len(self), 'row')}: {', '.join(shown)}>"
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(
             {name: values.to(device) for name, values in self.inputs.items()},
@@ -72,7 +87,7 @@ class Batch:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """The rows of one split, as stored: images uint8 (N,3,H,W), text of one of four kinds.
 
@@ -92,6 +107,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        parts = {**self.inputs, "labels": self.labels}
+        shown = (f"{name} {_kind(part)}" for name, part in parts.items())
+        return f"<Split of {counted(len(self), 'row')}: {', '.join(shown)}>"
 
     def rows(self, index: Tensor | npt.NDArray[np.int64]) -> Batch:
         """The given rows as a batch of raw units ([0,1] pixels).
@@ -184,7 +204,7 @@ class Split:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A retrieval data set.
 
@@ -219,6 +239,21 @@ class Dataset:
     text_kind: TextKind = "words"
     parties: tuple[int, ...] = ()
     training: Split | None = None
+
+    def __repr__(self) -> str:
+        labels = counted(self.label_count, "group" if self.grouped else "class")
+        if not self.grouped and self.classes:
+            named = self.classes[:FEW]
+            labels += f": {', '.join(named)}{', …' if len(self.classes) > FEW else ''}"
+        counts = {name: f"{name} {len(split):,}" for name, split in self.stored.items()}
+        if self.training is None:
+            counts["database"] += f" ({len(self.train_rows):,} trained on)"
+        inputs = (f"{name} {_kind(part)}" for name, part in self.database.inputs.items())
+        return (
+            f"{self.called}, {labels}\n"
+            f"rows: {', '.join(counts.values())}\n"
+            f"database: {', '.join(inputs)}"
+        )
 
     @property
     def called(self) -> str:
@@ -345,6 +380,22 @@ class Dataset:
                 digest.update(repr(split.texts).encode())
         digest.update(_bytes(self.train_rows))
         return digest.hexdigest()
+
+
+def _kind(values: Stored) -> str:
+    """Type and shape of stored values, none of which is read."""
+    if isinstance(values, MixedPictures):
+        return repr(values)
+    return f"{type_name(values.dtype)} {tuple(values.shape)}"
+
+
+def _range(values: Tensor) -> str:
+    """The smallest and the largest of the values, where there are any."""
+    if not values.numel():
+        return ""
+    low, high = values.min().item(), values.max().item()
+    form = ".3g" if values.is_floating_point() else ","
+    return f" in {low:{form}} … {high:{form}}"
 
 
 def _bytes(values: Tensor) -> memoryview:

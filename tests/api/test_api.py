@@ -129,6 +129,11 @@ def test_a_function_gives_the_numbers_of_the_command(
 
 def test_figures_of_a_victim_are_those_of_its_card(trained: Trained) -> None:
     assert {k: vars(m) for k, m in ah.evaluate(trained, seed=3).items()} == trained.card["metrics"]
+    figures = ah.evaluate(trained).items()
+    shown = repr(ah.evaluate(trained)).splitlines()
+    assert [line.split()[0] for line in shown] == [name for name, _ in figures]
+    for line, (_, metric) in zip(shown, figures, strict=True):
+        assert f" {100 * metric.value:.1f} %  [{100 * metric.low:.1f}, " in line
     found = ah.evaluate(average, trained.data)
     assert found["map_image_image"].value == pytest.approx(
         ah.bring(average, trained.data).card["metrics"]["map_image_image"]["value"]
@@ -226,7 +231,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protocol": {"topk": 3}}, "protocol.topk"),
     ({"protocol": 3}, "expected protocol="),
     ({"name": "p2p"}, "no setting 'name' of 'dhta'"),
-    ({"data": "digits"}, "expected data=, a Dataset, got 'digits'"),
+    ({"data": "digits"}, "expected data=, a Dataset, got str 'digits'"),
     ({"victim": average, "data": None, "method": "noise", "out": "runs/none"}, "expected data="),
     ({"protocol": {"query_modality": "text"}}, "expected a modality of the victim"),
     ({"targets": "nearest"}, "protocol.targets"),
@@ -270,8 +275,8 @@ def test_the_other_functions_refuse_too(own: Trained, tmp_path: Path) -> None:
         (lambda: ah.compare(result, result), "attack with data="),
         (lambda: ah.report(result), "attack with out="),
         (lambda: ah.report([]), "at least one run"),
-        (lambda: ah.report(3), "a run folder, got 3"),  # type: ignore[arg-type]
-        (lambda: ah.compare(3, result), "a run folder, got 3"),  # type: ignore[arg-type]
+        (lambda: ah.report(3), "a run folder, got int 3"),  # type: ignore[arg-type]
+        (lambda: ah.compare(3, result), "a run folder, got int 3"),  # type: ignore[arg-type]
         (lambda: ah.report(tmp_path / "run.partial"), "finished run"),
         (lambda: ah.bring(average, replace(table, database=without_images(own.data))), "images"),
     ):
@@ -281,6 +286,21 @@ def test_the_other_functions_refuse_too(own: Trained, tmp_path: Path) -> None:
 
 def without_images(data: Dataset) -> Any:
     return replace(data.database, inputs={"table": data.database.inputs["image"].flatten(1)})
+
+
+def test_a_refusal_stays_one_line_whatever_is_given(own: Trained) -> None:
+    result = ah.attack(average, IMAGES, method="noise", eps=EPS)
+    for call in (
+        lambda: ah.bring(average, result),  # type: ignore[arg-type]
+        lambda: ah.bring(own.data, own.data),  # type: ignore[arg-type]
+        lambda: ah.compare(own.data, result),  # type: ignore[arg-type]
+        lambda: ah.train(own.data),  # type: ignore[arg-type]
+        lambda: ah.attack(own, method="noise", protocol=own.data),  # type: ignore[arg-type]
+        lambda: ah.attack(own, method="noise", progress=result),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(AdvhashError, match=r"got (AttackResult|Dataset) ") as got:
+            call()
+        assert "\n" not in str(got.value)
 
 
 # --- run folders, pages, comparisons
@@ -349,12 +369,17 @@ def test_the_view_is_escaped_and_can_be_read_aloud(trained: Trained) -> None:
 def test_a_result_is_told_in_three_lines_and_drawn(trained: Trained, tmp_path: Path) -> None:
     found = ah.attack(trained, method="dhta", steps=1, protocol={"queries": 6})
     lines = repr(found).splitlines()
-    assert len(lines) == 2 + bool(found.messages)
+    assert len(lines) == 3
     assert re.fullmatch(r"dhta \(L∞ \d+/255\) on dpsh, digits, 6 queries", lines[0])
     assert lines[1].startswith("t-MAP: ")
-    assert len(repr(replace(found, messages=())).splitlines()) == 2
+    sound = replace(found, messages=())
+    assert repr(sound).splitlines()[2] == "Nothing was flagged; .metrics has all figures."
+    kept = repr(replace(sound, folder=Path("runs/mine"))).splitlines()[2]
+    assert kept == "Nothing was flagged; runs/mine has all figures."
+    alone = repr(replace(sound, record=None)).splitlines()[2]
+    assert "no figures of retrieval and no flags" in alone  # none was looked for
     several = repr(replace(found, messages=("odd", "few", "flat")))
-    assert several.splitlines()[2] == "odd (2 more in messages)"
+    assert several.splitlines()[2] == "odd (2 more in .messages)"
     assert re.search(r"L∞: [\d.]+/255", lines[1])
     drawn = found.plot()
     assert len(drawn.axes) == 3 * 4

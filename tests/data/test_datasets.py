@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from advhash.codes.metrics import chance_average_precision
-from advhash.data import Dataset, SplitName, cached, splits
+from advhash.data import Batch, Dataset, SplitName, cached, splits
 from advhash.data.images import decode
 from advhash.data.load import image_grid, load_dataset
 from advhash.data.readers import openmoji
@@ -690,3 +690,28 @@ def test_rows_are_taken_by_number_or_by_a_mask_of_all() -> None:
     for wrong in ([0.5], [[0, 1]], [-1], [len(split)], "a", slice(0, 3), mask[:3]):
         with pytest.raises(UsageError, match="expected"):
             split.rows(wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_printed_of_data_are_counts_and_shapes(pictograms: Dataset) -> None:
+    first, rows, stored = repr(pictograms).splitlines()
+    assert first.startswith(f"openmoji, {len(pictograms.classes):,} classes: ")
+    assert first.endswith(f"{pictograms.classes[5]}, …")
+    assert f"database {len(pictograms.database):,} ({len(pictograms.train_rows):,} " in rows
+    image = pictograms.database.inputs["image"]
+    assert f"image uint8 {tuple(image.shape)}, text uint8 (" in stored
+    few = replace(
+        pictograms,
+        training=pictograms.query,
+        classes=("cat",),
+        database=replace(pictograms.database, labels=torch.tensor([[3], [1_400]]).int()),
+        query=pictograms.query.take(torch.tensor([0])),
+    )
+    grouped = replace(few, query=few.database, validation=few.database, training=few.database)
+    assert repr(grouped).startswith("openmoji, 1,401 groups\nrows: database 2, validation 2, ")
+    assert f"training {len(few.train)}" in repr(few)
+    assert repr(few.query).startswith("<Split of 1 row: image uint8 (1, 3, ")
+    assert repr(few.query.rows(torch.tensor([], dtype=torch.int64))).endswith(", index>")
+    whole = Batch({"text": torch.tensor([[7], [1_200]])}, torch.ones(2, 1), torch.tensor([4, 1500]))
+    assert "text int64 (2, 1) in 7 … 1,200, labels float32 (2, 1), index in 4 … 1,500>" in repr(
+        whole
+    )

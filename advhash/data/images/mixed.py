@@ -23,11 +23,16 @@ from advhash.data.images.decode import (
     refuse_larger,
 )
 from advhash.data.images.rows import map_images
-from advhash.errors import DataError, UsageError
+from advhash.errors import DataError, UsageError, counted
 
 COLOURS = 3
 VALUES = 1 << 24  # numbers in a batch, at most, unless one picture has more
 Sizes = npt.NDArray[np.int64]
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """`uint8` for `torch.uint8`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def to_unit(values: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ def to_unit(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values.float()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MixedPictures:
     """N pictures (3,H,W), each with its own H and W; rows are chosen without a copy.
 
@@ -47,6 +52,8 @@ class MixedPictures:
     >>> pictures = MixedPictures.of([torch.zeros(3, *size) for size in sizes])
     >>> [rows.tolist() for rows in pictures.batches(8)], pictures[[2, 0]].stacked().shape
     ([[0, 2], [1]], torch.Size([2, 3, 1, 2]))
+    >>> pictures
+    <3 pictures of 2 sizes, float32>
     """
 
     flat: Tensor
@@ -70,6 +77,10 @@ class MixedPictures:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def __repr__(self) -> str:
+        pictures, sizes = counted(len(self), "picture"), counted(self.count(), "size")
+        return f"<{pictures} of {sizes}, {type_name(self.dtype)}>"
 
     @property
     def dtype(self) -> torch.dtype:
