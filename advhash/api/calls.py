@@ -303,7 +303,7 @@ def load_dataset(
 ) -> Dataset:
     """A registered data set, or, where `name` is a path, what lies there.
 
-    misplaced: none; they are told where settings stand
+    settings:  of the data set, by name: a table, so that further keywords are refused
 
     Raises UnknownName, ConfigError, DataError, StorageError, UsageError.
 
