@@ -255,13 +255,13 @@ def attack(
 def evaluate(victim: Victim, data: Dataset | None = None, *, seed: int = 0) -> Figures[Metric]:
     """MAP of a victim in every direction on the queries of its data, chance beside it, 95 %.
 
-    `_untrained`: on database rows that it was not trained on. Raises AdvhashError.
+    `_untrained`: on database rows that it was not trained on, of one that was trained here. Raises
+    AdvhashError.
 
     >>> import advhash as ah
     >>> ah.evaluate(ah.train("dhash", "digits"))
-    map_chance                 10.4 %  [10.4, 10.5]
-    map_image_image            48.0 %  [45.4, 50.6]
-    map_image_image_untrained  49.5 %  [46.7, 52.2]
+    map_chance       10.4 %  [10.4, 10.5]
+    map_image_image  48.0 %  [45.4, 50.6]
     """
     if not isinstance(victim, Trained):
         if data is None:

@@ -350,9 +350,9 @@ def with_labels(
         return stored.mapped
     if labels is None and path.suffix.lower() != ".npz" and not stored.has_labels(path):
         raise DataError(
-            f"{path}: has codes alone; expected a second file with their labels: --labels "
-            "FILE for queries, --database-labels FILE for a database (`advhash eval` takes "
-            "--relevance FILE as well)"
+            f"{path}: has codes alone, which do not say what is relevant; expected a second file "
+            "with their labels: --labels FILE for queries, --database-labels FILE for a database "
+            "(`advhash eval` takes --relevance FILE as well, and two files of floats alone)"
         )
     labelled = read_labels(labels or path, label_form)
     if len(labelled) != len(stored):

@@ -150,6 +150,8 @@ def _unsuited(path: Path, wanted: Reads, entries: list[Recognised]) -> DataError
             f": call its column of texts text, or name it by --dataset texts --set dataset.root="
             f"{table.settings['root']} --set dataset.column=NAME"
         )
+    if frozenset({"text"}) not in wanted.inputs and any(each.reader == "texts" for each in entries):
+        advice = ": texts are read by encoders, --victim st:FOLDER or hf:FOLDER"
     return DataError(
         f"expected what this victim reads ({wanted}) in {path}, got {got}{advice}"
         + (f"; {wanted.advice}" if wanted.advice else "")

@@ -55,7 +55,18 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
             )
         )
     distinct = len(np.unique(codes.words, axis=0))
-    if distinct < min(label_sets, len(codes)) / 2:
+    mean = codes.unpack().mean(axis=0)
+    if (mean == 1).all():
+        flags.append(
+            Flag(
+                "collapsed_codes",
+                "error",
+                "Every bit of every code is 1, as no value is 0 or below: a bit is 1 where its "
+                "value is above 0, so of a network that ends in a sigmoid or in a ReLU, use what "
+                "comes before it, or subtract 0.5 from a sigmoid.",
+            )
+        )
+    elif distinct < min(label_sets, len(codes)) / 2:
         flags.append(
             Flag(
                 "collapsed_codes",
@@ -64,7 +75,6 @@ def check_codes(codes: HashCodes, again: HashCodes, label_sets: int) -> list[Fla
                 "collapsed, so low attack figures do not mean robustness.",
             )
         )
-    mean = codes.unpack().mean(axis=0)
     constant = int(((mean == 0) | (mean == 1)).sum())
     if constant:
         flags.append(
@@ -253,7 +263,7 @@ def check_victim(clean_map: Metric, chance: Metric, empty: int, queries: int) ->
                 "weak_victim",
                 "warning",
                 f"MAP {_percent(reached)} is hardly above chance ({_percent(floor)}): there is "
-                "nothing to attack; train the victim longer.",
+                "nothing to attack; look at how its codes are made, or train it longer.",
             )
         )
     if empty:

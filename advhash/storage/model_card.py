@@ -51,7 +51,7 @@ def _front(name: str, card: Mapping[str, Any]) -> str:
             metric_name=key,
             metric_value=round(metric["value"], 4),
         )
-        for key, metric in _measured(card).items()
+        for key, metric in card["metrics"].items()
         if metric["value"] is not None
     ]
     front = ModelCardData(
@@ -68,7 +68,7 @@ def _front(name: str, card: Mapping[str, Any]) -> str:
 
 def _body(card: Mapping[str, Any], place: str) -> str:
     entry = VICTIMS[card["name"]]
-    data, rows, metrics = card["data"], card["data"]["rows"], _measured(card)
+    data, rows, metrics = card["data"], card["data"]["rows"], card["metrics"]
     trained = card["environment"]
     parts = [
         entry.summary,
@@ -140,12 +140,6 @@ def _body(card: Mapping[str, Any], place: str) -> str:
         f"`{_command(card, place)}`",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _measured(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of retrieval; of a hash that learns nothing, none on untrained rows."""
-    kept = [name for name in card["metrics"] if card["history"] or not name.endswith(UNTRAINED)]
-    return {name: card["metrics"][name] for name in kept}
 
 
 def _federated(card: Mapping[str, Any]) -> bool:

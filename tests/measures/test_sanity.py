@@ -55,6 +55,12 @@ class TestCodes:
         flags = names(check_codes(codes(bits), codes(bits), label_sets))
         assert ("collapsed_codes" in flags) is collapsed
 
+    def test_codes_of_ones_alone_are_told_what_to_do(self) -> None:
+        ones = codes(np.ones((40, 16), dtype=bool))
+        (flag, *_) = check_codes(ones, ones, 1)
+        assert (flag.name, flag.level) == ("collapsed_codes", "error")
+        assert "sigmoid" in flag.message
+
     @pytest.mark.parametrize(
         ("constant", "level"), [(0, None), (1, "info"), (4, "info"), (5, "warning")]
     )

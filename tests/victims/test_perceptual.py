@@ -378,7 +378,7 @@ class TestVictims:
         assert trained.card["history"] == []
         least = 0.35 if name == "whash" else 0.65  # flat backgrounds, whose roundings decide
         assert trained.card["metrics"]["map_image_image"]["value"] > least
-        assert trained.card["metrics"]["map_image_image_untrained"]["value"] > least
+        assert "map_image_image_untrained" not in trained.card["metrics"]
         assert not {flag["name"] for flag in trained.card["flags"]} - {"constant_bits"}
 
     def test_victims_without_weights_are_told_apart(self) -> None:

@@ -22,6 +22,7 @@ from advhash.measures.intervals import Metric, mean_metric, rate_metric, single_
 from advhash.measures.sanity import Flag, check_codes, check_gradient
 from advhash.shared_labels import Labels, label_sets
 from advhash.victims.base import HashVictim
+from advhash.victims.external import ExternalVictim
 from advhash.victims.federated.ends import derived
 from advhash.victims.federated.hashvfl import HashVFL
 from advhash.victims.memory import rows_at_once
@@ -52,10 +53,13 @@ def victim_metrics(
 ) -> dict[str, Metric]:
     """MAP of the query split in every direction, on rows never trained on, and chance.
 
+    A hash that learns nothing, and one that the user brought, have no rows that they trained on.
+
     served: the codes of the database, by direction
     Of a federation each party by itself, and the accuracy of the joint prediction.
     """
     labels, database_labels = data.query.labels.numpy(), data.database.labels.numpy()
+    learnt = victim.learns and not isinstance(victim, ExternalVictim)  # of these rows, here
     untrained = np.setdiff1d(np.arange(len(data.database)), data.train_rows.numpy())
     result: dict[str, Metric] = {}
     for modality in victim.bounds:
@@ -68,7 +72,7 @@ def victim_metrics(
                 result["map_chance"] = mean_metric(chance, seed)
             name = f"map_{modality}_{database}"
             result[name] = mean_metric(average_precision(counts), seed)
-            if len(untrained):
+            if len(untrained) and learnt:
                 score = retrieval_average_precision(
                     query, codes[untrained], labels, database_labels[untrained]
                 )

@@ -44,7 +44,8 @@ def list_pictures(root: Path) -> Listing:
     Raises DataError: no such folder, or no picture in it.
     """
     if not root.is_dir():
-        raise DataError(f"expected a folder of pictures, got {root}: check the path")
+        got = f"the file {root}: name its folder" if root.is_file() else f"{root}: check the path"
+        raise DataError(f"expected a folder of pictures, got {got}")
     pictures: list[tuple[str, tuple[int, int]]] = []
     left_out: Counter[str] = Counter()
     waiting = [str(root)]
