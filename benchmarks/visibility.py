@@ -4,7 +4,8 @@ One row for each data set, generator, weight of the reconstruction and seed: t-M
 SSIM and processor seconds of the training. The generators are "shipped", the defaults; "without
 SSIM", the defaults less that term; "plain", which also lacks the condition in the residual blocks;
 and "official", the published networks and losses with a rate of 1e-3 and 600 steps of PrototypeNet,
-at width 16 ("reduced") and once at the published width. The seed determines the victim, the attack,
+at width 16 ("reduced") and once at the published width, and once as published altogether, which is
+three times as long. The seed determines the victim, the attack,
 the queries and the targets. Writes `benchmarks/visibility.json`, row by row, so that it can be
 stopped and started again, and the table and the figure of `docs/attacks/prosgan_visibility.md`.
 Photographs of cifar10 need ADVHASH_DATA. About three hours on one core:
@@ -50,7 +51,7 @@ VICTIMS: dict[str, dict[str, Any]] = {
     "openmoji": {"name": "dlcmh"},
     "cifar10": {"name": "dpsh", "epochs": 30},
 }
-EPOCHS = {"digits": 30, "openmoji": 30, "cifar10": 3}  # the same for every generator
+EPOCHS = {"digits": 30, "openmoji": 30, "cifar10": 3}  # the same for every generator but the last
 REDUCED = {
     "preset": "paper",
     "width": 16,
@@ -65,6 +66,10 @@ GENERATORS: dict[str, tuple[dict[str, Any], Any]] = {
     "official, reduced": (REDUCED, (15, 30, 50, 100)),
     "official, width 64": (
         {**REDUCED, "width": 64, "discriminator_width": 64},
+        {"digits": (50,), "openmoji": (), "cifar10": ()},
+    ),
+    "official, published length": (  # and rate, batch and steps of PrototypeNet
+        {"preset": "paper", "epochs": 100},
         {"digits": (50,), "openmoji": (), "cifar10": ()},
     ),
 }
@@ -96,8 +101,8 @@ def measure(data_name: str, generator: str, weight: float, seed: int) -> dict[st
     labels = data.database.labels.numpy()
     wanted = choose_targets("disjoint", batch.labels.numpy(), labels, derive_seed(seed, "targets"))
     settings, _ = GENERATORS[generator]
-    epochs = EPOCHS[data_name]
-    attack = ATTACKS.create("prosgan", {**settings, "rec_weight": weight, "epochs": epochs})
+    settings = {"epochs": EPOCHS[data_name], **settings, "rec_weight": weight}
+    attack = ATTACKS.create("prosgan", settings)
     began = time.process_time()
     attack.fit(model, seen, UNBOUNDED, seed=derive_seed(seed, "attack"))
     seconds = time.process_time() - began
@@ -117,7 +122,7 @@ def measure(data_name: str, generator: str, weight: float, seed: int) -> dict[st
         "tmap_clean": float(before.mean()),
         "tmap_ceiling": float(best.mean()),
         "seconds_fit": seconds,
-        "pictures": epochs * len(data.train),
+        "pictures": settings["epochs"] * len(data.train),
     }
 
 
@@ -152,7 +157,7 @@ def draw(rows: dict[str, Any]) -> None:
 
     figure, axes = pyplot.subplots(2, len(VICTIMS), figsize=(10, 6), sharey=True, squeeze=False)
     marks = {"shipped": "o-", "without SSIM": "s--", "plain": "v-.", "official, reduced": "^:"}
-    marks["official, width 64"] = "*"
+    marks |= {"official, width 64": "*", "official, published length": "P"}
     for column, data in enumerate(VICTIMS):
         for line, name in enumerate(("l2", "ssim")):
             axis = axes[line][column]
