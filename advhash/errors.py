@@ -172,7 +172,7 @@ def counted(count: float, noun: str) -> str:
     >>> counted(1.75, "word")
     '1.75 words'
     """
-    shown = f"{count:,}" if isinstance(count, int) else f"{count:.3g}"
+    shown = f"{int(count):,}" if float(count).is_integer() else f"{count:.3g}"
     if count == 1:
         return f"{shown} {noun}"
     stem = f"{noun[:-1]}ie" if re.search("[^aeiou]y$", noun) else noun

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -103,9 +103,16 @@ class Method(ABC):
         self._validated(kind, given, partly=partly, table=table)
 
     def _listed(self, key: str, value: object) -> object:
-        """What `2/255,16/255` means where a setting is a list: its items, between commas."""
-        if isinstance(value, str) and get_origin(self.model.model_fields[key].annotation) is tuple:
-            return [item.strip() for item in value.split(",")] if value else []
+        """What `2/255,16/255`, or one item alone, means where a setting is a list."""
+        annotation = self.model.model_fields[key].annotation
+        if get_origin(annotation) is tuple:
+            if isinstance(value, str):
+                return [item.strip() for item in value.split(",")] if value else []
+            alone = isinstance(value, int | float) and not isinstance(value, bool)
+            return [value] if alone else value
+        some = any(get_origin(kind) is tuple for kind in get_args(annotation))
+        if some and isinstance(value, str) and "," in value:
+            return [item.strip() for item in value.split(",")]
         return value
 
     def _validated(
@@ -449,8 +456,12 @@ def data_called(name: str, settings: Mapping[str, object]) -> str:
     >>> data_called("near_duplicates", {"root": ""}), data_called("cifar10", {"root": "/data/jpg"})
     ('near_duplicates', 'cifar10')
     """
-    place = PurePath(str(settings.get("root") or "")).name
-    return place if place and name in FORMS else name
+    return PurePath(str(settings["root"])).name or name if is_own(name, settings) else name
+
+
+def is_own(name: str, settings: Mapping[str, object]) -> bool:
+    """Whether a data set is the user's own, whose name is that of its folder or file."""
+    return name in FORMS and bool(settings.get("root"))
 
 
 def is_external(name: str) -> bool:

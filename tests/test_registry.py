@@ -170,7 +170,7 @@ class TestSettings:
             ("rate", [0.5], "a number"),
             ("mode", "medium", "fast or slow"),
             ("shiny", "perhaps", "true or false"),
-            ("levels", 3.0, "a list of numbers"),
+            ("levels", True, "a list of numbers"),
             ("levels", [1.0, "x"], "a number"),
         ],
     )
@@ -333,5 +333,9 @@ def test_a_setting_that_is_a_list_is_written_with_commas_too() -> None:
     assert given["radii"] == ("2/255", "16/255")
     assert ATTACKS.settings("dhta", {"alphas": "0.5,1"})["alphas"] == (0.5, 1.0)
     assert ATTACKS.settings("dhta", {"transforms": ""})["transforms"] == ()
+    assert ATTACKS.settings("dhta", {"alphas": 0.5})["alphas"] == (0.5,)
+    survive = ATTACKS.settings("dhta", {"survive": "jpeg75,resize50"})["survive"]
+    assert survive == ("jpeg75", "resize50")
+    assert ATTACKS.settings("dhta", {"survive": "jpeg75"})["survive"] == "jpeg75"
     with pytest.raises(ConfigError, match="alphas"):
         ATTACKS.settings("dhta", {"alphas": "0.5,one"})

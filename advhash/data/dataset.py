@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advhash.data.images.mixed import MixedPictures, as_tensor, to_unit, type_name
 from advhash.errors import DataError, UsageError, counted
-from advhash.registry import data_called
+from advhash.registry import data_called, is_own
 from advhash.shared_labels import are_groups
 
 Modality = str  # "image", "text", "table"; of a federation "party0", "party1" …
@@ -263,7 +263,7 @@ class Dataset:
     @property
     def named(self) -> dict[str, str]:
         """For plans: what it is called, and where that is a name of the user's own, its reader."""
-        reader = {} if self.called == self.name else {"reader": self.name}
+        reader = {"reader": self.name} if is_own(self.name, self.settings) else {}
         return {"name": self.called, **reader}
 
     @property

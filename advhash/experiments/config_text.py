@@ -8,7 +8,7 @@ from typing import Any
 
 from advhash.errors import ConfigError
 from advhash.experiments.config import DatasetConfig, MethodConfig
-from advhash.registry import data_called, is_encoder
+from advhash.registry import data_called, is_encoder, is_own
 from advhash.storage import documents
 from advhash.storage.documents import NotParsed, Unreadable, parse_toml, reason
 
@@ -134,8 +134,8 @@ def method_label(table: MethodConfig | DatasetConfig) -> str:
     """
     own = table.model_dump(exclude={"name"}, exclude_none=True)
     name = Path(table.name or "").name
-    if (place := data_called(name, own)) != name:
-        name = place
+    if is_own(name, own):
+        name = data_called(name, own)
         del own["root"]
     if name == "encoder" and is_encoder(str(own.get("encoder"))):
         name = own.pop("encoder")

@@ -52,11 +52,14 @@ LIBRARIES = (  # what libraries say of a file, and what it means for its user
     ("not a zip file|[Mm]agic (bytes|string|number)|Not a gzipped file", OTHER),
     ("deserializing header|HeaderTooLarge|InvalidHeader", OTHER),
     ("Error parsing message|INVALID_PROTOBUF|Protobuf parsing failed", OTHER),
+    ("could not open .*No such file", "no such file or folder"),
     (r"Index type .* not recognized|could not open|read error in", OTHER),
     ("field larger than field limit", "a cell of over 131,072 characters: check its quotes"),
     ("line contains NUL", "a zero byte in a line: save it as text"),
     ("not a valid JSON file", "no JSON in one of its files"),
     ("cannot identify image file", "no picture that Pillow reads"),
+)
+SERVERS = (  # what the library of a server says
     ("[Cc]onnection refused", "no server answers there"),
     ("could not translate host name|Name or service not known", "no machine has that name"),
     ("[Cc]onnection timed? ?out|timeout expired", "no answer in time"),
@@ -214,7 +217,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return _no_json(error)
     text = str(error).strip()
-    for theirs, ours in LIBRARIES:
+    served = type(error).__module__.partition(".")[0] == "psycopg"
+    for theirs, ours in SERVERS if served else LIBRARIES:
         if not isinstance(error, Unreadable | AdvhashError) and re.search(theirs, text):
             return ours
     line = text.partition("\n")[0] or type(error).__name__

@@ -115,7 +115,7 @@ def as_setting(text: str) -> Markup:
     >>> as_setting("p2p+steps=3")
     Markup('p2p+<wbr>steps=3')
     """
-    return Markup(str(escape(text)).replace("+", "+<wbr>"))
+    return Markup(re.sub(r"(?<=\w)\+", "+<wbr>", str(escape(text))))
 
 
 def as_points(metric: Metric | None) -> str:

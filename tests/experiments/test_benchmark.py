@@ -33,7 +33,7 @@ from advhash.experiments.benchmark.leaderboard import Axes, Sample, ranks, stack
 from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
 from advhash.experiments.benchmark.shipped import load_suite, shipped_suites
-from advhash.experiments.benchmark.suite import SuiteCell, plan_suite
+from advhash.experiments.benchmark.suite import SuiteCell, _above, plan_suite
 from advhash.experiments.costs import KEPT, Costs, Work, longest_first, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
@@ -723,19 +723,26 @@ def test_figures_of_other_protocols_are_not_compared() -> None:
 
 
 def test_own_folders_are_called_by_their_names(tmp_path: Path) -> None:
-    for name in ("holidays", "garden"):
+    names = ("holidays", "garden", "a/photos", "b/photos", "digits")
+    for place, name in enumerate(names):
         for number in range(20):
-            colour = (12 * number, 40, len(name))
+            colour = (12 * number, 40, place)
             file = tmp_path / name / f"{number}.png"
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(exist_ok=True, parents=True)
             Image.new("RGB", (16, 16), colour).save(file)
     reader = {"name": "near_duplicates", "size": 16}
-    named = [
-        {**reader, "root": str(tmp_path / "holidays")},
-        {**reader, "root": str(tmp_path / "garden")},
-    ]
+    named = [{**reader, "root": str(tmp_path / name)} for name in names]
     cells = planned({"victims": ["dhash"], "datasets": named})
-    assert [cell.dataset for cell in cells] == ["holidays+size=16", "garden+size=16"]
+    assert [cell.dataset for cell in cells] == [f"{name}+size=16" for name in names]
+
+
+def test_folders_of_one_name_are_told_apart_by_those_above() -> None:
+    places = {Path("/x/2023/photos"), Path("/x/2024/photos"), Path("/y/2024/photos"), Path("")}
+    found = {place: _above(place, places) for place in places}
+    assert found[Path("/x/2023/photos")] == "2023/"
+    assert found[Path("/x/2024/photos")] == "x/2024/"
+    assert found[Path("")] == ""
+    assert _above(Path("/x/photos"), {Path("/x/photos")}) == ""
 
 
 def test_cells_that_differ_are_called_differently(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advhash.data.images.mixed import one_picture, to_unit
 from advhash.experiments.attack.changes import Change, write_change
+from advhash.experiments.attack.columns import PRECISIONS
 from advhash.experiments.attack.examples import choose_examples
 from advhash.experiments.attack.record import Outcome, score_columns
 from advhash.experiments.attack.run import seen_by
@@ -20,7 +21,6 @@ from advhash.storage.cells import Result
 
 SHOWN, FIGURES = "shown", "shown figures"  # tensors of a cell
 VICTIMS = 4  # on a page, three pictures each
-PRECISIONS = {"targeted": ("tmap_clean", "tmap"), "untargeted": ("map", "map_adversarial")}
 
 
 def best_change(cell: SuiteCell, result: Result, place: Place) -> dict[str, Tensor]:
@@ -34,7 +34,8 @@ def best_change(cell: SuiteCell, result: Result, place: Place) -> dict[str, Tens
     outcome = Outcome.from_tensors(result.tensors, trained.data.query, "image")
     columns = score_columns(result.tensors)[str(config.protocol.database)]
     before, after = (columns[name] for name in PRECISIONS[cell.goal])
-    best = choose_examples(after if cell.goal == "targeted" else -after, 1).tolist()
+    gained = after - before if cell.goal == "targeted" else before - after
+    best = choose_examples(gained, 1).tolist()
     if not best:
         return {}
     images = (to_unit(one_picture(side, best[0])) for side in (outcome.clean, outcome.moved))

@@ -6,10 +6,11 @@ computed once, whichever suite it stands in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar
 
 from advhash.attacks.base import Attack
@@ -99,7 +100,7 @@ def plan_suite(config: SuiteConfig) -> Suite:
     for grid in config.grids:
         for cell in _cells(config, grid, parts):
             cells.setdefault(cell.key, cell)
-    named = _by_protocol(list(cells.values()))
+    named = _by_protocol(_by_place(list(cells.values())))
     called: dict[tuple[object, ...], str] = {}
     for cell in named:
         names = (*cell.names[1:], cell.dataset, cell.budget, cell.victim_seed, cell.attack_seed)
@@ -110,6 +111,32 @@ def plan_suite(config: SuiteConfig) -> Suite:
             )
     searches = plan_searches(config, device, THREADS, parts)
     return Suite(config, named, parts, searches)
+
+
+def _by_place(cells: list[SuiteCell]) -> list[SuiteCell]:
+    """Folders and files of one name are called with as many folders above as tell them apart."""
+    places: dict[str, set[Path]] = {}
+    for cell in cells:
+        places.setdefault(cell.dataset, set()).add(_place(cell))
+    return [
+        replace(cell, dataset=f"{_above(_place(cell), places[cell.dataset])}{cell.dataset}")
+        for cell in cells
+    ]
+
+
+def _place(cell: SuiteCell) -> Path:
+    return Path(str(cell.config.dataset.settings.get("root") or ""))
+
+
+def _above(place: Path, places: Set[Path]) -> str:
+    """The last folders above a place, which no other of its name has: `2024/` of `2024/photos`."""
+    others = [other.parent.parts for other in places if other != place]
+    own = place.parent.parts
+    for count in range(len(own) + 1):
+        tail = own[len(own) - count :]
+        if all(other[max(len(other) - count, 0) :] != tail for other in others):
+            return "".join(f"{folder}/" for folder in tail)
+    return ""  # built in, beside a folder of that name
 
 
 def _by_protocol(cells: list[SuiteCell]) -> list[SuiteCell]:

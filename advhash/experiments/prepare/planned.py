@@ -24,7 +24,7 @@ from advhash.experiments.prepare.hardened import DEFAULT, Foreseen, foresee, pre
 from advhash.experiments.prepare.seeds import resolve_device
 from advhash.experiments.prepare.trained import Trained, cache_identity, deciding
 from advhash.experiments.prepare.victim import is_trained
-from advhash.registry import DEFENSES, VICTIMS, called
+from advhash.registry import DEFENSES, VICTIMS, called, is_own
 from advhash.victims.base import HashVictim
 from advhash.victims.training.acceleration import precision
 
@@ -89,7 +89,7 @@ class PlannedVictim:
         defense = self.config.defense
         hardened = "" if defense is None else f" + {method_label(defense)}"
         given = dict(self.config.dataset.settings)
-        if self.data.called != self.data.name:
+        if is_own(self.data.name, given):
             given.pop("root", None)  # which the name says
         return (
             method_label(self.config.victim.model_copy(update={"seed": None})) + hardened,

@@ -87,7 +87,8 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     if known.get("fingerprint") == data.fingerprint():
         return
     trained_on = data_called(str(known.get("name", "unknown data")), known.get("settings") or {})
-    if trained_on == data.called:
+    place = (known.get("settings") or {}).get("root")
+    if (known.get("name"), place) == (data.name, data.settings.get("root")):
         raise UsageError(
             f"checkpoint {folder} was trained on {trained_on} with settings "
             f"{known.get('settings')}: other ones would put training rows among the queries; "
@@ -96,7 +97,8 @@ def _check_data(folder: Path, card: dict[str, Any], data: Dataset) -> None:
     flag = Flag(
         "foreign_data",
         "warning",
-        f"The victim was trained on {trained_on}, not on {data.called}: "
+        f"The victim was trained on {trained_on}, not on "
+        f"{'other data of that name' if trained_on == data.called else data.called}: "
         "the database is hashed anew, and whether training rows are among the queries is unknown.",
     )
     # what was trained at one size takes no other, see `fit_data`

@@ -13,7 +13,12 @@ import numpy.typing as npt
 from advhash.codes.packed import HashCodes
 from advhash.data.images.mixed import one_picture, to_unit
 from advhash.experiments.attack.changes import Change, write_change
-from advhash.experiments.attack.columns import Columns, retrieval_columns, retrieval_metrics
+from advhash.experiments.attack.columns import (
+    PRECISIONS,
+    Columns,
+    retrieval_columns,
+    retrieval_metrics,
+)
 from advhash.experiments.attack.examples import choose_examples
 from advhash.experiments.attack.perturb import noise_precision
 from advhash.experiments.attack.record import (
@@ -56,7 +61,6 @@ from advhash.storage.tables import write_table
 
 METHODS = 2  # whose queries are shown
 RANKS = ("its best query", "its middle query")
-PRECISIONS = {"targeted": ("tmap_clean", "tmap"), "untargeted": ("map", "map_adversarial")}
 
 
 @dataclass(frozen=True)
@@ -201,8 +205,10 @@ def _shown(
         judged = [at for at in columns if (at.method, at.source) == (cell.method, first)]
         own = next((at for at in judged if at.target == first), judged[0])
         before, after = PRECISIONS[own.goal]
-        score = own.columns[after] if own.goal == "targeted" else -own.columns[after]
-        for rank, row in zip(RANKS, choose_examples(score, 3).tolist(), strict=False):
+        gained = own.columns[after] - own.columns[before]
+        if own.goal != "targeted":
+            gained = -gained
+        for rank, row in zip(RANKS, choose_examples(gained, 3).tolist(), strict=False):
             images = (to_unit(one_picture(side, row)) for side in (outcome.clean, outcome.moved))
             change = Change.of_tensors(*images)
             number = int(outcome.rows[row])
