@@ -175,7 +175,7 @@ def check_pictures(
     sides = [max(stored[which]) for which in ("median", "largest")]
     side = min(next((each for each in sides if each > max(fed)), sides[1]), largest)
     if any_size:
-        repair = "what holds for them may not hold for the files: set dataset.size=stored"
+        repair = "set dataset.size=stored to judge the files as they are"
     elif max(fed) >= largest:
         repair = f"dataset.size goes up to {largest}"
     elif trained_here:

@@ -67,7 +67,7 @@ def _next(record: ScanRecord) -> list[tuple[str, str]]:
     if name not in CERTIFIED or threshold is None:
         return []
     to = (
-        f"--victim {name} --dataset {shlex.quote(record.folder)}{_size(record)} "
+        f"--victim {name} --dataset {shlex.quote(record.folder)}{size_option(record)} "
         f"--threshold {threshold}"
     )
     return [
@@ -76,7 +76,7 @@ def _next(record: ScanRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _size(record: ScanRecord) -> str:
+def size_option(record: ScanRecord) -> str:
     """What reads pictures as the hashes did: as stored where they do not shrink them first."""
     if record.sides is None:
         return ""
