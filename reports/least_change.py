@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from pydantic import Field
 
+from advhash.errors import counted
 from advhash.measures.intervals import Metric
+from advhash.measures.sanity import read_size
 from advhash.registry import called
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
@@ -21,6 +23,7 @@ from advhash.reports.elements.tables import (
     Column,
     Table,
     columns,
+    extremes,
     named,
     number,
     of_figures,
@@ -30,6 +33,7 @@ from advhash.reports.elements.tables import (
     value,
 )
 from advhash.reports.record import FileDocument, Part, ShownChange
+from advhash.reports.vocabulary import GREY_RMS
 
 LEAST_CHANGE: Literal["advhash/least-change/1"] = "advhash/least-change/1"
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # grey levels, the root of the mean square
@@ -113,9 +117,9 @@ def grey_levels(metric: Metric) -> str:
     """A size in grey levels with its interval, in words.
 
     >>> grey_levels(Metric(0.25, 0.2, 0.3, 40))
-    '0.25 grey levels (95 % interval 0.20 to 0.30)'
+    '0.25 grey levels rms (95 % interval 0.20 to 0.30)'
     """
-    text = f"{as_number(metric, 2)} grey levels"
+    text = f"{as_number(metric, 2)} {GREY_RMS}"
     if metric.low is None or metric.high is None:
         return text
     return f"{text} (95 % interval {metric.low:.2f} to {metric.high:.2f})"
@@ -132,11 +136,14 @@ def verdicts(record: LeastChangeRecord) -> list[str]:
         if real.value
         else "nothing is proven for half of the pictures or more"
     )
+    judged = ", ".join(
+        filter(None, (counted(record.stated, "picture"), read_size(record.dataset.pictures)))
+    )
     lines = [
         f"At {record.threshold} of {record.bits} bits no change below "
         f"{grey_levels(metrics['least_change_bound'])} leaves the threshold of the hash without "
         f"its roundings, and one of {grey_levels(metrics['least_change_attack'])} does: medians "
-        f"over {record.stated} pictures. With an allowance for its roundings {allowed}."
+        f"over {judged}. With an allowance for its roundings {allowed}."
     ]
     if stored.value is not None:
         lines.append(
@@ -170,7 +177,7 @@ def levels_table(record: LeastChangeRecord) -> Table:
         "At sizes of a change",
         "Share of the pictures in percent, exact 95 % intervals in small print. The first two are "
         "proven: no change below the size leaves the threshold.",
-        [Column("Grey levels"), *of_figures(*SHARES)],
+        [Column(GREY_RMS), *of_figures(*SHARES)],
         [
             row(
                 number(f"{at.level:g}"),
@@ -189,11 +196,11 @@ def fragile_table(record: LeastChangeRecord) -> Table | None:
     )
     if not known:
         return None
-    shown = [("most fragile", picture) for picture in known[:SHOWN]]
-    shown += [("least", picture) for picture in known[::-1][:SHOWN]]
+    shown = extremes(known, SHOWN, kinds=("most fragile", "least"))
     return Table(
         "The most and the least fragile pictures",
-        "By the proven bound, in grey levels.",
+        f"By the proven bound, in {GREY_RMS}; few pictures stand in one list, the most fragile "
+        "first.",
         [
             Column("Picture", wide=True),
             Column("Among"),
@@ -236,7 +243,7 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
         make_logarithmic(axes, along="x")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
         axes.minorticks_off()
-        axes.set_xlabel("grey levels, the root of the mean square")
+        axes.set_xlabel(GREY_RMS)
         axes.set_ylabel("pictures")
         figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
         svg = svg_of(figure)
@@ -283,7 +290,7 @@ def least_change_chapter(path: Path, pictures: Pictures) -> Chapter:
                 record,
                 [title for title, _, _ in SIZES.values()],
                 "Least change",
-                "In grey levels, the root of the mean square over colour values; over the pictures "
+                f"In {GREY_RMS}: the root of the mean square over colour values; over the pictures "
                 "that something is stated for, with the 95 % interval of the median in small "
                 "print.",
             ),

@@ -30,6 +30,7 @@ from advhash.reports.elements.tables import (
     Table,
     TableCell,
     columns,
+    extremes,
     named,
     number,
     points,
@@ -37,6 +38,7 @@ from advhash.reports.elements.tables import (
 )
 from advhash.reports.elements.verdict import with_interval
 from advhash.reports.record import Document, Part, RunInfo, ShownChange
+from advhash.reports.vocabulary import GREY_RMS
 
 SCAN: Literal["advhash/scan/1"] = "advhash/scan/1"
 AXIS = 16  # grey levels that a histogram of least changes shows at least
@@ -101,6 +103,7 @@ class EvasionFigures(Part):
     linf: steps of a grey level, by picture; l2: in grey levels a colour value, root of the mean
     shares: of pictures that are out at L∞ 1, 2, 4, 8 and 16 grey levels
     after_jpeg: of those found, still out after JPEG of quality 90
+    least_linf: `median_linf` with its interval
     """
 
     pictures: int
@@ -113,6 +116,7 @@ class EvasionFigures(Part):
     median_l2: float | None
     shares: dict[str, Metric]
     after_jpeg: Metric | None
+    least_linf: Metric | None = None
 
 
 class HashFigures(Part):
@@ -184,6 +188,13 @@ class Recommended(Part):
     reason: str
 
 
+class Sides(Part):
+    """Pixels of the pictures that were read: the median shorter side, and the longest side."""
+
+    shorter: int
+    longest: int
+
+
 class ScanRecord(Document):
     """Everything that `advhash scan` found.
 
@@ -200,6 +211,7 @@ class ScanRecord(Document):
     pictures: int
     copies: int
     low_quality: int
+    sides: Sides | None = None
     quality: int
     edited: int
     marked: int
@@ -249,19 +261,43 @@ def verdicts(record: ScanRecord) -> list[str]:
             f"positives {rate_text(hashing.false_positive_rate)} per comparison"
         )
         if hashing.worst_edit is not None:
-            worst = hashing.edits[hashing.worst_edit]
             text += (
                 f"; {100 * (hashing.kept or 0):.0f} % of edited pictures still match, the fewest "
-                f"after “{record.edit_texts[hashing.worst_edit]}”: {with_interval(worst)}"
+                f"after {worst_text(record, hashing)}"
             )
         evasion = hashing.evasion_at
         if evasion is not None and evasion.median_linf is not None:
-            text += (
-                "; half of the pictures leave the threshold once no colour value changes by more "
-                f"than {counted(evasion.median_linf, 'grey level')}"
-            )
+            text += f". {_half_out(evasion)}"
         lines.append(text + ".")
     return lines
+
+
+def worst_text(record: ScanRecord, hashing: HashFigures) -> str:
+    """After which edit the fewest pictures still match, or after how many where they tie."""
+    least = min(metric.value or 0 for metric in hashing.edits.values())
+    tied = [name for name, metric in hashing.edits.items() if (metric.value or 0) == least]
+    name = f"“{record.edit_texts[tied[0]]}”" if len(tied) == 1 else f"{len(tied)} edits"
+    return f"{name}: {with_interval(hashing.edits[tied[0]])}"
+
+
+def _half_out(evasion: EvasionFigures) -> str:
+    """The change at which half of the attacked pictures are out, with its interval."""
+    assert evasion.median_linf is not None
+    change = counted(evasion.median_linf, "grey level")
+    half = (
+        "the attacked picture leaves"
+        if evasion.pictures == 1
+        else f"at least half of the {evasion.pictures:,} attacked pictures leave"
+    )
+    text = f"At a change of at most {change} in any colour value, {half} the threshold"
+    least = evasion.least_linf
+    if least is None:
+        return text
+    if least.low is None and least.high is None:
+        return f"{text} (too few for an interval)"
+    if least.high is None:
+        return f"{text} (95 % interval from {least.low:g} grey levels on)"
+    return f"{text} (95 % interval {least.low or 0:g} to {least.high:g} grey levels)"
 
 
 def curves(record: ScanRecord) -> Drawing | None:
@@ -483,9 +519,10 @@ def evasion_table(record: ScanRecord) -> Table | None:
     return Table(
         "How little suffices",
         "The least change of the stored 8-bit picture that leaves the threshold, in grey levels: "
-        "L∞ the largest of a colour value, L2 the root of the mean square. Shares in percent.",
+        f"L∞ the largest of a colour value, L2 ({GREY_RMS}) the root of the mean square over them. "
+        "Shares in percent.",
         [
-            *columns("Hash", "pictures", "moved out", "median L∞", "median L2"),
+            *columns("Hash", "pictures", "moved out", "median L∞", f"median L2 ({GREY_RMS})"),
             *columns(*(f"out at {level}" for level in levels), "after JPEG 90"),
         ],
         rows,
@@ -503,17 +540,17 @@ def fragile_table(record: ScanRecord) -> Table | None:
             (l2, name) for l2, name in zip(evasion.l2, evasion.names, strict=True) if l2 is not None
         ]
         known.sort()
-        for kind, part in (("most fragile", known[:SHOWN]), ("least", known[::-1][:SHOWN])):
-            rows += [
-                row(named(hashing.label), TableCell(kind), named(name), number(f"{l2:.2g}"))
-                for l2, name in part
-            ]
+        rows += [
+            row(named(hashing.label), TableCell(kind), named(name), number(f"{l2:.2g}"))
+            for kind, (l2, name) in extremes(known, SHOWN, kinds=("most fragile", "least"))
+        ]
     if not rows:
         return None
     return Table(
         "The most and the least fragile pictures",
-        "By the L2 of the least change, in grey levels a colour value.",
-        [*columns("Hash", "Among"), Column("Picture", wide=True), Column("grey levels")],
+        f"By the L2 of the least change, in {GREY_RMS}; few pictures of a hash stand in one list, "
+        "the most fragile first.",
+        [*columns("Hash", "Among"), Column("Picture", wide=True), Column(GREY_RMS)],
         rows,
     )
 

@@ -18,8 +18,22 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-Unit = Literal["share", "points", "ratio", "bits", "dB", "s", "steps", "pixels", "count", "plain"]
+Unit = Literal[
+    "share",
+    "points",
+    "ratio",
+    "bits",
+    "dB",
+    "s",
+    "steps",
+    "pixels",
+    "grey levels rms",
+    "count",
+    "plain",
+]
 Serves = Literal["attacker", "defender", "search", "neither"]
+GREY_RMS: Unit = "grey levels rms"  # of an L2: the root of the mean square over colour values
+HEADED: tuple[Unit, ...] = ("dB", "s", "bits", GREY_RMS)  # that the heading of a figure says
 PLACES = {  # word in a name → what it can be
     "QUERY": r"[a-z]+\d*",
     "DATABASE": r"[a-z]+\d*",
@@ -38,7 +52,8 @@ class Figure:
     """A figure: its name in JSON and Parquet, and what a reader is told.
 
     unit:   share: a part of 1, pages show percent; points: a difference of shares; pixels: input
-            units, of pixels in [0, 1]; steps: the same of a single pixel, shown in 255ths
+            units, of pixels in [0, 1]; steps: the same of a single pixel, shown in 255ths; grey
+            levels rms: the root of the mean square over colour values
     serves: whom a higher value serves
     """
 
@@ -51,7 +66,7 @@ class Figure:
     @property
     def heading(self) -> str:
         """The label, with the unit where the figure is in one of its own."""
-        return f"{self.label} ({self.unit})" if self.unit in ("dB", "s", "bits") else self.label
+        return f"{self.label} ({self.unit})" if self.unit in HEADED else self.label
 
 
 READINGS: tuple[tuple[str, str, Serves, str], ...] = (  # of a picture, at a threshold
@@ -410,16 +425,16 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
                "Bits that hold of a vote over draws that are new at each request."),
         Figure("recall_served", "relevant rows that stay, served", "share", "defender",
                "Relevant rows that stay by a vote over draws that are new at each request."),
-        Figure("least_change_bound", "least change, bound", "plain", "defender",
+        Figure("least_change_bound", "least change, bound", GREY_RMS, "defender",
                "Proven for the map of a perceptual hash without its roundings: no smaller change "
                "leaves the threshold. In grey levels, the root of the mean square over colour "
                "values; the median over pictures."),
-        Figure("least_change_real", "least change, bound as it runs", "plain", "defender",
+        Figure("least_change_real", "least change, bound as it runs", GREY_RMS, "defender",
                "The same proven for the hash with its roundings; 0: nothing is."),
-        Figure("least_change_attack", "least change, reached", "plain", "defender",
+        Figure("least_change_attack", "least change, reached", GREY_RMS, "defender",
                "A change that leaves the threshold of the map without roundings, in fractions of "
                "grey levels."),
-        Figure("least_change_stored", "least change, 8 bits", "plain", "defender",
+        Figure("least_change_stored", "least change, 8 bits", GREY_RMS, "defender",
                "The change to the nearest picture of whole grey levels that was seen to leave the "
                "threshold of the hash as it runs."),
         Figure("real_over_bound", "bound as it runs / bound", "ratio", "neither",

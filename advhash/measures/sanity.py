@@ -125,6 +125,22 @@ def picture_text(pictures: Mapping[str, Any]) -> str:
     return f"{text}, stored at {span}{larger if stored['larger'] else ''}"
 
 
+def read_size(pictures: Mapping[str, Any] | None) -> str:
+    """At what size pictures were read, in words; pictures: as of `Dataset.pictures`.
+
+    >>> stored = {"smallest": [60, 60], "largest": [90, 64]}
+    >>> read_size({"fed": [64, 64], "stored": stored}), read_size({"fed": None, "stored": stored})
+    ('read at 64×64 pixels, not as stored', 'each read at its own size')
+    """
+    if pictures is None:
+        return ""
+    fed, stored = pictures["fed"], pictures["stored"]
+    if fed is None:
+        return "each read at its own size"
+    elsewhere = stored and not stored["smallest"] == stored["largest"] == fed
+    return f"read at {_by(fed)} pixels{', not as stored' if elsewhere else ''}"
+
+
 def _by(size: Sequence[int]) -> str:
     return "×".join(map(str, size))
 
@@ -135,11 +151,12 @@ def check_pictures(
     largest: int,
     stated: int | None = None,
     trained_here: bool = False,
+    any_size: bool = False,
 ) -> list[Flag]:
     """Whether pictures were made smaller than they are, or of another size than the model states.
 
     largest: the largest side that readers offer; stated: the side that the model says it wants
-    trained_here: on these very pictures
+    trained_here: on these very pictures; any_size: the hash takes pictures as they are stored
     """
     if pictures is None:
         return []
@@ -167,7 +184,9 @@ def check_pictures(
         return []
     sides = [max(stored[which]) for which in ("median", "largest")]
     side = min(next((each for each in sides if each > max(fed)), sides[1]), largest)
-    if max(fed) >= largest:
+    if any_size:
+        repair = "set dataset.size=stored to judge the files as they are"
+    elif max(fed) >= largest:
         repair = f"dataset.size goes up to {largest}"
     elif trained_here:
         repair = "a larger dataset.size feeds the model more of each"
@@ -228,7 +247,8 @@ def check_gradient(relaxed: Tensor, gradient: Tensor) -> list[Flag]:
             Flag(
                 "saturated_codes",
                 "info",
-                f"{saturated:.0%} of the real codes saturate tanh: attacks scale them down (α).",
+                f"{100 * saturated:.0f} % of the real codes saturate tanh: attacks scale them "
+                "down (α).",
             )
         )
     return flags
@@ -411,8 +431,9 @@ def check_attack(
             Flag(
                 "unbounded_misses_ceiling",
                 "warning",
-                f"Without a bound the attack covers only {covered:.0%} of the way to the ceiling: "
-                f"it is trained too little{' or its gradient is masked' if gradients else ''}.",
+                f"Without a bound the attack covers only {100 * covered:.0f} % of the way to the "
+                "ceiling: it is trained too "
+                f"little{' or its gradient is masked' if gradients else ''}.",
             )
         )
     over = value("overrun")
@@ -439,54 +460,52 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
     """
     flags = []
 
-    def above(name: str, limit: float, message: str, scale: float = 1) -> None:
+    def above(name: str, limit: float, message: str) -> None:
         value = indicators.get(name, 0.0)
         if value > limit:
-            flags.append(Flag(name, "warning", message.format(scale * value)))
+            flags.append(Flag(name, "warning", message.format(100 * value)))
 
     above(
         "zero_gradient",
         0,
-        "The first gradient is zero on {:.0%} of the queries: the descent goes nowhere there, "
+        "The first gradient is zero on {:.0f} % of the queries: the descent goes nowhere there, "
         "which says nothing about the victim; attack it without gradients (blend) or from a random "
         "start.",
     )
     above(
         "unmoved",
         0.1,
-        "{:.0%} of the queries came back as they were: the attack met a gradient of zero, or none "
-        "of its images was better.",
+        "{:.0f} % of the queries came back as they were: the attack met a gradient of zero, or "
+        "none of its images was better.",
     )
     above(
         "without_edits",
         0.1,
-        "{:.0%} of the queries hold no word that the attack could exchange: their words are "
+        "{:.0f} % of the queries hold no word that the attack could exchange: their words are "
         "forbidden, give a label away (attack.label_words=true lets these go), or have no word "
         "that may stand for them (a lower attack.similarity lets synonyms be further away).",
     )
     above(
         "saturated",
         0.5,
-        "{:.0%} of the bits saturate tanh at the first step and pass no gradient: lower alphas.",
+        "{:.0f} % of the bits saturate tanh at the first step and pass no gradient: lower alphas.",
     )
     above(
         "stalled",
         0.1,
-        "On {:.0%} of the queries no step lowered the loss: the gradient is masked or the step too "
-        "long.",
+        "On {:.0f} % of the queries no step lowered the loss: the gradient is masked or the step "
+        "too long.",
     )
     above(
         "black_box_lead",
         0,
         "A member without gradients beats those with them by {:.1f} points of average precision: "
         "the gradient is masked.",
-        scale=100,
     )
     above(
         "query_lead",
         0,
         "With queries alone nes beats the members with gradients by {:.1f} points of average "
         "precision on the queries that it tried: the gradient is masked.",
-        scale=100,
     )
     return flags

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from advhash.errors import counted
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent
-from advhash.reports.vocabulary import figure
+from advhash.reports.vocabulary import GREY_RMS, figure
 
 Given = Metric | Mapping[str, Any] | None  # of a record, or of a document
 
@@ -36,7 +36,7 @@ class Unit:
         return f"{self.scale * value:z.{self.digits}f}"
 
 
-UNITS = {
+UNITS: dict[str, Unit] = {
     "share": Unit(100, 1, " %"),
     "points": Unit(100, 1, " points"),
     "ratio": Unit(1, 3, " ×"),
@@ -44,6 +44,7 @@ UNITS = {
     "dB": Unit(1, 1, " dB", headed=True),
     "bits": Unit(1, 1, " bits", headed=True),
     "s": Unit(1, 4, " s", headed=True),
+    GREY_RMS: Unit(1, 3, f" {GREY_RMS}", headed=True),
 }
 FINE = Unit(100, 4, " %")  # of shares so small that one digit would show none of them
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from advhash.errors import RunError
 from advhash.reports.record import GAIN, ShownChange
+from advhash.reports.vocabulary import GREY_RMS
 
 MAX_SIDE = 160  # pixels: a larger picture is reduced for the page, its file stays as it is
 LEFT_OUT = "left-out"  # the class of every picture of a page without pictures
@@ -82,6 +83,7 @@ def change_rows(
             "cells": [pictures.add(folder, file) for file in change.files],
             "lines": lines,
             "gain": GAIN,
+            "unit": GREY_RMS,
         }
         for change, lines in changes
     ]

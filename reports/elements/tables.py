@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.numbers import as_bounds, as_chance, as_number, as_points
 from advhash.reports.vocabulary import figure
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,23 @@ def columns(*labels: str) -> list[Column]:
 def of_figures(*names: str) -> list[Column]:
     """A column a figure, headed as the vocabulary has it."""
     return [Column(figure(name).heading, name=name) for name in names]
+
+
+def extremes(items: Sequence[Item], most: int, *, kinds: tuple[str, str]) -> list[tuple[str, Item]]:
+    """The first and the last `most` items, each with its kind; all of them once where they overlap.
+
+    >>> extremes("abcde", 2, kinds=("first", "last"))
+    [('first', 'a'), ('first', 'b'), ('last', 'e'), ('last', 'd')]
+    >>> extremes("abc", 2, kinds=("first", "last"))
+    [('all', 'a'), ('all', 'b'), ('all', 'c')]
+    """
+    if len(items) <= 2 * most:
+        return [("all", item) for item in items]
+    first, last = kinds
+    return [
+        *((first, item) for item in items[:most]),
+        *((last, item) for item in items[::-1][:most]),
+    ]
 
 
 def titled(name: str) -> TableCell:

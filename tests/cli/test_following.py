@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from report_scene import MAKERS, NAMES
 
+from advhash.cli.commands.scan import size_option
 from advhash.experiments import experiment
+from advhash.reports.scan import ScanRecord, Sides
 
 Command = Callable[..., tuple[int, str, str]]
 DATA = ("--dataset", "digits", "--set", "dataset.size=16")
@@ -139,7 +141,7 @@ def test_what_follows_a_training(
 
 def test_what_follows_a_judgement(advhash: Command, place: Path) -> None:
     draw = np.random.default_rng(0)
-    for number in range(24):
+    for number in range(100):  # fewer recommend nothing
         picture = draw.integers(9, 240, (20 + number, 30, 3), np.uint8)
         for folder, moved in (("photos", 0), ("changed", 4)):
             (place / folder).mkdir(exist_ok=True)
@@ -181,14 +183,25 @@ def test_what_follows_each_kind(
 def test_what_follows_a_scan(advhash: Command, place: Path) -> None:
     draw = np.random.default_rng(0)
     (place / "my photos").mkdir()
-    for number in range(24):
+    for number in range(100):  # fewer recommend nothing
         picture = draw.integers(0, 256, (8, 8, 3), np.uint8)
         shown = Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC)
         shown.save(place / "my photos" / f"{number}.png")
     scan = ("scan", "my photos", "--hash", "phash", "--false-positives", "0.2", "--edited", "4")
     commands = printed(advhash, *scan, "-q", "--out", "run")
     assert [text.split()[0] for text in commands] == ["attack", "certify"]
+    assert all(" --set dataset.size=stored " in text for text in commands)
     expect_each_works(advhash, commands)
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"), [((400, 512), "stored"), ((400, 533), "400"), ((600, 900), "512")]
+)
+def test_the_next_commands_of_a_scan_read_pictures_as_the_hash_did(
+    sides: tuple[int, int], size: str
+) -> None:
+    record = ScanRecord.model_construct(sides=Sides(shorter=sides[0], longest=sides[1]))
+    assert size_option(record) == f" --set dataset.size={size}"
 
 
 def test_what_follows_several_radii(advhash: Command, place: Path) -> None:

@@ -390,7 +390,7 @@ def test_classes_too_small_to_share_out_are_told_in_one_line(
     code, _, err = advhash("data", "show", f"{tmp_path}/small")
     assert code == 3
     assert err.count("\n") == 1
-    assert f"got none in {empty}: of each class 15% are queries" in err
+    assert f"got none in {empty}: of each class 15 % are queries" in err
     assert f"one of 6 different pictures or more is needed, got at most {each}" in err
 
 

@@ -20,7 +20,7 @@ from advhash.experiments.least_change.config import LeastChangeConfig
 from advhash.experiments.least_change.run import LeastChanges, judged, least_change_figures
 from advhash.registry import VICTIMS
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.least_change import LeastChangeRecord, least_change_chapter
+from advhash.reports.least_change import LeastChangeRecord, least_change_chapter, verdicts
 from advhash.reports.page.render import page
 from advhash.victims.perceptual import PDQ, PerceptualHash
 from advhash.victims.perceptual.certificates import linear_hash
@@ -234,3 +234,24 @@ def test_a_checkpoint_of_a_perceptual_hash_has_the_exact_answer_too(tmp_path: Pa
     done = CliRunner().invoke(app, ["certify", *victim, "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["command"] == "least-change"
+
+
+def test_pictures_that_are_read_smaller_than_stored_are_named_and_flagged(
+    photos: Path, tmp_path: Path, document: dict[str, Any]
+) -> None:
+    assert "shrunk_pictures" not in [flag["name"] for flag in document["flags"]]
+    config = LeastChangeConfig.build(
+        {
+            "victim": {"name": "pdq"},
+            "dataset": {"name": "near_duplicates", "root": str(photos), "size": 48},
+            "threshold": 31,
+            "queries": 2,
+        }
+    )
+    record = run(LeastChanges(), config, tmp_path / "run")
+    (flag,) = [flag for flag in record.flags if flag.name == "shrunk_pictures"]
+    assert flag.level == "warning"
+    assert "dataset.size=stored" in flag.message
+    assert "picture, read at 48×48 pixels, not as stored." in verdicts(record)[0]
+    as_stored = LeastChangeRecord.from_document(document)
+    assert "29 pictures, each read at its own size." in verdicts(as_stored)[0]

@@ -21,8 +21,11 @@ from advhash.cli.app import app
 from advhash.data.images.decode import decode_small, read_picture
 from advhash.data.images.edits import EDITS
 from advhash.experiments.scan.evasion import least_change
+from advhash.experiments.scan.figures import recommended
 from advhash.experiments.scan.hashes import ReadyHash
+from advhash.measures.intervals import Metric
 from advhash.registry import VICTIMS
+from advhash.reports.scan import AtThreshold, HashFigures, ScanRecord, verdicts
 from advhash.victims.perceptual import PDQ, PHash
 from advhash.victims.perceptual.resampling import Picture
 
@@ -116,7 +119,11 @@ def test_the_page_shows_the_closest_pairs_although_the_folder_is_gone(
         clean, enlarged, moved = (pixels(run / file) for file in change["files"])
         assert np.abs(moved - clean).max() == change["linf"]
         assert np.abs(enlarged - 128).max() == min(10 * change["linf"], 127)
-    assert len({change["name"] for change in document["shown_changes"]}) == 2
+    least, most = document["shown_changes"]  # both of one hash, as the page says
+    assert least["hash"] == most["hash"]
+    (own,) = [each for each in document["hashes"] if each["label"] == least["hash"]]
+    moved = [size for size in own["evasion_at"]["l2"] if size is not None]
+    assert (least["l2"], most["l2"]) == (min(moved), max(moved))
     page = (run / "report.html").read_text()
     assert len(page) < 1_000_000
     assert page.count('class="pic ') == 12
@@ -176,10 +183,12 @@ def test_the_terminal_says_edits_in_words_and_leaves_out_what_nobody_asked_for(
     assert list(dict.fromkeys(steps)) == [("1", "3"), ("2", "3"), ("3", "3")]
     heads, row = result.stdout.splitlines()[2:4]
     assert "worst edit" in heads
-    assert any(edit.text in row for edit in EDITS.values())
+    words = "|".join(re.escape(f"“{edit.text}”") for edit in EDITS.values())
+    assert re.search(rf"({words}|\d+ edits): \d", row)
     assert "median least" not in heads
     attacked = CliRunner().invoke(app, ["scan", str(pictures), *options, "--attacked", "1", "-q"])
     assert "median least" in attacked.stdout
+    assert "/255 (1 picture)" in attacked.stdout
 
 
 def test_distances_are_those_of_the_hashes_themselves(pictures: Path, tmp_path: Path) -> None:
@@ -352,10 +361,64 @@ def test_pictures_that_are_too_few_are_told_the_rate_that_they_show(
         return str(json.loads(result.stdout)["recommendation"]["reason"])
 
     missed = reason("1e-4")
-    told = re.search(r"show is (\S+) \(phash, --false-positives \1\); ([\d,]+) pictures", missed)
+    told = re.search(r"show is (\S+) \(phash\); ([\d,]+) pictures", missed)
     assert told is not None, missed
     assert 42 < int(told[2].replace(",", "")) < 10_000
-    assert reason(told[1]).startswith("Recommended: phash")
+    asked = reason(told[1])
+    assert asked.startswith("41 pictures are too few to recommend a threshold.")
+    assert "No threshold of phash is without a false positive among them" in asked  # JPEG
+    assert "at least 100 pictures would be needed" in asked
+
+
+def figures_at(threshold: int, **more: Any) -> HashFigures:
+    """A hash at a threshold; its lowest rate is 0.01, and at 20 bits or fewer nothing matches."""
+    fields: dict[str, Any] = dict.fromkeys(HashFigures.model_fields)
+    curve = [
+        AtThreshold(threshold=at, value=v, low=0, high=high, resolved=high > 0.01)
+        for at, v, high in ((0, 0.0, 0.0099), (20, 0.0, 0.0099), (30, 0.003, 0.0099))
+    ]
+    return HashFigures.model_construct(
+        **{
+            **fields,
+            "label": "pdq",
+            "bits": 256,
+            "threshold": threshold,
+            "chosen": "interval",
+            "false_positive_rate": Metric(0.003, 0.001, 0.0099, 9),
+            "curve": curve,
+            **more,
+        }
+    )
+
+
+def test_a_rate_that_the_pictures_chose_themselves_recommends_nothing() -> None:
+    own = recommended([figures_at(30)], 0.0099, 500)
+    assert own.hash is None
+    assert "the lowest rate that they show at all" in own.reason
+    assert "no false positive among them is pdq at 20 of 256 bits" in own.reason
+    assert "710 pictures would be needed" in own.reason
+    asked = recommended([figures_at(30)], 0.02, 500)
+    assert asked.reason.startswith("Recommended: pdq at 30 of 256 bits, the largest threshold")
+    given = recommended([figures_at(30, chosen="given")], 0.0099, 500)
+    assert "at 30 of 256 bits, the threshold that you gave" in given.reason
+    assert recommended([figures_at(30)], 0.02, 99).hash is None
+
+
+def test_what_half_of_the_attacked_pictures_need_is_told_with_their_number(
+    pictures: Path, tmp_path: Path
+) -> None:
+    options = ("--hash", "pdq", "--threshold", "31", "--edited", "2", "--attacked", "3")
+    document = scan(pictures, *options, "--out", tmp_path / "run")
+    (hashing,) = document["hashes"]
+    line = verdicts(ScanRecord.from_document(document))[1]
+    median = f"{hashing['evasion_at']['median_linf']:g} grey level"
+    assert f"At a change of at most {median}" in line
+    assert "at least half of the 3 attacked pictures leave the threshold (too few for an" in line
+    assert document["sides"] == {"shorter": 64, "longest": 96}
+    rates = [rate["value"] for rate in hashing["edits"].values()]
+    tied = rates.count(min(rates))
+    assert tied > 1
+    assert re.search(rf"the fewest after {tied} edits: {100 * min(rates):.1f}\s%", line)
 
 
 def test_what_is_finished_is_not_read_again(

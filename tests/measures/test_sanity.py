@@ -284,5 +284,5 @@ class TestIndicators:
 
     def test_the_share_is_told_and_other_notes_raise_nothing(self) -> None:
         (flag,) = check_indicators({"stalled": 0.25, "kept_sdha": 0.9, "queries": 1e4})
-        assert "On 25% of the queries" in flag.message
+        assert "On 25 % of the queries" in flag.message
         assert check_indicators({}) == []

@@ -325,7 +325,7 @@ def test_what_a_run_says_of_it(exported: Path, digits: Dataset) -> None:
     assert "squashed to 32×32 pixels" in flags["onnx_pictures"].message
     assert "0.485, 0.456, 0.406" in flags["onnx_pictures"].message
     assert flags["onnx_gradients"].level == "info"
-    assert "0.00% of the bits of 100" in flags["onnx_gradients"].message
+    assert "0.00 % of the bits of 100" in flags["onnx_gradients"].message
     assert victim.learns  # the cut, by a seed
 
 

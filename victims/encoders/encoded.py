@@ -487,8 +487,9 @@ class Encoded(_Fitted):
                 Flag(
                     "onnx_gradients",
                     "warning" if share > APART else "info",
-                    f"Codes are of onnxruntime, gradients of a conversion to torch: {share:.2%} of "
-                    f"the bits of {COMPARED} training rows differ between them.",
+                    f"Codes are of onnxruntime, gradients of a conversion to torch: "
+                    f"{100 * share:.2f} % of the bits of {COMPARED} training rows differ between "
+                    "them.",
                 )
             )
         return flags

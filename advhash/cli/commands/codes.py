@@ -591,8 +591,8 @@ def print_evaluation(document: Mapping[str, Any], *, quiet: bool) -> None:
     print_metrics(document["metrics"])
     print_flags(document["flags"])
     if not quiet:
-        speed = document["pairs_per_second"] / 1e9
-        tell(f"{document['seconds']:.4f} s, {speed:.2f} billion pairs/s")
+        speed = float(f"{document['pairs_per_second']:.2g}")
+        tell(f"{document['seconds']:.4f} s, {speed:,.0f} pairs/s")
 
 
 def _served(parameters: Mapping[str, Any]) -> str:

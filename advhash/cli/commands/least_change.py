@@ -29,8 +29,8 @@ def print_least_change(record: LeastChangeRecord, every: bool) -> None:
 
     tell(
         f"{record.defended} at {record.threshold} of {record.bits} bits, {record.dataset.label}: "
-        f"{counted(len(record.pictures), 'picture')}; sizes in grey levels, the root of the mean "
-        "square"
+        f"{counted(len(record.pictures), 'picture')}; sizes in grey levels rms, the root of the "
+        "mean square"
     )
     print_lead(verdicts(record), every=every)
     print_metrics(record.metrics)

@@ -12,16 +12,19 @@ from advhash.cli.console import print_end, print_lead, print_rows
 from advhash.cli.execute import experiment
 from advhash.cli.following import CERTIFIED
 from advhash.cli.terminal import tell
-from advhash.errors import ThresholdMissed, UsageError
+from advhash.errors import ThresholdMissed, UsageError, counted
 
 if TYPE_CHECKING:
     from advhash.reports.scan import EvasionFigures, HashFigures, ScanRecord
 
 
+SHRINK = 512  # pixels of a side above which pdq shrinks a picture before it hashes it
+
+
 def print_scan(record: ScanRecord, every: bool) -> None:
     """Each hash at its threshold, the recommendation, and where the page is."""
-    from advhash.reports.elements.verdict import percent, with_interval
-    from advhash.reports.scan import rate_text, verdicts
+    from advhash.reports.elements.verdict import percent
+    from advhash.reports.scan import rate_text, verdicts, worst_text
 
     odd = sum(record.skipped.values())
     tell(
@@ -35,7 +38,6 @@ def print_scan(record: ScanRecord, every: bool) -> None:
     print_lead(verdicts(record), every=every)
     rows = []
     for hashing in record.hashes:
-        worst = hashing.worst_edit
         rows.append(
             {
                 "hash": hashing.label,
@@ -44,9 +46,7 @@ def print_scan(record: ScanRecord, every: bool) -> None:
                 "false positives": rate_text(hashing.false_positive_rate),
                 "false match per look-up": rate_text(hashing.lookup_rate),
                 "edited, found": percent(hashing.kept),
-                "worst edit": "–"
-                if worst is None
-                else f"{record.edit_texts[worst]} {with_interval(hashing.edits[worst])}",
+                "worst edit": worst_text(record, hashing) if hashing.edits else "–",
                 "pairs": hashing.pairs_within,
                 "median least L∞": _least(hashing.evasion_at),
             }
@@ -66,11 +66,23 @@ def _next(record: ScanRecord) -> list[tuple[str, str]]:
     name, threshold = record.recommendation.hash, record.recommendation.threshold
     if name not in CERTIFIED or threshold is None:
         return []
-    to = f"--victim {name} --dataset {shlex.quote(record.folder)} --threshold {threshold}"
+    to = (
+        f"--victim {name} --dataset {shlex.quote(record.folder)}{size_option(record)} "
+        f"--threshold {threshold}"
+    )
     return [
         (f"attack {to} --method evasion --queries 100", "how often it is evaded at 8/255"),
         (f"certify {to} --queries 100", "what no attack can do"),
     ]
+
+
+def size_option(record: ScanRecord) -> str:
+    """What reads pictures as the hashes did: as stored where they do not shrink them first."""
+    if record.sides is None:
+        return ""
+    fits = record.sides.longest <= SHRINK
+    size = "stored" if fits else max(16, min(SHRINK, record.sides.shorter))
+    return f" --set dataset.size={size}"
 
 
 def _threshold(hashing: HashFigures) -> str:
@@ -83,7 +95,7 @@ def _threshold(hashing: HashFigures) -> str:
 def _least(evasion: EvasionFigures | None) -> str:
     if evasion is None or evasion.median_linf is None:
         return "–"
-    return f"{evasion.median_linf:g}/255"
+    return f"{evasion.median_linf:g}/255 ({counted(evasion.pictures, 'picture')})"
 
 
 def _thresholds(text: str | None) -> dict[str, int]:

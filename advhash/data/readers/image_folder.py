@@ -173,8 +173,9 @@ def _split(
     else:
         rows = _stratified(targets, groups)
         advice = (
-            f"of each class {QUERY_SHARE:.0%} are queries and {VALIDATION_SHARE:.0%} validation, "
-            f"so one of {LEAST_OF_CLASS} different pictures or more is needed, got at most "
+            f"of each class {100 * QUERY_SHARE:.0f} % are queries and "
+            f"{100 * VALIDATION_SHARE:.0f} % validation, so one of {LEAST_OF_CLASS} different "
+            f"pictures or more is needed, got at most "
             f"{_largest_class(targets, groups)}; where a sub-folder is one thing, such as a "
             "product, say so by --set dataset.labels=identities"
         )

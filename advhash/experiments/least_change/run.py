@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advhash.data.images.mixed import one_picture, to_unit
+from advhash.data.readers.shared import SIZES as READ_SIZES
 from advhash.errors import UsageError, counted
 from advhash.experiments.attack.changes import Change, Pixels, write_change
 from advhash.experiments.attack.identities import by_identity
@@ -29,7 +30,7 @@ from advhash.experiments.prepare.planned import PlannedVictim
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained
 from advhash.measures.intervals import median_metric, rate_metric
-from advhash.measures.sanity import Flag, check_count
+from advhash.measures.sanity import Flag, check_count, check_pictures
 from advhash.registry import EXPERIMENTS
 from advhash.reports.least_change import LEAST_CHANGE, LEVELS, LeastChangeRecord
 from advhash.storage.cache import content_key
@@ -219,7 +220,12 @@ class LeastChanges(
                 "flags": [
                     *(
                         vars(flag)
-                        for flag in check_count(config.queries, len(rows), things="pictures")
+                        for flag in (
+                            *check_count(config.queries, len(rows), things="pictures"),
+                            *check_pictures(
+                                trained.data.pictures, largest=READ_SIZES[1], any_size=True
+                            ),
+                        )
                     ),
                     *figures["flags"],
                 ],

@@ -123,8 +123,9 @@ def import_checkpoint(
 def trial_text(trial: Mapping[str, Any]) -> str:
     """A trial in a line."""
     return (
-        f"{trial['distinct']} of {trial['pictures']} codes distinct, {trial['ones']:.0%} ones, "
-        f"median |z| {trial['median']:.3g}, first code {trial['first_code']}"
+        f"{trial['distinct']} of {trial['pictures']} codes distinct, "
+        f"{100 * trial['ones']:.0f} % ones, median |z| {trial['median']:.3g}, "
+        f"first code {trial['first_code']}"
     )
 
 

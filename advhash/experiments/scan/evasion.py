@@ -23,7 +23,7 @@ from advhash.experiments.attack.changes import Change
 from advhash.experiments.experiment import Place
 from advhash.experiments.scan.hashes import NamedHash, ReadyHash
 from advhash.experiments.scan.thresholds import PART, ThresholdsCell
-from advhash.measures.intervals import rate_metric
+from advhash.measures.intervals import median_metric, rate_metric
 from advhash.registry import ATTACKS
 from advhash.reports.scan import EvasionFigures
 from advhash.storage.cells import CellStore, Result
@@ -360,6 +360,7 @@ def evasion_figures(
         l2=l2,
         names=list(names),
         median_linf=median if np.isfinite(median) else None,
+        least_linf=median_metric(infinite),
         median_l2=median_l2 if np.isfinite(median_l2) else None,
         shares={
             str(level): rate_metric([value <= level for value in infinite], seed)

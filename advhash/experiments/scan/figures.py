@@ -18,6 +18,7 @@ from advhash.measures.intervals import Metric, rate_metric
 from advhash.reports.scan import AtThreshold, EvasionFigures, HashFigures, Pair, Recommended
 
 NEAREST = 100  # pairs that a record lists
+LEAST_PICTURES = 100  # that differ, for a threshold to be recommended
 Rows = npt.NDArray[np.int64]
 
 
@@ -219,9 +220,13 @@ def recommended(hashes: Sequence[HashFigures], rate: float, pictures: int) -> Re
             f"{rate:g} per comparison{_missing(hashes, rate, pictures)}",
         )
     best = max(usable, key=lambda each: (each.kept or 0, -(each.threshold or 0)))
+    doubt = _unresolved(best, rate, pictures)
+    if doubt is not None:
+        return Recommended(hash=None, threshold=None, reason=doubt)
     high = (best.false_positive_rate or Metric()).high or 0
+    threshold = "the threshold that you gave" if best.chosen == "given" else "the largest threshold"
     reason = (
-        f"Recommended: {best.label} at {best.threshold} of {best.bits} bits, the largest threshold "
+        f"Recommended: {best.label} at {best.threshold} of {best.bits} bits, {threshold} "
         f"whose false positives stay below {rate:g} per comparison with the whole of their "
         f"interval (upper end {high:.2g})"
     )
@@ -232,6 +237,34 @@ def recommended(hashes: Sequence[HashFigures], rate: float, pictures: int) -> Re
         beside = f", more than {', '.join(others)}" if others else ""
         reason += f"; there it still finds {100 * best.kept:.1f} % of edited pictures{beside}"
     return Recommended(hash=best.label, threshold=best.threshold, reason=reason + ".")
+
+
+def _unresolved(best: HashFigures, rate: float, pictures: int) -> str | None:
+    """Why the pictures recommend no threshold although an interval keeps to the rate; else None.
+
+    An interval of few pictures covers too little, and a rate that is the lowest that the pictures
+    show was chosen by the pictures themselves.
+    """
+    few = pictures < LEAST_PICTURES
+    if not few and (best.chosen == "given" or rate > _rounded_up(_least_bound(best))):
+        return None
+    without = max((at.threshold for at in best.curve if at.value == 0), default=None)
+    largest = (
+        f"No threshold of {best.label} is without a false positive among them"
+        if without is None
+        else f"The largest threshold with no false positive among them is {best.label} at "
+        f"{without} of {best.bits} bits"
+    )
+    if few:
+        return (
+            f"{pictures} pictures are too few to recommend a threshold. {largest}; at least "
+            f"{LEAST_PICTURES} pictures would be needed to recommend one."
+        )
+    return (
+        f"These {pictures:,} pictures recommend no threshold at {rate:g} per comparison, the "
+        f"lowest rate that they show at all. {largest}; {_rounded_up(2**0.5 * pictures):,.0f} "
+        "pictures would be needed to recommend one."
+    )
 
 
 def _missing(hashes: Sequence[HashFigures], rate: float, pictures: int) -> str:
@@ -246,8 +279,8 @@ def _missing(hashes: Sequence[HashFigures], rate: float, pictures: int) -> str:
     needed = math.ceil(pictures * math.sqrt(bound / rate))
     return (
         f". The lowest rate that these {pictures} pictures show is {_rounded_up(bound):g} "
-        f"({label}, --false-positives {_rounded_up(bound):g}); {_rounded_up(needed):,.0f} pictures "
-        f"would show {rate:g} if no further pair matched."
+        f"({label}); {_rounded_up(needed):,.0f} pictures would show {rate:g} if no further pair "
+        "matched."
     )
 
 

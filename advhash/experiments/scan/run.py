@@ -28,10 +28,10 @@ from advhash.experiments.scan.collected import Collected, reasons
 from advhash.experiments.scan.config import ScanConfig
 from advhash.experiments.scan.duplicates import read_duplicates
 from advhash.experiments.scan.evasion import EvasionCell, evasion_figures, saved_png
-from advhash.experiments.scan.figures import hash_figures, recommended
+from advhash.experiments.scan.figures import LEAST_PICTURES, hash_figures, recommended
 from advhash.experiments.scan.hashes import NamedHash, named_hashes
 from advhash.experiments.scan.listing import Listing, list_pictures
-from advhash.experiments.scan.samples import CHANGES, MOST, Samples
+from advhash.experiments.scan.samples import MOST, Samples
 from advhash.experiments.scan.thresholds import (
     PART,
     ThresholdsCell,
@@ -40,7 +40,7 @@ from advhash.experiments.scan.thresholds import (
 )
 from advhash.measures.sanity import Flag
 from advhash.registry import EXPERIMENTS
-from advhash.reports.scan import SCAN, EvasionFigures, HashFigures, ScanRecord
+from advhash.reports.scan import SCAN, EvasionFigures, HashFigures, ScanRecord, Sides
 from advhash.storage.cache import content_key
 from advhash.storage.cells import Result
 from advhash.storage.files import write_bytes, write_text
@@ -333,7 +333,7 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
         for cell, result in zip(plan.cells, results, strict=True)
         if isinstance(cell, EvasionCell)
     ]
-    changes = samples.changes(by_worth, moved, CHANGES)
+    changes = samples.changes(by_worth, moved)
     return ScanRecord(
         schema_=SCAN,
         command="scan",
@@ -344,6 +344,7 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
         pictures=len(scanned),
         copies=len(scanned) - len(scanned.distinct),
         low_quality=low,
+        sides=_sides(scanned),
         quality=config.quality,
         edited=len(scanned.edited),
         marked=len(marked),
@@ -363,6 +364,11 @@ def _record(plan: ScanPlan, results: Sequence[Result], place: Place) -> ScanReco
     )
 
 
+def _sides(scanned: Collected) -> Sides:
+    longer, shorter = scanned.sizes.max(axis=1), scanned.sizes.min(axis=1)
+    return Sides(shorter=int(np.median(shorter)), longest=int(longer.max()))
+
+
 def _nothing_read(scanned: Collected, listing: Listing) -> DataError:
     why = "; ".join(f"{count} × {reason}" for reason, count in reasons(scanned.skipped).items())
     return DataError(f"expected pictures that can be read in {listing.root}, got none: {why}")
@@ -371,7 +377,7 @@ def _nothing_read(scanned: Collected, listing: Listing) -> DataError:
 def _flags(scanned: Collected, scanned_hashes: Sequence[HashFigures], low: int) -> list[Flag]:
     flags = []
     count = len(scanned.distinct)
-    if count < 100:
+    if count < LEAST_PICTURES:
         flags.append(
             Flag(
                 "few_pictures",

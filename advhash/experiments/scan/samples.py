@@ -25,7 +25,6 @@ from advhash.reports.scan import HashFigures, LeastShown, Pair, ShownPair
 from advhash.storage.cells import Result
 
 MOST = 12  # pictures on a page
-CHANGES = 2  # of three pictures each
 Item = TypeVar("Item")
 
 
@@ -75,41 +74,36 @@ class Samples:
         return list(pairs.values())
 
     def changes(
-        self, hashes: Sequence[HashFigures], cells: Sequence[tuple[EvasionCell, Result]], count: int
+        self, hashes: Sequence[HashFigures], cells: Sequence[tuple[EvasionCell, Result]]
     ) -> list[LeastShown]:
-        """The pictures of each hash, in turn, that take the least change and the most, each once.
+        """The pictures that take the least change and the most, of the first hash that has any.
 
         Raises StorageError.
         """
-        extremes = [
-            sorted(
+        for hashing in hashes:
+            kept = sorted(
                 (
-                    (row["l2"], cell, row, result.tensors[f"shown {row['place']}"])
+                    (row["l2"], cell.names[row["place"]], row, result.tensors[shown])
                     for cell, result in cells
                     for row in result.document["rows"]
                     if cell.hashing.label == hashing.label
-                    and f"shown {row['place']}" in result.tensors
+                    and (shown := f"shown {row['place']}") in result.tensors
                 ),
-                key=lambda kept: kept[0],
+                key=lambda each: each[:2],
             )
-            for hashing in hashes
-        ]
-        changes: dict[str, LeastShown] = {}
-        for l2, cell, row, images in in_turns([[*kept[:1], *kept[1:][-1:]] for kept in extremes]):
-            name = cell.names[row["place"]]
-            if len(changes) == count:
-                break
-            if name in changes:
-                continue
-            changes[name] = LeastShown(
-                hash=cell.hashing.label,
-                name=printable(name),
-                distance=row["distance"],
-                linf=row["level"],
-                l2=l2,
-                files=write_change(self.folder, str(len(changes)), images),
-            )
-        return list(changes.values())
+            if kept:
+                return [
+                    LeastShown(
+                        hash=hashing.label,
+                        name=printable(name),
+                        distance=row["distance"],
+                        linf=row["level"],
+                        l2=l2,
+                        files=write_change(self.folder, str(number), images),
+                    )
+                    for number, (l2, name, row, images) in enumerate([*kept[:1], *kept[1:][-1:]])
+                ]
+        return []
 
     def _apart(self, first: int, second: int) -> list[int]:
         """Bits between two rows, under each hash."""
