@@ -100,6 +100,8 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
     lost: of an untargeted run, MAP before − after on the same queries; without it the two intervals
           are held against each other, which sees less
     """
+    if record.unchanged:
+        return _unchanged(record)
     if record.protocol.at_threshold:
         judged = _at_threshold(record)
     elif record.attack.goal == "targeted":
@@ -108,6 +110,17 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
         judged = _untargeted(record, lost)
     details = (*_no_proof(record, judged), *_seen(record), *_from_a_file(record), *judged.details)
     return replace(judged, details=details)
+
+
+def _unchanged(record: Record) -> Verdict:
+    """That every query is as it was, in the place of figures that look like a victim that holds."""
+    kind = {"text": "text", "image": "picture"}.get(record.protocol.query_modality, "query")
+    lead = (
+        f"The attack changed 0 of {counted(record.protocol.queries, kind)}, so its figures are "
+        "those of the clean queries and say nothing about the victim."
+    )
+    able = record.attack.indicators.get("without_edits") != 1
+    return Verdict(f"No {kind} {'changed' if able else 'could be changed'}", lead)
 
 
 def _no_proof(record: Record, judged: Verdict) -> list[str]:
