@@ -565,7 +565,7 @@ def _leaking(body: dict) -> None:
         "reidentification_over_chance": none,
         "reidentification_transcript_over_chance": {
             **none,
-            "value": 0.721,
+            "value": 54 / 70 - 0.05,
             "low": 0.6,
             "high": 0.8,
         },
