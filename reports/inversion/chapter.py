@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Difference, Metric, largest_gap
+from advhash.reports.detection import FEDERATED, explained
 from advhash.reports.elements.chapters import (
     Chapter,
     Statement,
@@ -49,6 +50,14 @@ NO_SSIM = (
     "the data are a table: what is said below of convolutions, pictures and SSIM did not apply, "
     "and the lowest MSE chose the attacker"
 )
+ATTACKERS = {  # what the names of attackers mean
+    "decoder": "a network that learns inputs from codes, by squared error",
+    "decoder-ssim": "the same, trained on SSIM",
+    "neighbours": "the mean of the attacker’s inputs whose codes are nearest",
+    "ste": "descent on the input; the gradient passes the sign as it is (straight-through)",
+    "tanh": "descent on the input; tanh stands for the sign",
+    "descent": "descent on the input, without a sign",
+}
 MARKERS = ("o", "s", "^")
 
 
@@ -523,6 +532,16 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
             "labels": labels_table(record),
             "accuracy": accuracy_table(record),
             "knowledge": known(attack.knowledge),
+            "explained": [
+                f"{name}: {ATTACKERS[name]}."
+                for name in dict.fromkeys(a.name for w in record.worlds for a in w.attackers)
+                if name in ATTACKERS
+            ],
+            "judged": explained(
+                dict.fromkeys(entry.detector for entry in record.detection),
+                dict.fromkeys(entry.inputs for entry in record.detection),
+                FEDERATED,
+            ),
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],

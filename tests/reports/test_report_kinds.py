@@ -591,6 +591,9 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
     assert "were not shown to single out samples" in single
     html = page([run])
     assert "what is said below of convolutions, pictures and SSIM did not apply" in html
+    assert "code-max: max_p Ham(h_p, o_ŷ): the party farthest from" in html
+    assert "noise: party 0 sends noise." in html
+    assert "neighbours: the mean of the attacker" in html
 
 
 def test_a_detector_that_can_flag_nothing_is_said_to_be_off(tmp_path: Path) -> None:
