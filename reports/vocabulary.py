@@ -133,10 +133,16 @@ FIGURES: dict[str, tuple[Figure, ...]] = {  # in the order of docs/metrics.md, b
         Figure("recall_at_10", "recall at 10", "share", "defender",
                "Share of the relevant rows that stand among the first 10; of embeddings without "
                "labels or judgements, of the 10 nearest by their floats."),
+        Figure("recall_at_10_ceiling", "recall at 10, at most", "share", "neither",
+               "The most that recall at 10 can be where queries have more than 10 relevant rows; "
+               "null where none has."),
         Figure("precision_at_k", "precision at k", "share", "defender",
                "Share of relevant rows among the first k (`--top-k`)."),
         Figure("recall_at_k", "recall at k", "share", "defender",
                "Share of the relevant rows that stand among the first k (`--top-k`)."),
+        Figure("recall_at_k_ceiling", "recall at k, at most", "share", "neither",
+               "The most that recall at k can be where queries have more than k relevant rows; "
+               "null where none has."),
         Figure("served_precision_at_10", "precision at 10, served", "share", "defender",
                "Share of relevant rows among the first 10 results of the store (`--store`), after "
                "rescoring; places that it leaves empty count as irrelevant."),
