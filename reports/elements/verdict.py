@@ -16,6 +16,7 @@ from advhash.reports.vocabulary import label_of
 
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
 SEEN = (  # decibels of PSNR from which a change looks so
     *((40.0, "hard to see"), (30.0, "visible on a close look")),
     (-math.inf, "plainly visible"),
@@ -38,13 +39,22 @@ class Verdict:
     share: float | None = None
 
 
+def signed(number: str) -> str:
+    """A number in digits as people read it: with a minus, where Python writes a hyphen.
+
+    >>> signed("-1.5"), signed("1.5")
+    ('−1.5', '1.5')
+    """
+    return number.replace("-", MINUS, 1) if number.startswith("-") else number
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one digit.
 
     >>> percent(0.8125), percent(None)
     ('81.2\\xa0%', '–')
     """
-    return NO_VALUE if value is None else f"{100 * value:z.1f}{NBSP}%"
+    return NO_VALUE if value is None else f"{signed(f'{100 * value:z.1f}')}{NBSP}%"
 
 
 def interval(metric: Metric) -> str:
@@ -55,7 +65,7 @@ def interval(metric: Metric) -> str:
     """
     if metric.low is None or metric.high is None:
         return "no interval"
-    return f"95{NBSP}% interval {100 * metric.low:z.1f} to {percent(metric.high)}"
+    return f"95{NBSP}% interval {signed(f'{100 * metric.low:z.1f}')} to {percent(metric.high)}"
 
 
 def points(difference: Metric) -> str:
@@ -66,11 +76,11 @@ def points(difference: Metric) -> str:
     """
     if difference.value is None:
         return NO_VALUE
-    text = f"{100 * difference.value:z.1f} points"
+    text = f"{signed(f'{100 * difference.value:z.1f}')} points"
     if difference.low is None or difference.high is None:
         return f"{text} (no interval)"
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{text} (95{NBSP}% interval {low:z.1f} to {high:z.1f})"
+    low, high = (signed(f"{100 * end:z.1f}") for end in (difference.low, difference.high))
+    return f"{text} (95{NBSP}% interval {low} to {high})"
 
 
 def length(value: float | None, modality: str) -> str:

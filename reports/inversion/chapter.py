@@ -33,7 +33,7 @@ from advhash.reports.elements.tables import (
     row,
     value,
 )
-from advhash.reports.elements.verdict import percent, with_interval
+from advhash.reports.elements.verdict import percent, signed, with_interval
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.vocabulary import label_of
 
@@ -385,9 +385,9 @@ def verdicts(record: InversionRecord) -> list[str]:
         accuracy = record.metrics["accuracy"]
         assert accuracy is not None
         lines.append(
-            f"Accuracy is {percent(accuracy.value)}: with real embeddings it is "
-            f"{abs(100 * loss.value):.1f} points {'lower' if loss.value < 0 else 'higher'}, "
-            f"embeddings less codes{_between(loss, 100)}."
+            f"Accuracy is {percent(accuracy.value)} with codes, and with real embeddings "
+            f"{abs(100 * loss.value):.1f} points {'lower' if loss.value < 0 else 'higher'}: "
+            f"embeddings less codes {signed(f'{100 * loss.value:z.1f}')}{_between(loss, 100)}."
         )
     for key, what in (
         ("gain_codes", "From one code per sample, the best attacker"),
@@ -397,13 +397,17 @@ def verdicts(record: InversionRecord) -> list[str]:
         gain = record.gain(key)
         if gain is None or gain.value is None:
             continue
+        amount = f"{signed(f'{gain.value:z.3f}')}{_between(gain, 1)}"
         if record.of_pictures:
-            lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
-                         f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+            lines.append(
+                f"{what} gains, in SSIM over the mean picture of the class, {amount}: "
+                f"{_meaning(gain)}."
+            )
         else:
-            side = "above" if gain.value < 0 else "below"
-            lines.append(f"{what} has an MSE {abs(gain.value):.3f} {side} that of the class mean; "
-                         f"its gain is {gain.value:.3f}{_between(gain, 1)}: {_error_meaning(gain)}.")  # fmt: skip  # noqa: E501
+            lines.append(
+                f"{what} gains, in MSE below that of the class mean, {amount}: "
+                f"{_error_meaning(gain)}."
+            )
     lines += _trained_on_ssim(record)
     lines += [_picked(record, row) for row in picked[1:] if row.seen == ONE_CODE]
     message, training = (record.metrics.get(f"epsilon_{end}") for end in ("message", "training"))
@@ -463,8 +467,9 @@ def _between(difference: Difference, scale: float) -> str:
     if difference.low is None or difference.high is None:
         return ""
     digits = 1 if scale == 100 else 3
-    low, high = scale * difference.low, scale * difference.high
-    return f" (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"
+    ends = (difference.low, difference.high)
+    low, high = (signed(f"{scale * end:z.{digits}f}") for end in ends)
+    return f" (95\N{NO-BREAK SPACE}% interval {low} to {high})"
 
 
 def _meaning(gain: Difference) -> str:

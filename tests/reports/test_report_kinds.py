@@ -435,7 +435,7 @@ def test_no_table_is_written_as_html_by_hand() -> None:
 def test_csv_has_intervals_in_columns() -> None:
     text = to_csv(
         table(
-            [TableCell("a, b"), TableCell("1.5", ("-1.0", "2.0")), TableCell("0.1")],
+            [TableCell("a, b"), TableCell("1.5", ("−1.0", "2.0")), TableCell("0.1")],
             [TableCell("c", note="itself"), TableCell("–"), TableCell("0.2")],
             [TableCell("all", span=2), TableCell("0.3")],
         )
@@ -459,7 +459,7 @@ def test_latex_runs_no_command_of_a_name() -> None:
         table(
             [
                 TableCell(r"\input{/etc/passwd} $x_1$ 5%"),
-                TableCell("1.5", ("-1.0", "2.0")),
+                TableCell("1.5", ("−1.0", "2.0")),
                 TableCell("0.1"),
             ]
         )
@@ -584,9 +584,9 @@ def test_a_reconstruction_leads_with_what_leaks_most(tmp_path: Path) -> None:
         "of the training rows, by chance 5.0 %: codes single out samples. Its reconstructions "
         "have MSE 0.167, the class mean 0.883."
     ).replace(" %", "\N{NO-BREAK SPACE}%")
-    assert "points higher, embeddings less codes" in cost
+    assert "points higher: embeddings less codes" in cost
     assert "the interval holds 0, so no leak beyond the class is shown" in codes
-    assert "an MSE 0.716 below that of the class mean" in transcript
+    assert "gains, in MSE below that of the class mean, 0.716" in transcript
     assert "0.600 to 0.800): above 0, so more than the class is given away" in transcript
     assert "were not shown to single out samples" in single
     html = page([run])

@@ -355,7 +355,7 @@ def test_the_page_shows_them(rivals: list[Path]) -> None:
     html = page(rivals)
     text = section(html)
     assert "allows for the 3 rows of this table" in text
-    assert "-5.0" in text
+    assert "−5.0" in text
     assert "0.0312" in text  # p
     assert "0.0938" in text  # adjusted for three
     assert "above 0 means that the first is the stronger attack" in text
