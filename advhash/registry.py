@@ -161,17 +161,19 @@ class Entry(Method, Generic[T]):
     def deviations(self) -> list[str]:
         """Where the method differs from its source: the bullets of its docstring.
 
-        They stand under a line that begins with "Deviations", in the class or its bases.
+        They stand under a line that begins with "Deviations", in the class or its bases. Those
+        "of the defaults only", which settings of a run may undo, begin with "by default".
         """
         classes = self.build.__mro__ if inspect.isclass(self.build) else (self.build,)
         deviations: list[str] = []
         for owner in classes:
-            listing = False
+            listing, opening = False, ""
             for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
                 if line.startswith("Deviations"):
                     listing = True
+                    opening = "by default " if "of the defaults only" in line else ""
                 elif listing and line.startswith("- "):
-                    deviations.append(line[2:])
+                    deviations.append(opening + line[2:])
                 elif listing and line.startswith("  "):
                     deviations[-1] += " " + line.strip()
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from advhash.measures.intervals import Metric
 from advhash.measures.roc import is_off
+from advhash.registry import DETECTORS
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures, change_rows
@@ -40,6 +42,18 @@ METRICS = (  # in the order of the table
     *("strict_detected_randomised", "strict_false_alarms_held_out"),
     *("accuracy", "accuracy_abnormal"),
 )
+FEDERATED = "hashvfl"  # a victim whose abnormal inputs are those of a party
+PARTS = {  # what abnormal inputs of a federation are
+    "mixed": "party 0 sends its part of a query of another class",
+    "noise": "party 0 sends noise",
+    "ood": "out of distribution: all parties see items of another data set, of tables shuffled "
+    "features",
+}
+PICTURES = {  # what abnormal pictures are
+    "mixed": "the mean of a query and another one of another class",
+    "noise": "uniform noise",
+    "ood": "out of distribution: pictures of another data set",
+}
 EPSILONS = ("epsilon_message", "epsilon_training")
 
 
@@ -148,6 +162,14 @@ class DetectionRecord(FileDocument):
         ]
 
 
+def explained(detectors: Iterable[str], inputs: Iterable[str], victim: str) -> list[str]:
+    """What names of detectors and abnormal inputs on a page mean, a line each."""
+    kinds = PARTS if victim == FEDERATED else PICTURES
+    lines = [f"{name}: {kinds[name]}." for name in inputs if name in kinds]
+    known = [name for name in detectors if name in DETECTORS]
+    return [*lines, *(f"{name}: {DETECTORS.describe(name).summary}" for name in known)]
+
+
 def verdicts(record: DetectionRecord) -> list[str]:
     """What was found: a sentence for each detector, from the one that stops most on."""
 
@@ -173,7 +195,7 @@ def verdicts(record: DetectionRecord) -> list[str]:
         if figures["detected_randomised"].value is not None:
             line += (
                 f"; at exactly {percent(record.allowed_false_alarms)} of them, by a randomised "
-                f"rule, it would flag {percent(figures['detected_randomised'].value)}"
+                f"rule, it would flag {with_interval(figures['detected_randomised'])}"
             )
         if figures["accepted_adaptive"].value is not None:
             line += (
@@ -296,6 +318,7 @@ def detection_chapter(path: Path, pictures: Pictures) -> Chapter:
         values={
             "record": record,
             "victim": victim,
+            "explained": explained(record.by_name, [record.inputs], str(record.victim.name)),
             "changes": change_rows(path, pictures, _changes(record)),
             "roc": roc_figure(record),
             "figures": figures_table(record),

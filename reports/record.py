@@ -78,6 +78,13 @@ class Example(Part):
     before: list[Retrieved]
     after: list[Retrieved]
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the attack left the query as it was."""
+        if self.words_before is not None:
+            return self.words_before == self.words_after
+        return self.linf == 0
+
 
 class RunInfo(Part):
     id: str
@@ -330,6 +337,11 @@ class Record(Document):
     def headline(self) -> Headline:
         """The figures that a run of this goal, judged as this one is, leads with."""
         return headline_of(self.attack.goal, at_threshold=self.protocol.at_threshold)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the attack left every query as it was, so that its figures say nothing."""
+        return self.value("words_changed" if self.budget.norm == "l0" else "linf") == 0
 
     @property
     def limit(self) -> int | None:

@@ -200,6 +200,16 @@ def recall_at(
     return _close(hits / np.maximum(relevant, 1), relevant, empty)
 
 
+def recall_ceiling(counts: DistanceHistograms, top_k: int, *, empty: Empty = "zero") -> Floats:
+    """(N,) the most that `recall_at` can be: the share of the relevant rows that top_k places hold.
+
+    >>> recall_ceiling(DistanceHistograms(np.array([[1, 4]]), np.array([[1, 3]])), 2).tolist()
+    [0.5]
+    """
+    relevant = counts.relevant_rows
+    return _close(np.minimum(relevant, top_k) / np.maximum(relevant, 1), relevant, empty)
+
+
 def hit_at(counts: DistanceHistograms, top_k: int) -> Floats:
     """(N,) the chance that a relevant row is among the first `top_k`, ties in random order.
 

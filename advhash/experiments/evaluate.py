@@ -27,6 +27,7 @@ from advhash.codes.metrics import (
     precision_within,
     published_average_precision,
     recall_at,
+    recall_ceiling,
 )
 from advhash.codes.packed import HashCodes
 from advhash.codes.relevance import FIRST, Relevance, SharedLabels, Similarity, float_neighbours
@@ -148,10 +149,10 @@ def evaluate(
     columns["precision_within_2"] = precision_within(counts, _RADIUS, empty=empty)
     columns["ndcg"] = _gain(counts, gains, top_k, empty)
     columns["ndcg_at_10"] = _gain(counts, gains, FIRST, empty)
-    columns["recall_at_10"] = recall_at(counts, FIRST, empty=empty)
+    columns |= _recall("recall_at_10", counts, FIRST, empty)
     if top_k is not None:
         columns["precision_at_k"] = precision_at(counts, top_k, empty=empty)
-        columns["recall_at_k"] = recall_at(counts, top_k, empty=empty)
+        columns |= _recall("recall_at_k", counts, top_k, empty)
     if convention is not None:
         columns[f"map_{convention}"] = published_average_precision(
             convention,
@@ -174,6 +175,14 @@ def evaluate(
         len(query) * len(database) * len(wanted),
         parameters,
     )
+
+
+def _recall(name: str, counts: DistanceHistograms, top_k: int, empty: Empty) -> dict[str, Floats]:
+    """Recall, and its ceiling where a query has more relevant rows than places; else NaN."""
+    ceiling = recall_ceiling(counts, top_k, empty=empty)
+    if not (counts.relevant_rows > top_k).any():
+        ceiling = np.full(len(ceiling), np.nan)
+    return {name: recall_at(counts, top_k, empty=empty), f"{name}_ceiling": ceiling}
 
 
 def evaluate_neighbours(

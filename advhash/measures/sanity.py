@@ -451,12 +451,15 @@ def check_attack(
     return flags
 
 
-def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
+def check_indicators(indicators: Mapping[str, float], queries: int | None = None) -> list[Flag]:
     """What an attack noted of itself (`Attack.indicators`), where it says that the attack failed.
 
     zero_gradient, saturated, stalled: shares in [0,1] of `GradientAttack`; unmoved: of the attacks
-    of torchattacks; without_edits: of those that exchange words; black_box_lead and query_lead: of
-    autohash. Others are no signs of failure.
+    of torchattacks; without_edits: of those that exchange words, without_free_words: the part of
+    it that no word may leave; black_box_lead and query_lead: of autohash. Others are no signs of
+    failure.
+
+    queries: how many the shares are of, where that is known
     """
     flags = []
 
@@ -478,13 +481,7 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
         "{:.0f} % of the queries came back as they were: the attack met a gradient of zero, or "
         "none of its images was better.",
     )
-    above(
-        "without_edits",
-        0.1,
-        "{:.0f} % of the queries hold no word that the attack could exchange: their words are "
-        "forbidden, give a label away (attack.label_words=true lets these go), or have no word "
-        "that may stand for them (a lower attack.similarity lets synonyms be further away).",
-    )
+    above("without_edits", 0.1, _without_edits(indicators, queries))
     above(
         "saturated",
         0.5,
@@ -509,3 +506,19 @@ def check_indicators(indicators: Mapping[str, float]) -> list[Flag]:
         "precision on the queries that it tried: the gradient is masked.",
     )
     return flags
+
+
+def _without_edits(indicators: Mapping[str, float], queries: int | None) -> str:
+    """How many texts no edit was possible in, and how many of them for which reason."""
+    every, fixed = (indicators.get(f"without_{what}", 0.0) for what in ("edits", "free_words"))
+
+    def part(share: float) -> str:
+        return f"{100 * share:.0f} %" if queries is None else f"{round(share * queries)}"
+
+    whole = "" if queries is None else f" {queries}"
+    return (
+        f"{part(every)} of the{whole} queries hold no word that the attack could exchange: in "
+        f"{part(fixed)} every word is forbidden, gives a label away (attack.label_words=true lets "
+        f"these go) or has no letters; in {part(every - fixed)} no word is known that may stand "
+        "for the others (a lower attack.similarity lets synonyms be further away)."
+    )

@@ -151,7 +151,7 @@ class NES(QueryAttack):
 
     Deviations:
     - published are attacks on class scores; here the loss is a share of bits, which is constant
-      nearly everywhere, so that σ is wide (18/255) and z constant in squares of 4 pixels
+      nearly everywhere, so that by default σ is wide (18/255) and z constant in squares of 4 pixels
     - probes x ± σz may leave the budget, which binds only the image that is returned
     - the best image that was sent is returned, not the last iterate
     """

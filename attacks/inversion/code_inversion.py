@@ -37,7 +37,7 @@ VALIDATION = 10_000  # its noise is none that an attacker has learnt from; see `
 )
 @dataclass(kw_only=True, eq=False, repr=False)
 class CodeInversion(Inversion):
-    """Every reconstruction from codes; the one with the best SSIM on validation data is chosen.
+    """Every reconstruction from codes; the best on validation data is chosen.
 
     attackers: of "decoder", "decoder-ssim" (trained on what it is judged by; of images only),
                "neighbours", "ste", "tanh"; see `attacks/inversion/decoders.py`
@@ -50,7 +50,7 @@ class CodeInversion(Inversion):
     sweep_bits, sweep_parties: also train victims of these K and P, for accuracy against both
     observed:   "codes"; "embeddings" is the control, with a descent that needs no surrogate
 
-    For tables, where there is no SSIM, the lowest mean squared error chooses.
+    The highest SSIM chooses; for tables, which have none, the lowest mean squared error.
     """
 
     knowledge: ClassVar[Knowledge] = frozenset(

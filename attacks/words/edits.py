@@ -36,6 +36,10 @@ class Edits(Protocol):
         """
         ...
 
+    def holds_free_word(self, texts: Tensor, clean: Tensor) -> Tensor:
+        """(B,) bool: whether a text holds a word that may leave it."""
+        ...
+
     def drawn(self, texts: Tensor, clean: Tensor, chance: Chance) -> Tensor:
         """(B,…) each text after one edit, every allowed one equally likely (of characters: every
         place, then every word)."""
@@ -69,6 +73,10 @@ class BagEdits(_ByGradient):
 
     def gradient_shape(self, texts: Tensor) -> tuple[int, ...]:
         return tuple(texts.shape[1:])
+
+    def holds_free_word(self, texts: Tensor, clean: Tensor) -> Tensor:
+        now, before = self.known.counts(texts), self.known.counts(clean)
+        return (self.free.to(texts.device) & (now > 0) & (before > 0)).any(dim=1)
 
     def best(self, texts: Tensor, clean: Tensor, gradient: Tensor, count: int) -> Tensor:
         known, free = self.known, self.free.to(texts.device)
@@ -104,6 +112,9 @@ class TokenEdits(_ByGradient):
 
     def gradient_shape(self, texts: Tensor) -> tuple[int, ...]:
         return (texts.shape[1], len(self.leaving))
+
+    def holds_free_word(self, texts: Tensor, clean: Tensor) -> Tensor:
+        return (self.leaving.to(texts.device)[texts] & (texts == clean)).any(dim=1)
 
     def best(self, texts: Tensor, clean: Tensor, gradient: Tensor, count: int) -> Tensor:
         size = gradient.shape[2]

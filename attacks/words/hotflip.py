@@ -131,7 +131,7 @@ class GreedySwap(WordAttack):
         best, texts = clean.clone(), clean.clone()
         lowest = cost_of(relaxed, anchors, scale)
         active = torch.arange(len(clean), device=clean.device)
-        without_edits = torch.zeros(len(clean), device=clean.device)
+        without_edits, without_free_words = torch.zeros(2, len(clean), device=clean.device)
         for step in range(most):
             active = active[lowest[active] >= 1]  # some bit is wrong
             if len(active) == 0:
@@ -140,13 +140,17 @@ class GreedySwap(WordAttack):
             tried = self.tried(victim, edits, texts[active], clean[active], goal, size)
             if step == 0:
                 own = texts[active].unsqueeze(1)
-                without_edits[active] = (tried == own).flatten(1).all(dim=1).float()
+                none = (tried == own).flatten(1).all(dim=1)
+                without_edits[active] = none.float()
+                free = edits.holds_free_word(texts[active], clean[active])
+                without_free_words[active] = (none & ~free).float()
             cost, place = costs(victim, tried, goal, size).min(dim=1)
             texts[active] = tried[torch.arange(len(active), device=clean.device), place]
             better = active[cost < lowest[active]]
             best[better] = texts[better]
             lowest[active] = torch.minimum(lowest[active], cost)
         self.note("without_edits", without_edits)
+        self.note("without_free_words", without_free_words)
         return best
 
 

@@ -60,6 +60,11 @@ class TextEdits:
             if word == before and self.is_free(core(word)) and any(map(str.isalpha, word))
         ]
 
+    def holds_free_word(self, texts: Tensor, clean: Tensor) -> Tensor:
+        """(B,) bool: whether a text holds a word that may be exchanged."""
+        pairs = zip(as_strings(texts), as_strings(clean), strict=True)
+        return torch.tensor([bool(self.places(*pair)) for pair in pairs], device=texts.device)
+
     def is_free(self, word: str) -> bool:
         return self.fixed.isdisjoint(words(word))
 

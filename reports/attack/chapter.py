@@ -94,10 +94,12 @@ def _shown(folder: Path, record: Record, pictures: Pictures) -> list[Shown]:
     def items(retrieved: Sequence[Retrieved]) -> list[Item]:
         return [Item(item, pictures.add(folder, item.picture)) for item in retrieved]
 
+    if record.unchanged:  # six equal pairs would show nothing
+        return []
     return [
         Shown(
             example,
-            _rank(place, len(record.examples)),
+            _rank(place, len(record.examples)) + ", unchanged" * example.unchanged,
             pictures.add(folder, example.clean_picture),
             pictures.add(folder, example.perturbation_picture),
             pictures.add(folder, example.adversarial_picture),

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from advhash.errors import counted
 from advhash.measures.intervals import Metric
-from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent
+from advhash.reports.elements.verdict import NBSP, NO_VALUE, length, percent, signed
 from advhash.reports.vocabulary import GREY_RMS, figure
 
 Given = Metric | Mapping[str, Any] | None  # of a record, or of a document
@@ -33,7 +33,7 @@ class Unit:
 
     def number(self, value: float) -> str:
         """The value without its sign."""
-        return f"{self.scale * value:z.{self.digits}f}"
+        return signed(f"{self.scale * value:z.{self.digits}f}")
 
 
 UNITS: dict[str, Unit] = {
@@ -123,21 +123,21 @@ def as_points(metric: Metric | None) -> str:
     """100 × the value, as tables show it."""
     if metric is None or metric.value is None:
         return NO_VALUE
-    return f"{100 * metric.value:z.1f}"
+    return signed(f"{100 * metric.value:z.1f}")
 
 
 def as_bounds(metric: Metric | None, digits: int, scale: float = 1) -> tuple[str, str] | None:
     """The interval beside a value in a table; None where there is none."""
     if metric is None or metric.low is None or metric.high is None:
         return None
-    low, high = (f"{scale * bound:z.{digits}f}" for bound in (metric.low, metric.high))
+    low, high = (signed(f"{scale * bound:z.{digits}f}") for bound in (metric.low, metric.high))
     return low, high
 
 
 def as_number(value: Metric | float | None, digits: int = 2) -> str:
     """A figure that is no share."""
     number = value.value if isinstance(value, Metric) else value
-    return NO_VALUE if number is None else f"{number:.{digits}f}"
+    return NO_VALUE if number is None else signed(f"{number:.{digits}f}")
 
 
 def as_chance(p: float | None) -> str:

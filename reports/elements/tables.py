@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 from advhash.measures.intervals import Metric
 from advhash.reports.elements.numbers import as_bounds, as_chance, as_number, as_points
+from advhash.reports.elements.verdict import MINUS
 from advhash.reports.vocabulary import figure
 
 Item = TypeVar("Item")
@@ -45,7 +46,7 @@ class TableCell:
         """Its small print on a page."""
         if self.bounds is None:
             return self.note
-        return (" to " if self.bounds[0].startswith("-") else "–").join(self.bounds)
+        return (" to " if self.bounds[0].startswith(MINUS) else "–").join(self.bounds)
 
     @property
     def words(self) -> str:

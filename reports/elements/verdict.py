@@ -16,6 +16,7 @@ from advhash.reports.vocabulary import label_of
 
 NO_VALUE = "–"
 NBSP = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
 SEEN = (  # decibels of PSNR from which a change looks so
     *((40.0, "hard to see"), (30.0, "visible on a close look")),
     (-math.inf, "plainly visible"),
@@ -38,13 +39,22 @@ class Verdict:
     share: float | None = None
 
 
+def signed(number: str) -> str:
+    """A number in digits as people read it: with a minus, where Python writes a hyphen.
+
+    >>> signed("-1.5"), signed("1.5")
+    ('−1.5', '1.5')
+    """
+    return number.replace("-", MINUS, 1) if number.startswith("-") else number
+
+
 def percent(value: float | None) -> str:
     """A share as a percentage with one digit.
 
     >>> percent(0.8125), percent(None)
     ('81.2\\xa0%', '–')
     """
-    return NO_VALUE if value is None else f"{100 * value:z.1f}{NBSP}%"
+    return NO_VALUE if value is None else f"{signed(f'{100 * value:z.1f}')}{NBSP}%"
 
 
 def interval(metric: Metric) -> str:
@@ -55,7 +65,7 @@ def interval(metric: Metric) -> str:
     """
     if metric.low is None or metric.high is None:
         return "no interval"
-    return f"95{NBSP}% interval {100 * metric.low:z.1f} to {percent(metric.high)}"
+    return f"95{NBSP}% interval {signed(f'{100 * metric.low:z.1f}')} to {percent(metric.high)}"
 
 
 def points(difference: Metric) -> str:
@@ -66,11 +76,11 @@ def points(difference: Metric) -> str:
     """
     if difference.value is None:
         return NO_VALUE
-    text = f"{100 * difference.value:z.1f} points"
+    text = f"{signed(f'{100 * difference.value:z.1f}')} points"
     if difference.low is None or difference.high is None:
         return f"{text} (no interval)"
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{text} (95{NBSP}% interval {low:z.1f} to {high:z.1f})"
+    low, high = (signed(f"{100 * end:z.1f}") for end in (difference.low, difference.high))
+    return f"{text} (95{NBSP}% interval {low} to {high})"
 
 
 def length(value: float | None, modality: str) -> str:
@@ -100,6 +110,8 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
     lost: of an untargeted run, MAP before − after on the same queries; without it the two intervals
           are held against each other, which sees less
     """
+    if record.unchanged:
+        return _unchanged(record)
     if record.protocol.at_threshold:
         judged = _at_threshold(record)
     elif record.attack.goal == "targeted":
@@ -108,6 +120,17 @@ def verdict(record: Record, lost: Difference | None = None) -> Verdict:
         judged = _untargeted(record, lost)
     details = (*_no_proof(record, judged), *_seen(record), *_from_a_file(record), *judged.details)
     return replace(judged, details=details)
+
+
+def _unchanged(record: Record) -> Verdict:
+    """That every query is as it was, in the place of figures that look like a victim that holds."""
+    kind = {"text": "text", "image": "picture"}.get(record.protocol.query_modality, "query")
+    lead = (
+        f"The attack changed 0 of {counted(record.protocol.queries, kind)}, so its figures are "
+        "those of the clean queries and say nothing about the victim."
+    )
+    able = record.attack.indicators.get("without_edits") != 1
+    return Verdict(f"No {kind} {'changed' if able else 'could be changed'}", lead)
 
 
 def _no_proof(record: Record, judged: Verdict) -> list[str]:

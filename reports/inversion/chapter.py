@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advhash.measures.intervals import Difference, Metric, largest_gap
+from advhash.reports.detection import FEDERATED, explained
 from advhash.reports.elements.chapters import (
     Chapter,
     Statement,
@@ -32,7 +33,7 @@ from advhash.reports.elements.tables import (
     row,
     value,
 )
-from advhash.reports.elements.verdict import percent, with_interval
+from advhash.reports.elements.verdict import percent, signed, with_interval
 from advhash.reports.inversion.record import InversionRecord
 from advhash.reports.vocabulary import label_of
 
@@ -49,6 +50,14 @@ NO_SSIM = (
     "the data are a table: what is said below of convolutions, pictures and SSIM did not apply, "
     "and the lowest MSE chose the attacker"
 )
+ATTACKERS = {  # what the names of attackers mean
+    "decoder": "a network that learns inputs from codes, by squared error",
+    "decoder-ssim": "the same, trained on SSIM",
+    "neighbours": "the mean of the attacker’s inputs whose codes are nearest",
+    "ste": "descent on the input; the gradient passes the sign as it is (straight-through)",
+    "tanh": "descent on the input; tanh stands for the sign",
+    "descent": "descent on the input, without a sign",
+}
 MARKERS = ("o", "s", "^")
 
 
@@ -60,7 +69,9 @@ def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> byte
 
 
 def gains_figure(record: InversionRecord) -> Drawing | None:
-    """SSIM gained over the class mean by every attacker, with its interval."""
+    """SSIM gained over the class mean by every attacker, with its interval; None: of tables."""
+    if not record.of_pictures:
+        return None
     rows = [
         (f"{world.name}: {attacker.name}{' *' if attacker.chosen else ''}", attacker.gain)
         for world in record.worlds
@@ -202,13 +213,13 @@ def attackers_table(record: InversionRecord) -> Table:
         "Similarity of reconstructions to what was sent: a gain above 0 is more than the class "
         "alone gives away; 95 % intervals in small print."
         if pictures
-        else "Errors of reconstructions of what was sent: an MSE below that of the class mean is "
-        "more than the class alone gives away; 95 % intervals in small print.",
+        else "Errors of reconstructions of what was sent: a gain above 0, an MSE below that of the "
+        "class mean of the same samples, is more than the class alone gives away; 95 % intervals "
+        "in small print.",
         [
             *columns("what is seen", "attacker"),
-            *(of_figures(*likeness) if pictures else ()),
-            *of_figures("mse"),
-            Column(f"{label_of('reidentification')} among {record.protocol.candidates} (%)"),
+            *of_figures(*(likeness if pictures else ("gain_over_class_mean",)), "mse"),
+            Column(f"{label_of('reidentification_by_picture')} among {_most(record)} (%)"),
         ],
         [
             row(
@@ -221,7 +232,7 @@ def attackers_table(record: InversionRecord) -> Table:
                     value(attacker.psnr, 1),
                 )
                 if pictures
-                else (),
+                else value(attacker.gain),
                 value(attacker.mse, 4),
                 points(attacker.reidentification),
             )
@@ -352,8 +363,8 @@ def _picked(record: InversionRecord, row: Reidentified) -> str:
     )
     sentence = (
         f"From {row.seen}, {attacker} picks the true input among "
-        f"{_among(record, chance)} of its class for {with_interval(row.hit)} of {row.samples}, by "
-        f"chance {percent(chance)}: codes "
+        f"{_among(record, chance)} of its class for {with_interval(row.hit)} of {row.samples}"
+        f"{_expected(row.hit, row.hit.n)}, by chance {percent(chance)}: codes "
         f"{'single out samples' if row.shown else 'were not shown to single out samples'}"
     )
     if row.score is None:
@@ -374,23 +385,29 @@ def verdicts(record: InversionRecord) -> list[str]:
         accuracy = record.metrics["accuracy"]
         assert accuracy is not None
         lines.append(
-            f"Accuracy is {percent(accuracy.value)}: accuracy with real embeddings less accuracy "
-            f"with codes is {100 * loss.value:.1f} points{_between(loss, 100)}."
+            f"Accuracy is {percent(accuracy.value)} with codes, and with real embeddings "
+            f"{abs(100 * loss.value):.1f} points {'lower' if loss.value < 0 else 'higher'}: "
+            f"embeddings less codes {signed(f'{100 * loss.value:z.1f}')}{_between(loss, 100)}."
         )
     for key, what in (
         ("gain_codes", "From one code per sample, the best attacker"),
         ("gain_undefended", "From what the undefended twin sends, the best attacker"),
         ("gain_transcript", "From the whole training transcript, the best attacker"),
     ):
-        gain = record.differences.get(key)
+        gain = record.gain(key)
         if gain is None or gain.value is None:
             continue
+        amount = f"{signed(f'{gain.value:z.3f}')}{_between(gain, 1)}"
         if record.of_pictures:
-            lines.append(f"{what} gains {gain.value:.3f} SSIM over the mean picture of the class"
-                         f"{_between(gain, 1)}: {_meaning(gain)}.")  # fmt: skip
+            lines.append(
+                f"{what} gains, in SSIM over the mean picture of the class, {amount}: "
+                f"{_meaning(gain)}."
+            )
         else:
-            lines.append(f"{what} differs by {gain.value:.3f} in MSE from the mean of the class"
-                         f"{_between(gain, 1)}: {_error_meaning(gain)}.")  # fmt: skip
+            lines.append(
+                f"{what} gains, in MSE below that of the class mean, {amount}: "
+                f"{_error_meaning(gain)}."
+            )
     lines += _trained_on_ssim(record)
     lines += [_picked(record, row) for row in picked[1:] if row.seen == ONE_CODE]
     message, training = (record.metrics.get(f"epsilon_{end}") for end in ("message", "training"))
@@ -428,12 +445,31 @@ def _among(record: InversionRecord, chance: float) -> str:
     return f"at most {wanted}" if fewer else str(wanted)
 
 
+def _most(record: InversionRecord) -> str:
+    """The same of all rows of a table: by the largest chance of any."""
+    ends = ("", *(end for _, end in VIEWS.values() if end))
+    chances = [record.value("reidentification_chance") or 0.0]
+    for end in ends:
+        hit = record.value(f"reidentification{end}")
+        over = record.differences.get(f"reidentification{end}_over_chance")
+        if hit is not None and over is not None and over.value is not None:
+            chances.append(hit - over.value)
+    return _among(record, max(chances))
+
+
+def _expected(hit: Metric, count: int) -> str:
+    """That ties count by chance, where the share of the samples is no whole number of them."""
+    number = (hit.value or 0.0) * count
+    return "" if abs(number - round(number)) < 1e-6 else " in expectation over ties"
+
+
 def _between(difference: Difference, scale: float) -> str:
     if difference.low is None or difference.high is None:
         return ""
     digits = 1 if scale == 100 else 3
-    low, high = scale * difference.low, scale * difference.high
-    return f" (95\N{NO-BREAK SPACE}% interval {low:.{digits}f} to {high:.{digits}f})"
+    ends = (difference.low, difference.high)
+    low, high = (signed(f"{scale * end:z.{digits}f}") for end in ends)
+    return f" (95\N{NO-BREAK SPACE}% interval {low} to {high})"
 
 
 def _meaning(gain: Difference) -> str:
@@ -447,11 +483,11 @@ def _meaning(gain: Difference) -> str:
 
 
 def _error_meaning(gain: Difference) -> str:
-    """What a difference of MSE, attacker − class mean, says; below 0 is a leak."""
-    if gain.high is not None and gain.high < 0:
-        return "below 0, so more than the class is given away"
+    """What the fall of MSE below that of the class mean says; above 0 is a leak."""
     if gain.low is not None and gain.low > 0:
-        return "above 0, so the mean of the class alone is nearer"
+        return "above 0, so more than the class is given away"
+    if gain.high is not None and gain.high < 0:
+        return "below 0, so the mean of the class alone is nearer"
     return "the interval holds 0, so no leak beyond the class is shown"
 
 
@@ -501,6 +537,16 @@ def inversion_chapter(folder: Path, pictures: Pictures) -> Chapter:
             "labels": labels_table(record),
             "accuracy": accuracy_table(record),
             "knowledge": known(attack.knowledge),
+            "explained": [
+                f"{name}: {ATTACKERS[name]}."
+                for name in dict.fromkeys(a.name for w in record.worlds for a in w.attackers)
+                if name in ATTACKERS
+            ],
+            "judged": explained(
+                dict.fromkeys(entry.detector for entry in record.detection),
+                dict.fromkeys(entry.inputs for entry in record.detection),
+                FEDERATED,
+            ),
         },
         statements=[Statement(label, lead, more)],
         sources=[source_of(folder, label, record.run, facts, settings)],

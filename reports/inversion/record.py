@@ -33,6 +33,7 @@ class InversionInfo(_Part):
 
 class InversionProtocol(_Part):
     party: str  # whose inputs are reconstructed
+    columns: list[str] = Field(default_factory=list)  # of a table, which the party holds
     samples: int  # of the query split
     validation: int
     auxiliary: int  # inputs that the attacker has
@@ -44,7 +45,7 @@ class InversionProtocol(_Part):
 
 
 class Attacker(_Part):
-    """One reconstruction: mean figures over the samples, and its SSIM against the class mean."""
+    """One reconstruction: mean figures over the samples, and what it gains over the class mean."""
 
     name: str
     chosen: bool
@@ -53,7 +54,7 @@ class Attacker(_Part):
     psnr: Metric | None
     mse: Metric
     reidentification: Metric
-    gain: Difference | None  # SSIM − SSIM of the class mean, paired
+    gain: Difference | None  # SSIM − that of the class mean; of tables how far MSE is below it
     gain_over_told: Difference | None = None  # − SSIM of a decoder told the class, trained alike
 
 
@@ -134,6 +135,18 @@ class InversionRecord(Document):
         """A figure without its interval; None where there is none."""
         metric = self.metrics.get(name)
         return None if metric is None else metric.value
+
+    def gain(self, name: str) -> Difference | None:
+        """A gain over the class mean, above 0 where the attacker wins.
+
+        Runs of tables of version 0.1 kept MSE − MSE of the class mean, and none of each attacker.
+        """
+        gain = self.differences.get(name)
+        each = [attacker.gain for world in self.worlds for attacker in world.attackers]
+        if gain is None or gain.value is None or self.of_pictures or any(each):
+            return gain
+        low, high = (None if end is None else -end for end in (gain.high, gain.low))
+        return Difference(-gain.value, low, high, gain.n, gain.p)
 
     @property
     def compares_codes(self) -> bool:

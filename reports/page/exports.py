@@ -18,6 +18,7 @@ import resvg_py
 
 from advhash.errors import StorageError, UsageError, nearest
 from advhash.reports.elements.tables import Table, TableCell
+from advhash.reports.elements.verdict import MINUS
 from advhash.reports.page.render import Page
 from advhash.storage.files import partial_folder, storage_errors, write_bytes
 from advhash.storage.foreign_text import visible
@@ -25,7 +26,7 @@ from advhash.storage.foreign_text import visible
 Width = Literal["one", "two"]
 ENVIRONMENTS = {"one": ("table", r"\columnwidth"), "two": ("table*", r"\textwidth")}
 SCALE = 2  # pixels of a PNG to one of the page
-NUMBER = re.compile(r"–?|[-+]?[\d.]+(/255)?")  # a figure, or none
+NUMBER = re.compile(r"–?|[-−+]?[\d.]+(/255)?")  # a figure, or none
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -72,7 +73,7 @@ def to_csv(table: Table) -> str:
         line = []
         for (_, interval), cell in zip(columns, spread, strict=False):
             line.append(_safe(cell.words))
-            line += (cell.bounds or ("", "")) if interval else ()
+            line += map(_safe, cell.bounds or ("", "")) if interval else ()
         lines.append(line)
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(lines)
@@ -80,8 +81,11 @@ def to_csv(table: Table) -> str:
 
 
 def _safe(text: str) -> str:
+    """Text for a cell of a CSV file, whose numbers have the hyphen that programs read."""
     text = visible(text.strip(), keep="\t\n\r")
-    if text[:1] in ("=", "+", "@", "-", "\t", "\r") and not NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text):
+        return text.replace(MINUS, "-")
+    if text[:1] in ("=", "+", "@", "-", "\t", "\r"):
         return f"'{text}"
     return text
 
@@ -105,7 +109,7 @@ def to_latex(table: Table, label: str = "", width: Width = "one") -> str:
     def shown(cell: TableCell) -> str:
         text = escape_latex(cell.words)
         if cell.bounds is not None:
-            low, high = (escape_latex(bound.replace("-", "−")) for bound in cell.bounds)
+            low, high = map(escape_latex, cell.bounds)
             text += rf" {{\scriptsize [{low}, {high}]}}"
         return text if cell.span == 1 else rf"\multicolumn{{{cell.span}}}{{l}}{{{text}}}"
 

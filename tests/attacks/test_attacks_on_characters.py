@@ -23,6 +23,7 @@ from advhash.cli.commands.attack import print_run
 from advhash.data import Batch, Dataset, Split
 from advhash.data.load import load_dataset
 from advhash.data.text.characters import as_characters, as_strings, changed_words
+from advhash.data.text.counts import words
 from advhash.data.text.synonyms import frequent_words, near_words
 from advhash.errors import ConfigError, DataError, UsageError
 from advhash.experiments.attack.run import AttackExperiment, attack
@@ -280,8 +281,24 @@ def test_texts_without_a_word_to_exchange_are_noted(
     method: Attack = ATTACKS.create("synonyms").fit(victim, served, budget)
     result = method.perturb(victim, queries, targets, budget, "text", seed=0)
     assert (float(result.distance.sum()) == 0) == (not near)
-    flags = [flag.name for flag in check_indicators(method.indicators())]
-    assert flags == ([] if near else ["without_edits"])
+    flags = check_indicators(method.indicators(), len(queries))
+    assert [flag.name for flag in flags] == ([] if near else ["without_edits"])
+    if not near:
+        count = len(queries)
+        assert flags[0].message.startswith(f"{count} of the {count} queries hold no word")
+        assert "in 0 every word is forbidden" in flags[0].message
+        assert f"in {count} no word is known" in flags[0].message
+
+
+def test_texts_of_fixed_words_alone_are_counted_apart(
+    victim: Encoded, served: AttackData, queries: Batch, targets: Tensor
+) -> None:
+    every = {word for text in as_strings(queries.inputs["text"]) for word in words(text)}
+    budget = Budget("l0", 2)
+    method: Attack = ATTACKS.create("hotflip", {"forbidden": tuple(sorted(every))})
+    method.fit(victim, served, budget).perturb(victim, queries, targets, budget, "text", seed=0)
+    noted = method.indicators()
+    assert noted["without_edits"] == noted["without_free_words"] > 0
 
 
 def test_what_cannot_be_is_refused(victim: Encoded, served: AttackData) -> None:

@@ -582,3 +582,9 @@ def test_a_healthy_attack_notes_nothing_and_fit_forgets(scene: Scene) -> None:
 def test_dhta_checks_its_votes() -> None:
     with pytest.raises(ValueError, match="votes=0"):
         DHTA(votes=0)
+
+
+def test_deviations_of_the_defaults_say_so_as_settings_may_undo_them() -> None:
+    texts = ATTACKS["dhta"].deviations
+    assert any(text.startswith("by default 100 sign steps") for text in texts)
+    assert any(text.startswith("ε is a radius") for text in texts)

@@ -15,7 +15,7 @@ from transcripts import transcript
 
 from advhash.reports.elements.verdict import STRENGTHS
 
-NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:e-?\d+)?")
+NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*(?:e-?\d+)?")
 OF_NUMBERS = re.compile(  # how strong an attack is, in a word, and the attacker that does best
     "|".join((*(f"^{word}[.]" for _, word in STRENGTHS), "^No effect[.]", "“[^”]*”"))
 )

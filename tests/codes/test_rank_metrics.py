@@ -30,6 +30,7 @@ from advhash.codes.metrics import (
     precision_within,
     published_average_precision,
     recall_at,
+    recall_ceiling,
 )
 from advhash.errors import DataError
 
@@ -370,3 +371,13 @@ def test_the_ends_of_a_measure_are_reached() -> None:
         assert values.mean() == 1.0
     mixed = DistanceHistograms(total, generator.integers(0, total + 1))
     assert recall_at(mixed, 60_000).tolist() == [1.0] * 400
+
+
+def test_recall_reaches_its_ceiling_where_relevant_rows_come_first() -> None:
+    total, relevant = np.array([[30, 70], [4, 96]]), np.array([[30, 0], [4, 0]])
+    counts = DistanceHistograms(total, relevant)
+    ceiling = recall_ceiling(counts, 10)
+    assert ceiling.tolist() == [10 / 30, 1.0]
+    assert recall_at(counts, 10) == pytest.approx(ceiling)
+    worse = DistanceHistograms(total, np.array([[10, 20], [1, 3]]))
+    assert (recall_at(worse, 10) < recall_ceiling(worse, 10)).all()

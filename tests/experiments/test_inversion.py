@@ -640,7 +640,14 @@ def test_a_table_is_reconstructed_too(tmp_path: Path) -> None:
     )
     page = (tmp_path / "r" / "report.html").read_text()
     assert "the data are a table" in page
-    assert "an MSE below that of the class mean is more than the class alone gives away" in page
+    assert "an MSE below that of the class mean of the same samples, is more than" in page
+    assert "party0 holds 15 features: mean radius" in page
+    mean = document["metrics"]["mse_class_mean"]["value"]
+    for world in document["worlds"]:
+        for one in world["attackers"]:
+            assert one["gain"]["value"] == pytest.approx(mean - one["mse"]["value"])
+            if one["chosen"]:
+                assert document["differences"][f"gain_{world['name']}"] == one["gain"]
     assert "SSIM" not in page.partition("<caption><span>Errors of")[2].partition("</table>")[0]
     assert "a decoder told the class alone: SSIM" not in page
 

@@ -172,6 +172,20 @@ def test_untargeted_effect_needs_intervals_apart(runs: list[Path]) -> None:
     assert verdict(record).word == "No effect shown"
 
 
+def test_a_run_that_changed_nothing_says_so_first_and_shows_no_pairs(run: Path) -> None:
+    def still(body: dict) -> None:
+        body["metrics"]["linf"] = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}
+
+    folder = edit(run, still)
+    record = record_of(folder)
+    judged = verdict(record)
+    assert judged.word == "No picture changed"
+    assert judged.lead.startswith(f"The attack changed 0 of {record.protocol.queries} pictures")
+    text = Tags(page([folder])).text
+    assert "the best for the attacker:" not in text
+    assert "there is no pair to show" in text
+
+
 def test_page_is_deterministic(runs: list[Path]) -> None:
     assert page(runs) == page(runs)
 
@@ -341,7 +355,7 @@ def test_the_page_shows_them(rivals: list[Path]) -> None:
     html = page(rivals)
     text = section(html)
     assert "allows for the 3 rows of this table" in text
-    assert "-5.0" in text
+    assert "−5.0" in text
     assert "0.0312" in text  # p
     assert "0.0938" in text  # adjusted for three
     assert "above 0 means that the first is the stronger attack" in text

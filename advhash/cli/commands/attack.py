@@ -99,7 +99,7 @@ def _next(record: Record) -> list[tuple[str, str]]:
     """How much a smaller budget buys, and what a defence is worth or what no attack can do."""
     config = config_of_run(record)
     then = []
-    if record.budget.norm in ("linf", "l0"):
+    if record.budget.norm in ("linf", "l0") and not record.unchanged:
         sizes = "2/255,4/255,8/255,16/255" if record.budget.norm == "linf" else "1,2,4"
         then.append((f"{replayed('attack', record, config)} --eps {sizes}", "over the budget"))
     same = of_config(config)

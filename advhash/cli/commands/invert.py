@@ -46,8 +46,8 @@ def print_inversion(record: InversionRecord, every: bool) -> None:
     print_metrics({**record.metrics, **record.differences}, first=READ_FIRST, every=every)
     if not record.of_pictures:
         tell(
-            "gains are differences of MSE: below 0, codes give away more than the class alone; "
-            "where the interval holds 0, nothing is shown"
+            "gains say how far MSE is below that of the class mean: above 0, codes give away more "
+            "than the class alone; where the interval holds 0, nothing is shown"
         )
     print_end(record)
 

@@ -216,7 +216,7 @@ def flags(attacked: Attacked, measured: Measured, database: HashCodes) -> list[F
         gradients="gradients" in fitted.attack.knowledge,
         rate=rate,
     )
-    raised += check_indicators(fitted.attack.summarise(outcome.notes))
+    raised += check_indicators(fitted.attack.summarise(outcome.notes), len(outcome.rows))
     if config.protocol.query_modality == "image" and not config.budget.eight_bit:
         raised.append(
             Flag(

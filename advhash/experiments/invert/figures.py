@@ -14,7 +14,13 @@ from torch import Tensor
 from advhash.attacks.inversion.decoders import observe
 from advhash.data.dataset import Dataset, Split
 from advhash.experiments.attack.examples import picture
-from advhash.measures.intervals import Metric, mean_metric, paired_difference, rate_metric
+from advhash.measures.intervals import (
+    Difference,
+    Metric,
+    mean_metric,
+    paired_difference,
+    rate_metric,
+)
 from advhash.measures.reconstruction import clustered, nearest_class
 from advhash.reports.inversion.record import Attacker, PartyBits, Picture
 from advhash.storage.cells import Result
@@ -57,14 +63,16 @@ def rated_attacker(
 ) -> Attacker:
     """The figures of one attacker, and its gain over the class mean and over who is told the class.
 
+    Rows of tables gain in MSE, see `gained`.
+
     merit:    on validation data; None where it is no number
     informed: figures of a decoder that is told the class, trained by the attacker's loss
     """
 
-    pictures: dict[str, Any] = dict.fromkeys(("ssim", "psnr", "gain"))
-    if not np.isnan(columns["ssim"]).all():
+    pictures: dict[str, Any] = dict.fromkeys(("ssim", "psnr"))
+    score = "mse" if np.isnan(columns["ssim"]).all() else "ssim"
+    if score == "ssim":
         pictures = {key: mean_metric(columns[key], seed) for key in ("ssim", "psnr")}
-        pictures["gain"] = paired_difference(columns["ssim"], base["ssim"], seed)
         if informed is not None:
             over_class = paired_difference(columns["ssim"], informed["ssim"], seed)
             pictures["gain_over_told"] = over_class
@@ -74,8 +82,31 @@ def rated_attacker(
         validation=merit,
         mse=mean_metric(columns["mse"], seed),
         reidentification=rate_metric(columns["hit"], seed),
+        gain=gained(score, columns[score], base[score], seed),
         **pictures,
     )
+
+
+def gained(score: str, values: Floats, floor: Floats, seed: int) -> Difference:
+    """How much nearer to the truth an attacker is than a floor, paired: above 0, it gains.
+
+    score: "ssim", which rises, or "mse", which falls; values, floor: (N,) of it
+    """
+    falls = score == "mse"
+    return paired_difference(*((floor, values) if falls else (values, floor)), seed)
+
+
+def columns_of(data: Dataset, party: str) -> list[str]:
+    """Names of the columns of a table that a party of a federation holds, where they are known."""
+    names, start = data.card.get("columns"), 0
+    widths = {name: data.database.tensor(name).shape[-1] for name in data.modalities}
+    if not isinstance(names, list) or len(names) != sum(widths.values()):
+        return []
+    for name, width in widths.items():
+        if name == party:
+            return [str(column) for column in names[start : start + width]]
+        start += width
+    return []
 
 
 def correct(victim: HashVFL, split: Split, seed: int) -> Floats:

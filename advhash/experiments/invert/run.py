@@ -27,7 +27,9 @@ from advhash.experiments.invert.cells import (
 from advhash.experiments.invert.config import InvertConfig
 from advhash.experiments.invert.figures import (
     Seen,
+    columns_of,
     correct,
+    gained,
     leakage,
     party_bits,
     rated_attacker,
@@ -185,7 +187,7 @@ class _Figures:
         return None if np.isnan(values).all() else mean_metric(values, self.boot)
 
     def gain(self, values: Floats, floor: Floats) -> Difference | None:
-        return None if np.isnan(values).all() else paired_difference(values, floor, self.boot)
+        return None if np.isnan(values).all() else gained(self.score, values, floor, self.boot)
 
 
 def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecord:
@@ -246,6 +248,7 @@ def _record(plan: InvertPlan, results: _Results, place: Place) -> InversionRecor
         dataset=dataset_info(data),
         protocol=InversionProtocol(
             party=party,
+            columns=columns_of(data, party),
             samples=len(samples.attacked),
             validation=len(data.validation),
             auxiliary=len(samples.auxiliary),

@@ -19,7 +19,7 @@ from advhash.compute.progress import Progress
 from advhash.data.parties import party_names
 from advhash.errors import UsageError
 from advhash.experiments.invert.config import InvertConfig
-from advhash.experiments.invert.figures import rated_attacker
+from advhash.experiments.invert.figures import gained, rated_attacker
 from advhash.experiments.prepare.seeds import derive_seed
 from advhash.experiments.prepare.trained import Trained, cache_identity
 from advhash.measures.intervals import (
@@ -159,7 +159,7 @@ def attack_transcript(
                 key, hit = keys.get(name, "transcript"), columns["hit"]
                 metrics[f"{score}_{key}"] = mean_metric(columns[score], boot)
                 metrics[f"reidentification_{key}"] = rate_metric(hit, boot)
-                gain = paired_difference(columns[score], base[score], boot)
+                gain = gained(score, columns[score], base[score], boot)
                 differences[f"gain_{key}"] = gain
                 over = paired_difference(hit, chance, boot)
                 differences[f"reidentification_{key}_over_chance"] = over
