@@ -70,7 +70,7 @@ REFUSED = {
     f"{ATTACK} --set attack.steps=four": "setting 'attack.steps' of dhta: expected a whole number, "
     "got 'four'; e.g. attack.steps=100",
     f"{ATTACK} --set attack.rule=sgin": "got 'sgin'; did you mean 'sign'?",
-    f"{ATTACK} --set attack.alphas=3": "expected a list of numbers, got 3; e.g. attack.alphas=[",
+    f"{ATTACK} --set attack.alphas=true": "expected a list of numbers, got True; e.g. attack.",
     f"{ATTACK} --set victim.backbone=5": 'expected text, got 5; e.g. victim.backbone="5"',
     f"{ATTACK} --set victim=dpsh": "--set: expected victim.key=value, got 'victim=dpsh'",
     f"{ATTACK} --set budget.eps=[1]": "setting 'budget.eps': expected text or a number, got [1]",

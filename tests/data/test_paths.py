@@ -143,7 +143,7 @@ def test_the_command_line_takes_a_flat_folder_and_says_who_reads_it(
     )  # fmt: skip
     assert code == 0, err
     assert told in err
-    assert "on dhash, near_duplicates" in out
+    assert "on dhash, flat, " in out
     code, out, _ = advhash("data", "show", str(flat))
     assert (code, "reader: near_duplicates (pictures without classes)" in out) == (0, True)
     code, _, err = advhash("train", "--victim", "dpsh", "--dataset", str(flat))

@@ -279,7 +279,11 @@ class TestJudgedByFiles:
     @pytest.mark.parametrize(
         ("words", "code", "message"),
         [
-            (UBINARY, 3, "has codes alone; expected a second file with their labels"),
+            (
+                UBINARY,
+                3,
+                "has codes alone, which do not say what is relevant",
+            ),
             (FLOATS[:-2], 3, "embeddings become bits by --quantise sign, mean or median"),
             ((*FLOATS[:-2], "--form", "floats"), 2, "--form floats has no bits: add --quantise"),
             ((*UBINARY, "--relevance", "beir", "--labels", "hot.npy"), 2, "got both"),

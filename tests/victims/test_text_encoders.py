@@ -189,7 +189,7 @@ class TestRefusals:
         assert "\n" not in str(raised.value)
 
     def test_settings(self) -> None:
-        with pytest.raises(ConfigError, match="setting 'text'"):
+        with pytest.raises(ConfigError, match=r"setting 'dataset\.text'"):
             load_dataset("openmoji", {"text": "letters"})
         with pytest.raises(ConfigError, match="at least 1 token, got 0"):
             load_dataset("openmoji", {"text": "tokens", "text_length": 0})
