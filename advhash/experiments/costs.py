@@ -8,20 +8,18 @@ hint: the file in the cache can be deleted, and lines that cannot be read are pa
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from advhash.storage.cache import cache_root
 from advhash.storage.documents import parse_json, read_text
 
 # a link that another user left would lead elsewhere, and a pipe would wait for a reader
 NO_DETOUR = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-Item = TypeVar("Item")
 KEPT = "work.jsonl"
 REFERENCE = "reference_costs.jsonl"
 REPEATED = ("steps", "queries", "restarts", "samples", "scales")
@@ -114,29 +112,6 @@ class Costs:
         return None
 
 
-def guessed(work: Work, own: Costs, reference: Costs) -> tuple[float | None, Costs]:
-    """Seconds that a work may take, and whose lines say so: the reference's where it is nearer."""
-    here, there = own.shared(work), reference.shared(work)
-    borrows = ((there or 0) > 0 and not here) or (here is None and there is not None)
-    costs = reference if borrows else own
-    return costs.estimate(work), costs
-
-
-def longest_first(items: Sequence[Item], works: Sequence[Work]) -> list[Item]:
-    """The items in descending order of what the work of each may take, unknown works first.
-
-    Workers that take the next item as soon as they are free are done nearly together then.
-    """
-    own, reference = Costs.read(), Costs.reference()
-    seconds = [guessed(work, own, reference)[0] for work in works]
-    longest = sorted(
-        zip(items, seconds, strict=True),
-        key=lambda pair: math.inf if pair[1] is None else pair[1],
-        reverse=True,  # equal ones stay in their order
-    )
-    return [item for item, _ in longest]
-
-
 def foretold(works: Sequence[Work]) -> dict[str, Any]:
     """What works may take, for `--dry-run`.
 
@@ -149,11 +124,13 @@ def foretold(works: Sequence[Work]) -> dict[str, Any]:
     own, reference = Costs.read(), Costs.reference()
     seconds, borrowed, uncertain = [], 0, 0
     for work in works:
-        guess, costs = guessed(work, own, reference)
+        here, there = own.shared(work), reference.shared(work)
+        borrows = ((there or 0) > 0 and not here) or (here is None and there is not None)
+        guess = (reference if borrows else own).estimate(work)
         if guess is not None:
             seconds.append(guess)
-            borrowed += costs is reference
-            uncertain += costs.shared(work) == 0
+            borrowed += borrows
+            uncertain += (there if borrows else here) == 0
     unknown = len(works) - len(seconds)
     return {
         "seconds": None if unknown else round(sum(seconds), 1),

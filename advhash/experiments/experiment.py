@@ -35,7 +35,7 @@ from advhash.compute.progress import Progress, Steps, silent
 from advhash.errors import AdvhashError, ConfigError, RunError
 from advhash.experiments.config import Run
 from advhash.experiments.config_text import read_toml
-from advhash.experiments.costs import Work, foretold, longest_first, note_cost
+from advhash.experiments.costs import Work, foretold, note_cost
 from advhash.experiments.prepare.code_key import code_version, same_code
 from advhash.registry import EXPERIMENTS
 from advhash.reports.record import Document
@@ -467,8 +467,6 @@ class _Cells(Generic[Config, CellType, PlanType, Record]):
                     self.place.forget(but=cell.parts)
                 results[cell.key] = _result(self.kind, cell, self.place, self.until)
         else:
-            if self.until is None:  # else as many as there is time for, in the plan's order
-                waiting = longest_first(waiting, [_work(self.kind, cell) for cell in waiting])
             works = [self._work(cell=cell) for cell in waiting]
             for cell, result in zip(waiting, self._run(works, self.kind.stage), strict=True):
                 assert result is not None

@@ -34,7 +34,7 @@ from advhash.experiments.benchmark.record import seed_flags
 from advhash.experiments.benchmark.run import Benchmark
 from advhash.experiments.benchmark.shipped import load_suite, shipped_suites
 from advhash.experiments.benchmark.suite import SuiteCell, _above, plan_suite
-from advhash.experiments.costs import KEPT, Costs, Work, longest_first, note_cost
+from advhash.experiments.costs import KEPT, Costs, Work, note_cost
 from advhash.experiments.experiment import Place, resume, run
 from advhash.experiments.prepare import planned as planned_victims
 from advhash.measures.intervals import Metric
@@ -888,22 +888,6 @@ def test_costs_are_guessed_by_the_nearest_kin(
     assert costs.shared(Work("cell", ("dhta", "digits", "csq"), 1)) == 2
     assert costs.shared(Work("cell", ("noise", "digits", "csq"), 1)) == 0
     assert costs.estimate(Work("training", ("dpsh",), 1)) is None
-
-
-def test_workers_get_the_longest_work_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ADVHASH_CACHE", str(tmp_path))
-    note_cost(Work("toss", ("quick",), 1), 1)
-    note_cost(Work("toss", ("slow",), 1), 9)
-    works = {
-        "quick": Work("toss", ("quick",), 2),
-        "unknown": Work("spin", (), 1),
-        "slow": Work("toss", ("slow",), 2),
-        "as quick": Work("toss", ("quick",), 2),
-    }
-    expected = ["unknown", "slow", "quick", "as quick"]
-    assert longest_first(list(works), list(works.values())) == expected
 
 
 def test_a_task_that_kills_its_worker_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
