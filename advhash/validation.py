@@ -118,13 +118,13 @@ def first_fault(
     first = min(faults, key=lambda fault: LATER.get(fault["type"], 1))
     path, expected = _walk(model, first["loc"])
     where = ".".join(map(str, path))
-    if first["type"] == "extra_forbidden":
-        _, table = _walk(model, first["loc"][:-1])
+    above, table = _walk(model, first["loc"][:-1])
+    if first["type"] == "extra_forbidden" and len(above) == len(first["loc"]) - 1:
         known = sorted(_fields(table.annotation))
         near = nearest(str(first["loc"][-1]), known)
         where = ".".join(str(part) for part in first["loc"])
         return Fault(where, "unknown", f"{near}Known here: {', '.join(known)}")
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(path) == len(first["loc"]):
         return Fault(where, "missing", f"expected {described(expected)}", example(expected))
     if first["type"] in OWN_WORDS or first["type"] not in PYDANTIC:
         return Fault(where, "wrong", _own_words(first))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from advhash import registry as registries
@@ -235,6 +235,28 @@ def test_a_misspelt_setting_goes_before_one_that_is_missing_for_it() -> None:
 def test_the_next_step_is_a_value_that_would_do(given: dict[str, Any], example: str) -> None:
     line = str(refusal(fault_of(given)))
     assert line.partition("; e.g. ")[2] == example
+
+
+class Left(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    n: int
+
+
+class Right(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    m: int
+
+
+class Either(BaseModel):
+    side: Left | Right
+
+
+@pytest.mark.parametrize("given", [{"n": "x"}, {"zz": 1}, {}])
+def test_what_fits_no_table_of_several_is_told_what_each_has(given: dict[str, Any]) -> None:
+    """Pydantic names the class that it tried, which is no place in a config."""
+    fault = fault_of({"side": given}, Either)
+    assert fault.where == "side"
+    assert fault.said.startswith("expected a table with n or a table with m, got {")
 
 
 def test_what_is_missing_may_come_later() -> None:

@@ -198,7 +198,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise _too_deep() from None
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
-        raise NotParsed(f"no TOML at {place[1] if place else 'its begin'}") from None
+        raise NotParsed(f"no TOML at {place[1] if place else 'its start'}") from None
     except ValueError as error:
         raise Unreadable(_parser_reason(error)) from None
     _check(value, lambda number: not math.isnan(number))
