@@ -16,7 +16,15 @@ from advhash.registry import DETECTORS
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures, change_rows
-from advhash.reports.elements.plots import COLOURS, DASHES, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import (
+    COLOURS,
+    DASHES,
+    MUTED,
+    STYLE,
+    Drawing,
+    legend_below,
+    svg_of,
+)
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -223,7 +231,7 @@ def roc_figure(record: DetectionRecord) -> Drawing:
         axes.set_xlabel(f"{label_of('false_alarms')} (%)")
         axes.set_ylabel(f"{record.inputs} inputs flagged (%)")
         axes.set_aspect("equal")
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+        legend_below(figure, 2, fontsize=9)
         alt = f"ROC curves of {', '.join(record.by_name)}. The areas below them stand in the table."
         return Drawing(svg_of(figure), alt, "ROC curves; the thin line is chance.")
 

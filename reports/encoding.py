@@ -20,7 +20,7 @@ from advhash.reports.elements.chapters import (
 )
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, legend_below, svg_of
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -211,7 +211,7 @@ def bars(record: EncodingRecord) -> Drawing:
         axes.set_xlim(0, 102)
         axes.set_xlabel("right (%)")
         axes.tick_params(axis="y", length=0)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        legend_below(figure, 3, fontsize=8)
         alt = (
             "Bars: accuracy of K-Means, logistic regression and nearest neighbours for each code. "
             "The numbers stand in the table below."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from pydantic import Field
 
 from advhash.errors import counted
@@ -18,7 +18,14 @@ from advhash.registry import called
 from advhash.reports.elements.chapters import Chapter, Statement, named_data_fact, source_of
 from advhash.reports.elements.numbers import as_number
 from advhash.reports.elements.pictures import Pictures, change_rows
-from advhash.reports.elements.plots import COLOURS, STYLE, Drawing, make_logarithmic, svg_of
+from advhash.reports.elements.plots import (
+    COLOURS,
+    STYLE,
+    Drawing,
+    legend_below,
+    make_logarithmic,
+    svg_of,
+)
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -33,7 +40,7 @@ from advhash.reports.elements.tables import (
     value,
 )
 from advhash.reports.record import FileDocument, Part, ShownChange
-from advhash.reports.vocabulary import GREY_RMS
+from advhash.reports.vocabulary import GREY_RMS, figure as figure_of
 
 LEAST_CHANGE: Literal["advhash/least-change/1"] = "advhash/least-change/1"
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # grey levels, the root of the mean square
@@ -230,7 +237,7 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
         axes = figure.subplots()
         for name, (title, colour, line) in SIZES.items():
             if shown[name]:
-                label = titled(title).text.removeprefix("least change, ")
+                label = figure_of(title).label.removeprefix("least change, ")
                 axes.hist(
                     shown[name],
                     bins=edges,
@@ -245,7 +252,8 @@ def histogram(record: LeastChangeRecord) -> Drawing | None:
         axes.minorticks_off()
         axes.set_xlabel(GREY_RMS)
         axes.set_ylabel("pictures")
-        figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(figure, 4, fontsize=9)
         svg = svg_of(figure)
     return Drawing(
         svg,

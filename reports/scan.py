@@ -22,6 +22,7 @@ from advhash.reports.elements.plots import (
     MUTED,
     STYLE,
     Drawing,
+    legend_below,
     make_logarithmic,
     svg_of,
 )
@@ -343,7 +344,7 @@ def curves(record: ScanRecord) -> Drawing | None:
         axes.set_xlabel("threshold, in percent of the bits")
         axes.set_ylabel("false positives per comparison")
         axes.grid(color="#e5e7eb", linewidth=0.8)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        legend_below(figure, 3, fontsize=9)
         return Drawing(
             svg_of(figure),
             "Lines: the rate of false positives of each hash over its threshold. The rates at the "
@@ -578,7 +579,7 @@ def histogram(record: ScanRecord) -> Drawing | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("least L∞ change, grey levels")
         axes.set_ylabel("pictures")
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        legend_below(figure, 3, fontsize=9)
         return Drawing(
             svg_of(figure),
             "Bars: how many pictures leave the threshold by each number of grey levels.",

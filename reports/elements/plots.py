@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -124,13 +125,36 @@ def following(svg: bytes) -> bytes:
     return head + style.encode("ascii") + end + rest if end else svg
 
 
+@contextmanager
+def _any_characters() -> Iterator[None]:
+    """Names may have characters that the font lacks: nobody is warned of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def svg_of(figure: Figure) -> bytes:
     """The figure as SVG."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name with characters that the font lacks
+    with _any_characters():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return visible(buffer.getvalue().decode("utf-8"), keep="\t\n\r").encode("utf-8")
+
+
+def legend_below(figure: Figure, columns: int, *named: Iterable[Any], **style: Any) -> None:
+    """A legend under the axes, in fewer columns where these would be wider than the figure.
+
+    named: handles and labels, by default those of the axes
+    """
+    for count in range(columns, 0, -1):
+        legend = figure.legend(
+            *named, loc="outside lower center", ncols=count, frameon=False, **style
+        )
+        with _any_characters():
+            width = legend.get_window_extent().width
+        if count == 1 or width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def interval_figure(effects: Sequence[Effect], axis: str) -> bytes | None:
@@ -151,15 +175,7 @@ def interval_figure(effects: Sequence[Effect], axis: str) -> bytes | None:
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(
-            named.values(),
-            named.keys(),
-            loc="outside lower center",
-            ncols=4,
-            frameon=False,
-            handletextpad=0.3,
-            columnspacing=1.2,
-        )
+        legend_below(figure, 4, named.values(), named.keys(), handletextpad=0.3, columnspacing=1.2)
         return svg_of(figure)
 
 
@@ -236,7 +252,7 @@ def budget_figure(grown: Sequence[Growth], norm: str, axis: str) -> bytes:
         axes.set_ylabel(axis)
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        figure.legend(loc="outside lower center", fontsize=9, frameon=False)
+        legend_below(figure, 1, fontsize=9)
         return svg_of(figure)
 
 
@@ -301,7 +317,7 @@ def _phase_figure(drawn: Sequence[Curve]) -> bytes:
     axes.set_xlabel(drawn[0].counter)
     axes.set_title(_short(drawn[0].phase, 38), fontsize=10)
     axes.grid(color=GRID, linewidth=0.8)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    legend_below(figure, 2, fontsize=9)
     return svg_of(figure)
 
 

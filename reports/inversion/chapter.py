@@ -22,7 +22,16 @@ from advhash.reports.elements.chapters import (
     victim_fact,
 )
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, DASHES, INK, MUTED, STYLE, Drawing, svg_of
+from advhash.reports.elements.plots import (
+    COLOURS,
+    DASHES,
+    INK,
+    MUTED,
+    STYLE,
+    Drawing,
+    legend_below,
+    svg_of,
+)
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -165,7 +174,7 @@ def bits_figure(record: InversionRecord) -> Drawing:
         axes.set_ylim(-1.05, 1.05)
         axes.set_xlabel("bit")
         axes.set_ylabel("mean over the database (−1 to 1)")
-        figure.legend(loc="outside lower center", ncols=5, frameon=False)
+        legend_below(figure, 5)
 
     worst = max(largest_gap(party.means, party.wanted) for party in record.bits)
     caption = f"Grey: ±0.2. Farthest from the class codes: {worst:.3f}."
@@ -194,7 +203,7 @@ def roc_figure(record: InversionRecord) -> Drawing | None:
             axes.set_aspect("equal")
             if not place:
                 axes.set_ylabel("detected (%)")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure, 3)
 
     return Drawing(_figure(3.0 * len(kinds), 4.0, draw), "ROC curves of the detectors")
 

@@ -15,7 +15,15 @@ from advhash.measures.intervals import Metric
 from advhash.reports.elements.chapters import Chapter, Statement, data_fact, source_of
 from advhash.reports.elements.numbers import as_number, as_percent
 from advhash.reports.elements.pictures import Pictures
-from advhash.reports.elements.plots import COLOURS, MUTED, STYLE, Drawing, make_logarithmic, svg_of
+from advhash.reports.elements.plots import (
+    COLOURS,
+    MUTED,
+    STYLE,
+    Drawing,
+    legend_below,
+    make_logarithmic,
+    svg_of,
+)
 from advhash.reports.elements.tables import (
     Column,
     Table,
@@ -190,7 +198,7 @@ def _line(
 
 
 def _finish(figure: Figure) -> bytes:
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    legend_below(figure, 2, fontsize=8)
     return svg_of(figure)
 
 

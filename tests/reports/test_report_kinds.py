@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
+from matplotlib.figure import Figure
 from PIL import Image
 from report_scene import (
     HOSTILE,
@@ -45,6 +46,7 @@ from advhash.reports.benchmark import BenchmarkRecord, verdicts as benchmark_ver
 from advhash.reports.detection import DetectionRecord, verdicts as detection_verdicts
 from advhash.reports.elements.chapters import TOPICS
 from advhash.reports.elements.pictures import Pictures
+from advhash.reports.elements.plots import legend_below
 from advhash.reports.elements.tables import Column, Table, TableCell
 from advhash.reports.inversion.chapter import verdicts as inversion_verdicts
 from advhash.reports.inversion.record import InversionRecord
@@ -773,3 +775,17 @@ def test_a_lifelong_run_is_counted_and_told_in_one_unit(
     (time,) = (line for line in out.splitlines() if " increment_seconds_ratio" in line)
     assert "50.0 %  [40.0, 60.0]" in gain
     assert "50.0 %  [40.0, 60.0]" in time
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"), [("bound", 4), ("the bound of the hash as it runs", 2)]
+)
+def test_a_legend_is_no_wider_than_its_figure(words: str, columns: int) -> None:
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number in range(4):
+        axes.plot([0, 1], [0, number], label=f"{words} {number}")
+    legend_below(figure, 4)
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert legend._ncols == columns
