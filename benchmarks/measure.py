@@ -3,8 +3,9 @@
 Scripts that were finished with the same code are passed over, and the one that was interrupted goes
 on with what its JSON file has, so that the command can be stopped and started again at any time.
 What counts as the same code is what the keys of the cache count (`code_version`). Scripts that take
-times run last and alone: leave the machine to them. Pages whose every figure was measured anew name
-the present commit afterwards (`measured_at.toml`).
+times run last and alone: leave the machine to them. A page whose every table was written anew names
+the present commit afterwards (`measured_at.toml`). Sentences that tell figures are nobody's but a
+reader's: the command ends with the pages where they are to be compared.
 
     OMP_NUM_THREADS=1 python benchmarks/measure.py [--only SCRIPT ...] [--figures | --timings]
     python benchmarks/measure.py --list
@@ -33,48 +34,76 @@ HEADS = HERE / "measured_at.toml"
 class Script:
     """A script of this folder.
 
-    pages:   of docs/, those whose figures are all of this script
+    pages:   of docs/, those with tables that it writes
+    prose:   of docs/, those whose sentences tell its figures, and whose tables it does not write
     timings: whether it measures times
     photographs: whether it needs the pictures of ADVHASH_DATA
     """
 
     name: str
     pages: tuple[str, ...] = ()
+    prose: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     timings: bool = False
     photographs: bool = False
 
 
 SCRIPTS = (
-    Script("measured.py"),
+    Script("measured.py", ("attacks/baselines.md", "attacks/gradient.md", "attacks/prosgan.md")),
     Script("visibility.py", ("attacks/prosgan_visibility.md",), photographs=True),
     Script("survive.py", ("attacks/survive.md",)),
-    Script("attacks.py", ("attacks/measured.md", "attacks/autohash.md")),
-    Script("refine.py"),
-    Script("bounded.py", options=("--seeds", "0", "1")),
-    Script("detectors.py", ("defenses/code_detectors.md",)),
-    Script("vfl.py", ("victims/hashvfl_measured.md",), ("--again",), photographs=True),
+    Script(
+        "attacks.py", ("attacks/measured.md",), prose=("attacks/autohash.md", "attacks/gradient.md")
+    ),
+    Script(
+        "commands.py",
+        (
+            "attacks/baselines.md",
+            "attacks/black_box.md",
+            "attacks/collision.md",
+            "attacks/poisoning.md",
+            "attacks/prosgan.md",
+            "attacks/text.md",
+            "attacks/torchattacks.md",
+            "attacks/transfer.md",
+            "attacks/transforms.md",
+            "attacks/universal.md",
+            "defenses/novelty.md",
+            "neural_codes.md",
+            "victims/hashvfl.md",
+            "victims/neural_code.md",
+        ),
+    ),
+    Script("refine.py", ("attacks/prosgan.md",), options=("--seeds", "0", "1", "2")),
+    Script("detectors.py", ("defenses/code_detectors.md",), prose=("defenses/detectors.md",)),
+    Script(
+        "vfl.py",
+        ("victims/hashvfl_measured.md",),
+        prose=("attacks/inversion.md", "victims/hashvfl.md"),
+        options=("--again",),
+        photographs=True,
+    ),
     Script("lifelong.py", ("victims/lifelong_measured.md",), photographs=True),
     Script("victim_table.py", ("victims/table.md",), photographs=True),
     Script("defended.py", ("defenses/measured.md",), photographs=True),
     Script("certificates.py", ("defenses/smoothing.md", "defenses/purification.md")),
     Script("black_box_hashes.py", ("attacks/black_box_hashes.md",), photographs=True),
     Script("perceptual_certificates.py", ("victims/certificates.md",), photographs=True),
-    Script("ensembles.py", photographs=True),
-    Script("words_and_hashes.py"),
+    Script(
+        "ensembles.py", ("attacks/transfer.md",), options=("--seeds", "0", "1"), photographs=True
+    ),
     Script("stores.py", ("attacks/poisoning_stores.md",), photographs=True),
-    Script("transforms.py", ("attacks/transforms.md",)),
     Script("encoder_texts.py", ("victims/encoders_measured.md",), photographs=True),
     Script("encoder_pictures.py", ("victims/encoders_measured.md",), photographs=True),
     Script("imagenet_victim.py", ("attacks/imagenet_victim.md",), photographs=True),
     Script("attack_cost.py", timings=True),
     Script("cost_table.py", ("attacks/cost.md",), timings=True),
-    Script("defense_cost.py", timings=True),
-    Script("evaluation.py", ("evaluation.md",), timings=True),
-    Script("encoding.py", timings=True),
-    Script("training_state.py", ("training.md",), timings=True),
+    Script("defense_cost.py", prose=("defenses/adversarial_training.md",), timings=True),
+    Script("evaluation.py", prose=("evaluation.md",), timings=True),
+    Script("encoding.py", prose=("neural_codes.md",), timings=True),
+    Script("training_state.py", prose=("training.md",), timings=True),
     Script("loop.py", ("attacks/loop.md",), timings=True),
-    Script("prosgan_step.py", timings=True),
+    Script("prosgan_step.py", ("attacks/prosgan.md",), timings=True),
     Script("scan.py", ("victims/scan_measured.md",), timings=True, photographs=True),
     Script("suites.py", ("benchmark_measured.md",), timings=True),
 )
@@ -93,6 +122,11 @@ def keep_state(state: dict[str, dict[str, str]]) -> None:
     partial = STATE.with_suffix(".partial")
     partial.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
     partial.replace(STATE)
+
+
+def writers(page: str) -> list[str]:
+    """The scripts whose tables stand on a page."""
+    return [script.name for script in SCRIPTS if page in script.pages]
 
 
 def with_commit(text: str, page: str, commit: str) -> str:
@@ -133,7 +167,8 @@ def measure(script: Script, state: dict[str, dict[str, str]], code: str, commit:
     keep_state(state)
     text = HEADS.read_text("utf-8")
     for page in script.pages:
-        text = with_commit(text, page, commit)
+        if all(state.get(name, {}).get("finished") == code for name in writers(page)):
+            text = with_commit(text, page, commit)
     HEADS.write_text(text, "utf-8")
     print(f"{script.name} finished after {minutes:.1f} minutes", flush=True)
     return True
@@ -165,6 +200,9 @@ def main() -> None:
             failed.append(script.name)
     if not given.list:
         subprocess.run([sys.executable, HERE / "tables.py"], check=True)
+        done = [script for script in SCRIPTS if state.get(script.name, {}).get("finished") == code]
+        told = sorted({page for script in done for page in (*script.pages, *script.prose)})
+        print(f"compare the sentences that tell figures: {', '.join(told) or 'none'}")
     if failed and not given.list:
         sys.exit(f"not measured: {', '.join(failed)}; the same command tries these again")
 
