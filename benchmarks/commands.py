@@ -229,17 +229,19 @@ def transforms() -> Table:
     )
 
 
-def words() -> Table:
+def words(mark: str, kind: str) -> Table:
+    """Texts as counts of words or as tokens, with 1 to 3 words of 100 queries changed."""
     methods = (
         ("`token-noise`", "token-noise", []),
         ("`hotflip`", "hotflip", []),
         ("`hotflip`, `label_words=true`", "hotflip", ["--set attack.label_words=true"]),
         ("`hotflip-untargeted`", "hotflip-untargeted", []),
     )
-    more = ("--query-modality text", "--queries 100")
+    kinds = [] if kind == "words" else [f"--set dataset.text={kind}"]
+    more = ("--query-modality text", "--queries 100", *kinds)
     return Table(
         "attacks/text.md",
-        "measured",
+        mark,
         "words | method | MAP | t-MAP | normalised | changed",
         tuple(
             Row((count, name), attack("dlcmh", method, count, *more, *settings))
@@ -445,7 +447,8 @@ TABLES: tuple[Table | OneCommand, ...] = (
     torchattacks(),
     controls(),
     transforms(),
-    words(),
+    words("measured", "words"),
+    words("tokens", "tokens"),
     collisions("measured", "tanh", ("evasion", "collision")),
     collisions("hinge", "hinge", ("collision",)),
     neural_code(),

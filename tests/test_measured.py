@@ -43,6 +43,17 @@ def test_documents_show_the_measured_numbers(row: dict[str, Any]) -> None:
         assert shown in (ROOT / "README.md").read_text()
 
 
+def test_tables_of_commands_show_what_was_measured() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks/commands.py"))
+    documents = script["known"]()
+    asked = {command for table in script["TABLES"] for command in table.commands()}
+    assert documents.keys() == asked
+    for table in script["TABLES"]:
+        text = (ROOT / "docs" / table.page).read_text()
+        shown = text.partition(f"<!-- {table.mark} -->\n")[2].partition("<!-- end -->")[0]
+        assert shown == table.written(documents), (table.page, table.mark)
+
+
 def test_the_table_of_victims_shows_the_measured_numbers() -> None:
     cells = json.loads((ROOT / "benchmarks/victim_table.json").read_text())
     text = (ROOT / "docs/victims/table.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -482,27 +481,3 @@ def test_a_rate_of_none_or_all_has_an_interval_with_a_width(
     assert rate.low is not None
     assert rate.high is not None
     assert rate.high - rate.low == pytest.approx(1 - 0.025**0.1)  # the exact one of ten equal ones
-
-
-def test_the_page_shows_what_was_measured() -> None:
-    root = Path(__file__).resolve().parents[2]
-    cells = json.loads((root / "benchmarks/words_and_hashes.json").read_text())["cells"]
-
-    def shown(metric: dict[str, Any]) -> str:
-        value, low, high = (
-            f"{metric[key]:.2f}".removeprefix("0") if 0.005 <= metric[key] < 0.995
-            else f"{metric[key]:.2f}" for key in ("value", "low", "high")
-        )  # fmt: skip
-        return f"{value} [{low}, {high}]"
-
-    rows = [
-        line.strip("| \n").split(" | ")
-        for line in (root / "docs/attacks/collision.md").read_text().splitlines()
-        if line.startswith(("| phash |", "| dhash |", "| pdq |"))
-    ]
-    assert len(rows) == 12
-    for hashed, method, budget, *figures in rows:
-        cell = cells[f"{hashed}, {method} tanh, {budget.removeprefix('L∞ ')}"]
-        rate = f"{method}_rate"
-        names = ("_clean", "", "_jpeg90", "_jpeg75", "_clean_pdq", "_pdq")
-        assert figures[2:8] == [shown(cell[rate + name]) for name in names], (hashed, method)
