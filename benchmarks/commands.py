@@ -353,10 +353,6 @@ def moved_between(documents: list[dict[str, Any]]) -> str:
         found = {cell["target"]: cell["metrics"] for cell in cells if cell["source"] == source}
         rows.append([source, *(percent(found[target]["tmap"]) for target in names)])
     rows.append(["clean queries", *(percent(found[name]["tmap_clean"]) for name in names)])
-    means = documents[0]["metrics"]
-    for method in ("dhta", "p2p"):
-        own, other = (percent(means[f"tmap_{kind}:{method}"]) for kind in ("own", "transferred"))
-        rows.append([f"{method}: mean on itself, on the others", own, other, "", ""])
     return markdown(" | ".join([" ", *names]), rows)
 
 
