@@ -97,7 +97,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class OneCommand:
+class DocumentTable:
     """A table that shows the documents of a few commands, or of one, in another way."""
 
     page: str
@@ -271,7 +271,7 @@ def collisions(mark: str, loss: str, methods: tuple[str, ...]) -> Table:
         "attacks/collision.md",
         mark,
         "hash | attack | budget | T | false positives, clean queries | clean | attacked | JPEG 90 "
-        "| JPEG 75 | at 31/256: clean | attacked | bits left | SSIM",
+        "| JPEG 75 | at 31/256: clean | attacked | distance, bits | SSIM",
         tuple(
             Row(
                 (victim, method, under(eps)), attack(victim, method, eps, "--queries 60", *settings)
@@ -438,7 +438,7 @@ def regimes(documents: list[dict[str, Any]]) -> str:
 
 
 UNIVERSAL = [(victim, 0, eps) for victim in ("dpsh", "dlcmh") for eps in ("16/255", "8/255")]
-TABLES: tuple[Table | OneCommand, ...] = (
+TABLES: tuple[Table | DocumentTable, ...] = (
     black_box(),
     torchattacks(),
     controls(),
@@ -451,11 +451,11 @@ TABLES: tuple[Table | OneCommand, ...] = (
     slices(),
     poisoned(),
     forward_passes("attacks/universal.md", "measured", "universal", UNIVERSAL),
-    OneCommand("attacks/transfer.md", "matrix", (TRANSFERRED,), moved_between),
-    OneCommand("neural_codes.md", "encoded", ENCODED, encoded),
-    OneCommand("defenses/novelty.md", "measured", ENCODED, detected),
-    OneCommand("neural_codes.md", "effects", (CHART,), effects),
-    OneCommand("neural_codes.md", "regimes", (CHART,), regimes),
+    DocumentTable("attacks/transfer.md", "matrix", (TRANSFERRED,), moved_between),
+    DocumentTable("neural_codes.md", "encoded", ENCODED, encoded),
+    DocumentTable("defenses/novelty.md", "measured", ENCODED, detected),
+    DocumentTable("neural_codes.md", "effects", (CHART,), effects),
+    DocumentTable("neural_codes.md", "regimes", (CHART,), regimes),
     forward_passes(
         "attacks/prosgan.md", "bounded", "prosgan", [*UNIVERSAL, ("dlcmh", 1, "16/255")]
     ),
@@ -488,7 +488,7 @@ def keep(documents: Documents) -> None:
     OUT.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
-def write_pages(documents: Documents, tables: Iterable[Table | OneCommand]) -> None:
+def write_pages(documents: Documents, tables: Iterable[Table | DocumentTable]) -> None:
     """Put each table between its marks."""
     for table in tables:
         path = DOCS / table.page

@@ -102,7 +102,12 @@ def test_one_command_measures_every_page() -> None:
     assert {script.name for script in tables["scripts"]()} <= names
     assert all((ROOT / "benchmarks" / name).is_file() for name in names)
     listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
-    assert {page for script in measure["SCRIPTS"] for page in script.pages} <= listed.keys()
+    for script in measure["SCRIPTS"]:
+        text = (ROOT / "benchmarks" / script.name).read_text("utf-8")
+        assert {*script.pages, *script.prose} <= listed.keys(), script.name
+        # A page that names the commit of its tables is one that the script writes.
+        assert not script.pages or '"--page"' in text, script.name
+        assert all(Path(page).stem in text for page in script.pages), script.name
 
 
 def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
