@@ -59,7 +59,6 @@ audit:
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/attack_cost.py
 	$(BIN)/python benchmarks/cost_table.py
 	$(BIN)/python benchmarks/defense_cost.py
 	$(BIN)/python benchmarks/encoding.py

@@ -2,8 +2,10 @@
 
 A row of TABLES names its commands; each is run once, with seed 0 unless it says otherwise, and what
 the tables need of its document is kept in `benchmarks/commands.json` under the command itself: what
-stands there is not run again. Writes the tables between their marks in docs/. About an hour on one
-core, of which five trainings of bounded ProS-GAN take twenty minutes and the phase chart eight:
+stands there from the same code (`code_version`) is not run again. A command that fails costs its
+own table alone, which stays as it is. Writes the tables between their marks in docs/. About an hour
+on one core, of which five trainings of bounded ProS-GAN take twenty minutes and the phase chart
+five. `ta-…` need torchattacks, see docs/attacks/torchattacks.md:
 
     OMP_NUM_THREADS=1 python benchmarks/commands.py [--pages attacks/text.md ...]
     python benchmarks/commands.py --page    # only write the tables from the json
@@ -341,7 +343,7 @@ TRANSFERRED = "transfer --victims dpsh,dpsh+seed=1,dpsh+bits=16,csq --methods dh
 
 
 def moved_between(documents: list[dict[str, Any]]) -> str:
-    """t-MAP of DHTA in percent: a row for each victim that it was made for."""
+    """t-MAP of DHTA in percent: a row for each victim that it was made for, then no attack."""
     cells = [cell for cell in documents[0]["cells"] if cell["method"] == "dhta"]
     names = list(dict.fromkeys(cell["source"] for cell in cells))
 
@@ -352,7 +354,8 @@ def moved_between(documents: list[dict[str, Any]]) -> str:
     for source in names:
         found = {cell["target"]: cell["metrics"] for cell in cells if cell["source"] == source}
         rows.append([source, *(percent(found[target]["tmap"]) for target in names)])
-    rows.append(["clean queries", *(percent(found[name]["tmap_clean"]) for name in names)])
+    clean = {cell["target"]: cell["metrics"]["tmap_clean"] for cell in cells}
+    rows.append(["clean queries", *(percent(clean[name]) for name in names)])
     return markdown(" | ".join([" ", *names]), rows)
 
 
@@ -360,10 +363,10 @@ ENCODED = ("encode --victim dph", "encode --victim neural-code")
 
 
 def encoded(documents: list[dict[str, Any]]) -> str:
-    """What each code is worth, the pixels once."""
+    """What each code is worth; the pixels beside each victim, for which they were moved."""
     names = ("kmeans_one_to_one", "knn_accuracy", "knn_accuracy_adversarial")
     rows: dict[str, list[str]] = {}
-    for document in documents:
+    for victim, document in zip(("dph", "neural-code"), documents, strict=True):
         for coder in document["coders"]:
             known = coder["metrics"]
             shares = [
@@ -371,7 +374,8 @@ def encoded(documents: list[dict[str, Any]]) -> str:
             ]
             figures = [shown(known.get(name)) for name in names]
             bits = "–" if coder["bits"] is None else str(coder["bits"])
-            rows.setdefault(coder["label"], [coder["label"], bits, *shares, *figures])
+            label = f"pixels, {victim} attacked" if coder["kind"] == "pixels" else coder["label"]
+            rows[label] = [label, bits, *shares, *figures]
     return markdown(
         "code | bits | redundancy, training | test | K-Means, one to one | K-NN | K-NN, moved",
         list(rows.values()),
@@ -391,7 +395,12 @@ def detected(documents: list[dict[str, Any]]) -> str:
             best = max(layers, key=lambda name: found[name]["adversarial"]["value"])
             found = {name: row for name, row in found.items() if name not in layers or name == best}
         rows += [
-            [victim, name, *(shown(row.get(kind)) for kind in kinds)] for name, row in found.items()
+            [
+                victim,
+                name.replace("network.0.network.", ""),
+                *(shown(row.get(kind)) for kind in kinds),
+            ]
+            for name, row in found.items()
         ]
     return markdown("victim | detector | moved | mixed | noise | ood", rows)
 
@@ -463,14 +472,17 @@ TABLES: tuple[Table | DocumentTable, ...] = (
 
 
 def document(command: str) -> dict[str, Any]:
-    """What the tables need of the document that `advhash COMMAND --json` prints."""
+    """What the tables need of the document that `advhash COMMAND --json` prints.
+
+    Raises RuntimeError where the command fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         asked = [*shlex.split(command), "--json", "--out", f"{folder}/run"]
         done = subprocess.run(
             [sys.executable, "-m", "advhash", *asked], capture_output=True, text=True, check=False
         )
     if done.returncode:
-        raise SystemExit(f"advhash {command} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"advhash {command} ended with {done.returncode}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout)
     kept = KEPT + (("cells",) if found["command"] == "transfer" else ())
     return {key: found[key] for key in kept if key in found}
@@ -481,16 +493,37 @@ def known() -> Documents:
     return dict(json.loads(OUT.read_text("utf-8"))["commands"]) if OUT.exists() else {}
 
 
-def keep(documents: Documents) -> None:
+def keep(command: str, found: dict[str, Any]) -> None:
+    """Put a document into the json file, beside what another process has put there meanwhile."""
     from advhash.storage.run_folder import environment
 
-    written = {"environment": environment(), "commands": documents}
-    OUT.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    written = {"environment": environment(), "commands": {**known(), command: found}}
+    partial = OUT.with_suffix(".partial")
+    partial.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    partial.replace(OUT)
+
+
+def measure(commands: Iterable[str]) -> list[str]:
+    """Run what is missing or of other code. Returns the commands that failed."""
+    from advhash.experiments.prepare.code_key import code_version
+
+    code, failed = code_version(), []
+    for command in dict.fromkeys(commands):
+        if known().get(command, {}).get("code") != code:
+            print(f"advhash {command}", flush=True)
+            try:
+                keep(command, {"code": code, **document(command)})
+            except RuntimeError as problem:
+                print(problem, flush=True)
+                failed.append(command)
+    return failed
 
 
 def write_pages(documents: Documents, tables: Iterable[Table | DocumentTable]) -> None:
-    """Put each table between its marks."""
+    """Put each table whose commands were all run between its marks."""
     for table in tables:
+        if not all(command in documents for command in table.commands()):
+            continue
         path = DOCS / table.page
         text = path.read_text("utf-8")
         before, begun, rest = text.partition(f"<!-- {table.mark} -->\n")
@@ -506,15 +539,11 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the tables only")
     given = parser.parse_args()
     tables = [table for table in TABLES if given.pages is None or table.page in given.pages]
-    if not given.page:
-        for table in tables:
-            for command in table.commands():
-                documents = known()
-                if command not in documents:
-                    print(f"advhash {command}", flush=True)
-                    documents[command] = document(command)
-                    keep(documents)
+    asked = [command for table in tables for command in table.commands()]
+    failed = [] if given.page else measure(asked)
     write_pages(known(), tables)
+    if failed:
+        sys.exit(f"not measured: {'; '.join(failed)}; the same command tries these again")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from advhash.experiments.prepare.code_key import code_version
 from advhash.reports.lifelong.record import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -218,8 +220,9 @@ def main() -> None:
     given = parser.parse_args()
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}
     for name in [] if given.page else given.datasets:
-        folder = given.runs / f"lifelong-{name}"
-        if not folder.is_dir():
+        folder = given.runs / f"lifelong-{name}-{code_version()[:12]}"  # of other code: another run
+        if not (folder / "metrics.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
             command = ["lifelong", "--victim", "dlcmh", *RUNS[name], "--executor", "local"]
             subprocess.run(
                 [sys.executable, "-m", "advhash", *command, "--out", str(folder)], check=True

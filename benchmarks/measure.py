@@ -3,9 +3,9 @@
 Scripts that were finished with the same code are passed over, and the one that was interrupted goes
 on with what its JSON file has, so that the command can be stopped and started again at any time.
 What counts as the same code is what the keys of the cache count (`code_version`). Scripts that take
-times run last and alone: leave the machine to them. A page whose every table was written anew names
-the present commit afterwards (`measured_at.toml`). Sentences that tell figures are nobody's but a
-reader's: the command ends with the pages where they are to be compared.
+times run last and alone: leave the machine to them. A page whose every figure is of scripts names
+the present commit once all of them are finished (`measured_at.toml`). Sentences that tell figures,
+and pages with figures that no script writes, are a person's: the command ends with a list of both.
 
     OMP_NUM_THREADS=1 python benchmarks/measure.py [--only SCRIPT ...] [--figures | --timings]
     python benchmarks/measure.py --list
@@ -34,26 +34,35 @@ HEADS = HERE / "measured_at.toml"
 class Script:
     """A script of this folder.
 
-    pages:   of docs/, those with tables that it writes
-    prose:   of docs/, those whose sentences tell its figures, and whose tables it does not write
+    pages:   of docs/, those whose every figure it writes, alone or with others that name the page
+    parts:   of the repository, those that show its figures beside others: what the first lines of
+             such a page say is a person's to write
+    runs:    the options of each run, one after the other
     timings: whether it measures times
     photographs: whether it needs the pictures of ADVHASH_DATA
     """
 
     name: str
     pages: tuple[str, ...] = ()
-    prose: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    runs: tuple[tuple[str, ...], ...] = ((),)
     timings: bool = False
     photographs: bool = False
 
 
 SCRIPTS = (
-    Script("measured.py", ("attacks/baselines.md", "attacks/gradient.md", "attacks/prosgan.md")),
-    Script("visibility.py", ("attacks/prosgan_visibility.md",), photographs=True),
-    Script("survive.py", ("attacks/survive.md",)),
     Script(
-        "attacks.py", ("attacks/measured.md",), prose=("attacks/autohash.md", "attacks/gradient.md")
+        "measured.py",
+        ("attacks/baselines.md",),
+        parts=("README.md", "docs/attacks/gradient.md", "docs/attacks/prosgan.md"),
+    ),
+    Script("visibility.py", ("attacks/prosgan_visibility.md",), photographs=True),
+    Script("survive.py", ("attacks/survive.md",), photographs=True),
+    Script(
+        "attacks.py",
+        ("attacks/measured.md",),
+        parts=("docs/attacks/autohash.md", "docs/attacks/gradient.md"),
+        photographs=True,
     ),
     Script(
         "commands.py",
@@ -62,50 +71,80 @@ SCRIPTS = (
             "attacks/black_box.md",
             "attacks/collision.md",
             "attacks/poisoning.md",
-            "attacks/prosgan.md",
             "attacks/text.md",
             "attacks/torchattacks.md",
             "attacks/transfer.md",
             "attacks/transforms.md",
             "attacks/universal.md",
-            "defenses/novelty.md",
-            "neural_codes.md",
-            "victims/hashvfl.md",
             "victims/neural_code.md",
         ),
+        parts=(
+            "docs/attacks/prosgan.md",
+            "docs/defenses/novelty.md",
+            "docs/neural_codes.md",
+            "docs/victims/hashvfl.md",
+        ),
     ),
-    Script("refine.py", ("attacks/prosgan.md",), options=("--seeds", "0", "1", "2")),
-    Script("detectors.py", ("defenses/code_detectors.md",), prose=("defenses/detectors.md",)),
+    Script(
+        "refine.py",
+        parts=("docs/attacks/prosgan.md",),
+        runs=(("--seeds", "0", "1", "2"),),
+        photographs=True,
+    ),
+    Script("detectors.py", ("defenses/code_detectors.md",), parts=("docs/defenses/detectors.md",)),
     Script(
         "vfl.py",
         ("victims/hashvfl_measured.md",),
-        prose=("attacks/inversion.md", "victims/hashvfl.md"),
-        options=("--again",),
+        parts=("docs/attacks/inversion.md", "docs/victims/hashvfl.md"),
+        runs=(("--again",),),
         photographs=True,
     ),
-    Script("lifelong.py", ("victims/lifelong_measured.md",), photographs=True),
+    Script(
+        "lifelong.py",
+        ("victims/lifelong_measured.md",),
+        parts=("docs/lifelong.md",),
+        photographs=True,
+    ),
     Script("victim_table.py", ("victims/table.md",), photographs=True),
     Script("defended.py", ("defenses/measured.md",), photographs=True),
-    Script("certificates.py", ("defenses/smoothing.md", "defenses/purification.md")),
+    Script("certificates.py", ("defenses/smoothing.md",), parts=("docs/defenses/purification.md",)),
     Script("black_box_hashes.py", ("attacks/black_box_hashes.md",), photographs=True),
     Script("perceptual_certificates.py", ("victims/certificates.md",), photographs=True),
     Script(
-        "ensembles.py", ("attacks/transfer.md",), options=("--seeds", "0", "1"), photographs=True
+        "ensembles.py",
+        ("attacks/transfer.md",),
+        runs=(
+            ("--seeds", "0", "1"),
+            ("--methods", "prosgan", "--seeds", "0", "--data", "cifar10", "--radii", "16"),
+        ),
+        photographs=True,
     ),
-    Script("stores.py", ("attacks/poisoning_stores.md",), photographs=True),
+    Script(
+        "stores.py",
+        parts=("docs/attacks/poisoning_stores.md",),
+        runs=((), ("--adapters",), ("--million",)),
+        photographs=True,
+    ),
     Script("encoder_texts.py", ("victims/encoders_measured.md",), photographs=True),
     Script("encoder_pictures.py", ("victims/encoders_measured.md",), photographs=True),
     Script("imagenet_victim.py", ("attacks/imagenet_victim.md",), photographs=True),
-    Script("attack_cost.py", timings=True),
     Script("cost_table.py", ("attacks/cost.md",), timings=True),
-    Script("defense_cost.py", prose=("defenses/adversarial_training.md",), timings=True),
-    Script("evaluation.py", prose=("evaluation.md",), timings=True),
-    Script("encoding.py", prose=("neural_codes.md",), timings=True),
-    Script("training_state.py", prose=("training.md",), timings=True),
+    Script("defense_cost.py", parts=("docs/defenses/adversarial_training.md",), timings=True),
+    Script("evaluation.py", parts=("docs/evaluation.md",), timings=True),
+    Script(
+        "encoding.py",
+        parts=("docs/neural_codes.md",),
+        runs=(("curves",), ("speed",)),
+        timings=True,
+        photographs=True,
+    ),
+    Script("training_state.py", parts=("docs/training.md",), timings=True),
     Script("loop.py", ("attacks/loop.md",), timings=True),
-    Script("prosgan_step.py", ("attacks/prosgan.md",), timings=True),
+    Script("prosgan_step.py", parts=("docs/attacks/prosgan.md",), timings=True),
     Script("scan.py", ("victims/scan_measured.md",), timings=True, photographs=True),
-    Script("suites.py", ("benchmark_measured.md",), timings=True),
+    Script(
+        "suites.py", ("benchmark_measured.md",), parts=("docs/how_to/benchmark.md",), timings=True
+    ),
 )
 
 
@@ -156,9 +195,12 @@ def measure(script: Script, state: dict[str, dict[str, str]], code: str, commit:
         keep_state(state)
     began = time.perf_counter()
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    command = [sys.executable, str(HERE / script.name), *script.options]
     print(f"{script.name} begins", flush=True)
-    code_of_exit = subprocess.run(command, env=environment, check=False).returncode
+    for options in script.runs:
+        command = [sys.executable, str(HERE / script.name), *options]
+        code_of_exit = subprocess.run(command, env=environment, check=False).returncode
+        if code_of_exit:
+            break
     minutes = (time.perf_counter() - began) / 60
     if code_of_exit:
         print(f"{script.name} ended with {code_of_exit} after {minutes:.1f} minutes", flush=True)
@@ -198,12 +240,17 @@ def main() -> None:
             print(f"{script.name} is to be run")
         elif not measure(script, state, code, commit):
             failed.append(script.name)
-    if not given.list:
-        subprocess.run([sys.executable, HERE / "tables.py"], check=True)
-        done = [script for script in SCRIPTS if state.get(script.name, {}).get("finished") == code]
-        told = sorted({page for script in done for page in (*script.pages, *script.prose)})
-        print(f"compare the sentences that tell figures: {', '.join(told) or 'none'}")
-    if failed and not given.list:
+    if given.list:
+        return
+    tables = subprocess.run([sys.executable, HERE / "tables.py"], check=False)
+    if tables.returncode:
+        failed.append("tables.py")
+    done = [script for script in SCRIPTS if state.get(script.name, {}).get("finished") == code]
+    parts = sorted({page for script in done for page in script.parts})
+    whole = sorted({f"docs/{page}" for script in done for page in script.pages})
+    print(f"compare the sentences that tell figures of: {', '.join([*whole, *parts]) or 'none'}")
+    print(f"say in benchmarks/measured_at.toml what is new on: {', '.join(parts) or 'none'}")
+    if failed:
         sys.exit(f"not measured: {', '.join(failed)}; the same command tries these again")
 
 

@@ -20,7 +20,7 @@ Writes `benchmarks/stores.json`, cell by cell, so that it can be stopped and sta
 tables between its marks in `docs/attacks/poisoning_stores.md`. Captions are embedded once, in
 about 10 minutes of one core, photographs in about 10 more, into files of the cache:
 
-    OMP_NUM_THREADS=1 python benchmarks/stores.py --data FOLDER
+    OMP_NUM_THREADS=1 ADVHASH_DATA=FOLDER python benchmarks/stores.py
         [--groups stores photographs surfaces curve defences]
         [--stores exact faiss-ivf …] [--quantisers sign mean median] [--share 0.004] [--restarts 3]
     python benchmarks/stores.py --adapters   # what adapters add to their clients
@@ -641,7 +641,8 @@ def write_page() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k_128"))
+    given_data = Path(os.environ.get("ADVHASH_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=given_data / "flickr8k_128")
     parser.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
     parser.add_argument("--stores", nargs="+", default=STORE_NAMES)
     parser.add_argument("--quantisers", nargs="+", default=QUANTISER_NAMES)

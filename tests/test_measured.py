@@ -48,6 +48,7 @@ def test_tables_of_commands_show_what_was_measured() -> None:
     documents = script["known"]()
     asked = {command for table in script["TABLES"] for command in table.commands()}
     assert documents.keys() == asked
+    assert len({document["code"] for document in documents.values()}) == 1
     for table in script["TABLES"]:
         text = (ROOT / "docs" / table.page).read_text()
         shown = text.partition(f"<!-- {table.mark} -->\n")[2].partition("<!-- end -->")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -18,6 +19,7 @@ from advhash.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+COMMANDS = ROOT / "benchmarks/commands.py"
 GUIDES = [*sorted((DOCS / "how_to").glob("*.md")), DOCS / "tutorial.md"]
 BLOCK = re.compile(r"```(?:sh|bash|console)\n(.*?)```", re.DOTALL)
 
@@ -104,10 +106,51 @@ def test_one_command_measures_every_page() -> None:
     listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
     for script in measure["SCRIPTS"]:
         text = (ROOT / "benchmarks" / script.name).read_text("utf-8")
-        assert {*script.pages, *script.prose} <= listed.keys(), script.name
+        assert set(script.pages) <= listed.keys(), script.name
+        assert all((ROOT / page).is_file() for page in script.parts), script.name
         # A page that names the commit of its tables is one that the script writes.
         assert not script.pages or '"--page"' in text, script.name
-        assert all(Path(page).stem in text for page in script.pages), script.name
+        for page in script.pages:
+            folder = Path(page).parent.as_posix()
+            assert page in text or f"{folder}/{{name}}.md" in text, (script.name, page)
+        if script.name == "commands.py":
+            written = {table.page for table in runpy.run_path(str(COMMANDS))["TABLES"]}
+            assert written == {*script.pages, *(page[5:] for page in script.parts)}
+
+
+def test_a_page_names_the_commit_once_every_script_of_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that fails keeps the head, costs no other, and is not run a second time then."""
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "benchmarks/measure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "measure", module)
+    spec.loader.exec_module(module)
+    heads = tmp_path / "heads.toml"
+    heads.write_text('["a.md"]\ncommits = ["1"]\nanew = "x"\n')
+    for name, value in (("HERE", tmp_path), ("STATE", tmp_path / "state"), ("HEADS", heads)):
+        monkeypatch.setattr(module, name, value)
+    first = module.Script("first.py", ("a.md",), runs=(("1",), ("2",)))
+    second = module.Script("second.py", ("a.md",))
+    monkeypatch.setattr(module, "SCRIPTS", (first, second))
+    for script in (first, second):
+        note = "import sys\nopen(__file__ + '.log', 'a').write(f'{sys.argv[1:]}')\n"
+        (tmp_path / script.name).write_text(note)
+    state: dict[str, dict[str, str]] = {}
+    assert module.measure(first, state, "code", "2")
+    assert (tmp_path / "first.py.log").read_text() == "['1']['2']"
+    assert 'commits = ["1"]' in heads.read_text()  # the other script's table is the old one
+    (tmp_path / "first.py").write_text("raise SystemExit(3)")
+    (tmp_path / "first.json").write_text("old")
+    assert not module.measure(first, state, "other code", "3")
+    assert not (tmp_path / "first.json").exists()  # else it would pass for figures of this code
+    assert module.measure(second, state, "code", "2")
+    assert 'commits = ["1"]' in heads.read_text()
+    (tmp_path / "first.py").write_text("")
+    assert module.measure(first, state, "code", "2")
+    assert heads.read_text() == '["a.md"]\ncommits = ["2"]\n'
 
 
 def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
