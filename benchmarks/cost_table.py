@@ -58,7 +58,7 @@ Written by `OMP_NUM_THREADS=1 python benchmarks/cost_table.py` (`make bench`). `
 bits, seed 0, L∞ 16/255, {queries} queries in one batch, one thread; median of {repeats} runs.
 Passes of one picture through the victim; images that rest early are not passed again. *Breaks
 even*: pictures after which training and running cost less than `dhta` with the fewest steps that
-reach its t-MAP.
+reach its t-MAP, to the digits shown.
 
 """
 
@@ -212,8 +212,10 @@ class Bench:
 
 
 def rival(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The dhta with the fewest steps that is as strong."""
-    strong = [one for one in rows if one["attack"]["name"] == "dhta" and one["tmap"] >= row["tmap"]]
+    """The dhta with the fewest steps that is as strong, to the digits that the table shows."""
+    least = round(row["tmap"], 3)
+    several = [one for one in rows if one["attack"]["name"] == "dhta"]
+    strong = [one for one in several if round(one["tmap"], 3) >= least]
     return min(strong, key=lambda one: int(one["attack"]["steps"]), default=None)
 
 
