@@ -704,10 +704,10 @@ def as_markdown() -> str:
     """The tables of docs/metrics.md."""
     parts = []
     for heading, group in FIGURES.items():
-        rows = [
-            f"| `{entry.name}` | {entry.label} | {entry.unit} | {entry.serves} | {entry.sentence} |"
-            for entry in group
-        ]
+        rows = []
+        for one in group:
+            cells = (f"`{one.name}`", one.label, one.unit, one.serves, one.sentence)
+            rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
         head = "| name | label | unit | higher serves | meaning |"
         parts.append("\n".join([f"### {heading}", "", head, "|---|---|---|---|---|", *rows]))
     return "\n\n".join(parts)

@@ -74,6 +74,20 @@ def test_links_of_a_page_lead_somewhere(file: Path) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize(
+    "file", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))], ids=lambda file: file.stem
+)
+def test_rows_of_a_table_have_its_columns(file: Path) -> None:
+    columns = None
+    for line in file.read_text("utf-8").splitlines():
+        if not line.startswith("|"):
+            columns = None
+            continue
+        bars = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line)))
+        columns = columns or bars
+        assert bars == columns, line
+
+
 def test_each_door_of_the_front_page_has_a_picture_and_a_tutorial() -> None:
     doors = (ROOT / "README.md").read_text("utf-8").partition("## Four doors")[2].split("\n### ")
     for door in [part.partition("\n## ")[0] for part in doors[1:]]:
