@@ -705,8 +705,8 @@ def as_markdown() -> str:
     parts = []
     for heading, group in FIGURES.items():
         rows = []
-        for one in group:
-            cells = (f"`{one.name}`", one.label, one.unit, one.serves, one.sentence)
+        for entry in group:
+            cells = (f"`{entry.name}`", entry.label, entry.unit, entry.serves, entry.sentence)
             rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
         head = "| name | label | unit | higher serves | meaning |"
         parts.append("\n".join([f"### {heading}", "", head, "|---|---|---|---|---|", *rows]))
