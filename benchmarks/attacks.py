@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import table
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.attacks.ensemble import (
@@ -197,11 +198,6 @@ def figure(metric: Any, digits: int = 3) -> str:
         return "–"
     text = f"{metric.value:z.{digits}f}"
     return text if metric.low is None else f"{text} [{metric.low:z.{digits}f}, {metric.high:z.{digits}f}]"  # fmt: skip
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def victim_part(victim: str, cells: dict[str, Cell]) -> list[str]:

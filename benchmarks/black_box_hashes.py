@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import filled, table
 from PIL import Image
 
 from advhash.budget import Budget
@@ -129,16 +130,10 @@ def tables(figures: dict[str, Any]) -> dict[str, list[list[str]]]:
     return made
 
 
-def filled(text: str, figures: dict[str, Any]) -> str:
+def written(text: str, figures: dict[str, Any]) -> str:
     """The page with each table between `<!-- NAME -->` and `<!-- end -->` written anew."""
-    for name, (head, *rows) in tables(figures).items():
-        content = "".join(
-            f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows)
-        )
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        assert mark, name
-        text = before + mark + content + "<!-- end -->" + rest.partition("<!-- end -->")[2]
-    return text
+    made = {name: table(head, rows) for name, (head, *rows) in tables(figures).items()}
+    return filled(text, made)
 
 
 def main() -> None:
@@ -169,7 +164,7 @@ def main() -> None:
                             row["seconds"],
                             flush=True,
                         )
-    PAGE.write_text(filled(PAGE.read_text("utf-8"), figures), "utf-8")
+    PAGE.write_text(written(PAGE.read_text("utf-8"), figures), "utf-8")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from pages import filled, table
 from torch import Tensor, nn
 
 from advhash.attacks.base import AttackData
@@ -40,6 +41,10 @@ from advhash.victims.perceptual.resampling import straight_through
 
 ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).with_suffix(".json")
+PAGES = {
+    ROOT / "docs/defenses/purification.md": ("purifiers",),
+    ROOT / "docs/defenses/smoothing.md": ("smoothed", "certificates", "compared"),
+}
 QUERIES, STEPS = 100, 60
 BALL = Budget("linf", 8 / 255)
 PURIFIERS: list[dict[str, Any]] = [
@@ -296,11 +301,6 @@ def shown(metric: dict[str, Any]) -> str:
     return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def table(head: list[str], lines: list[list[str]]) -> str:
-    every = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in every) + "\n"
-
-
 def label(defense: dict[str, Any]) -> str:
     settings = [f"{key}={value}" for key, value in defense.items() if key != "name"]
     return f"`{defense['name']}`" + (f" {', '.join(settings)}" if settings else "")
@@ -367,18 +367,14 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 
 def write_pages(found: dict[str, Any]) -> None:
-    for name in ("purification", "smoothing"):
-        page = ROOT / f"docs/defenses/{name}.md"
-        page.write_text(filled(page.read_text("utf-8"), found), "utf-8")
+    for page in PAGES:
+        page.write_text(written(page, found), "utf-8")
 
 
-def filled(text: str, found: dict[str, Any]) -> str:
-    """The page with each table between `<!-- NAME -->` and `<!-- end -->` written anew."""
-    for name, content in tables(found).items():
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        if mark:
-            text = before + mark + content + "<!-- end -->" + rest.partition("<!-- end -->")[2]
-    return text
+def written(page: Path, found: dict[str, Any]) -> str:
+    """A page with its tables written anew."""
+    made = tables(found)
+    return filled(page.read_text("utf-8"), {name: made[name] for name in PAGES[page]})
 
 
 def main() -> None:

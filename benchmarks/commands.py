@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pages
+
 OUT = Path(__file__).with_suffix(".json")
 DOCS = OUT.parents[1] / "docs"
 KEPT = ("metrics", "flags", "coders", "detection", "effects")
@@ -95,7 +97,7 @@ class Table:
             [*row.first, *(column(documents[row.command]) for column in self.columns)]
             for row in self.rows
         ]
-        return markdown(self.titles, rows)
+        return pages.table(self.titles.split(" | "), rows)
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,6 @@ class DocumentTable:
 
     def written(self, documents: Documents) -> str:
         return self.show([documents[command] for command in self.asked])
-
-
-def markdown(titles: str, rows: list[list[str]]) -> str:
-    lines = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def attack(victim: str, method: str, budget: str, *more: str) -> str:
@@ -356,7 +353,7 @@ def moved_between(documents: list[dict[str, Any]]) -> str:
         rows.append([source, *(percent(found[target]["tmap"]) for target in names)])
     clean = {cell["target"]: cell["metrics"]["tmap_clean"] for cell in cells}
     rows.append(["clean queries", *(percent(clean[name]) for name in names)])
-    return markdown(" | ".join([" ", *names]), rows)
+    return pages.table([" ", *names], rows)
 
 
 ENCODED = ("encode --victim dph", "encode --victim neural-code")
@@ -376,10 +373,8 @@ def encoded(documents: list[dict[str, Any]]) -> str:
             bits = "–" if coder["bits"] is None else str(coder["bits"])
             label = f"pixels, {victim} attacked" if coder["kind"] == "pixels" else coder["label"]
             rows[label] = [label, bits, *shares, *figures]
-    return markdown(
-        "code | bits | redundancy, training | test | K-Means, one to one | K-NN | K-NN, moved",
-        list(rows.values()),
-    )
+    measures = ("redundancy, training", "test", "K-Means, one to one", "K-NN", "K-NN, moved")
+    return pages.table(["code", "bits", *measures], list(rows.values()))
 
 
 def detected(documents: list[dict[str, Any]]) -> str:
@@ -402,7 +397,7 @@ def detected(documents: list[dict[str, Any]]) -> str:
             ]
             for name, row in found.items()
         ]
-    return markdown("victim | detector | moved | mixed | noise | ood", rows)
+    return pages.table(["victim", "detector", "moved", "mixed", "noise", "ood"], rows)
 
 
 CHART = "phase-chart"
@@ -430,7 +425,7 @@ def effects(documents: list[dict[str, Any]]) -> str:
         for name, title in OUTCOMES.items()
     ]
     titles = ("model size", "training time", "sample size", "regularisation", "label noise")
-    return markdown(" | ".join(["η² in %", *titles, "repeats"]), rows)
+    return pages.table(["η² in %", *titles, "repeats"], rows)
 
 
 def regimes(documents: list[dict[str, Any]]) -> str:
@@ -443,7 +438,7 @@ def regimes(documents: list[dict[str, Any]]) -> str:
         ]
         for regime in ("under", "critical", "sufficient")
     ]
-    return markdown("regime | share of points | t-MAP | AUROC of novelty", rows)
+    return pages.table(["regime", "share of points", "t-MAP", "AUROC of novelty"], rows)
 
 
 UNIVERSAL = [(victim, 0, eps) for victim in ("dpsh", "dlcmh") for eps in ("16/255", "8/255")]
@@ -524,13 +519,9 @@ def write_pages(documents: Documents, tables: Iterable[Table | DocumentTable]) -
     for table in tables:
         if not all(command in documents for command in table.commands()):
             continue
-        path = DOCS / table.page
-        text = path.read_text("utf-8")
-        before, begun, rest = text.partition(f"<!-- {table.mark} -->\n")
-        _, ended, after = rest.partition("<!-- end -->")
-        if not begun or not ended:
-            raise SystemExit(f"{table.page}: expected the marks {table.mark} and end")
-        path.write_text(before + begun + table.written(documents) + ended + after, "utf-8")
+        page = DOCS / table.page
+        text = pages.filled(page.read_text("utf-8"), {table.mark: table.written(documents)})
+        page.write_text(text, "utf-8")
 
 
 def main() -> None:

@@ -253,18 +253,19 @@ def page(found: dict[str, Any]) -> str:
         other = rival(row, rows)
         if row["attack"]["name"] == "prosgan" and other is not None:
             equal = (
-                f"\n\nThe t-MAP of bounded ProS-GAN at the same budget: "
-                f"{row['seconds_per_image']:.4f} s a picture and {row['seconds_fit']:.0f} s once "
-                f"with it, {other['seconds_per_image']:.4f} s a picture with `dhta` of "
-                f"{other['attack']['steps']} steps."
+                f"\n\nFor its t-MAP bounded ProS-GAN takes {row['seconds_per_image']:.4f} s a "
+                f"picture, and {row['seconds_fit']:.0f} s once; `dhta` takes "
+                f"{other['attack']['steps']} steps and {other['seconds_per_image']:.4f} s a "
+                "picture."
             )
     return (
         HEAD.format(**found)
         + "\n".join("| " + " | ".join(line) + " |" for line in lines)
         + equal
-        + f"\n\n`dhta`, 100 steps: {single['batch']:.4f} s a picture in a batch of "
-        f"{found['queries']}, {single['one']:.4f} s one at a time: **{single['ratio']:.1f} times** "
-        "faster in a batch.\n" + network(found)
+        + "\n\nMeasured once more, `dhta` of 100 steps takes "
+        f"{single['batch']:.4f} s a picture in a batch of {found['queries']} and "
+        f"{single['one']:.4f} s one at a time: it is **{single['ratio']:.1f} times** faster in a "
+        "batch.\n" + network(found)
     )
 
 

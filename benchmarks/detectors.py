@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pages import filled
+
 from advhash.experiments.detect.config import DetectConfig
 from advhash.experiments.detect.run import Detection
 from advhash.experiments.experiment import run
@@ -59,13 +61,9 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def filled(text: str, found: dict[str, Any]) -> str:
+def written(text: str, found: dict[str, Any]) -> str:
     """The page with the table of each attack between its marks."""
-    for method, document in found["cells"].items():
-        before, mark, rest = text.partition(f"<!-- {method} -->\n")
-        if mark:
-            text = before + mark + table(document) + rest[rest.index("<!-- end -->") :]
-    return text
+    return filled(text, {method: table(document) for method, document in found["cells"].items()})
 
 
 def main() -> None:
@@ -102,7 +100,7 @@ def main() -> None:
             f"\n{method}, {document['budget']}, {document['cpu_seconds']} CPU s\n{table(document)}"
         )
     if given.out == OUT:
-        PAGE.write_text(filled(PAGE.read_text("utf-8"), {"cells": cells}), "utf-8")
+        PAGE.write_text(written(PAGE.read_text("utf-8"), {"cells": cells}), "utf-8")
 
 
 if __name__ == "__main__":

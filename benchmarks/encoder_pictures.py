@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import filled
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
@@ -310,11 +311,8 @@ def picture_tables(found: dict[str, Cell]) -> str:
 
 
 def write_page(found: dict[str, Any]) -> None:
-    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- pictures -->\n")
-    _, ended, after = rest.partition("<!-- end of pictures -->")
-    PAGE.write_text(
-        before + begun + picture_tables(found.get("pictures", {})) + ended + after, "utf-8"
-    )
+    made = {"pictures": picture_tables(found.get("pictures", {}))}
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), made, "end of pictures"), "utf-8")
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import filled
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
@@ -346,9 +347,8 @@ def _shown_examples(found: Mapping[str, Cell]) -> list[str]:
 
 
 def write_page(found: Mapping[str, Cell]) -> None:
-    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- texts -->\n")
-    _, ended, after = rest.partition("<!-- end of texts -->")
-    PAGE.write_text(before + begun + tables(found) + ended + after, "utf-8")
+    text = PAGE.read_text("utf-8")
+    PAGE.write_text(filled(text, {"texts": tables(found)}, "end of texts"), "utf-8")
 
 
 def main() -> None:

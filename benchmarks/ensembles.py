@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import filled
 
 from advhash.budget import Budget
 from advhash.codes.metrics import Scoring
@@ -242,9 +243,7 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def write_page(found: dict[str, Any]) -> None:
-    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- ensembles -->\n")
-    _, ended, after = rest.partition("<!-- end -->")
-    PAGE.write_text(before + begun + tables(found) + ended + after, "utf-8")
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), {"ensembles": tables(found)}), "utf-8")
 
 
 def main() -> None:

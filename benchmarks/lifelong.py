@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pages import table
+
 from advhash.experiments.prepare.code_key import code_version
 from advhash.reports.lifelong.record import NAMES
 
@@ -82,11 +84,6 @@ def figure(metric: dict[str, Any] | None, factor: float = 100, digits: int = 1) 
     if low is None or metric["n"] < 2:
         return text
     return f"{text} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def section(name: str, found: dict[str, Any]) -> str:

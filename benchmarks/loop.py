@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import table
 from torch import Tensor, nn
 
 from advhash.attacks.base import AttackData, frozen
@@ -217,12 +218,6 @@ def divided(victim: str, method: str, queries: int, batch: int) -> list[dict[str
     return [{"victim": victim, "method": method, "queries": queries, "batch": batch, **run} for run in runs]  # fmt: skip
 
 
-def table(rows: list[list[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def page(found: dict[str, Any]) -> str:
     """The Markdown page."""
     parts = [HEAD]
@@ -236,7 +231,7 @@ def page(found: dict[str, Any]) -> str:
             rows.append([name, *shown, f"{compiled['ms']:.3f}", f"{compiled['warm_up_s']:.0f}", f"{loop['refilled_saves']:.0%}"])  # fmt: skip
         parts += [
             "CPU milliseconds per image and pass, 100 queries in one batch, which images at rest leave in the attack alone:\n\n",
-            table(rows),
+            table(rows[0], rows[1:]),
             "\nImages come to rest one by one. oneDNN compiles kernels for each size of a batch, some "
             "30 a network, and keeps 1,024: with every size from 100 down they were compiled again in "
             "each block, which cost as much as the passes themselves. From 16 on, sizes are multiples "
@@ -263,12 +258,12 @@ def page(found: dict[str, Any]) -> str:
         parts += [
             "\n## Two workers\n\n",
             f"`advhash attack --executor local` from the first cell to the last figure, on {found['cores']} "
-            "cores; CPU seconds are those of the whole command with all its processes. Blocks of "
+            "cores, with the victim trained before; CPU seconds are those of the whole command with all its processes. Blocks of "
             "queries and the ceilings of t-MAP are the cells. Figures are the same to the last bit.\n\n",
-            table(rows),
-            "\nTwo workers do not halve the wall: each first needs its imports, its victim and its kernels, and the "
-            f"figures are computed by one (the wall less the attack's share: {beside}), and both workers share one "
-            "memory, so that the attack itself takes more CPU seconds.\n",
+            table(rows[0], rows[1:]),
+            "\nTwo workers do not halve the wall. Each first needs its imports, its victim and its kernels, and one "
+            f"process computes the figures: with one worker, all but the attack takes {beside}. Both share one "
+            "memory, so the attack itself takes more CPU seconds.\n",
         ]  # fmt: skip
     return "".join(parts)
 

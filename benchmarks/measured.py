@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pages import filled, table
+
 from advhash.cli.console import progress_display
 from advhash.experiments.attack.run import attack
 from advhash.experiments.config import AttackConfig
@@ -60,12 +62,6 @@ def figure(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
-def table(titles: str, rows: list[list[str]]) -> str:
-    """Markdown of titles that stand between bars."""
-    lines = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
-
-
 def of_attacks(rows: Rows, attacks: tuple[str, ...]) -> str:
     """The rows of some attacks, as the page of a method shows them."""
     titles = (
@@ -82,7 +78,7 @@ def of_attacks(rows: Rows, attacks: tuple[str, ...]) -> str:
             length = f"{m['l2']['value']:.2f}"
             known = [first, str(row["seed"]), row["attack"], row["budget"]]
             shown.append([*known, span, *reached, length])
-    return table(titles, shown)
+    return table(titles.split(" | "), shown)
 
 
 def of_readme(rows: Rows) -> str:
@@ -99,7 +95,7 @@ def of_readme(rows: Rows) -> str:
             hidden = f"{m['map_adversarial']['value']:.3f}"
             reached = [figure(m["tmap"]), figure(m["tmap_normalised"])]
             shown.append([name, row["budget"], hidden, *reached, f"{m['l2']['value']:.2f}"])
-    return table("attack | budget | MAP attacked | t-MAP | normalised | mean L2", shown)
+    return table(["attack", "budget", "MAP attacked", "t-MAP", "normalised", "mean L2"], shown)
 
 
 def of_variants(rows: Rows) -> str:
@@ -116,7 +112,7 @@ def of_variants(rows: Rows) -> str:
         if wanted and row["attack"] in names:
             reached = [f"{m['tmap']['value']:.3f}", figure(m["tmap_normalised"])]
             shown.append([names[row["attack"]], *reached, f"{m['l2']['value']:.2f}"])
-    return table("variant, seed 0 | t-MAP | normalised [95 %] | mean L2", shown)
+    return table(["variant, seed 0", "t-MAP", "normalised [95 %]", "mean L2"], shown)
 
 
 def of_blends(rows: Rows) -> str:
@@ -134,7 +130,7 @@ def of_blends(rows: Rows) -> str:
             values = (m["tmap"], other["tmap"], m["tmap_clean"])
             first = [NAMES[row["victim"]], str(row["seed"]), f"{m['l2']['value']:.2f}"]
             shown.append([*first, *(f"{metric['value']:.3f}" for metric in values)])
-    return table("data, victim, database | seed | L2 | blend | ProS-GAN | clean", shown)
+    return table(["data, victim, database", "seed", "L2", "blend", "ProS-GAN", "clean"], shown)
 
 
 def write_pages(rows: Rows) -> None:
@@ -149,14 +145,8 @@ def write_pages(rows: Rows) -> None:
         "docs/attacks/baselines.md": {"measured": of_blends(rows)},
     }
     for name, parts in tables.items():
-        text = (ROOT / name).read_text("utf-8")
-        for mark, content in parts.items():
-            before, begun, rest = text.partition(f"<!-- {mark} -->\n")
-            _, ended, after = rest.partition("<!-- end -->")
-            if not begun or not ended:
-                raise SystemExit(f"{name}: expected the marks {mark} and end")
-            text = before + begun + content + ended + after
-        (ROOT / name).write_text(text, "utf-8")
+        page = ROOT / name
+        page.write_text(filled(page.read_text("utf-8"), parts), "utf-8")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pages import filled, table
 from PIL import Image
 
 from advhash.experiments.least_change.run import judged, least_change_figures
@@ -172,15 +173,10 @@ def counted(rate: dict[str, Any]) -> str:
     return f"{count} of {rate['n']:,} (at most {100 * rate['high']:.2f} %)"
 
 
-def filled(text: str, figures: dict[str, Any]) -> str:
+def written(text: str, figures: dict[str, Any]) -> str:
     """The page with each table between `<!-- NAME -->` and `<!-- end -->` written anew."""
-    for name, (head, *rows) in tables(figures).items():
-        lines = [head, ["---"] * len(head), *rows]
-        content = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        assert mark, name
-        text = before + mark + content + "<!-- end -->" + rest.partition("<!-- end -->")[2]
-    return text
+    made = {name: table(head, rows) for name, (head, *rows) in tables(figures).items()}
+    return filled(text, made)
 
 
 def main() -> None:
@@ -198,7 +194,7 @@ def main() -> None:
                 print(name, at, "moved", flush=True)
         OUT.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     figures = json.loads(OUT.read_text("utf-8"))
-    PAGE.write_text(filled(PAGE.read_text("utf-8"), figures), "utf-8")
+    PAGE.write_text(written(PAGE.read_text("utf-8"), figures), "utf-8")
 
 
 if __name__ == "__main__":

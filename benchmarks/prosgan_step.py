@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import filled
 
 from advhash.attacks.base import AttackData, frozen
 from advhash.attacks.gradient.anchors import label_sets
@@ -189,9 +190,7 @@ def main() -> None:
                 row[name] = make()
             kept["environment"] = environment()
             OUT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    head, _, rest = PAGE.read_text("utf-8").partition("<!-- steps -->\n")
-    tail = rest.partition("<!-- end -->")[2]
-    PAGE.write_text(f"{head}<!-- steps -->\n{table(kept['rows'])}<!-- end -->{tail}", "utf-8")
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), {"steps": table(kept["rows"])}), "utf-8")
 
 
 if __name__ == "__main__":

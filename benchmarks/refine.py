@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import filled
 
 from advhash.attacks.base import Attack, AttackData
 from advhash.budget import Budget
@@ -232,14 +233,9 @@ def served_table(rows: dict[str, Any], alone: dict[str, Any]) -> str:
 
 
 def write_page(kept: dict[str, Any]) -> None:
-    page = PAGE.read_text("utf-8")
     refined = table(kept["rows"], kept["training"])
     parts = {"refined": refined, "served": served_table(kept["served"], kept["rows"])}
-    for mark, text in parts.items():
-        before, begun, rest = page.partition(f"<!-- {mark} -->\n")
-        _, ended, after = rest.partition("<!-- end -->")
-        page = before + begun + text + ended + after
-    PAGE.write_text(page, "utf-8")
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), parts), "utf-8")
 
 
 def main() -> None:

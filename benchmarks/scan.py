@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pages import filled, table
 from PIL import Image
 
 from advhash.codes import HashCodes
@@ -580,17 +581,10 @@ def rate(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.1e} [{metric['low']:.1e}, {metric['high']:.1e}]"
 
 
-def filled(text: str, figures: dict[str, Any]) -> str:
+def written(text: str, figures: dict[str, Any]) -> str:
     """The page with each table between `<!-- NAME -->` and `<!-- end -->` written anew."""
-    for name, table in TABLES.items():
-        head, *rows = table(figures)
-        content = "".join(
-            f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows)
-        )
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        assert mark, name
-        text = before + mark + content + "<!-- end -->" + rest.partition("<!-- end -->")[2]
-    return text
+    made = {name: make(figures) for name, make in TABLES.items()}
+    return filled(text, {name: table(head, rows) for name, (head, *rows) in made.items()})
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
@@ -633,7 +627,7 @@ def main() -> None:
             print(group, "measured", flush=True)
     figures = known_figures()
     if set(GROUPS) <= set(figures) and set(RUNS) <= set(figures["runs"]):
-        PAGE.write_text(filled(PAGE.read_text("utf-8"), figures), "utf-8")
+        PAGE.write_text(written(PAGE.read_text("utf-8"), figures), "utf-8")
 
 
 if __name__ == "__main__":

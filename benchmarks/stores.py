@@ -47,6 +47,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+from pages import filled
 
 from advhash.attacks.poisoning.base import Seen, Surface
 from advhash.codes.hamming import neighbours
@@ -74,7 +75,7 @@ from advhash.victims.encoders.quantisers import Cut
 OUT = Path(__file__).with_suffix(".json")
 PAGE = OUT.parents[1] / "docs/attacks/poisoning_stores.md"
 FIGURE = OUT.parents[1] / "docs/images/poisoning_stores.svg"
-START, END = "<!-- stores: written by benchmarks/stores.py -->\n", "<!-- end of stores -->\n"
+MARK = "stores: written by benchmarks/stores.py"
 GROUPS = ("stores", "photographs", "surfaces", "curve", "defences")
 STORE_NAMES = ("exact", "faiss-ivf", "faiss-hnsw", "usearch", "sqlite-vec", "pgvector-hnsw")
 QUANTISER_NAMES = ("sign", "mean", "median")
@@ -631,12 +632,11 @@ def draw(curve: dict[str, Any]) -> None:
 
 def write_page() -> None:
     """The tables of the json, between the marks, and the figure."""
-    text = PAGE.read_text("utf-8")
-    before, _, rest = text.partition(START)
     stored = {group: {} for group in GROUPS} | json.loads(OUT.read_text("utf-8"))
     if stored["curve"]:
         draw(stored["curve"])
-    PAGE.write_text(f"{before}{START}\n{tables(stored)}{END}{rest.partition(END)[2]}", "utf-8")
+    made = {MARK: f"\n{tables(stored)}"}
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), made, "end of stores"), "utf-8")
 
 
 def main() -> None:

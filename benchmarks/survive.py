@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import filled
 from torch import Tensor
 
 from advhash.attacks.base import AttackData
@@ -173,9 +174,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def write_page(found: dict[str, Any]) -> None:
-    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- measured -->\n")
-    _, ended, after = rest.partition("<!-- end -->")
-    PAGE.write_text(before + begun + table(found) + ended + after, "utf-8")
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), {"measured": table(found)}), "utf-8")
 
 
 def main() -> None:

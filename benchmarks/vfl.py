@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import table
 
 from advhash.compute.progress import silent
 from advhash.data.load import load_dataset
@@ -234,11 +235,6 @@ def figure(metric: dict[str, Any] | None, scale: float = 1, digits: int = 3) -> 
     if metric["low"] is not None:
         text += f" [{scale * metric['low']:z.{digits}f}, {scale * metric['high']:z.{digits}f}]"
     return text
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def page(cells: dict[str, dict[str, Cell]]) -> str:

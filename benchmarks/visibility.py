@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import filled
 
 from advhash.attacks.base import AttackData
 from advhash.budget import Budget
@@ -183,9 +184,7 @@ def draw(rows: dict[str, Any]) -> None:
 
 
 def write_page(rows: dict[str, Any]) -> None:
-    before, begun, rest = PAGE.read_text("utf-8").partition("<!-- measured -->\n")
-    _, ended, after = rest.partition("<!-- end -->")
-    PAGE.write_text(before + begun + table(rows) + ended + after, "utf-8")
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), {"measured": table(rows)}), "utf-8")
     draw(rows)
 
 

@@ -7,11 +7,11 @@ in a commit that says why.
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring_scripts import load_script
 
 from advhash.data.readers import openmoji
 from advhash.experiments.attack.run import attack
@@ -44,12 +44,12 @@ def test_documents_show_the_measured_numbers(row: dict[str, Any]) -> None:
 
 
 def test_tables_of_commands_show_what_was_measured() -> None:
-    script = runpy.run_path(str(ROOT / "benchmarks/commands.py"))
-    documents = script["known"]()
-    asked = {command for table in script["TABLES"] for command in table.commands()}
+    commands = load_script("commands.py")
+    documents = commands["known"]()
+    asked = {command for table in commands["TABLES"] for command in table.commands()}
     assert documents.keys() == asked
     assert len({document["code"] for document in documents.values()}) == 1
-    for table in script["TABLES"]:
+    for table in commands["TABLES"]:
         text = (ROOT / "docs" / table.page).read_text()
         shown = text.partition(f"<!-- {table.mark} -->\n")[2].partition("<!-- end -->")[0]
         assert shown == table.written(documents), (table.page, table.mark)
@@ -74,7 +74,7 @@ def test_the_table_of_victims_shows_the_measured_numbers() -> None:
 
 def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
     """And what was promised: time, gain on new queries, forgetting, codes; see docs/lifelong.md."""
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/lifelong.py"))
+    benchmark = load_script("lifelong.py")
     found = json.loads((ROOT / "benchmarks/lifelong.json").read_text())
     assert written("docs/victims/lifelong_measured.md") == benchmark["page"](found)
     for name in ("openmoji", "flickr8k"):
@@ -89,14 +89,14 @@ def test_the_page_of_lifelong_figures_shows_what_was_measured() -> None:
 
 
 def test_the_page_of_costs_shows_what_was_measured() -> None:
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/cost_table.py"))
+    benchmark = load_script("cost_table.py")
     found = json.loads((ROOT / "benchmarks/cost_table.json").read_text())
     assert written("docs/attacks/cost.md") == benchmark["page"](found)
 
 
 def test_the_page_of_defences_shows_what_was_measured() -> None:
     """And that the best hardened model keeps the promise on both data sets, with every seed."""
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/defended.py"))
+    benchmark = load_script("defended.py")
     cells = json.loads((ROOT / "benchmarks/defended.json").read_text())
     assert written("docs/defenses/measured.md") == benchmark["page"](cells)
     for dataset in ("digits", "cifar10"):
@@ -115,10 +115,10 @@ def test_the_page_of_defences_shows_what_was_measured() -> None:
 
 def test_the_page_of_detectors_shows_what_was_measured() -> None:
     """And that one of them tells unbounded ProS-GAN from clean queries, as was promised."""
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/detectors.py"))
+    benchmark = load_script("detectors.py")
     found = json.loads((ROOT / "benchmarks/detectors.json").read_text())
     text = (ROOT / "docs/defenses/code_detectors.md").read_text()
-    assert benchmark["filled"](text, found) == text
+    assert benchmark["written"](text, found) == text
     assert text.count("<!-- prosgan -->\n| detector |") == 1
     rows = found["cells"]["prosgan"]["detectors"]
     section = text.partition("<!-- prosgan -->\n")[2].partition("<!-- end -->")[0]
@@ -136,7 +136,7 @@ def test_the_page_of_detectors_shows_what_was_measured() -> None:
 
 def test_the_page_of_suites_shows_what_was_measured() -> None:
     """And what was promised: `small` in half an hour, on two workers in .65 of the time; a page."""
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/suites.py"))
+    benchmark = load_script("suites.py")
     found = json.loads((ROOT / "benchmarks/suites.json").read_text())
     assert written("docs/benchmark_measured.md") == benchmark["page"](found)
     small = {run["workers"]: run for run in found["suites"]["small"]}

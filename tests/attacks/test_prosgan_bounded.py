@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from measuring_scripts import load_script
 from torch import Tensor
 
 from advhash.attacks.base import Attack, AttackData
@@ -334,11 +334,10 @@ def test_a_fitted_generator_serves_other_queries_budgets_and_target_rules(
 
 def test_the_demand_on_bounded_prosgan_is_met() -> None:
     """Above the unattacked queries everywhere, at 16/255 at least half of 100 steps of DHTA."""
-    root = Path(__file__).resolve().parents[2]
-    script = runpy.run_path(str(root / "benchmarks/commands.py"))
-    documents = script["known"]()
+    commands = load_script("commands.py")
+    documents = commands["known"]()
     asked = ("attacks/prosgan.md", "bounded")
-    (table,) = (table for table in script["TABLES"] if (table.page, table.mark) == asked)
+    (table,) = (table for table in commands["TABLES"] if (table.page, table.mark) == asked)
     found = {row.first: documents[row.command]["metrics"] for row in table.rows}
     assert len(found) == 10
     for (*cell, attack), metrics in found.items():
@@ -349,7 +348,7 @@ def test_the_demand_on_bounded_prosgan_is_met() -> None:
             if "L∞ 16/255" in cell:
                 beside = found[(*cell, "dhta")]["tmap_normalised"]
                 assert reached["value"] >= beside["value"] / 2, cell
-    (table,) = (table for table in script["TABLES"] if table.page == "attacks/universal.md")
+    (table,) = (table for table in commands["TABLES"] if table.page == "attacks/universal.md")
     assert all(
         documents[row.command]["metrics"]["tmap_normalised"]["low"] > 0 for row in table.rows
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring_scripts import load_script
 from scipy.stats import binom, norm
 from torch import Tensor, nn
 
@@ -242,7 +242,7 @@ def test_certified_recall_is_what_the_worst_codes_leave() -> None:
 
 
 def test_bound_propagation_of_the_comparison_is_sound_and_exact_where_nothing_bends() -> None:
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/certificates.py"))
+    benchmark = load_script("certificates.py")
     victim = benchmark["SmallReLU"]()
     images = some_images(20)
     for radius in (0.1, 0.5):
@@ -260,10 +260,10 @@ def test_bound_propagation_of_the_comparison_is_sound_and_exact_where_nothing_be
 
 @pytest.mark.parametrize("name", ["purification", "smoothing"])
 def test_pages_show_what_was_measured(name: str) -> None:
-    benchmark = runpy.run_path(str(ROOT / "benchmarks/certificates.py"))
+    benchmark = load_script("certificates.py")
     found = json.loads((ROOT / "benchmarks/certificates.json").read_text("utf-8"))
-    text = (ROOT / f"docs/defenses/{name}.md").read_text("utf-8")
-    assert benchmark["filled"](text, found) == text
+    page = ROOT / f"docs/defenses/{name}.md"
+    assert benchmark["written"](page, found) == page.read_text("utf-8")
     for row in found["certificates"]:
         for one in row["radii"].values():
             assert one.get("broken", 0) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -14,12 +13,12 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from measuring_scripts import load_script
 
 from advhash.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-COMMANDS = ROOT / "benchmarks/commands.py"
 GUIDES = [*sorted((DOCS / "how_to").glob("*.md")), DOCS / "tutorial.md"]
 BLOCK = re.compile(r"```(?:sh|bash|console)\n(.*?)```", re.DOTALL)
 
@@ -104,7 +103,7 @@ def test_guides_have_commands() -> None:
 
 def test_every_page_that_a_script_writes_is_in_the_list() -> None:
     text = (DOCS / "tables.md").read_text("utf-8")
-    found = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["scripts"]()
+    found = load_script("tables.py")["scripts"]()
     assert len(found) >= 8
     for script in found:
         assert f"`benchmarks/{script.name}`" in text
@@ -112,8 +111,8 @@ def test_every_page_that_a_script_writes_is_in_the_list() -> None:
 
 def test_one_command_measures_every_page() -> None:
     """`make measure` knows each script that writes a page, and pages that are there."""
-    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
-    measure = runpy.run_path(str(ROOT / "benchmarks/measure.py"))
+    tables = load_script("tables.py")
+    measure = load_script("measure.py")
     names = {script.name for script in measure["SCRIPTS"]}
     assert {script.name for script in tables["scripts"]()} <= names
     assert all((ROOT / "benchmarks" / name).is_file() for name in names)
@@ -128,8 +127,17 @@ def test_one_command_measures_every_page() -> None:
             folder = Path(page).parent.as_posix()
             assert page in text or f"{folder}/{{name}}.md" in text, (script.name, page)
         if script.name == "commands.py":
-            written = {table.page for table in runpy.run_path(str(COMMANDS))["TABLES"]}
+            written = {table.page for table in load_script("commands.py")["TABLES"]}
             assert written == {*script.pages, *(page[5:] for page in script.parts)}
+
+
+def test_a_page_without_its_marks_is_refused_and_not_cut() -> None:
+    filled = load_script("pages.py")["filled"]
+    page = "# Costs\n<!-- t -->\nold\n<!-- end -->\nafter\n"
+    assert filled(page, {"t": "new\n"}) == page.replace("old", "new")
+    for lost in ("<!-- t -->", "<!-- end -->"):
+        with pytest.raises(SystemExit, match="page 'Costs': expected the marks 't' and 'end'"):
+            filled(page.replace(lost, ""), {"t": "new\n"})
 
 
 def test_a_page_names_the_commit_once_every_script_of_it_is_finished(
@@ -168,7 +176,7 @@ def test_a_page_names_the_commit_once_every_script_of_it_is_finished(
 
 
 def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
-    tables = runpy.run_path(str(ROOT / "benchmarks/tables.py"))
+    tables = load_script("tables.py")
     listed = tomllib.loads((ROOT / "benchmarks/measured_at.toml").read_text("utf-8"))
     for name, given in listed.items():
         text = (DOCS / name).read_text("utf-8")
@@ -181,7 +189,7 @@ def test_pages_with_figures_say_at_which_commit_they_were_measured() -> None:
 
 
 def test_pages_that_scripts_write_are_checked_and_put_back() -> None:
-    checked = runpy.run_path(str(ROOT / "benchmarks/tables.py"))["pages"]()
+    checked = load_script("tables.py")["pages"]()
     for script in (ROOT / "benchmarks").glob("*.py"):
         for name in re.findall(r'"((?:docs/|README)[\w/]*\.md)"', script.read_text("utf-8")):
             assert ROOT / name in checked, f"{script.name} writes {name}"
